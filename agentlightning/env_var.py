@@ -1,0 +1,160 @@
+"""The environment variables that agentlightning reads, and how their values are understood.
+
+Settings are looked up in the order keyword, environment, ``[tool.agentlightning]`` in ``pyproject.toml``,
+default; this module is the second step.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import overload
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+class LightningEnvVar(Enum):
+    """Names of environment variables."""
+
+    AGL_EMITTER_DEBUG = "AGL_EMITTER_DEBUG"
+    """Log every emitted span at DEBUG level."""
+
+    AGL_MANAGED_STORE = "AGL_MANAGED_STORE"
+    """Whether an execution strategy wraps the store that it was given (0.3)."""
+
+    AGL_CURRENT_ROLE = "AGL_CURRENT_ROLE"
+    """``algorithm``, ``runner`` or ``both`` (0.3)."""
+
+    AGL_SERVER_HOST = "AGL_SERVER_HOST"
+    """Address of the store server (0.3)."""
+
+    AGL_SERVER_PORT = "AGL_SERVER_PORT"
+    """Port of the store server (0.3)."""
+
+    AGL_STORE = "AGL_STORE"
+    """Store URL; default ``sqlite:///agentlightning.db`` in the current folder."""
+
+    AGL_SPOOL_DIR = "AGL_SPOOL_DIR"
+    """Folder for spans that could not be written; default ``<store file>.spool/`` beside a SQLite file,
+    else ``$XDG_STATE_HOME/agentlightning/spool``."""
+
+    AGL_CAPTURE_TOKENS = "AGL_CAPTURE_TOKENS"
+    """``observe`` (default): requests and responses stay untouched. ``request``: ask known endpoints for ids."""
+
+    AGL_LOG_LEVEL = "AGL_LOG_LEVEL"
+    """Level of the ``agentlightning`` logger for the command line; default ``WARNING``."""
+
+    AGL_ROLLOUT_ID = "AGL_ROLLOUT_ID"
+    """Rollout that a child process of ``agl run`` belongs to."""
+
+    AGL_ATTEMPT_ID = "AGL_ATTEMPT_ID"
+    """Attempt that a child process of ``agl run`` belongs to."""
+
+
+DEFAULT_STORE_URL = "sqlite:///agentlightning.db"
+
+
+@overload
+def resolve_bool_env_var(env_var: LightningEnvVar, override: bool, fallback: bool | None = None) -> bool: ...
+@overload
+def resolve_bool_env_var(
+    env_var: LightningEnvVar, override: bool | None = None, *, fallback: bool
+) -> bool: ...
+@overload
+def resolve_bool_env_var(
+    env_var: LightningEnvVar, override: bool | None = None, fallback: bool | None = None
+) -> bool | None: ...
+def resolve_bool_env_var(
+    env_var: LightningEnvVar, override: bool | None = None, fallback: bool | None = None
+) -> bool | None:
+    """Return ``override``, else the variable as a truth value, else ``fallback``.
+
+    Raises:
+        ValueError: The variable is set to something other than 1/0, true/false, yes/no, on/off.
+    """
+    if override is not None:
+        return override
+    raw = os.environ.get(env_var.value)
+    if raw is None:
+        return fallback
+    word = raw.strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError(
+        f"{env_var.value}={raw!r} is not a truth value; use one of 1, 0, true, false, yes, no, on, off"
+    )
+
+
+@overload
+def resolve_int_env_var(env_var: LightningEnvVar, override: int, fallback: int | None = None) -> int: ...
+@overload
+def resolve_int_env_var(env_var: LightningEnvVar, override: int | None = None, *, fallback: int) -> int: ...
+@overload
+def resolve_int_env_var(
+    env_var: LightningEnvVar, override: int | None = None, fallback: int | None = None
+) -> int | None: ...
+def resolve_int_env_var(
+    env_var: LightningEnvVar, override: int | None = None, fallback: int | None = None
+) -> int | None:
+    """Return ``override``, else the variable as a whole number, else ``fallback``.
+
+    Raises:
+        ValueError: The variable is set to something that is not a whole number.
+    """
+    if override is not None:
+        return override
+    raw = os.environ.get(env_var.value)
+    if raw is None:
+        return fallback
+    try:
+        return int(raw)
+    except ValueError:
+        raise ValueError(f"{env_var.value}={raw!r} is not a whole number") from None
+
+
+@overload
+def resolve_str_env_var(env_var: LightningEnvVar, override: str, fallback: str | None = None) -> str: ...
+@overload
+def resolve_str_env_var(env_var: LightningEnvVar, override: str | None = None, *, fallback: str) -> str: ...
+@overload
+def resolve_str_env_var(
+    env_var: LightningEnvVar, override: str | None = None, fallback: str | None = None
+) -> str | None: ...
+def resolve_str_env_var(
+    env_var: LightningEnvVar, override: str | None = None, fallback: str | None = None
+) -> str | None:
+    """Return ``override``, else the variable, else ``fallback``."""
+    if override is not None:
+        return override
+    return os.environ.get(env_var.value, fallback)
+
+
+def resolve_setting(
+    env_var: LightningEnvVar, override: str | None = None, fallback: str | None = None
+) -> str | None:
+    """Return the keyword, else the environment, else ``[tool.agentlightning]``, else ``fallback``.
+
+    The table is read from the ``pyproject.toml`` of the current folder; the key is the name of the variable
+    without ``AGL_``, in lower case (``AGL_STORE`` → ``store``).
+    """
+    found = resolve_str_env_var(env_var, override)
+    if found is not None:
+        return found
+    return _project_table().get(env_var.value.removeprefix("AGL_").lower(), fallback)
+
+
+def _project_table() -> dict[str, str]:
+    path = Path("pyproject.toml")
+    if not path.is_file():
+        return {}
+    import tomllib  # standard library, and only needed where a project file exists
+
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("agentlightning", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
+        return {}
+    return {key: value for key, value in table.items() if isinstance(value, str)}

@@ -1,0 +1,197 @@
+"""Every error that agentlightning raises on purpose, as one tree.
+
+::
+
+    LightningError
+    ├── StoreError
+    │   ├── NotFound (ValueError)
+    │   │   ├── RolloutNotFound
+    │   │   ├── AttemptNotFound
+    │   │   ├── ResourcesNotFound
+    │   │   └── WorkerNotFound
+    │   ├── InvalidArgument (ValueError)
+    │   ├── InvalidTransition (ValueError)
+    │   ├── StoreUnavailable (ConnectionError)
+    │   │   └── StoreBusy
+    │   ├── StoreClosed (RuntimeError)
+    │   └── StoreFileError (OSError)
+    │       ├── NotAStore
+    │       └── SchemaTooNew
+    ├── UnknownStoreScheme (ValueError)
+    ├── TracerError (RuntimeError)
+    │   ├── TracerNotReady
+    │   └── ActiveTracerError
+    ├── ContextArgumentsError (ValueError)
+    └── MissingExtra (ImportError)
+
+Each class has a stable ``code`` and builds its own message. It inherits the builtin that code written for
+Agent Lightning 0.x catches (``ValueError`` for an unknown id). ``HTTP_STATUS`` maps codes to statuses, so
+that a client of a store server raises what the server raised.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LightningError(Exception):
+    """Base of all errors of agentlightning."""
+
+    code: ClassVar[str] = "lightning_error"
+
+
+class StoreError(LightningError):
+    """A store could not do what it was asked."""
+
+    code = "store_error"
+
+
+class NotFound(StoreError, ValueError):
+    """The store knows nothing under this id."""
+
+    code = "not_found"
+    noun: ClassVar[str] = "object"
+
+    def __init__(self, identifier: str, hint: str = "") -> None:
+        self.identifier = identifier
+        super().__init__(f"{self.noun} {identifier!r} not found in this store{hint and '; ' + hint}")
+
+    def __reduce__(self) -> tuple[type[NotFound], tuple[str]]:
+        return type(self), (self.identifier,)
+
+
+class RolloutNotFound(NotFound):
+    """No rollout with this id."""
+
+    code = "rollout_not_found"
+    noun = "rollout"
+
+
+class AttemptNotFound(NotFound):
+    """No attempt with this id in this rollout."""
+
+    code = "attempt_not_found"
+    noun = "attempt"
+
+
+class ResourcesNotFound(NotFound):
+    """No resources with this id."""
+
+    code = "resources_not_found"
+    noun = "resources"
+
+
+class WorkerNotFound(NotFound):
+    """No worker with this id."""
+
+    code = "worker_not_found"
+    noun = "worker"
+
+
+class InvalidArgument(StoreError, ValueError):
+    """An argument has a value that the contract does not allow."""
+
+    code = "invalid_argument"
+
+
+class InvalidTransition(StoreError, ValueError):
+    """A status change that ``store.lifecycle`` does not declare; nothing was written."""
+
+    code = "invalid_transition"
+
+
+class StoreUnavailable(StoreError, ConnectionError):
+    """The store cannot be reached now; trying again later may help."""
+
+    code = "store_unavailable"
+
+
+class StoreBusy(StoreUnavailable):
+    """Another process held the store for longer than the deadline."""
+
+    code = "store_busy"
+
+
+class StoreClosed(StoreError, RuntimeError):
+    """The store was used after ``close()``."""
+
+    code = "store_closed"
+
+
+class StoreFileError(StoreError, OSError):
+    """A store file cannot be opened, read or written."""
+
+    code = "store_file_error"
+
+
+class NotAStore(StoreFileError):
+    """The file exists and is something else; it was left untouched."""
+
+    code = "not_a_store"
+
+
+class SchemaTooNew(StoreFileError):
+    """The file was written by a newer agentlightning; it was left untouched."""
+
+    code = "schema_too_new"
+
+
+class UnknownStoreScheme(LightningError, ValueError):
+    """No installed package registers this URL scheme as a store."""
+
+    code = "unknown_store_scheme"
+
+
+class TracerError(LightningError, RuntimeError):
+    """A tracer was used against its life cycle."""
+
+    code = "tracer_error"
+
+
+class TracerNotReady(TracerError):
+    """``trace_context`` before ``init_worker`` (or after ``teardown_worker``)."""
+
+    code = "tracer_not_ready"
+
+
+class ActiveTracerError(TracerError):
+    """Another tracer is already active in this context."""
+
+    code = "active_tracer"
+
+
+class ContextArgumentsError(LightningError, ValueError):
+    """``trace_context`` got only a part of (``rollout_id``, ``attempt_id``), or ids without a store."""
+
+    code = "context_arguments"
+
+
+class MissingExtra(LightningError, ImportError):
+    """An optional dependency is not installed."""
+
+    code = "missing_extra"
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(
+            f"{package} is not installed; run: pip install 'agentlightning-otel[{extra}]'", name=package
+        )
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return type(self), (self.package, self.extra)
+
+
+HTTP_STATUS: dict[str, int] = {
+    NotFound.code: 404,
+    RolloutNotFound.code: 404,
+    AttemptNotFound.code: 404,
+    ResourcesNotFound.code: 404,
+    WorkerNotFound.code: 404,
+    InvalidArgument.code: 400,
+    InvalidTransition.code: 409,
+    StoreBusy.code: 503,
+    StoreUnavailable.code: 503,
+    StoreClosed.code: 503,
+    StoreError.code: 500,
+}
+"""Error code → HTTP status of a store server."""

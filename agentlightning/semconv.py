@@ -1,0 +1,151 @@
+"""Names of spans and attributes.
+
+OpenTelemetry's GenAI names are used where they exist (semantic conventions 0.66b2). There is none for token
+ids, log-probabilities, policy versions, rollouts or rewards, so those live under ``agentlightning.``; names
+that 0.3 used are kept.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+AGL_ANNOTATION = "agentlightning.annotation"
+AGL_MESSAGE = "agentlightning.message"
+AGL_OBJECT = "agentlightning.object"
+AGL_EXCEPTION = "agentlightning.exception"
+AGL_OPERATION = "agentlightning.operation"
+AGL_REWARD = "agentlightning.reward"
+AGL_VIRTUAL = "agentlightning.virtual"
+
+
+class LightningResourceAttributes(Enum):
+    """Where a span belongs."""
+
+    ROLLOUT_ID = "agentlightning.rollout_id"
+    ATTEMPT_ID = "agentlightning.attempt_id"
+    SPAN_SEQUENCE_ID = "agentlightning.span_sequence_id"
+    TRACER_NAME = "agentlightning.tracer.name"
+
+
+class LightningSpanAttributes(Enum):
+    """Attributes of the spans that emitters make."""
+
+    REWARD = "agentlightning.reward"
+    """Prefix: ``agentlightning.reward.<i>.name`` and ``.value``; 0 is the primary reward."""
+    LINK = "agentlightning.link"
+    """Prefix: ``agentlightning.link.<i>.key_match`` and ``.value_match``."""
+    TAG = "agentlightning.tag"
+    MESSAGE_BODY = "agentlightning.message.body"
+    OBJECT_TYPE = "agentlightning.object.type"
+    OBJECT_LITERAL = "agentlightning.object.literal"
+    OBJECT_JSON = "agentlightning.object.json"
+    OPERATION_NAME = "agentlightning.operation.name"
+    OPERATION_INPUT = "agentlightning.operation.input"
+    OPERATION_OUTPUT = "agentlightning.operation.output"
+
+
+class RewardAttributes(Enum):
+    """Fields of one reward."""
+
+    REWARD_NAME = "name"
+    REWARD_VALUE = "value"
+
+
+class LinkAttributes(Enum):
+    """Fields of one link by attribute."""
+
+    KEY_MATCH = "key_match"
+    VALUE_MATCH = "value_match"
+
+
+class ModelCallAttributes(str, Enum):
+    """What the wire capture adds to a model call's span, beside OpenTelemetry's ``gen_ai.*``.
+
+    Members with ``{i}`` are templates: the index of the choice goes there.
+    """
+
+    PROMPT_TOKEN_IDS = "agentlightning.prompt_token_ids"  # noqa: S105 - an attribute name
+    """list[int]; one prompt for all choices."""
+    RESPONSE_TOKEN_IDS = "agentlightning.choice.{i}.token_ids"  # noqa: S105 - an attribute name
+    """list[int]; what the engine sampled."""
+    LOGPROBS = "agentlightning.choice.{i}.logprobs"
+    """list[float]; one per sampled id."""
+    FINISH_REASON = "agentlightning.choice.{i}.finish_reason"
+    """Normalised: stop, length, tool_calls, abort, error, content_filter."""
+    FINISH_REASON_RAW = "agentlightning.choice.{i}.finish_reason_raw"
+    TOKEN_CAPTURE = "agentlightning.token_capture"  # noqa: S105 - an attribute name
+    """``valid``, ``none(<code>)`` or ``invalid(<code>)``; only ``valid`` is ever trained on."""
+    CHOICE_TOKEN_CAPTURE = "agentlightning.choice.{i}.token_capture"  # noqa: S105 - an attribute name
+    """The verdict on one choice, where it differs from the call's."""
+    LOGPROB_KIND = "agentlightning.logprob_kind"
+    """``processed``, ``raw`` or ``unknown``."""
+    SAMPLING_REQUESTED = "agentlightning.sampling.requested"
+    """JSON object: the sampling settings that the request named."""
+    SAMPLING_EFFECTIVE = "agentlightning.sampling.effective"
+    """JSON object: requested, else the endpoint's resource, else the API's defaults."""
+    POLICY_VERSION = "agentlightning.policy_version"
+    """JSON: per choice, a list of ``{"version", "start", "end"}``, half-open over the sampled tokens."""
+    PARTIAL = "agentlightning.partial"
+    """True where the answer was cut off: abandoned, disconnected, or an error half way."""
+    ISSUES = "agentlightning.issues"
+    """JSON list of ``{"level", "code", "detail"}``."""
+    CAPTURE_SOURCE = "agentlightning.capture_source"
+    """``transport``."""
+    STREAM = "gen_ai.request.stream"
+    ENDPOINT = "agentlightning.endpoint"
+    """Scheme, host, port and path of the request; no query, no credentials."""
+    HTTP_STATUS = "http.response.status_code"
+
+    def at(self, index: int) -> str:
+        """Return the name for one choice."""
+        return self.value.replace("{i}", str(index))
+
+
+class SpanFlagAttributes(str, Enum):
+    """What the recorder says of a span."""
+
+    LATE = "agentlightning.late"
+    """True where the span started after its ``trace_context`` had closed."""
+    DROPPED_ATTRIBUTES = "agentlightning.dropped_attributes"
+    """How many attributes the provider's limit dropped before we saw the span."""
+    REDACTED = "agentlightning.redacted"
+    """True where the redaction stage masked something in this span."""
+    UNTRAINABLE = "agentlightning.untrainable"
+    """Code of the reason why no row may be made of this call."""
+
+
+class DropReason(str, Enum):
+    """Why a started span is not stored."""
+
+    QUEUE_FULL = "queue_full"
+    """The writer's queue was full and the thread could not wait (any longer)."""
+    STORE_REFUSED = "store_refused"
+    """The store refuses this span for good: its rollout or attempt does not exist."""
+    NOT_ENCODABLE = "not_encodable"
+    """The span could not be turned into a row."""
+    PIPELINE = "pipeline"
+    """A stage of the pipeline took it out."""
+    SHUTDOWN = "shutdown"
+    """It ended after the writer had shut down."""
+    SPOOLED = "spooled"
+    """The store did not answer; it waits in the spool on disk. Delivery takes it back out of this count."""
+    SPOOL_FULL = "spool_full"
+    """The store did not answer and the spool on disk was full."""
+    DUPLICATE = "duplicate"
+    """Its attempt has a span with this id already: ids came from a generator that was seeded twice."""
+    EVICTED = "evicted"
+    """It was stored, and a store in memory gave it up for room."""
+
+
+if TYPE_CHECKING:
+    from .types.semconv import LinkPydanticModel as LinkPydanticModel  # noqa: PLC0414 - a re-export
+    from .types.semconv import RewardPydanticModel as RewardPydanticModel  # noqa: PLC0414 - a re-export
+
+
+def __getattr__(name: str) -> Any:  # 0.3 defines two pydantic models here; constants must not load pydantic
+    if name in {"RewardPydanticModel", "LinkPydanticModel"}:
+        from .types import semconv as models
+
+        return getattr(models, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,278 @@
+"""Rollouts, attempts, workers and what travels around them. Field names and defaults are those of 0.3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Generic,
+    List,
+    Literal,
+    Optional,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Union,
+    overload,
+)
+
+from pydantic import BaseModel, Field, model_validator
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from .tracer import Span, SpanCoreFields
+
+T_item = TypeVar("T_item")
+T_co = TypeVar("T_co", covariant=True)
+
+TaskInput = Any
+"""What an agent is asked to do: any JSON value."""
+
+RolloutMode = Literal["train", "val", "test"]
+RolloutStatus = Literal["queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing"]
+AttemptStatus = Literal["preparing", "running", "failed", "succeeded", "unresponsive", "timeout"]
+WorkerStatus = Literal["idle", "busy", "unknown"]
+
+
+class Triplet(BaseModel):
+    """One training row: what the policy saw, what it sampled, and what that was worth."""
+
+    prompt: Any
+    """``{"token_ids": [int], "raw_content": …, "image_urls": [str]}``."""
+    response: Any
+    """``{"token_ids": [int], "raw_content": …, "logprobs": [float] | None}``; one log-probability per id."""
+    reward: Optional[float] = None
+    """``None`` where no reward was given; never 0.0 instead."""
+    metadata: Dict[str, Any] = Field(default_factory=dict)
+
+
+class RolloutConfig(BaseModel):
+    """How long an attempt may take, and when a rollout is tried again."""
+
+    timeout_seconds: Optional[float] = None
+    """An attempt older than this becomes ``timeout``; ``None`` = never."""
+    unresponsive_seconds: Optional[float] = None
+    """An attempt without heartbeat for this long becomes ``unresponsive``; ``None`` = never."""
+    max_attempts: int = Field(default=1, ge=1)
+    retry_condition: List[AttemptStatus] = Field(default_factory=list)
+    """Attempt statuses after which the rollout is queued again."""
+
+
+class Rollout(BaseModel):
+    """One task to be worked on."""
+
+    rollout_id: str
+    input: TaskInput
+    start_time: float
+    """Seconds since the epoch."""
+    end_time: Optional[float] = None
+    """Set when the rollout is ``succeeded``, ``failed`` or ``cancelled``."""
+    mode: Optional[RolloutMode] = None
+    resources_id: Optional[str] = None
+    status: RolloutStatus = "queuing"
+    config: RolloutConfig = Field(default_factory=RolloutConfig)
+    metadata: Optional[Dict[str, Any]] = None
+
+
+class Attempt(BaseModel):
+    """One execution of a rollout."""
+
+    rollout_id: str
+    attempt_id: str
+    sequence_id: int
+    """1 for the first attempt of a rollout."""
+    start_time: float
+    """Seconds since the epoch."""
+    end_time: Optional[float] = None
+    """Set when the attempt is ``succeeded`` or ``failed``."""
+    status: AttemptStatus = "preparing"
+    worker_id: Optional[str] = None
+    last_heartbeat_time: Optional[float] = None
+    """Time of the last stored span or explicit heartbeat."""
+    metadata: Optional[Dict[str, Any]] = None
+
+
+class AttemptedRollout(Rollout):
+    """A rollout together with the attempt that is at work on it (its latest)."""
+
+    attempt: Attempt
+
+    @model_validator(mode="after")
+    def check_consistency(self) -> AttemptedRollout:
+        """Refuse an attempt of another rollout."""
+        if self.attempt.rollout_id != self.rollout_id:
+            raise ValueError(
+                f"attempt belongs to rollout {self.attempt.rollout_id!r}, not {self.rollout_id!r}"
+            )
+        return self
+
+
+class EnqueueRolloutRequest(BaseModel):
+    """One element of ``enqueue_many_rollouts``."""
+
+    input: TaskInput
+    mode: Optional[RolloutMode] = None
+    resources_id: Optional[str] = None
+    config: Optional[RolloutConfig] = None
+    metadata: Optional[Dict[str, Any]] = None
+
+
+class Worker(BaseModel):
+    """A process that executes attempts."""
+
+    worker_id: str
+    status: WorkerStatus = "unknown"
+    heartbeat_stats: Optional[Dict[str, Any]] = None
+    last_heartbeat_time: Optional[float] = None
+    last_dequeue_time: Optional[float] = None
+    last_busy_time: Optional[float] = None
+    last_idle_time: Optional[float] = None
+    current_rollout_id: Optional[str] = None
+    current_attempt_id: Optional[str] = None
+
+
+class PaginatedResult(BaseModel, Sequence[T_item], Generic[T_item]):
+    """A page of a query; behaves as a sequence of its items."""
+
+    items: Sequence[T_item]
+    limit: int
+    """Largest number of items asked for; -1 = all."""
+    offset: int
+    total: int
+    """How many items match without ``limit`` and ``offset``."""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> T_item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T_item]: ...
+    def __getitem__(self, index: Union[int, slice]) -> Union[T_item, Sequence[T_item]]:
+        return self.items[index]
+
+    def __iter__(self) -> Iterator[T_item]:  # type: ignore[override]
+        return iter(self.items)
+
+
+class FilterField(TypedDict, total=False):
+    """Conditions on one field; all that are given must hold."""
+
+    exact: Any
+    within: Sequence[Any]
+    contains: str
+
+
+FilterOptions = Mapping[Union[str, Literal["_aggregate", "_must"]], Any]
+"""Field name → :class:`FilterField`; ``_aggregate`` is ``and`` or ``or``; ``_must`` maps fields that always hold."""
+
+
+class SortOptions(TypedDict):
+    """Field to sort by, and the direction."""
+
+    name: str
+    order: Literal["asc", "desc"]
+
+
+class Dataset(Protocol[T_co]):
+    """Anything with a length and items by index."""
+
+    def __getitem__(self, index: int, /) -> T_co: ...
+    def __len__(self) -> int: ...
+
+
+class ParallelWorkerBase:
+    """Life cycle of what runs in several workers.
+
+    ``init`` in the parent, ``init_worker`` in each worker, the work, ``teardown_worker``, ``teardown``.
+    """
+
+    def __init__(self) -> None:
+        self.worker_id: Optional[int] = None
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """Prepare in the parent process, before workers start."""
+
+    def init_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+        """Prepare in a worker."""
+        del args, kwargs
+        self.worker_id = worker_id
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Do the work."""
+
+    def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
+        """Undo ``init_worker``."""
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Undo ``init``."""
+
+
+class Hook(ParallelWorkerBase):
+    """Callbacks around a rollout; every method may be left as it is."""
+
+    async def on_trace_start(self, *, agent: Any, runner: Any, tracer: Any, rollout: Rollout) -> None:
+        """Called after the tracer entered the trace context."""
+
+    async def on_trace_end(self, *, agent: Any, runner: Any, tracer: Any, rollout: Rollout) -> None:
+        """Called before the tracer leaves the trace context."""
+
+    async def on_rollout_start(self, *, agent: Any, runner: Any, rollout: Rollout) -> None:
+        """Called before the agent starts."""
+
+    async def on_rollout_end(
+        self, *, agent: Any, runner: Any, rollout: Rollout, spans: Union[List[ReadableSpan], List[Span]]
+    ) -> None:
+        """Called when the rollout has ended, with its spans."""
+
+
+class Task(BaseModel):
+    """A task of the 0.1 client and server."""
+
+    rollout_id: str
+    input: TaskInput
+    mode: Optional[RolloutMode] = None
+    resources_id: Optional[str] = None
+    create_time: Optional[float] = None
+    last_claim_time: Optional[float] = None
+    num_claims: Optional[int] = None
+    metadata: Dict[str, Any] = Field(default_factory=dict)
+
+
+class TaskIfAny(BaseModel):
+    """Answer of the 0.1 server to a request for a task."""
+
+    is_available: bool
+    task: Optional[Task] = None
+
+
+class RolloutLegacy(BaseModel):
+    """Result of a rollout in 0.1."""
+
+    rollout_id: str
+    task: Optional[Task] = None
+    final_reward: Optional[float] = None
+    triplets: Optional[List[Triplet]] = None
+    trace: Optional[List[Dict[str, Any]]] = None
+    logs: Optional[List[str]] = None
+    metadata: Dict[str, Any] = Field(default_factory=dict)
+
+
+class GenericResponse(BaseModel):
+    """Answer of the 0.1 server."""
+
+    status: str = "success"
+    message: Optional[str] = None
+    data: Optional[Dict[str, Any]] = None
+
+
+RolloutRawResult = Union[None, float, List["ReadableSpan"], List["Span"], List["SpanCoreFields"]]
+"""What an agent may return: nothing, a reward, or spans."""
+
+RolloutRawResultLegacy = Union[
+    None, float, List[Triplet], List[Dict[str, Any]], List["ReadableSpan"], RolloutLegacy
+]
+"""What a 0.1 agent may return."""

@@ -1,0 +1,29 @@
+"""Identifiers in the form that Agent Lightning gave them: a prefix and lower-case hex digits.
+
+0.3 gives attempts 8 hex digits; at 100,000 attempts that makes a collision likelier than not, so attempts
+have 12 here. Ids are opaque: nothing reads them.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+
+def generate_id(length: int) -> str:
+    """Return ``length`` random lower-case hex digits."""
+    return secrets.token_hex((length + 1) // 2)[:length]
+
+
+def new_rollout_id() -> str:
+    """Return ``ro-`` and 12 hex digits."""
+    return f"ro-{secrets.token_hex(6)}"
+
+
+def new_attempt_id() -> str:
+    """Return ``at-`` and 12 hex digits."""
+    return f"at-{secrets.token_hex(6)}"
+
+
+def new_resources_id() -> str:
+    """Return ``rs-`` and 12 hex digits."""
+    return f"rs-{secrets.token_hex(6)}"

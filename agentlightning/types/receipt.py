@@ -1,0 +1,71 @@
+"""Receipts: the count that proves an attempt whole.
+
+``started = stored + dropped{reason} + open`` for every attempt. Each *writer* (one background writer of one
+process) keeps an :class:`Account` per attempt and commits it in the transaction that stores the batch it
+describes, so that after ``kill -9`` the identity holds over what was committed. The store adds the accounts
+up and counts the rows itself; a receipt therefore compares two independent counts.
+
+A span that was added without a tracer is in no account. To count it once, the store marks each span, stored or
+open, as *declared* when a call that carries it also carries an account of its attempt: that account counts it.
+The mark is made also when the span itself was there already (a batch that is sent again, a spool that is
+delivered by another process with the accounts of the writer it speaks for), and a span that ends keeps the mark
+of its start. ``started`` is what the accounts say plus the spans without the mark. So whoever writes in a
+writer's name sends that writer's account along, and two writers do not both count one span.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List
+
+from pydantic import BaseModel, Field
+
+
+class Account(BaseModel):
+    """What one writer says of one attempt. Totals since the writer began, never increments: a repeat is harmless."""
+
+    rollout_id: str
+    attempt_id: str
+    revision: int = 0
+    """One more with every change; the store keeps the highest of each writer."""
+    writer_id: str
+    """``<host>:<pid>:<process start>:<n>``; ``store.base.writer_is_gone`` reads it."""
+    started: int = 0
+    """Spans whose start this writer saw and whose fate is committed: stored, dropped or open."""
+    dropped: Dict[str, int] = Field(default_factory=dict)
+    """Reason → spans. Reasons are the words of ``semconv.DropReason``."""
+    unstored: List[str] = Field(default_factory=list)
+    """Ids of spans that were committed as open and then dropped; the store removes them from its open ones."""
+    late: int = 0
+    """Spans that started after their ``trace_context`` had closed, in a context that was carried on."""
+    closed: bool = False
+    """True where the writer has nothing of this attempt in flight or open."""
+
+
+class Receipt(BaseModel):
+    """The sum of an attempt's accounts beside what the store holds."""
+
+    rollout_id: str
+    attempt_id: str
+    started: int = 0
+    """Spans declared by accounts, plus stored spans that no account declared (added without a tracer)."""
+    stored: int = 0
+    """Ended spans in the store, counted."""
+    open: int = 0
+    """Spans with a committed start and no end, counted."""
+    dropped: Dict[str, int] = Field(default_factory=dict)
+    late: int = 0
+    truncated: bool = False
+    """True where spans were dropped because a queue was full: the tail of the trajectory is missing."""
+    interrupted: bool = False
+    """True where an account was not closed and its writer is gone, or its attempt was given up as ``timeout`` or
+    ``unresponsive``: what was started after the last commit is not counted."""
+
+    @property
+    def balanced(self) -> bool:
+        """Whether ``started = stored + dropped + open``."""
+        return self.started == self.stored + sum(self.dropped.values()) + self.open
+
+    @property
+    def whole(self) -> bool:
+        """Whether every span that started is stored."""
+        return self.balanced and self.started == self.stored and not self.interrupted

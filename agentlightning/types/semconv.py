@@ -1,0 +1,19 @@
+"""The two pydantic models of 0.3's ``semconv``, apart from its constants so that those load no pydantic."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+
+class RewardPydanticModel(BaseModel):
+    """One named reward dimension."""
+
+    name: str
+    value: float
+
+
+class LinkPydanticModel(BaseModel):
+    """A link to spans by attribute."""
+
+    key_match: str
+    value_match: str

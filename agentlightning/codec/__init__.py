@@ -1,0 +1,1 @@
+"""Wire formats ⇄ spans, as pure functions: no I/O, no store."""

@@ -1,0 +1,340 @@
+"""Model calls ⇄ attributes of spans: OpenTelemetry's GenAI names, and ours where it has none.
+
+``call_attributes`` and ``read_call`` undo each other, except for ``Choice.token_strings``, which are not
+stored. ``read_call`` also reads the spans of other instrumentations (``foreign_spans``). Messages are one
+JSON text each way: flattened messages of a long chat would push other attributes over a provider's limit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Optional
+from urllib.parse import urlsplit
+
+from ..semconv import ModelCallAttributes as Ours
+from ..types import AttributeValue, SpanLike
+from . import foreign_spans, messages
+from .model_call import (
+    VALID,
+    Choice,
+    Issue,
+    ModelCall,
+    PolicySpan,
+    ToolCall,
+    Usage,
+    none,
+)
+from .raw_call import CallStart, Operation
+
+OPERATION_NAME = "gen_ai.operation.name"
+PROVIDER_NAME = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+RESPONSE_MODEL = "gen_ai.response.model"
+RESPONSE_ID = "gen_ai.response.id"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
+INPUT_MESSAGES = "gen_ai.input.messages"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+TOOL_DEFINITIONS = "gen_ai.tool.definitions"
+ERROR_TYPE = "error.type"
+ERROR_MESSAGE = "error.message"
+RESEND_COUNT = "http.request.resend_count"
+
+_SAMPLING_NAMES: Mapping[str, str] = {
+    "temperature": "gen_ai.request.temperature",
+    "top_p": "gen_ai.request.top_p",
+    "top_k": "gen_ai.request.top_k",
+    "max_tokens": "gen_ai.request.max_tokens",
+    "max_completion_tokens": "gen_ai.request.max_tokens",
+    "seed": "gen_ai.request.seed",
+    "frequency_penalty": "gen_ai.request.frequency_penalty",
+    "presence_penalty": "gen_ai.request.presence_penalty",
+    "stop": "gen_ai.request.stop_sequences",
+    "n": "gen_ai.request.choice.count",
+}
+
+
+def span_name(start: CallStart) -> str:
+    """Return the name that the GenAI conventions give: ``chat <model>``."""
+    return f"{start.operation} {start.model}" if start.model else start.operation
+
+
+def call_attributes(call: ModelCall) -> dict[str, AttributeValue]:
+    """Return the attributes of the span of ``call``; what is unknown has no attribute."""
+    found: dict[str, Any] = {
+        OPERATION_NAME: call.operation,
+        PROVIDER_NAME: "openai",  # the conventions' name for everything that speaks the OpenAI API
+        REQUEST_MODEL: call.request_model,
+        RESPONSE_MODEL: call.response_model,
+        RESPONSE_ID: call.response_id,
+        Ours.STREAM.value: call.stream,
+        Ours.ENDPOINT.value: call.endpoint or None,
+        Ours.HTTP_STATUS.value: call.http_status,
+        TIME_TO_FIRST_CHUNK: call.first_chunk_seconds,
+        RESEND_COUNT: call.retries or None,
+        **_server(call.endpoint),
+        **_sampling(call.sampling_requested),
+        **_usage(call.usage),
+        **_content(call),
+        **_error(call),
+        Ours.SAMPLING_REQUESTED.value: _dump(call.sampling_requested),
+        Ours.SAMPLING_EFFECTIVE.value: _dump(call.sampling_effective),
+        Ours.LOGPROB_KIND.value: call.logprob_kind,
+        Ours.PARTIAL.value: call.partial,
+        Ours.CAPTURE_SOURCE.value: call.capture_source,
+        Ours.ISSUES.value: _dump([_issue(each) for each in call.issues]) if call.issues else None,
+        Ours.PROMPT_TOKEN_IDS.value: None if call.prompt_token_ids is None else list(call.prompt_token_ids),
+        Ours.TOKEN_CAPTURE.value: call.token_capture,
+    }
+    for choice in call.choices:
+        found.update(_choice(choice, call.token_capture))
+    if any(choice.policy for choice in call.choices):
+        found[Ours.POLICY_VERSION.value] = _dump(
+            [[_policy(s) for s in choice.policy] for choice in call.choices]
+        )
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def read_call(span: SpanLike) -> Optional[ModelCall]:
+    """Return the model call that ``span`` records, or ``None`` where it records none.
+
+    Reads our own attributes, those of Agent Lightning 0.3, AgentOps, Traceloop and OpenInference, and plain
+    GenAI spans. What cannot be read is left out with an issue. Never raises.
+    """
+    attributes = span.attributes or {}
+    if Ours.TOKEN_CAPTURE.value not in attributes:
+        return foreign_spans.read(attributes)
+    issues: list[Issue] = []
+    try:
+        return _read(attributes, issues)
+    except Exception as error:  # noqa: BLE001 - attributes may come from anywhere
+        detail = type(error).__name__
+        return ModelCall(
+            token_capture=none("no_token_ids"), issues=(Issue("warn", "attribute_unreadable", detail),)
+        )
+
+
+# -- writing
+
+
+def _server(endpoint: str) -> dict[str, Any]:
+    try:
+        parts = urlsplit(endpoint)
+        address, port = parts.hostname, parts.port
+    except ValueError:
+        return {}
+    return {"server.address": address, "server.port": port}
+
+
+def _sampling(requested: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, attribute in _SAMPLING_NAMES.items():
+        value = requested.get(name)
+        if name == "stop" and isinstance(value, str):
+            value = [value]
+        if name == "n" and value == 1:  # the conventions: only where it is not 1
+            continue
+        if value is not None:
+            found[attribute] = value
+    return found
+
+
+def _usage(usage: Optional[Usage]) -> dict[str, Any]:
+    if usage is None:
+        return {}
+    return {
+        INPUT_TOKENS: usage.input_tokens,
+        OUTPUT_TOKENS: usage.output_tokens,
+        CACHED_TOKENS: usage.cached_input_tokens,
+        REASONING_TOKENS: usage.reasoning_tokens,
+    }
+
+
+def _content(call: ModelCall) -> dict[str, Any]:
+    asked = [messages.to_genai(each) for each in call.request_messages]
+    if call.operation == "text_completion" and call.prompt is not None:
+        text = isinstance(call.prompt, str)
+        parts = [{"type": "text", "content": call.prompt}] if text else []
+        asked = [{"role": "user", "parts": parts, **({} if text else {messages.ORIGINAL: call.prompt})}]
+    answered = []
+    for position, choice in enumerate(call.choices):
+        message = messages.to_genai(choice.message())
+        message["finish_reason"] = choice.finish_reason_raw or choice.finish_reason or ""
+        if choice.index != position:
+            message["index"] = choice.index
+        answered.append(message)
+    return {
+        INPUT_MESSAGES: _dump(asked) if asked else None,
+        OUTPUT_MESSAGES: _dump(answered) if answered else None,
+        TOOL_DEFINITIONS: _dump(list(call.tools)) if call.tools else None,
+        FINISH_REASONS: [str(message["finish_reason"]) for message in answered] or None,
+    }
+
+
+def _error(call: ModelCall) -> dict[str, Any]:
+    if call.error is not None:
+        kind, _, text = call.error.partition(": ")
+        return {ERROR_TYPE: kind, ERROR_MESSAGE: text or None}
+    if call.http_status is not None and call.http_status >= 400:
+        return {ERROR_TYPE: str(call.http_status)}
+    return {}
+
+
+def _choice(choice: Choice, verdict: str) -> dict[str, Any]:
+    return {
+        Ours.RESPONSE_TOKEN_IDS.at(choice.index): None
+        if choice.token_ids is None
+        else list(choice.token_ids),
+        Ours.LOGPROBS.at(choice.index): None if choice.logprobs is None else list(choice.logprobs),
+        Ours.FINISH_REASON.at(choice.index): choice.finish_reason,
+        Ours.FINISH_REASON_RAW.at(choice.index): choice.finish_reason_raw,
+        Ours.CHOICE_TOKEN_CAPTURE.at(choice.index): (
+            choice.token_capture if choice.token_capture != verdict else None
+        ),
+    }
+
+
+def _policy(span: PolicySpan) -> dict[str, Any]:
+    return {"version": span.version, "start": span.start, "end": span.end}
+
+
+def _issue(issue: Issue) -> dict[str, str]:
+    return {"level": issue.level, "code": issue.code, "detail": issue.detail}
+
+
+def _dump(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=dict)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which no store takes; as an escape it is plain ASCII
+        return json.dumps(value, default=dict)
+    return text
+
+
+# -- reading
+
+
+def _read(attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
+    operation: Operation = (
+        "text_completion" if attributes.get(OPERATION_NAME) == "text_completion" else "chat"
+    )
+    asked = [messages.from_genai(each) for each in _messages(attributes.get(INPUT_MESSAGES), issues)]
+    choices = tuple(_read_choices(attributes, issues))
+    verdict = str(attributes[Ours.TOKEN_CAPTURE.value])
+    prompt_ids = _ids(attributes.get(Ours.PROMPT_TOKEN_IDS.value))
+    # A stage may have taken ids out of a span after its verdict was written.
+    if verdict == VALID and (prompt_ids is None or not all(each.token_ids is not None for each in choices)):
+        verdict = none("no_token_ids")
+    error, error_text = attributes.get(ERROR_TYPE), attributes.get(ERROR_MESSAGE)
+    status = attributes.get(Ours.HTTP_STATUS.value)
+    if error is not None and error == str(status):
+        error = None
+    return ModelCall(
+        operation=operation,
+        endpoint=str(attributes.get(Ours.ENDPOINT.value) or ""),
+        request_model=attributes.get(REQUEST_MODEL),
+        response_model=attributes.get(RESPONSE_MODEL),
+        response_id=attributes.get(RESPONSE_ID),
+        stream=bool(attributes.get(Ours.STREAM.value)),
+        request_messages=tuple(asked) if operation == "chat" else (),
+        prompt=_prompt(asked) if operation == "text_completion" else None,
+        tools=tuple(
+            each for each in _load(attributes.get(TOOL_DEFINITIONS), issues, []) if isinstance(each, dict)
+        ),
+        choices=choices,
+        prompt_token_ids=prompt_ids,
+        usage=_read_usage(attributes),
+        sampling_requested=_load(attributes.get(Ours.SAMPLING_REQUESTED.value), issues, {}),
+        sampling_effective=_load(attributes.get(Ours.SAMPLING_EFFECTIVE.value), issues, {}),
+        logprob_kind=_logprob_kind(attributes.get(Ours.LOGPROB_KIND.value)),
+        partial=bool(attributes.get(Ours.PARTIAL.value)),
+        token_capture=verdict,
+        issues=(*_read_issues(attributes, issues), *issues),
+        capture_source=str(attributes.get(Ours.CAPTURE_SOURCE.value) or "transport"),
+        http_status=status,
+        error=None if error is None else f"{error}: {error_text}" if error_text else str(error),
+        retries=attributes.get(RESEND_COUNT) or 0,
+        first_chunk_seconds=attributes.get(TIME_TO_FIRST_CHUNK),
+    )
+
+
+def _messages(value: Any, issues: list[Issue]) -> Iterable[dict[str, Any]]:
+    for index, message in enumerate(_load(value, issues, [])):
+        if isinstance(message, dict):
+            yield message
+        else:
+            issues.append(Issue("warn", "message_unreadable", f"message {index}"))
+
+
+def _prompt(asked: list[Any]) -> Any:
+    if not asked:
+        return None
+    return asked[0]["content"] if isinstance(asked[0], dict) else asked[0]
+
+
+def _read_choices(attributes: Mapping[str, Any], issues: list[Issue]) -> Iterable[Choice]:
+    versions = _load(attributes.get(Ours.POLICY_VERSION.value), issues, [])
+    verdict = str(attributes[Ours.TOKEN_CAPTURE.value])
+    for position, written in enumerate(_messages(attributes.get(OUTPUT_MESSAGES), issues)):
+        message = messages.from_genai(written)
+        index = written.get("index", position)
+        logprobs = attributes.get(Ours.LOGPROBS.at(index))
+        yield Choice(
+            index=index,
+            role=message.get("role") or "assistant",
+            content=message.get("content"),
+            reasoning=message.get("reasoning_content"),
+            refusal=message.get("refusal"),
+            tool_calls=tuple(_tool_call(each) for each in message.get("tool_calls") or ()),
+            finish_reason=attributes.get(Ours.FINISH_REASON.at(index)),
+            finish_reason_raw=attributes.get(Ours.FINISH_REASON_RAW.at(index)),
+            token_ids=_ids(attributes.get(Ours.RESPONSE_TOKEN_IDS.at(index))),
+            logprobs=None if logprobs is None else tuple(map(float, logprobs)),
+            policy=tuple(
+                PolicySpan(str(span["version"]), span["start"], span["end"])
+                for span in (versions[position] if position < len(versions) else ())
+            ),
+            token_capture=attributes.get(Ours.CHOICE_TOKEN_CAPTURE.at(index)) or verdict,
+        )
+
+
+def _tool_call(found: Mapping[str, Any]) -> ToolCall:
+    function = found["function"]
+    return ToolCall(found["id"], function["name"] or "", function["arguments"] or "", found["type"])
+
+
+def _read_usage(attributes: Mapping[str, Any]) -> Optional[Usage]:
+    counts = [attributes.get(name) for name in (INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS, REASONING_TOKENS)]
+    return None if counts == [None] * 4 else Usage(*counts)
+
+
+def _read_issues(attributes: Mapping[str, Any], issues: list[Issue]) -> Iterable[Issue]:
+    for each in _load(attributes.get(Ours.ISSUES.value), issues, []):
+        yield Issue(each["level"], each["code"], each.get("detail", ""))
+
+
+def _logprob_kind(value: Any) -> Any:
+    return value if value in {"processed", "raw"} else "unknown"
+
+
+def _ids(value: Any) -> Optional[tuple[int, ...]]:
+    return None if value is None else tuple(value)
+
+
+def _load(value: Any, issues: list[Issue], default: Any) -> Any:
+    """Return the JSON value of an attribute: text of ours, or structured as newer exporters write it."""
+    if value is None:
+        return default
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, type(default)):
+        issues.append(Issue("warn", "attribute_unreadable"))
+        return default
+    return found

@@ -1,0 +1,662 @@
+"""From the bytes of an OpenAI-compatible call to a :class:`ModelCall`.
+
+A stream and a plain answer go through the same accumulator, so how an answer was cut into chunks cannot show
+in the record. All places where engines and gateways put token ids are read (vLLM, SGLang, LiteLLM,
+``token_id:N`` strings); where two of them speak, they must agree. What the server says is checked against
+itself: lengths against usage, log-probabilities against ids, versions against tokens. What does not agree is
+kept and marked ``invalid``; nothing is repaired. :func:`decode` is pure and never raises.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, Optional
+
+from pydantic_core import from_json
+
+from . import content_encoding, sse
+from .model_call import (
+    VALID,
+    Choice,
+    FinishReason,
+    Issue,
+    ModelCall,
+    PolicySpan,
+    ToolCall,
+    Usage,
+    invalid,
+    none,
+)
+from .raw_call import RawCall
+
+_NUMBERS = frozenset({int, float})
+
+LOGPROB_SENTINEL = -9999.0
+"""What vLLM's OpenAI server writes where a token has no log-probability."""
+
+SAMPLING_FIELDS = frozenset(
+    {
+        "temperature", "top_p", "top_k", "min_p", "typical_p", "n", "best_of", "seed", "stop",
+        "stop_token_ids", "max_tokens", "max_completion_tokens", "min_tokens", "presence_penalty",
+        "frequency_penalty", "repetition_penalty", "length_penalty", "logit_bias", "bad_words",
+        "allowed_token_ids", "ignore_eos", "logits_processors", "custom_logit_processor", "use_beam_search",
+        "response_format", "tool_choice", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+        "structured_outputs", "json_schema", "regex", "ebnf", "logprobs", "top_logprobs", "reasoning_effort",
+        "include_reasoning", "echo", "suffix", "parallel_tool_calls",
+    }
+)  # fmt: skip
+"""Request fields that shape what is sampled: the OpenAI API's, vLLM's and SGLang's."""
+
+API_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "n": 1}
+)
+"""The OpenAI API reference, "Create chat completion" and "Create completion"."""
+
+_FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
+    {
+        "stop": "stop",
+        "eos": "stop",
+        "eos_token": "stop",
+        "stop_sequence": "stop",
+        "end_turn": "stop",
+        "length": "length",
+        "max_tokens": "length",
+        "tool_calls": "tool_calls",
+        "function_call": "tool_calls",
+        "tool_use": "tool_calls",
+        "content_filter": "content_filter",
+        "abort": "abort",
+        "cancelled": "abort",
+        "error": "error",
+    }
+)
+
+
+def decode(raw: RawCall) -> ModelCall:
+    """Return the call that ``raw`` holds; what cannot be read becomes an issue. Never raises."""
+    try:
+        return _decode(raw)
+    except Exception as error:  # noqa: BLE001 - bytes of strangers; the call is marked, the writer goes on
+        return ModelCall(
+            operation=raw.start.operation,
+            endpoint=raw.start.url,
+            request_model=raw.start.model,
+            stream=raw.start.stream,
+            http_status=raw.status,
+            error=raw.error,
+            retries=raw.retries,
+            token_capture=invalid("malformed"),
+            issues=(Issue("fatal", "malformed", type(error).__name__),),
+        )
+
+
+def finish_reason(raw: Optional[str]) -> Optional[FinishReason]:
+    """Return the normalised finish reason; ``None`` for none and for one that is not known."""
+    return None if raw is None else _FINISH_REASONS.get(raw.lower())
+
+
+def _decode(raw: RawCall) -> ModelCall:
+    issues: list[Issue] = [Issue("warn", note) for note in raw.notes]
+    request = _json_object(raw.request_body)
+    if request is None:
+        issues.append(Issue("warn", "request_unreadable"))
+        request = {}
+    answer, failure = _read_response(raw, issues)
+    requested = {
+        name: request[name] for name in sorted(SAMPLING_FIELDS & request.keys()) if request[name] is not None
+    }
+    choices = _choices(answer, raw, issues)
+    prompt_ids, prompt_failure = _prompt_ids(answer)
+    partial = _is_partial(answer, raw, request)
+    verdict = failure or _verdict(answer, choices, prompt_ids, prompt_failure, partial, issues)
+    if verdict.startswith("invalid"):
+        issues.append(Issue("fatal", verdict.partition("(")[2].rstrip(")")))
+    expected = requested.get("n", 1)
+    if (
+        answer.parts
+        and raw.start.operation == "chat"
+        and isinstance(expected, int)
+        and expected != len(answer.parts)
+    ):
+        issues.append(Issue("warn", "choice_count", f"asked for {expected}, got {len(answer.parts)}"))
+    return ModelCall(
+        operation=raw.start.operation,
+        endpoint=raw.start.url,
+        request_model=_text(request.get("model")) or raw.start.model,
+        response_model=answer.model,
+        response_id=answer.id,
+        stream=raw.start.stream,
+        request_messages=_messages(request, issues),
+        prompt=request.get("prompt") if isinstance(request.get("prompt"), (str, list)) else None,
+        tools=_tools(request),
+        choices=choices,
+        prompt_token_ids=prompt_ids,
+        usage=answer.usage,
+        sampling_requested=requested,
+        sampling_effective=_effective(raw, requested, issues),
+        logprob_kind=raw.endpoint.logprob_kind if raw.endpoint else "unknown",
+        partial=partial,
+        token_capture=verdict,
+        issues=tuple(issues),
+        http_status=raw.status,
+        error=raw.error or answer.error,
+        retries=raw.retries,
+        first_chunk_seconds=(
+            None
+            if raw.first_chunk_ns is None
+            else max(0, raw.first_chunk_ns - raw.started_ns) / 1_000_000_000
+        ),
+    )
+
+
+# -- the request
+
+
+def _messages(request: Mapping[str, Any], issues: list[Issue]) -> tuple[Mapping[str, Any], ...]:
+    found = request.get("messages")
+    if not isinstance(found, list):
+        return ()
+    for index, message in enumerate(found):
+        if not isinstance(message, dict):
+            issues.append(Issue("warn", "message_unreadable", f"request message {index}"))
+    return tuple(message for message in found if isinstance(message, dict))
+
+
+def _tools(request: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    tools = request.get("tools")
+    if isinstance(tools, list):
+        return tuple(tool for tool in tools if isinstance(tool, dict))
+    functions = request.get("functions")  # the API's older form
+    if isinstance(functions, list):
+        return tuple({"type": "function", "function": each} for each in functions if isinstance(each, dict))
+    return ()
+
+
+def _effective(raw: RawCall, requested: Mapping[str, Any], issues: list[Issue]) -> dict[str, Any]:
+    endpoint = raw.endpoint.sampling_parameters if raw.endpoint else {}
+    named = {**{name: value for name, value in endpoint.items() if value is not None}, **requested}
+    assumed = sorted(API_DEFAULTS.keys() - named.keys() - {"n"})
+    if assumed:
+        issues.append(Issue("info", "sampling_assumed", ", ".join(assumed)))
+    return {**API_DEFAULTS, **named}
+
+
+# -- the response
+
+
+@dataclass
+class _Parts:
+    """What has come of one choice."""
+
+    index: int
+    role: Optional[str] = None
+    content: list[str] = field(default_factory=list)
+    has_content: bool = False
+    reasoning: list[str] = field(default_factory=list)
+    refusal: list[str] = field(default_factory=list)
+    tools: dict[int, dict[str, Any]] = field(default_factory=dict)
+    finish: Optional[str] = None
+    ids: dict[str, list[Any]] = field(default_factory=dict)
+    """Name of the field → the value of each chunk that had it."""
+    prompt_ids: list[Any] = field(default_factory=list)
+    strings: list[str] = field(default_factory=list)
+    logprobs: list[Any] = field(default_factory=list)
+    has_logprobs: bool = False
+    versions: Any = None
+
+    def add_ids(self, source: str, value: Any) -> None:
+        if value is not None:
+            self.ids.setdefault(source, []).append(value)
+
+
+@dataclass
+class _Answer:
+    """What has come of the response."""
+
+    id: Optional[str] = None
+    model: Optional[str] = None
+    usage: Optional[Usage] = None
+    parts: dict[int, _Parts] = field(default_factory=dict)
+    prompt_ids: list[Any] = field(default_factory=list)
+    versions: Any = None
+    error: Optional[str] = None
+    done: bool = False
+
+    def at(self, index: int) -> _Parts:
+        return self.parts.setdefault(index, _Parts(index))
+
+
+def _read_response(raw: RawCall, issues: list[Issue]) -> tuple[_Answer, Optional[str]]:
+    """Return what the response says, and the verdict where it says nothing that could be trained on."""
+    answer = _Answer()
+    if raw.status is None:
+        return answer, none("no_response")
+    try:
+        body = content_encoding.undo(raw.response_body, raw.content_encoding)
+    except content_encoding.UnreadableEncodingError as error:
+        issues.append(Issue("warn", "encoding", str(error)))
+        return answer, invalid("encoding")
+    if _is_event_stream(raw, body):
+        _read_events(answer, body, raw, issues)
+    else:
+        found = _json_object(body)
+        if found is None:
+            failure = "malformed" if raw.complete else "partial"
+            return answer, none("http_error") if raw.status >= 400 else invalid(failure)
+        _read_object(answer, found)
+        answer.done = raw.error is None
+    if raw.status >= 400:
+        return answer, none("http_error")
+    if "body_truncated" in raw.notes:
+        return answer, invalid("body_truncated")
+    return answer, None
+
+
+def _is_event_stream(raw: RawCall, body: bytes) -> bool:
+    if raw.content_type:
+        return raw.content_type.partition(";")[0].strip().lower() == "text/event-stream"
+    return body.lstrip()[:5] == b"data:"
+
+
+def _read_events(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) -> None:
+    for data in sse.payloads(body):
+        if data.strip() == sse.DONE:
+            answer.done = True
+            continue
+        found = _json_object(data)
+        if found is None:
+            if raw.complete or data:
+                issues.append(Issue("warn", "event_unreadable", f"{len(data)} characters"))
+            continue
+        _read_object(answer, found)
+    if answer.error is not None:
+        issues.append(Issue("warn", "stream_error", answer.error))
+
+
+def _read_object(answer: _Answer, found: Mapping[str, Any]) -> None:
+    """Add one JSON object: a whole answer or a chunk."""
+    answer.id = _text(found.get("id")) or answer.id
+    answer.model = _text(found.get("model")) or answer.model
+    answer.usage = _usage(found.get("usage")) or answer.usage
+    error = found.get("error")
+    if error:
+        kind = error.get("type") or error.get("code") if isinstance(error, dict) else None
+        answer.error = str(kind or "error")
+    _append(answer.prompt_ids, found.get("prompt_token_ids"))
+    metadata = found.get("metadata")
+    if isinstance(metadata, dict):
+        answer.versions = metadata.get("weight_versions") or metadata.get("weight_version") or answer.versions
+    for position, choice in enumerate(_list(found.get("choices"))):
+        if isinstance(choice, dict):
+            _read_choice(answer.at(_index(choice.get("index"), position)), choice)
+    _read_sglext(answer, found.get("sglext"))
+
+
+def _read_sglext(answer: _Answer, found: Any) -> None:
+    """SGLang's extension: whole lists, so a later one replaces an earlier one."""
+    if not isinstance(found, dict):
+        return
+    if found.get("input_ids") is not None:
+        answer.prompt_ids[:] = [found["input_ids"]]
+    for index, ids in enumerate(_list(found.get("output_ids"))):
+        if isinstance(ids, list):
+            answer.at(index).ids["sglext"] = [ids]
+
+
+def _read_choice(parts: _Parts, choice: Mapping[str, Any]) -> None:
+    text = choice.get("text")
+    if isinstance(text, str):
+        parts.content.append(text)
+        parts.has_content = True
+    message = choice.get("delta") or choice.get("message")
+    if isinstance(message, dict):
+        _read_message(parts, message)
+    parts.finish = _text(choice.get("finish_reason")) or parts.finish
+    _append(parts.prompt_ids, choice.get("prompt_token_ids"))
+    for source in ("token_ids", "response_token_ids"):
+        parts.add_ids(source, choice.get(source))
+    provider = choice.get("provider_specific_fields")  # where LiteLLM puts what it does not know
+    if isinstance(provider, dict):
+        parts.add_ids("provider_specific_fields", provider.get("token_ids"))
+        parts.versions = provider.get("weight_versions") or parts.versions
+    parts.versions = choice.get("weight_versions") or parts.versions
+    _read_logprobs(parts, choice.get("logprobs"))
+
+
+def _read_message(parts: _Parts, message: Mapping[str, Any]) -> None:
+    parts.role = _text(message.get("role")) or parts.role
+    content = message.get("content")
+    if isinstance(content, list):  # some servers answer in content parts
+        content = "".join(
+            part["text"] for part in content if isinstance(part, dict) and _text(part.get("text"))
+        )
+    if isinstance(content, str):
+        parts.content.append(content)
+        parts.has_content = True
+    reasoning = message.get("reasoning_content")
+    reasoning = message.get("reasoning") if reasoning is None else reasoning
+    if isinstance(reasoning, str):
+        parts.reasoning.append(reasoning)
+    if isinstance(message.get("refusal"), str):
+        parts.refusal.append(message["refusal"])
+    for position, tool in enumerate(_list(message.get("tool_calls"))):
+        if isinstance(tool, dict):
+            _read_tool_call(parts, _index(tool.get("index"), position), tool)
+    if isinstance(message.get("function_call"), dict):  # the API's older form
+        _read_tool_call(parts, 0, {"function": message["function_call"]})
+
+
+def _read_tool_call(parts: _Parts, index: int, tool: Mapping[str, Any]) -> None:
+    known = parts.tools.setdefault(index, {"id": None, "type": "function", "name": "", "arguments": []})
+    known["id"] = _text(tool.get("id")) or known["id"]
+    known["type"] = _text(tool.get("type")) or known["type"]
+    function = tool.get("function") or tool.get("custom")
+    if isinstance(function, dict):
+        known["name"] += _text(function.get("name")) or ""
+        arguments = function.get("arguments", function.get("input"))
+        if isinstance(arguments, str):
+            known["arguments"].append(arguments)
+        elif arguments is not None:
+            known["arguments"].append(json.dumps(arguments))
+
+
+def _read_logprobs(parts: _Parts, found: Any) -> None:
+    if not isinstance(found, dict):
+        return
+    content, flat = found.get("content"), found.get("token_logprobs")
+    if isinstance(content, list):
+        parts.has_logprobs = True
+        known = [entry if isinstance(entry, dict) else {} for entry in content]
+        parts.logprobs += [entry.get("logprob") for entry in known]
+        names = [entry.get("token") for entry in known]
+        parts.strings += [name if isinstance(name, str) else "" for name in names]
+    elif isinstance(flat, list):
+        parts.has_logprobs = True
+        parts.logprobs.extend(flat)
+        tokens = _list(found.get("tokens"))
+        parts.strings.extend(token if isinstance(token, str) else "" for token in tokens)
+
+
+# -- the record
+
+
+def _choices(answer: _Answer, raw: RawCall, issues: list[Issue]) -> tuple[Choice, ...]:
+    cumulative = _are_cumulative(answer)
+    unfinished: FinishReason = "abort" if _was_left(raw) and answer.error is None else "error"
+    return tuple(
+        _choice(
+            parts, answer, cumulative, None if answer.done and answer.error is None else unfinished, issues
+        )
+        for _, parts in sorted(answer.parts.items())
+    )
+
+
+def _was_left(raw: RawCall) -> bool:
+    """Whether the agent itself ended the exchange, and not the server or the network."""
+    return raw.error is None or raw.error.startswith(("CancelledError", "GeneratorExit", "KeyboardInterrupt"))
+
+
+def _choice(
+    parts: _Parts, answer: _Answer, cumulative: bool, unfinished: Optional[FinishReason], issues: list[Issue]
+) -> Choice:
+    ids, ids_failure = _ids(parts, cumulative)
+    logprobs, logprobs_failure = _logprobs(parts, ids)
+    strings = tuple(parts.strings) if parts.strings else None
+    versions, versions_failure = _policy(parts, answer, ids)
+    failure = ids_failure or logprobs_failure or versions_failure
+    if parts.finish is not None and finish_reason(parts.finish) is None:
+        issues.append(Issue("info", "finish_reason_unknown", parts.finish))
+    verdict = VALID if ids is not None else none("no_token_ids")
+    text = "".join(parts.content)
+    return Choice(
+        index=parts.index,
+        role=parts.role or "assistant",
+        # A stream says "" where a plain answer of tool calls says null.
+        content=text if text or (parts.has_content and not parts.tools) else None,
+        reasoning="".join(parts.reasoning) if parts.reasoning else None,
+        refusal="".join(parts.refusal) if parts.refusal else None,
+        tool_calls=tuple(
+            ToolCall(tool["id"], tool["name"], "".join(tool["arguments"]), tool["type"])
+            for _, tool in sorted(parts.tools.items())
+        ),
+        finish_reason=finish_reason(parts.finish) if parts.finish is not None else unfinished,
+        finish_reason_raw=parts.finish,
+        token_ids=ids,
+        logprobs=logprobs,
+        token_strings=strings,
+        policy=versions,
+        token_capture=invalid(failure) if failure else verdict,
+    )
+
+
+def _are_cumulative(answer: _Answer) -> bool:
+    """Whether each chunk repeats the ids before it: only where that, and not their sum, agrees with usage."""
+    expected = answer.usage.output_tokens if answer.usage else None
+    chunks = [lists for parts in answer.parts.values() for lists in parts.ids.values()]
+    if expected is None or not any(len(lists) > 1 for lists in chunks):
+        return False
+    if not all(isinstance(ids, list) for lists in chunks for ids in lists):
+        return False
+    if any(len(parts.ids) > 1 for parts in answer.parts.values()):
+        return False
+    grows = all(later[: len(earlier)] == earlier for lists in chunks for earlier, later in pairwise(lists))
+    summed = sum(len(ids) for lists in chunks for ids in lists)
+    return grows and summed != expected and sum(len(lists[-1]) for lists in chunks) == expected
+
+
+def _ids(parts: _Parts, cumulative: bool) -> tuple[Optional[tuple[int, ...]], Optional[str]]:
+    """Return the sampled ids and why they must not be trusted."""
+    found: list[tuple[int, ...]] = []
+    for chunks in parts.ids.values():
+        ids = _id_list([chunks[-1]] if cumulative else chunks)
+        if ids is None:
+            return None, "token_id_type"
+        found.append(ids)
+    named = _ids_in_strings(parts.strings)
+    if not found:
+        return named, None
+    if any(ids != found[0] for ids in found):
+        return found[0], "sources_disagree"
+    if named is not None and named != found[0]:
+        return found[0], "logprob_length" if len(named) != len(found[0]) else "token_string_mismatch"
+    return found[0], None
+
+
+def _id_list(chunks: Iterable[Any]) -> Optional[tuple[int, ...]]:
+    ids: list[int] = []
+    for chunk in chunks:
+        if not isinstance(chunk, list) or set(map(type, chunk)) - {int} or min(chunk, default=0) < 0:
+            return None
+        ids.extend(chunk)
+    return tuple(ids)
+
+
+def _ids_in_strings(strings: Sequence[str]) -> Optional[tuple[int, ...]]:
+    """Return the ids of ``token_id:N`` strings; ``None`` unless all have that form."""
+    ids = []
+    for each in strings:
+        digits = each.removeprefix("token_id:")
+        if digits == each or not (digits.isascii() and digits.isdigit()):
+            return None
+        ids.append(int(digits))
+    return tuple(ids) if ids else None
+
+
+def _logprobs(
+    parts: _Parts, ids: Optional[tuple[int, ...]]
+) -> tuple[Optional[tuple[float, ...]], Optional[str]]:
+    """Return the log-probabilities and why they must not be trusted."""
+    if not parts.has_logprobs or (not parts.logprobs and ids):
+        return None, None
+    if not _NUMBERS.issuperset(map(type, parts.logprobs)):
+        return None, "logprob_missing"
+    values = tuple(map(float, parts.logprobs))
+    if ids is not None and len(values) != len(ids):
+        return values, "logprob_length"
+    if LOGPROB_SENTINEL in values:
+        return values, "logprob_sentinel"
+    if not all(map(math.isfinite, values)):
+        return values, "logprob_not_finite"
+    if max(values, default=0.0) > 0:
+        return values, "logprob_positive"
+    return values, None
+
+
+def _policy(
+    parts: _Parts, answer: _Answer, ids: Optional[tuple[int, ...]]
+) -> tuple[tuple[PolicySpan, ...], Optional[str]]:
+    """Return the versions that sampled the tokens, and why they must not be trusted."""
+    found = parts.versions or answer.versions
+    if not found:
+        return (), None
+    if not isinstance(found, list):
+        return (PolicySpan(str(found), 0, len(ids or ())),), None
+    spans: list[PolicySpan] = []
+    for each in found:
+        span = each if isinstance(each, dict) else {}
+        start, end = span.get("start"), span.get("end")
+        if type(start) is not int or type(end) is not int or span.get("version") is None:
+            return tuple(spans), "versions"
+        spans.append(PolicySpan(str(span["version"]), start, end))
+    if ids is not None and not _tile(spans, len(ids)):
+        return tuple(spans), "versions"
+    return tuple(spans), None
+
+
+def _tile(spans: Sequence[PolicySpan], length: int) -> bool:
+    position = 0
+    for span in spans:
+        if span.start != position or span.end < span.start or (span.end == span.start and length > 0):
+            return False
+        position = span.end
+    return position == length
+
+
+def _prompt_ids(answer: _Answer) -> tuple[Optional[tuple[int, ...]], Optional[str]]:
+    """Return the ids of the one prompt of all choices."""
+    chunks = [*answer.prompt_ids, *(ids for parts in answer.parts.values() for ids in parts.prompt_ids)]
+    if not chunks:
+        return None, None
+    lists = [_id_list([chunk]) for chunk in chunks]
+    first = lists[0]
+    if first is None or None in lists:
+        return None, "token_id_type"
+    if any(ids != first for ids in lists):
+        return first, "prompt_ids_differ"
+    return first, None
+
+
+def _is_partial(answer: _Answer, raw: RawCall, request: Mapping[str, Any]) -> bool:
+    """Whether the answer was cut off.
+
+    An agent may close a stream at its last chunk, before ``[DONE]``: it is whole when each choice has
+    finished.
+    """
+    if raw.status is None or raw.status >= 400:
+        return False
+    if answer.error is not None or "body_truncated" in raw.notes:
+        return True
+    if answer.done:
+        return False
+    if raw.error is not None:
+        return True
+    wanted = request.get("n") or 1
+    prompts = request.get("prompt")
+    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
+        wanted = wanted * len(prompts) if isinstance(wanted, int) else wanted
+    finished = sum(parts.finish is not None for parts in answer.parts.values())
+    return not (finished == len(answer.parts) and isinstance(wanted, int) and finished >= wanted)
+
+
+def _verdict(
+    answer: _Answer,
+    choices: Sequence[Choice],
+    prompt_ids: Optional[tuple[int, ...]],
+    prompt_failure: Optional[str],
+    partial: bool,
+    issues: list[Issue],
+) -> str:
+    if not choices:
+        return invalid("partial") if partial else none("no_choices")
+    failed = next((each.token_capture for each in choices if each.token_capture.startswith("invalid")), None)
+    if failed is not None:
+        return failed
+    if prompt_failure is not None:
+        return invalid(prompt_failure)
+    with_ids = [each for each in choices if each.token_ids is not None]
+    if not with_ids:
+        return none("no_token_ids" if prompt_ids is None else "no_response_token_ids")
+    if partial:
+        return invalid("partial")
+    if len(with_ids) != len(choices):
+        return invalid("choice_without_ids")
+    if prompt_ids is None:
+        return none("no_prompt_token_ids")
+    return _check_usage(
+        answer.usage, len(prompt_ids), sum(len(each.token_ids or ()) for each in choices), issues
+    )
+
+
+def _check_usage(usage: Optional[Usage], prompt: int, sampled: int, issues: list[Issue]) -> str:
+    if usage is None or usage.input_tokens is None or usage.output_tokens is None:
+        issues.append(Issue("info", "usage_absent"))
+    if usage is not None and usage.input_tokens is not None and usage.input_tokens != prompt:
+        return invalid("prompt_length")
+    if usage is not None and usage.output_tokens is not None and usage.output_tokens != sampled:
+        return invalid("response_length")
+    return VALID
+
+
+# -- JSON
+
+
+def _json_object(data: bytes | str) -> Optional[dict[str, Any]]:
+    try:
+        found = from_json(data)
+    except ValueError:  # also what json reads and the faster parser does not, such as lone surrogates
+        try:
+            found = json.loads(data)
+        except (ValueError, RecursionError):
+            return None
+    return found if isinstance(found, dict) else None
+
+
+def _usage(found: Any) -> Optional[Usage]:
+    if not isinstance(found, dict):
+        return None
+    return Usage(
+        input_tokens=_count(found.get("prompt_tokens")),
+        output_tokens=_count(found.get("completion_tokens")),
+        cached_input_tokens=_count(_dict(found.get("prompt_tokens_details")).get("cached_tokens")),
+        reasoning_tokens=_count(_dict(found.get("completion_tokens_details")).get("reasoning_tokens")),
+    )
+
+
+def _append(chunks: list[Any], value: Any) -> None:
+    if value is not None:
+        chunks.append(value)
+
+
+def _count(value: Any) -> Optional[int]:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _index(value: Any, default: int) -> int:
+    return value if type(value) is int else default
+
+
+def _text(value: Any) -> Optional[str]:
+    return value if isinstance(value, str) and value else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,62 @@
+"""A model call as it was seen on the wire, before anybody decodes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional
+
+Operation = Literal["chat", "text_completion"]
+LogprobKind = Literal["processed", "raw", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What is known of a model endpoint that is a resource of the rollout or was named by the user."""
+
+    url: str
+    """Base URL; a request belongs to it when its URL starts with it."""
+    sampling_parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that the server applies where a request names none."""
+    logprob_kind: LogprobKind = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class CallStart:
+    """What is known when the request leaves."""
+
+    operation: Operation
+    url: str
+    """Scheme, host, port and path; no query, no credentials."""
+    model: Optional[str]
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RawCall:
+    """Everything seen of one call; pure data, decoded by ``codec.openai_wire.decode``."""
+
+    start: CallStart
+    request_body: bytes = field(repr=False)
+    """The body as the agent's client built it, before anything was added."""
+    status: Optional[int] = None
+    """HTTP status; ``None`` where no response came."""
+    content_type: str = ""
+    content_encoding: str = ""
+    response_body: bytes = field(default=b"", repr=False)
+    """The body as the server sent it, so far as it arrived, before anything was taken out."""
+    complete: bool = False
+    """Whether the body arrived whole (for a stream: up to its end, not abandoned)."""
+    error: Optional[str] = None
+    """``ExceptionType: message`` where the exchange failed; without secrets."""
+    started_ns: int = 0
+    """``time.time_ns()`` when the request left."""
+    first_chunk_ns: Optional[int] = None
+    ended_ns: int = 0
+    retries: int = 0
+    """Exchanges of the same call before this one (the client's own retries)."""
+    added: frozenset[str] = frozenset()
+    """Request fields that ``capture_tokens='request'`` added."""
+    endpoint: Optional[Endpoint] = None
+    notes: tuple[str, ...] = ()
+    """Codes of what went wrong while capturing (``model_call.CODES``), such as ``body_truncated``."""

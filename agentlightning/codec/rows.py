@@ -1,0 +1,230 @@
+"""Spans ⇄ rows: the columns in which a database keeps a span, as pure functions.
+
+A row is made to be read with any tool: one column per field, JSON text for what is nested, and long lists of
+numbers (token ids, log-probabilities) packed little-endian beside it, four to ten times smaller than as text.
+What the columns cannot say exactly (a remote parent, NaN as a time, a lone surrogate in a name) stands in
+``extra``, which is ``None`` for almost every span. ``decode_span(encode_span(span)) == span`` for every span whose
+attribute values are JSON values.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, Dict, List, Literal, NamedTuple, Optional, Union
+
+from ..types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
+from .json_text import Slot, dumps, is_utf8, loads
+
+ArrayKind = Literal["int32", "int64", "float64"]
+
+PACKED_LENGTH = 16
+"""Lists of numbers from this length on are packed; shorter ones are as small as text."""
+MOST_ARRAYS = 256
+"""Lists of one span that are packed; more stay in the text. A database may number arrays within a byte."""
+
+_FORMATS: Dict[ArrayKind, str] = {"int32": "i", "int64": "q", "float64": "d"}
+_WIDTHS: Dict[ArrayKind, int] = {"int32": 4, "int64": 8, "float64": 8}
+
+
+class PackedArray(NamedTuple):
+    """A list of numbers that stands at ``key`` of the attributes."""
+
+    key: str
+    kind: ArrayKind
+    data: bytes
+    """Little-endian, without gaps."""
+
+
+class SpanRow(NamedTuple):
+    """The columns of a span, apart from where it belongs."""
+
+    trace_id: str
+    span_id: str
+    parent_id: Optional[str]
+    name: str
+    status_code: StatusCode
+    status_description: Optional[str]
+    start_time: Optional[float]
+    end_time: Optional[float]
+    attributes: str
+    """JSON object; ``{"$array": n}`` stands for the ``n``-th of ``arrays``."""
+    events: str
+    """JSON list of ``{"name", "attributes", "timestamp"}``."""
+    links: str
+    """JSON list of ``{"context", "attributes"}``."""
+    extra: Optional[str]
+    """JSON object of the fields that the columns do not say exactly."""
+    resource: str
+    """JSON object ``{"attributes", "schema_url"}``; the same for most spans of a process."""
+    arrays: Sequence[PackedArray] = ()
+
+
+def pack(key: str, values: List[Any]) -> Optional[PackedArray]:
+    """Pack a list that is not empty; ``None`` unless all are integers of at most 64 bits, or all are floats."""
+    kind = type(values[0])
+    # A third faster than a set of the types, and this is the dearest check of a model call's span.
+    if kind not in (int, float) or [*map(type, values)].count(kind) != len(values):
+        return None
+    if kind is float:
+        return PackedArray(key, "float64", struct.pack(f"<{len(values)}d", *values))
+    try:
+        return PackedArray(key, "int32", struct.pack(f"<{len(values)}i", *values))
+    except struct.error:
+        pass
+    try:
+        return PackedArray(key, "int64", struct.pack(f"<{len(values)}q", *values))
+    except struct.error:
+        return None
+
+
+def unpack(kind: ArrayKind, data: bytes) -> List[Union[int, float]]:
+    """Return the numbers of a packed array."""
+    return list(struct.unpack(f"<{len(data) // _WIDTHS[kind]}{_FORMATS[kind]}", data))
+
+
+def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
+    """Return the columns of a span; without ``packed`` all of it is in the row, and ``arrays`` is empty."""
+    extra: Dict[str, Any] = {}
+    attributes: Dict[str, Any] = span.attributes
+    arrays: List[PackedArray] = []
+    if packed:
+        for key, value in span.attributes.items():
+            if type(value) is list and len(value) >= PACKED_LENGTH and is_utf8(key):
+                array = pack(key, value) if len(arrays) < MOST_ARRAYS else None
+                if array is not None:
+                    if not arrays:
+                        attributes = dict(span.attributes)
+                    attributes[key] = Slot(len(arrays))
+                    arrays.append(array)
+    _note_contexts(span, extra)
+    status = span.status
+    return SpanRow(
+        span.trace_id,
+        span.span_id,
+        _text("parent_id", span.parent_id, extra),
+        _text("name", span.name, extra) or "",
+        status.status_code,
+        _text("status_description", status.description, extra),
+        _time("start_time", span.start_time, extra),
+        _time("end_time", span.end_time, extra),
+        dumps(attributes),
+        dumps([_event(event) for event in span.events]) if span.events else "[]",
+        dumps([_link(link) for link in span.links]) if span.links else "[]",
+        dumps(extra) if extra else None,
+        encode_resource(span.resource),
+        arrays,
+    )
+
+
+def decode_span(rollout_id: str, attempt_id: str, sequence_id: int, row: SpanRow) -> Span:
+    """Return the span of a row; nothing is validated."""
+    extra: Dict[str, Any] = loads(row.extra) if row.extra else {}
+    arrays = [unpack(array.kind, array.data) for array in row.arrays]
+    trace_id, parent_id = row.trace_id, extra.get("parent_id", row.parent_id)
+    return Span.model_construct(
+        rollout_id=rollout_id,
+        attempt_id=attempt_id,
+        sequence_id=sequence_id,
+        trace_id=trace_id,
+        span_id=row.span_id,
+        parent_id=parent_id,
+        name=extra.get("name", row.name),
+        status=TraceStatus.model_construct(
+            status_code=row.status_code, description=extra.get("status_description", row.status_description)
+        ),
+        attributes=loads(row.attributes, arrays),
+        events=[] if row.events == "[]" else [Event.model_construct(**event) for event in loads(row.events)],
+        links=[] if row.links == "[]" else [_to_link(link) for link in loads(row.links)],
+        start_time=extra.get("start_time", row.start_time),
+        end_time=extra.get("end_time", row.end_time),
+        context=_to_context(extra["context"]) if "context" in extra else _local(trace_id, row.span_id),
+        parent=(
+            _to_context(extra["parent"])
+            if "parent" in extra
+            else None
+            if parent_id is None
+            else _local(trace_id, parent_id)
+        ),
+        resource=decode_resource(row.resource),
+    )
+
+
+def encode_resource(resource: OtelResource) -> str:
+    """Return the JSON text of what produced a span."""
+    return dumps({"attributes": resource.attributes, "schema_url": resource.schema_url})
+
+
+def decode_resource(text: str) -> OtelResource:
+    """Return the resource of a JSON text."""
+    return OtelResource.model_construct(**loads(text))
+
+
+# ---------------------------------------------------------------------- what a column cannot say
+
+
+def _text(name: str, value: Optional[str], extra: Dict[str, Any]) -> Optional[str]:
+    if value is None or is_utf8(value):
+        return value
+    extra[name] = value
+    return value.encode("utf-8", "replace").decode()
+
+
+def _time(name: str, value: Optional[float], extra: Dict[str, Any]) -> Optional[float]:
+    # A database keeps NaN as NULL, and SQLite -0.0 as 0.
+    if value is None or (value == value and (value or math.copysign(1.0, value) > 0)):  # noqa: PLR0124 - NaN
+        return value
+    extra[name] = value
+    return None if value != value else 0.0  # noqa: PLR0124 - NaN
+
+
+def _note_contexts(span: Span, extra: Dict[str, Any]) -> None:
+    context, parent = span.context, span.parent
+    if context is None or not _is_local(context, span.trace_id, span.span_id):
+        extra["context"] = None if context is None else _context(context)
+    if parent is None:
+        if span.parent_id is not None:
+            extra["parent"] = None
+    elif span.parent_id is None or not _is_local(parent, span.trace_id, span.parent_id):
+        extra["parent"] = _context(parent)
+
+
+def _is_local(context: SpanContext, trace_id: str, span_id: str) -> bool:
+    return (
+        context.span_id == span_id
+        and context.trace_id == trace_id
+        and context.is_remote is False
+        and not context.trace_state
+    )
+
+
+def _local(trace_id: str, span_id: str) -> SpanContext:
+    return SpanContext.model_construct(trace_id=trace_id, span_id=span_id, is_remote=False, trace_state={})
+
+
+def _context(context: SpanContext) -> Dict[str, Any]:
+    return {
+        "trace_id": context.trace_id,
+        "span_id": context.span_id,
+        "is_remote": context.is_remote,
+        "trace_state": dict(context.trace_state),
+    }
+
+
+def _to_context(value: Optional[Dict[str, Any]]) -> Optional[SpanContext]:
+    return None if value is None else SpanContext.model_construct(**value)
+
+
+def _event(event: Event) -> Dict[str, Any]:
+    return {"name": event.name, "attributes": event.attributes, "timestamp": event.timestamp}
+
+
+def _link(link: Link) -> Dict[str, Any]:
+    return {"context": _context(link.context), "attributes": link.attributes}
+
+
+def _to_link(value: Dict[str, Any]) -> Link:
+    return Link.model_construct(
+        context=SpanContext.model_construct(**value["context"]), attributes=value["attributes"]
+    )

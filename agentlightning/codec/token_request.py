@@ -1,0 +1,235 @@
+"""Asking a server for token ids on the agent's behalf, and taking the answer to that out again.
+
+``ask`` adds fields to a request; ``strip_body`` and ``EventStripper`` cut out of the answer exactly what those
+fields brought, as edits of the text: everything else keeps its bytes. What cannot be read is passed on as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Union
+
+from . import sse
+from .raw_call import Operation
+
+RETURN_TOKEN_IDS = "return_token_ids"  # noqa: S105 - a request field of vLLM and SGLang
+LOGPROBS = "logprobs"
+INCLUDE_USAGE = "stream_options.include_usage"
+
+
+def ask(request: Mapping[str, Any], operation: Operation) -> tuple[bytes, frozenset[str]]:
+    """Return the body with the fields that the agent did not ask for itself, and their names.
+
+    Raises:
+        ValueError: The request holds a number that JSON does not have.
+    """
+    body, added = dict(request), set()
+    if not body.get("return_token_ids"):
+        body["return_token_ids"] = True
+        added.add(RETURN_TOKEN_IDS)
+    asked = body.get("logprobs")
+    # 0 asks a completion for the sampled token alone; a chat asks with true.
+    if not asked if operation == "chat" else asked is None or asked is False:
+        body["logprobs"] = True if operation == "chat" else 0
+        added.add(LOGPROBS)
+        if body.get("top_logprobs", 0) is None:  # vLLM refuses an explicit null beside logprobs
+            del body["top_logprobs"]
+    options = body.get("stream_options") or {}
+    if body.get("stream") and not options.get("include_usage"):
+        body["stream_options"] = {**options, "include_usage": True}
+        added.add(INCLUDE_USAGE)
+    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode(), frozenset(added)
+
+
+def strip_body(body: bytes, added: frozenset[str]) -> bytes:
+    """Return a plain answer without what ``added`` brought."""
+    # A plain answer has its usage whether one asks or not.
+    return _edited(body, _rules(added - {INCLUDE_USAGE}))
+
+
+class BodyStripper:
+    """``strip_body`` for an answer that comes in pieces: it waits for the last one."""
+
+    def __init__(self, added: frozenset[str]) -> None:
+        self._added = added
+        self._chunks: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Keep ``chunk``."""
+        self._chunks.append(chunk)
+        return b""
+
+    def finish(self) -> bytes:
+        """Return the whole answer, edited."""
+        body, self._chunks = b"".join(self._chunks), []
+        return strip_body(body, self._added)
+
+    def rest(self) -> bytes:
+        """Return what has been kept, unedited."""
+        body, self._chunks = b"".join(self._chunks), []
+        return body
+
+
+class EventStripper:
+    """Edits a stream of events as it passes."""
+
+    def __init__(self, added: frozenset[str]) -> None:
+        self._added = added
+        self._rules = _rules(added)
+        self._splitter = sse.EventSplitter()
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the events that ``chunk`` completes, edited; nothing where it completes none."""
+        return b"".join(map(self._event, self._splitter.feed(chunk)))
+
+    def finish(self) -> bytes:
+        """Return what follows the last whole event."""
+        return self._event(self._splitter.rest())
+
+    def rest(self) -> bytes:
+        """Return what has been kept, unedited."""
+        return self._splitter.rest()
+
+    def _event(self, event: bytes) -> bytes:
+        payload = (sse.data_of(event) or "").encode()
+        if not payload or payload not in event:  # no data, or data over several lines, which no server sends
+            return event
+        return b"" if self._is_ours(payload) else event.replace(payload, _edited(payload, self._rules), 1)
+
+    def _is_ours(self, payload: bytes) -> bool:
+        """Whether the event would not have come without what was added."""
+        try:
+            found = json.loads(payload)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(found, dict) or not isinstance(found.get("choices"), list):
+            return False
+        if not found["choices"]:
+            extra = found.keys() - _CHUNK_FIELDS
+            return INCLUDE_USAGE in self._added and isinstance(found.get("usage"), dict) and not extra
+        return RETURN_TOKEN_IDS in self._added and all(map(_has_ids_only, found["choices"]))
+
+
+_CHUNK_FIELDS = frozenset(
+    {
+        "id",
+        "object",
+        "created",
+        "model",
+        "choices",
+        "usage",
+        "system_fingerprint",
+        "service_tier",
+        "obfuscation",
+    }
+)
+
+
+def _has_ids_only(choice: Any) -> bool:
+    """Whether a chunk came for its token ids: where nobody asks for ids, vLLM sends no empty delta."""
+    if not isinstance(choice, dict) or not choice.get("token_ids"):
+        return False
+    return choice.get("delta") == {} and choice.get("finish_reason") is None
+
+
+# -- edits of JSON text
+
+_DROP, _NULL = object(), object()
+
+
+class _Each(dict[str, Any]):
+    """Rules for every element of a list."""
+
+
+_Rule = Union[object, dict[str, Any]]
+
+
+def _rules(added: frozenset[str]) -> dict[str, _Rule]:
+    choice: dict[str, _Rule] = {}
+    rules: dict[str, _Rule] = {"choices": _Each(choice)}
+    if RETURN_TOKEN_IDS in added:
+        rules["prompt_token_ids"] = _DROP
+        choice = {
+            "token_ids": _DROP,
+            "response_token_ids": _DROP,
+            "prompt_token_ids": _DROP,
+            "provider_specific_fields": {"token_ids": _DROP},
+        }
+    if LOGPROBS in added:
+        choice["logprobs"] = _NULL  # what vLLM, SGLang and OpenAI write where nobody asks
+    if INCLUDE_USAGE in added:
+        rules["usage"] = _DROP
+    rules["choices"] = _Each(choice)
+    return rules
+
+
+def _edited(body: bytes, rules: dict[str, _Rule]) -> bytes:
+    try:
+        text = body.decode()
+        start = _skip(text, 0)
+        if text[start : start + 1] != "{":
+            return body
+        edited, end = _object(text, start, rules)
+        return (text[:start] + edited + text[end:]).encode()
+    except (ValueError, IndexError, RecursionError):
+        return body
+
+
+def _value(text: str, start: int, rule: _Rule) -> tuple[str, int]:
+    """Return a value under its rule, and where it ends in ``text``."""
+    if isinstance(rule, _Each) and text[start] == "[":
+        return _list(text, start, dict(rule))
+    if isinstance(rule, dict) and not isinstance(rule, _Each) and text[start] == "{":
+        return _object(text, start, rule)
+    _, end = _decoder.raw_decode(text, start)
+    return "null" if rule is _NULL else text[start:end], end
+
+
+def _object(text: str, start: int, rules: Mapping[str, _Rule]) -> tuple[str, int]:
+    position = _skip(text, start + 1)
+    if text[position] == "}":
+        return text[start : position + 1], position + 1
+    lead, kept = text[start + 1 : position], ""
+    space = lead
+    while True:
+        begin = position
+        key, colon = _decoder.raw_decode(text, position)
+        position = _skip(text, _skip(text, colon) + 1)
+        rule = rules.get(key)
+        value, end = _value(text, position, rule)
+        if rule is not _DROP:
+            # The first member that stays takes the white space of the first one that was there.
+            kept += ("," + space if kept else lead) + text[begin:position] + value
+        position = _skip(text, end)
+        if text[position] == "}":
+            return "{" + (kept + text[end:position] if kept else "") + "}", position + 1
+        begin = position + 1
+        position = _skip(text, begin)
+        space = text[begin:position]
+
+
+def _list(text: str, start: int, rules: dict[str, Any]) -> tuple[str, int]:
+    kept: str = "["
+    position = start + 1
+    while True:
+        begin = position
+        position = _skip(text, position)
+        if text[position] == "]":
+            return kept + text[begin : position + 1], position + 1
+        value, end = _value(text, position, rules)
+        kept += text[begin:position] + value
+        position = _skip(text, end)
+        kept += text[end : position + 1]
+        if text[position] == "]":
+            return kept, position + 1
+        position += 1
+
+
+_decoder = json.JSONDecoder()
+
+
+def _skip(text: str, position: int) -> int:
+    while text[position : position + 1] in {" ", "\t", "\n", "\r"}:
+        position += 1
+    return position

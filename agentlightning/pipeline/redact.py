@@ -1,0 +1,434 @@
+"""Redaction: what looks like a secret is replaced by ``[redacted:<rule>]``.
+
+A :class:`Redactor` masks texts, JSON values and whole spans. Its invariants:
+
+* **Whole.** Attributes, events, links, resource, name and status of a span, keys and numbers as well as texts,
+  JSON inside of texts, and texts that are split over the items of a list.
+* **Token ids are text.** A model call in whose record something was masked loses all its prompt ids, response
+  ids and log-probabilities as well, since they decode to the secret, and is marked untrainable. So is a call
+  that holds ids without the text that would show what they say.
+* **Fails closed.** A value that cannot be masked is replaced; one value's failure costs no other.
+* **Idempotent.** Masking what is masked changes nothing, and returns the very same span.
+
+For the store redaction is off; put a ``Redactor`` into the tracer's ``Chain`` to switch it on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Dict, Final, List, Optional, Tuple, TypeVar
+
+from ..codec.genai import read_call
+from ..codec.model_call import Choice, ModelCall, invalid
+from ..semconv import ModelCallAttributes, SpanFlagAttributes
+from ..types import Event, Link, Span, SpanContext
+from .rules import KEY_RULES, RedactionRule, default_rules
+
+__all__ = ["RedactionRule", "Redactor", "SecretFilter", "default_rules"]
+
+T = TypeVar("T")
+
+REDACTED: Final = "redacted"
+"""Code of the reason why a masked call is not trained on."""
+
+ERROR_MARKER: Final = "[redacted:error]"
+KEY_MARKER: Final = "[redacted:key]"
+TOKENS_MARKER: Final = "[redacted:tokens]"
+
+_MARKER = re.compile(r"\[redacted:[A-Za-z0-9_-]+\]")
+_MAX_PASSES = 10
+
+SENSITIVE_KEYS: Final = frozenset(
+    {
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "set-cookie",
+        "x-api-key",
+        "api-key",
+        "apikey",
+        "secret",
+        "secret-key",
+        "secret-access-key",
+        "client-secret",
+        "access-token",
+        "refresh-token",
+        "id-token",
+        "session-token",
+        "auth-token",
+        "private-key",
+        "password",
+        "passwd",
+        "pwd",
+        "passphrase",
+    }
+)
+"""Names, in lower case and with dashes, whose value is a secret whatever it looks like."""
+
+_TOKEN_KEY = re.compile(
+    r"(?:^|[._])(?:token_ids|input_ids|output_ids|prompt_ids|response_ids|logprobs?|token_strings)(?:\.|$)"
+)
+_TOKEN_TEXT = re.compile(r"token_id:[0-9]|(?:token_ids|logprobs?)[\"'\\]*\s*[:=]\s*[\[({-]")
+"""Tokens in a text that is no JSON: ``token_id:N`` strings, or Python's ``repr`` of a response."""
+_SETTINGS = ("gen_ai.request.", "agentlightning.sampling.")
+"""Attributes that hold what was asked for (``logprobs: true``), and no tokens."""
+
+
+class Redactor:
+    """Masks secrets by rules; itself a stage of the pipeline.
+
+    Args:
+        rules: What a secret looks like; default: ours and those of installed packages.
+
+    Raises:
+        TypeError: An installed package gives something else than rules.
+    """
+
+    def __init__(self, rules: Optional[Iterable[RedactionRule]] = None) -> None:
+        self.rules: Final[Tuple[RedactionRule, ...]] = tuple(default_rules() if rules is None else rules)
+
+    def __call__(self, span: Span) -> Span:
+        """Same as :meth:`span`."""
+        return self.span(span)
+
+    def __repr__(self) -> str:
+        return f"Redactor({', '.join(rule.name for rule in self.rules)})"
+
+    # ------------------------------------------------------------------ texts
+
+    def text(self, text: str) -> str:
+        """Return ``text`` with every match masked; never raises."""
+        return str(self._safely(self._masked, text, ERROR_MARKER))
+
+    def _masked(self, text: str) -> str:
+        return _settled(self._masked_once, text)
+
+    def _masked_once(self, text: str) -> str:
+        for rule in self._that_may_match(text):
+            text = rule.pattern.sub(lambda match, rule=rule: _mask(rule, match), text)  # type: ignore[misc]
+        return text
+
+    def _that_may_match(self, text: str) -> List[RedactionRule]:
+        lower = text.casefold()
+        return [rule for rule in self.rules if not rule.hints or any(hint in lower for hint in rule.hints)]
+
+    # ------------------------------------------------------------------ values
+
+    def value(self, value: Any) -> Any:
+        """Return a JSON value with every match masked, also in keys; unchanged parts may be shared. Never raises."""
+        return self._safely(self._value, value, ERROR_MARKER)
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return _settled(self._string, value)
+        if isinstance(value, Mapping):
+            return self._mapping(value)
+        if isinstance(value, (list, tuple)):
+            return self._list(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return self._number(value)
+        return value
+
+    def _string(self, text: str) -> str:
+        nested = _parsed(text)
+        if nested is not None:
+            masked = self._value(nested)
+            if masked != nested:
+                return _dumped(masked)
+        return self._masked(text)  # also JSON that seems clean: a repeated key hides the first of its values
+
+    def _number(self, number: float) -> Any:
+        if abs(number) < 1e10 or number != number or abs(number) > 1e30:  # noqa: PLR0124 - NaN
+            return number  # shorter than any number that names a person or a card
+        text = str(int(number))
+        return number if self._masked(text) == text else self._masked(text)
+
+    def _mapping(self, value: Mapping[Any, Any]) -> Dict[str, Any]:
+        masked: Dict[str, Any] = {}
+        for key, item in value.items():
+            name = _unused(self.text(str(key)), masked)
+            masked[name] = KEY_MARKER if _is_sensitive(str(key), item) else self.value(item)
+        return masked
+
+    def _list(self, value: Sequence[Any]) -> List[Any]:
+        if set(map(type, value)) == {int} and -1e10 < min(value) <= max(value) < 1e10:
+            return list(value)  # token ids
+        masked = [self.value(item) for item in value]
+        return _settled(self._split_over, masked)
+
+    def _split_over(self, items: List[Any]) -> List[Any]:
+        """Mask the pieces of a text that only together match, such as the tokens of a key."""
+        pieces = [_piece(item) for item in items]
+        joined = "".join(text for _, text in pieces)
+        if len(items) < 2 or not joined:
+            return items
+        for rule in self._that_may_match(joined):
+            for match in rule.pattern.finditer(joined):
+                start, end = match.span("secret" if "secret" in rule.pattern.groupindex else 0)
+                if _mask_of(rule, joined[start:end]) is not None:
+                    return [
+                        _with_piece(item, key, f"[redacted:{rule.name}]") if hit else item
+                        for item, (key, _), hit in zip(items, pieces, _hits(pieces, start, end), strict=True)
+                    ]
+        return items
+
+    # ------------------------------------------------------------------ spans
+
+    def span(self, span: Span) -> Span:
+        """Return a masked copy of ``span``, or ``span`` itself where there is nothing to mask; never raises.
+
+        Identity stays: ids and times of the span are not texts of anybody.
+        """
+        own = {
+            "name": self.text(str(span.name)),
+            "status": self._status(span),
+            "attributes": self._attributes(span.attributes),
+            "events": self._each(span.events, self._event),
+            "links": self._each(span.links, self._link),
+        }
+        around = {
+            "context": self._context(span.context),
+            "parent": self._context(span.parent),
+            "resource": span.resource.model_copy(
+                update={
+                    "attributes": self._attributes(span.resource.attributes),
+                    "schema_url": self.text(str(span.resource.schema_url)),
+                }
+            ),
+        }
+        changes = _changes(span, {**own, **around})
+        call = self._safely(read_call, span, ModelCall())
+        if call is not None and (any(name in own for name in changes) or not _can_be_read(call)):
+            changes |= _changes(span, _untrainable({**own, **around}))
+        if not changes:
+            return span
+        attributes = {**changes.get("attributes", span.attributes), SpanFlagAttributes.REDACTED.value: True}
+        return span.model_copy(update={**changes, "attributes": attributes})
+
+    def _attributes(self, attributes: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+        masked: Dict[str, Any] = self._safely(self._mapping, attributes or {}, {"redacted": ERROR_MARKER})
+        return masked
+
+    def _status(self, span: Span) -> Any:
+        if not span.status.description:
+            return span.status
+        return span.status.model_copy(update={"description": self.text(span.status.description)})
+
+    def _event(self, event: Event) -> Event:
+        return event.model_copy(
+            update={"name": self.text(event.name), "attributes": self._attributes(event.attributes)}
+        )
+
+    def _link(self, link: Link) -> Link:
+        attributes = None if link.attributes is None else self._attributes(link.attributes)
+        return link.model_copy(update={"context": self._context(link.context), "attributes": attributes})
+
+    def _context(self, context: Optional[SpanContext]) -> Any:
+        if context is None or not context.trace_state:
+            return context
+        return context.model_copy(update={"trace_state": self._attributes(context.trace_state)})
+
+    def _each(self, items: Sequence[T], mask: Callable[[T], T]) -> List[T]:
+        masked = [self._safely(mask, item, None) for item in items]
+        return [item for item in masked if item is not None]
+
+    def _safely(self, mask: Callable[[Any], Any], value: Any, instead: Any) -> Any:
+        try:
+            return mask(value)
+        except Exception:  # noqa: BLE001 - what cannot be checked must not pass
+            return instead
+
+
+# ---------------------------------------------------------------------- masking
+
+
+def _settled(mask: Callable[[T], T], value: T) -> T:
+    """Apply ``mask`` until nothing changes: what one rule leaves may match another.
+
+    Raises:
+        ValueError: It does not settle; a rule matches its own marker.
+    """
+    for _ in range(_MAX_PASSES):
+        masked = mask(value)
+        if masked == value:
+            return value
+        value = masked
+    raise ValueError("the rules do not settle")
+
+
+def _mask(rule: RedactionRule, match: re.Match[str]) -> str:
+    whole = match.group()
+    if "secret" not in rule.pattern.groupindex:
+        return _mask_of(rule, whole) or whole
+    start, end = match.start("secret") - match.start(), match.end("secret") - match.start()
+    masked = _mask_of(rule, whole[start:end])
+    return whole if masked is None else whole[:start] + masked + whole[end:]
+
+
+def _mask_of(rule: RedactionRule, secret: str) -> Optional[str]:
+    """Return what replaces ``secret``, or ``None`` where it is none."""
+    if not secret or _MARKER.fullmatch(secret) or (rule.check is not None and not rule.check(secret)):
+        return None
+    return f"[redacted:{rule.name}]"
+
+
+def _is_sensitive(key: str, value: Any) -> bool:
+    if value is None or value == "" or isinstance(value, bool) or value == KEY_MARKER:
+        return False
+    name = key.rpartition(".")[2].strip().lower().replace("_", "-")
+    return name in SENSITIVE_KEYS and not (isinstance(value, str) and _MARKER.fullmatch(value))
+
+
+def _unused(key: str, taken: Mapping[str, Any]) -> str:
+    """Return ``key``, numbered if two keys became the same marker."""
+    number, name = 2, key
+    while name in taken:
+        name, number = f"{key}#{number}", number + 1
+    return name
+
+
+def _parsed(text: str) -> Any:
+    """Return the object or list that a text holds as JSON, or ``None``."""
+    if text.lstrip()[:1] not in {"{", "["}:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _dumped(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate; as an escape it is plain ASCII
+        return json.dumps(value)
+    return text
+
+
+_PIECE_KEYS = ("token", "text", "content")
+
+
+def _piece(item: Any) -> Tuple[Optional[str], str]:
+    """Return the key under which an item of a list holds its part of a text, and the part."""
+    if isinstance(item, str):
+        return None, item
+    if isinstance(item, Mapping):
+        return next(((key, item[key]) for key in _PIECE_KEYS if isinstance(item.get(key), str)), (None, ""))
+    return None, ""
+
+
+def _with_piece(item: Any, key: Optional[str], text: str) -> Any:
+    return text if key is None else {**item, key: text}
+
+
+def _hits(pieces: Sequence[Tuple[Optional[str], str]], start: int, end: int) -> Iterable[bool]:
+    position = 0
+    for _, text in pieces:
+        yield position < end and position + len(text) > start
+        position += len(text)
+
+
+def _changes(span: Span, masked: Mapping[str, Any]) -> Dict[str, Any]:
+    return {name: value for name, value in masked.items() if _differs(getattr(span, name), value)}
+
+
+def _differs(before: Any, after: Any) -> bool:
+    # NaN differs from itself, and a copy of a list that holds one from the list
+    return bool(before != after) and repr(before) != repr(after)
+
+
+# ---------------------------------------------------------------------- token ids
+
+
+def _can_be_read(call: ModelCall) -> bool:
+    """Whether the ids of a call stand beside the text that they decode to."""
+    asked = bool(call.request_messages) or isinstance(call.prompt, str)
+    return (asked or not call.prompt_token_ids) and all(map(_says_what_it_sampled, call.choices))
+
+
+def _says_what_it_sampled(choice: Choice) -> bool:
+    said = (choice.content, choice.reasoning, choice.refusal)
+    return not choice.token_ids or bool(choice.tool_calls) or any(text is not None for text in said)
+
+
+def _untrainable(fields: Mapping[str, Any]) -> Dict[str, Any]:
+    """Take every token id and log-probability out of a call's span, and mark it."""
+    attributes = _without_tokens(fields["attributes"], top=True)
+    attributes |= {
+        SpanFlagAttributes.UNTRAINABLE.value: REDACTED,
+        ModelCallAttributes.TOKEN_CAPTURE.value: invalid(REDACTED),
+    }
+    events = [
+        event.model_copy(update={"attributes": _without_tokens(event.attributes)})
+        for event in fields["events"]
+    ]
+    links = [
+        link.model_copy(update={"attributes": _without_tokens(link.attributes)}) for link in fields["links"]
+    ]
+    return {**fields, "attributes": attributes, "events": events, "links": links}
+
+
+def _without_tokens(value: Any, *, top: bool = False) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: item
+            if top and key.startswith(_SETTINGS)
+            else _emptied(item)
+            if _TOKEN_KEY.search(key)
+            else _without_tokens(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        # A prompt may be sent as ids: whatever is a list of whole numbers may be one.
+        return [] if value and set(map(type, value)) == {int} else [_without_tokens(item) for item in value]
+    if isinstance(value, str):
+        nested = _parsed(value)
+        if nested is not None:
+            without = _without_tokens(nested)
+            return value if without == nested else _dumped(without)
+        if _TOKEN_TEXT.search(value):
+            return TOKENS_MARKER
+    return value
+
+
+def _emptied(value: Any) -> Any:
+    return [] if isinstance(value, list) else None if value is None else TOKENS_MARKER
+
+
+# ---------------------------------------------------------------------- logs
+
+
+class SecretFilter(logging.Filter):
+    """Masks keys, tokens and passwords in log records; for a handler (``handler.addFilter(SecretFilter())``).
+
+    A filter of a logger sees only what is logged to that very logger; one of a handler sees all that it writes.
+    The text of an exception and its stack are masked as well. No record is dropped.
+    """
+
+    def __init__(self, redactor: Optional[Redactor] = None) -> None:
+        super().__init__()
+        self._redactor = redactor or Redactor(KEY_RULES)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Mask the record in place and let it pass."""
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - arguments that do not fit: the handler would print them raw
+            message, record.exc_info, record.args = ERROR_MARKER, None, ()
+        masked = self._redactor.text(message)
+        if masked != message or message is ERROR_MARKER:
+            record.msg, record.args = masked, ()
+        if record.exc_info and record.exc_info[0] is not None:
+            stack = logging.Formatter().formatException(record.exc_info)
+            masked = self._redactor.text(stack)
+            if masked != stack:
+                record.exc_text = masked
+        if record.exc_text:
+            record.exc_text = self._redactor.text(record.exc_text)
+        if record.stack_info:
+            record.stack_info = self._redactor.text(record.stack_info)
+        return True

@@ -1,0 +1,33 @@
+"""What an adapter is: a pure function from spans to whatever an algorithm wants, as a callable object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from ..types import Span
+
+T_from = TypeVar("T_from")
+T_to = TypeVar("T_to")
+
+
+class Adapter(Generic[T_from, T_to]):
+    """Turns one value into another, without changing it; the same input gives the same output."""
+
+    def __call__(self, source: T_from, /) -> T_to:
+        """Same as :meth:`adapt`."""
+        return self.adapt(source)
+
+    def adapt(self, source: T_from, /) -> T_to:
+        """Return what ``source`` becomes."""
+        raise NotImplementedError(f"{type(self).__name__} does not define adapt()")
+
+
+class OtelTraceAdapter(Adapter[Sequence[ReadableSpan], T_to], Generic[T_to]):
+    """Adapts OpenTelemetry spans."""
+
+
+class TraceAdapter(Adapter[Sequence[Span], T_to], Generic[T_to]):
+    """Adapts spans as a store returns them."""

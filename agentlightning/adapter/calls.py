@@ -1,0 +1,211 @@
+"""Which spans of a trace are model calls, which of them are the agent's, and which can be trained on.
+
+A span is a model call if it records one (``codec.genai.read_call``) or is named like one. Each gets exactly one
+verdict: trainable, or the code of the first reason why not, in this order: it is another agent's; it was made
+while a reward was computed; it records nothing; it was marked; its token capture is not valid; it has no
+tokens; its log-probabilities are not comparable; another span records the same call.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Dict, List, Optional, Tuple
+
+from ..codec.genai import read_call
+from ..codec.model_call import VALID, Choice, ModelCall, comparable
+from ..codec.openai_wire import LOGPROB_SENTINEL
+from ..semconv import SpanFlagAttributes
+from ..types import Span
+from .reasons import CallReason
+from .rewards import is_reward_operation, is_reward_span
+from .tree import Tree, agent_name_of, order_key
+
+LLM_CALL_MATCH = r"openai\.chat\.completion"
+"""Name of the model calls of AgentOps; calls that our wire capture records are found whatever their name."""
+
+ANY_AGENT = "*"
+"""Name of the agent where nothing names one."""
+
+NO_LOGPROBS = "no_logprobs"
+FOREIGN = "span"
+"""``capture_source`` of a call that another instrumentation recorded."""
+
+_UNTRAINABLE = SpanFlagAttributes.UNTRAINABLE.value
+
+SELECTION_REASONS = frozenset(
+    {
+        CallReason.OTHER_AGENT.code,
+        CallReason.IN_REWARD.code,
+        CallReason.DUPLICATE_RESPONSE.code,
+        CallReason.NESTED_CALL.code,
+    }
+)
+"""Reasons why a call is not the agent's own, or is counted elsewhere: it takes no part in matching rewards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Which calls give rows. The defaults are those of 0.3's adapter."""
+
+    llm_call_match: re.Pattern[str] = re.compile(LLM_CALL_MATCH)
+    """Spans with such a name are model calls, too."""
+    agent_match: Optional[re.Pattern[str]] = None
+    """Only calls inside of an agent with such a name; ``None`` = all."""
+    exclude_in_reward: bool = True
+    dedup: bool = True
+    require_logprobs: bool = True
+    """Whether our own captures without log-probabilities are left out. Those of other instrumentations, which
+    record none, are not."""
+    require_tokens: bool = True
+    """Whether calls for which no token ids came are left out; without, they give rows of text alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One model call of a trace and the verdict on it."""
+
+    span: Span
+    record: Optional[ModelCall]
+    agent: str
+    """The nearest agent around the call."""
+    reason: Optional[str] = None
+    """Why it gives no row; ``None`` = it does."""
+    same_as: Optional[str] = None
+    """Span id of the call that stands for this one, where another span records the same call."""
+    around: Tuple[str, ...] = field(default=(), repr=False)
+    """Span ids of the calls around this one, the outermost first."""
+
+    @property
+    def selected(self) -> bool:
+        """Whether the call is the agent's own."""
+        return self.reason not in SELECTION_REASONS
+
+    @property
+    def response_id(self) -> Optional[str]:
+        """The server's id of the response."""
+        if self.record is not None and isinstance(self.record.response_id, str):
+            return self.record.response_id or None
+        return None
+
+
+def find_calls(root: Tree, rules: Rules, *, agent: Optional[str] = None) -> List[Call]:
+    """Return the model calls of ``root`` by start time, each with its verdict; ``agent`` is the one around it."""
+    calls = sorted(_walk(root, rules, agent), key=lambda call: order_key(call.span))
+    return _deduplicated(calls) if rules.dedup else calls
+
+
+def trainable_choices(call: Call, rules: Rules) -> List[Choice]:
+    """Return the choices of a trainable call that give rows: those in which a token was sampled."""
+    if call.reason is not None or call.record is None:
+        return []
+    if not rules.require_tokens and call.record.token_capture != VALID:
+        return list(call.record.choices)
+    return [choice for choice in call.record.choices if choice.token_ids]
+
+
+def _walk(root: Tree, rules: Rules, agent: Optional[str]) -> List[Call]:
+    calls: List[Call] = []
+    pending: List[Tuple[Tree, Optional[str], bool, Tuple[str, ...]]] = [(root, agent, False, ())]
+    while pending:
+        node, agent, in_reward, around = pending.pop()
+        agent = agent_name_of(node.span) or agent
+        record = read_call(node.span)
+        below = around
+        if record is not None or rules.llm_call_match.search(str(node.span.name)):
+            reason = _selection(agent, in_reward, rules) or _verdict(node.span, record, rules)
+            calls.append(Call(node.span, record, agent or ANY_AGENT, reason, around=around))
+            below = (*around, node.id)
+        inside = in_reward or is_reward_operation(node.span) or is_reward_span(node.span)
+        pending.extend((child, agent, inside, below) for child in node.children)
+    return calls
+
+
+def _selection(agent: Optional[str], in_reward: bool, rules: Rules) -> Optional[str]:
+    if rules.agent_match is not None and not (agent and rules.agent_match.search(agent)):
+        return CallReason.OTHER_AGENT.code
+    return CallReason.IN_REWARD.code if in_reward and rules.exclude_in_reward else None
+
+
+def _verdict(span: Span, record: Optional[ModelCall], rules: Rules) -> Optional[str]:
+    if record is None:
+        return CallReason.NO_RECORD.code
+    mark = span.attributes.get(_UNTRAINABLE)
+    if mark is not None and mark is not False:
+        return mark if isinstance(mark, str) and mark else CallReason.MARKED.code
+    if record.token_capture != VALID:
+        without_ids = record.token_capture.startswith("none(") and record.choices
+        return None if without_ids and not rules.require_tokens else record.capture_code
+    broken = _disagreement(record)
+    if broken is not None:
+        return broken
+    if not record.prompt_token_ids:
+        return CallReason.NO_PROMPT.code
+    if not any(choice.token_ids for choice in record.choices):
+        return CallReason.EMPTY_RESPONSE.code
+    why = comparable(record)
+    if why == NO_LOGPROBS and not (rules.require_logprobs and record.capture_source != FOREIGN):
+        return None
+    return why
+
+
+def _disagreement(record: ModelCall) -> Optional[str]:
+    """Return what is wrong with a record that calls itself valid, or ``None``.
+
+    Capture checks what it writes, but spans come from files, other programs and other versions, too.
+    """
+    for ids in (record.prompt_token_ids, *(choice.token_ids for choice in record.choices)):
+        if ids and (set(map(type, ids)) != {int} or min(ids) < 0):
+            return "token_id_type"
+    for choice in record.choices:
+        if choice.logprobs is None:
+            continue
+        if len(choice.logprobs) != len(choice.token_ids or ()):
+            return "logprob_length"
+        if LOGPROB_SENTINEL in choice.logprobs:
+            return "logprob_sentinel"
+        if not all(map(math.isfinite, choice.logprobs)):
+            return "logprob_not_finite"
+        if max(choice.logprobs, default=0.0) > 0:
+            return "logprob_positive"
+    return None
+
+
+def _deduplicated(calls: Sequence[Call]) -> List[Call]:
+    """Of spans that record the same call keep the one that can be trained on, else the first."""
+    kept: Dict[str, Call] = {}
+    by_response: Dict[str, str] = {}
+    for call in calls:
+        if call.selected:
+            kept[call.span.span_id] = call
+    verdicts: Dict[str, Call] = {call.span.span_id: call for call in calls}
+
+    def stand_in(worse: Call, better: Call, reason: CallReason) -> None:
+        kept.pop(worse.span.span_id, None)
+        verdicts[worse.span.span_id] = replace(worse, reason=reason.code, same_as=better.span.span_id)
+
+    for call in calls:
+        first = kept.get(by_response.get(call.response_id or "", ""))
+        if not call.selected or call.response_id is None:
+            continue
+        if first is None:
+            by_response[call.response_id] = call.span.span_id
+        elif first.reason is not None and call.reason is None:
+            stand_in(first, call, CallReason.DUPLICATE_RESPONSE)
+            by_response[call.response_id] = call.span.span_id
+        else:
+            stand_in(call, first, CallReason.DUPLICATE_RESPONSE)
+    for call in calls:
+        for outer_id in reversed(call.around):
+            outer = kept.get(outer_id)
+            if call.span.span_id not in kept or outer is None:
+                continue
+            if outer.response_id is not None and call.response_id is not None:
+                continue  # two responses, two calls
+            if outer.reason is not None and call.reason is None:
+                stand_in(outer, call, CallReason.NESTED_CALL)
+            else:
+                stand_in(call, outer, CallReason.NESTED_CALL)
+    return [verdicts[call.span.span_id] for call in calls]

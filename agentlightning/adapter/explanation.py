@@ -1,0 +1,255 @@
+"""Why a trace gives the rows that it gives, or none: every call, every reward, and the trace as a whole.
+
+``explain`` is what ``agl explain`` prints. It reports the very analysis that the adapter makes its rows of, so
+the two cannot disagree. Codes are those of ``adapter.reasons`` and ``codec.model_call``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, List, Optional, Set, Tuple
+
+from ..semconv import SpanFlagAttributes
+from ..types import Receipt, Rollout, SpanLike
+from .calls import NO_LOGPROBS, Call, Rules
+from .matching import RewardMatch, RewardMatchPolicy
+from .reasons import CallReason, Code, RewardReason, TraceReason, explained
+from .trajectory import Analysis, analyse
+
+_NO_ANSWER = frozenset({"no_response", "http_error", "no_choices"})
+_NO_IDS = frozenset({"no_token_ids", "no_response_token_ids", "no_prompt_token_ids", "foreign_span"})
+_DROPPED = SpanFlagAttributes.DROPPED_ATTRIBUTES.value
+
+
+@dataclass(frozen=True, slots=True)
+class CallVerdict:
+    """One model call and what became of it."""
+
+    attempt_id: str
+    span_id: str
+    name: str
+    agent: str
+    model: Optional[str]
+    response_id: Optional[str]
+    rows: int
+    """How many rows it gives: one per trained choice."""
+    code: Optional[str] = None
+    """Why it gives none; ``None`` = trained."""
+    sentence: str = ""
+    cure: str = ""
+    same_as: Optional[str] = None
+    """The span that stands for this one, where two record the same call."""
+    prompt_tokens: int = 0
+    response_tokens: int = 0
+    """Sampled tokens of the trained choices."""
+    reward: Optional[float] = None
+    prefix: Optional[Dict[str, Any]] = None
+    """How its prompt continues an earlier call; see ``adapter.continuity``."""
+    issues: Tuple[str, ...] = ()
+    """Codes of what capture noticed beside its verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardVerdict:
+    """One reward and what it is for."""
+
+    attempt_id: str
+    span_id: str
+    value: Optional[float]
+    dimensions: Dict[str, Optional[float]]
+    call: Optional[str]
+    """Span id of the call; ``None`` = of none."""
+    choice: Optional[int]
+    """The only choice that it is for; ``None`` = every one."""
+    by: Optional[str]
+    """``link``, ``first_occurrence``, ``first_sibling`` or ``outcome``; see ``adapter.matching``."""
+    code: Optional[str] = None
+    """Why it has no value, or reaches no row."""
+    sentence: str = ""
+    cure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is to be said of a trace."""
+
+    rows: int
+    final_reward: Optional[float]
+    """The outcome of the attempt; of several attempts, of the last."""
+    calls: Tuple[CallVerdict, ...] = ()
+    rewards: Tuple[RewardVerdict, ...] = ()
+    reasons: Tuple[Code, ...] = field(default=())
+    """What can be said of the whole, the most important first; empty where all is well."""
+
+    @property
+    def codes(self) -> Tuple[str, ...]:
+        """The codes of ``reasons``."""
+        return tuple(reason.code for reason in self.reasons)
+
+    @property
+    def skipped(self) -> Dict[str, int]:
+        """Code → calls that give no row because of it."""
+        counts: Dict[str, int] = {}
+        for call in self.calls:
+            if call.code is not None:
+                counts[call.code] = counts.get(call.code, 0) + 1
+        return counts
+
+    def as_json(self) -> Dict[str, Any]:
+        """Return the explanation as a JSON value."""
+        return {**asdict(self), "codes": list(self.codes), "skipped": self.skipped}
+
+
+def explain(
+    spans: Sequence[SpanLike],
+    *,
+    receipt: Optional[Receipt] = None,
+    rollout: Optional[Rollout] = None,
+    rules: Optional[Rules] = None,
+    reward_match: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
+    repair_hierarchy: bool = True,
+) -> Explanation:
+    """Explain the rows that the adapter makes of ``spans``; never raises, whatever the trace.
+
+    Args:
+        spans: The spans of an attempt (or of several, which are told apart).
+        receipt: The attempt's receipt, to say what is missing from the trace.
+        rollout: The rollout, to say whether it failed.
+        rules: Which calls give rows; default: those of ``TracerTraceToTriplet()``.
+        reward_match: How rewards without a link find their call.
+        repair_hierarchy: Whether calls that float beside their agent are put under it.
+    """
+    analyses = analyse(spans, rules or Rules(), reward_match, repair_hierarchy=repair_hierarchy)
+    calls = [_call(call, analysis) for analysis in analyses for call in analysis.calls]
+    reasons = [
+        *_of_calls(analyses),
+        *_of_rewards(analyses),
+        *_of_receipt(receipt),
+        *_of_spans(analyses),
+        *([TraceReason.ATTEMPT_FAILED] if rollout is not None and _failed(rollout) else []),
+    ]
+    return Explanation(
+        rows=sum(len(analysis.rows) for analysis in analyses),
+        final_reward=analyses[-1].final_reward if analyses else None,
+        calls=tuple(calls),
+        rewards=tuple(_reward(match, each) for each in analyses for match in each.rewards),
+        reasons=tuple(Code(reason.code, reason.sentence, reason.cure) for reason in reasons),
+    )
+
+
+def _call(call: Call, analysis: Analysis) -> CallVerdict:
+    rows = [row for row in analysis.rows if row.call is call]
+    why = explained(call.reason) if call.reason is not None else Code("", "")
+    relation = analysis.continuity.get(call.span.span_id)
+    record = call.record
+    return CallVerdict(
+        attempt_id=analysis.attempt_id,
+        span_id=call.span.span_id,
+        name=str(call.span.name),
+        agent=call.agent,
+        model=None if record is None else record.response_model or record.request_model,
+        response_id=call.response_id,
+        rows=len(rows),
+        code=call.reason,
+        sentence=why.sentence,
+        cure=why.cure,
+        same_as=call.same_as,
+        prompt_tokens=len((record.prompt_token_ids if record is not None else None) or ()),
+        response_tokens=sum(len(row.choice.token_ids or ()) for row in rows),
+        reward=next((row.triplet.reward for row in rows if row.triplet.reward is not None), None),
+        prefix=None if relation is None else relation.as_json(),
+        issues=() if record is None else tuple(issue.code for issue in record.issues),
+    )
+
+
+def _reward(match: RewardMatch, analysis: Analysis) -> RewardVerdict:
+    return RewardVerdict(
+        attempt_id=analysis.attempt_id,
+        span_id=match.span.span_id,
+        value=match.reward.value,
+        dimensions=match.reward.named(),
+        call=match.call,
+        choice=match.choice,
+        by=None if match.by is None else match.by.value,
+        code=None if match.reason is None else match.reason.code,
+        sentence="" if match.reason is None else match.reason.sentence,
+        cure="" if match.reason is None else match.reason.cure,
+    )
+
+
+# ---------------------------------------------------------------------- the trace as a whole
+
+
+def _of_calls(analyses: Sequence[Analysis]) -> Iterable[TraceReason]:
+    if not analyses:
+        return [TraceReason.NO_SPANS]
+    if any(analysis.rows for analysis in analyses):
+        return []
+    calls = [call for analysis in analyses for call in analysis.calls]
+    recorded = [call for call in calls if call.record is not None]
+    if not recorded:
+        return [TraceReason.NO_MODEL_CALLS]
+    selected = [call for call in recorded if call.selected]
+    if not selected:
+        return [TraceReason.NO_SELECTED_CALLS]
+    causes: Set[TraceReason] = {_cause(call) for call in selected}
+    return [causes.pop() if len(causes) == 1 else TraceReason.NO_TRAINABLE_CALLS]
+
+
+def _cause(call: Call) -> TraceReason:
+    """Return what the trace is said to lack if every call has this call's reason."""
+    record, code = call.record, call.reason
+    assert record is not None
+    if SpanFlagAttributes.UNTRAINABLE.value in call.span.attributes:
+        return TraceReason.UNTRAINABLE
+    if code in _NO_ANSWER:
+        return TraceReason.CALLS_FAILED
+    if code in _NO_IDS:
+        return TraceReason.NO_TOKEN_IDS
+    if code == NO_LOGPROBS:
+        return TraceReason.NO_LOGPROBS
+    if record.token_capture.startswith("invalid("):
+        return TraceReason.TOKEN_CAPTURE_INVALID
+    if code in {CallReason.EMPTY_RESPONSE.code, CallReason.NO_PROMPT.code}:
+        return TraceReason.NO_TRAINABLE_CALLS
+    return TraceReason.NOT_COMPARABLE
+
+
+def _of_rewards(analyses: Sequence[Analysis]) -> Iterable[TraceReason]:
+    if not analyses:
+        return []
+    given = [analysis for analysis in analyses if any(map(_is_given, analysis.rewards))]
+    if not given:
+        return [TraceReason.NO_REWARD]
+    if given[-1].final_reward is None:
+        return [TraceReason.REWARD_UNSCORED]
+    rows = [row for analysis in analyses for row in analysis.rows]
+    return [TraceReason.REWARD_UNMATCHED] if rows and all(row.reward is None for row in rows) else []
+
+
+def _is_given(match: RewardMatch) -> bool:
+    return match.reward.reason is not RewardReason.NOT_GIVEN
+
+
+def _of_receipt(receipt: Optional[Receipt]) -> List[TraceReason]:
+    if receipt is None:
+        return []
+    said = {
+        TraceReason.TRUNCATED: receipt.truncated,
+        TraceReason.INTERRUPTED: receipt.interrupted,
+        TraceReason.SPANS_DROPPED: any(receipt.dropped.values()),
+        TraceReason.SPANS_OPEN: receipt.open > 0,
+    }
+    return [reason for reason, holds in said.items() if holds]
+
+
+def _of_spans(analyses: Sequence[Analysis]) -> Iterable[TraceReason]:
+    if any(_DROPPED in span.attributes for analysis in analyses for span in analysis.spans):
+        yield TraceReason.ATTRIBUTES_DROPPED
+    if len(analyses) > 1:
+        yield TraceReason.SEVERAL_ATTEMPTS
+
+
+def _failed(rollout: Rollout) -> bool:
+    return rollout.status in {"failed", "cancelled"}

@@ -1,0 +1,212 @@
+"""Which reward is for which model call: one documented precedence.
+
+1. **Link.** A reward that names a target (``agentlightning.link.<i>.*``, all of them together) is for that call;
+   a link to another span is for the last call inside of it; a link to ``agentlightning.rollout_id`` or
+   ``agentlightning.attempt_id`` makes it the outcome. The last of several rewards for one call stands. A link
+   that finds nothing leaves the reward without a call: another target is never guessed.
+2. **Time.** The others are dealt out in the order of their start. Each goes to the latest call that had ended
+   before and has no reward yet: of the whole trace (``first_occurrence``), or of the calls with the same parent
+   span as the reward (``first_sibling``).
+3. **Outcome.** Where no call that gives a row has a reward after that, and there is a single reward without a
+   link, or one linked to the rollout, it goes to the last call that gives a row.
+
+Only the agent's own calls take part: not those of other agents, of reward functions, or recorded twice. Rewards
+that are ``None`` take no part either; NaN and infinities do, and leave their call unscored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Dict, List, Optional, Set, Tuple
+
+from ..codec.attributes import query_linked_spans
+from ..semconv import LightningResourceAttributes
+from ..types import Span
+from ..types.semconv import LinkPydanticModel
+from .calls import Call
+from .reasons import RewardReason
+from .rewards import Reward, read_reward
+from .tree import Tree, moment, order_key
+
+CHOICE_INDEX = "choice_index"
+"""Link key that names one choice of the linked call."""
+
+_ROLLOUT_KEYS = frozenset(
+    {LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value}
+)
+
+
+class RewardMatchPolicy(str, Enum):
+    """How rewards without a link find their call."""
+
+    FIRST_SIBLING = "first_sibling"
+    """The latest call before the reward that has the same parent span and no reward yet."""
+    FIRST_OCCURRENCE = "first_occurrence"
+    """The latest call before the reward, anywhere in the trace, that has no reward yet."""
+
+
+class MatchedBy(str, Enum):
+    """Which rule gave a reward its call."""
+
+    LINK = "link"
+    FIRST_SIBLING = "first_sibling"
+    FIRST_OCCURRENCE = "first_occurrence"
+    OUTCOME = "outcome"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardMatch:
+    """One reward and where it went."""
+
+    span: Span
+    reward: Reward
+    call: Optional[str] = None
+    """Span id of the call; ``None`` = of none."""
+    choice: Optional[int] = None
+    """The only choice that it is for; ``None`` = every one."""
+    by: Optional[MatchedBy] = None
+    reason: Optional[RewardReason] = None
+    """Why it has no value, no call, or a call that gives no row."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    span: Span
+    reward: Reward
+    parent: Optional[str]
+
+
+def match_rewards(root: Tree, calls: Sequence[Call], policy: RewardMatchPolicy) -> List[RewardMatch]:
+    """Return every reward beneath ``root`` by time, with the call that it is for."""
+    parents = {child.id: node.id for node in root.walk() for child in node.children}
+    given = _rewards(root, parents)
+    taking_part = [call for call in calls if call.selected]
+    linked = _linked(root, given, calls, taking_part)
+    taken = {match.call for match in linked.values() if match.call is not None}
+    free = [call for call in taking_part if call.span.span_id not in taken]
+    by_time = _by_time([each for each in given if _deals(each)], free, parents, policy)
+    matches = {**{id(each): RewardMatch(each.span, each.reward) for each in given}, **linked, **by_time}
+    _give_outcome(given, matches, taking_part)
+    rowless = {call.span.span_id for call in taking_part if call.reason is not None}
+    return [_with_reason(matches[id(each)], rowless) for each in given]
+
+
+def _rewards(root: Tree, parents: Mapping[str, str]) -> List[_Given]:
+    read = ((node, read_reward(node.span)) for node in root.walk())
+    found = [_Given(node.span, reward, parents.get(node.id)) for node, reward in read if reward is not None]
+    return sorted(found, key=lambda each: order_key(each.span))
+
+
+def _deals(given: _Given) -> bool:
+    return not given.reward.links and given.reward.reason is not RewardReason.NOT_GIVEN
+
+
+def _is_for_rollout(links: Sequence[LinkPydanticModel]) -> bool:
+    return bool(links) and all(link.key_match in _ROLLOUT_KEYS for link in links)
+
+
+# ---------------------------------------------------------------------- 1. links
+
+
+def _linked(
+    root: Tree, given: Sequence[_Given], calls: Sequence[Call], taking_part: Sequence[Call]
+) -> Dict[int, RewardMatch]:
+    spans = [node.span for node in root.walk()]
+    matches: Dict[int, RewardMatch] = {}
+    holder: Dict[Tuple[str, Optional[int]], int] = {}
+    for each in given:
+        if not each.reward.links or _is_for_rollout(each.reward.links):
+            continue
+        choice, links = _choice(each.reward.links)
+        targets = (
+            [span for span in query_linked_spans(spans, links) if span is not each.span] if links else []
+        )
+        call_id = _call_of(root, targets, calls, taking_part)
+        match = RewardMatch(each.span, each.reward, call_id, choice, MatchedBy.LINK)
+        if call_id is None:
+            match = replace(match, by=None, reason=RewardReason.LINK_UNRESOLVED)
+        elif (earlier := holder.get((call_id, choice))) is not None:
+            matches[earlier] = replace(matches[earlier], call=None, by=None, reason=RewardReason.REPLACED)
+        if call_id is not None:
+            holder[call_id, choice] = id(each)
+        matches[id(each)] = match
+    return matches
+
+
+def _choice(links: Sequence[LinkPydanticModel]) -> Tuple[Optional[int], List[LinkPydanticModel]]:
+    """Split the choice that is named from the links that name the call."""
+    named = [link.value_match for link in links if link.key_match == CHOICE_INDEX]
+    rest = [link for link in links if link.key_match != CHOICE_INDEX]
+    choice = int(named[0]) if named and named[0].isascii() and named[0].isdigit() else None
+    return choice, rest if not named or choice is not None else []
+
+
+def _call_of(
+    root: Tree, targets: Sequence[Span], calls: Sequence[Call], taking_part: Sequence[Call]
+) -> Optional[str]:
+    """Return the call that the linked spans stand for: one of them, the one they repeat, or the last inside."""
+    own = {call.span.span_id for call in taking_part}
+    ids = {target.span_id for target in targets}
+    ids |= {call.same_as for call in calls if call.span.span_id in ids and call.same_as is not None}
+    direct = [call for call in taking_part if call.span.span_id in ids]
+    if not direct:
+        nodes = (root.find_id(target.span_id) for target in targets)
+        inside = {below.id for node in nodes if node is not None for below in node.walk()} & own
+        direct = [call for call in taking_part if call.span.span_id in inside]
+    return direct[-1].span.span_id if direct else None
+
+
+# ---------------------------------------------------------------------- 2. time
+
+
+def _by_time(
+    given: Sequence[_Given], free: List[Call], parents: Mapping[str, str], policy: RewardMatchPolicy
+) -> Dict[int, RewardMatch]:
+    siblings = policy is RewardMatchPolicy.FIRST_SIBLING
+    matches: Dict[int, RewardMatch] = {}
+    for each in given:
+        for index in reversed(range(len(free))):
+            call = free[index].span
+            if siblings and parents.get(call.span_id) != each.parent:
+                continue
+            if _ended_before(call, each.span):
+                del free[index]
+                by = MatchedBy(policy.value)
+                matches[id(each)] = RewardMatch(each.span, each.reward, call.span_id, by=by)
+                break
+    return matches
+
+
+def _ended_before(call: Span, reward: Span) -> bool:
+    end, start = moment(call.end_time), moment(reward.start_time)
+    if end is None or start is None:
+        return order_key(call)[1] < order_key(reward)[1]
+    return end <= start
+
+
+# ---------------------------------------------------------------------- 3. outcome
+
+
+def _give_outcome(
+    given: Sequence[_Given], matches: Dict[int, RewardMatch], taking_part: Sequence[Call]
+) -> None:
+    rows = [call.span.span_id for call in taking_part if call.reason is None]
+    if not rows or any(match.call in rows for match in matches.values()):
+        return
+    unlinked = [each for each in given if _deals(each)]
+    for_rollout = [each for each in given if _is_for_rollout(each.reward.links)]
+    outcome = for_rollout[-1] if for_rollout else unlinked[0] if len(unlinked) == 1 else None
+    if outcome is not None:
+        matches[id(outcome)] = RewardMatch(outcome.span, outcome.reward, rows[-1], by=MatchedBy.OUTCOME)
+
+
+def _with_reason(match: RewardMatch, rowless: Set[str]) -> RewardMatch:
+    if match.reward.reason is not None:
+        return replace(match, reason=match.reward.reason)
+    if match.reason is not None:
+        return match
+    if match.call is None:
+        return replace(match, reason=RewardReason.NO_CALL)
+    return replace(match, reason=RewardReason.CALL_SKIPPED) if match.call in rowless else match

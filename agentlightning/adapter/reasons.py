@@ -1,0 +1,255 @@
+"""Why a call, a reward or a whole trace gives no training row: each reason a code, a sentence and a cure.
+
+Codes are stable: programs compare them, ``agl explain`` prints their sentences. The codes that capture and
+``comparable`` give to a call are those of ``codec.model_call.CODES``, whose sentences are used as they stand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Mapping, Self
+
+from ..codec.model_call import CODES
+
+
+class _Explained(str, Enum):
+    """A code with a sentence and a cure."""
+
+    sentence: str
+    cure: str
+
+    def __new__(cls, code: str, sentence: str, cure: str) -> Self:
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.sentence = sentence
+        member.cure = cure
+        return member
+
+    @property
+    def code(self) -> str:
+        """The stable code."""
+        return str(self.value)
+
+
+class TraceReason(_Explained):
+    """What can be said of a whole trace."""
+
+    NO_SPANS = (
+        "no_spans",
+        "nothing was recorded",
+        "run the agent inside tracer.trace_context() of a tracer that was given a store",
+    )
+    NO_MODEL_CALLS = (
+        "no_model_calls",
+        "spans were recorded, but none of them is a model call",
+        "call the model through an OpenAI-compatible client in the traced process, after the tracer's init",
+    )
+    NO_SELECTED_CALLS = (
+        "no_selected_calls",
+        "there are model calls, but agent_match or a reward's subtree leaves all of them out",
+        "check agent_match against the agents that `agl show` prints",
+    )
+    CALLS_FAILED = (
+        "calls_failed",
+        "no model call was answered",
+        "see the code of each call: the endpoint, the key and the model name",
+    )
+    NO_TOKEN_IDS = (
+        "no_token_ids",
+        "no model call came with token ids",
+        "serve the model with vLLM or SGLang and ask for ids: capture_tokens='request', or return_token_ids",
+    )
+    TOKEN_CAPTURE_INVALID = (
+        "token_capture_invalid",
+        "token ids came that do not agree with themselves or with usage, so none of them is trusted",
+        "see the code of each call; a proxy or client between agent and engine usually drops tokens",
+    )
+    NOT_COMPARABLE = (
+        "not_comparable",
+        "the log-probabilities of every call differ from those that a trainer recomputes",
+        "sample at temperature 1 without top_p, top_k and penalties, or serve processed log-probabilities",
+    )
+    NO_LOGPROBS = (
+        "no_logprobs",
+        "token ids came without log-probabilities",
+        "ask for logprobs, or build rows with require_logprobs=False and recompute them",
+    )
+    UNTRAINABLE = (
+        "untrainable",
+        "every call was marked as not to be trained on",
+        "look who sets agentlightning.untrainable: redaction of the store does, for calls with a match",
+    )
+    NO_TRAINABLE_CALLS = (
+        "no_trainable_calls",
+        "each call is left out, for different reasons",
+        "see the code of each call",
+    )
+    NO_REWARD = (
+        "no_reward",
+        "no reward was given",
+        "call emit_reward() inside the trace context, or return a number from the agent",
+    )
+    REWARD_UNSCORED = (
+        "reward_unscored",
+        "the final reward is no finite number, so the rollout is unscored",
+        "look for a division by zero or a failed judge in the reward function",
+    )
+    REWARD_UNMATCHED = (
+        "reward_unmatched",
+        "rewards were given, but none of them reaches a call that gives a row",
+        "see where each reward went; a link must name the response id or span id of a call",
+    )
+    TRUNCATED = (
+        "truncated",
+        "spans were dropped because a queue was full: the tail of the trace is missing",
+        "give the writer a faster store or a larger queue",
+    )
+    INTERRUPTED = (
+        "interrupted",
+        "a process died while it recorded: what it started after its last commit is not known",
+        "run the rollout again",
+    )
+    SPANS_DROPPED = (
+        "spans_dropped",
+        "spans that were started are not stored",
+        "see the reasons in the receipt",
+    )
+    SPANS_OPEN = (
+        "spans_open",
+        "spans have started and not ended",
+        "wait for the agent to end, or look for what hangs",
+    )
+    ATTRIBUTES_DROPPED = (
+        "attributes_dropped",
+        "a provider's attribute limit took attributes off a span",
+        "raise OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT for the provider that was already installed",
+    )
+    ATTEMPT_FAILED = (
+        "attempt_failed",
+        "the rollout did not succeed",
+        "see its attempts",
+    )
+    SEVERAL_ATTEMPTS = (
+        "several_attempts",
+        "the spans are of several attempts; each gives rows of its own",
+        "query with attempt_id='latest' to leave superseded attempts out",
+    )
+
+
+class CallReason(_Explained):
+    """Why a model call gives no row, beside the codes of ``codec.model_call``."""
+
+    OTHER_AGENT = (
+        "other_agent",
+        "agent_match does not match the agent that made the call",
+        "change agent_match",
+    )
+    IN_REWARD = (
+        "in_reward",
+        "the call was made while a reward was computed",
+        "exclude_llm_call_in_reward=False keeps such calls",
+    )
+    DUPLICATE_RESPONSE = (
+        "duplicate_response",
+        "another span records the same response",
+        "none needed: the response is trained once",
+    )
+    NESTED_CALL = (
+        "nested_call",
+        "another span around or inside this one records the same call",
+        "none needed: the call is trained once",
+    )
+    NO_RECORD = (
+        "no_record",
+        "the span is named like a model call and records none",
+        "none, unless an instrumentation is expected to record this call",
+    )
+    EMPTY_RESPONSE = (
+        "empty_response",
+        "the model sampled no token",
+        "none needed: there is nothing to train on",
+    )
+    NO_PROMPT = (
+        "no_prompt",
+        "the prompt has no tokens",
+        "none, unless the engine is expected to return prompt ids",
+    )
+    MARKED = (
+        "untrainable",
+        "the call was marked as not to be trained on",
+        "look who sets agentlightning.untrainable",
+    )
+    REDACTED = (
+        "redacted",
+        "the redaction stage masked the call's tokens",
+        "none: switch redaction of the store off, or keep secrets out of prompts",
+    )
+
+
+class RewardReason(_Explained):
+    """Why a reward has no value, or reaches no row."""
+
+    NOT_GIVEN = (
+        "reward_not_given",
+        "the reward is None",
+        "return a number from the reward function",
+    )
+    NOT_FINITE = (
+        "reward_not_finite",
+        "the reward is NaN or infinite",
+        "look for a division by zero in the reward function",
+    )
+    NOT_A_NUMBER = (
+        "reward_not_a_number",
+        "the reward is not a number",
+        "emit a float",
+    )
+    REPLACED = (
+        "replaced",
+        "a later reward is for the same call",
+        "none needed: the last reward that names a call stands",
+    )
+    LINK_UNRESOLVED = (
+        "link_unresolved",
+        "the reward names a target that is not in this trace",
+        "link to the response id or span id of a call of the same attempt",
+    )
+    NO_CALL = (
+        "no_call",
+        "no selected call had ended before the reward was given",
+        "emit the reward after the call that it is for, or link it",
+    )
+    CALL_SKIPPED = (
+        "call_skipped",
+        "the call that the reward is for gives no row",
+        "see the code of that call",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One code with its sentence and cure, wherever it comes from."""
+
+    code: str
+    sentence: str
+    cure: str = ""
+
+
+def explained(code: str) -> Code:
+    """Return the sentence and cure of any code of this package; an unknown one explains itself."""
+    for kind in (TraceReason, CallReason, RewardReason):
+        member = next((member for member in kind if member.code == code), None)
+        if member is not None:
+            return Code(member.code, member.sentence, member.cure)
+    return Code(code, CODES.get(code, f"marked {code!r}"))
+
+
+ALL_CODES: Mapping[str, Code] = {
+    code: explained(code)
+    for code in (
+        *CODES,
+        *(member.code for kind in (TraceReason, CallReason, RewardReason) for member in kind),
+    )
+}
+"""Every code that ``explain`` uses → its sentence and cure."""

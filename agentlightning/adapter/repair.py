@@ -1,0 +1,57 @@
+"""Putting model calls under the agent that made them, where two tracing systems lost the parent.
+
+Some frameworks report agents through one system and model calls through another, so that the calls float beside
+their agent. A call that stands directly under the trace's first branching span is moved into the agent whose
+span encloses it in time, the tightest one. Where agents that enclose it merely overlap, any of them may have
+made the call, and it stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import List, Optional, Tuple
+
+from ..codec.genai import read_call
+from .calls import Rules
+from .tree import Tree, agent_name_of
+
+Interval = Tuple[float, float]
+
+
+def repair(root: Tree, rules: Rules) -> None:
+    """Move the calls of ``root`` that have lost their agent; changes the tree, not its spans."""
+    branching = root
+    while len(branching.children) == 1:
+        branching = branching.children[0]
+    agents = [node for node in branching.walk() if node is not branching and agent_name_of(node.span)]
+    for child in list(branching.children) if agents else ():
+        if read_call(child.span) is None and not rules.llm_call_match.search(str(child.span.name)):
+            continue
+        home = _home(child, agents)
+        if home is not None:
+            branching.children.remove(child)
+            home.children.append(child)
+
+
+def _home(call: Tree, agents: Sequence[Tree]) -> Optional[Tree]:
+    own = _interval(call)
+    if own is None or agent_name_of(call.span):
+        return None
+    around: List[Tuple[Interval, Tree]] = []
+    for agent in agents:
+        interval = _interval(agent)
+        if interval is not None and agent is not call and _encloses(interval, own) and interval != own:
+            around.append((interval, agent))
+    around.sort(key=lambda each: each[0][1] - each[0][0])
+    nested = all(_encloses(outer, inner) and outer != inner for (inner, _), (outer, _) in pairwise(around))
+    return around[0][1] if around and nested else None
+
+
+def _interval(node: Tree) -> Optional[Interval]:
+    start, end = node.start_time, node.end_time
+    return None if start is None or end is None else (start, end)
+
+
+def _encloses(outer: Interval, inner: Interval) -> bool:
+    return outer[0] <= inner[0] and outer[1] >= inner[1]

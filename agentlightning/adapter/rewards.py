@@ -1,0 +1,157 @@
+"""Rewards as they stand on spans: what was given, to what, and whether it can be used.
+
+Three forms are read, the first that fits:
+
+1. 0.3 and ours: a span ``agentlightning.annotation``, or ``agentlightning.operation`` with the operation name
+   ``agentlightning.reward``, with ``agentlightning.reward.<i>.name`` and ``.value``; 0 is the primary reward.
+2. AgentOps and 0.1: ``agentops.task.output`` or ``agentops.entity.output`` holding
+   ``{"type": "reward", "value": …}`` as JSON.
+3. 0.2: a span ``agentlightning.reward`` with the attribute ``reward``.
+
+A reward that is no finite number is *unscored*: its value is ``None`` with a reason, never 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Tuple
+
+from ..codec.attributes import attributes_of, extract_links_from_attributes, indexed_attributes
+from ..semconv import AGL_ANNOTATION, AGL_OPERATION, AGL_REWARD, LightningSpanAttributes
+from ..types import SpanLike
+from ..types.semconv import LinkPydanticModel, RewardPydanticModel
+from .reasons import RewardReason
+
+PRIMARY = "primary"
+"""Name of the only dimension of a reward that was given as a number."""
+
+_OUTPUTS = ("agentops.task.output", "agentops.entity.output")
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What one span says about the worth of something."""
+
+    value: Optional[float]
+    """The primary dimension; ``None`` where it is unscored."""
+    dimensions: Tuple[Tuple[str, Optional[float]], ...]
+    """Name and value of every dimension, the primary one first."""
+    reason: Optional[RewardReason] = None
+    """Why ``value`` is ``None``."""
+    links: Tuple[LinkPydanticModel, ...] = ()
+    """What the reward is for, where it says so; all links together name the target."""
+
+    def named(self) -> Dict[str, Optional[float]]:
+        """Return name → value of every dimension."""
+        return dict(self.dimensions)
+
+
+def read_reward(span: SpanLike) -> Optional[Reward]:
+    """Return the reward that ``span`` carries, or ``None`` where it carries none. Never raises."""
+    dimensions = _dimensions(span)
+    if not dimensions:
+        return None
+    _, raw = dimensions[0]
+    value = _number(raw)
+    reason = None
+    if value is None:
+        reason = RewardReason.NOT_GIVEN if raw is None else RewardReason.NOT_FINITE
+        if raw is not None and not isinstance(raw, float):
+            reason = RewardReason.NOT_A_NUMBER
+    return Reward(
+        value=value,
+        dimensions=tuple((name, _number(given)) for name, given in dimensions),
+        reason=reason,
+        links=tuple(extract_links_from_attributes(attributes_of(span))),
+    )
+
+
+def get_rewards_from_span(span: SpanLike) -> List[RewardPydanticModel]:
+    """Return the dimensions under ``agentlightning.reward.<i>`` as they were given, the primary one first."""
+    given = [(name, _float(value)) for name, value in _listed(span)]
+    return [RewardPydanticModel(name=name, value=value) for name, value in given if value is not None]
+
+
+def get_reward_value(span: SpanLike) -> Optional[float]:
+    """Return the primary reward of a reward span, or ``None`` where it has none or is unscored."""
+    reward = read_reward(span)
+    return None if reward is None else reward.value
+
+
+def is_reward_span(span: SpanLike) -> bool:
+    """Whether the span carries a reward, also an unscored one."""
+    return read_reward(span) is not None
+
+
+def is_reward_operation(span: SpanLike) -> bool:
+    """Whether the span is the work of computing a reward: model calls beneath it are not the agent's."""
+    name = attributes_of(span).get(LightningSpanAttributes.OPERATION_NAME.value)
+    return getattr(span, "name", None) == AGL_OPERATION and name == AGL_REWARD
+
+
+def find_reward_spans(spans: Sequence[SpanLike]) -> List[SpanLike]:
+    """Return the spans that carry a reward, in their order."""
+    return [span for span in spans if is_reward_span(span)]
+
+
+def find_final_reward(spans: Sequence[SpanLike]) -> Optional[float]:
+    """Return the last reward of ``spans``: the outcome of a rollout.
+
+    A reward that was not given (``None``) says nothing and is passed over. One that was given and is no finite
+    number is the outcome all the same: ``None``, unscored.
+    """
+    for span in reversed(spans):
+        reward = read_reward(span)
+        if reward is not None and reward.reason is not RewardReason.NOT_GIVEN:
+            return reward.value
+    return None
+
+
+def _dimensions(span: SpanLike) -> List[Tuple[str, Any]]:
+    attributes = attributes_of(span)
+    if getattr(span, "name", None) == AGL_ANNOTATION or is_reward_operation(span):
+        listed = _listed(span)
+        if listed:
+            return listed
+    for key in _OUTPUTS:
+        output = _mapping(attributes.get(key))
+        if output.get("type") == "reward":
+            return [(PRIMARY, output.get("value"))]
+    if getattr(span, "name", None) == AGL_REWARD and "reward" in attributes:
+        return [(PRIMARY, attributes["reward"])]
+    return []
+
+
+def _listed(span: SpanLike) -> List[Tuple[str, Any]]:
+    listed = indexed_attributes(attributes_of(span), LightningSpanAttributes.REWARD.value)
+    return [
+        (item["name"], item["value"])
+        for item in listed
+        if isinstance(item, Mapping) and isinstance(item.get("name"), str) and "value" in item
+    ]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _float(value: Any) -> Optional[float]:
+    if not isinstance(value, (int, float)):  # a bool is an int: True is 1.0
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _number(value: Any) -> Optional[float]:
+    number = _float(value)
+    return None if number is None or not math.isfinite(number) else number

@@ -1,0 +1,246 @@
+"""One attempt, analysed: its model calls with a verdict each, its rewards with their calls, its rows.
+
+``analyse`` is the only way from spans to rows; the adapter returns its rows, ``explain`` its verdicts. It is a
+pure function: the spans stay as they are, their order does not matter, and no trace makes it raise.
+
+A call with several choices (``n > 1``) gives a row for each choice in which a token was sampled, in the order
+of their indices; a reward for the call is the reward of each of them, unless its link names one choice.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Tuple
+
+from ..codec.attributes import filter_and_unflatten_attributes
+from ..codec.model_call import VALID, Choice, ModelCall
+from ..semconv import SpanFlagAttributes
+from ..types import Span, SpanLike, Triplet
+from .calls import FOREIGN, Call, Rules, find_calls, trainable_choices
+from .continuity import Continuity, PastCall, relate
+from .matching import RewardMatch, RewardMatchPolicy, match_rewards
+from .repair import repair
+from .rewards import find_final_reward
+from .tree import Tree, as_spans
+
+_REQUEST, _RESPONSE = "gen_ai.request", "gen_ai.response"
+_LATE = SpanFlagAttributes.LATE.value
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training row, and the call and choice that it was made of."""
+
+    call: Call
+    choice: Choice
+    reward: Optional[RewardMatch]
+    triplet: Triplet
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Everything that the adapter knows of one attempt."""
+
+    rollout_id: str
+    attempt_id: str
+    spans: Tuple[Span, ...]
+    calls: Tuple[Call, ...]
+    """By start time."""
+    rewards: Tuple[RewardMatch, ...]
+    """By start time."""
+    rows: Tuple[Row, ...]
+    """By start time of the call, then choice."""
+    final_reward: Optional[float]
+    """The outcome; see ``rewards.find_final_reward``."""
+    continuity: Mapping[str, Continuity]
+    """Span id of a trainable call → how its prompt continues an earlier one."""
+
+
+def analyse(
+    source: Iterable[SpanLike],
+    rules: Rules,
+    policy: RewardMatchPolicy,
+    *,
+    repair_hierarchy: bool = True,
+) -> List[Analysis]:
+    """Return an analysis of each attempt that ``source`` holds spans of, in the order of their first spans."""
+    attempts: Dict[Tuple[str, str], List[Span]] = {}
+    for span in as_spans(source):
+        attempts.setdefault((span.rollout_id, span.attempt_id), []).append(span)
+    found = []
+    for spans in attempts.values():
+        root = Tree.from_spans(spans)
+        if repair_hierarchy:
+            repair(root, rules)
+        found.append(analyse_tree(root, rules, policy, spans))
+    return found
+
+
+def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Sequence[Span]) -> Analysis:
+    """Return the analysis of one tree, whose spans are ``spans``."""
+    calls = find_calls(root, rules)
+    rewards = match_rewards(root, calls, policy)
+    final = find_final_reward([match.span for match in rewards])
+    relations = _relations(calls, rules)
+    return Analysis(
+        rollout_id=root.span.rollout_id,
+        attempt_id=root.span.attempt_id,
+        spans=tuple(spans),
+        calls=tuple(calls),
+        rewards=tuple(rewards),
+        rows=tuple(_rows(calls, rules, rewards, relations, final)),
+        final_reward=final,
+        continuity=relations,
+    )
+
+
+def _relations(calls: Sequence[Call], rules: Rules) -> Dict[str, Continuity]:
+    relations: Dict[str, Continuity] = {}
+    past: List[PastCall] = []
+    for call in calls:
+        choices = trainable_choices(call, rules)
+        prompt = call.record.prompt_token_ids if call.record is not None else None
+        if not choices or not prompt:
+            continue
+        relations[call.span.span_id] = relate(prompt, call.agent, past)
+        past += [
+            PastCall(call.span.span_id, call.agent, prompt, choice.token_ids)
+            for choice in choices
+            if choice.token_ids
+        ]
+    return relations
+
+
+def _rows(
+    calls: Sequence[Call],
+    rules: Rules,
+    rewards: Sequence[RewardMatch],
+    relations: Mapping[str, Continuity],
+    final: Optional[float],
+) -> Iterable[Row]:
+    by_target = {(match.call, match.choice): match for match in rewards if match.call is not None}
+    order = 0
+    for call in calls:
+        choices = trainable_choices(call, rules)
+        for choice in choices:
+            span_id = call.span.span_id
+            match = by_target.get((span_id, choice.index)) or by_target.get((span_id, None))
+            triplet = _triplet(call, choice, match)
+            triplet.metadata.update(
+                call=order,
+                choices=len(choices),
+                prefix=relations[span_id].as_json() if span_id in relations else None,
+                final_reward=final,
+            )
+            yield Row(call, choice, match, triplet)
+        order += bool(choices)
+
+
+def _triplet(call: Call, choice: Choice, match: Optional[RewardMatch]) -> Triplet:
+    record, span = call.record, call.span
+    assert record is not None  # only calls with a record have choices
+    asked, answered = _content(record, choice, span)
+    trusted = record.token_capture == VALID  # else this is a row of text
+    logprobs = choice.logprobs if trusted else None
+    return Triplet(
+        prompt={
+            "token_ids": list(record.prompt_token_ids or ()) if trusted else [],
+            "raw_content": asked,
+            "image_urls": image_urls(asked),
+        },
+        response={
+            "token_ids": list(choice.token_ids or ()) if trusted else [],
+            "raw_content": answered,
+            "logprobs": None if logprobs is None else list(logprobs),
+        },
+        reward=None if match is None else match.reward.value,
+        metadata={
+            "rollout_id": span.rollout_id,
+            "attempt_id": span.attempt_id,
+            "span_id": span.span_id,
+            "sequence_id": span.sequence_id,
+            "response_id": call.response_id,
+            "agent_name": call.agent,
+            "model": record.response_model or record.request_model,
+            "choice": choice.index,
+            "finish_reason": choice.finish_reason or choice.finish_reason_raw,
+            "policy_version": [
+                {"version": part.version, "start": part.start, "end": part.end} for part in choice.policy
+            ],
+            "logprob_kind": record.logprob_kind if logprobs is not None else None,
+            "sampling": dict(record.sampling_effective),
+            "tools": [dict(tool) for tool in record.tools],
+            "late": bool(span.attributes.get(_LATE)),
+            "rewards": {} if match is None else match.reward.named(),
+            "reward_span_id": None if match is None else match.span.span_id,
+            "reward_by": None if match is None or match.by is None else match.by.value,
+            "request": _settings(span, _REQUEST, "messages"),
+            "response": _settings(span, _RESPONSE, "choices"),
+        },
+    )
+
+
+def _content(record: ModelCall, choice: Choice, span: Span) -> Tuple[Any, Any]:
+    """Return what was asked and what was answered: as 0.3's instrumentation wrote it, else as messages."""
+    asked = _nested(span, "gen_ai.prompt") if record.capture_source == FOREIGN else None
+    answered = _nested(span, "gen_ai.completion") if record.capture_source == FOREIGN else None
+    if asked is None:
+        messages = [dict(message) for message in record.request_messages]
+        asked = copy.deepcopy(messages or record.prompt)
+    return asked, [choice.message()] if answered is None else answered
+
+
+def _nested(span: Span, prefix: str) -> Any:
+    try:
+        return copy.deepcopy(filter_and_unflatten_attributes(span.attributes, prefix)) or None
+    except ValueError:  # a value where a prefix is expected
+        return None
+
+
+def _settings(span: Span, prefix: str, *without: str) -> Any:
+    found = _nested(span, prefix)
+    return (
+        {key: value for key, value in found.items() if key not in without}
+        if isinstance(found, dict)
+        else found
+    )
+
+
+# ---------------------------------------------------------------------- images
+
+
+def image_urls(content: Any) -> List[str]:
+    """Return the URLs of the images of a prompt, in order.
+
+    ``content`` is a list of messages, a dict of messages by number (what stands beside the numbers is no
+    message), or one message; a message's content is a list of parts, or that list as JSON text.
+    """
+    return [url for message in _messages(content) for url in _urls(message)]
+
+
+def _messages(content: Any) -> List[Any]:
+    if isinstance(content, list):
+        return content
+    if isinstance(content, dict):
+        numbered = [key for key in content if isinstance(key, str) and key.isascii() and key.isdigit()]
+        return [content[key] for key in sorted(numbered, key=int)] if numbered else [content]
+    return []
+
+
+def _urls(message: Any) -> Iterable[str]:
+    parts = message.get("content") if isinstance(message, Mapping) else None
+    if isinstance(parts, str) and parts.lstrip().startswith("["):
+        try:
+            parts = json.loads(parts)
+        except (ValueError, RecursionError):
+            parts = None
+    for part in parts if isinstance(parts, list) else ():
+        image = (
+            part.get("image_url") if isinstance(part, Mapping) and part.get("type") == "image_url" else None
+        )
+        url = image.get("url") if isinstance(image, Mapping) else image
+        if isinstance(url, str):
+            yield url

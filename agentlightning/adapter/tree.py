@@ -1,0 +1,179 @@
+"""Spans as a tree, whatever state they are in.
+
+The tree of a set of spans does not depend on their order: siblings stand by start time, then sequence id.
+Parents that are missing become virtual nodes; of spans with the same id the first stands; a circle of parents
+is opened at its first span. Nothing here recurses: traces may be nested deeper than Python is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Dict, List, Optional, Self, Sequence, Tuple
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from ..semconv import LightningResourceAttributes
+from ..types import Span, SpanLike
+
+VIRTUAL_ROOT = "virtual-root"
+
+OrderKey = Tuple[float, int, float, str]
+
+
+def moment(seconds: Any) -> Optional[float]:
+    """Return a time in seconds, or ``None`` where it is no finite number."""
+    if isinstance(seconds, (int, float)) and math.isfinite(seconds):
+        return float(seconds)
+    return None
+
+
+def order_key(span: Span) -> OrderKey:
+    """Sort key of spans: by start, sequence id, end and span id; without a start, last."""
+    start, end = moment(span.start_time), moment(span.end_time)
+    sequence = span.sequence_id if isinstance(span.sequence_id, int) else 0
+    late = math.inf
+    return (late if start is None else start, sequence, late if end is None else end, str(span.span_id))
+
+
+def as_spans(source: Iterable[SpanLike]) -> List[Span]:
+    """Return our spans, in order; OpenTelemetry's are converted, what is neither is left out."""
+    spans = [each if isinstance(each, Span) else _converted(each) for each in source]
+    return sorted((span for span in spans if span is not None), key=order_key)
+
+
+def _converted(span: Any) -> Optional[Span]:
+    if not isinstance(span, ReadableSpan):
+        return None
+    known = {**dict(span.resource.attributes), **dict(span.attributes or {})}
+    ids = (LightningResourceAttributes.ROLLOUT_ID, LightningResourceAttributes.ATTEMPT_ID)
+    rollout_id, attempt_id = (str(known.get(name.value, "")) for name in ids)
+    sequence = known.get(LightningResourceAttributes.SPAN_SEQUENCE_ID.value, 0)
+    return Span.from_opentelemetry(span, rollout_id, attempt_id, sequence if isinstance(sequence, int) else 0)
+
+
+class Tree:
+    """A span and what happened inside it."""
+
+    def __init__(self, id: str, span: Span, children: Optional[List[Any]] = None) -> None:  # noqa: A002 - 0.3's
+        self.id = id
+        self.span = span
+        self.children: List[Self] = children if children is not None else []
+
+    @property
+    def start_time(self) -> Optional[float]:
+        """Start in seconds since the epoch."""
+        return moment(self.span.start_time)
+
+    @property
+    def end_time(self) -> Optional[float]:
+        """End in seconds since the epoch."""
+        return moment(self.span.end_time)
+
+    @classmethod
+    def from_spans(cls, spans: Sequence[SpanLike]) -> Self:
+        """Build the tree of one trace; several roots stand under a virtual one.
+
+        Raises:
+            ValueError: There is no span.
+        """
+        nodes: Dict[str, Self] = {}
+        for span in as_spans(spans):
+            nodes.setdefault(span.span_id, cls(span.span_id, span))
+        if not nodes:
+            raise ValueError("no spans to make a tree of")
+        roots: List[Self] = _link(cls, nodes)
+        if len(roots) == 1:
+            return roots[0]
+        return cls(VIRTUAL_ROOT, _virtual(VIRTUAL_ROOT, VIRTUAL_ROOT, roots), roots)
+
+    def add_child(self, child: Self) -> None:
+        """Append a child."""
+        self.children.append(child)
+
+    def traverse(self) -> List[Self]:
+        """Return this node and everything inside it, depth first."""
+        return list(self.walk())
+
+    def walk(self) -> Iterator[Self]:
+        """Yield this node and everything inside it, depth first."""
+        pending = [self]
+        while pending:
+            node = pending.pop()
+            yield node
+            pending.extend(reversed(node.children))
+
+    def find_id(self, id: str) -> Optional[Self]:  # noqa: A002 - 0.3's name
+        """Return the node with this span id, or ``None``."""
+        return next((node for node in self.walk() if node.id == id), None)
+
+    def agent_name(self) -> Optional[str]:
+        """Return the name of the agent that this span stands for, or ``None`` where it stands for none."""
+        return agent_name_of(self.span)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r}, {self.span.name!r}, {len(self.children)} children)"
+
+
+def _link(cls: type[Any], nodes: Dict[str, Any]) -> List[Any]:
+    """Give each node its children and return the roots."""
+    roots: List[Any] = []
+    missing: Dict[str, List[Any]] = {}
+    for node in nodes.values():
+        parent_id = node.span.parent_id
+        if not parent_id:
+            roots.append(node)
+        elif parent_id in nodes:
+            nodes[parent_id].children.append(node)
+        else:
+            missing.setdefault(parent_id, []).append(node)
+    roots += [cls(id_, _virtual(id_, None, children), children) for id_, children in missing.items()]
+    return roots + _opened_circles(nodes, roots)
+
+
+def _opened_circles(nodes: Dict[str, Any], roots: List[Any]) -> List[Any]:
+    """Return the first node of each circle of parents, taken out of the circle."""
+    reached = {node.id for root in roots for node in root.walk()}
+    opened = []
+    for node in nodes.values():
+        if node.id not in reached:
+            nodes[node.span.parent_id].children.remove(node)
+            opened.append(node)
+            reached.update(below.id for below in node.walk())
+    return opened
+
+
+def _virtual(span_id: str, name: Optional[str], children: Sequence[Tree]) -> Span:
+    starts = [child.start_time for child in children if child.start_time is not None]
+    ends = [child.end_time for child in children if child.end_time is not None]
+    first = children[0].span
+    return Span.from_attributes(
+        attributes={},
+        rollout_id=first.rollout_id,
+        attempt_id=first.attempt_id,
+        sequence_id=first.sequence_id,
+        trace_id=first.trace_id,
+        span_id=span_id,
+        name=name,
+        start_time=min(starts, default=0.0),
+        end_time=max(ends, default=0.0),
+    )
+
+
+# ---------------------------------------------------------------------- agents
+
+
+def agent_name_of(span: Span) -> Optional[str]:
+    """Return the agent's name in the forms of GenAI, OpenAI Agents, AgentOps, AutoGen, LangGraph and others."""
+    attributes = span.attributes
+    candidates = [
+        attributes.get("gen_ai.agent.name"),
+        attributes.get("agent.name"),
+        attributes.get("operation.name") if attributes.get("agentops.span.kind") == "agent" else None,
+        attributes.get("recipient_agent_type"),
+        attributes.get("langchain.chain.type"),
+        attributes.get("executor.id"),
+        attributes.get("agentlightning.operation.input.name") if attributes.get("type") == "agent" else None,
+        attributes.get("lc_name") if str(span.name).startswith("langchain.Chain.") else None,
+    ]
+    return next((name for name in candidates if isinstance(name, str) and name), None)

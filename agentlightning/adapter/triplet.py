@@ -1,0 +1,296 @@
+"""``TracerTraceToTriplet``: the spans of an attempt as training rows, and 0.3's view of a trace as a tree.
+
+The rules live in ``calls`` (which calls give rows), ``matching`` (which reward is whose) and ``trajectory``
+(what a row holds).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Set, Tuple, Union
+
+from opentelemetry.sdk.trace import ReadableSpan
+from pydantic import BaseModel
+
+from ..codec.genai import read_call
+from ..types import Receipt, Rollout, Span, SpanLike, Triplet
+from .base import TraceAdapter
+from .calls import ANY_AGENT, LLM_CALL_MATCH, Call, Rules, find_calls
+from .explanation import Explanation, explain
+from .matching import RewardMatchPolicy, match_rewards
+from .repair import repair
+from .rewards import get_reward_value, is_reward_operation, is_reward_span
+from .trajectory import analyse, analyse_tree, image_urls
+from .tree import Tree, order_key
+
+__all__ = [
+    "RewardMatchPolicy",
+    "TraceToTripletBase",
+    "TraceTree",
+    "TracerTraceToTriplet",
+    "Transition",
+]
+
+
+class Transition(BaseModel):
+    """One step in the terms of reinforcement learning (0.3)."""
+
+    state: List[int]
+    action: List[int]
+    response_id: Optional[str]
+    agent_name: str
+    reward: Optional[float]
+
+
+class TraceToTripletBase(TraceAdapter[List[Triplet]]):
+    """An adapter that makes training rows."""
+
+
+class TracerTraceToTriplet(TraceToTripletBase):
+    """Makes one row per trainable choice of each model call; see the module's docstring for the rules.
+
+    Args:
+        repair_hierarchy: Whether calls that float beside their agent are put under it, by time.
+        llm_call_match: Spans whose name matches this regular expression are model calls, beside those that
+            record one.
+        agent_match: Only calls whose nearest agent's name matches; ``None`` = all.
+        exclude_llm_call_in_reward: Whether calls made while a reward was computed are left out.
+        reward_match: How rewards without a link find their call.
+        _skip_empty_token_spans: Whether calls without token ids are left out. 0.3's default is to keep them;
+            with ``False`` they give rows of text with empty ids, which no policy gradient can use.
+        require_logprobs: Whether our own captures that have ids and no log-probabilities are left out; with
+            ``False`` they give rows whose log-probabilities are ``None``, for trainers that recompute them.
+
+    Raises:
+        re.error: A regular expression is not one.
+        ValueError: ``reward_match`` is not a policy.
+    """
+
+    def __init__(
+        self,
+        repair_hierarchy: bool = True,
+        llm_call_match: str = LLM_CALL_MATCH,
+        agent_match: Optional[str] = None,
+        exclude_llm_call_in_reward: bool = True,
+        reward_match: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
+        _skip_empty_token_spans: bool = True,
+        *,
+        require_logprobs: bool = True,
+    ) -> None:
+        self.repair_hierarchy = repair_hierarchy
+        self.reward_match = RewardMatchPolicy(reward_match)
+        self.rules = _rules(
+            llm_call_match,
+            agent_match,
+            exclude_in_reward=exclude_llm_call_in_reward,
+            require_tokens=_skip_empty_token_spans,
+            require_logprobs=require_logprobs,
+        )
+
+    def adapt(self, source: Union[Sequence[Span], Sequence[ReadableSpan]], /) -> List[Triplet]:
+        """Return the rows of each attempt in ``source``, calls by start time; empty where there is none."""
+        return [row.triplet for analysis in self._analyse(source) for row in analysis.rows]
+
+    def explain(
+        self,
+        source: Sequence[SpanLike],
+        /,
+        *,
+        receipt: Optional[Receipt] = None,
+        rollout: Optional[Rollout] = None,
+    ) -> Explanation:
+        """Return why :meth:`adapt` makes of ``source`` what it makes."""
+        return explain(
+            source,
+            receipt=receipt,
+            rollout=rollout,
+            rules=self.rules,
+            reward_match=self.reward_match,
+            repair_hierarchy=self.repair_hierarchy,
+        )
+
+    def visualize(
+        self,
+        source: Union[List[Span], List[ReadableSpan]],
+        /,
+        filename: str = "trace_tree",
+        interested_span_match: Optional[str] = None,
+    ) -> TraceTree:
+        """Return the tree of one trace, written to ``<filename>.dot``; see :meth:`TraceTree.visualize`."""
+        tree = TraceTree.from_spans(source)
+        if self.repair_hierarchy:
+            repair(tree, self.rules)
+        tree.visualize(filename, interested_span_match=interested_span_match)
+        return tree
+
+    def _analyse(self, source: Sequence[SpanLike]) -> Any:
+        return analyse(source, self.rules, self.reward_match, repair_hierarchy=self.repair_hierarchy)
+
+
+def _rules(llm_call_match: str, agent_match: Optional[str], **options: bool) -> Rules:
+    return Rules(
+        re.compile(llm_call_match), None if agent_match is None else re.compile(agent_match), **options
+    )
+
+
+class TraceTree(Tree):
+    """A span and what happened inside it, with the methods of 0.3."""
+
+    def names_tuple(self) -> Tuple[str, List[Any]]:
+        """Return ``(name, [child, …])`` with the agent's name in brackets, for comparing shapes."""
+        return _folded(self, lambda node, children: (_label(node), children))  # type: ignore[no-any-return]
+
+    def to_json(self) -> Dict[str, Any]:
+        """Return ``{"id", "span", "children"}`` as a JSON value."""
+        return _folded(  # type: ignore[no-any-return]
+            self,
+            lambda node, children: {"id": node.id, "span": node.span.model_dump(), "children": children},
+        )
+
+    def repair_hierarchy(self) -> None:
+        """Put calls that float beside their agent under it; see ``adapter.repair``."""
+        repair(self, _rules(LLM_CALL_MATCH, None))
+
+    def is_reward_span(self) -> bool:
+        """Whether the span carries a reward, or is the work of computing one."""
+        return is_reward_span(self.span) or is_reward_operation(self.span)
+
+    def maybe_reward_dict(self) -> Dict[str, Any]:
+        """Return ``{"type": "reward", "value": …}``, or an empty dict where there is no scored reward."""
+        value = get_reward_value(self.span)
+        return {} if value is None else {"type": "reward", "value": value}
+
+    def find_llm_calls(
+        self,
+        *,
+        llm_call_match: str,
+        agent_match: Optional[str],
+        within_matching_subtree: Optional[str] = None,
+        within_reward: Optional[bool] = None,
+        within_llm_call: Optional[bool] = None,
+        existing_llm_call_response_ids: Optional[Set[str]] = None,
+    ) -> List[Tuple[TraceTree, str]]:
+        """Return the model calls with their agent, trainable or not.
+
+        Args:
+            llm_call_match: Names of calls that record nothing.
+            agent_match: Names of the wanted agents; ``None`` = all.
+            within_matching_subtree: The agent around this tree, if it is a wanted one (``*`` = any).
+            within_reward: ``None`` keeps calls of reward functions; ``True`` says that all of this tree is one.
+            within_llm_call: ``None`` keeps spans that record the same call twice.
+            existing_llm_call_response_ids: Responses that are known already; those that are found are added.
+        """
+        if within_reward is True:
+            return []
+        known = existing_llm_call_response_ids if existing_llm_call_response_ids is not None else set()
+        rules = _rules(
+            llm_call_match,
+            agent_match,
+            exclude_in_reward=within_reward is not None,
+            dedup=within_llm_call is not None,
+        )
+        nodes = {node.id: node for node in self.walk()}
+        agent = None if within_matching_subtree == ANY_AGENT else within_matching_subtree
+        found = []
+        for call in find_calls(self, rules, agent=agent):
+            if not call.selected or (call.response_id is not None and call.response_id in known):
+                continue
+            if call.response_id is not None:
+                known.add(call.response_id)
+            found.append((nodes[call.span.span_id], call.agent))
+        return found
+
+    def match_rewards(self, reward_match: str, llm_calls: Sequence[TraceTree]) -> Dict[str, Optional[float]]:
+        """Return span id → reward for those of ``llm_calls`` that have one; see ``adapter.matching``."""
+        spans = sorted((node.span for node in llm_calls), key=order_key)
+        calls = [Call(span, read_call(span), ANY_AGENT) for span in spans]
+        matches = match_rewards(self, calls, RewardMatchPolicy(reward_match))
+        return {match.call: match.reward.value for match in matches if match.call is not None}
+
+    def to_trajectory(
+        self,
+        llm_call_match: str = LLM_CALL_MATCH,
+        agent_match: Optional[str] = None,
+        exclude_llm_call_in_reward: bool = True,
+        dedup_llm_call: bool = True,
+        reward_match: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
+        final_reward: Optional[float] = None,
+        _skip_empty_token_spans: bool = True,
+    ) -> List[Triplet]:
+        """Return the rows of this tree; ``final_reward`` becomes the reward of the last one."""
+        rules = _rules(
+            llm_call_match,
+            agent_match,
+            exclude_in_reward=exclude_llm_call_in_reward,
+            dedup=dedup_llm_call,
+            require_tokens=_skip_empty_token_spans,
+        )
+        analysis = analyse_tree(self, rules, RewardMatchPolicy(reward_match), ())
+        triplets = [row.triplet for row in analysis.rows]
+        if final_reward is not None and triplets:
+            triplets[-1].reward = final_reward
+        return triplets
+
+    def span_to_triplet(self, span: Span, agent_name: str) -> Triplet:
+        """Return the first choice of one call as a row without reward, whether or not it can be trained on."""
+        rules = _rules(".", None, require_tokens=False, require_logprobs=False)
+        rows = analyse_tree(Tree(span.span_id, span), rules, RewardMatchPolicy.FIRST_OCCURRENCE, ()).rows
+        triplet = rows[0].triplet if rows else _empty_triplet(span)
+        triplet.metadata["agent_name"] = agent_name
+        return triplet
+
+    def extract_prompt_image_urls(self, prompt_raw_content: Any) -> List[str]:
+        """Return the URLs of the images of a prompt, in order; see ``trajectory.image_urls``."""
+        return image_urls(prompt_raw_content)
+
+    def to_dot(self, interested_span_match: Optional[str] = None) -> str:
+        """Return the tree in Graphviz' DOT language.
+
+        Args:
+            interested_span_match: Only spans whose name matches, and those around them.
+        """
+        pattern = re.compile(interested_span_match or "")
+        shown: Dict[str, bool] = {}
+        for node in reversed(self.traverse()):
+            below = any(shown[child.id] for child in node.children)
+            shown[node.id] = below or bool(pattern.search(str(node.span.name)))
+        lines = ["digraph trace {"]
+        for node in self.walk():
+            if shown[node.id]:
+                lines.append(
+                    f"  {json.dumps(node.id)} [label={json.dumps(f'{node.id[-8:]} ({_label(node)})')}];"
+                )
+                lines += [
+                    f"  {json.dumps(node.id)} -> {json.dumps(child.id)};"
+                    for child in node.children
+                    if shown[child.id]
+                ]
+        return "\n".join([*lines, "}", ""])
+
+    def visualize(self, filename: str, interested_span_match: Optional[str] = None) -> None:
+        """Write the tree to ``<filename>.dot``; ``dot -Tpng -O <filename>.dot`` draws it (0.3 drew at once)."""
+        Path(f"{filename}.dot").write_text(self.to_dot(interested_span_match), encoding="utf-8")
+
+
+def _empty_triplet(span: Span) -> Triplet:
+    return Triplet(
+        prompt={"token_ids": [], "raw_content": None, "image_urls": []},
+        response={"token_ids": [], "raw_content": None, "logprobs": None},
+        metadata={"span_id": span.span_id, "response_id": None},
+    )
+
+
+def _label(node: Tree) -> str:
+    agent = node.agent_name()
+    return f"{node.span.name} [{agent}]" if agent else str(node.span.name)
+
+
+def _folded(root: Tree, fold: Callable[[Tree, List[Any]], Any]) -> Any:
+    """Apply ``fold(node, what it gave for the children)`` from the leaves up."""
+    done: Dict[str, Any] = {}
+    for node in reversed(list(root.walk())):
+        done[node.id] = fold(node, [done[child.id] for child in node.children])
+    return done[root.id]

@@ -1,0 +1,550 @@
+"""The contract of a store, written as a specification.
+
+A :class:`LightningStore` keeps rollouts, attempts, spans, resources and workers. Every backend passes
+``agentlightning.testing.StoreContract``; where this text and a backend differ, the backend is wrong.
+
+What holds for every method:
+
+* **Atomic.** A call does all of its work in one transaction or none of it. Two calls never interleave.
+* **Durable.** A call that returns has been committed. ``sqlite://`` survives ``kill -9`` of every process.
+* **Values.** What goes in and comes out is never aliased: changing a returned object changes nothing stored.
+* **Any thread, any loop.** Methods may be awaited from any thread and any event loop, concurrently.
+* **Meaning** of statuses, retries and time lives in ``store.lifecycle``; of filters, order and pages in
+  ``store.query``. A backend only keeps and finds.
+* **Time** passes by itself: within about a second, an attempt that is older than its rollout's ``timeout_seconds``
+  becomes ``timeout``, and one that was silent for ``unresponsive_seconds`` becomes ``unresponsive``, also when nobody
+  calls the store; the rollout follows as after ``update_attempt``. Stored and opened spans and heartbeats are signs of
+  life. An attempt that timed out stays so.
+* **Ids** are text that UTF-8 can say, so without lone surrogates. A name or any other value may be any text.
+* **Errors** are those of ``agentlightning.errors``. Unknown ids raise a :class:`NotFound` (a ``ValueError``)
+  except where a method is documented to return ``None``. An invalid argument raises
+  :class:`InvalidArgument` before anything is written.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import Enum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Dict, Final, List, Literal, Optional, Self, Tuple, TypedDict, Union
+
+from ..errors import StoreError
+from ..types import (
+    Account,
+    Attempt,
+    AttemptedRollout,
+    AttemptStatus,
+    EnqueueRolloutRequest,
+    NamedResources,
+    Receipt,
+    ResourcesUpdate,
+    Rollout,
+    RolloutConfig,
+    RolloutMode,
+    RolloutStatus,
+    Span,
+    TaskInput,
+    Worker,
+    WorkerStatus,
+)
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+
+class Unset(Enum):
+    """Type of :data:`UNSET`; a singleton that pickles to itself."""
+
+    UNSET = "UNSET"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+"""Default of arguments for which ``None`` is a value: the field is left as it is."""
+
+LATEST: Final = "latest"
+
+QUEUING: Final = frozenset[RolloutStatus]({"queuing", "requeuing"})
+RUNNING: Final = frozenset[RolloutStatus]({"preparing", "running"})
+FINISHED: Final = frozenset[RolloutStatus]({"failed", "succeeded", "cancelled"})
+
+
+def is_queuing(rollout: Rollout) -> bool:
+    """Whether the rollout waits for a worker."""
+    return rollout.status in QUEUING
+
+
+def is_running(rollout: Rollout) -> bool:
+    """Whether an attempt is at work."""
+    return rollout.status in RUNNING
+
+
+def is_finished(rollout: Rollout) -> bool:
+    """Whether the rollout has reached a final status."""
+    return rollout.status in FINISHED
+
+
+class LightningStoreCapabilities(TypedDict):
+    """What callers may rely on beyond the contract; declared, and verified by the contract suite."""
+
+    thread_safe: bool
+    async_safe: bool
+    zero_copy: bool
+    """The store may be pickled and used in another process without copying its data."""
+    otlp_traces: bool
+    """``otlp_traces_endpoint()`` answers."""
+    durable: bool
+    """What was acknowledged survives the death of every process."""
+
+
+class LightningStoreStatistics(TypedDict, total=False):
+    """Counts over the whole store."""
+
+    name: str
+    total_rollouts: int
+    total_attempts: int
+    total_spans: int
+    total_resources: int
+    total_workers: int
+    total_open_spans: int
+    uptime: float
+    """Seconds since this process opened the store."""
+    total_span_bytes: int
+    total_evicted_spans: int
+    """Spans that a store in memory gave up for room."""
+    eviction_threshold_bytes: int
+    safe_threshold_bytes: int
+    memory_capacity_bytes: int
+    rollouts_by_status: Dict[str, int]
+
+
+class LightningStore(ABC):
+    """Rollouts, their queue, their attempts and spans, resources and workers. See the module's docstring."""
+
+    # ------------------------------------------------------------------ what the store is
+
+    @property
+    def url(self) -> Optional[str]:
+        """URL under which another process opens the same data, or ``None`` (memory)."""
+        return None
+
+    @property
+    def local_path(self) -> Optional[str]:
+        """Path of the file that holds the data, or ``None``; spans that cannot be written wait beside it."""
+        return None
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> LightningStoreCapabilities:
+        """What callers may rely on."""
+
+    @abstractmethod
+    async def statistics(self) -> LightningStoreStatistics:
+        """Count what is stored. Counts are of one moment."""
+
+    async def close(self) -> None:  # noqa: B027 - a store may have nothing to release
+        """Release threads, files and connections; a repeat is harmless.
+
+        Calls that were under way finish first. Any later call raises :class:`StoreClosed`.
+        """
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        tb: Optional[TracebackType],
+    ) -> None:
+        await self.close()
+
+    def otlp_traces_endpoint(self) -> str:
+        """Return the OTLP/HTTP address that writes into this store.
+
+        Raises:
+            StoreError: The store has none (``capabilities['otlp_traces']`` is false).
+        """
+        raise StoreError(f"{type(self).__name__} has no OTLP endpoint; serve it with a store server")
+
+    # ------------------------------------------------------------------ rollouts and their queue
+
+    @abstractmethod
+    async def start_rollout(
+        self,
+        input: TaskInput,  # noqa: A002 - 0.3's name
+        mode: Optional[RolloutMode] = None,
+        resources_id: Optional[str] = None,
+        config: Optional[RolloutConfig] = None,
+        metadata: Optional[Dict[str, Any]] = None,
+        worker_id: Optional[str] = None,
+    ) -> AttemptedRollout:
+        """Create a rollout and its first attempt, past the queue; both are ``preparing``.
+
+        ``resources_id=None`` takes the latest resources, if there are any. With ``worker_id`` the worker
+        becomes ``busy`` with this attempt.
+
+        Raises:
+            ResourcesNotFound: ``resources_id`` is unknown.
+        """
+
+    async def enqueue_rollout(
+        self,
+        input: TaskInput,  # noqa: A002 - 0.3's name
+        mode: Optional[RolloutMode] = None,
+        resources_id: Optional[str] = None,
+        config: Optional[RolloutConfig] = None,
+        metadata: Optional[Dict[str, Any]] = None,
+    ) -> Rollout:
+        """Create one ``queuing`` rollout at the end of the queue; see :meth:`enqueue_many_rollouts`."""
+        request = EnqueueRolloutRequest.model_construct(  # the primitive validates
+            input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
+        )
+        return (await self.enqueue_many_rollouts([request]))[0]
+
+    @abstractmethod
+    async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
+        """Create ``queuing`` rollouts at the end of the queue, in the order given; all or none.
+
+        ``resources_id=None`` takes the latest resources of this moment, if there are any.
+
+        Raises:
+            ResourcesNotFound: A ``resources_id`` is unknown; nothing was enqueued.
+        """
+
+    async def dequeue_rollout(self, worker_id: Optional[str] = None) -> Optional[AttemptedRollout]:
+        """Claim one rollout, or return ``None`` when the queue is empty; see :meth:`dequeue_many_rollouts`."""
+        claimed = await self.dequeue_many_rollouts(limit=1, worker_id=worker_id)
+        return claimed[0] if claimed else None
+
+    @abstractmethod
+    async def dequeue_many_rollouts(
+        self, *, limit: int = 1, worker_id: Optional[str] = None
+    ) -> Sequence[AttemptedRollout]:
+        """Claim up to ``limit`` rollouts, oldest in the queue first, without waiting.
+
+        Each becomes ``preparing`` with a new ``preparing`` attempt whose ``sequence_id`` is one more than the
+        rollout's last. No rollout is ever claimed twice, whatever the number of processes. A requeued rollout
+        stands at the end of the queue. With ``worker_id`` the worker becomes ``busy`` with the last one
+        claimed, or ``idle`` when there was none; its times are set.
+
+        Raises:
+            InvalidArgument: ``limit`` is below 1.
+        """
+
+    @abstractmethod
+    async def start_attempt(self, rollout_id: str, worker_id: Optional[str] = None) -> AttemptedRollout:
+        """Start one more attempt of a rollout by hand; it becomes the latest, the rollout ``preparing``.
+
+        A place in the queue is given up. The former latest attempt is superseded: what it reports from now on
+        changes its own record only.
+
+        Raises:
+            RolloutNotFound: The rollout is unknown.
+            InvalidTransition: The rollout is finished.
+        """
+
+    @abstractmethod
+    async def update_rollout(
+        self,
+        rollout_id: str,
+        input: Union[TaskInput, Unset] = UNSET,  # noqa: A002 - 0.3's name
+        mode: Union[Optional[RolloutMode], Unset] = UNSET,
+        resources_id: Union[Optional[str], Unset] = UNSET,
+        status: Union[RolloutStatus, Unset] = UNSET,
+        config: Union[RolloutConfig, Unset] = UNSET,
+        metadata: Union[Optional[Dict[str, Any]], Unset] = UNSET,
+    ) -> Rollout:
+        """Change the given fields of a rollout and return it.
+
+        A status is changed only along ``lifecycle.ROLLOUT_TRANSITIONS``; setting the present status again
+        is harmless. A finished rollout keeps its status and ``end_time``. ``queuing`` and ``requeuing`` put
+        it at the end of the queue, every other status takes it out.
+
+        Raises:
+            RolloutNotFound: The rollout is unknown.
+            InvalidTransition: The status change is not declared; nothing was written.
+            InvalidArgument: A value is not one that the field allows; nothing was written.
+            ResourcesNotFound: ``resources_id`` is unknown.
+        """
+
+    @abstractmethod
+    async def get_rollout_by_id(self, rollout_id: str) -> Optional[Rollout]:
+        """Return the rollout (an :class:`AttemptedRollout` once it has an attempt), or ``None``."""
+
+    @abstractmethod
+    async def query_rollouts(
+        self,
+        *,
+        status_in: Optional[Sequence[RolloutStatus]] = None,
+        rollout_id_in: Optional[Sequence[str]] = None,
+        rollout_id_contains: Optional[str] = None,
+        filter_logic: Literal["and", "or"] = "and",
+        sort_by: Optional[str] = None,
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+        status: Optional[Sequence[RolloutStatus]] = None,
+        rollout_ids: Optional[Sequence[str]] = None,
+    ) -> Sequence[Rollout]:
+        """Find rollouts; a :class:`PaginatedResult`, oldest first unless ``sort_by`` names a field.
+
+        ``filter_logic`` joins the conditions that are given; an empty sequence matches nothing. ``status`` and
+        ``rollout_ids`` are the 0.2 names of ``status_in`` and ``rollout_id_in``. ``limit=-1`` means all. Ties keep the
+        order of creation, and ``None`` sorts last in both directions.
+
+        Raises:
+            InvalidArgument: ``sort_by`` names no field, or ``limit``, ``offset``, ``filter_logic`` or
+                ``sort_order`` is out of range.
+        """
+
+    @abstractmethod
+    async def wait_for_rollouts(
+        self, *, rollout_ids: List[str], timeout: Optional[float] = None
+    ) -> List[Rollout]:
+        """Wait until all these rollouts are finished, or ``timeout`` seconds have passed.
+
+        Returns those that are finished, in the order of ``rollout_ids`` without repeats. ``timeout=None``
+        waits for ever, ``0`` looks once. Any number of waits costs no thread of its own. Changes made by
+        other processes are seen within a second.
+
+        Raises:
+            RolloutNotFound: An id is unknown when the wait begins.
+            InvalidArgument: ``timeout`` is negative.
+        """
+
+    # ------------------------------------------------------------------ attempts
+
+    @abstractmethod
+    async def update_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: Union[str, Literal["latest"]],
+        status: Union[AttemptStatus, Unset] = UNSET,
+        worker_id: Union[str, Unset] = UNSET,
+        last_heartbeat_time: Union[float, Unset] = UNSET,
+        metadata: Union[Optional[Dict[str, Any]], Unset] = UNSET,
+    ) -> Attempt:
+        """Change the given fields of an attempt and return it.
+
+        The status follows ``lifecycle.ATTEMPT_TRANSITIONS``. If the attempt is the rollout's latest and the
+        rollout is not finished, the rollout follows by ``lifecycle.rollout_status``: it succeeds, fails, or
+        is queued again. A superseded attempt changes its own record and nothing else. Heartbeats never go
+        backwards. When the attempt ends, its worker becomes ``idle`` (``unknown`` after ``timeout`` and
+        ``unresponsive``), provided that it still works on this attempt.
+
+        Raises:
+            RolloutNotFound, AttemptNotFound: The id is unknown (``latest``: there is no attempt yet).
+            InvalidTransition: The status change is not declared; nothing was written.
+            InvalidArgument: A value is not one that the field allows; nothing was written.
+        """
+
+    @abstractmethod
+    async def get_latest_attempt(self, rollout_id: str) -> Optional[Attempt]:
+        """Return the attempt with the highest ``sequence_id``, or ``None`` (also for an unknown rollout)."""
+
+    @abstractmethod
+    async def query_attempts(
+        self,
+        rollout_id: str,
+        *,
+        sort_by: Optional[str] = "sequence_id",
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> Sequence[Attempt]:
+        """List the attempts of a rollout (none for an unknown one); see :meth:`query_rollouts`."""
+
+    # ------------------------------------------------------------------ spans
+
+    async def add_span(self, span: Span) -> Optional[Span]:
+        """Store one span; return it with its ``sequence_id``, or ``None`` if it was stored already."""
+        stored = await self.add_many_spans([span])
+        return stored[0] if stored else None
+
+    @abstractmethod
+    async def add_many_spans(
+        self, spans: Sequence[Span], *, opened: Sequence[Span] = (), accounts: Sequence[Account] = ()
+    ) -> Sequence[Span]:
+        """Store a batch of spans of any attempts: the primitive that everything is written through.
+
+        In one transaction, all or nothing:
+
+        1. A span is stored unless one with its ``(rollout_id, attempt_id, span_id)`` is. One that carries no
+           ``sequence_id`` (0) gets the next of its attempt, in the order of the batch: 1..n without gap or
+           repeat. One that carries an id keeps it, and the attempt's counter is raised to it.
+        2. ``opened`` spans (they have a start and no end) are kept as *open* unless they are stored or open
+           already. Storing a span removes it from the open ones. Open spans have no ``sequence_id`` and are
+           not returned by ``query_spans``.
+        3. ``accounts`` replace what the same writer said of the same attempt, unless that was more recent
+           (an equal or higher ``revision``). Open spans named in ``unstored`` are removed in any case.
+        4. The attempt's ``last_heartbeat_time`` becomes now. An attempt that was ``preparing`` or
+           ``unresponsive`` becomes ``running``; so does its rollout, if the attempt is the latest and the
+           rollout is not finished (a place in the queue is given up). Spans of ended attempts are stored and
+           change no status.
+
+        Returns:
+            The spans that this call stored, with their sequence ids, in the order of the batch. Spans that
+            were stored before are left out.
+
+        Raises:
+            RolloutNotFound, AttemptNotFound: Of any span, opened span or account; nothing was written.
+        """
+
+    async def add_otel_span(
+        self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: Optional[int] = None
+    ) -> Optional[Span]:
+        """Store an OpenTelemetry span; see :meth:`add_span`."""
+        return await self.add_span(
+            Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0)
+        )
+
+    @abstractmethod
+    async def query_spans(
+        self,
+        rollout_id: str,
+        attempt_id: Union[str, Literal["latest"], None] = None,
+        *,
+        trace_id: Optional[str] = None,
+        trace_id_contains: Optional[str] = None,
+        span_id: Optional[str] = None,
+        span_id_contains: Optional[str] = None,
+        parent_id: Optional[str] = None,
+        parent_id_contains: Optional[str] = None,
+        name: Optional[str] = None,
+        name_contains: Optional[str] = None,
+        filter_logic: Literal["and", "or"] = "and",
+        limit: int = -1,
+        offset: int = 0,
+        sort_by: Optional[str] = "sequence_id",
+        sort_order: Literal["asc", "desc"] = "asc",
+    ) -> Sequence[Span]:
+        """Find stored (ended) spans of a rollout; none for unknown ids; see :meth:`query_rollouts`.
+
+        ``attempt_id=None`` means all attempts, in the order of the attempts and then by ``sort_by``;
+        ``latest`` the latest attempt. ``rollout_id`` and ``attempt_id`` always hold, also with ``or``.
+        """
+
+    @abstractmethod
+    async def query_open_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
+        """List spans with a committed start and no end, by start time; ``end_time`` is ``None``."""
+
+    @abstractmethod
+    async def get_receipt(self, rollout_id: str, attempt_id: Union[str, Literal["latest"]]) -> Receipt:
+        """Return the receipt of an attempt, counted at this moment; see ``types.receipt``.
+
+        Raises:
+            RolloutNotFound, AttemptNotFound: The id is unknown.
+        """
+
+    async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
+        """Reserve the next sequence id of an attempt; one that is never used leaves a gap."""
+        return (await self.get_many_span_sequence_ids([(rollout_id, attempt_id)]))[0]
+
+    @abstractmethod
+    async def get_many_span_sequence_ids(
+        self, rollout_attempt_ids: Sequence[Tuple[str, str]]
+    ) -> Sequence[int]:
+        """Reserve one id for each pair, in order, from the counters that ``add_many_spans`` uses.
+
+        Raises:
+            RolloutNotFound, AttemptNotFound: An id is unknown; nothing was reserved.
+        """
+
+    # ------------------------------------------------------------------ resources
+
+    @abstractmethod
+    async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
+        """Store resources under a new id, version 1; they become the latest."""
+
+    @abstractmethod
+    async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
+        """Replace the resources of an id, or create it; the version goes up by one; they become the latest.
+
+        ``create_time`` stays that of version 1.
+        """
+
+    @abstractmethod
+    async def get_resources_by_id(self, resources_id: str) -> Optional[ResourcesUpdate]:
+        """Return the newest version under an id, or ``None``."""
+
+    @abstractmethod
+    async def get_latest_resources(self) -> Optional[ResourcesUpdate]:
+        """Return the resources that were added or updated last, or ``None``."""
+
+    @abstractmethod
+    async def query_resources(
+        self,
+        *,
+        resources_id: Optional[str] = None,
+        resources_id_contains: Optional[str] = None,
+        sort_by: Optional[str] = None,
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> Sequence[ResourcesUpdate]:
+        """Find resources, the newest version of each id; see :meth:`query_rollouts`."""
+
+    # ------------------------------------------------------------------ workers
+
+    @abstractmethod
+    async def update_worker(
+        self, worker_id: str, heartbeat_stats: Union[Dict[str, Any], Unset] = UNSET
+    ) -> Worker:
+        """Record a heartbeat; an unknown worker is created with status ``unknown``."""
+
+    @abstractmethod
+    async def get_worker_by_id(self, worker_id: str) -> Optional[Worker]:
+        """Return the worker, or ``None``."""
+
+    @abstractmethod
+    async def query_workers(
+        self,
+        *,
+        status_in: Optional[Sequence[WorkerStatus]] = None,
+        worker_id_contains: Optional[str] = None,
+        filter_logic: Literal["and", "or"] = "and",
+        sort_by: Optional[str] = None,
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> Sequence[Worker]:
+        """Find workers; see :meth:`query_rollouts`."""
+
+
+# ---------------------------------------------------------------------- writers
+
+
+def process_start_ticks(pid: int) -> Optional[str]:
+    """Return the kernel's start time of a process, or ``None`` where it is gone or the system does not say.
+
+    Field 22 of ``/proc/<pid>/stat`` (proc_pid_stat(5)), in clock ticks since boot: with the pid it names one
+    process for as long as the machine is up. A zombie counts as gone: it writes nothing any more.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - no import
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def new_writer_id(number: int) -> str:
+    """Return the id of the ``number``-th writer of this process: ``<host>:<pid>:<process start>:<number>``."""
+    pid = os.getpid()
+    return f"{socket.gethostname()}:{pid}:{process_start_ticks(pid) or 0}:{number}"
+
+
+def writer_is_gone(writer_id: str) -> bool:
+    """Whether the process of a writer is known to be dead; ``False`` where it cannot be known (another host)."""
+    host, _, rest = writer_id.partition(":")
+    pid, _, rest = rest.partition(":")
+    start, _, _ = rest.partition(":")
+    if host != socket.gethostname() or not pid.isdigit() or start == "0":
+        return False
+    return process_start_ticks(int(pid)) != start

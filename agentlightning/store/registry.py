@@ -1,0 +1,43 @@
+"""``open_store(url)``: the one way from a URL to a store.
+
+Schemes come from the entry-point group ``agentlightning.stores``: a name (the scheme) and a callable
+``open_url(url) -> LightningStore``. Our own backends register there like a stranger's, so this module
+imports none of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Optional, cast
+
+from ..env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
+from ..errors import UnknownStoreScheme
+from .base import LightningStore
+
+GROUP = "agentlightning.stores"
+
+
+def open_store(url: Optional[str] = None) -> LightningStore:
+    """Open the store behind a URL.
+
+    Args:
+        url: ``memory://``, ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or a scheme that an installed
+            package registers. ``None`` takes ``AGL_STORE``, else ``[tool.agentlightning] store``, else
+            ``sqlite:///agentlightning.db``.
+
+    Raises:
+        UnknownStoreScheme: Nothing registers the scheme, or the text is not a URL.
+        StoreFileError: The file cannot be opened as a store.
+    """
+    address = resolve_setting(LightningEnvVar.AGL_STORE, url, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
+    scheme, separator, _ = address.partition("://")
+    found = entry_points(group=GROUP)
+    if separator:
+        for entry in found.select(name=scheme):
+            return cast("Callable[[str], LightningStore]", entry.load())(address)
+    known = ", ".join(sorted({f"{entry.name}://" for entry in found})) or "none"
+    hint = "" if separator else f" Did you mean sqlite:///{address} ?"
+    shown = re.sub(r"://[^/@]*@", "://[redacted]@", address)
+    raise UnknownStoreScheme(f"no store is registered for {shown!r}; installed schemes: {known}.{hint}")

@@ -1,0 +1,486 @@
+"""The threads and connections of one open SQLite store.
+
+*One writer.* Commands queue up; the writer's thread takes all that wait, runs each in a savepoint of one
+transaction, commits once, and only then hands the results over. A command that fails is undone alone. If the
+transaction as a whole fails, each command is tried again in one of its own.
+
+*A few readers*, each with a connection of its own. In WAL mode they see one committed state and wait for nobody.
+
+*Forking.* SQLite must not be carried across a fork: the child would share locks that it does not hold with a
+parent that has no idea. So before a fork the threads come to rest and every connection is closed; parent and
+child open their own when they need them. The child starts with an empty queue: what was queued is the parent's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, Final, Generic, List, Optional, TypeVar
+
+from ...errors import StoreClosed, StoreError, StoreUnavailable
+from ..tables import Tables
+from ..transaction import Command
+from ..waiting import Waits
+from .connection import Synchronous, connect, patiently, translated
+from .tables import SqliteTables
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+READERS: Final = 4
+MOST_COMMANDS: Final = 128
+"""Commands of one commit; the first should not wait for ever for the last."""
+WRITER_CACHE_KIB: Final = 8_192
+READER_CACHE_KIB: Final = 2_048
+"""SQLite's page caches; beyond them the system's own cache of the file serves."""
+POLL_SECONDS: Final = 0.1
+"""How often a wait looks for commits of other processes; a look reads one number in shared memory."""
+EXIT_SECONDS: Final = 5.0
+"""How long the end of the interpreter waits for commands that are queued."""
+FORK_SECONDS: Final = 5.0
+"""How long a fork waits for the transaction under way."""
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    """A command and who waits for it."""
+
+    command: Command[T]
+    future: Future[T]
+
+    def succeed(self, result: T) -> None:
+        self.command.committed()
+        self.future.set_result(result)
+
+
+@dataclass(slots=True)
+class _Question(Generic[T]):
+    """A function that reads and who waits for it."""
+
+    work: Callable[[Tables], T]
+    future: Future[T]
+
+
+class Thread(threading.Thread):
+    """A daemon thread whose end can be awaited."""
+
+    def __init__(self, target: Callable[[], None], name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = target
+        self.ended: Future[None] = Future()
+
+    def run(self) -> None:
+        """Work, and say when it is over."""
+        try:
+            self._work()
+        finally:
+            self.ended.set_result(None)
+
+
+class Gate:
+    """Lets threads work, and lets one thread bring all of them to rest."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self.closing = False
+        """True where somebody waits for the others to come out."""
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Work; wait first while the gate is closed."""
+        with self._changed:
+            while self.closing:
+                self._changed.wait()
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def close(self, seconds: float) -> bool:
+        """Keep threads out, and return whether all came out in time."""
+        with self._changed:
+            self.closing = True
+            return self._changed.wait_for(lambda: not self._inside, timeout=seconds)
+
+    def open(self) -> None:
+        """Let threads in again."""
+        with self._changed:
+            self.closing = False
+            self._changed.notify_all()
+
+
+class Engine:
+    """Runs functions on the tables of one file."""
+
+    def __init__(self, path: Path, synchronous: Synchronous, busy_timeout: float, waits: Waits) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._busy_timeout = busy_timeout
+        self._waits = waits
+        self._closed = False
+        self._begin()
+        _engines.add(self)
+
+    def _begin(self) -> None:
+        """Be without threads and connections."""
+        # Reentrant: the collector may end a store in the middle of any line, also of one that holds this lock.
+        self._lock = threading.RLock()
+        self._gate = Gate()
+        self._generation = 0
+        self._connections: List[sqlite3.Connection] = []
+        self._commands: queue.SimpleQueue[Optional[_Job[Any]]] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[Optional[_Question[Any]]] = queue.SimpleQueue()
+        self._writer: Optional[Thread] = None
+        self._readers: List[Thread] = []
+        self._idle_readers = 0
+        self._poller: Optional[Thread] = None
+        self._poll_stopped = threading.Event()
+        self._resource_keys: Dict[str, int] = {}
+
+    # ------------------------------------------------------------------ from any thread
+
+    def write(self, command: Command[T]) -> Future[T]:
+        """Queue a command."""
+        future: Future[T] = Future()
+        with self._lock:
+            self._check_open()
+            if self._writer is None:
+                self._writer = self._start("writer", self._write_on)
+            self._commands.put(_Job(command, future))
+        return future
+
+    def read(self, work: Callable[[Tables], T]) -> Future[T]:
+        """Queue a function that reads."""
+        future: Future[T] = Future()
+        with self._lock:
+            self._check_open()
+            if self._idle_readers <= self._questions.qsize() and len(self._readers) < READERS:
+                self._readers.append(self._start(f"reader-{len(self._readers) + 1}", self._read_on))
+                self._idle_readers += 1
+            self._questions.put(_Question(work, future))
+        return future
+
+    def watch_others(self) -> None:
+        """Look for rollouts that other processes finish, as long as anybody waits for one."""
+        with self._lock:
+            self._check_open()
+            if self._poller is None:
+                self._poller = self._start("poller", self._poll_on)
+
+    def stop(self) -> List[Thread]:
+        """Take no more work; return the threads, which end when what is queued is done."""
+        with self._lock:
+            threads = [*self._readers, self._writer, self._poller]
+            if not self._closed:
+                self._closed = True
+                self._poll_stopped.set()
+                self._commands.put(None)
+                for _ in self._readers:
+                    self._questions.put(None)
+        return [thread for thread in threads if thread is not None]
+
+    def shutdown(self, seconds: float = EXIT_SECONDS) -> None:
+        """Stop, and wait for what is queued, at most for so long; the end of the interpreter calls this."""
+        threads = [thread for thread in self.stop() if thread is not threading.current_thread()]
+        for thread in threads:
+            thread.join(timeout=seconds)
+        if not any(thread.is_alive() for thread in threads):
+            self.close_connections()
+
+    def close_connections(self) -> None:
+        """Close what the threads have left; the last connection of all processes copies the log into the file."""
+        with self._lock:
+            connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed(f"the store {self._path} is closed")
+
+    def _start(self, role: str, target: Callable[[], None]) -> Thread:
+        thread = Thread(target, f"agl-store-{role}")
+        try:
+            thread.start()
+        except RuntimeError as error:  # the interpreter ends, or there are too many threads
+            raise StoreUnavailable(f"{self._path} has no thread to work with: {error}") from error
+        return thread
+
+    # ------------------------------------------------------------------ writing
+
+    def _write_on(self) -> None:
+        connection = _Lazy(self, WRITER_CACHE_KIB)
+        while self._write_next(connection):
+            pass
+        connection.drop()
+
+    def _write_next(self, connection: _Lazy) -> bool:
+        """Write all that is queued, waiting for the first; ``False`` where nothing more will come."""
+        # A method of its own: while the thread waits, no local of its loop may keep a command and its store alive.
+        job = self._commands.get()
+        jobs = []
+        while job is not None:
+            if job.future.set_running_or_notify_cancel():
+                jobs.append(job)
+            if len(jobs) == MOST_COMMANDS:
+                break
+            try:
+                job = self._commands.get_nowait()
+            except queue.Empty:
+                break
+        self._write_group(jobs, connection)
+        return job is not None
+
+    def _write_group(self, jobs: List[_Job[Any]], connection: _Lazy) -> None:
+        ready = []
+        for job in jobs:
+            try:
+                job.command.prepare()
+                ready.append(job)
+            except BaseException as error:  # noqa: BLE001 - the caller's to see
+                job.future.set_exception(error)
+        if not ready or self._commit(ready, connection):
+            return
+        for job in ready:
+            self._commit([job], connection)
+
+    def _commit(self, jobs: List[_Job[Any]], connection: _Lazy) -> bool:
+        """Run commands in one transaction; ``False`` where several failed together and none was written."""
+        try:
+            outcomes = self._transact(jobs, connection)
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
+            self._resource_keys.clear()
+            connection.drop()
+            if len(jobs) > 1 and isinstance(error, sqlite3.Error):
+                return False
+            ours = translated(error, self._path) if isinstance(error, sqlite3.Error) else error
+            for job in jobs:
+                job.future.set_exception(ours)
+            return True
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, _Failed):
+                job.future.set_exception(outcome.error)
+            else:
+                job.succeed(outcome)
+        return True
+
+    def _transact(self, jobs: List[_Job[Any]], lazy: _Lazy) -> List[Any]:
+        while True:
+            with self._gate.entered():
+                connection = patiently(
+                    lambda: _begin_writing(lazy), self._busy_timeout, self._path, lambda: self._gate.closing
+                )
+                if connection is None:
+                    continue
+                try:
+                    outcomes = [self._attempt(job, connection) for job in jobs]
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+                return outcomes
+
+    def _attempt(self, job: _Job[Any], connection: sqlite3.Connection) -> Any:
+        connection.execute("SAVEPOINT command")
+        try:
+            result = job.command.work(SqliteTables(connection, self._resource_keys))
+        except Exception as error:
+            if not connection.in_transaction:  # SQLite has undone everything: disk full, I/O error
+                raise
+            connection.execute("ROLLBACK TO command")
+            connection.execute("RELEASE command")
+            self._resource_keys.clear()
+            return _Failed(translated(error, self._path) if isinstance(error, sqlite3.Error) else error)
+        connection.execute("RELEASE command")
+        return result
+
+    # ------------------------------------------------------------------ reading
+
+    def _read_on(self) -> None:
+        connection = _Lazy(self)
+        while self._read_next(connection):
+            pass
+        connection.drop()
+
+    def _read_next(self, connection: _Lazy) -> bool:
+        question = self._questions.get()
+        with self._lock:
+            self._idle_readers -= 1
+        if question is not None and question.future.set_running_or_notify_cancel():
+            self._answer(question, connection)
+        with self._lock:
+            self._idle_readers += 1
+        return question is not None
+
+    def _answer(self, question: _Question[Any], lazy: _Lazy) -> None:
+        try:
+            answer = self._ask(question.work, lazy)
+        except sqlite3.Error as error:
+            lazy.drop()
+            question.future.set_exception(translated(error, self._path))
+        except BaseException as error:  # noqa: BLE001 - the caller's to see
+            question.future.set_exception(error)
+        else:
+            question.future.set_result(answer)
+
+    def _ask(self, work: Callable[[Tables], T], lazy: _Lazy) -> T:
+        with self._gate.entered():
+            # A reader waits only where another process repairs the log after a crash, or is the last to close.
+            connection = patiently(lambda: _begin_reading(lazy), self._busy_timeout, self._path)
+            assert connection is not None
+            try:
+                return work(SqliteTables(connection, {}))
+            finally:
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
+
+    # ------------------------------------------------------------------ other processes
+
+    def _poll_on(self) -> None:
+        connection = _Lazy(self)
+        seen: Optional[int] = None
+        while not self._poll_stopped.is_set():
+            waited_for = self._waits.rollout_ids
+            with self._lock:
+                if not waited_for and not self._waits.rollout_ids:
+                    self._poller = None
+                    break
+            try:
+                with self._gate.entered():
+                    ((version,),) = connection.get().execute("PRAGMA data_version").fetchall()
+                if version != seen:
+                    seen = version
+                    self._waits.finished(self._ask(partial(_finished_among, waited_for), connection))
+            except (sqlite3.Error, StoreError) as error:
+                _log.warning("looking for finished rollouts failed: %s", error)
+                seen = None
+                connection.drop()
+            self._poll_stopped.wait(POLL_SECONDS)
+        connection.drop()
+
+    # ------------------------------------------------------------------ forking
+
+    def before_fork(self) -> None:
+        """Come to rest, and hold no connection."""
+        self._at_rest = self._gate.close(FORK_SECONDS)
+        self._lock.acquire()
+        if self._at_rest:
+            for connection in self._connections:
+                connection.close()
+            self._connections = []
+            self._generation += 1
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+        self._gate.open()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew."""
+        _inherited.extend(self._connections)
+        self._begin()
+
+
+class _Lazy:
+    """The connection of one thread, opened when it is needed and again after a fork or a failure."""
+
+    def __init__(self, engine: Engine, cache_kib: int = READER_CACHE_KIB) -> None:
+        self._engine = engine
+        self._cache_kib = cache_kib
+        self._generation = -1
+        self._connection: Optional[sqlite3.Connection] = None
+
+    def get(self) -> sqlite3.Connection:
+        engine = self._engine
+        if self._connection is None or self._generation != engine._generation:  # noqa: SLF001 - one module
+            self._connection = connect(engine._path, engine._synchronous, self._cache_kib)  # noqa: SLF001
+            self._generation = engine._generation  # noqa: SLF001
+            with engine._lock:  # noqa: SLF001
+                engine._connections.append(self._connection)  # noqa: SLF001
+        return self._connection
+
+    def drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        with self._engine._lock:  # noqa: SLF001
+            if connection not in self._engine._connections:  # noqa: SLF001 - closed before a fork
+                return
+            self._engine._connections.remove(connection)  # noqa: SLF001
+        connection.close()
+
+
+class _Failed:
+    """The outcome of a command that was undone."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _begin_writing(lazy: _Lazy) -> sqlite3.Connection:
+    connection = lazy.get()
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+def _begin_reading(lazy: _Lazy) -> sqlite3.Connection:
+    connection = lazy.get()
+    connection.execute("BEGIN")
+    try:
+        connection.execute("SELECT 1 FROM migrations LIMIT 1").fetchone()  # takes the snapshot
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return connection
+
+
+def _finished_among(rollout_ids: frozenset[str], tables: Tables) -> List[str]:
+    assert isinstance(tables, SqliteTables)
+    return tables.finished_among(rollout_ids)
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_forking: List[Engine] = []
+_inherited: List[sqlite3.Connection] = []
+"""Connections of a parent that did not come to rest in time: never used, and never closed, because closing them
+would act on files that are the parent's."""
+
+
+def _before_fork() -> None:
+    _forking[:] = list(_engines)
+    for engine in _forking:
+        engine.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for engine in _forking:
+        engine.after_fork_in_parent()
+    _forking.clear()
+
+
+def _after_fork_in_child() -> None:
+    for engine in _forking:
+        engine.after_fork_in_child()
+    _forking.clear()
+
+
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)

@@ -1,0 +1,192 @@
+"""``sqlite:///path``: a store in one SQLite file, for any number of processes of one machine.
+
+*Acknowledged* means committed to the write-ahead log: it survives ``kill -9`` of every process. After a loss of
+power the last fractions of a second may be missing, never half a transaction; ``?synchronous=full`` waits for
+the disk at every commit and keeps those too. The file is read with any SQLite tool; ``schema.sql`` describes it,
+and the views ``attempt_spans``, ``token_ids`` and ``logprobs`` unpack what is packed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, List, Tuple, TypeVar, Union
+from urllib.parse import parse_qsl, quote, unquote
+
+from ...codec.rows import SpanRow, encode_span
+from ...errors import InvalidArgument
+from ...types import Span
+from ..base import LightningStoreCapabilities
+from ..tables import Tables
+from ..transaction import Clock, Command, TransactionalStore
+from .connection import Synchronous, prepare_file
+from .engine import Engine
+from .tables import SqliteTables
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT = 30.0
+"""Seconds that a write waits for other processes before it raises ``StoreBusy``."""
+
+
+class SqliteLightningStore(TransactionalStore):
+    """A store in a SQLite file; any thread, any event loop, several processes, picklable."""
+
+    def __init__(
+        self,
+        path: Union[str, os.PathLike[str]],
+        *,
+        synchronous: Synchronous = "normal",
+        busy_timeout: float = BUSY_TIMEOUT,
+        clock: Clock = time.time,
+    ) -> None:
+        """Open a file, and create or migrate it where needed.
+
+        Args:
+            path: The file; its folder must exist.
+            synchronous: ``normal`` survives the death of every process, ``full`` also a loss of power.
+            busy_timeout: Seconds that a write waits for other processes.
+            clock: Seconds since the epoch.
+
+        Raises:
+            StoreFileError: The file cannot be opened as a store; it was left as it was.
+            StoreBusy: Another process held the file for longer than ``busy_timeout``.
+            InvalidArgument: An option has no such value.
+        """
+        super().__init__(clock=clock)
+        if synchronous not in ("normal", "full"):
+            raise InvalidArgument(f"synchronous is 'normal' or 'full', not {synchronous!r}")
+        if not busy_timeout >= 0:
+            raise InvalidArgument(f"busy_timeout must be at least 0 seconds, not {busy_timeout!r}")
+        self.path = Path(path).absolute()
+        self._synchronous: Synchronous = synchronous
+        self._busy_timeout = busy_timeout
+        deadline = prepare_file(self.path, busy_timeout)
+        self._engine = Engine(self.path, synchronous, busy_timeout, self._waits)
+        # Not at the end of the interpreter: whoever is shut down after this store still has spans to write. Callers
+        # wait for what they ask for, so nothing unacknowledged is promised; the next open reads the write-ahead log.
+        self._finalizer = weakref.finalize(self, self._engine.shutdown)
+        self._finalizer.atexit = False  # type: ignore[misc]  # a property, which mypy takes for a slot
+        _stores.add(self)
+        if deadline is not None:
+            self._watchdog.expect(deadline)
+
+    def __reduce__(self) -> Tuple[Callable[..., SqliteLightningStore], Tuple[Any, ...]]:
+        return _reopened, (str(self.path), self._synchronous, self._busy_timeout, self._clock)
+
+    @property
+    def url(self) -> str:
+        """URL under which any process of this machine opens the same data."""
+        options = "?synchronous=full" if self._synchronous == "full" else ""
+        return f"sqlite:///{quote(str(self.path))}{options}"
+
+    @property
+    def local_path(self) -> str:
+        """The file; spans that cannot be written wait in a folder beside it."""
+        return str(self.path)
+
+    @property
+    def capabilities(self) -> LightningStoreCapabilities:
+        """What callers may rely on."""
+        return LightningStoreCapabilities(
+            thread_safe=True, async_safe=True, zero_copy=True, otlp_traces=False, durable=True
+        )
+
+    async def close(self) -> None:
+        """Finish what is queued, end the threads, close the file; a repeat is harmless."""
+        self._finalizer.detach()
+        threads = self._engine.stop()
+        self._waits.settle_all(self)
+        for thread in threads:
+            await asyncio.wrap_future(thread.ended)
+            thread.join()
+        self._watchdog.stop()
+        self._engine.close_connections()
+
+    async def check(self) -> List[str]:
+        """Return what is wrong with the file, a sentence each; nothing where it is sound. Reads all of it."""
+
+        def work(tables: Tables) -> List[str]:
+            assert isinstance(tables, SqliteTables)
+            return tables.check()
+
+        return await self._read(work)
+
+    def _encode(self, span: Span) -> SpanRow:
+        return encode_span(span)
+
+    def _encode_open(self, span: Span) -> SpanRow:
+        return encode_span(span, packed=False)
+
+    def _watch_others(self) -> None:
+        self._engine.watch_others()
+
+    async def _write(self, command: Command[T]) -> T:
+        return await _awaited(self._engine.write(command))
+
+    async def _read(self, work: Callable[[Tables], T]) -> T:
+        return await _awaited(self._engine.read(work))
+
+
+_stores: weakref.WeakSet[SqliteLightningStore] = weakref.WeakSet()
+
+
+async def _awaited(future: Future[T]) -> T:
+    return await asyncio.wrap_future(future)
+
+
+def _reopened(path: str, synchronous: Synchronous, busy_timeout: float, clock: Clock) -> SqliteLightningStore:
+    return SqliteLightningStore(path, synchronous=synchronous, busy_timeout=busy_timeout, clock=clock)
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_stores):
+        store._watchdog.after_fork_in_child()  # noqa: SLF001 - one module, one class
+        store._waits.after_fork_in_child()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def open_url(url: str) -> SqliteLightningStore:
+    """Open ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
+
+    Options: ``?synchronous=normal|full`` and ``&busy_timeout=<seconds>``, see :class:`SqliteLightningStore`.
+    Characters may be percent-encoded; ``?``, ``#`` and ``%`` in a path must be.
+
+    Raises:
+        InvalidArgument: The URL names no path or has an unknown option.
+        StoreFileError: The file cannot be opened as a store.
+    """
+    address, _, query = url.partition("?")
+    place = address.partition("://")[2]
+    if not place.startswith("/"):
+        raise InvalidArgument(
+            f"{url!r} names a host; a file has three slashes. Did you mean sqlite:///{place} ?"
+        )
+    path = unquote(place[1:])
+    if not path:
+        raise InvalidArgument(
+            f"{url!r} names no file; write sqlite:///agentlightning.db, or memory:// for no file"
+        )
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    synchronous = options.pop("synchronous", "normal")
+    busy_timeout = options.pop("busy_timeout", str(BUSY_TIMEOUT))
+    if options:
+        raise InvalidArgument(
+            f"{url!r} has the unknown option {next(iter(options))!r}; there are synchronous and busy_timeout"
+        )
+    if synchronous not in ("normal", "full"):
+        raise InvalidArgument(f"synchronous is 'normal' or 'full', not {synchronous!r}")
+    try:
+        seconds = float(busy_timeout)
+    except ValueError:
+        raise InvalidArgument(f"busy_timeout is a number of seconds, not {busy_timeout!r}") from None
+    return SqliteLightningStore(
+        path, synchronous="full" if synchronous == "full" else "normal", busy_timeout=seconds
+    )

@@ -1,0 +1,870 @@
+"""Every method of the store contract, written once, over the small primitives of ``store.tables``.
+
+A :class:`TransactionalStore` turns a call into one function on :class:`~.tables.Tables`. A backend supplies the
+tables and two hooks, which run such a function in one transaction. What statuses, time and receipts mean comes
+from ``store.lifecycle``; what filters and pages mean comes from ``store.query``; arguments are checked and
+copied here, before a transaction begins.
+
+Time passes on its own: every call sees the store as if the watchdog had just looked, because each transaction
+begins by applying what is overdue. The timer of ``store.watchdog`` only makes it happen without a call.
+"""
+
+# ruff: noqa: A002, D102 - names and specification of the methods are those of store.base
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Dict, Final, Generic, List, Literal, Optional, Tuple, TypeVar, Union
+
+from ..errors import AttemptNotFound, InvalidArgument, InvalidTransition, ResourcesNotFound, RolloutNotFound
+from ..semconv import DropReason
+from ..types import (
+    Account,
+    Attempt,
+    AttemptedRollout,
+    AttemptStatus,
+    EnqueueRolloutRequest,
+    NamedResources,
+    Receipt,
+    ResourcesUpdate,
+    Rollout,
+    RolloutConfig,
+    RolloutMode,
+    RolloutStatus,
+    Span,
+    TaskInput,
+    Worker,
+    WorkerStatus,
+)
+from ..types.ids import new_attempt_id, new_resources_id, new_rollout_id
+from . import lifecycle, query, values
+from .base import FINISHED, LATEST, QUEUING, UNSET, LightningStore, LightningStoreStatistics, Unset
+from .tables import AttemptKey, NewSpan, Tables
+from .waiting import Waits
+from .watchdog import Watchdog
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+
+_ROLLOUT_STATUSES = frozenset(lifecycle.ROLLOUT_TRANSITIONS)
+_WORKER_STATUSES: frozenset[WorkerStatus] = frozenset({"idle", "busy", "unknown"})
+
+
+class _Overdue:
+    """What a read returns instead of an answer when something has to be written first."""
+
+
+_OVERDUE: Final = _Overdue()
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[T]):
+    """One transaction that writes."""
+
+    work: Callable[[Tables], T]
+    """Does the work; may be called again from the start if the transaction has to be repeated."""
+    prepare: Callable[[], None] = _nothing
+    """Called once before the transaction, so that what costs time holds no lock."""
+    committed: Callable[[], None] = _nothing
+    """Called once after the commit and before the result is handed over, on any thread; never raises."""
+
+
+class Unit:
+    """The work of one transaction: its tables, its time, and what its commit means to others."""
+
+    def __init__(self, tables: Tables, now: float) -> None:
+        self.tables = tables
+        self.now = now
+        self.finished: List[str] = []
+        """Rollouts that reached a final status."""
+        self.deadline: Optional[float] = None
+        """The earliest deadline that was set or seen."""
+
+    # ------------------------------------------------------------------ finding
+
+    def rollout(self, rollout_id: str) -> Rollout:
+        """Return a rollout, or raise :class:`RolloutNotFound`."""
+        found = self.tables.get_rollout(rollout_id)
+        if found is None:
+            raise RolloutNotFound(rollout_id)
+        return found
+
+    def attempt(self, rollout_id: str, attempt_id: str) -> Attempt:
+        """Return an attempt (``latest`` is one), or raise :class:`RolloutNotFound`, :class:`AttemptNotFound`."""
+        found = (
+            self.tables.get_latest_attempts([rollout_id]).get(rollout_id)
+            if attempt_id == LATEST
+            else self.tables.get_attempt((rollout_id, attempt_id))
+        )
+        if found is None:
+            self.rollout(rollout_id)
+            raise AttemptNotFound(attempt_id, f"rollout {rollout_id!r} has no such attempt")
+        return found
+
+    def with_attempts(self, rollouts: Sequence[Rollout]) -> List[Rollout]:
+        """Return the rollouts, each with its latest attempt where it has one."""
+        latest = self.tables.get_latest_attempts([rollout.rollout_id for rollout in rollouts])
+        return [
+            attempted(rollout, latest[rollout.rollout_id]) if rollout.rollout_id in latest else rollout
+            for rollout in rollouts
+        ]
+
+    def resources_id(self, given: Optional[str]) -> Optional[str]:
+        """Return the id that a new rollout refers to: the given one if it exists, else the latest."""
+        if given is None:
+            latest = self.tables.get_latest_resources()
+            return None if latest is None else latest.resources_id
+        if self.tables.get_resources(given) is None:
+            raise ResourcesNotFound(given)
+        return given
+
+    # ------------------------------------------------------------------ changing
+
+    def move_rollout(self, rollout: Rollout, status: RolloutStatus) -> Rollout:
+        """Change a rollout's status, its place in the queue with it, and keep it."""
+        moved = lifecycle.move_rollout(rollout, status, self.now)
+        self.tables.put_rollout(moved)
+        if moved.status != rollout.status:
+            if status in QUEUING:
+                self.tables.enqueue(rollout.rollout_id)
+            else:
+                self.tables.leave_queue(rollout.rollout_id)
+            if status in FINISHED:
+                self.finished.append(rollout.rollout_id)
+        return moved
+
+    def put_attempt(self, attempt: Attempt, config: RolloutConfig) -> None:
+        """Keep an attempt with its deadline."""
+        deadline = lifecycle.deadline(attempt, config)
+        self.tables.put_attempt(attempt, deadline)
+        self._see_deadline(deadline)
+
+    def _put_attempt_again(self, attempt: Attempt) -> None:
+        # A heartbeat is part of every batch of spans; without a deadline there is no need to read the rollout.
+        if self.tables.get_deadline((attempt.rollout_id, attempt.attempt_id)) is None:
+            self.tables.put_attempt(attempt, None)
+        else:
+            self.put_attempt(attempt, self.rollout(attempt.rollout_id).config)
+
+    def report(self, before: Attempt, after: Attempt) -> None:
+        """Keep a changed attempt, and let its rollout and its worker follow."""
+        if after.status == before.status:
+            self._put_attempt_again(after)
+            return
+        rollout = self.rollout(after.rollout_id)
+        self.put_attempt(after, rollout.config)
+        latest = self.tables.get_latest_attempts([rollout.rollout_id])[rollout.rollout_id]
+        if latest.attempt_id == after.attempt_id:
+            status = lifecycle.rollout_after(rollout, before.status, after)
+            if status != rollout.status:
+                self.move_rollout(rollout, status)
+        worker = self.tables.get_worker(after.worker_id) if after.worker_id else None
+        if worker is not None:
+            self._put_worker(worker, lifecycle.worker_after(worker, after, self.now))
+
+    def begin_attempt(self, rollout: Rollout, worker_id: Optional[str]) -> AttemptedRollout:
+        """Start a new attempt, which becomes the latest."""
+        last = self.tables.get_latest_attempts([rollout.rollout_id]).get(rollout.rollout_id)
+        attempt = Attempt(
+            rollout_id=rollout.rollout_id,
+            attempt_id=new_attempt_id(),
+            sequence_id=1 if last is None else last.sequence_id + 1,
+            start_time=self.now,
+            worker_id=worker_id,
+        )
+        rollout = self.move_rollout(rollout, "preparing")
+        self.put_attempt(attempt, rollout.config)
+        if worker_id is not None:
+            self.assign(worker_id, attempt)
+        return attempted(rollout, attempt)
+
+    def assign(self, worker_id: str, attempt: Attempt) -> None:
+        """Make a worker busy with an attempt."""
+        self.tables.put_worker(lifecycle.worker_busy(self.worker(worker_id), attempt, self.now))
+
+    def worker(self, worker_id: str) -> Worker:
+        """Return a worker; one that is new is not kept yet."""
+        return self.tables.get_worker(worker_id) or Worker(worker_id=worker_id)
+
+    def reassign(self, before: Attempt, after: Attempt) -> None:
+        """Let the former worker of an attempt go, and make the new one busy."""
+        former = self.tables.get_worker(before.worker_id) if before.worker_id else None
+        if former is not None and former.current_attempt_id == before.attempt_id:
+            self.tables.put_worker(lifecycle.worker_idle(former, self.now))
+        if after.worker_id and after.status in lifecycle.LIVE_ATTEMPT:
+            self.assign(after.worker_id, after)
+
+    def apply_overdue(self) -> int:
+        """Give up the attempts whose time has passed; return how many changed."""
+        changed = 0
+        earliest = self.tables.next_deadline()
+        if earliest is not None and earliest <= self.now:
+            for attempt in self.tables.get_overdue(self.now):
+                config = self.rollout(attempt.rollout_id).config
+                status = lifecycle.overdue(attempt, config, self.now)
+                if status is None:
+                    self.put_attempt(attempt, config)
+                    continue
+                self.report(attempt, lifecycle.move_attempt(attempt, status, self.now))
+                changed += 1
+            earliest = self.tables.next_deadline()
+        self._see_deadline(earliest)
+        return changed
+
+    def _put_worker(self, before: Worker, after: Worker) -> None:
+        if after is not before:
+            self.tables.put_worker(after)
+
+    def _see_deadline(self, deadline: Optional[float]) -> None:
+        if deadline is not None and (self.deadline is None or deadline < self.deadline):
+            self.deadline = deadline
+
+
+def attempted(rollout: Rollout, attempt: Attempt) -> AttemptedRollout:
+    """Return a rollout together with an attempt of it."""
+    return AttemptedRollout.model_construct(**{**rollout.__dict__, "attempt": attempt})
+
+
+class SpanBatch:
+    """The arguments of one ``add_many_spans``, and how they are written."""
+
+    def __init__(self, spans: Sequence[Span], opened: Sequence[Span], accounts: Sequence[Account]) -> None:
+        self.spans = list(spans)
+        self.opened = list(opened)
+        self.accounts = [values.account(account) for account in accounts]
+        for span in (*self.spans, *self.opened):
+            values.check_span(span)
+        self.alive = dict.fromkeys(_key(span) for span in (*self.spans, *self.opened))
+        self.declared = dict.fromkeys(_key(account) for account in self.accounts)
+        self.encoded: List[Any] = []
+        self.encoded_open: List[Any] = []
+
+    def encode(self, encode: Callable[[Span], Any], encode_open: Callable[[Span], Any]) -> None:
+        """Turn the spans into what the tables keep."""
+        self.encoded = [encode(span) for span in self.spans]
+        self.encoded_open = [encode_open(span) for span in self.opened]
+
+    def write(self, unit: Unit) -> List[Span]:
+        """Write the batch and return the spans that are new, in its order, with their sequence ids."""
+        attempts = {key: unit.attempt(*key) for key in {**self.alive, **self.declared}}
+        self._write_accounts(unit.tables)
+        stored = self._write_spans(unit.tables)
+        self._write_opened(unit.tables)
+        for key, before in attempts.items():
+            after = lifecycle.heartbeat(before, unit.now)
+            if key in self.alive:
+                after = lifecycle.move_attempt(after, lifecycle.status_after_span(after.status), unit.now)
+            if after is not before:
+                unit.report(before, after)
+        return stored
+
+    def _write_accounts(self, tables: Tables) -> None:
+        for account in self.accounts:
+            key = _key(account)
+            if lifecycle.is_newer(account, tables.get_revision(key, account.writer_id)):
+                tables.put_account(account)
+            if account.unstored:
+                tables.remove_open_spans(key, account.unstored)
+
+    def _write_spans(self, tables: Tables) -> List[Span]:
+        fresh: Dict[int, NewSpan] = {}
+        for key, places in _by_key(self.spans).items():
+            span_ids = [self.spans[place].span_id for place in places]
+            known, opened = dict(tables.get_stored(key, span_ids)), tables.get_open(key, span_ids)
+            if key in self.declared:
+                tables.declare_spans(key, [span_id for span_id, declared in known.items() if not declared])
+            counter = last = tables.get_counter(key)
+            for place in places:
+                span = self.spans[place]
+                if span.span_id in known:
+                    continue
+                number = span.sequence_id or last + 1
+                last = max(last, number)
+                declared = key in self.declared or opened.get(span.span_id, False)
+                known[span.span_id] = declared
+                fresh[place] = NewSpan(span, number, declared, self.encoded[place])
+            if last != counter:
+                tables.put_counter(key, last)
+            if opened:
+                tables.remove_open_spans(key, opened)
+        in_order = [fresh[place] for place in sorted(fresh)]
+        if in_order:
+            tables.add_spans(in_order)
+        return [new.span.model_copy(update={"sequence_id": new.sequence_id}) for new in in_order]
+
+    def _write_opened(self, tables: Tables) -> None:
+        fresh: List[NewSpan] = []
+        for key, places in _by_key(self.opened).items():
+            span_ids = [self.opened[place].span_id for place in places]
+            present = tables.get_open(key, span_ids)
+            settled = set(tables.get_stored(key, span_ids))
+            settled.update(*(account.unstored for account in tables.get_accounts(key)))
+            if key in self.declared:
+                tables.declare_spans(key, [span_id for span_id, declared in present.items() if not declared])
+            settled.update(present)
+            for place in places:
+                span = self.opened[place]
+                if span.span_id not in settled:
+                    settled.add(span.span_id)
+                    fresh.append(NewSpan(span, 0, key in self.declared, self.encoded_open[place]))
+        if fresh:
+            tables.add_open_spans(fresh)
+
+
+def _key(item: Union[Span, Account]) -> AttemptKey:
+    return item.rollout_id, item.attempt_id
+
+
+def _by_key(spans: Sequence[Span]) -> Dict[AttemptKey, List[int]]:
+    places: Dict[AttemptKey, List[int]] = {}
+    for place, span in enumerate(spans):
+        places.setdefault(_key(span), []).append(place)
+    return places
+
+
+def receipt_of(attempt: Attempt, tables: Tables) -> Receipt:
+    """Count the receipt of an attempt; see ``types.receipt``."""
+    accounts = tables.get_accounts((attempt.rollout_id, attempt.attempt_id))
+    counts = tables.count_spans((attempt.rollout_id, attempt.attempt_id))
+    dropped: Dict[str, int] = {DropReason.EVICTED.value: counts.evicted}
+    for account in accounts:
+        for reason, number in account.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + number
+    return Receipt(
+        rollout_id=attempt.rollout_id,
+        attempt_id=attempt.attempt_id,
+        started=sum(account.started for account in accounts) + counts.undeclared,
+        stored=counts.stored,
+        open=counts.open,
+        dropped={reason: number for reason, number in dropped.items() if number},
+        late=sum(account.late for account in accounts),
+        truncated=dropped.get(DropReason.QUEUE_FULL.value, 0) > 0,
+        interrupted=lifecycle.interrupted(accounts, attempt.status),
+    )
+
+
+class TransactionalStore(LightningStore):
+    """The contract over :class:`Tables`; see the module's docstring.
+
+    A backend supplies ``_write`` and ``_read``, and may say how it encodes spans.
+    """
+
+    def __init__(self, *, clock: Clock = time.time, waits: Optional[Waits] = None) -> None:
+        """Prepare what all backends share.
+
+        Args:
+            clock: Seconds since the epoch; every time that the store records or judges comes from it.
+            waits: Waits that several stores over the same data share.
+        """
+        self._clock = clock
+        self._waits = Waits() if waits is None else waits
+        self._watchdog = Watchdog(self, clock)
+        self._opened_at = time.monotonic()
+
+    # ------------------------------------------------------------------ what a backend supplies
+
+    @abstractmethod
+    async def _write(self, command: Command[T]) -> T:
+        """Run a command in one transaction, durable when this returns; all of it or none.
+
+        A result is the caller's own: it shares nothing with what is kept.
+        """
+
+    @abstractmethod
+    async def _read(self, work: Callable[[Tables], T]) -> T:
+        """Run a function that only reads, on one state of the store; a result is the caller's own."""
+
+    def _encode(self, span: Span) -> Any:
+        """Turn a span into what ``Tables.add_spans`` keeps; called before the transaction."""
+        return span
+
+    def _encode_open(self, span: Span) -> Any:
+        """Turn a span into what ``Tables.add_open_spans`` keeps; called before the transaction."""
+        return self._encode(span)
+
+    # ------------------------------------------------------------------ running
+
+    async def _change(self, work: Callable[[Unit], T], prepare: Callable[[], None] = _nothing) -> T:
+        units: List[Unit] = []
+
+        def run(tables: Tables) -> T:
+            unit = Unit(tables, self._clock())
+            units[:] = [unit]
+            unit.apply_overdue()
+            return work(unit)
+
+        return await self._write(Command(run, prepare, lambda: self._committed(units[0])))
+
+    async def _look(self, work: Callable[[Unit], T]) -> T:
+        def run(tables: Tables) -> Union[T, _Overdue]:
+            now = self._clock()
+            earliest = tables.next_deadline()
+            if earliest is None:
+                return work(Unit(tables, now))
+            if earliest <= now:
+                return _OVERDUE
+            self._watchdog.expect(earliest)
+            return work(Unit(tables, now))
+
+        answer = await self._read(run)
+        return await self._change(work) if isinstance(answer, _Overdue) else answer
+
+    def _committed(self, unit: Unit) -> None:
+        if unit.finished:
+            self._waits.finished(unit.finished)
+        if unit.deadline is not None:
+            self._watchdog.expect(unit.deadline)
+
+    async def scan(self) -> Optional[float]:
+        """Give up the attempts that are overdue now; return the next deadline, if there is one.
+
+        Every other call does this first, and the watchdog's timer does it without a call.
+        """
+
+        def work(unit: Unit) -> Optional[float]:
+            return unit.tables.next_deadline()
+
+        return await self._look(work)
+
+    async def statistics(self) -> LightningStoreStatistics:
+        counts = await self._look(lambda unit: unit.tables.count())
+        return LightningStoreStatistics(
+            **{**counts, "name": type(self).__name__, "uptime": time.monotonic() - self._opened_at}
+        )
+
+    # ------------------------------------------------------------------ rollouts and their queue
+
+    async def start_rollout(
+        self,
+        input: TaskInput,
+        mode: Optional[RolloutMode] = None,
+        resources_id: Optional[str] = None,
+        config: Optional[RolloutConfig] = None,
+        metadata: Optional[Dict[str, Any]] = None,
+        worker_id: Optional[str] = None,
+    ) -> AttemptedRollout:
+        request = EnqueueRolloutRequest.model_construct(
+            input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
+        )
+        draft = _draft(request)
+        values.optional_text("worker_id", worker_id)
+
+        def work(unit: Unit) -> AttemptedRollout:
+            return unit.begin_attempt(_created(unit, draft), worker_id)
+
+        return await self._change(work)
+
+    async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
+        drafts = [_draft(request) for request in rollouts]
+
+        def work(unit: Unit) -> List[Rollout]:
+            created = [_created(unit, draft) for draft in drafts]
+            for rollout in created:
+                unit.tables.put_rollout(rollout)
+                unit.tables.enqueue(rollout.rollout_id)
+            return created
+
+        return await self._change(work)
+
+    async def dequeue_many_rollouts(
+        self, *, limit: int = 1, worker_id: Optional[str] = None
+    ) -> Sequence[AttemptedRollout]:
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise InvalidArgument(f"limit must be a whole number of at least 1, not {limit!r}")
+        values.optional_text("worker_id", worker_id)
+
+        def work(unit: Unit) -> List[AttemptedRollout]:
+            if worker_id is not None:
+                unit.tables.put_worker(lifecycle.worker_dequeued(unit.worker(worker_id), unit.now))
+            claimed = [
+                unit.begin_attempt(unit.rollout(rollout_id), worker_id)
+                for rollout_id in unit.tables.take_from_queue(limit)
+            ]
+            if worker_id is not None and not claimed:
+                unit.tables.put_worker(lifecycle.worker_idle(unit.worker(worker_id), unit.now))
+            return claimed
+
+        return await self._change(work)
+
+    async def start_attempt(self, rollout_id: str, worker_id: Optional[str] = None) -> AttemptedRollout:
+        values.optional_text("worker_id", worker_id)
+
+        def work(unit: Unit) -> AttemptedRollout:
+            rollout = unit.rollout(rollout_id)
+            if rollout.status in FINISHED:
+                raise InvalidTransition(
+                    f"rollout {rollout_id!r} is {rollout.status}, which is final; it gets no more attempts"
+                )
+            return unit.begin_attempt(rollout, worker_id)
+
+        return await self._change(work)
+
+    async def update_rollout(
+        self,
+        rollout_id: str,
+        input: Union[TaskInput, Unset] = UNSET,
+        mode: Union[Optional[RolloutMode], Unset] = UNSET,
+        resources_id: Union[Optional[str], Unset] = UNSET,
+        status: Union[RolloutStatus, Unset] = UNSET,
+        config: Union[RolloutConfig, Unset] = UNSET,
+        metadata: Union[Optional[Dict[str, Any]], Unset] = UNSET,
+    ) -> Rollout:
+        changes: Dict[str, Any] = {}
+        if not isinstance(input, Unset):
+            changes["input"] = values.json_copy("input", input)
+        if not isinstance(mode, Unset):
+            changes["mode"] = values.optional_mode(mode)
+        if not isinstance(config, Unset):
+            changes["config"] = values.rollout_config(config)
+        if not isinstance(metadata, Unset):
+            changes["metadata"] = values.optional_json_dict("metadata", metadata)
+        target = None if isinstance(status, Unset) else values.word("status", status, _ROLLOUT_STATUSES)
+
+        def work(unit: Unit) -> Rollout:
+            rollout = unit.rollout(rollout_id)
+            if not isinstance(resources_id, Unset):
+                changes["resources_id"] = None if resources_id is None else unit.resources_id(resources_id)
+            changed = rollout.model_copy(update=changes)
+            moved = unit.move_rollout(changed, changed.status if target is None else target)
+            if "config" in changes:
+                for attempt in unit.tables.get_attempts(rollout_id):
+                    unit.put_attempt(attempt, moved.config)
+                unit.apply_overdue()
+                moved = unit.rollout(rollout_id)
+            return unit.with_attempts([moved])[0]
+
+        return await self._change(work)
+
+    async def get_rollout_by_id(self, rollout_id: str) -> Optional[Rollout]:
+        def work(unit: Unit) -> Optional[Rollout]:
+            rollout = unit.tables.get_rollout(rollout_id)
+            return None if rollout is None else unit.with_attempts([rollout])[0]
+
+        return await self._look(work)
+
+    async def query_rollouts(
+        self,
+        *,
+        status_in: Optional[Sequence[RolloutStatus]] = None,
+        rollout_id_in: Optional[Sequence[str]] = None,
+        rollout_id_contains: Optional[str] = None,
+        filter_logic: Literal["and", "or"] = "and",
+        sort_by: Optional[str] = None,
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+        status: Optional[Sequence[RolloutStatus]] = None,
+        rollout_ids: Optional[Sequence[str]] = None,
+    ) -> Sequence[Rollout]:
+        asked = query.make_query(
+            query.within("status", status if status_in is None else status_in, _ROLLOUT_STATUSES),
+            query.within("rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in),
+            query.contains("rollout_id", rollout_id_contains),
+            sortable=query.ROLLOUT_SORT,
+            filter_logic=filter_logic,
+            sort_by=sort_by,
+            sort_order=sort_order,
+            limit=limit,
+            offset=offset,
+        )
+
+        def work(unit: Unit) -> Sequence[Rollout]:
+            found = unit.tables.find_rollouts(asked)
+            return asked.result(unit.with_attempts(found.items), found.total)
+
+        return await self._look(work)
+
+    async def wait_for_rollouts(
+        self, *, rollout_ids: List[str], timeout: Optional[float] = None
+    ) -> List[Rollout]:
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
+            raise InvalidArgument(f"timeout must be None or at least 0 seconds, not {timeout!r}")
+        ids = list(dict.fromkeys(rollout_ids))
+
+        def look(unit: Unit) -> List[Rollout]:
+            return unit.with_attempts([unit.rollout(rollout_id) for rollout_id in ids])
+
+        wait = self._waits.add(ids, self)  # before the first look, so that nothing happens unseen in between
+        try:
+            rollouts = await self._look(look)
+            finished = _finished(rollouts)
+            self._waits.finished(finished)
+            if len(finished) < len(ids) and timeout != 0:
+                self._watch_others()
+                await wait.until(timeout)
+                rollouts = await self._look(look)
+        finally:
+            self._waits.remove(wait)
+        return [rollout for rollout in rollouts if rollout.status in FINISHED]
+
+    def _watch_others(self) -> None:
+        """Begin to look for rollouts that other processes finish, for as long as somebody waits."""
+
+    # ------------------------------------------------------------------ attempts
+
+    async def update_attempt(
+        self,
+        rollout_id: str,
+        attempt_id: Union[str, Literal["latest"]],
+        status: Union[AttemptStatus, Unset] = UNSET,
+        worker_id: Union[str, Unset] = UNSET,
+        last_heartbeat_time: Union[float, Unset] = UNSET,
+        metadata: Union[Optional[Dict[str, Any]], Unset] = UNSET,
+    ) -> Attempt:
+        changes: Dict[str, Any] = {}
+        if not isinstance(worker_id, Unset):
+            changes["worker_id"] = values.text("worker_id", worker_id)
+        if not isinstance(metadata, Unset):
+            changes["metadata"] = values.optional_json_dict("metadata", metadata)
+        beat = (
+            None
+            if isinstance(last_heartbeat_time, Unset)
+            else values.moment("last_heartbeat_time", last_heartbeat_time)
+        )
+        target = (
+            None
+            if isinstance(status, Unset)
+            else values.word("status", status, lifecycle.ATTEMPT_TRANSITIONS)
+        )
+
+        def work(unit: Unit) -> Attempt:
+            before = unit.attempt(rollout_id, attempt_id)
+            after = before.model_copy(update=changes)
+            if beat is not None:
+                after = lifecycle.heartbeat(after, beat)
+            if target is not None:
+                after = lifecycle.move_attempt(after, target, unit.now)
+            if after.worker_id != before.worker_id:
+                unit.reassign(before, after)
+            unit.report(before, after)
+            return after
+
+        return await self._change(work)
+
+    async def get_latest_attempt(self, rollout_id: str) -> Optional[Attempt]:
+        return await self._look(lambda unit: unit.tables.get_latest_attempts([rollout_id]).get(rollout_id))
+
+    async def query_attempts(
+        self,
+        rollout_id: str,
+        *,
+        sort_by: Optional[str] = "sequence_id",
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> Sequence[Attempt]:
+        asked = query.make_query(
+            sortable=query.ATTEMPT_SORT, sort_by=sort_by, sort_order=sort_order, limit=limit, offset=offset
+        )
+        return await self._look(lambda unit: asked.select(unit.tables.get_attempts(rollout_id)))
+
+    # ------------------------------------------------------------------ spans
+
+    async def add_many_spans(
+        self, spans: Sequence[Span], *, opened: Sequence[Span] = (), accounts: Sequence[Account] = ()
+    ) -> Sequence[Span]:
+        batch = SpanBatch(spans, opened, accounts)
+        if not (batch.spans or batch.opened or batch.accounts):
+            return []
+        return await self._change(batch.write, prepare=lambda: batch.encode(self._encode, self._encode_open))
+
+    async def query_spans(
+        self,
+        rollout_id: str,
+        attempt_id: Union[str, Literal["latest"], None] = None,
+        *,
+        trace_id: Optional[str] = None,
+        trace_id_contains: Optional[str] = None,
+        span_id: Optional[str] = None,
+        span_id_contains: Optional[str] = None,
+        parent_id: Optional[str] = None,
+        parent_id_contains: Optional[str] = None,
+        name: Optional[str] = None,
+        name_contains: Optional[str] = None,
+        filter_logic: Literal["and", "or"] = "and",
+        limit: int = -1,
+        offset: int = 0,
+        sort_by: Optional[str] = "sequence_id",
+        sort_order: Literal["asc", "desc"] = "asc",
+    ) -> Sequence[Span]:
+        asked = query.make_query(
+            query.equals("trace_id", trace_id),
+            query.contains("trace_id", trace_id_contains),
+            query.equals("span_id", span_id),
+            query.contains("span_id", span_id_contains),
+            query.equals("parent_id", parent_id),
+            query.contains("parent_id", parent_id_contains),
+            query.equals("name", name),
+            query.contains("name", name_contains),
+            sortable=query.SPAN_SORT,
+            filter_logic=filter_logic,
+            sort_by=sort_by,
+            sort_order=sort_order,
+            limit=limit,
+            offset=offset,
+        )
+        return await self._look(
+            lambda unit: unit.tables.find_spans(_attempt_keys(unit, rollout_id, attempt_id), asked)
+        )
+
+    async def query_open_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
+        def work(unit: Unit) -> List[Span]:
+            found = unit.tables.get_open_spans(_attempt_keys(unit, rollout_id, attempt_id))
+            return sorted(found, key=lambda span: (span.start_time is None, span.start_time or 0.0))
+
+        return await self._look(work)
+
+    async def get_receipt(self, rollout_id: str, attempt_id: Union[str, Literal["latest"]]) -> Receipt:
+        return await self._look(lambda unit: receipt_of(unit.attempt(rollout_id, attempt_id), unit.tables))
+
+    async def get_many_span_sequence_ids(
+        self, rollout_attempt_ids: Sequence[Tuple[str, str]]
+    ) -> Sequence[int]:
+        pairs = [(str(rollout_id), str(attempt_id)) for rollout_id, attempt_id in rollout_attempt_ids]
+
+        def work(unit: Unit) -> List[int]:
+            reserved = []
+            for rollout_id, attempt_id in pairs:
+                unit.attempt(rollout_id, attempt_id)
+                number = unit.tables.get_counter((rollout_id, attempt_id)) + 1
+                unit.tables.put_counter((rollout_id, attempt_id), number)
+                reserved.append(number)
+            return reserved
+
+        return await self._change(work)
+
+    # ------------------------------------------------------------------ resources
+
+    async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
+        return await self.update_resources(new_resources_id(), resources)
+
+    async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
+        values.text("resources_id", resources_id)
+        checked = values.named_resources(resources)
+
+        def work(unit: Unit) -> ResourcesUpdate:
+            present = unit.tables.get_resources(resources_id)
+            update = ResourcesUpdate(
+                resources_id=resources_id,
+                create_time=unit.now if present is None else present.create_time,
+                update_time=unit.now if present is None else max(unit.now, present.update_time),
+                version=1 if present is None else present.version + 1,
+                resources=checked,
+            )
+            unit.tables.put_resources(update)
+            return update
+
+        return await self._change(work)
+
+    async def get_resources_by_id(self, resources_id: str) -> Optional[ResourcesUpdate]:
+        return await self._look(lambda unit: unit.tables.get_resources(resources_id))
+
+    async def get_latest_resources(self) -> Optional[ResourcesUpdate]:
+        return await self._look(lambda unit: unit.tables.get_latest_resources())
+
+    async def query_resources(
+        self,
+        *,
+        resources_id: Optional[str] = None,
+        resources_id_contains: Optional[str] = None,
+        sort_by: Optional[str] = None,
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> Sequence[ResourcesUpdate]:
+        asked = query.make_query(
+            query.equals("resources_id", resources_id),
+            query.contains("resources_id", resources_id_contains),
+            sortable=query.RESOURCES_SORT,
+            sort_by=sort_by,
+            sort_order=sort_order,
+            limit=limit,
+            offset=offset,
+        )
+        return await self._look(lambda unit: unit.tables.find_resources(asked))
+
+    # ------------------------------------------------------------------ workers
+
+    async def update_worker(
+        self, worker_id: str, heartbeat_stats: Union[Dict[str, Any], Unset] = UNSET
+    ) -> Worker:
+        values.text("worker_id", worker_id)
+        changes = (
+            {}
+            if isinstance(heartbeat_stats, Unset)
+            else {"heartbeat_stats": values.json_dict("heartbeat_stats", heartbeat_stats)}
+        )
+
+        def work(unit: Unit) -> Worker:
+            worker = lifecycle.worker_heartbeat(unit.worker(worker_id), unit.now).model_copy(update=changes)
+            unit.tables.put_worker(worker)
+            return worker
+
+        return await self._change(work)
+
+    async def get_worker_by_id(self, worker_id: str) -> Optional[Worker]:
+        return await self._look(lambda unit: unit.tables.get_worker(worker_id))
+
+    async def query_workers(
+        self,
+        *,
+        status_in: Optional[Sequence[WorkerStatus]] = None,
+        worker_id_contains: Optional[str] = None,
+        filter_logic: Literal["and", "or"] = "and",
+        sort_by: Optional[str] = None,
+        sort_order: Literal["asc", "desc"] = "asc",
+        limit: int = -1,
+        offset: int = 0,
+    ) -> Sequence[Worker]:
+        asked = query.make_query(
+            query.within("status", status_in, _WORKER_STATUSES),
+            query.contains("worker_id", worker_id_contains),
+            sortable=query.WORKER_SORT,
+            filter_logic=filter_logic,
+            sort_by=sort_by,
+            sort_order=sort_order,
+            limit=limit,
+            offset=offset,
+        )
+        return await self._look(lambda unit: unit.tables.find_workers(asked))
+
+
+def _draft(request: EnqueueRolloutRequest) -> Rollout:
+    """Check a request and return a rollout that still lacks its start time and its resources."""
+    return Rollout.model_construct(
+        rollout_id=new_rollout_id(),
+        input=values.json_copy("input", request.input),
+        start_time=0.0,
+        end_time=None,
+        mode=values.optional_mode(request.mode),
+        resources_id=values.optional_text("resources_id", request.resources_id),
+        status="queuing",
+        config=RolloutConfig() if request.config is None else values.rollout_config(request.config),
+        metadata=values.optional_json_dict("metadata", request.metadata),
+    )
+
+
+def _created(unit: Unit, draft: Rollout) -> Rollout:
+    return draft.model_copy(
+        update={"start_time": unit.now, "resources_id": unit.resources_id(draft.resources_id)}
+    )
+
+
+def _attempt_keys(unit: Unit, rollout_id: str, attempt_id: Optional[str]) -> List[AttemptKey]:
+    if attempt_id is None:
+        return [(rollout_id, attempt.attempt_id) for attempt in unit.tables.get_attempts(rollout_id)]
+    if attempt_id == LATEST:
+        latest = unit.tables.get_latest_attempts([rollout_id])
+        return [(rollout_id, attempt.attempt_id) for attempt in latest.values()]
+    return [(rollout_id, attempt_id)]
+
+
+def _finished(rollouts: Iterable[Rollout]) -> List[str]:
+    return [rollout.rollout_id for rollout in rollouts if rollout.status in FINISHED]

@@ -1,0 +1,269 @@
+"""Values at the border of a store: checked on the way in, and never shared with what is kept.
+
+A store keeps JSON values. What a caller hands in is copied into plain lists, dicts and scalars, so that the
+caller's objects and the store's never meet; what is not JSON is refused by name and place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Dict, Optional, TypeVar, Union, cast
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from ..codec.json_text import is_utf8
+from ..errors import InvalidArgument
+from ..types import (
+    Account,
+    Event,
+    Link,
+    NamedResources,
+    OtelResource,
+    RolloutConfig,
+    RolloutMode,
+    Span,
+    SpanContext,
+    TraceStatus,
+)
+from ..types.tracer import to_attributes
+
+M = TypeVar("M", bound=BaseModel)
+W = TypeVar("W", bound=str)
+
+MODES: frozenset[RolloutMode] = frozenset({"train", "val", "test"})
+_DEEPEST = 200  # json.dumps gives up near 1,000 levels; no task is nested like this
+_RESOURCES: TypeAdapter[NamedResources] = TypeAdapter(NamedResources)
+_LARGEST_NUMBER = 2**62  # leaves a 64-bit counter room to go on
+
+
+def json_copy(name: str, value: Any) -> Any:
+    """Return a deep copy of a JSON value made of plain lists, dicts and scalars; tuples become lists.
+
+    Raises:
+        InvalidArgument: Something inside is not JSON; the message says what and where.
+    """
+    return _json_copy(name, value, 0)
+
+
+def _json_copy(place: str, value: Any, depth: int) -> Any:
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    if depth > _DEEPEST:
+        raise InvalidArgument(f"{place.partition('[')[0]} is nested deeper than {_DEEPEST} levels")
+    if isinstance(value, Mapping):
+        return {
+            _json_key(place, key): _json_copy(f"{place}[{key!r}]", item, depth + 1)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_json_copy(f"{place}[{index}]", item, depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    raise InvalidArgument(
+        f"{place} is a {type(value).__qualname__}, which is not JSON; "
+        "a store keeps text, numbers, true, false, null, lists and dicts of them"
+    )
+
+
+def _json_key(place: str, key: Any) -> str:
+    if not isinstance(key, str):
+        raise InvalidArgument(f"{place} has the key {key!r}, which is not JSON; keys are text")
+    return str.__str__(key)
+
+
+def json_dict(name: str, value: Any) -> Dict[str, Any]:
+    """Return a deep copy of a JSON object.
+
+    Raises:
+        InvalidArgument: It is no dict, or something inside is not JSON.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidArgument(f"{name} must be a dict, not {type(value).__qualname__}")
+    return cast("Dict[str, Any]", json_copy(name, value))
+
+
+def optional_json_dict(name: str, value: Any) -> Optional[Dict[str, Any]]:
+    """Like :func:`json_dict`, and ``None`` stays ``None``."""
+    return None if value is None else json_dict(name, value)
+
+
+def word(name: str, value: Any, allowed: Union[frozenset[W], Mapping[W, Any]]) -> W:
+    """Return ``value`` if it is one of the allowed words.
+
+    Raises:
+        InvalidArgument: It is not.
+    """
+    if isinstance(value, str) and value in allowed:
+        return cast("W", value)
+    raise InvalidArgument(f"{value!r} is no {name}; it is one of {', '.join(sorted(allowed))}")
+
+
+def optional_mode(value: Any) -> Optional[RolloutMode]:
+    """Return a rollout's mode, or ``None``."""
+    return None if value is None else word("mode", value, MODES)
+
+
+def text(name: str, value: Any) -> str:
+    """Return ``value`` if it can be an id: text that is not empty and has no lone surrogates."""
+    if isinstance(value, str) and value and is_utf8(value):
+        return str.__str__(value)
+    raise InvalidArgument(f"{name} must be text that is not empty, not {value!r}")
+
+
+def optional_text(name: str, value: Any) -> Optional[str]:
+    """Like :func:`text`, and ``None`` stays ``None``."""
+    return None if value is None else text(name, value)
+
+
+def moment(name: str, value: Any) -> float:
+    """Return ``value`` if it is a time in seconds."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise InvalidArgument(f"{name} must be a time in seconds, not {value!r}")
+
+
+def rollout_config(value: Any) -> RolloutConfig:
+    """Return a validated copy of a rollout's config.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
+    try:
+        data = value.model_dump(warnings=False) if isinstance(value, BaseModel) else value
+        return RolloutConfig.model_validate(data)
+    except ValidationError as error:
+        raise InvalidArgument(f"config: {_first(error)}") from None
+
+
+def named_resources(value: Any) -> NamedResources:
+    """Return a validated copy of named resources.
+
+    Raises:
+        InvalidArgument: They are none.
+    """
+    try:
+        # Not by way of JSON text: pydantic writes NaN as null and refuses lone surrogates.
+        plain = json_copy("resources", _RESOURCES.dump_python(_RESOURCES.validate_python(value)))
+        return _RESOURCES.validate_python(plain)
+    except ValidationError as error:
+        raise InvalidArgument(f"resources: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    # Without the input itself: it may hold an API key.
+    detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(map(str, detail['loc'])) or 'value'}: {detail['msg']}"
+
+
+def check_span(span: Any) -> None:
+    """Refuse what is no span or cannot be filed.
+
+    Raises:
+        InvalidArgument: It is no :class:`Span`, an id is not text, or the sequence id is out of range.
+    """
+    if not isinstance(span, Span):
+        raise InvalidArgument(f"a span must be an agentlightning.Span, not {type(span).__qualname__}")
+    for name in ("rollout_id", "attempt_id", "span_id", "trace_id"):
+        value = getattr(span, name)
+        if not isinstance(value, str) or not is_utf8(value):
+            raise InvalidArgument(f"the {name} of a span must be text, not {value!r}")
+    number = span.sequence_id
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST_NUMBER:
+        raise InvalidArgument(
+            f"the sequence_id of a span must be 0 or a positive 64-bit number, not {number!r}"
+        )
+
+
+def account(value: Any) -> Account:
+    """Return a validated copy of an account.
+
+    Raises:
+        InvalidArgument: It is none, or a total of it is out of range.
+    """
+    if not isinstance(value, Account):
+        raise InvalidArgument(
+            f"an account must be an agentlightning.types.Account, not {type(value).__qualname__}"
+        )
+    try:
+        copy = Account.model_validate(value.model_dump(warnings=False))
+    except ValidationError as error:
+        raise InvalidArgument(f"account: {_first(error)}") from None
+    for name in ("rollout_id", "attempt_id", "writer_id"):
+        text(name, getattr(copy, name))
+    numbers = (copy.revision, copy.started, copy.late, *copy.dropped.values())
+    if not all(-_LARGEST_NUMBER <= number <= _LARGEST_NUMBER for number in numbers):
+        raise InvalidArgument(f"a total of the account of {copy.writer_id!r} is out of range")
+    return copy
+
+
+# ---------------------------------------------------------------------- copies of values known to be good
+
+
+def copy_model(model: M) -> M:
+    """Return a copy that shares nothing mutable; the model's fields hold JSON values and models of them."""
+    if isinstance(model, Span):
+        return cast("M", copy_span(model))
+    fields = {name: copy_value(value) for name, value in model.__dict__.items()}
+    return type(model).model_construct(model.model_fields_set, **fields)
+
+
+def copy_value(value: Any) -> Any:
+    """Copy one field, or anything that a store returns: models, lists and dicts of models, JSON values."""
+    if isinstance(value, BaseModel):
+        return copy_model(value)
+    if isinstance(value, dict):
+        return {key: copy_value(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [copy_value(item) for item in value]
+    return value
+
+
+def copy_span(span: Span, sequence_id: Optional[int] = None) -> Span:
+    """Return a deep copy of a span, with its attribute values made JSON values."""
+    return Span.model_construct(
+        rollout_id=span.rollout_id,
+        attempt_id=span.attempt_id,
+        sequence_id=span.sequence_id if sequence_id is None else sequence_id,
+        trace_id=span.trace_id,
+        span_id=span.span_id,
+        parent_id=span.parent_id,
+        name=span.name,
+        status=TraceStatus.model_construct(
+            status_code=span.status.status_code, description=span.status.description
+        ),
+        attributes=to_attributes(span.attributes),
+        events=[
+            Event.model_construct(
+                name=event.name, attributes=to_attributes(event.attributes), timestamp=event.timestamp
+            )
+            for event in span.events
+        ],
+        links=[
+            Link.model_construct(
+                context=_copy_context(link.context),
+                attributes=None if link.attributes is None else to_attributes(link.attributes),
+            )
+            for link in span.links
+        ],
+        start_time=span.start_time,
+        end_time=span.end_time,
+        context=None if span.context is None else _copy_context(span.context),
+        parent=None if span.parent is None else _copy_context(span.parent),
+        resource=OtelResource.model_construct(
+            attributes=to_attributes(span.resource.attributes), schema_url=span.resource.schema_url
+        ),
+    )
+
+
+def _copy_context(context: SpanContext) -> SpanContext:
+    return SpanContext.model_construct(
+        trace_id=context.trace_id,
+        span_id=context.span_id,
+        is_remote=context.is_remote,
+        trace_state=dict(context.trace_state),
+    )

@@ -1,0 +1,1 @@
+"""Reversible patches that let us see what an agent's libraries do."""

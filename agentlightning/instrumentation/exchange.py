@@ -1,0 +1,211 @@
+"""One model call as it is seen on the wire: its exchanges, and the single moment when it is over.
+
+A call has one exchange, or several where the client retries. An :class:`Exchange` only notes bytes; what it noted
+becomes a ``RawCall`` when the exchange is over, and the sink hears of it once. An exchange that failed inside a
+client's own ``request`` may be followed by another, so its end waits in the :class:`Scope` until that returns.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextvars import ContextVar
+from typing import Any, Optional
+
+from ..codec.raw_call import CallStart, Endpoint, RawCall
+from .guard import Guard
+from .sink import CallSink
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""How much of one response is remembered; a chat answer with 100,000 token ids has about 10 MB."""
+
+_SECRET_HEADERS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie")
+
+
+class Scope:
+    """The time that a client's ``request`` method takes: all exchanges inside are one call."""
+
+    def __init__(self, owner: object, outer: Optional[Scope]) -> None:
+        self.owner = owner
+        self.outer = outer
+        self.call: Optional[Call] = None
+        self._pending: Optional[RawCall] = None
+        self._open = True
+
+    def begin(self) -> Optional[Call]:
+        """Return the call of an earlier exchange, which is retried now."""
+        self._pending = None
+        return self.call
+
+    def defer(self, raw: RawCall) -> bool:
+        """Keep a failed exchange until the scope closes; false when it has closed already."""
+        if self._open:
+            self._pending = raw
+        return self._open
+
+    def close(self) -> None:
+        """No more retries: end the call if its last exchange failed."""
+        self._open = False
+        raw, self._pending = self._pending, None
+        if raw is not None and self.call is not None:
+            self.call.end(raw)
+
+
+_scope: ContextVar[Optional[Scope]] = ContextVar("agentlightning_call_scope", default=None)
+
+
+def open_scope(owner: object) -> Any:
+    """Open a scope in this context; give the answer to :func:`close_scope`, in the same frame."""
+    scope = Scope(owner, _scope.get())
+    return scope, _scope.set(scope)
+
+
+def close_scope(opened: Any) -> None:
+    """Leave the scope and end what it held back."""
+    scope, token = opened
+    try:
+        _scope.reset(token)
+    except ValueError:  # a coroutine that somebody drives through several contexts
+        _scope.set(scope.outer)
+    scope.close()
+
+
+def scope_of(owner: object) -> Optional[Scope]:
+    """Return the innermost open scope of ``owner`` in this context."""
+    scope = _scope.get()
+    while scope is not None and scope.owner is not owner:
+        scope = scope.outer
+    return scope
+
+
+class Call:
+    """A call that the sink knows; ends once."""
+
+    def __init__(self, sink: CallSink, guard: Guard, token: Any, scope: Optional[Scope]) -> None:
+        self._sink = sink
+        self.guard = guard
+        self._token = token
+        self._scope = scope
+        self._process = os.getpid()
+        self._not_ended = [True]
+        self.exchanges = 0
+        self.current: Optional[Exchange] = None
+
+    def over(self, exchange: Exchange, raw: RawCall) -> None:
+        """Take the outcome of an exchange."""
+        if exchange is not self.current:  # a retry has taken its place
+            return
+        failed = raw.error is not None or raw.status is None or raw.status >= 400
+        if not (failed and self._scope is not None and self._scope.defer(raw)):
+            self.end(raw)
+
+    def end(self, raw: RawCall) -> None:
+        """Tell the sink, the first time and in the process that began the call."""
+        try:
+            self._not_ended.pop()  # atomic: the stream and the garbage collector may end a call at once
+        except IndexError:
+            return
+        if os.getpid() == self._process:
+            with self.guard("ending a model call"):
+                self._sink.ended(self._token, raw)
+
+
+class Exchange:
+    """One request and its response, noted as they pass."""
+
+    def __init__(
+        self,
+        call: Call,
+        start: CallStart,
+        request: Any,
+        *,
+        endpoint: Optional[Endpoint],
+        retries: Optional[int],
+        max_body_bytes: int,
+    ) -> None:
+        self._call = call
+        self._retries = call.exchanges if retries is None else retries
+        call.exchanges += 1
+        call.current = self
+        self.start = start
+        self._request_body: bytes = request.content
+        self._headers = request.headers
+        self._max_body_bytes = max_body_bytes
+        self._started_ns = time.time_ns()
+        self._first_chunk_ns: Optional[int] = None
+        self._status: Optional[int] = None
+        self._content_type = self._content_encoding = ""
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self.is_over = False
+        self.endpoint = endpoint
+        self.added: frozenset[str] = frozenset()
+        self.notes: list[str] = []
+
+    def answered(self, status: int, content_type: str, content_encoding: str) -> None:
+        """Note the head of the response."""
+        self._status = status
+        self._content_type, self._content_encoding = content_type, content_encoding
+
+    def note(self, chunk: bytes) -> None:
+        """Note a piece of the body, as far as there is room."""
+        if not self._chunks:
+            self._first_chunk_ns = time.time_ns()
+        self._size += len(chunk)
+        if self._size <= self._max_body_bytes:
+            self._chunks.append(chunk)
+        elif "body_truncated" not in self.notes:
+            self.notes.append("body_truncated")
+
+    def note_whole(self, body: bytes) -> None:
+        """Note a body that the client has read and decompressed."""
+        self._content_encoding = ""
+        self.note(body)
+        self._first_chunk_ns = None
+
+    def failed(self, error: BaseException) -> None:
+        """The exchange ended with an exception, which is on its way to the agent."""
+        text = type(error).__name__
+        with self._call.guard("describing a failure"):
+            text = self._describe(error)
+        self.over(complete=False, error=text)
+
+    def over(self, *, complete: bool, error: Optional[str] = None) -> None:
+        """The exchange is over; later words about it are ignored. Never raises."""
+        if self.is_over:
+            return
+        self.is_over = True
+        with self._call.guard("noting the end of a call"):
+            self._call.over(
+                self, self._raw(complete=complete and "body_truncated" not in self.notes, error=error)
+            )
+
+    def _raw(self, *, complete: bool, error: Optional[str]) -> RawCall:
+        return RawCall(
+            start=self.start,
+            request_body=self._request_body,
+            status=self._status,
+            content_type=self._content_type,
+            content_encoding=self._content_encoding,
+            response_body=b"".join(self._chunks),
+            complete=complete,
+            error=error,
+            started_ns=self._started_ns,
+            first_chunk_ns=self._first_chunk_ns,
+            ended_ns=time.time_ns(),
+            retries=self._retries,
+            added=self.added,
+            endpoint=self.endpoint,
+            notes=tuple(self.notes),
+        )
+
+    def _describe(self, error: BaseException) -> str:
+        """Return ``Type: message``, or the type alone where the message could quote a credential."""
+        kind, text = type(error).__name__, str(error)
+        secrets = [self._headers.get(name, "").strip() for name in _SECRET_HEADERS]
+        words = {
+            word for secret in secrets for word in secret.split() if len(word) > 4
+        }  # "Bearer", and the key
+        # h11 quotes the value of a header that it refuses.
+        quotes = "header" in text.lower() or any(word in text for word in words)
+        return kind if quotes or not text else f"{kind}: {text[:300]}"

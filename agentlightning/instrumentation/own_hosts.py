@@ -1,0 +1,121 @@
+"""Our ids stay with hosts of ours.
+
+The ids of a rollout travel as W3C baggage in the OpenTelemetry context, and OpenTelemetry's HTTP instrumentations
+write all baggage into every request. Around a request to a stranger the context is one without our two entries;
+everybody else's baggage goes where it went.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Callable
+from contextvars import Token
+from types import ModuleType
+from typing import Any, Optional
+from urllib.parse import urlsplit
+
+from opentelemetry import baggage, context
+from opentelemetry.context import Context
+
+from ..semconv import LightningResourceAttributes
+from .guard import Guard
+from .patch import AttributePatch, Patch, defining_class
+
+IsOwnHost = Callable[[str], bool]
+
+_KEYS = (LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine: the hosts that are ours where nobody says otherwise."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Baggage:
+    """Hides our baggage around requests; ``leave`` in the frame that called ``enter``."""
+
+    def __init__(self, is_own_host: IsOwnHost, guard: Guard) -> None:
+        self._is_own_host = is_own_host
+        self._guard = guard
+
+    def enter(self, host: Optional[str]) -> Optional[Token[Context]]:
+        """Go on in a context without our baggage, unless it has none or ``host`` is ours; ``None`` is nobody's."""
+        with self._guard("hiding baggage"):
+            current = context.get_current()
+            present = [key for key in _KEYS if baggage.get_baggage(key, current) is not None]
+            if not present or (host is not None and self._is_own_host(host)):
+                return None
+            for key in present:
+                current = baggage.remove_baggage(key, current)
+            return context.attach(current)
+        return None
+
+    def leave(self, token: Optional[Token[Context]]) -> None:
+        """Come back to the context before ``enter``."""
+        if token is not None:
+            context.detach(token)
+
+    def patch_requests(self, sessions: ModuleType) -> list[Patch]:
+        """Patch ``requests.sessions``: ``request`` as well as ``send``.
+
+        OpenTelemetry's instrumentation wraps ``send`` and injects there; patched after us, it would be outside.
+        """
+        return [
+            AttributePatch(sessions.Session, "request", self._around_request),
+            AttributePatch(sessions.Session, "send", self._around_send),
+        ]
+
+    def patch_aiohttp(self, aiohttp: ModuleType) -> list[Patch]:
+        """Patch the method of ``aiohttp.ClientSession`` through which all its requests go."""
+        owner = defining_class(aiohttp.ClientSession, "_request")
+        return [] if owner is None else [AttributePatch(owner, "_request", self._around_aiohttp)]
+
+    def _around_request(self, original: Any, patch: Patch) -> Any:
+        def request(session: Any, method: Any, url: Any, *args: Any, **kwargs: Any) -> Any:
+            if not patch.active:
+                return original(session, method, url, *args, **kwargs)
+            token = self.enter(_host(url))
+            try:
+                return original(session, method, url, *args, **kwargs)
+            finally:
+                self.leave(token)
+
+        return functools.wraps(original)(request)
+
+    def _around_send(self, original: Any, patch: Patch) -> Any:
+        def send(session: Any, request: Any, **kwargs: Any) -> Any:
+            if not patch.active:
+                return original(session, request, **kwargs)
+            token = self.enter(_host(getattr(request, "url", None)))
+            try:
+                return original(session, request, **kwargs)
+            finally:
+                self.leave(token)
+
+        return functools.wraps(original)(send)
+
+    def _around_aiohttp(self, original: Any, patch: Patch) -> Any:
+        async def _request(session: Any, method: Any, str_or_url: Any, **kwargs: Any) -> Any:
+            if not patch.active:
+                return await original(session, method, str_or_url, **kwargs)
+            url = str_or_url if _host(str_or_url) else getattr(session, "_base_url", None)
+            token = self.enter(_host(url))
+            try:
+                return await original(session, method, str_or_url, **kwargs)
+            finally:
+                self.leave(token)
+
+        return functools.wraps(original)(_request)
+
+
+def _host(url: Any) -> Optional[str]:
+    try:
+        return urlsplit(str(url)).hostname
+    except ValueError:
+        return None

@@ -1,0 +1,181 @@
+"""Response streams that pass the very same bytes on and note them.
+
+httpx and httpx2 hand a response's bytes out through ``response.stream``, an object of the library's
+``SyncByteStream`` or ``AsyncByteStream``. A tee takes its place. It is no generator, so nothing of ours is
+suspended while the agent holds a chunk: no context variable, no lock, no finaliser of an async generator. The
+exchange is over when the stream is exhausted, closed, breaks, is cancelled or is garbage-collected.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import weakref
+from types import ModuleType
+from typing import Any, Optional, Protocol
+
+from .exchange import Exchange
+from .guard import Guard
+
+
+class Stripper(Protocol):
+    """Takes out of an answer what we asked for, while it passes."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what may be passed on."""
+        ...
+
+    def finish(self) -> bytes:
+        """Return what was held back until the end."""
+        ...
+
+    def rest(self) -> bytes:
+        """Return what was held back, as it came."""
+        ...
+
+
+class _Flow:
+    """What a tee and its iterator share: the exchange, and the stripper while it works."""
+
+    def __init__(self, exchange: Exchange, guard: Guard, stripper: Optional[Stripper]) -> None:
+        self.exchange = exchange
+        self._guard = guard
+        self._stripper = stripper
+
+    def pass_on(self, chunk: bytes) -> bytes:
+        self.exchange.note(chunk)
+        if self._stripper is None:
+            return chunk
+        with self._guard("taking out what was asked for"):
+            return self._stripper.feed(chunk)
+        return self._give_up() + chunk
+
+    def end(self) -> bytes:
+        """The server's stream is exhausted; return what is left to pass on."""
+        left = b""
+        stripper, self._stripper = self._stripper, None
+        if stripper is not None:
+            with self._guard("taking out what was asked for"):
+                left = stripper.finish()
+        self.exchange.over(complete=True)
+        return left
+
+    def _give_up(self) -> bytes:
+        self.exchange.notes.append("added_fields_visible")
+        stripper, self._stripper = self._stripper, None
+        return stripper.rest() if stripper is not None else b""
+
+
+def _collected(exchange: Exchange) -> None:
+    if exchange.is_over:
+        return
+    # The garbage collector may run anywhere, also inside the sink while it holds a lock: never call it from here.
+    with contextlib.suppress(
+        RuntimeError
+    ):  # the interpreter is going; the call stays open, and is counted so
+        _thread.start_new_thread(exchange.over, (), {"complete": False})
+
+
+class _Tee:
+    def __init__(self, inner: Any, flow: _Flow) -> None:
+        self._inner = inner
+        self._flow = flow
+        finalizer: Any = weakref.finalize(self, _collected, flow.exchange)
+        finalizer.atexit = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _SyncTee(_Tee):
+    def __iter__(self) -> _SyncChunks:
+        return _SyncChunks(self, self._flow, iter(self._inner))
+
+    def close(self) -> None:
+        try:
+            self._inner.close()
+        finally:
+            self._flow.exchange.over(complete=False)
+
+
+class _SyncChunks:
+    def __init__(self, tee: _Tee, flow: _Flow, source: Any) -> None:
+        self._tee = tee  # keeps the finaliser of the tee from running while somebody iterates
+        self._flow = flow
+        self._source = source
+
+    def __iter__(self) -> _SyncChunks:
+        return self
+
+    def __next__(self) -> bytes:
+        while True:
+            try:
+                chunk = next(self._source)
+            except StopIteration:
+                left = self._flow.end()
+                if left:
+                    return left
+                raise
+            except BaseException as error:
+                self._flow.exchange.failed(error)
+                raise
+            passed = self._flow.pass_on(chunk)
+            if passed or not chunk:
+                return passed
+
+
+class _AsyncTee(_Tee):
+    def __aiter__(self) -> _AsyncChunks:
+        return _AsyncChunks(self, self._flow, aiter(self._inner))
+
+    async def aclose(self) -> None:
+        try:
+            await self._inner.aclose()
+        finally:
+            self._flow.exchange.over(complete=False)
+
+
+class _AsyncChunks:
+    def __init__(self, tee: _Tee, flow: _Flow, source: Any) -> None:
+        self._tee = tee
+        self._flow = flow
+        self._source = source
+
+    def __aiter__(self) -> _AsyncChunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            try:
+                chunk = await anext(self._source)
+            except StopAsyncIteration:
+                left = self._flow.end()
+                if left:
+                    return left
+                raise
+            except BaseException as error:
+                self._flow.exchange.failed(error)
+                raise
+            passed = self._flow.pass_on(chunk)
+            if passed or not chunk:
+                return passed
+
+
+class Tees:
+    """The two tees of one HTTP library, as subclasses of its own stream classes."""
+
+    def __init__(self, library: ModuleType) -> None:
+        self._sync = type("RecordedSyncStream", (_SyncTee, library.SyncByteStream), {})
+        self._async = type("RecordedAsyncStream", (_AsyncTee, library.AsyncByteStream), {})
+        self._sync_base, self._async_base = library.SyncByteStream, library.AsyncByteStream
+
+    def put(self, response: Any, exchange: Exchange, guard: Guard, stripper: Optional[Stripper]) -> bool:
+        """Take the place of ``response.stream``; false where it is no stream that the library would read."""
+        stream, flow = response.stream, _Flow(exchange, guard, stripper)
+        if isinstance(stream, self._async_base) and not isinstance(stream, self._sync_base):
+            response.stream = self._async(stream, flow)
+        elif isinstance(stream, self._sync_base):
+            response.stream = self._sync(stream, flow)
+        else:
+            return False
+        return True

@@ -1,0 +1,433 @@
+"""Annotations: facts about a moment of a rollout; operations: a piece of the agent's own work as a span.
+
+``operation`` decorates functions, coroutines and generators of both kinds, and serves as a context manager.
+It looks for the active tracer when the work begins, not when the module is imported. Inputs and outputs are
+recorded as flat attributes; a value that cannot be recorded costs itself, never the call.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from types import NoneType, TracebackType
+from typing import Any, Dict, Optional, Self, TypeVar, Union, cast, overload
+
+from opentelemetry import context as otel_context
+
+from ..codec.attributes import flatten_attributes, sanitize_attributes
+from ..env_var import LightningEnvVar, resolve_bool_env_var
+from ..semconv import AGL_ANNOTATION, AGL_OPERATION, LightningSpanAttributes
+from ..tracer.dummy import DummyTracer
+from ..types import SpanCoreFields, SpanRecordingContext, TraceStatus
+from .provider import guard, tracer_in_use
+
+logger = logging.getLogger(__name__)
+
+FnType = TypeVar("FnType", bound=Callable[..., Any])
+Observer = Callable[[SpanRecordingContext, Any], None]
+"""Called with the recording and what the wrapped function returned."""
+
+VAR_POSITIONAL = inspect.Parameter.VAR_POSITIONAL
+_NAME = LightningSpanAttributes.OPERATION_NAME.value
+_INPUT = LightningSpanAttributes.OPERATION_INPUT.value
+_OUTPUT = LightningSpanAttributes.OPERATION_OUTPUT.value
+
+
+def emit_annotation(annotation: Dict[str, Any], propagate: bool = True) -> SpanCoreFields:
+    """Record a span ``agentlightning.annotation`` with these attributes; nested values are flattened.
+
+    Args:
+        annotation: Attribute name → value. Values that OpenTelemetry does not take become JSON text.
+        propagate: Whether the tracer records it; without, the span is only returned.
+
+    Raises:
+        TypeError: ``annotation`` is not a mapping.
+    """
+    return record_span(AGL_ANNOTATION, to_flat(annotation, "annotation"), propagate=propagate)
+
+
+def to_flat(attributes: Optional[Mapping[str, Any]], noun: str = "attributes") -> Dict[str, Any]:
+    """Return nested attributes flat and in a form that OpenTelemetry takes.
+
+    Raises:
+        TypeError: ``attributes`` is neither a mapping nor ``None``.
+    """
+    if attributes is None:
+        return {}
+    if not isinstance(attributes, Mapping):
+        raise TypeError(f"{noun} must be a dict, got {type(attributes).__name__}")
+    try:
+        return sanitize_attributes(flatten_attributes(dict(attributes)))
+    except ValueError:  # a key that is no string, or a cycle
+        return sanitize_attributes({str(key): value for key, value in attributes.items()})
+
+
+def record_span(
+    name: str, attributes: Dict[str, Any], *, propagate: bool, status: Optional[TraceStatus] = None
+) -> SpanCoreFields:
+    """Record a span of one moment through the tracer in use; a tracer that fails costs a log line."""
+    status = status or TraceStatus(status_code="OK")
+    _debug(name, attributes)
+    with guard("emitting a span"):
+        return tracer_in_use(propagate).create_span(name, attributes, status=status)
+    return DummyTracer().create_span(name, attributes, status=status)
+
+
+def _debug(name: str, attributes: Mapping[str, Any]) -> None:
+    try:
+        wanted = resolve_bool_env_var(LightningEnvVar.AGL_EMITTER_DEBUG, fallback=False)
+    except ValueError:  # a typo in the environment is no reason to stop an agent
+        wanted = False
+    if wanted:
+        logger.debug("emitting %s with attributes %s", name, sorted(attributes))
+
+
+class OperationContext:
+    """One operation as a span: a context manager, and a decorator that makes one span per call.
+
+    As a context manager it may be entered again after it was left, and by several threads only one by one.
+    """
+
+    def __init__(self, name: str, attributes: Dict[str, Any], propagate: bool = True) -> None:
+        self.name = name
+        self.initial_attributes = to_flat(attributes)
+        self.propagate = propagate
+        self._context: Optional[AbstractContextManager[SpanRecordingContext]] = None
+        self._recording: Optional[SpanRecordingContext] = None
+        self._span: Optional[SpanCoreFields] = None
+
+    def __enter__(self) -> Self:
+        self._context = recording_of(self.name, self.initial_attributes, propagate=self.propagate)
+        self._recording = self._context.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        tb: Optional[TracebackType],
+    ) -> None:
+        context, recording = self._context, self._recording
+        self._context = self._recording = None
+        try:
+            if context is not None:
+                context.__exit__(exc_type, exc, tb)
+        finally:
+            if recording is not None:
+                self._span = recording.get_recorded_span()
+
+    def span(self) -> SpanCoreFields:
+        """Return the span of the last time this context was left.
+
+        Raises:
+            RuntimeError: It was never left.
+        """
+        if self._span is None:
+            raise RuntimeError("the operation has not ended yet; ask for its span after the with block")
+        return self._span
+
+    def set_input(self, *args: Any, **kwargs: Any) -> None:
+        """Record ``…input.args.<i>`` and ``…input.<name>``.
+
+        Raises:
+            RuntimeError: Outside of the ``with`` block.
+        """
+        recording = self._inside("set_input")
+        record(recording, _INPUT, {**({"args": _by_index(args)} if args else {}), **kwargs})
+
+    def set_output(self, output: Any) -> None:
+        """Record ``…output``.
+
+        Raises:
+            RuntimeError: Outside of the ``with`` block.
+        """
+        record(self._inside("set_output"), _OUTPUT, output)
+
+    def _inside(self, method: str) -> SpanRecordingContext:
+        if self._recording is None:
+            raise RuntimeError(f"{method}() works inside the with block of the operation")
+        return self._recording
+
+    def __call__(self, fn: FnType) -> FnType:
+        """Return ``fn``, which then makes a span of each call with its arguments and its result."""
+        return traced(
+            fn, self.name, {_NAME: _name_of(fn), **self.initial_attributes}, propagate=self.propagate
+        )
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+@overload
+def operation(
+    fn: FnType, *, propagate: bool = True, name: Optional[str] = None, **additional_attributes: Any
+) -> FnType: ...
+@overload
+def operation(
+    fn: None = None, *, propagate: bool = True, name: Optional[str] = None, **additional_attributes: Any
+) -> OperationContext: ...
+def operation(
+    fn: Optional[FnType] = None,
+    *,
+    propagate: bool = True,
+    name: Optional[str] = None,
+    **additional_attributes: Any,
+) -> Union[FnType, OperationContext]:
+    """Make spans ``agentlightning.operation`` of a function's calls, or of a ``with`` block.
+
+    ``@operation``, ``@operation(name="search", kind="tool")``, ``with operation(name="search") as op:``.
+
+    Args:
+        fn: The function, where it is used as a bare decorator.
+        propagate: Whether the tracer records it; without, ``OperationContext.span()`` is all there is.
+        name: ``agentlightning.operation.name``; default: the function's name.
+        **additional_attributes: Further attributes; nested values are flattened.
+
+    Raises:
+        ValueError: The name is given twice, or ``fn`` is not callable.
+    """
+    if name is not None:
+        if _NAME in additional_attributes:
+            raise ValueError(f"give the name either as name= or as {_NAME}, not as both")
+        additional_attributes[_NAME] = name
+    if not isinstance(fn, (Callable, classmethod, NoneType)):  # type: ignore[arg-type]
+        noun = type(fn).__name__
+        raise ValueError(f"operation() takes a function or keyword arguments, got {noun}")  # noqa: TRY004 - 0.3's
+    context = OperationContext(AGL_OPERATION, additional_attributes, propagate=propagate)
+    return context if fn is None else context(fn)
+
+
+# ---------------------------------------------------------------------- recording
+
+
+@contextmanager
+def recording_of(name: str, attributes: Dict[str, Any], *, propagate: bool) -> Iterator[SpanRecordingContext]:
+    """Record the body as one span; where the tracer fails to begin or end it, the body runs all the same."""
+    _debug(name, attributes)
+    context, recording = _begin(name, attributes, propagate=propagate)
+    try:
+        yield recording
+    except BaseException as exception:
+        _leave(context, exception)
+        raise
+    _leave(context, None)
+
+
+def _begin(
+    name: str, attributes: Dict[str, Any], *, propagate: bool
+) -> tuple[AbstractContextManager[SpanRecordingContext], SpanRecordingContext]:
+    with guard("beginning an operation"):
+        context = tracer_in_use(propagate).operation_context(name, attributes)
+        return context, context.__enter__()
+    forgotten = DummyTracer().operation_context(name, attributes)
+    return forgotten, forgotten.__enter__()
+
+
+def _leave(context: AbstractContextManager[SpanRecordingContext], exception: Optional[BaseException]) -> None:
+    kind, trace = (None, None) if exception is None else (type(exception), exception.__traceback__)
+    try:
+        context.__exit__(kind, exception, trace)
+    except BaseException as raised:
+        if raised is exception:
+            return  # the caller raises it
+        with guard("ending an operation"):
+            raise
+
+
+def record(recording: SpanRecordingContext, prefix: str, value: Any) -> None:
+    """Record ``value`` under ``prefix``, flattened where it is nested; never raises."""
+    with guard(f"recording {prefix}"):
+        recording.record_attributes(to_flat({prefix: value}))
+
+
+def _record_output(recording: SpanRecordingContext, result: Any) -> None:
+    record(recording, _OUTPUT, result)
+
+
+def _record_input(
+    recording: SpanRecordingContext,
+    signature: Optional[inspect.Signature],
+    args: tuple[Any, ...],
+    kwargs: Dict[str, Any],
+) -> None:
+    arguments: Dict[str, Any] = {**({"args": _by_index(args)} if args else {}), **kwargs}
+    if signature is not None:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:  # the call itself is about to raise it
+            pass
+        else:
+            bound.apply_defaults()
+            arguments = {
+                name: _by_index(value) if signature.parameters[name].kind is VAR_POSITIONAL else value
+                for name, value in bound.arguments.items()
+            }
+    for name, value in _without_instance(arguments).items():
+        record(recording, f"{_INPUT}.{name}", value)
+
+
+def _by_index(args: tuple[Any, ...]) -> Dict[str, Any]:
+    return {str(index): value for index, value in enumerate(args)}
+
+
+def _without_instance(arguments: Dict[str, Any]) -> Dict[str, Any]:
+    """Leave out ``self`` and ``cls``: their repr says nothing of the call and may hold a client's key."""
+    first = next(iter(arguments), "")
+    return {name: value for name, value in arguments.items() if name != first or name not in {"self", "cls"}}
+
+
+# ---------------------------------------------------------------------- decorated functions
+
+
+class _Resting:
+    """A recording that is current only while a generator runs, and not while it waits for its consumer.
+
+    The span is begun and ended inside a copy of the context: a generator may be continued from several
+    contexts and closed from yet another, where a context token of the first would be refused.
+    """
+
+    def __init__(self, recording_context: AbstractContextManager[SpanRecordingContext]) -> None:
+        self._recording_context = recording_context
+        self._context = contextvars.copy_context()
+
+    def __enter__(self) -> Self:
+        self.recording = self._context.run(self._recording_context.__enter__)
+        self._inside = self._context.run(otel_context.get_current)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        tb: Optional[TracebackType],
+    ) -> None:
+        if isinstance(exc, GeneratorExit):  # a consumer that stops early is no error
+            exc_type = exc = tb = None
+        self._context.run(self._recording_context.__exit__, exc_type, exc, tb)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        token = otel_context.attach(self._inside)
+        try:
+            yield
+        finally:
+            otel_context.detach(token)
+
+
+Recorder = Callable[[tuple[Any, ...], Dict[str, Any]], AbstractContextManager[SpanRecordingContext]]
+"""Arguments of one call → the recording of that call."""
+
+
+def traced(
+    fn: FnType,
+    name: str,
+    attributes: Dict[str, Any],
+    *,
+    propagate: bool = True,
+    observe: Observer = _record_output,
+) -> FnType:
+    """Return a function of the same kind as ``fn`` that makes one span ``name`` per call.
+
+    A generator's span begins with its first value and ends with its last; while the generator rests, the span
+    is not the current one. ``observe`` sees what the function returned.
+    """
+    if isinstance(fn, (staticmethod, classmethod)):
+        inner = traced(fn.__func__, name, attributes, propagate=propagate, observe=observe)
+        return type(fn)(inner)
+    try:
+        signature: Optional[inspect.Signature] = inspect.signature(fn)
+    except (TypeError, ValueError):  # builtins without one
+        signature = None
+
+    @contextmanager
+    def recorded(args: tuple[Any, ...], kwargs: Dict[str, Any]) -> Iterator[SpanRecordingContext]:
+        with recording_of(name, attributes, propagate=propagate) as recording:
+            _record_input(recording, signature, args, kwargs)
+            yield recording
+
+    wrap: Callable[[Any, Recorder, Observer], Any] = _function
+    if inspect.isasyncgenfunction(fn):
+        wrap = _async_generator
+    elif inspect.isgeneratorfunction(fn):
+        wrap = _generator
+    elif inspect.iscoroutinefunction(fn):
+        wrap = _coroutine
+    return cast("FnType", wrap(fn, recorded, observe))
+
+
+def _function(fn: Callable[..., Any], recorded: Recorder, observe: Observer) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with recorded(args, kwargs) as recording:
+            result = fn(*args, **kwargs)
+            observe(recording, result)
+            return result
+
+    return wrapper
+
+
+def _coroutine(fn: Callable[..., Any], recorded: Recorder, observe: Observer) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with recorded(args, kwargs) as recording:
+            result = await fn(*args, **kwargs)
+            observe(recording, result)
+            return result
+
+    return wrapper
+
+
+def _generator(fn: Callable[..., Any], recorded: Recorder, observe: Observer) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with _Resting(recorded(args, kwargs)) as resting:
+            steps = fn(*args, **kwargs)
+            step, value = steps.send, None
+            while True:
+                try:
+                    with resting.current():
+                        item = step(value)
+                except StopIteration as stop:
+                    observe(resting.recording, stop.value)
+                    return stop.value
+                try:
+                    step, value = steps.send, (yield item)
+                except GeneratorExit:
+                    with resting.current():
+                        steps.close()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - it belongs to the generator
+                    step, value = steps.throw, thrown
+
+    return wrapper
+
+
+def _async_generator(fn: Callable[..., Any], recorded: Recorder, observe: Observer) -> Callable[..., Any]:
+    del observe  # an asynchronous generator returns nothing
+
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        with _Resting(recorded(args, kwargs)) as resting:
+            steps = fn(*args, **kwargs)
+            step, value = steps.asend, None
+            while True:
+                try:
+                    with resting.current():
+                        item = await step(value)
+                except StopAsyncIteration:
+                    return
+                try:
+                    step, value = steps.asend, (yield item)
+                except GeneratorExit:
+                    with resting.current():
+                        await steps.aclose()
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - it belongs to the generator
+                    step, value = steps.athrow, thrown
+
+    return wrapper

@@ -1,0 +1,144 @@
+"""Rewards: what something in a rollout was worth.
+
+``emit_reward`` records a span ``agentlightning.annotation`` with ``agentlightning.reward.<i>.name`` and
+``.value``, the primary dimension first. Which model call it is for is decided by the adapter: by a link, if
+the reward has one (``make_link_attributes``), else by time (``adapter.matching``). NaN and infinities are
+recorded as they are and read as unscored. Readers take our spans and OpenTelemetry's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from decimal import Decimal
+from numbers import Real
+from types import ModuleType
+from typing import Any, Dict, Optional, Union
+
+from ..adapter.rewards import (
+    PRIMARY,
+    find_final_reward,
+    find_reward_spans,
+    get_reward_value,
+    get_rewards_from_span,
+    is_reward_span,
+)
+from ..semconv import (
+    AGL_ANNOTATION,
+    AGL_OPERATION,
+    AGL_REWARD,
+    LightningSpanAttributes,
+    RewardAttributes,
+)
+from ..types import SpanCoreFields, SpanRecordingContext
+from .annotation import FnType, record, record_span, to_flat, traced
+
+__all__ = [
+    "emit_reward",
+    "find_final_reward",
+    "find_reward_spans",
+    "get_reward_value",
+    "get_rewards_from_span",
+    "is_reward_span",
+    "reward",
+]
+
+_OPERATION_NAME = LightningSpanAttributes.OPERATION_NAME.value
+_OUTPUT = LightningSpanAttributes.OPERATION_OUTPUT.value
+
+
+def emit_reward(
+    reward: Union[float, Dict[str, Any]],
+    *,
+    primary_key: Optional[str] = None,
+    attributes: Optional[Dict[str, Any]] = None,
+    propagate: bool = True,
+) -> SpanCoreFields:
+    """Record a reward, with one dimension or several named ones.
+
+    Args:
+        reward: A number (also a bool, a NumPy scalar or a tensor of one element), or name → number.
+        primary_key: The dimension that counts where one number is wanted; required with a dict.
+        attributes: Further attributes, such as ``make_link_attributes({"gen_ai.response.id": …})`` to name
+            the call that the reward is for, or ``make_tag_attributes([…])``. Nested values are flattened.
+        propagate: Whether the tracer records it; without, the span is only returned.
+
+    Raises:
+        TypeError: A reward is not a number.
+        ValueError: A dict without ``primary_key``, or with one that it does not hold.
+    """
+    given = _dimensions(reward, primary_key)
+    return record_span(AGL_ANNOTATION, {**to_flat(attributes), **_attributes(given)}, propagate=propagate)
+
+
+def reward(fn: FnType) -> FnType:
+    """Record what a reward function or coroutine returns as a reward (0.2; prefer :func:`emit_reward`).
+
+    Each call makes a span ``agentlightning.operation`` named ``agentlightning.reward``. Model calls inside it
+    are the judge's, not the agent's, and give no training rows. A result that is not a number is returned all
+    the same, and recorded as no reward.
+    """
+    return traced(fn, AGL_OPERATION, {_OPERATION_NAME: AGL_REWARD}, observe=_record_reward)
+
+
+def _record_reward(recording: SpanRecordingContext, result: Any) -> None:
+    record(recording, _OUTPUT, result)
+    try:
+        dimensions = {PRIMARY: _number(result)}
+    except (TypeError, ValueError):
+        return
+    recording.record_attributes(_attributes(dimensions))
+
+
+def _dimensions(rewards: Any, primary_key: Optional[str]) -> Dict[str, float]:
+    """Return name → value, the primary one first."""
+    if not isinstance(rewards, Mapping):
+        return {PRIMARY: _number(rewards)}
+    if primary_key is None:
+        raise ValueError("a reward with several dimensions needs primary_key=")
+    if primary_key not in rewards:
+        raise ValueError(
+            f"primary_key {primary_key!r} is not one of the rewards: {', '.join(map(str, rewards))}"
+        )
+    ordered = [primary_key, *(key for key in rewards if key != primary_key)]
+    return {str(key): _number(rewards[key]) for key in ordered}
+
+
+def _attributes(dimensions: Mapping[str, float]) -> Dict[str, Any]:
+    prefix = LightningSpanAttributes.REWARD.value
+    flat: Dict[str, Any] = {}
+    for index, (name, value) in enumerate(dimensions.items()):
+        flat[f"{prefix}.{index}.{RewardAttributes.REWARD_NAME.value}"] = name
+        flat[f"{prefix}.{index}.{RewardAttributes.REWARD_VALUE.value}"] = value
+    return flat
+
+
+def _number(value: Any) -> float:
+    """Return a reward as a float.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is a number that a float cannot hold.
+    """
+    given = value
+    if not isinstance(value, (Real, Decimal)):
+        try:
+            value = value.item()  # NumPy's bool, arrays and tensors of one element
+        except Exception:  # noqa: BLE001 - whatever a stranger's item() raises
+            value = None
+    if not isinstance(value, (Real, Decimal)):
+        raise TypeError(f"Reward must be a float, got {type(given).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("Reward must be a float: this number is too large for one") from None
+
+
+class _ModuleThatDecorates(ModuleType):
+    """``agentlightning.emitter.reward`` is a module and, in 0.2 and 0.3, a decorator: this one is both."""
+
+    def __call__(self, fn: FnType) -> FnType:
+        return reward(fn)
+
+
+sys.modules[__name__].__class__ = _ModuleThatDecorates

@@ -1,0 +1,141 @@
+"""A tracer that records nothing anywhere: spans are made, returned, and forgotten."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, List, Optional
+
+from ..codec.attributes import format_exception_attributes
+from ..types import Attributes, Span, SpanCoreFields, StatusCode, TraceStatus
+from ..types.tracer import to_attributes
+from .base import TraceContext, Tracer
+
+if TYPE_CHECKING:
+    from ..store.base import LightningStore
+
+
+class DummySpanRecordingContext:
+    """A span in memory."""
+
+    def __init__(
+        self, name: str, attributes: Optional[Attributes] = None, start_time: Optional[float] = None
+    ) -> None:
+        self._name = name
+        self._attributes = to_attributes(attributes)
+        self._start_time = time.time() if start_time is None else start_time
+        self._end_time: Optional[float] = None
+        self._status = TraceStatus(status_code="UNSET")
+
+    def record_attributes(self, attributes: Attributes) -> None:
+        """Set attributes."""
+        self._attributes.update(to_attributes(attributes))
+
+    def record_exception(self, exception: BaseException) -> None:
+        """Record an exception and the status ERROR."""
+        self.record_attributes(format_exception_attributes(exception))
+        self.record_status("ERROR", str(exception))
+
+    def record_status(self, status_code: StatusCode, description: Optional[str] = None) -> None:
+        """Set the status."""
+        self._status = TraceStatus(status_code=status_code, description=description)
+
+    def finalize(self, end_time: Optional[float] = None) -> None:
+        """End the span."""
+        self._end_time = time.time() if end_time is None else end_time
+
+    def get_recorded_span(self) -> SpanCoreFields:
+        """Return what is recorded so far."""
+        return SpanCoreFields(
+            name=self._name,
+            status=self._status,
+            attributes=self._attributes,
+            start_time=self._start_time,
+            end_time=self._end_time,
+        )
+
+
+class DummyTracer(Tracer):
+    """See the module's docstring."""
+
+    def create_span(
+        self,
+        name: str,
+        attributes: Optional[Attributes] = None,
+        timestamp: Optional[float] = None,
+        status: Optional[TraceStatus] = None,
+    ) -> SpanCoreFields:
+        """Return a span that starts and ends at ``timestamp`` (default now)."""
+        moment = time.time() if timestamp is None else timestamp
+        return SpanCoreFields(
+            name=name,
+            status=status or TraceStatus(status_code="OK"),
+            attributes=to_attributes(attributes),
+            start_time=moment,
+            end_time=moment,
+        )
+
+    @contextmanager
+    def operation_context(
+        self,
+        name: str,
+        attributes: Optional[Attributes] = None,
+        start_time: Optional[float] = None,
+        end_time: Optional[float] = None,
+    ) -> Iterator[DummySpanRecordingContext]:
+        """Yield a span in memory that spans the body."""
+        recording = DummySpanRecordingContext(name, attributes, start_time)
+        try:
+            yield recording
+        except Exception as error:
+            recording.record_exception(error)
+            raise
+        finally:
+            recording.finalize(end_time)
+
+    def trace_context(
+        self,
+        name: Optional[str] = None,
+        *,
+        store: Optional[LightningStore] = None,
+        rollout_id: Optional[str] = None,
+        attempt_id: Optional[str] = None,
+    ) -> TraceContext:
+        """Run the body without recording anything."""
+        del name, store, rollout_id, attempt_id
+        return _NothingRecorded(self)
+
+    def get_last_trace(self) -> List[Span]:
+        """Return nothing: nothing was recorded."""
+        return []
+
+
+class _NothingRecorded(TraceContext):
+    def __init__(self, tracer: DummyTracer) -> None:
+        self._tracer = tracer
+
+    def __enter__(self) -> DummyTracer:
+        return self._tracer
+
+    async def __aenter__(self) -> DummyTracer:
+        return self._tracer
+
+    def __exit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        tb: Optional[TracebackType],
+        /,
+    ) -> None:
+        return None
+
+    async def __aexit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        tb: Optional[TracebackType],
+        /,
+    ) -> None:
+        return None

@@ -1,0 +1,143 @@
+"""``OTEL_TRACES_EXPORTER=lightning``: a stock OpenTelemetry program writes into a store.
+
+An exporter sees spans after they ended, so it cannot decide where they began. It goes by what the spans carry: ids as
+span or resource attributes, else ``AGL_ROLLOUT_ID`` and ``AGL_ATTEMPT_ID``, else one rollout that it starts for this
+process, because whoever names this exporter wants the process recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Optional, Tuple
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from ..env_var import LightningEnvVar
+from ..store.base import LightningStore
+from ..store.registry import open_store
+from ..types import Span
+from .delivery import within
+from .portal import run_sync
+from .process_end import EXIT_TIMEOUT
+from .scope import Entry, Record, Scope, ids_among, size_of
+from .writer import Writer, WriterSettings
+
+_log = logging.getLogger(__name__)
+
+
+SCOPES_REMEMBERED = 1024
+
+
+class LightningSpanExporter(SpanExporter):
+    """Exports into ``store``, or into the one that ``AGL_STORE`` names; safe in any thread.
+
+    ``export`` returns SUCCESS when the store has acknowledged the spans. What it does not take goes to the spool.
+    """
+
+    def __init__(
+        self,
+        store: Optional[LightningStore] = None,
+        *,
+        settings: Optional[WriterSettings] = None,
+        timeout: float = 30.0,
+    ) -> None:
+        self._owns_store = store is None
+        self._store = store if store is not None else open_store()
+        self._timeout = timeout
+        self._writer = Writer(_make_span, settings)
+        self._scopes: OrderedDict[Tuple[str, str], Scope] = OrderedDict()
+        self._own_attempt: Optional[Tuple[str, str]] = None
+        self._started_by = self._lock_of = os.getpid()
+        self._lock = threading.Lock()
+        self._writer.deliver_spool(self._store)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Store finished spans under their attempts."""
+        try:
+            for span in spans:
+                context = span.get_span_context()
+                if context is not None:
+                    record = Record(self._scope_of(span), context)
+                    self._writer.started(None, record)
+                    self._writer.ended(span, record, size_of(span, record))
+            written = self._writer.flush().result(self._timeout)
+        except TimeoutError:
+            written = False
+        except Exception as error:  # noqa: BLE001 - the SDK only wants a result
+            _log.error("spans could not be exported: %r", error)
+            written = False
+        return SpanExportResult.SUCCESS if written else SpanExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Wait until everything exported is stored; False when time ran out or something was not written."""
+        try:
+            return self._writer.flush().result(timeout_millis / 1000)
+        except TimeoutError:
+            return False
+
+    def shutdown(self) -> None:
+        """Write what is left, end the rollout that was started for this process, and close the store.
+
+        Each of the three gets a second; a forked child leaves the rollout and the store to its parent.
+        """
+        for scope in self._scopes.values():
+            self._writer.closed(scope)
+        self._writer.shutdown(EXIT_TIMEOUT)
+        if self._started_by != os.getpid():
+            return
+        try:
+            if self._own_attempt is not None:
+                ended = self._store.update_attempt(*self._own_attempt, status="succeeded")
+                run_sync(within(ended, EXIT_TIMEOUT))
+        except Exception as error:  # noqa: BLE001 - shutting down must not fail the program
+            _log.warning("the attempt of this process could not be ended: %r", error)
+        try:
+            if self._owns_store:
+                run_sync(within(self._store.close(), EXIT_TIMEOUT))
+        except Exception as error:  # noqa: BLE001 - as above
+            _log.warning("the store could not be closed: %r", error)
+
+    def _scope_of(self, span: ReadableSpan) -> Scope:
+        ids = (
+            ids_among(span.attributes or {})
+            or ids_among(span.resource.attributes)
+            or _ids_in_environment()
+            or self._own_attempt
+        )
+        if self._lock_of != os.getpid():  # another thread may have held the lock when this process was forked
+            self._lock, self._lock_of = threading.Lock(), os.getpid()
+        with self._lock:
+            if ids is None:
+                ids = self._attempt_of_process()
+            if ids not in self._scopes:
+                self._scopes[ids] = Scope(self._store, *ids)
+                self._scopes[ids].finished = None
+            self._scopes.move_to_end(ids)
+            while len(self._scopes) > SCOPES_REMEMBERED:
+                self._writer.closed(self._scopes.popitem(last=False)[1])
+            return self._scopes[ids]
+
+    def _attempt_of_process(self) -> Tuple[str, str]:
+        if self._own_attempt is None:
+            started = run_sync(self._store.start_rollout(input={"command": sys.argv, "pid": os.getpid()}))
+            self._own_attempt = started.rollout_id, started.attempt.attempt_id
+        return self._own_attempt
+
+
+def _ids_in_environment() -> Optional[Tuple[str, str]]:
+    rollout_id = os.environ.get(LightningEnvVar.AGL_ROLLOUT_ID.value)
+    attempt_id = os.environ.get(LightningEnvVar.AGL_ATTEMPT_ID.value)
+    return (rollout_id, attempt_id) if rollout_id and attempt_id else None
+
+
+def _make_span(entry: Entry) -> Optional[Span]:
+    scope, readable = entry.record.scope, entry.readable
+    assert scope is not None
+    assert readable is not None
+    return Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)

@@ -1,0 +1,563 @@
+"""``OtelTracer``: OpenTelemetry spans of an unmodified agent, under the right attempt, into a store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Dict, List, Literal, Optional, Tuple, Union, cast
+from urllib.parse import urlsplit, urlunsplit
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.instrumentation.threading import ThreadingInstrumentor
+
+from ..codec.attributes import format_exception_attributes, sanitize_attributes
+from ..codec.raw_call import Endpoint
+from ..env_var import LightningEnvVar, resolve_setting
+from ..errors import ContextArgumentsError, TracerNotReady
+from ..instrumentation.guard import Guard, Policy
+from ..instrumentation.own_hosts import IsOwnHost, is_loopback
+from ..instrumentation.wire import instrument_model_calls
+from ..pipeline.chain import NO_STAGES, Chain
+from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
+from ..types.tracer import to_attributes
+from .base import TraceContext, Tracer, context_with_active_tracer
+from .delivery import within
+from .model_calls import ModelCallRecorder
+from .portal import in_event_loop, run_sync
+from .process_end import EXIT_TIMEOUT, ProcessEnd
+from .processor import LightningSpanProcessor
+from .provider import TRACER_NAME, ProviderSession
+from .scope import Entry, Scope, context_with_scope, current_scope
+from .writer import WriterSettings
+
+if TYPE_CHECKING:
+    from ..store.base import LightningStore
+
+_log = logging.getLogger(__name__)
+
+CaptureTokens = Literal["observe", "request"]
+_NS = 1_000_000_000
+
+
+class OtelTracer(Tracer):
+    """Records OpenTelemetry spans and model calls.
+
+    A tracer is picklable before ``init_worker``: workers that are spawned get it as it was configured.
+
+    Args:
+        fallback_attempt: ``(rollout_id, attempt_id)`` for spans that start outside of every ``trace_context``.
+            Without it they are kept aside as unattributed.
+        capture_tokens: ``observe`` leaves requests and responses as they are; ``request`` asks known endpoints for
+            token ids and takes out again what the agent did not ask for. Default: ``AGL_CAPTURE_TOKENS``, else
+            ``observe``.
+        endpoints: Model endpoints that are known beside the rollout's resources: URLs, ``LLM`` resources, or
+            ``Endpoint`` values.
+        chain: Stages that every span passes before it is stored, such as ``pipeline.redact``.
+        flush_timeout: Seconds that leaving ``trace_context`` may wait for its spans to be stored.
+        settings: Bounds of the writer.
+        policy: What happens to an error of ours inside user code; by default each kind is logged once.
+    """
+
+    def __init__(
+        self,
+        *,
+        fallback_attempt: Optional[Tuple[str, str]] = None,
+        capture_tokens: Optional[CaptureTokens] = None,
+        endpoints: Sequence[Union[str, LLM, Endpoint]] = (),
+        chain: Chain = NO_STAGES,
+        flush_timeout: float = 5.0,
+        settings: Optional[WriterSettings] = None,
+        policy: Optional[Policy] = None,
+    ) -> None:
+        super().__init__()
+        self._fallback_attempt = fallback_attempt
+        self._capture_tokens = _capture_mode(capture_tokens)
+        self._endpoints = [_endpoint(each) for each in endpoints]
+        self._chain = chain
+        self._flush_timeout = flush_timeout
+        self._settings = settings
+        self._policy = policy
+        self._worker: Optional[_Worker] = None
+        self._last: Optional[TraceHandle] = None
+        self._said_that_nobody_waits = False
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**self.__dict__, "_worker": None, "_last": None, "_store": None}
+
+    # ------------------------------------------------------------------ life cycle
+
+    def init_worker(self, worker_id: int, store: Optional[LightningStore] = None) -> None:
+        """Begin to record in this process; spans that an earlier process left in the spool are sent.
+
+        Raises:
+            TracerNotReady: ``init_worker`` was called before without ``teardown_worker``.
+        """
+        if self._worker is not None:
+            raise TracerNotReady("init_worker was called twice; call teardown_worker first")
+        super().init_worker(worker_id, store)
+        self._worker = _Worker(self, store)
+        if self._fallback_attempt is not None:
+            self._worker.processor.fallback = self._worker.processor.new_scope(store, *self._fallback_attempt)
+
+    def teardown_worker(self, worker_id: int) -> None:
+        """Write what is queued and leave the process as it was; a repeat is harmless."""
+        super().teardown_worker(worker_id)
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+        self._store = None
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Undo ``init``; tears the worker down if that was forgotten."""
+        super().teardown(*args, **kwargs)
+        if self._worker is not None:
+            self.teardown_worker(self.worker_id or 0)
+        self._last = None
+
+    @property
+    def processor(self) -> LightningSpanProcessor:
+        """The span processor of this worker."""
+        return self._ready().processor
+
+    def _ready(self) -> _Worker:
+        if self._worker is None:
+            raise TracerNotReady(
+                "call init_worker(worker_id, store) before recording, and teardown_worker after it"
+            )
+        return self._worker
+
+    # ------------------------------------------------------------------ recording
+
+    def trace_context(
+        self,
+        name: Optional[str] = None,
+        *,
+        store: Optional[LightningStore] = None,
+        rollout_id: Optional[str] = None,
+        attempt_id: Optional[str] = None,
+    ) -> _TraceContext:
+        """Record everything that starts inside under one attempt; for ``with`` and ``async with``.
+
+        The body runs in a new trace whose root span has this ``name`` and links to the span that was current.
+        An exception in the body marks the root span ERROR and goes on. Leaving flushes the attempt's spans: after
+        it they can be read from the store, or the log says what could not be written within ``flush_timeout``.
+        ``with`` inside of a running event loop only starts the flush.
+
+        Args:
+            name: Name of the root span; default ``rollout``.
+            store: Default: the store of ``init_worker``. Without any store, spans are kept in memory.
+            rollout_id: Rollout to record under; goes together with ``attempt_id``.
+            attempt_id: Attempt to record under. Without ids, a rollout is started in the store, and it succeeds or
+                fails with the body.
+
+        Yields:
+            A :class:`TraceHandle`.
+
+        Raises:
+            ContextArgumentsError: Only one of the ids, or ids without any store.
+            TracerNotReady: Before ``init_worker``.
+        """
+        if (rollout_id is None) != (attempt_id is None):
+            raise ContextArgumentsError("give both rollout_id and attempt_id to trace_context, or neither")
+        if rollout_id is not None and store is None and self._store is None:
+            raise ContextArgumentsError(
+                "trace_context has ids but no store: pass store=, or give one to init_worker"
+            )
+        ids = (rollout_id, attempt_id) if rollout_id is not None and attempt_id is not None else None
+        return _TraceContext(self, self._ready(), name or "rollout", store or self._store, ids)
+
+    def get_last_trace(self) -> List[Span]:
+        """Return the spans of the ``trace_context`` that ended last."""
+        return self._last.spans() if self._last is not None else []
+
+    def create_span(
+        self,
+        name: str,
+        attributes: Optional[Attributes] = None,
+        timestamp: Optional[float] = None,
+        status: Optional[TraceStatus] = None,
+    ) -> SpanCoreFields:
+        """Record a span that starts and ends at ``timestamp`` (seconds; default now)."""
+        moment = time.time() if timestamp is None else timestamp
+        kept = sanitize_attributes(to_attributes(attributes))
+        status = status or TraceStatus(status_code="OK")
+        span = self._ready().tracer.start_span(name, attributes=kept, start_time=int(moment * _NS))
+        span.set_status(_otel_status(status))
+        span.end(int(moment * _NS))
+        return SpanCoreFields(name=name, status=status, attributes=kept, start_time=moment, end_time=moment)
+
+    @contextmanager
+    def operation_context(
+        self,
+        name: str,
+        attributes: Optional[Attributes] = None,
+        start_time: Optional[float] = None,
+        end_time: Optional[float] = None,
+    ) -> Iterator[OtelSpanRecordingContext]:
+        """Record the body as one span, current inside; an exception is recorded and goes on."""
+        span = self._ready().tracer.start_span(
+            name,
+            attributes=sanitize_attributes(to_attributes(attributes)),
+            start_time=None if start_time is None else int(start_time * _NS),
+        )
+        recording = OtelSpanRecordingContext(span)
+        try:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                yield recording
+        except BaseException as error:
+            recording.record_exception(error)
+            raise
+        finally:
+            span.end(None if end_time is None else int(end_time * _NS))
+
+    def _say_that_nobody_waits(self) -> None:
+        if not self._said_that_nobody_waits:
+            self._said_that_nobody_waits = True
+            _log.warning(
+                "'with trace_context()' in a running event loop only starts the flush; 'async with' waits for it"
+            )
+
+    def endpoint_for(self, url: str) -> Optional[Endpoint]:
+        """Return what is known of the endpoint that a request goes to, or ``None``."""
+        return next((known for known in self._known_endpoints() if url.startswith(known.url)), None)
+
+    def _known_endpoints(self) -> List[Endpoint]:
+        scope = current_scope()
+        of_rollout = scope.endpoints if scope is not None else None
+        return self._endpoints + (of_rollout or [])
+
+
+class TraceHandle(trace.Tracer):
+    """What ``trace_context`` yields: 0.2's ``spans()`` and 0.3's OpenTelemetry tracer, in one."""
+
+    def __init__(self, processor: LightningSpanProcessor, tracer: trace.Tracer, scope: Scope) -> None:
+        self._processor = processor
+        self._tracer = tracer
+        self._scope = scope
+        self._entries: List[Entry] = scope.finished if scope.finished is not None else []
+
+    @property
+    def rollout_id(self) -> str:
+        """The rollout that is recorded; empty where there is no store."""
+        return self._scope.rollout_id
+
+    @property
+    def attempt_id(self) -> str:
+        """The attempt that is recorded; empty where there is no store."""
+        return self._scope.attempt_id
+
+    def spans(self) -> List[Span]:
+        """Return the finished spans so far, in the order in which they ended, as this process saw them."""
+        return self._processor.spans_of(self._entries)
+
+    def receipt(self) -> Receipt:
+        """Return this process's count: what is stored, dropped, and not (yet) stored."""
+        return self._scope.receipt()
+
+    def start_span(self, *args: Any, **kwargs: Any) -> trace.Span:
+        """Start a span; see ``opentelemetry.trace.Tracer.start_span``."""
+        return self._tracer.start_span(*args, **kwargs)
+
+    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
+        """Start a span and make it current; see ``opentelemetry.trace.Tracer.start_as_current_span``."""
+        return self._tracer.start_as_current_span(*args, **kwargs)
+
+
+class OtelSpanRecordingContext:
+    """A span that is being recorded."""
+
+    def __init__(self, span: trace.Span) -> None:
+        self._span = span
+
+    def get_otel_span(self) -> trace.Span:
+        """Return the OpenTelemetry span."""
+        return self._span
+
+    def record_attributes(self, attributes: Attributes) -> None:
+        """Set attributes."""
+        self._span.set_attributes(sanitize_attributes(to_attributes(attributes)))
+
+    def record_exception(self, exception: BaseException) -> None:
+        """Record an exception, as an event and as attributes, and the status ERROR."""
+        attributes = format_exception_attributes(exception)
+        with suppress(Exception):  # a stranger's broken __str__ must not replace the exception
+            self._span.record_exception(exception)
+        self._span.set_attributes(attributes)
+        self.record_status("ERROR", f"{attributes['exception.type']}: {attributes['exception.message']}")
+
+    def record_status(self, status_code: StatusCode, description: Optional[str] = None) -> None:
+        """Set the status."""
+        self._span.set_status(_otel_status(TraceStatus(status_code=status_code, description=description)))
+
+    def get_recorded_span(self) -> SpanCoreFields:
+        """Return what is recorded so far."""
+        span: Any = self._span
+        return SpanCoreFields(
+            name=getattr(span, "name", ""),
+            status=TraceStatus.from_opentelemetry(span.status)
+            if hasattr(span, "status")
+            else TraceStatus(status_code="UNSET"),
+            attributes=dict(getattr(span, "attributes", None) or {}),
+            start_time=_seconds(getattr(span, "start_time", None)),
+            end_time=_seconds(getattr(span, "end_time", None)),
+        )
+
+
+class _Worker:
+    """Everything that ``init_worker`` put into the process; ``close`` takes it out, last in first out."""
+
+    close: Callable[[], None]
+
+    def __init__(self, tracer: OtelTracer, store: Optional[LightningStore]) -> None:
+        self.processor = LightningSpanProcessor(
+            settings=tracer._settings, chain=tracer._chain, policy=tracer._policy
+        )
+        self.processor.default_store = store
+        with ExitStack() as undo:  # what raises half way leaves nothing behind
+            undo.callback(self._finish, 5.0)
+            session = ProviderSession(self.processor)
+            undo.callback(session.close)
+            self.tracer = session.provider.get_tracer(TRACER_NAME)
+            threading = _instrument_threading()
+            if threading is not None:
+                undo.callback(threading.uninstrument)
+            calls = instrument_model_calls(
+                ModelCallRecorder(self.processor, self.tracer),
+                capture_tokens=tracer._capture_tokens,
+                endpoint_for=tracer.endpoint_for,
+                is_own_host=_is_own_host(tracer),
+                guard=Guard(tracer._policy),
+            )
+            undo.callback(calls.undo)
+            undo.callback(ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close)
+            if store is not None:
+                self.processor.writer.deliver_spool(store)
+            self.close = undo.pop_all().close
+
+    def _finish(self, timeout: float) -> None:
+        if self.processor.fallback is not None:
+            self.processor.close_scope(self.processor.fallback)
+        self.processor.writer.shutdown(timeout)
+
+
+class _TraceContext(TraceContext):
+    """One ``trace_context``: what it does before and after its body, for ``with`` and ``async with``."""
+
+    def __init__(
+        self,
+        tracer: OtelTracer,
+        worker: _Worker,
+        name: str,
+        store: Optional[LightningStore],
+        ids: Optional[Tuple[str, str]],
+    ) -> None:
+        self._tracer = tracer
+        self._worker = worker
+        self._name = name
+        self._store = store
+        self._ids = ids
+        self._owns_attempt = ids is None and store is not None
+        self._pid = os.getpid()
+
+    def __enter__(self) -> TraceHandle:
+        if self._needs_store():
+            run_sync(self._prepare())
+        return self._open()
+
+    async def __aenter__(self) -> TraceHandle:
+        if self._needs_store():
+            await self._prepare()
+        return self._open()
+
+    def __exit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        tb: Optional[TracebackType],
+        /,
+    ) -> None:
+        flush = self._close(exc)
+        if in_event_loop():
+            self._tracer._say_that_nobody_waits()
+            return
+        try:
+            written = flush.result(self._tracer._flush_timeout)
+        except TimeoutError:
+            written = None
+        self._report(written)
+
+    async def __aexit__(
+        self,
+        exc_type: Optional[type[BaseException]],
+        exc: Optional[BaseException],
+        tb: Optional[TracebackType],
+        /,
+    ) -> None:
+        flush = self._close(exc)
+        written: Optional[bool]
+        if flush.done():
+            written = flush.result()
+        else:
+            done, _ = await asyncio.wait(
+                [asyncio.wrap_future(flush)],
+                timeout=self._tracer._flush_timeout,
+            )
+            written = done.pop().result() if done else None
+        self._report(written)
+
+    def _needs_store(self) -> bool:
+        return self._store is not None and (self._owns_attempt or self._tracer._capture_tokens == "request")
+
+    async def _prepare(self) -> None:
+        """Start the rollout if none was named, and learn the rollout's model endpoints if they are asked for ids."""
+        store = self._store
+        assert store is not None
+        if self._owns_attempt:
+            started = await store.start_rollout(input={"name": self._name})
+            self._ids = started.rollout_id, started.attempt.attempt_id
+        self._known_endpoints: Optional[List[Endpoint]] = None
+        if self._tracer._capture_tokens == "request":
+            self._known_endpoints = await self._endpoints_of_rollout(store)
+
+    async def _endpoints_of_rollout(self, store: LightningStore) -> List[Endpoint]:
+        """Ask for the rollout's endpoints; where the store does not say, none is asked for token ids."""
+        rollout_id = self._ids[0] if self._ids else ""
+        try:
+            return await within(_resource_endpoints(store, rollout_id), self._tracer._flush_timeout)
+        except Exception as error:  # noqa: BLE001 - a store may raise anything, and the agent has work to do
+            _log.warning("no token ids are asked for in rollout %s: %r", rollout_id, error)
+            return []
+
+    def _open(self) -> TraceHandle:
+        processor = self._worker.processor
+        self._scope = processor.new_scope(self._store, *(self._ids or ("", "")))
+        self._scope.endpoints = getattr(self, "_known_endpoints", None)
+        self._before = otel_context.get_current()
+        outer = trace.get_current_span(self._before).get_span_context()
+        context = context_with_active_tracer(self._tracer, context_with_scope(self._scope, self._before))
+        links = [trace.Link(outer)] if outer.is_valid else []
+        self._root = self._worker.tracer.start_span(self._name, context=context, links=links)
+        if self._root.is_recording():
+            processor.remember_trace(self._root.get_span_context().trace_id, self._scope)
+        else:
+            _log.warning(
+                "OTEL_SDK_DISABLED or the provider's sampler leaves out rollout %r: its spans are not recorded",
+                self._name,
+            )
+        self._inside = trace.set_span_in_context(self._root, context)
+        otel_context.attach(self._inside)
+        self._handle = TraceHandle(processor, self._worker.tracer, self._scope)
+        return self._handle
+
+    def _close(self, error: Optional[BaseException]) -> Future[bool]:
+        """End the root span, restore the context, and ask for the flush."""
+        in_this_process = self._pid == os.getpid()  # a forked child may unwind through its parent's block
+        if in_this_process:
+            if error is not None:
+                OtelSpanRecordingContext(self._root).record_exception(error)
+            self._root.end()
+        # attach instead of detach: a token belongs to the contextvars context that made it, and a body may be left
+        # in another one (an async fixture, a cancelled generator). What is current is put back only if it is ours.
+        if otel_context.get_current() is self._inside:
+            otel_context.attach(self._before)
+        processor = self._worker.processor
+        if not in_this_process:
+            return processor.writer.flush(self._scope)
+        processor.close_scope(self._scope)
+        self._tracer._last, previous = self._handle, self._tracer._last
+        if previous is not None:
+            previous._scope.finished = None  # the handle keeps its own list
+        if self._owns_attempt:
+            processor.writer.after(
+                self._scope, *self._end_of_attempt("succeeded" if error is None else "failed")
+            )
+        return processor.writer.flush(self._scope)
+
+    def _end_of_attempt(
+        self, status: Literal["succeeded", "failed"]
+    ) -> Tuple[Callable[[], Awaitable[Any]], str]:
+        store, ids = self._store, self._ids
+        assert store is not None
+        assert ids is not None
+        otherwise = f"attempt {ids[1]} of rollout {ids[0]} could not be marked {status}"
+        return lambda: store.update_attempt(*ids, status=status), otherwise
+
+    def _report(self, written: Optional[bool]) -> None:
+        if written:
+            return
+        receipt = self._scope.receipt()
+        _log.warning(
+            "attempt %s of rollout %s: %d of %d spans stored, %d %s, dropped %s",
+            receipt.attempt_id,
+            receipt.rollout_id,
+            receipt.stored,
+            receipt.started,
+            receipt.open,
+            "still queued or open after the flush timeout" if written is None else "queued or open",
+            receipt.dropped or "none",
+        )
+
+
+def _instrument_threading() -> Optional[ThreadingInstrumentor]:
+    """Let threads and executors carry the OpenTelemetry context, unless somebody has switched that on before."""
+    instrumentor = ThreadingInstrumentor()
+    if instrumentor.is_instrumented_by_opentelemetry:
+        return None
+    instrumentor.instrument(skip_dep_check=True)
+    return instrumentor
+
+
+def _is_own_host(tracer: OtelTracer) -> IsOwnHost:
+    def is_own(host: str) -> bool:
+        known = tracer._known_endpoints()
+        return is_loopback(host) or any(urlsplit(endpoint.url).hostname == host for endpoint in known)
+
+    return is_own
+
+
+async def _resource_endpoints(store: LightningStore, rollout_id: str) -> List[Endpoint]:
+    rollout = await store.get_rollout_by_id(rollout_id)
+    if rollout is None or rollout.resources_id is None:
+        return []
+    update = await store.get_resources_by_id(rollout.resources_id)
+    resources: Mapping[str, Any] = update.resources if update is not None else {}
+    return [_endpoint(resource) for resource in resources.values() if isinstance(resource, LLM)]
+
+
+def _endpoint(value: Union[str, LLM, Endpoint]) -> Endpoint:
+    if isinstance(value, Endpoint):
+        return replace(value, url=_without_credentials(value.url))
+    if isinstance(value, LLM):
+        url = _without_credentials(value.endpoint)
+        return Endpoint(url, dict(value.sampling_parameters), value.logprob_kind)
+    return Endpoint(_without_credentials(value))
+
+
+def _without_credentials(url: str) -> str:
+    """Return a URL as it is compared with requests: a tracer is pickled, and user names and passwords stay behind."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _capture_mode(value: Optional[str]) -> CaptureTokens:
+    mode = resolve_setting(LightningEnvVar.AGL_CAPTURE_TOKENS, value, "observe")
+    if mode in {"observe", "request"}:
+        return cast("CaptureTokens", mode)
+    raise ValueError(f"capture_tokens is 'observe' or 'request', not {mode!r}")
+
+
+def _otel_status(status: TraceStatus) -> trace.Status:
+    code = trace.StatusCode[status.status_code]
+    return trace.Status(code, status.description if code is trace.StatusCode.ERROR else None)
+
+
+def _seconds(nanoseconds: Optional[int]) -> Optional[float]:
+    return None if nanoseconds is None else nanoseconds / _NS

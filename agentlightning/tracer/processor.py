@@ -1,0 +1,291 @@
+"""The span processor: decides in ``on_start`` where a span belongs, and never changes its mind.
+
+The order: ids that the span carries as attributes; a scope in the OpenTelemetry context that the span starts in
+(the parent, if it was started inside the same ``trace_context``, has the same one); the trace of a parent that was
+started inside a ``trace_context``; ids in the context's baggage, sent by another process; the fallback attempt,
+if the user named one. A span with none of these is *unattributed*: kept aside, counted, never filed under a
+guess.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Deque, List, Optional, Tuple
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+
+from ..codec.genai import call_attributes
+from ..codec.openai_wire import decode
+from ..instrumentation.guard import LogOnce, Policy
+from ..pipeline.chain import NO_STAGES, Chain
+from ..semconv import SpanFlagAttributes
+from ..types import Span
+from ..types.tracer import attributes_of
+from .scope import (
+    NO_RECORD,
+    ROLLOUT_KEY,
+    Entry,
+    Record,
+    Scope,
+    context_with_scope,
+    current_scope,
+    ids_among,
+    ids_in_baggage,
+    scope_in,
+    size_of,
+)
+from .writer import Writer, WriterSettings, bare_opened_span, opened_span
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import Span as SdkSpan
+
+    from ..codec.raw_call import RawCall
+    from ..store.base import LightningStore
+
+_log = logging.getLogger(__name__)
+
+UNATTRIBUTED_KEPT = 1000
+UNATTRIBUTED_BYTES = 16 * 1024 * 1024
+TRACES_REMEMBERED = 1024
+REMOTE_SCOPES = 1024
+
+
+class LightningSpanProcessor(SpanProcessor):
+    """Routes spans to their attempt and hands them to the writer; safe in any thread.
+
+    Args:
+        disable_store_submission: Keep spans in memory only, for ``spans()``.
+        settings: Bounds of the writer.
+        chain: Pipeline that every span passes before it is stored.
+        policy: What happens to an error of ours inside user code (logged once, by default).
+    """
+
+    def __init__(
+        self,
+        disable_store_submission: bool = False,
+        *,
+        settings: Optional[WriterSettings] = None,
+        chain: Chain = NO_STAGES,
+        policy: Optional[Policy] = None,
+    ) -> None:
+        self.disable_store_submission = disable_store_submission
+        self.fallback: Optional[Scope] = None
+        self.default_store: Optional[LightningStore] = None
+        """Store for attempts that are known by their ids only (baggage, attributes)."""
+        self.unattributed: Deque[ReadableSpan] = deque()
+        """The newest spans that belong to no attempt."""
+        self.unattributed_count = 0
+        self._unattributed_bytes = 0
+        self.writer = Writer(self._make_span, settings, self._make_opened)
+        self._chain = chain
+        self._policy = policy or LogOnce()
+        self._armed = True
+        self._traces: OrderedDict[int, Optional[Scope]] = OrderedDict()
+        self._remote: OrderedDict[Tuple[str, str], Scope] = OrderedDict()
+
+    # ------------------------------------------------------------------ OpenTelemetry
+
+    def on_start(self, span: SdkSpan, parent_context: Optional[otel_context.Context] = None) -> None:
+        """Decide where the span belongs."""
+        if not self._armed:
+            return
+        try:
+            context = span.get_span_context()
+            if context is None or not context.trace_flags.sampled:
+                return
+            started_in = otel_context.get_current() if parent_context is None else parent_context
+            if not self.owns(started_in):
+                return
+            scope = self._route(span, started_in)
+            record = Record(scope, context)
+            self.writer.records[id(context)] = record
+            if scope is not None:
+                record.late = scope.closed
+                self.writer.started(span, record)
+        except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
+            self._policy("deciding where a span belongs", error)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue the span."""
+        try:
+            context = span.get_span_context()
+            record = self.writer.records.pop(id(context), None)
+            if record is None:
+                return
+            if record.scope is None:
+                self._keep_aside(span)
+            else:
+                self.writer.ended(span, record, size_of(span, record))
+        except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
+            self._policy("queueing a span", error)
+
+    def shutdown(self) -> None:
+        """Write what is queued, for at most 5 s, and stop; what cannot be written waits in the spool."""
+        self._armed = False
+        self.writer.shutdown(5.0)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Wait until everything that has ended is stored.
+
+        Returns:
+            True if it is; False when time ran out or something was refused or spooled.
+        """
+        try:
+            return self.writer.flush().result(timeout_millis / 1000)
+        except TimeoutError:
+            return False
+
+    # ------------------------------------------------------------------ scopes
+
+    @property
+    def store(self) -> Optional[LightningStore]:
+        """Store of the current context."""
+        scope = current_scope()
+        return scope.store if scope else None
+
+    @property
+    def rollout_id(self) -> Optional[str]:
+        """Rollout of the current context."""
+        scope = current_scope()
+        return scope.rollout_id if scope else None
+
+    @property
+    def attempt_id(self) -> Optional[str]:
+        """Attempt of the current context."""
+        scope = current_scope()
+        return scope.attempt_id if scope else None
+
+    def new_scope(self, store: Optional[LightningStore], rollout_id: str, attempt_id: str) -> Scope:
+        """Return a scope for one ``trace_context``."""
+        kept = None if self.disable_store_submission else store
+        patience = self.writer.settings.block_timeout
+        return Scope(kept, rollout_id, attempt_id, owner=self, block_timeout=patience)
+
+    def owns(self, context: otel_context.Context) -> bool:
+        """Whether spans of a context are this recorder's: no other one of this process opened its scope."""
+        scope = scope_in(context)
+        return scope is None or scope.owner is self
+
+    @contextmanager
+    def with_context(
+        self, store: LightningStore, rollout_id: str, attempt_id: str
+    ) -> Iterator[LightningSpanProcessor]:
+        """Route spans that start in this context to an attempt; nothing is flushed at the end (0.3)."""
+        scope = self.new_scope(store, rollout_id, attempt_id)
+        token = otel_context.attach(context_with_scope(scope, otel_context.get_current()))
+        try:
+            yield self
+        finally:
+            otel_context.detach(token)
+            self.close_scope(scope)
+
+    def close_scope(self, scope: Scope) -> None:
+        """Note that the body of a ``trace_context`` is over."""
+        self.writer.closed(scope)
+
+    def spans(self) -> List[Span]:
+        """Return the finished spans of the current context's attempt, as this process saw them."""
+        scope = current_scope()
+        return [] if scope is None else self.spans_of(scope.finished or [])
+
+    def spans_of(self, entries: List[Entry]) -> List[Span]:
+        """Return entries as spans, in the order in which they ended."""
+        found = (entry.span or self._seen_now(entry) for entry in list(entries))
+        return [span for span in found if span is not None]
+
+    def _seen_now(self, entry: Entry) -> Optional[Span]:
+        """Return an entry that the writer has not come to; its row, if it comes to it meanwhile, takes precedence."""
+        if entry.record.dropped:
+            return None
+        try:
+            made = self._make_span(entry)
+        except Exception as error:  # noqa: BLE001 - the writer drops and counts it
+            if entry.span is None:
+                self._policy("reading a finished span", error)
+            return entry.span
+        entry.span = entry.span or made
+        return entry.span
+
+    def remember_trace(self, trace_id: int, scope: Scope) -> None:
+        """Let spans whose parent is in this trace find the scope without a context that carries it.
+
+        A trace id that two scopes have (a program that seeds its ids) names neither.
+        """
+        self._traces[trace_id] = None if trace_id in self._traces else scope
+        while len(self._traces) > TRACES_REMEMBERED:
+            self._traces.popitem(last=False)
+
+    def attach_call(self, span: trace.Span, call: RawCall) -> None:
+        """Give a span that has not ended a model call that was seen on the wire."""
+        record = self.writer.records.get(id(span.get_span_context()))
+        if record is not None:
+            record.calls = [*(record.calls or ()), call]
+
+    # ------------------------------------------------------------------ routing
+
+    def _route(self, span: SdkSpan, context: otel_context.Context) -> Optional[Scope]:
+        attributes = attributes_of(span)
+        if ROLLOUT_KEY in attributes:
+            ids = ids_among(attributes)
+            if ids is not None:
+                return self._scope_for(*ids, context)
+        scope = scope_in(context)
+        if scope is not None:
+            return scope
+        if span.parent is not None:
+            scope = self._traces.get(span.parent.trace_id)
+            if scope is not None:
+                return scope
+        ids = ids_in_baggage(context)
+        scope = None if ids is None else self._scope_for(*ids, context)
+        return scope if scope is not None else self.fallback
+
+    def _scope_for(self, rollout_id: str, attempt_id: str, context: otel_context.Context) -> Optional[Scope]:
+        for known in (scope_in(context), self.fallback):
+            if known is not None and (known.rollout_id, known.attempt_id) == (rollout_id, attempt_id):
+                return known
+        key = rollout_id, attempt_id
+        scope = self._remote.get(key)
+        if scope is None and self.default_store is not None:
+            scope = self._remote[key] = self.new_scope(self.default_store, rollout_id, attempt_id)
+            scope.finished = None
+            while len(self._remote) > REMOTE_SCOPES:
+                self.close_scope(self._remote.popitem(last=False)[1])
+        return scope
+
+    def _keep_aside(self, span: ReadableSpan) -> None:
+        if self.unattributed_count == 0:
+            _log.warning(
+                "span %r started outside of every trace_context; such spans are kept aside as unattributed",
+                span.name,
+            )
+        self.unattributed_count += 1
+        self._unattributed_bytes += size_of(span, NO_RECORD)
+        self.unattributed.append(span)
+        while len(self.unattributed) > UNATTRIBUTED_KEPT or self._unattributed_bytes > UNATTRIBUTED_BYTES:
+            oldest = self.unattributed.popleft()
+            self._unattributed_bytes -= size_of(oldest, NO_RECORD)
+
+    # ------------------------------------------------------------------ the writer's thread
+
+    def _make_span(self, entry: Entry) -> Optional[Span]:
+        readable, scope = entry.readable, entry.record.scope
+        assert readable is not None
+        assert scope is not None
+        span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
+        for call in entry.record.calls or ():
+            span.attributes.update(call_attributes(decode(call)))
+        if entry.record.late:
+            span.attributes[SpanFlagAttributes.LATE.value] = True
+        if readable.dropped_attributes:
+            span.attributes[SpanFlagAttributes.DROPPED_ATTRIBUTES.value] = readable.dropped_attributes
+        return self._chain(span) if self._chain else span
+
+    def _make_opened(self, span: SdkSpan, record: Record) -> Span:
+        opened = opened_span(span, record)
+        return (self._chain(opened) or bare_opened_span(record)) if self._chain else opened

@@ -1,0 +1,162 @@
+"""Which tracer provider is recorded, and how it gets back to what it was.
+
+If the process has an SDK provider already, our processor joins it and leaves it at teardown; its own exporters
+keep getting their spans. Otherwise a provider of ours, without limits on attributes, becomes the global one. There
+is one such provider per process: tracers that were obtained through the API hold on to the provider that they met
+first, so a second ``init_worker`` must bring back the same one.
+
+OpenTelemetry has no public way to take a processor out or to unset the global provider. Both are done where a probe
+finds the layout that all releases from 1.35 to 1.45 have; elsewhere what remains is inert.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Optional
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from ..instrumentation.patch import AttributePatch, Patch
+
+_log = logging.getLogger(__name__)
+
+TRACER_NAME = "agentlightning"
+SetProvider = Callable[[trace.TracerProvider], None]
+
+_own_provider: Optional[TracerProvider] = None
+_own_lock = threading.RLock()
+_random = random.Random()  # noqa: S311 - ids, not secrets
+os.register_at_fork(after_in_child=_random.seed)
+
+
+class OwnIds(RandomIdGenerator):
+    """Ids from a generator of our own: an agent that seeds the shared one at every rollout would repeat them."""
+
+    def generate_span_id(self) -> int:
+        """Return 64 random bits that are not all zero."""
+        return _random.getrandbits(64) or self.generate_span_id()
+
+    def generate_trace_id(self) -> int:
+        """Return 128 random bits that are not all zero."""
+        return _random.getrandbits(128) or self.generate_trace_id()
+
+
+def own_provider() -> TracerProvider:
+    """Return the provider of ours: every span, with no limit on its attributes, events and links.
+
+    What the environment says of sampling and limits is meant for telemetry; a rollout with holes teaches nothing.
+    ``OTEL_SDK_DISABLED`` is obeyed.
+    """
+    global _own_provider  # noqa: PLW0603 - one per process; see the module's docstring
+    with _own_lock:
+        if _own_provider is None:
+            unset = SpanLimits.UNSET
+            _own_provider = TracerProvider(
+                resource=Resource.create({"telemetry.distro.name": "agentlightning-otel"}),
+                shutdown_on_exit=False,
+                sampler=ALWAYS_ON,
+                id_generator=OwnIds(),
+                span_limits=SpanLimits(
+                    max_attributes=unset,
+                    max_events=unset,
+                    max_links=unset,
+                    max_span_attributes=unset,
+                    max_event_attributes=unset,
+                    max_link_attributes=unset,
+                    max_attribute_length=unset,
+                    max_span_attribute_length=unset,
+                ),
+            )
+        return _own_provider
+
+
+class ProviderSession:
+    """Our processor's stay on a provider, from ``init_worker`` to ``teardown_worker``."""
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        self._processor = processor
+        self._patch: Optional[Patch] = None
+        self._global_was_set = False
+        present = _global_provider()
+        if isinstance(present, TracerProvider):
+            self.provider = present
+        else:
+            self.provider = own_provider()
+            self._become_global(present)
+        self._joined = [self.provider]
+        self.provider.add_span_processor(processor)
+
+    def _become_global(self, present: Any) -> None:
+        if present is not None:
+            _log.warning(
+                "the global tracer provider %s is not OpenTelemetry's SDK; only spans made through this tracer, and "
+                "model calls, are recorded",
+                type(present).__name__,
+            )
+            return
+        trace.set_tracer_provider(self.provider)
+        self._global_was_set = True
+        self._patch = AttributePatch(trace, "set_tracer_provider", self._follow)
+
+    def _follow(self, original: SetProvider, patch: Patch) -> SetProvider:
+        @wraps(original)
+        def set_tracer_provider(tracer_provider: trace.TracerProvider) -> None:
+            """Let the program install its own provider over ours, and follow it there."""
+            if not patch.active or _global_provider() is not self.provider or not _unset_global():
+                original(tracer_provider)
+                return
+            self._global_was_set = False
+            original(tracer_provider)
+            if isinstance(tracer_provider, TracerProvider):
+                tracer_provider.add_span_processor(self._processor)
+                self._joined.append(tracer_provider)
+
+        return set_tracer_provider
+
+    def close(self) -> None:
+        """Take our processor out of every provider that it joined, and the global one off if it is ours."""
+        if self._patch is not None:
+            self._patch.undo()
+        for provider in self._joined:
+            if not _remove_processor(provider, self._processor):
+                _log.info("our span processor stays on %s as an inert object", type(provider).__name__)
+        if self._global_was_set and _global_provider() is self.provider:
+            _unset_global()
+
+
+def _global_provider() -> Any:
+    """Return the provider that was set, or ``None``; never creates one."""
+    if hasattr(trace, "_TRACER_PROVIDER"):
+        return trace._TRACER_PROVIDER  # noqa: SLF001 - the public getter may create one
+    present = trace.get_tracer_provider()
+    return None if isinstance(present, trace.ProxyTracerProvider) else present
+
+
+def _unset_global() -> bool:
+    once = getattr(trace, "_TRACER_PROVIDER_SET_ONCE", None)
+    if not hasattr(trace, "_TRACER_PROVIDER") or not hasattr(once, "_done"):
+        return False
+    trace._TRACER_PROVIDER = None  # noqa: SLF001 - there is no public way
+    once._done = False  # type: ignore[union-attr]  # noqa: SLF001
+    return True
+
+
+def _remove_processor(provider: TracerProvider, processor: SpanProcessor) -> bool:
+    multi = getattr(provider, "_active_span_processor", None)
+    lock = getattr(multi, "_lock", None)
+    present = getattr(multi, "_span_processors", None)
+    if lock is None or not isinstance(present, tuple):
+        return False
+    with lock:
+        kept = tuple(each for each in multi._span_processors if each is not processor)  # type: ignore[union-attr]  # noqa: SLF001
+        multi._span_processors = kept  # type: ignore[union-attr]  # noqa: SLF001
+    return True

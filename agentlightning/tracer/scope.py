@@ -1,0 +1,262 @@
+"""What a span is routed to, and how its attempt's account is kept.
+
+A :class:`Scope` is one ``trace_context`` (or one attempt that reached this process by baggage or attribute). It
+travels in the OpenTelemetry context; ``on_start`` looks it up once, and the span's :class:`Record` keeps it until
+the span ends, however late and on whatever thread.
+
+The scope counts. ``accounted`` is what the store has been or is being told of: spans in a batch, spans
+announced as open, spans dropped. It is that number, not the live one, which goes into an account, so that an
+account that is committed with a batch describes exactly what is committed. All counters are changed under the
+writer's lock only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel_context
+
+from ..codec.raw_call import Endpoint
+from ..semconv import DropReason, LightningResourceAttributes
+from ..store.base import new_writer_id
+from ..types import Account, Receipt, Span
+from ..types.tracer import attributes_of
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from ..codec.raw_call import RawCall
+    from ..store.base import LightningStore
+
+ROLLOUT_KEY = LightningResourceAttributes.ROLLOUT_ID.value
+ATTEMPT_KEY = LightningResourceAttributes.ATTEMPT_ID.value
+
+_SCOPE_KEY = otel_context.create_key("agentlightning-scope")
+_numbers = itertools.count(1)
+
+_ENTRY_OVERHEAD = 600
+"""Bytes that a span without attributes occupies in the queue, roughly (CPython 3.11)."""
+_PART_OVERHEAD = 300
+"""The same of an event or a link."""
+_LEVELS_SIZED = 5
+"""How deep a nested value is looked into; a value may contain itself."""
+
+
+def next_writer_id() -> str:
+    """Return a writer id that no other account of any process has."""
+    return new_writer_id(next(_numbers))
+
+
+class Record:
+    """What the recorder remembers of one span from its start until it is settled."""
+
+    __slots__ = ("announced", "calls", "context", "dropped", "ended", "late", "scope")
+
+    def __init__(self, scope: Optional[Scope], context: trace.SpanContext) -> None:
+        self.scope = scope
+        self.context = context
+        """The very object of the span. Records are found by its identity: ids repeat where programs seed them."""
+        self.announced = False
+        """Its start is in a batch that was committed or is under way."""
+        self.ended = False
+        self.dropped = False
+        self.late = False
+        """It started after its ``trace_context`` had closed."""
+        self.calls: Optional[List[RawCall]] = None
+        """Model calls seen on the wire, undecoded; they travel outside of attributes and their limits."""
+
+    @property
+    def span_id(self) -> str:
+        """16 hex digits."""
+        return f"{self.context.span_id:016x}"
+
+
+NO_RECORD = Record(None, trace.INVALID_SPAN_CONTEXT)
+
+
+class Entry:
+    """A finished span on its way to the store."""
+
+    __slots__ = ("readable", "record", "size", "span")
+
+    def __init__(self, readable: ReadableSpan, record: Record, size: int) -> None:
+        self.readable: Optional[ReadableSpan] = readable
+        self.record = record
+        self.size = size
+        self.span: Optional[Span] = None
+        """The span as it was or will be stored, once the writer has made it."""
+
+
+class Scope:
+    """One attempt as one ``trace_context`` sees it; see the module's docstring."""
+
+    def __init__(
+        self,
+        store: Optional[LightningStore],
+        rollout_id: str,
+        attempt_id: str,
+        *,
+        owner: object = None,
+        block_timeout: float = 0.1,
+    ) -> None:
+        self.owner = owner
+        """The recorder that made it; others in this process leave its spans alone."""
+        self.store = store
+        self.rollout_id = rollout_id
+        self.attempt_id = attempt_id
+        self.endpoints: Optional[List[Endpoint]] = None
+        """Model endpoints among the rollout's resources; ``None`` until somebody has looked."""
+        self.block_timeout = block_timeout
+        self.finished: Optional[List[Entry]] = []
+        """Finished spans for ``spans()``; ``None`` once nobody can ask any more."""
+        self.finished_bytes = 0
+        self.closed = False
+        self.forget_counts()
+
+    def forget_counts(self) -> None:
+        """Begin a new account; after a fork the counts of the parent are the parent's to report."""
+        self.pid = os.getpid()
+        self.writer_id = next_writer_id()
+        self.started = 0
+        self.live = 0
+        self.accounted = 0
+        self.put = 0
+        self.settled = 0
+        self.stored = 0
+        self.late = 0
+        self.revision = 0
+        self.truncated = False
+        self.blocked_for = 0.0
+        self.dropped: Dict[str, int] = {}
+        self.unstored: List[str] = []
+        """Announced and then dropped, as far as the store has not acknowledged it."""
+
+    def drop(self, record: Record, reason: DropReason, *, accounted: bool = False) -> None:
+        """Count a span that will not be stored (under the writer's lock).
+
+        Args:
+            record: The span's record.
+            reason: Why.
+            accounted: Whether ``accounted`` has this span already.
+        """
+        record.dropped = True
+        self.dropped[reason.value] = self.dropped.get(reason.value, 0) + 1
+        if record.announced:
+            self.unstored.append(record.span_id)
+        elif not accounted:
+            self.accounted += 1
+
+    @property
+    def lost(self) -> int:
+        """How many spans are neither stored nor taken out on purpose."""
+        return sum(self.dropped.values()) - self.dropped.get(DropReason.PIPELINE.value, 0)
+
+    def account(self, in_batch: int, *, ending: bool = False) -> Account:
+        """Return the account that goes with a batch of ``in_batch`` of this scope's finished spans.
+
+        Args:
+            in_batch: Number of them.
+            ending: Whether the process ends in good order; what is open then stays open.
+        """
+        self.revision += 1
+        idle = (ending or (self.closed and self.live == 0)) and self.put - self.settled == in_batch
+        return Account.model_construct(
+            rollout_id=self.rollout_id,
+            attempt_id=self.attempt_id,
+            writer_id=self.writer_id,
+            revision=self.revision,
+            started=self.accounted,
+            dropped=dict(self.dropped),
+            unstored=list(self.unstored),
+            late=self.late,
+            closed=idle,
+        )
+
+    def receipt(self) -> Receipt:
+        """Return what this process knows by itself: ``open`` also counts spans that are still queued."""
+        dropped = dict(self.dropped)
+        return Receipt(
+            rollout_id=self.rollout_id,
+            attempt_id=self.attempt_id,
+            started=self.started,
+            stored=self.stored,
+            open=self.started - self.stored - sum(dropped.values()),
+            dropped=dropped,
+            late=self.late,
+            truncated=self.truncated,
+        )
+
+
+def scope_in(context: otel_context.Context) -> Optional[Scope]:
+    """Return the scope that a context carries, or ``None``."""
+    scope = context.get(_SCOPE_KEY)
+    return scope if isinstance(scope, Scope) else None
+
+
+def current_scope() -> Optional[Scope]:
+    """Return the scope of the current context, or ``None``."""
+    return scope_in(otel_context.get_current())
+
+
+def context_with_scope(scope: Scope, context: otel_context.Context) -> otel_context.Context:
+    """Return ``context`` with this scope, its ids as baggage, and no current span.
+
+    Without a current span the next one starts a new trace, so an enclosing attempt never becomes the parent.
+    """
+    context = otel_context.set_value(_SCOPE_KEY, scope, context)
+    context = baggage.set_baggage(ROLLOUT_KEY, scope.rollout_id, context)
+    context = baggage.set_baggage(ATTEMPT_KEY, scope.attempt_id, context)
+    return trace.set_span_in_context(trace.INVALID_SPAN, context)
+
+
+def ids_in_baggage(context: otel_context.Context) -> Optional[tuple[str, str]]:
+    """Return the rollout and attempt that another process sent along, or ``None``."""
+    return ids_among(baggage.get_all(context))
+
+
+def ids_among(attributes: Mapping[str, object]) -> Optional[tuple[str, str]]:
+    """Return the rollout and attempt that attributes name, or ``None`` unless both are there."""
+    rollout_id, attempt_id = attributes.get(ROLLOUT_KEY), attributes.get(ATTEMPT_KEY)
+    if isinstance(rollout_id, str) and isinstance(attempt_id, str):
+        return rollout_id, attempt_id
+    return None
+
+
+def size_of(span: ReadableSpan, record: Record) -> int:
+    """Estimate the bytes that a finished span occupies; cheap, because the agent's thread pays for it."""
+    size = _ENTRY_OVERHEAD + len(span.name) + _size_of_all(attributes_of(span))
+    if getattr(span, "_events", True):
+        for event in span.events:
+            size += _PART_OVERHEAD + _size_of_all(attributes_of(event))
+    for link in getattr(span, "_links", None) or ():
+        size += _PART_OVERHEAD + _size_of_all(attributes_of(link))
+    for call in record.calls or ():
+        size += len(call.request_body) + len(call.response_body)
+    return size
+
+
+def _size_of_all(attributes: Mapping[str, Any], depth: int = 0) -> int:
+    size = 80 * len(attributes)
+    for value in attributes.values():
+        kind = type(value)
+        if kind is str:
+            size += len(value)
+        elif kind is not int and kind is not float and kind is not bool:
+            size += _size_of_value(value, depth)
+    return size
+
+
+def _size_of_value(value: Any, depth: int) -> int:
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if depth < _LEVELS_SIZED and isinstance(value, Mapping):
+        return _size_of_all(value, depth + 1)
+    if isinstance(value, (tuple, list)):
+        if depth == _LEVELS_SIZED or not value or isinstance(value[0], (int, float)):
+            return 32 * len(value)
+        return sum(32 + _size_of_value(item, depth + 1) for item in value)
+    return 32

@@ -1,0 +1,726 @@
+"""The background writer: the one thread between finished spans and a store.
+
+``ended`` appends to a bounded queue and returns; a daemon thread makes rows of what is queued, and commits
+them in batches through ``add_many_spans``. Its invariants:
+
+* The agent's thread never waits for the store. It may wait for room in a full queue, if it has no running
+  event loop, for at most ``block_timeout`` per attempt in all; then the newest spans of that attempt are
+  dropped, counted, and the attempt is marked truncated.
+* Every span that was started is stored, dropped for a stated reason, in the spool, or still open; the account
+  that says so is committed in the transaction that it describes (see ``tracer.scope``).
+* ``flush`` and ``shutdown`` keep their deadlines, and say truthfully whether everything is stored.
+* Nothing raises into user code, nothing that the writer does is traced, and a fork leaves the child with an
+  empty writer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
+
+from .._turn import Turn
+from ..semconv import DropReason
+from ..types import Account, Span
+from .delivery import Backoff, deliver, insist, within
+from .scope import Entry, Record, Scope, next_writer_id
+from .spool import Batch, Spool
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace import Span as SdkSpan
+
+    from ..store.base import LightningStore
+
+_log = logging.getLogger(__name__)
+_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+THREAD_NAME = "otel-loop"
+
+MakeSpan = Callable[[Entry], Optional[Span]]
+"""Turns a queued entry into the span to store; ``None`` = a pipeline stage took it out."""
+MakeOpened = Callable[["SdkSpan", Record], Span]
+"""Turns a span that has not ended into the record of its start."""
+
+
+@dataclass(frozen=True)
+class WriterSettings:
+    """Bounds of a writer. Times are seconds."""
+
+    flush_interval: float = 0.2
+    """Longest time that a finished span, or the start of an open one, waits for its commit."""
+    max_batch_spans: int = 512
+    max_batch_bytes: int = 4 * 1024 * 1024
+    max_queue_spans: int = 50_000
+    max_queue_bytes: int = 64 * 1024 * 1024
+    """A single larger span is still taken when the queue is empty."""
+    block_timeout: float = 0.1
+    """How long threads of one attempt may wait, in all, for room in a full queue."""
+    write_timeout: float = 30.0
+    """A write that takes longer counts as failed and is tried again."""
+    max_trace_bytes: int = 64 * 1024 * 1024
+    """Finished spans of one ``trace_context`` that ``spans()`` can return."""
+
+
+class _Waiter:
+    """Somebody who wants to know when what is queued now has been settled."""
+
+    __slots__ = ("cycle", "future", "known_losses", "put", "scope")
+
+    def __init__(self, scope: Optional[Scope], put: int, known_losses: int, cycle: int) -> None:
+        self.scope = scope
+        self.put = put
+        self.known_losses = known_losses
+        self.cycle = cycle
+        self.future: Future[bool] = Future()
+
+
+class _Job(NamedTuple):
+    """Something to do in a store once ``put`` spans of a scope are settled."""
+
+    scope: Scope
+    put: int
+    work: Callable[[], Awaitable[Any]]
+    otherwise: str
+
+
+class _InFlight:
+    """A batch that a store has been given and has not acknowledged."""
+
+    __slots__ = ("entries", "opened", "scopes", "store")
+
+    def __init__(self, store: LightningStore) -> None:
+        self.store = store
+        self.entries: List[Entry] = []
+        self.opened: List[Tuple[SdkSpan, Record]] = []
+        self.scopes: Dict[Scope, int] = {}
+        """Scope → how many of its finished spans are in the batch."""
+
+
+class Writer:
+    """See the module's docstring. One writer serves every store that its scopes name."""
+
+    def __init__(
+        self,
+        make_span: MakeSpan,
+        settings: Optional[WriterSettings] = None,
+        make_opened: Optional[MakeOpened] = None,
+    ) -> None:
+        self.settings = settings or WriterSettings()
+        self._make_span = make_span
+        self._make_opened = make_opened or opened_span
+        self._spools: Dict[int, Spool] = {}
+        self._stopped = False
+        self._reset()
+        _writers.add(self)
+
+    def _reset(self) -> None:
+        # An RLock: a signal handler may run in a thread that holds it, and has to get the spans out.
+        self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)
+        self._queue: Deque[Entry] = deque()
+        self._bytes = 0
+        self.records: Dict[int, Record] = {}
+        """Spans that this process started and has not ended, by identity of their context."""
+        self._fresh: Dict[Record, SdkSpan] = {}
+        self._dirty: Set[Scope] = set()
+        self._unclosed: Set[Scope] = set()
+        self._jobs: List[_Job] = []
+        self._waiters: List[_Waiter] = []
+        self._in_flight: List[_InFlight] = []
+        self._undelivered: Dict[int, LightningStore] = {}
+        self._backoff = Backoff()
+        self._cycle = 0
+        self._put = 0
+        self._settled = 0
+        self._losses = 0
+        self._losses_told = 0
+        self._idle = True
+        self._stopping = False
+        self._disk = (
+            threading.RLock()
+        )  # whoever shuts down waits until a batch that goes to the spool is there
+        self._wake = threading.Event()
+        self._full = threading.Event()
+        self._thread: Optional[threading.Thread] = None
+        self.pid = os.getpid()
+
+    # ------------------------------------------------------------------ the agent's threads
+
+    def started(self, span: Optional[SdkSpan], record: Record) -> None:
+        """Count a started span; its start is committed with the next batch unless it ends before.
+
+        Args:
+            span: The live span; ``None`` where only ended spans are seen, and no start can be announced.
+            record: Its record.
+        """
+        scope = record.scope
+        assert scope is not None
+        with self._lock:
+            if scope.pid != self.pid:
+                scope.forget_counts()
+            scope.started += 1
+            scope.live += 1
+            if scope.closed:
+                scope.late += 1
+            if scope.store is not None and not self._stopped:
+                if span is not None:
+                    self._fresh[record] = span
+                self._dirty.add(scope)
+                self._unclosed.add(scope)
+        if self._idle:
+            self._nudge()
+
+    def ended(self, readable: ReadableSpan, record: Record, size: int) -> None:
+        """Queue a finished span, or drop and count it where there is no room."""
+        scope = record.scope
+        assert scope is not None
+        entry = Entry(readable, record, size)
+        with self._lock:
+            record.ended = True
+            self._fresh.pop(record, None)
+            scope.live -= 1
+            if scope.store is None:
+                scope.stored += 1
+                self._keep(scope, entry)
+                return
+            if self._stopped:
+                scope.drop(record, DropReason.SHUTDOWN)
+                return
+            if scope.truncated or (self._is_full(size) and not self._wait_for_room(scope, size)):
+                self._drop_newest(scope, record)
+                return
+            self._keep(scope, entry)
+            scope.put += 1
+            self._put += 1
+            self._bytes += size
+            self._dirty.add(scope)
+            self._queue.append(entry)
+            full = (
+                len(self._queue) >= self.settings.max_batch_spans
+                or self._bytes >= self.settings.max_batch_bytes
+            )
+        if full and not self._full.is_set():
+            self._full.set()
+        if self._idle:
+            self._nudge()
+
+    def closed(self, scope: Scope) -> None:
+        """Note that a ``trace_context`` has ended; its account is closed once everything is settled."""
+        with self._lock:
+            scope.closed = True
+            if scope.store is None or scope.pid != self.pid:  # nothing of it was started in this process
+                return
+            self._dirty.add(scope)
+        self._nudge()
+
+    def _keep(self, scope: Scope, entry: Entry) -> None:
+        if scope.finished is not None and scope.finished_bytes + entry.size <= self.settings.max_trace_bytes:
+            scope.finished_bytes += entry.size
+            scope.finished.append(entry)
+
+    def _is_full(self, size: int) -> bool:
+        settings = self.settings
+        if not self._queue:
+            return False
+        return len(self._queue) >= settings.max_queue_spans or self._bytes + size > settings.max_queue_bytes
+
+    def _is_behind(self) -> bool:
+        """Whether a quarter of the queue is taken: then being whole comes before being polite."""
+        settings = self.settings
+        return 4 * len(self._queue) > settings.max_queue_spans or 4 * self._bytes > settings.max_queue_bytes
+
+    def _wait_for_room(self, scope: Scope, size: int) -> bool:
+        if threading.current_thread() is self._thread or asyncio._get_running_loop() is not None:  # noqa: SLF001
+            return False
+        began = time.monotonic()
+        budget = scope.block_timeout - scope.blocked_for
+        has_room = budget > 0 and self._room.wait_for(lambda: not self._is_full(size), timeout=budget)
+        scope.blocked_for += time.monotonic() - began
+        return bool(has_room)
+
+    def _drop_newest(self, scope: Scope, record: Record) -> None:
+        if not scope.truncated:
+            scope.truncated = True
+            _log.warning(
+                "the queue to the store is full; the tail of attempt %s of rollout %s is dropped and counted",
+                scope.attempt_id,
+                scope.rollout_id,
+            )
+        scope.drop(record, DropReason.QUEUE_FULL)
+        self._losses += 1
+        self._dirty.add(scope)
+
+    def _nudge(self) -> None:
+        self._idle = False
+        if self._thread is None or not self._thread.is_alive():
+            self._start()
+        self._wake.set()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._stopped or (self._thread is not None and self._thread.is_alive()):
+                return
+            self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+            try:
+                # Under OpenTelemetry's threading instrumentation the thread would carry the starter's context.
+                token = otel_context.attach(otel_context.Context())
+                try:
+                    self._thread.start()
+                finally:
+                    otel_context.detach(token)
+            except RuntimeError as error:  # the interpreter is shutting down, or no thread can be made
+                self._thread = None
+                _log.warning("no thread for the writer: %s", error)
+
+    # ------------------------------------------------------------------ waiting
+
+    def flush(self, scope: Optional[Scope] = None) -> Future[bool]:
+        """Ask for everything that has ended (of one scope) to be stored now.
+
+        Returns:
+            A future: True when all of it is stored. False when something of the scope, or something that no
+            flush has told of, had no room, was refused or went to the spool; and at once on the writer's own
+            thread, which cannot wait for itself. It stays undone as long as the store hangs; bound it with a
+            deadline.
+        """
+        with self._lock:
+            put = self._put if scope is None else scope.put
+            waiter = _Waiter(scope, put, self._losses_told, self._cycle + 1)
+            has_work = self._has_work(scope)
+            if self._stopped or not has_work:
+                waiter.future.set_result(not has_work and self._nothing_lost(waiter))
+                return waiter.future
+            if threading.current_thread() is self._thread:
+                waiter.future.set_result(False)
+            else:
+                self._waiters.append(waiter)
+        self._backoff.hurry()
+        self._full.set()
+        self._nudge()
+        return waiter.future
+
+    def _has_work(self, scope: Optional[Scope]) -> bool:
+        if scope is not None:
+            if scope.pid != self.pid:
+                return False
+            return bool(scope.put != scope.settled or scope in self._dirty or self._in_flight or self._jobs)
+        return bool(
+            self._queue or self._dirty or self._jobs or self._waiters or self._in_flight or self._undelivered
+        )
+
+    def after(self, scope: Scope, work: Callable[[], Awaitable[Any]], otherwise: str) -> None:
+        """Do ``work`` on the writer's loop once all that has ended in ``scope`` is settled; a flush waits for it.
+
+        It is tried again like a batch. If it cannot be done, the log says ``otherwise``.
+        """
+        with self._lock:
+            if not self._stopped:
+                self._jobs.append(_Job(scope, scope.put, work, otherwise))
+                self._nudge()
+                return
+        _log.warning("%s: the writer has stopped", otherwise)
+
+    def deliver_spool(self, store: LightningStore) -> None:
+        """Send what waits on disk for ``store``, in the background; nothing happens where nothing waits."""
+        if self._spool_of(store).files():
+            with self._lock:
+                self._undelivered[id(store)] = store
+            self._nudge()
+
+    def shutdown(self, timeout: float) -> bool:
+        """Write what is queued within ``timeout`` seconds, put the rest on disk, and stop; a repeat is harmless.
+
+        Returns:
+            Whether everything is stored. What is not is named in the log, with the place where it waits.
+        """
+        if self._stopped or self.pid != os.getpid():
+            return True
+        with self._lock:
+            self._stopping = True
+            self._dirty |= self._unclosed
+        self._backoff.give_up()
+        self._full.set()
+        if self._has_work(None):
+            self._nudge()
+        self._wake.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+        with self._lock:
+            self._stopped = True
+            leftover = self._take_everything()
+            undone, self._jobs = self._jobs, []
+        with self._disk:
+            self._spool_leftover(leftover)
+        for job in undone:
+            _log.warning("%s: the store did not answer in time", job.otherwise)
+        self._resolve_waiters()
+        return self._losses == 0
+
+    # ------------------------------------------------------------------ the writer's thread
+
+    def _run(self) -> None:
+        otel_context.attach(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        loop = asyncio.new_event_loop()
+        try:
+            while True:
+                self._wake.wait()
+                if not self._stopping:
+                    self._full.wait(self.settings.flush_interval)
+                self._full.clear()
+                self._wake.clear()
+                loop.run_until_complete(self._cycle_once())
+                with self._lock:
+                    if self._has_work(None) and not (self._stopping and self._backoff.failing):
+                        self._wake.set()
+                        if len(self._queue) >= self.settings.max_batch_spans:
+                            self._full.set()
+                    elif self._stopping:
+                        return
+                    else:
+                        self._idle = True
+        except BaseException as error:  # noqa: BLE001 - a dead writer would look like a quiet one
+            _log.exception("the writer stopped, and starts again with the next span: %r", error)
+            with self._lock:
+                self._idle = True
+            self._resolve_waiters(in_vain=True)
+        finally:
+            loop.close()
+
+    async def _cycle_once(self) -> None:
+        for store in list(self._undelivered.values()):
+            await self._deliver_spool_of(store)
+        with self._lock:
+            self._cycle += 1
+            self._in_flight += self._collect()  # what a writer that died had in hand comes first
+        while self._in_flight and not self._stopped:
+            await self._write(self._in_flight[0])
+            with self._lock:
+                del self._in_flight[:1]
+        await self._do_jobs()
+        self._resolve_waiters()
+
+    async def _do_jobs(self) -> None:
+        for job in [job for job in self._jobs if job.scope.settled >= job.put]:
+            if not self._stopped:
+                await insist(job.work, job.otherwise, self._backoff, self.settings.write_timeout)
+            with self._lock:
+                if job in self._jobs:
+                    self._jobs.remove(job)
+
+    async def _deliver_spool_of(self, store: LightningStore) -> None:
+        try:
+            await within(self._spool_of(store).deliver(), self.settings.write_timeout)
+        except Exception as error:  # noqa: BLE001 - a store may raise anything
+            _log.warning(
+                "spooled spans in %s wait for the next start: %s", self._spool_of(store).folder, error
+            )
+        with self._lock:
+            self._undelivered.pop(id(store), None)
+
+    def _collect(self) -> List[_InFlight]:
+        """Take a batch off the queue, and the starts that are new, by store."""
+        batches: Dict[int, _InFlight] = {}
+
+        def batch_of(scope: Scope) -> _InFlight:
+            store = scope.store
+            assert store is not None
+            return batches.setdefault(id(store), _InFlight(store))
+
+        # Entries first: what is popped here has left ``_fresh`` before, so nothing is both opened and stored.
+        entries: List[Entry] = []
+        size = 0
+        while (
+            self._queue
+            and len(entries) < self.settings.max_batch_spans
+            and size < self.settings.max_batch_bytes
+        ):
+            entry = self._queue.popleft()
+            size += entry.size
+            entries.append(entry)
+        with self._lock:
+            fresh, self._fresh = self._fresh, {}
+            dirty, self._dirty = self._dirty, set()
+            for entry in entries:
+                scope = entry.record.scope
+                assert scope is not None
+                if not entry.record.announced:
+                    scope.accounted += 1
+                batch = batch_of(scope)
+                batch.entries.append(entry)
+                batch.scopes[scope] = batch.scopes.get(scope, 0) + 1
+            for record, span in fresh.items():
+                scope = record.scope
+                assert scope is not None
+                record.announced = True
+                scope.accounted += 1
+                batch = batch_of(scope)
+                batch.opened.append((span, record))
+                batch.scopes.setdefault(scope, 0)
+            for scope in dirty:
+                batch_of(scope).scopes.setdefault(scope, 0)
+        return list(batches.values())
+
+    async def _write(self, in_flight: _InFlight) -> None:
+        spans, by_id = self._make_spans(in_flight)
+        opened = [self._make_opened(span, record) for span, record in in_flight.opened]
+
+        named: Dict[Scope, int] = {}
+
+        def batch() -> Batch:
+            with self._lock:
+                accounts = [self._account(scope, count) for scope, count in in_flight.scopes.items()]
+                named.update((scope, len(scope.unstored)) for scope in in_flight.scopes)
+            return Batch(spans, opened, accounts)
+
+        outcome = await deliver(in_flight.store, batch, self._backoff, self.settings.write_timeout)
+        for span in outcome.stored:
+            entry = by_id.get((span.attempt_id, span.span_id))
+            if entry is not None:
+                entry.span = span
+        with self._lock:
+            if self._stopped:  # shutdown has spooled this batch while the store held on to it
+                return
+            for span, reason in outcome.refused:
+                self._fail(by_id[span.attempt_id, span.span_id], reason)
+            if outcome.at_once:
+                for key in by_id.keys() - {(span.attempt_id, span.span_id) for span in outcome.stored}:
+                    self._fail(by_id[key], DropReason.DUPLICATE)
+            if not outcome.failed:
+                for scope, count in named.items():
+                    del scope.unstored[:count]
+        if outcome.failed:
+            self._not_written(in_flight, outcome.unwritten, by_id)
+        self._settle(in_flight)
+
+    def _not_written(
+        self, in_flight: _InFlight, spans: List[Span], by_id: Dict[Tuple[str, str], Entry]
+    ) -> None:
+        if spans:
+            with self._disk:
+                self._put_aside(in_flight, spans, by_id, opened_too=False)
+            return
+        with self._lock:
+            self._take_back_starts(in_flight)
+            self._dirty.update(in_flight.scopes)
+
+    def _make_spans(self, in_flight: _InFlight) -> Tuple[List[Span], Dict[Tuple[str, str], Entry]]:
+        spans: List[Span] = []
+        by_id: Dict[Tuple[str, str], Entry] = {}
+        turn = Turn()
+        for entry in in_flight.entries:
+            if entry.record.dropped:
+                continue
+            try:
+                span = entry.span or self._make_span(entry)
+                reason = DropReason.PIPELINE
+            except Exception as error:  # noqa: BLE001 - one span must not cost its neighbours
+                _log.warning("a span could not be made into a row: %r", error)
+                span, reason = None, DropReason.NOT_ENCODABLE
+            if span is None or (span.attempt_id, span.span_id) in by_id:
+                with self._lock:
+                    self._fail(entry, reason if span is None else DropReason.DUPLICATE)
+                continue
+            entry.span = span
+            spans.append(span)
+            if not self._is_behind():
+                turn.pass_on()
+            by_id[span.attempt_id, span.span_id] = entry
+        return spans, by_id
+
+    def _fail(self, entry: Entry, reason: DropReason) -> bool:
+        """Count an entry as dropped, once: the writer and a shutdown may come to it at the same time."""
+        scope = entry.record.scope
+        assert scope is not None
+        if entry.record.dropped:
+            return False
+        scope.drop(entry.record, reason, accounted=True)
+        self._losses += reason is not DropReason.PIPELINE
+        self._dirty.add(scope)
+        return True
+
+    def _settle(self, in_flight: _InFlight) -> None:
+        freed = 0
+        with self._lock:
+            for entry in in_flight.entries:
+                scope = entry.record.scope
+                assert scope is not None
+                scope.settled += 1
+                scope.stored += not entry.record.dropped
+                freed += entry.size
+                entry.readable = None if entry.span is not None else entry.readable
+                entry.record.calls = None
+            self._settled += len(in_flight.entries)
+            self._bytes -= freed
+            self._room.notify_all()
+
+    def _resolve_waiters(self, *, in_vain: bool = False) -> None:
+        with self._lock:
+            done = [waiter for waiter in self._waiters if in_vain or self._is_done(waiter)]
+            self._waiters = [waiter for waiter in self._waiters if waiter not in done]
+        for waiter in done:
+            if waiter.future.set_running_or_notify_cancel():
+                waiter.future.set_result(not in_vain and self._nothing_lost(waiter))
+
+    def _nothing_lost(self, waiter: _Waiter) -> bool:
+        if waiter.scope is not None:
+            return waiter.scope.lost == 0
+        self._losses_told = self._losses
+        return self._losses == waiter.known_losses
+
+    def _is_done(self, waiter: _Waiter) -> bool:
+        settled = self._settled if waiter.scope is None else waiter.scope.settled
+        return self._stopped or (self._cycle >= waiter.cycle and settled >= waiter.put)
+
+    def _account(self, scope: Scope, in_batch: int) -> Account:
+        account = scope.account(in_batch, ending=self._stopping)
+        (self._unclosed.discard if account.closed else self._unclosed.add)(scope)
+        return account
+
+    # ------------------------------------------------------------------ the spool
+
+    def _spool_of(self, store: LightningStore) -> Spool:
+        return self._spools.setdefault(id(store), Spool(store))
+
+    def _put_aside(
+        self,
+        in_flight: _InFlight,
+        spans: List[Span],
+        by_id: Dict[Tuple[str, str], Entry],
+        *,
+        opened_too: bool,
+    ) -> bool:
+        """Move spans to the spool; return whether they are on disk.
+
+        The scopes' own accounts count them as dropped (``spooled``); the file carries a second account under
+        another writer id that takes this back when the store acknowledges the file.
+        """
+        scopes: Dict[Scope, int] = dict.fromkeys(in_flight.scopes, 0)
+        with self._lock:
+            for span in spans:
+                entry = by_id[span.attempt_id, span.span_id]
+                assert entry.record.scope is not None
+                scopes[entry.record.scope] += self._fail(entry, DropReason.SPOOLED)
+            if not opened_too:
+                self._take_back_starts(in_flight)
+            accounts = [self._account(scope, in_flight.scopes[scope]) for scope in scopes]
+            accounts += [_correction(scope, count) for scope, count in scopes.items() if count]
+        opened = [self._make_opened(*each) for each in in_flight.opened] if opened_too else []
+        spool = self._spool_of(in_flight.store)
+        if spool.write(Batch(spans, opened, accounts), next_writer_id().replace(":", "-")):
+            _log.warning(
+                "%d spans could not be written to %s; they wait in %s and are sent at the next start",
+                len(spans),
+                type(in_flight.store).__name__,
+                spool.folder,
+            )
+            return True
+        with self._lock:
+            for scope, count in scopes.items():
+                scope.dropped[DropReason.SPOOLED.value] -= count
+                full = DropReason.SPOOL_FULL.value
+                scope.dropped[full] = scope.dropped.get(full, 0) + count
+        _log.error("%d spans are lost: no store and no spool takes them", len(spans))
+        return False
+
+    def _take_back_starts(self, in_flight: _InFlight) -> None:
+        """The store was never told of these starts: announce them again with the next batch."""
+        for span, record in in_flight.opened:
+            scope = record.scope
+            assert scope is not None
+            record.announced = False
+            if record.dropped:
+                continue
+            scope.accounted -= 1
+            if not record.ended:
+                self._fresh[record] = span
+                self._dirty.add(scope)
+
+    def _take_everything(self) -> List[_InFlight]:
+        leftover = list(self._in_flight)
+        while self._queue or self._fresh or self._dirty:
+            leftover.extend(self._collect())
+        return leftover
+
+    def _spool_leftover(self, leftover: List[_InFlight]) -> None:
+        """Put on disk what was not written."""
+        for in_flight in leftover:
+            spans, by_id = self._make_spans(in_flight)
+            if (
+                not spans
+                and not in_flight.opened
+                and not any(scope in self._unclosed for scope in in_flight.scopes)
+            ):
+                continue
+            self._put_aside(in_flight, spans, by_id, opened_too=True)
+
+    # ------------------------------------------------------------------ fork
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: what the parent had queued is the parent's to write."""
+        stopped = self._stopped
+        self._reset()  # scopes notice the new process by its pid and begin new accounts
+        self._spools = {}
+        self._stopped = stopped
+
+
+def opened_span(span: SdkSpan, record: Record) -> Span:
+    """Return the record of a span's start; never raises."""
+    scope = record.scope
+    assert scope is not None
+    try:
+        opened = Span.from_opentelemetry(span, scope.rollout_id, scope.attempt_id)
+    except Exception as error:  # noqa: BLE001 - the span is another thread's and may change while it is read
+        _log.debug("the start of a span could not be read: %r", error)
+        return bare_opened_span(record)
+    opened.end_time = None
+    return opened
+
+
+def bare_opened_span(record: Record) -> Span:
+    """Return the record of a start of which nothing but the ids may or can be said."""
+    scope = record.scope
+    assert scope is not None
+    opened = Span.from_attributes(
+        attributes={},
+        rollout_id=scope.rollout_id,
+        attempt_id=scope.attempt_id,
+        span_id=record.span_id,
+        trace_id=f"{record.context.trace_id:032x}",
+    )
+    opened.end_time = None
+    return opened
+
+
+def _correction(scope: Scope, count: int) -> Account:
+    """Return the account that undoes ``dropped{spooled}`` once a spool file has been delivered."""
+    return Account.model_construct(
+        rollout_id=scope.rollout_id,
+        attempt_id=scope.attempt_id,
+        writer_id=next_writer_id(),
+        revision=1,
+        started=0,
+        dropped={DropReason.SPOOLED.value: -count},
+        unstored=[],
+        late=0,
+        closed=True,
+    )
+
+
+def _after_fork_in_child() -> None:
+    for writer in list(_writers):
+        writer.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,9 @@
+"""0.3's import path of the id generator."""
+
+from __future__ import annotations
+
+from .. import _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    "agentlightning.utils.id", {"agentlightning.types.ids": ("generate_id",)}
+)

@@ -1,0 +1,124 @@
+"""``agl explain``: why an attempt gives the rows that it gives, as sentences with the cure."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import Dict, List, Tuple
+
+from ..adapter import CallVerdict, Explanation, RewardVerdict
+from ..adapter import explain as explain_trace
+from ..types import Attempt, Rollout
+from . import lookup, options, output
+from .entry import DONE, NEGATIVE
+
+
+def add_parser(subparsers: options.Subparsers) -> None:
+    """Declare the command."""
+    parser = options.command(subparsers, "explain", run, details="Exit code 1: there is no row.")
+    options.add_rollout(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the explanation."""
+    return asyncio.run(_run(args))
+
+
+async def _run(args: argparse.Namespace) -> int:
+    async with lookup.open_existing(args.store) as store:
+        rollout = await lookup.find_rollout(store, args.rollout)
+        attempt = await lookup.find_attempt(store, rollout, args.attempt)
+        spans = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
+        receipt = await store.get_receipt(rollout.rollout_id, attempt.attempt_id)
+    explanation = explain_trace(list(spans), receipt=receipt, rollout=rollout)
+    if args.json:
+        output.print_json(explanation.as_json())
+    else:
+        _print(rollout, attempt, explanation)
+    return DONE if explanation.rows else NEGATIVE
+
+
+def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation) -> None:
+    reward = output.number(explanation.final_reward) or "none"
+    print(f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({attempt.status})")
+    print(f"{output.count(explanation.rows, 'row')} of {output.count(len(explanation.calls), 'model call')}")
+    print(f"final reward: {reward}")
+    for reason in explanation.reasons:
+        _say(reason.code, reason.sentence, reason.cure)
+    if explanation.calls:
+        print()
+        _print_calls(explanation.calls)
+    for code, (sentence, cure) in _skips(explanation).items():
+        _say(code, sentence, cure)
+    if explanation.rewards:
+        print()
+        _print_rewards(explanation)
+    for verdict in explanation.rewards:
+        if verdict.code:
+            _say(verdict.code, verdict.sentence, verdict.cure)
+
+
+def _say(code: str, sentence: str, cure: str) -> None:
+    print(f"\n{code}: {sentence}")
+    if cure:
+        print(f"  → {cure}")
+
+
+def _skips(explanation: Explanation) -> Dict[str, Tuple[str, str]]:
+    """Return code → (sentence, cure) of the calls that give no row, each once."""
+    said = {reason.code for reason in explanation.reasons}
+    return {
+        call.code: (call.sentence, call.cure)
+        for call in explanation.calls
+        if call.code and call.code not in said
+    }
+
+
+def _print_calls(calls: Tuple[CallVerdict, ...]) -> None:
+    from . import terminal
+
+    terminal.print_table(
+        ("CALL", "SPAN", ">TOKENS", ">REWARD", "VERDICT"),
+        [
+            (
+                output.one_line(call.name, 40),
+                call.span_id,
+                f"{call.prompt_tokens} → {call.response_tokens}" if call.rows else "",
+                output.number(call.reward),
+                _verdict(call),
+            )
+            for call in calls
+        ],
+        wrap="VERDICT",
+    )
+
+
+def _verdict(call: CallVerdict) -> str:
+    words: List[str] = [f"left out: {call.code}" if call.code else output.count(call.rows, "row")]
+    words += [f"same as {call.same_as}"] if call.same_as else []
+    words += list(call.issues)
+    return ", ".join(words)
+
+
+def _print_rewards(explanation: Explanation) -> None:
+    from . import terminal
+
+    names = {call.span_id: call.name for call in explanation.calls}
+    terminal.print_table(
+        ("REWARD", ">VALUE", "GOES TO", "BECAUSE"),
+        [
+            (
+                verdict.span_id,
+                output.number(verdict.value),
+                f"{names.get(verdict.call, 'call')} {verdict.call}" if verdict.call else "no call",
+                _because(verdict),
+            )
+            for verdict in explanation.rewards
+        ],
+        wrap="BECAUSE",
+    )
+
+
+def _because(verdict: RewardVerdict) -> str:
+    return ", ".join(word for word in (verdict.by, verdict.code) if word)

@@ -1,0 +1,191 @@
+"""``agl export``: training rows or spans as JSON Lines or Parquet.
+
+The file appears whole or not at all: rows go to a file beside it, which takes the name when all are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, AsyncIterator, List, Protocol, Sequence, Tuple
+
+from ..adapter import TracerTraceToTriplet
+from ..errors import InvalidArgument
+from ..store.base import LightningStore
+from ..types import Attempt, Rollout
+from . import lookup, options, output
+from .entry import DONE, NEGATIVE
+from .rows import SPAN_COLUMNS, TRIPLET_COLUMNS, Kind, Row, span_rows, triplet_rows
+
+STDOUT = "-"
+
+
+class Writer(Protocol):
+    """Takes rows one by one."""
+
+    def write(self, row: Row) -> None:
+        """Add one row."""
+
+
+class JsonLines:
+    """Writes a row as one line of JSON."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, row: Row) -> None:
+        """Add one line."""
+        self._file.write(output.to_json(row) + "\n")
+
+
+def add_parser(subparsers: options.Subparsers) -> None:
+    """Declare the command."""
+    parser = options.command(
+        subparsers,
+        "export",
+        run,
+        details="Token ids and log-probabilities are written exactly. "
+        "Exit code 1: there was nothing to write, and no file was made.",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", default=STDOUT, help="default: standard output")
+    parser.add_argument(
+        "--format", choices=("jsonl", "parquet"), help="default: by the name of the file, else jsonl"
+    )
+    parser.add_argument("--what", choices=("triplets", "spans"), default="triplets", help="default: triplets")
+    parser.add_argument(
+        "--all-attempts", action="store_true", help="also those that were retried (default: the latest)"
+    )
+    options.add_filters(parser, limit=-1)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file."""
+    wanted = args.format or ("parquet" if args.output.endswith(".parquet") else "jsonl")
+    if wanted == "parquet" and args.output == STDOUT:
+        raise InvalidArgument("Parquet goes to a file: -o rows.parquet")
+    return asyncio.run(_run(args, wanted))
+
+
+async def _run(args: argparse.Namespace, wanted: str) -> int:
+    columns = TRIPLET_COLUMNS if args.what == "triplets" else SPAN_COLUMNS
+    written, without = 0, 0
+    async with lookup.open_existing(args.store) as store:
+        rollouts = list(reversed(await lookup.filtered(store, args)))
+        with (
+            whole_file(args.output, wanted, columns) as (writer, keep),
+            output.progress(len(rollouts), "exporting") as advance,
+        ):
+            async for rows in _rows(store, rollouts, what=args.what, all_attempts=args.all_attempts):
+                for row in rows:
+                    writer.write(row)
+                written += len(rows)
+                without += not rows
+                advance()
+            keep(written > 0)
+    return _tell(args, written, without, len(rollouts))
+
+
+async def _rows(
+    store: LightningStore, rollouts: Sequence[Rollout], *, what: str, all_attempts: bool
+) -> AsyncIterator[List[Row]]:
+    """Yield the rows of each rollout, in the order of the rollouts."""
+    adapter = TracerTraceToTriplet()
+    for rollout in rollouts:
+        attempts: List[Attempt] = list(await store.query_attempts(rollout.rollout_id))
+        rows: List[Row] = []
+        for attempt in attempts if all_attempts else attempts[-1:]:
+            spans = list(await store.query_spans(rollout.rollout_id, attempt.attempt_id))
+            rows += (
+                span_rows(spans)
+                if what == "spans"
+                else triplet_rows(rollout, attempt.attempt_id, adapter.adapt(spans))
+            )
+        yield rows
+
+
+class Keep(Protocol):
+    """Decides whether the file takes its name."""
+
+    def __call__(self, wanted: bool, /) -> None:
+        """The file is kept if ``wanted``."""
+
+
+@contextmanager
+def whole_file(name: str, wanted: str, columns: Mapping[str, Kind]) -> Iterator[Tuple[Writer, Keep]]:
+    """Yield what takes rows, and what decides at the end whether the file takes its name.
+
+    Without that word, or where the body raises, a file that was there before stays as it was.
+    """
+    kept = False
+
+    def keep(value: bool, /) -> None:
+        nonlocal kept
+        kept = value
+
+    target = Path(name)
+    if name == STDOUT:
+        yield JsonLines(sys.stdout), keep
+        sys.stdout.flush()  # a closed pipe shows here, before anything is said of what was written
+        return
+    if target.is_dir():
+        raise InvalidArgument(f"{target} is a directory; name a file in it")
+    if target.exists() and not target.is_file():  # a pipe or a device: there is nothing to replace
+        with _writer(target, wanted, columns) as writer:
+            yield writer, keep
+        return
+    beside = _name_beside(target)
+    try:
+        with _writer(beside, wanted, columns) as writer:
+            yield writer, keep
+        if kept:
+            _sync(beside)
+            beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writer(path: Path, wanted: str, columns: Mapping[str, Kind]) -> Iterator[Writer]:
+    if wanted == "parquet":
+        from .parquet import ParquetWriter
+
+        with ParquetWriter(path, columns) as writer:
+            yield writer
+    else:
+        with path.open("w", encoding="ascii") as file:
+            yield JsonLines(file)
+
+
+def _name_beside(target: Path) -> Path:
+    """Return a new empty file in the folder of ``target``, with the permissions of any new file."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    mask = os.umask(0)
+    os.umask(mask)
+    os.fchmod(handle, 0o666 & ~mask)
+    os.close(handle)
+    return Path(name)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _tell(args: argparse.Namespace, written: int, without: int, rollouts: int) -> int:
+    where = "" if args.output == STDOUT else f" to {args.output}"
+    if written:
+        output.say(f"{output.count(written, 'row')} of {output.count(rollouts - without, 'rollout')}{where}")
+    elif not rollouts:
+        output.say("no rollout matches; agl rollouts" + options.again(args) + " lists what there is")
+    if without:
+        noun = "span" if args.what == "spans" else "row"
+        output.say(
+            f"{output.count(without, 'rollout')} gave no {noun}; agl explain ROLLOUT{options.again(args)} says why"
+        )
+    return DONE if written else NEGATIVE

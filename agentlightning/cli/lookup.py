@@ -1,0 +1,129 @@
+"""From what a person types to what is in a store: URLs, unique beginnings of ids, ``latest``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import List, Optional
+from urllib.parse import unquote
+
+from ..env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
+from ..errors import AttemptNotFound, InvalidArgument, RolloutNotFound, StoreFileError
+from ..store.base import LightningStore
+from ..store.registry import open_store
+from ..types import Attempt, Rollout
+
+LATEST = "latest"
+
+
+def store_url(given: Optional[str]) -> str:
+    """Return the URL that is meant: ``--store``, ``AGL_STORE``, the project's setting, or the default.
+
+    Raises:
+        InvalidArgument: It is ``memory://``, which no other process can look into.
+    """
+    url = resolve_setting(LightningEnvVar.AGL_STORE, given, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
+    if url.startswith("memory:"):
+        raise InvalidArgument(
+            f"{url} lives in the process that opened it; name a store on disk: --store {DEFAULT_STORE_URL}"
+        )
+    return url
+
+
+def sqlite_path(url: str) -> Optional[Path]:
+    """Return the file behind a ``sqlite:///`` URL, or ``None`` for another scheme."""
+    scheme, _, rest = url.partition(":///")
+    return Path(unquote(rest.partition("?")[0])) if scheme == "sqlite" and rest else None
+
+
+def open_existing(given: Optional[str]) -> LightningStore:
+    """Open a store to look into it; a SQLite file that is not there is an error and is not made.
+
+    Raises:
+        StoreFileError: There is no such file.
+    """
+    url = store_url(given)
+    path = sqlite_path(url)
+    if path is not None:
+        check_exists(path)
+    return open_store(url)
+
+
+def check_exists(path: Path) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        StoreFileError: There is no such file.
+    """
+    if not path.exists():
+        raise StoreFileError(
+            f"there is no store at {path}; name one with --store or AGL_STORE, "
+            "or make one with: agl run -- python your_agent.py"
+        )
+
+
+async def find_rollout(store: LightningStore, text: str) -> Rollout:
+    """Return the rollout with this id, with the only id that begins so, or the newest (``latest``).
+
+    Raises:
+        RolloutNotFound: There is none.
+        InvalidArgument: Several ids begin so.
+    """
+    if text == LATEST:
+        newest = await store.query_rollouts(sort_by="start_time", sort_order="desc", limit=1)
+        if not newest:
+            raise RolloutNotFound(text, "it is empty")
+        return newest[0]
+    exact = await store.get_rollout_by_id(text)
+    if exact is not None:
+        return exact
+    found = await store.query_rollouts(rollout_id_contains=text)
+    matches = [rollout for rollout in found if rollout.rollout_id.startswith(text)]
+    if not matches:
+        raise RolloutNotFound(text, "agl rollouts lists them")
+    if len(matches) > 1:
+        raise InvalidArgument(_ambiguous(text, [rollout.rollout_id for rollout in matches]))
+    return matches[0]
+
+
+async def find_attempt(store: LightningStore, rollout: Rollout, text: str) -> Attempt:
+    """Return the attempt with this id, beginning or number, or the last one (``latest``).
+
+    Raises:
+        AttemptNotFound: There is none.
+        InvalidArgument: Several ids begin so.
+    """
+    attempts = list(await store.query_attempts(rollout.rollout_id))
+    if text == LATEST and attempts:
+        return attempts[-1]
+    matches: List[Attempt] = [
+        attempt for attempt in attempts if attempt.attempt_id == text or str(attempt.sequence_id) == text
+    ] or [attempt for attempt in attempts if attempt.attempt_id.startswith(text)]
+    if not matches:
+        known = ", ".join(f"{attempt.sequence_id} ({attempt.attempt_id})" for attempt in attempts)
+        has = known or f"no attempt yet: it is {rollout.status}"
+        raise AttemptNotFound(text, f"rollout {rollout.rollout_id} has {has}")
+    if len(matches) > 1:
+        raise InvalidArgument(_ambiguous(text, [attempt.attempt_id for attempt in matches]))
+    return matches[0]
+
+
+async def filtered(store: LightningStore, args: argparse.Namespace) -> List[Rollout]:
+    """Return the rollouts that ``options.add_filters`` describes, newest first."""
+    if args.limit < -1:
+        raise InvalidArgument("--limit is a number of rollouts, or -1 for all")
+    found = await store.query_rollouts(
+        status_in=args.status,
+        rollout_id_contains=args.contains,
+        sort_by="start_time",
+        sort_order="desc",
+        limit=-1 if args.mode else args.limit,
+    )
+    rollouts = [rollout for rollout in found if not args.mode or rollout.mode in args.mode]
+    return rollouts if args.limit < 0 else rollouts[: args.limit]
+
+
+def _ambiguous(text: str, ids: Sequence[str]) -> str:
+    some = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+    return f"{text!r} is the beginning of {len(ids)} ids: {some}; type more of it"

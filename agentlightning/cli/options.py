@@ -1,0 +1,98 @@
+"""Arguments that several commands share, declared once. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from ..env_var import DEFAULT_STORE_URL
+
+COMMANDS = {
+    "run": "Run a program as one attempt of a rollout, and record it.",
+    "rollouts": "List rollouts: status, attempts, reward, spans, receipt.",
+    "show": "Show the span tree of an attempt.",
+    "triplets": "Show the training rows of an attempt.",
+    "explain": "Say why an attempt gives the rows that it gives, or none.",
+    "export": "Write training rows or spans to a JSON Lines or Parquet file.",
+    "stats": "Count what a store holds.",
+    "store": "Check or migrate a store.",
+}
+"""Command → summary. The module of the same name has the rest."""
+
+Subparsers = Any
+"""What ``ArgumentParser.add_subparsers`` returns; its class is private to argparse."""
+
+ROLLOUT_STATUSES = ("queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing")
+MODES = ("train", "val", "test")
+
+
+def command(
+    subparsers: Subparsers, name: str, run: Callable[[argparse.Namespace], int], *, details: str = ""
+) -> argparse.ArgumentParser:
+    """Declare a command with ``--store`` and ``--log-level``."""
+    summary = COMMANDS[name]
+    return described(subparsers, name, summary, run, details=details)
+
+
+def described(
+    subparsers: Subparsers,
+    name: str,
+    summary: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    details: str = "",
+) -> argparse.ArgumentParser:
+    """Declare a command or subcommand that is described here."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary} {details}".rstrip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--store", metavar="URL", help=f"store to open (default: $AGL_STORE, else {DEFAULT_STORE_URL})"
+    )
+    parser.add_argument(
+        "--log-level",
+        type=str.upper,
+        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+        help="of what is logged to stderr (default: $AGL_LOG_LEVEL, else WARNING)",
+    )
+    return parser
+
+
+def again(args: argparse.Namespace) -> str:
+    """Return what a suggested command needs to open the same store: `` --store URL``, if it was given."""
+    return f" --store {args.store}" if args.store else ""
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+
+
+def add_rollout(parser: argparse.ArgumentParser) -> None:
+    """Declare the rollout that a command is about, and ``--attempt``."""
+    parser.add_argument("rollout", metavar="ROLLOUT", help="id, the unique beginning of one, or: latest")
+    parser.add_argument(
+        "--attempt",
+        metavar="ATTEMPT",
+        default="latest",
+        help="id, its beginning, number, or: latest (default)",
+    )
+
+
+def add_filters(parser: argparse.ArgumentParser, *, limit: int) -> None:
+    """Declare the filters on rollouts; ``limit`` -1 means all."""
+    parser.add_argument("--status", action="append", choices=ROLLOUT_STATUSES, help="repeat for several")
+    parser.add_argument("--mode", action="append", choices=MODES, help="repeat for several")
+    parser.add_argument("--contains", metavar="TEXT", help="part of the rollout id")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=limit,
+        metavar="N",
+        help="the N newest (default: all)" if limit < 0 else f"the N newest; -1 for all (default: {limit})",
+    )

@@ -1,0 +1,71 @@
+"""What commands print: data to stdout, everything else to stderr. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from ..errors import MissingExtra
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document; NaN and infinities as Python writes and reads them."""
+    print(to_json(value, indent=2))
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Return ASCII JSON, so that lone surrogates survive any terminal and file."""
+    return json.dumps(value, indent=indent, default=str)
+
+
+def say(text: str) -> None:
+    """Tell the person something that is not data."""
+    print(text, file=sys.stderr)
+
+
+def progress(total: int, what: str) -> AbstractContextManager[Callable[[], None]]:
+    """Show a bar on stderr where that is a terminal; what is yielded moves it by one."""
+    if not sys.stderr.isatty():
+        return nullcontext(lambda: None)
+    try:
+        from . import terminal
+    except MissingExtra:  # a bar is a comfort, not a need
+        return nullcontext(lambda: None)
+    return terminal.progress(total, what)
+
+
+def seconds(value: float | None) -> str:
+    """Return a duration for people: ``42 ms``, ``3.1 s``, ``12 min``, ``5 h``, ``3 d``."""
+    if value is None:
+        return ""
+    if not value:
+        return "0"
+    if value < 0.0005:
+        return f"{value * 1e6:.0f} µs"
+    if value < 1:
+        return f"{value * 1e3:.0f} ms"
+    for limit, unit, size in ((60, "s", 1), (3600, "min", 60), (86400, "h", 3600)):
+        if value < limit:
+            return f"{value / size:.1f} {unit}" if unit == "s" else f"{value / size:.0f} {unit}"
+    return f"{value / 86400:.0f} d"
+
+
+def number(value: float | None) -> str:
+    """Return a reward for people; nothing where there is none."""
+    return "" if value is None else f"{value:.6g}"
+
+
+def count(value: int, noun: str) -> str:
+    """Return ``1 span``, ``2 spans``, ``3,000 batches``."""
+    plural = "es" if noun.endswith(("ch", "s")) else "s"
+    return f"{value:,} {noun}{'' if value == 1 else plural}"
+
+
+def one_line(value: object, width: int = 60) -> str:
+    """Return the beginning of a text on one line, without control characters."""
+    text = "".join(char if char.isprintable() else " " for char in str(value)[: width * 4])
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -1,0 +1,35 @@
+"""A receipt in words."""
+
+from __future__ import annotations
+
+from ..types import Receipt
+
+
+def state(receipt: Receipt) -> str:
+    """Return ``whole``, nothing where no span was started, or what is missing: ``3 open, 2 dropped``."""
+    if not receipt.started and not receipt.interrupted:
+        return ""
+    if receipt.whole:
+        return "whole"
+    dropped = sum(receipt.dropped.values())
+    words = [f"{receipt.open} open"] if receipt.open else []
+    words += [f"{dropped} dropped"] if dropped else []
+    words += ["interrupted"] if receipt.interrupted else []
+    words += [] if receipt.balanced else ["out of balance"]
+    return ", ".join(words)
+
+
+def line(receipt: Receipt) -> str:
+    """Return the identity that proves an attempt whole, with its numbers."""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(receipt.dropped.items()))
+    dropped = f"{sum(receipt.dropped.values())} dropped{f' ({reasons})' if reasons else ''}"
+    notes = [f"{receipt.late} late"] if receipt.late else []
+    notes += ["truncated: the tail is missing"] if receipt.truncated else []
+    notes += (
+        ["interrupted: a writer died, what it had not committed is not counted"]
+        if receipt.interrupted
+        else []
+    )
+    notes += [] if receipt.balanced else ["OUT OF BALANCE"]
+    text = f"{receipt.started} started = {receipt.stored} stored + {dropped} + {receipt.open} open"
+    return "; ".join([text, *notes])

@@ -1,0 +1,206 @@
+"""``agl run -- PROGRAM``: one attempt of a rollout around an unchanged program.
+
+The program learns the store, the rollout and the attempt from its environment. A Python program starts to
+record by itself, through the ``sitecustomize`` in ``startup/``; so do the Python programs that it starts. Any
+other program runs as it would, and records nothing. Its exit code is that of ``agl run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ..env_var import LightningEnvVar
+from ..errors import InvalidArgument, InvalidTransition
+from ..store.registry import open_store
+from ..types import Receipt
+from . import lookup, options, output, receipts
+
+NOT_FOUND, NOT_EXECUTABLE, SIGNALLED = 127, 126, 128
+"""Exit codes as shells give them (POSIX, Shell Command Language 2.8.2)."""
+
+FORWARDED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+FROM_THE_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+
+STARTUP = str(Path(__file__).parent / "startup")
+
+
+def add_parser(subparsers: options.Subparsers) -> None:
+    """Declare the command."""
+    parser = options.command(
+        subparsers,
+        "run",
+        run,
+        details="A Python program records its OpenTelemetry spans and its calls to OpenAI-compatible models "
+        "without being changed. Returns the exit code of the program.",
+    )
+    parser.add_argument("--input", metavar="JSON", help="what the rollout is about; @FILE reads a file")
+    parser.add_argument("--name", help="name of the rollout in listings (default: the program)")
+    parser.add_argument("--mode", choices=options.MODES, help="what the rollout is for")
+    parser.add_argument(
+        "--rollout", metavar="ID", help="join this rollout: with a new attempt, or with --attempt"
+    )
+    parser.add_argument("--attempt", metavar="ID", help="join this attempt; whoever started it ends it")
+    parser.add_argument(
+        "--capture-tokens",
+        choices=("observe", "request"),
+        help="whether to ask known endpoints for token ids (default: $AGL_CAPTURE_TOKENS, else observe)",
+    )
+    parser.add_argument("--quiet", "-q", action="store_true", help="do not print the receipt")
+    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="-- PROGRAM ...", help="what to run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Start or join an attempt, run the program, end the attempt, and tell what was recorded."""
+    program = args.program[1:] if args.program[:1] == ["--"] else args.program
+    if not program:
+        raise InvalidArgument("which program? For example: agl run -- python agent.py")
+    if shutil.which(program[0]) is None:
+        output.say(f"agl run: {program[0]}: no such program, or not executable")
+        return NOT_FOUND if not Path(program[0]).exists() else NOT_EXECUTABLE
+    url, rollout_id, attempt_id = asyncio.run(_begin(args, program))
+    code = execute(program, environment(url, rollout_id, attempt_id, args.capture_tokens))
+    receipt = asyncio.run(_end(url, rollout_id, attempt_id, None if args.attempt else code))
+    if not args.quiet:
+        _tell(receipt, options.again(args))
+    return code
+
+
+async def _begin(args: argparse.Namespace, program: Sequence[str]) -> Tuple[str, str, str]:
+    if args.attempt and not args.rollout:
+        raise InvalidArgument("--attempt goes with --rollout")
+    url = lookup.store_url(args.store)
+    async with open_store(url) as store:
+        shared = store.url or url
+        if args.rollout:
+            rollout = await lookup.find_rollout(store, args.rollout)
+            if args.attempt:
+                attempt = await lookup.find_attempt(store, rollout, args.attempt)
+            else:
+                attempt = (await store.start_attempt(rollout.rollout_id)).attempt
+            return shared, rollout.rollout_id, attempt.attempt_id
+        name = args.name or _name_of(program)
+        task = {"name": name} if args.input is None else _json(args.input)
+        started = await store.start_rollout(
+            task, mode=args.mode, metadata={"name": name, "source": "agl run"}
+        )
+        return shared, started.rollout_id, started.attempt.attempt_id
+
+
+def _name_of(program: Sequence[str]) -> str:
+    """Return the program and its script; other arguments may hold secrets."""
+    words: List[str] = [Path(program[0]).name]
+    words += [Path(word).name for word in program[1:2] if Path(word).is_file()]
+    return " ".join(words)
+
+
+def _json(text: str) -> Any:
+    source = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+    try:
+        return json.loads(source)
+    except ValueError as error:
+        raise InvalidArgument(
+            f"--input is not JSON ({error}); text goes in quotes: --input '\"text\"'"
+        ) from None
+
+
+def environment(
+    url: str, rollout_id: str, attempt_id: str, capture_tokens: Optional[str] = None
+) -> Dict[str, str]:
+    """Return the environment in which a program records into this attempt."""
+    found = dict(os.environ)
+    found[LightningEnvVar.AGL_STORE.value] = url
+    found[LightningEnvVar.AGL_ROLLOUT_ID.value] = rollout_id
+    found[LightningEnvVar.AGL_ATTEMPT_ID.value] = attempt_id
+    if capture_tokens:
+        found[LightningEnvVar.AGL_CAPTURE_TOKENS.value] = capture_tokens
+    found["PYTHONPATH"] = os.pathsep.join([STARTUP, *filter(None, [found.get("PYTHONPATH")])])
+    return found
+
+
+def execute(program: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run a program, pass signals on to it, and return its exit code (128 + n if signal n ended it)."""
+    sys.stdout.flush()
+    child = subprocess.Popen(list(program), env=dict(env))  # noqa: S603 - this is what the user asked for
+    with child, _forwarding(child):
+        code = child.wait()
+    return code if code >= 0 else SIGNALLED - code
+
+
+@contextmanager
+def _forwarding(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass signals on while the body runs; what a person types reaches the child without us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    shared_keyboard = _in_foreground()
+
+    def forward(number: int, frame: Optional[FrameType]) -> None:
+        del frame
+        if not (shared_keyboard and number in FROM_THE_KEYBOARD):
+            child.send_signal(number)
+
+    before = {number: signal.getsignal(number) for number in FORWARDED}
+    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in ours:
+        signal.signal(number, forward)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number] or signal.SIG_DFL)
+
+
+def _in_foreground() -> bool:
+    """Whether the terminal sends Ctrl-C to our process group, and so to the child, too."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+async def _end(url: str, rollout_id: str, attempt_id: str, code: Optional[int]) -> Receipt:
+    async with open_store(url) as store:
+        if code is not None:
+            try:
+                await store.update_attempt(rollout_id, attempt_id, "failed" if code else "succeeded")
+            except InvalidTransition as error:  # the program ended the attempt itself
+                output.say(f"agl run: the attempt keeps its status: {error}")
+        return await store.get_receipt(rollout_id, attempt_id)
+
+
+def _tell(receipt: Receipt, option: str) -> None:
+    output.say(f"agl: {receipts.line(receipt)}")
+    if receipt.started:
+        output.say(f"agl: next: agl show {receipt.rollout_id}{option}")
+    else:
+        output.say(
+            "agl: the program recorded nothing: it is no Python program, or it runs a Python in which "
+            "agentlightning is not installed or that ignores PYTHONPATH (-I, -E, -S), or it called no model "
+            "and made no span"
+        )

@@ -1,0 +1,154 @@
+"""``agl store check``: whether a store is sound, and what waits outside of it.
+
+Nothing is repaired. Findings are either *wrong* (the store or its counts contradict themselves; exit code 1) or
+*notes* (true and worth knowing: writers that died, spans in the spool, ids that were reserved and not used).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Dict, List, Literal, Optional, Tuple
+
+from ..store.base import LightningStore
+from ..store.sqlite import SqliteLightningStore
+from ..tracer.spool import Spool, store_key
+from ..types import Attempt, Receipt, Rollout, Span
+from . import lookup, options, output, receipts
+from .entry import DONE, NEGATIVE
+
+Level = Literal["wrong", "note"]
+SHOWN = 20
+"""Findings of one kind that a person is shown; ``--json`` has all."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found."""
+
+    level: Level
+    check: str
+    """What was looked at: ``file``, ``receipts``, ``sequence ids``, ``spool``."""
+    sentence: str
+    rollout_id: Optional[str] = None
+    attempt_id: Optional[str] = None
+
+
+def add_parser(subparsers: options.Subparsers) -> None:
+    """Declare the command."""
+    parser = options.described(
+        subparsers,
+        "check",
+        "Test the file, the receipts, the sequence ids and the spool.",
+        run,
+        details="Repairs nothing. Exit code 1: something is wrong.",
+    )
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found."""
+    return asyncio.run(_run(args))
+
+
+async def _run(args: argparse.Namespace) -> int:
+    async with lookup.open_existing(args.store) as store:
+        findings = [*await _file(store), *await _attempts(store), *_spool(store)]
+        total = (await store.statistics()).get("total_attempts", 0)
+    wrong = [finding for finding in findings if finding.level == "wrong"]
+    if args.json:
+        output.print_json({"sound": not wrong, "findings": [asdict(finding) for finding in findings]})
+    else:
+        _print(findings, total, store.url)
+    return NEGATIVE if wrong else DONE
+
+
+async def _file(store: LightningStore) -> List[Finding]:
+    if not isinstance(store, SqliteLightningStore):
+        return []
+    return [Finding("wrong", "file", sentence) for sentence in await store.check()]
+
+
+async def _attempts(store: LightningStore) -> List[Finding]:
+    findings: List[Finding] = []
+    rollouts = await store.query_rollouts()
+    with output.progress(len(rollouts), "checking") as advance:
+        for rollout in rollouts:
+            for attempt in await store.query_attempts(rollout.rollout_id):
+                ids = rollout.rollout_id, attempt.attempt_id
+                receipt = await store.get_receipt(*ids)
+                spans = await store.query_spans(*ids)
+                findings += [*_receipt(rollout, attempt, receipt), *_sequence(attempt, receipt, spans)]
+            advance()
+    return findings
+
+
+def _receipt(rollout: Rollout, attempt: Attempt, receipt: Receipt) -> List[Finding]:
+    ids = attempt.rollout_id, attempt.attempt_id
+    found = []
+    if not receipt.balanced:
+        found.append(Finding("wrong", "receipts", f"out of balance: {receipts.line(receipt)}", *ids))
+    if receipt.interrupted:
+        found.append(Finding("note", "receipts", f"interrupted: {receipts.line(receipt)}", *ids))
+    elif receipt.open and rollout.end_time is not None:
+        found.append(Finding("note", "receipts", f"{receipt.open} open in a finished rollout", *ids))
+    return found
+
+
+def _sequence(attempt: Attempt, receipt: Receipt, spans: Sequence[Span]) -> List[Finding]:
+    ids = attempt.rollout_id, attempt.attempt_id
+    numbers = [span.sequence_id for span in spans]
+    found = []
+    if len(numbers) != receipt.stored:
+        found.append(
+            Finding("wrong", "receipts", f"{receipt.stored} stored, but {len(numbers)} can be read", *ids)
+        )
+    if len(set(numbers)) != len(numbers) or min(numbers, default=1) < 1:
+        found.append(Finding("wrong", "sequence ids", "an id below 1, or one that two spans have", *ids))
+    elif numbers and max(numbers) != len(numbers):
+        missing = max(numbers) - len(numbers)
+        found.append(
+            Finding("note", "sequence ids", f"{output.count(missing, 'id')} reserved and not used", *ids)
+        )
+    return found
+
+
+def _spool(store: LightningStore) -> List[Finding]:
+    spool = Spool(store)
+    files = [file for file in spool.files() if _is_for(file, store)]
+    if not files:
+        return []
+    size = sum(file.stat().st_size for file in files)
+    sentence = (
+        f"{output.count(len(files), 'batch')} ({size:,} bytes) in {spool.folder} for this store; "
+        "the next tracer that starts on it delivers them"
+    )
+    return [Finding("note", "spool", sentence)]
+
+
+def _is_for(file: Path, store: LightningStore) -> bool:
+    try:
+        with file.open(encoding="ascii") as lines:
+            return bool(json.loads(next(lines))["store"] == store_key(store))
+    except (OSError, ValueError, KeyError, StopIteration):
+        return False
+
+
+def _print(findings: Sequence[Finding], total: int, url: Optional[str]) -> None:
+    print(f"{url}: {output.count(total, 'attempt')} checked")
+    kinds: Dict[Tuple[str, str], List[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault((finding.level, finding.check), []).append(finding)
+    for (level, check), found in sorted(kinds.items(), reverse=True):
+        print(f"\n{level}: {check} ({len(found)})")
+        for finding in found[:SHOWN]:
+            place = f"{finding.rollout_id} {finding.attempt_id}: " if finding.rollout_id else ""
+            print(f"  {place}{finding.sentence}")
+        if len(found) > SHOWN:
+            print(f"  … and {len(found) - SHOWN} more; --json has all")
+    if not any(finding.level == "wrong" for finding in findings):
+        print("\nsound")

@@ -1,0 +1,632 @@
+"""A model server for tests: real HTTP on loopback, the OpenAI API in the dialects of several engines, all scripted.
+
+    with FakeOpenAI() as server:
+        server.enqueue(Answer.of("Hello there", prompt_token_ids=(1, 2, 3)))
+        client = openai.OpenAI(base_url=server.base_url, api_key="unused")
+
+What the server answers is written down before it is asked, token by token, so a test knows what was sampled and
+can hold every record against it. It keeps the exact bytes of the requests that came. Times are events, not
+seconds: a ``gate`` holds a stream until the test opens it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import json
+import socket
+import struct
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, Optional, Self, Union
+from urllib.parse import urlsplit
+
+Dialect = Literal["vllm", "sglang", "litellm", "openai"]
+Shown = Literal["asked", "always", "never"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One sampled token."""
+
+    text: str
+    """May be empty: engines hold text back while a character is not complete."""
+    id: int
+    logprob: Optional[float] = -0.5
+
+
+@dataclass(frozen=True)
+class ToolCallAnswer:
+    """A tool call in an answer."""
+
+    name: str
+    arguments: str = "{}"
+    id: str = "call_1"
+
+
+@dataclass(frozen=True)
+class AnswerChoice:
+    """One choice of an answer; the texts of its tokens are its content unless it calls tools."""
+
+    tokens: tuple[Token, ...] = ()
+    tool_calls: tuple[ToolCallAnswer, ...] = ()
+    finish_reason: Optional[str] = "stop"
+    reasoning: Optional[str] = None
+    versions: tuple[tuple[str, int, int], ...] = ()
+    """``(version, start, end)`` of the weights that sampled the tokens."""
+
+    @property
+    def content(self) -> Optional[str]:
+        """The text that the client sees."""
+        return None if self.tool_calls else "".join(token.text for token in self.tokens)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server says to one request."""
+
+    choices: tuple[AnswerChoice, ...]
+    prompt_token_ids: tuple[int, ...] = (1, 2, 3)
+    dialect: Dialect = "vllm"
+    model: str = "fake-model"
+    id: str = "chatcmpl-1"
+    ids: Shown = "asked"
+    """Whether token ids are in the answer."""
+    logprobs: Shown = "asked"
+    token_strings: bool = False
+    """Write ``token_id:N`` in place of the text of a token beside its log-probability."""
+    usage: Optional[Mapping[str, int]] = None
+    """Counts in place of the right ones; to leave usage out, ``show_usage='never'``."""
+    show_usage: Shown = "asked"
+    """In a stream; a plain answer has usage unless ``never``."""
+    chunking: Optional[Sequence[int]] = None
+    """Tokens of each chunk of a choice, 0 for a chunk without any; what is left comes in a last chunk."""
+    interleave: bool = True
+    """Whether the chunks of several choices come in turns, or choice by choice."""
+    cumulative: bool = False
+    """Whether each chunk repeats the ids of those before it."""
+    done: bool = True
+    """Whether ``[DONE]`` ends the stream."""
+    die_after: Optional[int] = None
+    """Events to send before the connection breaks in the middle of the next one; a plain answer breaks half way."""
+    gates: Mapping[int, threading.Event] = field(default_factory=dict)
+    """Number of an event → what must be set before it is sent; -1 waits before the head of the response."""
+    write_sizes: Optional[Sequence[int]] = None
+    """Sizes, in turns, of the pieces in which the body of a stream is written; default one piece per event."""
+    content_encoding: Literal["", "gzip", "deflate"] = ""
+    indent: Optional[int] = None
+    """White space of a plain answer."""
+    refuses: frozenset[str] = frozenset()
+    """Request fields that are answered with status 400."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """More top-level fields."""
+
+    @classmethod
+    def of(cls, text: str, **changes: Any) -> Answer:
+        """Return an answer of one choice that says ``text``, word by word."""
+        return cls(choices=(AnswerChoice(tokens_of(text)),), **changes)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An HTTP error."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Optional[bytes] = None
+    """Default: an error object in the shape of the OpenAI API."""
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The connection is reset before any answer."""
+
+
+Scripted = Union[Answer, Fault, Reset]
+Script = Callable[["ReceivedRequest"], Scripted]
+
+
+@dataclass(frozen=True)
+class ReceivedRequest:
+    """A request as it arrived."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    raw: bytes
+    """Everything from the request line to the end of the body."""
+
+    def json(self) -> Any:
+        """Return the body as JSON."""
+        return json.loads(self.body)
+
+
+def tokens_of(text: str) -> tuple[Token, ...]:
+    """Return ``text`` as one token per word, with ids and log-probabilities that depend on the words alone."""
+    words = text.replace(" ", "\0 ").split("\0") if text else []
+    return tuple(Token(word, zlib.crc32(word.encode()) % 50_000, -0.125 * (1 + len(word))) for word in words)
+
+
+class FakeOpenAI:
+    """A server on ``127.0.0.1``; use it as a context manager, or ``start`` and ``close`` it."""
+
+    def __init__(self, script: Union[Script, Scripted, None] = None) -> None:
+        """Make a server that has not started.
+
+        Args:
+            script: What answers when nothing is enqueued: a function of the request, or always the same.
+        """
+        self._script: Union[Script, Scripted] = Answer.of("Hello there") if script is None else script
+        self._queue: deque[Scripted] = deque()
+        self._lock = threading.Lock()
+        self._server: Optional[_Server] = None
+        self._thread: Optional[threading.Thread] = None
+        self.closing = threading.Event()
+        self.requests: list[ReceivedRequest] = []
+        """Every request, in the order of arrival."""
+
+    def enqueue(self, *answers: Scripted) -> None:
+        """Answer the next requests with these, in this order."""
+        with self._lock:
+            self._queue.extend(answers)
+
+    @property
+    def url(self) -> str:
+        """``http://127.0.0.1:port``."""
+        assert self._server is not None, "the server has not started"
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def base_url(self) -> str:
+        """What a client of the OpenAI API takes as its base URL."""
+        return f"{self.url}/v1"
+
+    def start(self) -> Self:
+        """Listen on a free port."""
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), name="fake-openai")
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Break the connections that are left and wait for all threads; a second time does nothing."""
+        server, self._server = self._server, None
+        if server is None or self._thread is None:
+            return
+        self.closing.set()
+        server.shutdown()
+        self._thread.join()
+        server.break_connections()
+        server.server_close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def answer_to(self, request: ReceivedRequest) -> Scripted:
+        """Note ``request`` and return what it is answered with."""
+        with self._lock:
+            self.requests.append(request)
+            if self._queue:
+                return self._queue.popleft()
+        return self._script(request) if callable(self._script) else self._script
+
+
+# -- what is said, in the dialect of an engine
+
+
+def plain_answer(answer: Answer, request: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
+    """Return the JSON of an answer that is not streamed."""
+    said = _Saying(answer, request, chat)
+    body: dict[str, Any] = said.head("chat.completion" if chat else "text_completion")
+    body["choices"] = [said.whole_choice(index, choice) for index, choice in enumerate(answer.choices)]
+    if answer.show_usage != "never":
+        body["usage"] = said.usage()
+    return {**body, **said.around(), **answer.extra}
+
+
+def streamed_answer(answer: Answer, request: Mapping[str, Any], *, chat: bool) -> list[dict[str, Any]]:
+    """Return the JSON of each chunk of a streamed answer."""
+    said = _Saying(answer, request, chat)
+    per_choice = [list(said.chunks(index, choice)) for index, choice in enumerate(answer.choices)]
+    in_order = _in_turns(per_choice) if answer.interleave else itertools.chain.from_iterable(per_choice)
+    chunks = [chunk for chunk in in_order if chunk is not None]
+    if said.sglext:
+        chunks.append({**said.head("chat.completion.chunk"), "choices": [], **said.around()})
+    if answer.show_usage == "always" or (answer.show_usage == "asked" and said.asks_usage):
+        chunks.append({**said.head(said.chunk_object), "choices": [], "usage": said.usage()})
+    return chunks
+
+
+class _Saying:
+    """One answer to one request."""
+
+    def __init__(self, answer: Answer, request: Mapping[str, Any], chat: bool) -> None:
+        self.answer, self.chat = answer, chat
+        asked = bool(request.get("return_token_ids"))
+        self.shows_ids = answer.dialect != "openai" and _shown(answer.ids, asked)
+        logprobs = bool(request.get("logprobs")) if chat else request.get("logprobs") is not None
+        self.shows_logprobs = _shown(answer.logprobs, logprobs)
+        self.sglext = answer.dialect == "sglang" and bool(request.get("return_output_ids_in_sglext"))
+        self.asks_usage = bool((request.get("stream_options") or {}).get("include_usage"))
+        self.chunk_object = "chat.completion.chunk" if chat else "text_completion"
+
+    def head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.answer.id, "object": kind, "created": 1_700_000_000, "model": self.answer.model}
+
+    def around(self) -> dict[str, Any]:
+        """Fields of the whole answer beside its choices."""
+        found: dict[str, Any] = {}
+        answer = self.answer
+        if self.shows_ids and self.chat and answer.dialect in {"vllm", "litellm"}:
+            found["prompt_token_ids"] = list(answer.prompt_token_ids)
+        if self.sglext:
+            ids = [[token.id for token in choice.tokens] for choice in answer.choices]
+            found["sglext"] = {"input_ids": list(answer.prompt_token_ids), "output_ids": ids}
+        if answer.dialect == "sglang" and answer.choices and answer.choices[0].versions:
+            found["metadata"] = {"weight_versions": _versions(answer.choices[0])}
+        return found
+
+    def usage(self) -> dict[str, int]:
+        prompt = len(self.answer.prompt_token_ids)
+        sampled = sum(len(choice.tokens) for choice in self.answer.choices)
+        counts = {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
+        return {**counts, **(self.answer.usage or {})}
+
+    def whole_choice(self, index: int, choice: AnswerChoice) -> dict[str, Any]:
+        found: dict[str, Any] = {"index": index}
+        if self.chat:
+            found["message"] = _message(choice)
+        else:
+            found["text"] = "".join(token.text for token in choice.tokens)
+        found["logprobs"] = self.logprobs_of(choice.tokens)
+        found["finish_reason"] = choice.finish_reason
+        self.add_ids(found, choice.tokens, whole=True)
+        if not self.chat or self.answer.dialect == "sglang":
+            self.add_prompt_ids(found)
+        if choice.versions and self.answer.dialect == "vllm":
+            found["weight_versions"] = _versions(choice)
+        return found
+
+    def chunks(self, index: int, choice: AnswerChoice) -> Iterator[Optional[dict[str, Any]]]:
+        """The chunks of one choice: its role, its tokens by ``chunking``, its finish reason with the last of them.
+
+        ``None`` stands for a turn in which an engine has nothing to say: its text is held back and nobody asks
+        for ids.
+        """
+        if self.chat:
+            first = self.chunk({"index": index, "delta": {"role": "assistant", "content": ""}})
+            if self.shows_ids and self.answer.dialect in {"vllm", "litellm"}:
+                first["prompt_token_ids"] = list(self.answer.prompt_token_ids)
+            yield first
+            if choice.reasoning is not None:
+                yield self.chunk({"index": index, "delta": {"reasoning_content": choice.reasoning}})
+        pieces = list(_pieces(choice.tokens, self.answer.chunking))
+        arguments = _spread([call.arguments for call in choice.tool_calls], len(pieces))
+        seen: tuple[Token, ...] = ()
+        for number, tokens in enumerate(pieces):
+            seen += tokens
+            is_last = number == len(pieces) - 1
+            found: dict[str, Any] = {"index": index, **self.delta(tokens, choice, number, arguments[number])}
+            found["logprobs"] = self.logprobs_of(tokens)
+            found["finish_reason"] = choice.finish_reason if is_last else None
+            self.add_ids(found, seen if self.answer.cumulative else tokens, whole=False)
+            if not self.chat and number == 0:
+                self.add_prompt_ids(found)
+            if is_last and choice.versions and self.answer.dialect == "vllm":
+                found["weight_versions"] = _versions(choice)
+            silent = found.get("delta") == {} and not self.shows_ids and not is_last
+            yield None if silent else self.chunk(found)
+
+    def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        choice.setdefault("logprobs", None)
+        choice.setdefault("finish_reason", None)
+        chunk = {**self.head(self.chunk_object), "choices": [choice]}
+        if self.asks_usage and self.answer.dialect == "openai":
+            chunk["usage"] = None
+        return chunk
+
+    def delta(
+        self, tokens: Sequence[Token], choice: AnswerChoice, number: int, arguments: list[str]
+    ) -> dict[str, Any]:
+        text = "".join(token.text for token in tokens)
+        if not self.chat:
+            return {"text": text}
+        if choice.tool_calls:
+            calls = [_tool_delta(i, call, number, arguments[i]) for i, call in enumerate(choice.tool_calls)]
+            return {"delta": {"tool_calls": calls}}
+        return {"delta": {"content": text} if text or not tokens else {}}
+
+    def add_ids(self, found: dict[str, Any], tokens: Sequence[Token], *, whole: bool) -> None:
+        if not self.shows_ids:
+            return
+        ids = [token.id for token in tokens]
+        if self.answer.dialect == "litellm":
+            found["provider_specific_fields"] = {"token_ids": ids}
+        elif self.answer.dialect == "sglang" and self.chat and whole:
+            found["response_token_ids"] = ids
+        else:
+            found["token_ids"] = ids
+
+    def add_prompt_ids(self, found: dict[str, Any]) -> None:
+        if self.shows_ids:
+            found["prompt_token_ids"] = list(self.answer.prompt_token_ids)
+
+    def logprobs_of(self, tokens: Sequence[Token]) -> Optional[dict[str, Any]]:
+        if not self.shows_logprobs:
+            return None
+        names = [f"token_id:{token.id}" if self.answer.token_strings else token.text for token in tokens]
+        if self.chat:
+            content = [
+                {"token": name, "logprob": token.logprob, "bytes": list(name.encode()), "top_logprobs": []}
+                for name, token in zip(names, tokens, strict=True)
+            ]
+            return {"content": content}
+        return {
+            "tokens": names,
+            "token_logprobs": [token.logprob for token in tokens],
+            "text_offset": [0] * len(names),
+            "top_logprobs": None,
+        }
+
+
+def _shown(shown: Shown, asked: bool) -> bool:
+    return shown == "always" or (shown == "asked" and asked)
+
+
+def _message(choice: AnswerChoice) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": choice.content}
+    if choice.reasoning is not None:
+        message["reasoning_content"] = choice.reasoning
+    if choice.tool_calls:
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in choice.tool_calls
+        ]
+    return message
+
+
+def _tool_delta(index: int, call: ToolCallAnswer, number: int, arguments: str) -> dict[str, Any]:
+    if number > 0:
+        return {"index": index, "function": {"arguments": arguments}}
+    function = {"name": call.name, "arguments": arguments}
+    return {"index": index, "id": call.id, "type": "function", "function": function}
+
+
+def _versions(choice: AnswerChoice) -> list[dict[str, Any]]:
+    return [{"version": version, "start": start, "end": end} for version, start, end in choice.versions]
+
+
+def _pieces(tokens: Sequence[Token], chunking: Optional[Sequence[int]]) -> Iterator[tuple[Token, ...]]:
+    position = 0
+    for size in chunking if chunking is not None else [1] * len(tokens):
+        yield tuple(tokens[position : position + size])
+        position += size
+    if position < len(tokens) or not (chunking if chunking is not None else tokens):
+        yield tuple(tokens[position:])
+
+
+def _spread(texts: Sequence[str], pieces: int) -> list[list[str]]:
+    """Cut every text into ``pieces`` parts; the last has what is left."""
+    parts: list[list[str]] = [[] for _ in range(pieces)]
+    for text in texts:
+        size = len(text) // pieces
+        for number in range(pieces):
+            end = None if number == pieces - 1 else size * (number + 1)
+            parts[number].append(text[size * number : end])
+    return parts
+
+
+def _in_turns(many: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    for number in range(max(map(len, many), default=0)):
+        for each in many:
+            if number < len(each):
+                yield each[number]
+
+
+# -- HTTP
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # so that closing waits for them
+    request_queue_size = 128  # connections that may wait while others are accepted
+
+    def __init__(self, fake: FakeOpenAI) -> None:
+        self.fake = fake
+        self._connections: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self._connections.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def break_connections(self) -> None:
+        for connection in tuple(self._connections):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is part of many tests."""
+
+
+class _RecordingReader(io.RawIOBase):
+    """Remembers what is read, so that a request is known byte by byte."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.seen = bytearray()
+
+    def readline(self, size: Any = -1, /) -> bytes:
+        line: bytes = self._inner.readline(size)
+        self.seen += line
+        return line
+
+    def read(self, size: int = -1, /) -> bytes:
+        data: bytes = self._inner.read(size)
+        self.seen += data
+        return data
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.reader = _RecordingReader(self.rfile)
+        self.rfile = self.reader  # type: ignore[assignment]
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has in the base
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        self.reader.seen.clear()
+        models = {
+            "object": "list",
+            "data": [{"id": "fake-model", "object": "model", "created": 1, "owned_by": "us"}],
+        }
+        self._reply(200, {"content-type": "application/json"}, json.dumps(models).encode())
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        raw = bytes(self.reader.seen)
+        self.reader.seen.clear()
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = ReceivedRequest(self.command, self.path, headers, body, raw)
+        path = urlsplit(self.path).path
+        if not path.endswith("/completions"):
+            self._reply(404, {}, b"")
+            return
+        self._say(self.server.fake.answer_to(request), request, chat=path.endswith("/chat/completions"))
+
+    def _say(self, scripted: Scripted, request: ReceivedRequest, *, chat: bool) -> None:
+        if isinstance(scripted, Reset):
+            self._reset()
+            return
+        asked = request.json()
+        refusal = _refusal(scripted, asked, chat=chat)
+        if refusal is not None:
+            scripted = refusal
+        if isinstance(scripted, Fault):
+            error = {"error": {"message": "scripted", "type": "fake_error", "code": scripted.status}}
+            body = json.dumps(error).encode() if scripted.body is None else scripted.body
+            self._reply(scripted.status, {"content-type": "application/json", **scripted.headers}, body)
+            return
+        self._wait(scripted, -1)
+        if asked.get("stream"):
+            self._stream(scripted, streamed_answer(scripted, asked, chat=chat))
+            return
+        found = plain_answer(scripted, asked, chat=chat)
+        separators = (",", ":") if scripted.indent is None else None
+        text = json.dumps(found, indent=scripted.indent, separators=separators, ensure_ascii=False)
+        body, headers = _encoded(text.encode(), scripted)
+        if scripted.die_after is not None:
+            self._reply(
+                200, {"content-type": "application/json", **headers}, body[: len(body) // 2], len(body)
+            )
+            self._break()
+            return
+        self._reply(200, {"content-type": "application/json", **headers}, body)
+
+    def _stream(self, answer: Answer, chunks: Sequence[dict[str, Any]]) -> None:
+        events = [f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n".encode() for chunk in chunks]
+        if answer.done:
+            events.append(b"data: [DONE]\n\n")
+        if answer.die_after is not None:
+            cut = events[answer.die_after] if answer.die_after < len(events) else b""
+            events = [*events[: answer.die_after], cut[: len(cut) // 2]]
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        if answer.content_encoding:
+            self.send_header("content-encoding", answer.content_encoding)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for number, piece in enumerate(_written(events, answer)):
+            self._wait(answer, number)
+            if piece:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.wfile.flush()
+        if answer.die_after is not None:
+            self._break()
+        else:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _wait(self, answer: Answer, number: int) -> None:
+        gate = answer.gates.get(number)
+        while gate is not None and not gate.wait(0.01) and not self.server.fake.closing.is_set():
+            continue
+
+    def _reply(
+        self, status: int, headers: Mapping[str, str], body: bytes, length: Optional[int] = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _break(self) -> None:
+        self.close_connection = True
+
+    def _reset(self) -> None:
+        # With a linger time of 0, closing sends RST.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
+
+
+def _refusal(scripted: Scripted, asked: Mapping[str, Any], *, chat: bool) -> Optional[Fault]:
+    if not isinstance(scripted, Answer):
+        return None
+    refuses = set(scripted.refuses)
+    if scripted.dialect == "sglang" and chat and asked.get("stream"):
+        refuses.add("return_token_ids")  # as SGLang does
+    return Fault(400) if refuses & asked.keys() else None
+
+
+def _encoded(body: bytes, answer: Answer) -> tuple[bytes, dict[str, str]]:
+    if answer.content_encoding == "gzip":
+        return gzip.compress(body), {"content-encoding": "gzip"}
+    if answer.content_encoding == "deflate":
+        return zlib.compress(body), {"content-encoding": "deflate"}
+    return body, {}
+
+
+def _written(events: Iterable[bytes], answer: Answer) -> Iterator[bytes]:
+    """Return the pieces in which the body of a stream goes out."""
+    pieces = list(events)
+    if answer.content_encoding:
+        wbits = zlib.MAX_WBITS | 16 if answer.content_encoding == "gzip" else zlib.MAX_WBITS
+        compressor = zlib.compressobj(wbits=wbits)
+        flushed = [compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
+        pieces = [*flushed, compressor.flush()]
+    if not answer.write_sizes:
+        yield from pieces
+        return
+    body, position, turn = b"".join(pieces), 0, 0
+    while position < len(body):
+        size = max(1, answer.write_sizes[turn % len(answer.write_sizes)])
+        yield body[position : position + size]
+        position, turn = position + size, turn + 1

@@ -1,0 +1,341 @@
+"""Values: whatever JSON can say comes back as it was, and what it cannot say is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, List
+
+import pytest
+
+from ...errors import AttemptNotFound, InvalidArgument, RolloutNotFound
+from ...store.base import LightningStore
+from ...types import (
+    LLM,
+    EnqueueRolloutRequest,
+    Event,
+    Link,
+    OtelResource,
+    RolloutConfig,
+    Span,
+    SpanContext,
+    TraceStatus,
+)
+from ..clock import ManualClock
+from ..values import account_of, open_span_of, same_value, span_of
+from .attempts import attempt_now, rollout_of, worker_now
+from .base import ContractBase
+
+AWKWARD: Dict[str, Any] = {
+    "none": None,
+    "bools": [True, False],
+    "bool is no number": {"a": True, "b": 1, "c": 1.0},
+    "nan": math.nan,
+    "infinities": [math.inf, -math.inf],
+    "nan deep inside": {"a": [{"b": [1, math.nan, None]}]},
+    "minus zero": [-0.0, 0.0, 0],
+    "tiny and huge": [5e-324, 1.7976931348623157e308, 0.1, 1e22],
+    "whole numbers beyond 64 bits": [2**63, -(2**63) - 1, 2**64, 10**40, -(10**40)],
+    "whole numbers beyond 53 bits": [2**53 + 1, 2**63 - 1, -(2**63)],
+    "text": ["", " ", "\n\t\r", 'quote " and \\', "'; DROP TABLE spans; --", "%_*?[a-z]"],
+    "unicode": ["é", "e\u0301", "漢字", "👩‍🚀", "\u2028\u2029", "\ufeff", "\u202e"],
+    "control characters": ["\x00", "a\x00b", "\x1f\x7f\x80"],
+    "lone surrogates": ["\ud800", "\udc00a", "a\udfff\ud800b"],
+    "text like numbers": ["1", "1.0", "NaN", "Infinity", "null", "true"],
+    "awkward keys": {"": 1, "\x00": 2, "\ud800": 3, "a.b": 4, "$": 5, "__proto__": 6, "é": 7, '"': 8},
+    "empty": [[], {}, [[]], [{}], {"a": {}}],
+    "mixed": [1, "1", 1.0, None, True, [1, ["2"]], {"three": 3}],
+    "deep": [[[[[[[[[[[[[[[[[[[[{"a": [{"b": [{"c": [[[[[[[]]]]]]]}]}]}]]]]]]]]]]]]]]]]]]]],
+    "many": {"ids": list(range(2_000)), "logprobs": [-0.001 * number for number in range(2_000)]},
+}  # fmt: skip
+"""Values that a store must give back to the bit."""
+
+
+def _not_json() -> Dict[str, Any]:
+    loop: List[Any] = []
+    loop.append(loop)
+    return {
+        "object": object(),
+        "set": {1, 2},
+        "bytes": b"bytes",
+        "function": len,
+        "complex": 1j,
+        "deep inside": {"a": [1, {"b": object()}]},
+        "contains itself": loop,
+        "key that is no text": {(1, 2): 3},
+    }
+
+
+UTF8: List[str] = [*AWKWARD["text"], *AWKWARD["unicode"], *AWKWARD["control characters"]]
+NOT_JSON = _not_json()
+
+LARGE = "ä" * 5_000_000
+"""10 MB of UTF-8."""
+
+
+class AwkwardValuesContract(ContractBase):
+    """What is unusual and allowed."""
+
+    async def test_it_comes_back_in_a_rollout(self, store: LightningStore) -> None:
+        for kind, value in AWKWARD.items():
+            await self._comes_back_in_a_rollout(store, kind, value)
+
+    async def _comes_back_in_a_rollout(self, store: LightningStore, kind: str, value: Any) -> None:
+        rollout = await store.start_rollout(value, metadata={"v": value})
+        queued = await store.enqueue_rollout(value, metadata={"v": value})
+        updated = await store.update_rollout(rollout.rollout_id, metadata={"w": value})
+        attempt = await store.update_attempt(rollout.rollout_id, "latest", metadata={"v": value})
+        found, waiting = await rollout_of(store, rollout), await rollout_of(store, queued)
+        assert same_value([found.input, found.metadata], [value, {"w": value}]), kind
+        assert same_value([updated.input, updated.metadata], [value, {"w": value}]), kind
+        assert same_value([waiting.input, waiting.metadata], [value, {"v": value}]), kind
+        assert same_value(attempt.metadata, {"v": value}), kind
+        assert same_value((await attempt_now(store, rollout)).metadata, {"v": value}), kind
+        (queried,) = await store.query_rollouts(rollout_id_in=[rollout.rollout_id])
+        assert same_value(queried, found), kind
+
+    async def test_it_comes_back_in_a_span(self, store: LightningStore) -> None:
+        rollout = await store.start_rollout("x")
+        for number, (kind, value) in enumerate(AWKWARD.items()):
+            span = span_of(rollout, attributes={"v": value, "agentlightning.prompt_token_ids": [1, 2]})
+            span.events.append(Event(name="e", attributes={"v": value}, timestamp=1.5))
+            span.resource.attributes["v"] = value
+            stored = await store.add_span(span)
+            expected = span.model_copy(update={"sequence_id": number + 1})
+            assert same_value(stored, expected), kind
+            (found,) = await store.query_spans(rollout.rollout_id, span_id=span.span_id)
+            assert same_value(found, expected), kind
+
+    async def test_it_comes_back_elsewhere(self, store: LightningStore) -> None:
+        for kind, value in AWKWARD.items():
+            await store.update_worker("w", {"v": value})
+            assert same_value((await worker_now(store, "w")).heartbeat_stats, {"v": value}), kind
+            llm = LLM(endpoint="http://h", model="m", sampling_parameters={"v": value})
+            added = await store.add_resources({"llm": llm})
+            found = await store.get_resources_by_id(added.resources_id)
+            assert found is not None
+            assert same_value(found.resources, {"llm": llm}), kind
+
+    async def test_any_text_may_be_a_name(self, store: LightningStore) -> None:
+        rollout = await store.start_rollout("x")
+        for text in [*UTF8, *AWKWARD["lone surrogates"]]:
+            span = span_of(rollout, f"n{text}")
+            span.status = TraceStatus(status_code="ERROR", description=text)
+            stored = await store.add_span(span)
+            assert stored is not None
+            assert stored == span.model_copy(update={"sequence_id": stored.sequence_id})
+            (found,) = await store.query_spans(rollout.rollout_id, name=f"n{text}")
+            assert found == stored
+            containing = await store.query_spans(rollout.rollout_id, name_contains=f"n{text}")
+            assert {stored.span_id} <= {span.span_id for span in containing}
+            assert all(f"n{text}" in span.name for span in containing)
+        names = [span.name for span in await store.query_spans(rollout.rollout_id, sort_by="name")]
+        assert names == sorted(names)
+
+    async def test_any_text_in_utf8_may_be_an_id(self, store: LightningStore) -> None:
+        rollout = await store.start_rollout("x")
+        for text in UTF8:
+            await store.update_attempt(rollout.rollout_id, "latest", worker_id=f"w{text}")
+            assert (await attempt_now(store, rollout)).worker_id == f"w{text}"
+            await store.update_worker(f"w{text}")
+            assert (await worker_now(store, f"w{text}")).worker_id == f"w{text}"
+            resources = await store.update_resources(f"r{text}", {})
+            assert await store.get_resources_by_id(f"r{text}") == resources
+            span = span_of(rollout, trace_id=f"t{text}", span_id=f"s{text}", parent_id=f"p{text}")
+            stored = await store.add_span(span)
+            assert stored is not None
+            assert stored == span.model_copy(update={"sequence_id": stored.sequence_id})
+            assert await store.add_span(span) is None
+            for filters in ({"trace_id": f"t{text}"}, {"span_id": f"s{text}"}, {"parent_id": f"p{text}"}):
+                found = await store.query_spans(rollout.rollout_id, **filters)  # type: ignore[arg-type]
+                assert list(found) == [stored]
+            assert await store.get_rollout_by_id(f"?{text}") is None
+            assert await store.get_worker_by_id(f"?{text}") is None
+            assert len(await store.query_rollouts(rollout_id_contains=f"?{text}")) == 0
+
+    @pytest.mark.parametrize("text", ["\ud800", "a\udfff\ud800b"], ids=ascii)
+    async def test_text_that_is_not_utf8_is_no_id(self, store: LightningStore, text: str) -> None:
+        rollout = await store.start_rollout("x")
+        for write in (
+            lambda: store.start_rollout("x", worker_id=text),
+            lambda: store.dequeue_rollout(text),
+            lambda: store.start_attempt(rollout.rollout_id, text),
+            lambda: store.update_worker(text),
+            lambda: store.update_resources(text, {}),
+            lambda: store.update_attempt(rollout.rollout_id, "latest", status="running", worker_id=text),
+            lambda: store.add_span(span_of(rollout, span_id=text)),
+            lambda: store.add_many_spans([span_of(rollout), span_of(rollout, trace_id=text)]),
+            lambda: store.add_many_spans([], opened=[open_span_of(rollout, span_id=text)]),
+            lambda: store.add_many_spans([], accounts=[account_of(rollout, text)]),
+        ):
+            with pytest.raises(InvalidArgument):
+                await write()
+        assert list(await store.query_rollouts()) == [rollout]
+        assert len(await store.query_workers()) == len(await store.query_spans(rollout.rollout_id)) == 0
+        assert await store.get_rollout_by_id(text) is None
+        assert await store.get_worker_by_id(text) is None
+        assert await store.get_resources_by_id(text) is None
+        assert await store.get_latest_attempt(text) is None
+        assert len(await store.query_spans(text)) == 0
+        assert len(await store.query_spans(rollout.rollout_id, text)) == 0
+        assert len(await store.query_rollouts(rollout_id_in=[text])) == 0
+        assert len(await store.query_rollouts(rollout_id_contains=text)) == 0
+        with pytest.raises(RolloutNotFound):
+            await store.update_rollout(text, status="cancelled")
+        with pytest.raises(AttemptNotFound):
+            await store.get_receipt(rollout.rollout_id, text)
+
+    async def test_large_text_comes_back(self, store: LightningStore) -> None:
+        rollout = await store.start_rollout(LARGE)
+        assert (await rollout_of(store, rollout)).input == LARGE
+        stored = await store.add_span(span_of(rollout, attributes={"text": LARGE}))
+        assert stored is not None
+        (found,) = await store.query_spans(rollout.rollout_id)
+        assert found.attributes["text"] == LARGE
+
+    async def test_a_whole_span_comes_back(self, store: LightningStore) -> None:
+        rollout = await store.start_rollout("x")
+        remote = SpanContext(trace_id="c" * 32, span_id="d" * 16, is_remote=True, trace_state={"k": "v"})
+        full = Span(
+            rollout_id=rollout.rollout_id,
+            attempt_id=rollout.attempt.attempt_id,
+            trace_id="a" * 32,
+            span_id="b" * 16,
+            parent_id="d" * 16,
+            name="full",
+            status=TraceStatus(status_code="ERROR", description="it broke"),
+            attributes={
+                "agentlightning.prompt_token_ids": [1, 2**40, 3],
+                "agentlightning.choice.0.token_ids": [5, 6],
+                "agentlightning.choice.0.logprobs": [-0.1, -1e-9],
+                "agentlightning.choice.1.token_ids": [],
+                "agentlightning.choice.2.token_ids": ["not", "numbers"],
+                "agentlightning.choice.2.logprobs": [None, -1.0],
+                "agentlightning.choice.3.token_ids": [True, 1.5, -1],
+                "agentlightning.choice.3.logprobs": [0, -1, math.inf],
+                "gen_ai.request.model": "m",
+            },
+            events=[
+                Event(name="one", attributes={"n": 1}, timestamp=1_700_000_000.123456),
+                Event(name="two"),
+            ],
+            links=[Link(context=remote, attributes={"why": "because"}), Link(context=remote)],
+            start_time=1_700_000_000.123456789,
+            end_time=1_700_000_001.987654321,
+            context=SpanContext(trace_id="a" * 32, span_id="b" * 16, is_remote=False, trace_state={}),
+            parent=remote,
+            resource=OtelResource(attributes={"service.name": "s"}, schema_url="https://schema"),
+        )
+        bare = Span(
+            rollout_id=rollout.rollout_id,
+            attempt_id=rollout.attempt.attempt_id,
+            trace_id="",
+            span_id="bare",
+            name="",
+            status=TraceStatus(status_code="UNSET"),
+            attributes={},
+        )
+        stored = await store.add_many_spans([full, bare])
+        expected = [full.model_copy(update={"sequence_id": 1}), bare.model_copy(update={"sequence_id": 2})]
+        assert same_value(list(stored), expected)
+        assert same_value(list(await store.query_spans(rollout.rollout_id)), expected)
+
+    async def test_a_whole_open_span_comes_back(self, store: LightningStore) -> None:
+        rollout = await store.start_rollout("x")
+        begun = open_span_of(rollout, attributes={"a": [1, None]}, parent_id="f" * 16, start_time=12.5)
+        begun.events.append(Event(name="e", attributes={"n": math.inf}, timestamp=13.0))
+        await store.add_many_spans([], opened=[begun])
+        assert same_value(list(await store.query_open_spans(rollout.rollout_id)), [begun])
+
+    async def test_a_whole_policy_comes_back(self, store: LightningStore) -> None:
+        config = RolloutConfig(
+            timeout_seconds=0.1,
+            unresponsive_seconds=1e9,
+            max_attempts=2**40,
+            retry_condition=["timeout", "failed", "unresponsive", "failed"],
+        )
+        rollout = await store.enqueue_rollout("x", config=config)
+        assert same_value((await rollout_of(store, rollout)).config, config)
+
+
+class NotJsonContract(ContractBase):
+    """What no JSON value can say is refused, and nothing is written."""
+
+    async def test_no_rollout_is_made_of_it(self, store: LightningStore) -> None:
+        good = EnqueueRolloutRequest(input="good")
+        for value in NOT_JSON.values():
+            await self._makes_no_rollout(store, good, {"input": value})
+            await self._makes_no_rollout(store, good, {"input": "x", "metadata": {"v": value}})
+        assert len(await store.query_rollouts()) == 0
+        assert len(await store.query_workers()) == 0
+
+    async def _makes_no_rollout(
+        self, store: LightningStore, good: EnqueueRolloutRequest, fields: Dict[str, Any]
+    ) -> None:
+        request = EnqueueRolloutRequest.model_construct(
+            **{"mode": None, "resources_id": None, "config": None, "metadata": None, **fields}
+        )
+        with pytest.raises(InvalidArgument):
+            await store.start_rollout(**fields, worker_id="w")
+        with pytest.raises(InvalidArgument):
+            await store.enqueue_rollout(**fields)
+        with pytest.raises(InvalidArgument):
+            await store.enqueue_many_rollouts([good, request])
+
+    async def test_no_update_is_made_of_it(self, store: LightningStore) -> None:
+        rollout = await store.start_rollout("x")
+        where = rollout.rollout_id, "latest"
+        for value in NOT_JSON.values():
+            with pytest.raises(InvalidArgument):
+                await store.update_rollout(rollout.rollout_id, status="cancelled", input=value)
+            with pytest.raises(InvalidArgument):
+                await store.update_attempt(*where, status="failed", metadata={"v": value})
+            with pytest.raises(InvalidArgument):
+                await store.update_worker("w", {"v": value})
+        assert await rollout_of(store, rollout) == rollout
+        assert len(await store.query_workers()) == 0
+
+    async def test_no_rollout_has_a_field_of_another_kind(self, store: LightningStore) -> None:
+        good = EnqueueRolloutRequest(input="good")
+        wrong: List[Dict[str, Any]] = [
+            {"mode": "holiday"},
+            {"config": "fast"},
+            {"metadata": "text"},
+            {"metadata": [1]},
+            {"resources_id": 7},
+        ]
+        for fields in wrong:
+            await self._makes_no_rollout(store, good, {"input": "x", **fields})
+        assert len(await store.query_rollouts()) == 0
+
+
+class BackwardClockContract(ContractBase):
+    """A clock that jumps, in either direction, loses and reorders nothing."""
+
+    async def test_nothing_ends_before_it_began(self, store: LightningStore, clock: ManualClock) -> None:
+        rollout = await store.start_rollout("x")
+        clock.shift(-86_400.0)
+        attempt = await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
+        after = await rollout_of(store, rollout)
+        assert attempt.end_time is not None
+        assert after.end_time is not None
+        assert attempt.end_time >= attempt.start_time
+        assert after.end_time >= after.start_time
+
+    async def test_the_way_of_a_rollout_is_the_same(self, store: LightningStore, clock: ManualClock) -> None:
+        for value in range(3):
+            await store.enqueue_rollout(value)
+            clock.shift(-50.0)
+        for value in range(3):
+            clock.shift(1000.0 if value == 1 else -1000.0)
+            rollout = await store.dequeue_rollout("w")
+            assert rollout is not None
+            assert rollout.input == value
+            for number in (1, 2):
+                clock.shift(-10.0)
+                stored = await store.add_span(span_of(rollout))
+                assert stored is not None
+                assert stored.sequence_id == number
+            await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
+        found = await store.query_rollouts(status_in=["succeeded"])
+        assert [rollout.input for rollout in found] == [0, 1, 2]
+        assert await store.wait_for_rollouts(rollout_ids=[r.rollout_id for r in found], timeout=0)

@@ -1,0 +1,150 @@
+"""The policy behind the OpenAI chat API, on loopback, in the shape of vLLM.
+
+An answer tells the version of the weights that it was sampled from. Asked for them, it also holds the ids of the
+prompt and of the sampled tokens (``return_token_ids``) and their log-probabilities (``logprobs``). Each reply is
+drawn from (seed of the run, ``seed`` of the request, messages) and the weights alone: whatever else the server does
+at the same time, the same request gets the same answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from .policy import CALL, END, IDS, VOCABULARY, Policy, decode, read_call, render
+
+MAX_TOKENS = 8
+"""Where a request names no limit."""
+
+
+class PolicyServer:
+    """Serves ``policy`` inside a ``with``; nobody may change the weights while a request is under way."""
+
+    def __init__(self, policy: Policy, run_seed: int) -> None:
+        self.policy = policy
+        self.run_seed = run_seed
+        self._http = _Http(self)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), name="policy-server")
+
+    @property
+    def url(self) -> str:
+        """Base URL for a client."""
+        return f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+    def chat(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer one request of the chat API."""
+        drawn_from = json.dumps([self.run_seed, request.get("seed"), request["messages"]], sort_keys=True)
+        digest = hashlib.sha256(drawn_from.encode()).hexdigest()
+        random = np.random.default_rng(int(digest, 16))
+        prompt = render(request["messages"], request.get("tools") or ())
+        ids, logprobs = self.policy.sample(prompt, request.get("max_tokens") or MAX_TOKENS, random)
+
+        message, finish_reason = reply(prompt, ids, f"call-{digest[:24]}")
+        choice: dict[str, Any] = {
+            "index": 0,
+            "message": message,
+            "finish_reason": finish_reason,
+            "weight_versions": [{"version": str(self.policy.version), "start": 0, "end": len(ids)}],
+        }
+        completion: dict[str, Any] = {
+            "id": f"chatcmpl-{digest[:24]}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": request.get("model"),
+            "choices": [choice],
+            "usage": {
+                "prompt_tokens": len(prompt),
+                "completion_tokens": len(ids),
+                "total_tokens": len(prompt) + len(ids),
+            },
+        }
+        if request.get("logprobs"):
+            choice["logprobs"] = {"content": [entry(*pair) for pair in zip(ids, logprobs, strict=True)]}
+        if request.get("return_token_ids"):
+            choice["token_ids"] = ids
+            completion["prompt_token_ids"] = prompt
+        return completion
+
+
+def reply(prompt: list[int], ids: list[int], call_id: str) -> tuple[dict[str, Any], str]:
+    """Return sampled tokens as a message of the chat API, and why they end."""
+    if prompt[-1] == IDS[CALL]:
+        name, arguments = read_call(ids)
+        call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
+    return {"role": "assistant", "content": decode(ids)}, "stop" if ids[-1] == IDS[END] else "length"
+
+
+def entry(token: int, logprob: float) -> dict[str, Any]:
+    """Return one sampled token in the API's form of log-probabilities."""
+    word = VOCABULARY[token]
+    return {"token": word, "bytes": list(word.encode()), "logprob": logprob, "top_logprobs": []}
+
+
+def refusal(request: Mapping[str, Any]) -> str | None:
+    """Return why this server cannot do what is asked, or ``None``."""
+    if request.get("stream"):
+        return "this server does not stream"
+    for name in ("n", "temperature", "top_p"):
+        if request.get(name) not in {None, 1}:
+            return f"this server knows no {name} but 1"
+    return None
+
+
+class _Http(ThreadingHTTPServer):
+    """The sockets and threads of a ``PolicyServer``."""
+
+    request_queue_size = 128  # connections that may arrive at once
+
+    def __init__(self, server: PolicyServer) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.policy_server = server
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """``PolicyServer.chat`` over HTTP."""
+
+    server: _Http
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # header and body leave in one packet
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        refused = refusal(request)
+        if self.path != "/v1/chat/completions":
+            self._answer(HTTPStatus.NOT_FOUND, {"error": {"message": f"there is no {self.path}"}})
+        elif refused:
+            self._answer(HTTPStatus.BAD_REQUEST, {"error": {"message": refused}})
+        else:
+            self._answer(HTTPStatus.OK, self.server.policy_server.chat(request))
+
+    def _answer(self, status: HTTPStatus, value: Mapping[str, Any]) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
+        """Say nothing."""

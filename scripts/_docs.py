@@ -1,0 +1,217 @@
+"""Write the parts of the documentation that the code knows better: tables of settings, commands, codes, names.
+
+A part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; ``PARTS`` maps names to functions that
+return Markdown. A test runs this with ``--check``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from inspect import getdoc, getsource
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+from agentlightning import env_var, errors, semconv
+from agentlightning.adapter.reasons import ALL_CODES
+from agentlightning.cli import rows
+from agentlightning.cli.entry import build_parser
+from agentlightning.cli.options import COMMANDS
+
+ROOT = Path(__file__).resolve().parent.parent
+EVERYWHERE = {"help", "store", "log_level"}
+"""Arguments of every command; the page says so once."""
+PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    rendered = [headings, ["---"] * len(headings), *lines]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in rendered)
+
+
+def prose(text: str) -> str:
+    """Return a docstring as one line of Markdown."""
+    flat = " ".join(text.split())
+    return re.sub(r":\w+:`([^`]+)`", r"`\1`", flat.replace("``", "`"))
+
+
+def members(module: ModuleType, name: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (member, value, docstring) of an enum; a docstring is the string that follows the assignment."""
+    body = ast.parse(getsource(getattr(module, name))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    pairs = zip(body.body, [*body.body[1:], None], strict=True)
+    for statement, after in pairs:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            text = after.value.value if is_text else ""  # type: ignore[union-attr]
+            yield statement.targets[0].id, ast.literal_eval(statement.value), prose(str(text))
+
+
+def settings() -> str:
+    """Return the environment variables."""
+    return table(
+        ("variable", "meaning"),
+        [(f"`{value}`", text) for _, value, text in members(env_var, "LightningEnvVar")],
+    )
+
+
+def names(enum: str, headings: tuple[str, str] = ("name", "meaning")) -> Callable[[], str]:
+    """Return what renders one enum of ``semconv``."""
+    return lambda: table(headings, [(f"`{value}`", text) for _, value, text in members(semconv, enum)])
+
+
+def span_names() -> str:
+    """Return the names of the spans that emitters make."""
+    constants = {key: value for key, value in vars(semconv).items() if key.startswith("AGL_")}
+    return table(("constant", "span name"), [(f"`{key}`", f"`{value}`") for key, value in constants.items()])
+
+
+def error_classes() -> str:
+    """Return every error with its code."""
+    lines = []
+    for value in vars(errors).values():
+        if isinstance(value, type) and issubclass(value, errors.LightningError):
+            builtins = [base.__name__ for base in value.__mro__ if base.__module__ == "builtins"]
+            also = next(name for name in builtins if name not in {"BaseException", "object"})
+            status = errors.HTTP_STATUS.get(value.code)
+            lines.append(
+                (
+                    f"`{value.code}`",
+                    f"`{value.__name__}`",
+                    f"`{also}`",
+                    str(status or ""),
+                    prose(getdoc(value) or "").partition(". ")[0],
+                )
+            )
+    return table(("code", "class", "is also", "HTTP", "meaning"), lines)
+
+
+def columns(kind: str) -> Callable[[], str]:
+    """Return what renders the columns of an export."""
+    parquet = {
+        "text": "string",
+        "integer": "int64",
+        "number": "double",
+        "integers": "list<int64>",
+        "numbers": "list<double>",
+        "json": "string (JSON)",
+    }
+    json = {"text": "string", "integer": "number", "number": "number", "json": "object or list"}
+
+    def render() -> str:
+        found: dict[str, rows.Kind] = getattr(rows, kind)
+        return table(
+            ("column", "Parquet", "JSON Lines"),
+            [
+                (f"`{name}`", parquet[type_], json.get(type_, "list of numbers"))
+                for name, type_ in found.items()
+            ],
+        )
+
+    return render
+
+
+def commands() -> str:
+    """Return every command with its arguments."""
+    text = []
+    for name in COMMANDS:
+        for title, parser in described(name):
+            text.append(f"### `{title}`\n\n{prose(parser.description or '')}\n\n")
+            found = list(arguments(parser))
+            text.append(table(("argument", "meaning"), found) + "\n" if found else "")
+    return "".join(text)
+
+
+def described(name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield (``agl name``, its parser), or those of its subcommands."""
+    parser = subcommands(build_parser(name))[name]
+    inner = subcommands(parser)
+    if not inner:
+        yield f"agl {name}", parser
+    for below, found in inner.items():
+        yield f"agl {name} {below}", found
+
+
+def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Return what a parser takes; argparse has no public way to ask."""
+    return parser._actions  # noqa: SLF001 - see above
+
+
+def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return name → parser of the subcommands, if there are any."""
+    for action in actions(parser):
+        if action.nargs == argparse.PARSER:
+            return cast("dict[str, argparse.ArgumentParser]", action.choices)
+    return {}
+
+
+def arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    """Yield (how it is written, what it means)."""
+    for action in actions(parser):
+        if action.dest in EVERYWHERE:
+            continue
+        choices = "{" + ",".join(action.choices) + "}" if action.choices else ""
+        shown = str(action.metavar or choices or action.dest.upper())
+        if not action.option_strings:
+            yield f"`{shown}`", action.help or ""
+            continue
+        value = "" if action.nargs == 0 else f" {shown}"
+        yield f"`{', '.join(action.option_strings)}{value}`", action.help or ""
+
+
+def reason_codes() -> str:
+    """Return why an attempt gives no row, or an odd one, and the cure."""
+    return table(
+        ("code", "what it says", "what to do"),
+        [(f"`{code.code}`", code.sentence, code.cure) for code in ALL_CODES.values()],
+    )
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "commands": commands,
+    "errors": error_classes,
+    "drop-reasons": names("DropReason", ("reason", "meaning")),
+    "model-call-attributes": names("ModelCallAttributes"),
+    "flag-attributes": names("SpanFlagAttributes"),
+    "emitter-attributes": names("LightningSpanAttributes"),
+    "place-attributes": names("LightningResourceAttributes"),
+    "span-names": span_names,
+    "triplet-columns": columns("TRIPLET_COLUMNS"),
+    "span-columns": columns("SPAN_COLUMNS"),
+    "reason-codes": reason_codes,
+}
+
+
+def rewritten(text: str) -> str:
+    """Return a page with its generated parts anew."""
+    return PART.sub(lambda match: f"{match[1]}\n{PARTS[match['name']]().strip()}\n\n{match[3]}", text)
+
+
+def main() -> int:
+    """Write the pages, or check them; return 1 if a check fails."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if something is out of date"
+    )
+    check = parser.parse_args().check
+    stale = []
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        before = path.read_text(encoding="utf-8")
+        after = rewritten(before)
+        if after != before:
+            stale.append(str(path.relative_to(ROOT)))
+            if not check:
+                path.write_text(after, encoding="utf-8")
+    for name in stale:
+        print(f"{name} {'is out of date; run scripts/docs' if check else 'written'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Measure what we cost and what we carry, each figure beside its floor or peer in the same run.
+
+Every round runs each subject once in a process of its own, in turns. Numbers are medians of the rounds with their
+range; a ratio is taken within a round. Nothing is asserted: a missed aim is printed as missed, and the exit code is 1
+only where something of ours could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+import machine
+import peer
+import report
+from harness import ROOT, Figure, Mode, Outcome, measure
+
+PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
+FIGURES = (
+    "import_cost",
+    "span_cost",
+    "durable_spans",
+    "find_attempt",
+    "queue_cycle",
+    "wire_capture",
+    "loop_lag",
+    "memory_growth",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("figures", nargs="*", metavar="FIGURE", help=f"default: all of {', '.join(FIGURES)}")
+    size = made.add_mutually_exclusive_group()
+    size.add_argument(
+        "--tiny", dest="mode", action="store_const", const="tiny", help="only to see that it runs"
+    )
+    size.add_argument(
+        "--quick", dest="mode", action="store_const", const="quick", help="small, about five minutes"
+    )
+    size.add_argument(
+        "--full", dest="mode", action="store_const", const="full", help="everything at full size"
+    )
+    made.set_defaults(mode="normal")
+    made.add_argument("--rounds", type=int, help="rounds in place of each figure's own number")
+    made.add_argument(
+        "--json", action="store_true", help="one JSON object, with every sample, on standard output"
+    )
+    made.add_argument(
+        "--page", action="store_true", help=f"write the tables into {PAGE.relative_to(ROOT)} as well"
+    )
+    made.add_argument("--no-peer", action="store_true", help="without Agent Lightning 0.3.0")
+    made.add_argument("--list", action="store_true", help="name the figures and what they measure")
+    return made
+
+
+def load(names: list[str]) -> list[Figure]:
+    """Return figures by name.
+
+    Raises:
+        SystemExit: A name is unknown.
+    """
+    unknown = [name for name in names if name not in FIGURES]
+    if unknown:
+        raise SystemExit(f"no figure is called {', '.join(unknown)}; there are {', '.join(FIGURES)}")
+    return [importlib.import_module(name).FIGURE for name in names or FIGURES]
+
+
+def say(text: str) -> None:
+    """Tell people what is going on."""
+    print(f"-- {text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Measure and report."""
+    arguments = parser().parse_args()
+    figures = load(arguments.figures)
+    if arguments.list:
+        for figure in figures:
+            print(f"{figure.name}: {figure.title}. {figure.how}")
+        return 0
+    mode: Mode = arguments.mode
+    facts = machine.describe()
+    needs_peer = any(subject.peer for figure in figures for subject in figure.subjects)
+    theirs = peer.install(say) if needs_peer and not arguments.no_peer else None
+    if theirs is not None:
+        facts["peer"] = peer.version_line()
+    if not arguments.json:
+        print(f"## Benchmarks ({mode})\n\n{report.machine_lines(facts)}", flush=True)
+    outcomes: list[Outcome] = []
+    for figure in figures:
+        outcomes.append(measure(figure, mode, {False: sys.executable, True: theirs}, say, arguments.rounds))
+        if not arguments.json:
+            print(report.table(outcomes[-1]), flush=True)
+    if arguments.json:
+        print(report.as_json(facts, mode, outcomes))
+    if arguments.page:
+        text = report.page(PAGE.read_text(encoding="utf-8"), facts, mode, outcomes)
+        PAGE.write_text(text, encoding="utf-8")
+    return 1 if any(_ours_failed(outcome) for outcome in outcomes) else 0
+
+
+def _ours_failed(outcome: Outcome) -> bool:
+    return any(subject.name in outcome.failures for subject in outcome.figure.subjects if not subject.peer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""Spans per second from ``trace_context`` to rows in SQLite that survive ``kill -9``, beside raw inserts.
+
+The clock runs from entering the first ``trace_context`` until the last one has been left, which means that every span
+has been acknowledged; a run that stores fewer spans than it made fails. The floor inserts the very bytes that our
+store keeps of the same spans, made beforehand, with ``executemany``, 256 rows a transaction, under two indexes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+from harness import Aim, Figure, Line, Sample, Size, Subject
+from span_cost import raw_call
+from workload import WITH_IDS, Workload
+
+MakeSpan = Callable[[Any, int], None]
+ROWS_A_TRANSACTION = 256
+
+
+def _maker(kind: str, tracer: Any) -> MakeSpan:
+    """Return what makes the ``n``-th span of the workload on a trace."""
+    workload = Workload()
+    attributes, with_ids = workload.attributes, workload.with_ids
+    if kind == "lists":
+
+        def lists(trace: Any, number: int) -> None:
+            source = attributes if number % WITH_IDS else with_ids
+            trace.start_span("call", attributes=source[number % len(source)]).end()
+
+        return lists
+    bodies = workload.responses if kind == "bytes" else workload.responses_with_logprobs
+    calls = [raw_call(body) for body in bodies]
+
+    def response(trace: Any, number: int) -> None:
+        span = trace.start_span("call", attributes=attributes[number % len(attributes)])
+        if number % WITH_IDS == 0:
+            tracer.processor.attach_call(span, calls[number % len(calls)])
+        span.end()
+
+    return response
+
+
+class Stopwatch:
+    """Time by the clock and of the processor (all threads) since the last answer."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def rate(self, name: str, spans: int) -> dict[str, float]:
+        """Return spans per second, and microseconds of processor time per span."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = {name: spans / (wall - self._wall), f"{name}_cpu": (cpu - self._cpu) / spans * 1e6}
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return found
+
+
+# ---------------------------------------------------------------------- ours
+
+
+def ours_lists(size: Size) -> Sample:
+    """Ids as attributes."""
+    return _ours(size, "lists")
+
+
+def ours_bytes(size: Size) -> Sample:
+    """Ids in the response's bytes."""
+    return _ours(size, "bytes")
+
+
+def ours_logprobs(size: Size) -> Sample:
+    """Ids and log-probabilities in the response's bytes."""
+    return _ours(size, "logprobs")
+
+
+def _ours(size: Size, kind: str) -> Sample:
+    from agentlightning import OtelTracer
+    from agentlightning.store import open_store
+
+    store = open_store(f"sqlite:///{size['folder']}/spans.db")
+    with OtelTracer(flush_timeout=600.0).lifespan(store) as tracer:
+        make = _maker(kind, tracer)
+        stopwatch = Stopwatch()
+        one = stopwatch.rate("one", _one_context(tracer, make, size["spans"]))
+        many = stopwatch.rate("many", asyncio.run(_many_contexts(tracer, make, size)))
+    stored = asyncio.run(_close(store))
+    rollouts = 1 + size["spans"] // size["spans_a_rollout"]
+    expected = size["spans"] + size["spans"] // size["spans_a_rollout"] * size["spans_a_rollout"] + rollouts
+    assert stored == expected, f"{stored} of {expected} spans stored"
+    return one | many
+
+
+def _one_context(tracer: Any, make: MakeSpan, count: int) -> int:
+    with tracer.trace_context("rollout") as trace:
+        for number in range(count):
+            make(trace, number)
+    return count
+
+
+async def _many_contexts(tracer: Any, make: MakeSpan, size: Size) -> int:
+    """Record rollouts of a few spans, several at a time, as a worker does."""
+    rollouts = iter(range(size["spans"] // size["spans_a_rollout"]))
+
+    async def worker() -> int:
+        made = 0
+        for _ in rollouts:
+            async with tracer.trace_context("rollout") as trace:
+                for number in range(size["spans_a_rollout"]):
+                    make(trace, number)
+                    await asyncio.sleep(0)
+                    made += 1
+        return made
+
+    return sum(await asyncio.gather(*(worker() for _ in range(size["at_a_time"]))))
+
+
+async def _close(store: Any) -> int:
+    total: int = (await store.statistics())["total_spans"]
+    await store.close()
+    return total
+
+
+def ours_store(size: Size) -> Sample:
+    """The store alone: spans that are already values, 256 a call."""
+    from agentlightning.store import open_store
+
+    spans = _spans_of("lists")
+
+    async def work() -> Sample:
+        store = open_store(f"sqlite:///{size['folder']}/spans.db")
+        rollout = await store.start_rollout(input={})
+        ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id, "sequence_id": 0}
+        source = itertools.cycle(spans)
+        made = [
+            next(source).model_copy(update={**ids, "span_id": f"{number:016x}"})
+            for number in range(size["spans"])
+        ]
+        stopwatch = Stopwatch()
+        for start in range(0, len(made), ROWS_A_TRANSACTION):
+            await store.add_many_spans(made[start : start + ROWS_A_TRANSACTION])
+        sample = stopwatch.rate("one", len(made))
+        assert await _close(store) == len(made)
+        return sample
+
+    return asyncio.run(work())
+
+
+# ---------------------------------------------------------------------- the floor
+
+
+def floor_lists(size: Size) -> Sample:
+    """Raw inserts of the rows that ``ours_lists`` stores."""
+    return _floor(size, "lists")
+
+
+def floor_bytes(size: Size) -> Sample:
+    """Raw inserts of the rows that ``ours_bytes`` stores."""
+    return _floor(size, "bytes")
+
+
+def floor_logprobs(size: Size) -> Sample:
+    """Raw inserts of the rows that ``ours_logprobs`` stores."""
+    return _floor(size, "logprobs")
+
+
+def _spans_of(kind: str) -> list[Any]:
+    """Return one of each span of the workload, as our store gives it back."""
+    from agentlightning import OtelTracer
+    from agentlightning.store import open_store
+
+    store = open_store("memory://")
+    with OtelTracer().lifespan(store) as tracer:
+        make = _maker(kind, tracer)
+        with tracer.trace_context("rollout") as trace:
+            for number in range(64 * WITH_IDS):
+                make(trace, number)
+    spans = asyncio.run(_read_all(store, trace.rollout_id))
+    return [span for span in spans if span.name == "call"]
+
+
+async def _read_all(store: Any, rollout_id: str) -> list[Any]:
+    found = list(await store.query_spans(rollout_id))
+    await store.close()
+    return found
+
+
+def _rows(kind: str, count: int) -> Iterator[tuple[Any, ...]]:
+    from agentlightning.codec.rows import encode_span
+
+    encoded = []
+    for span in _spans_of(kind):
+        row = encode_span(span)
+        encoded.append((row[0], *row[2:12], b"".join(array.data for array in row.arrays)))
+    for number in range(count):
+        trace_id, *rest = encoded[number % len(encoded)]
+        yield number + 1, 1 + number // 1000, number, trace_id, f"{number:016x}", *rest
+
+
+def _floor(size: Size, kind: str) -> Sample:
+    from agentlightning.store.sqlite.connection import CHECKPOINT_PAGES, PAGE_SIZE
+
+    rows = list(_rows(kind, size["spans"]))
+    with closing(sqlite3.connect(f"{size['folder']}/floor.db", isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        connection.execute("PRAGMA journal_mode = wal")
+        connection.execute("PRAGMA synchronous = normal")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute(
+            "CREATE TABLE spans (span_key INTEGER PRIMARY KEY, attempt, sequence_id, trace_id, span_id, parent_id,"
+            " name, status_code, status_description, start_time, end_time, attributes, events, links, extra, arrays)"
+        )
+        connection.execute("CREATE UNIQUE INDEX by_attempt ON spans (attempt, span_id)")
+        connection.execute("CREATE INDEX by_sequence ON spans (attempt, sequence_id)")
+        insert = f"INSERT INTO spans VALUES ({','.join('?' * 16)})"
+        stopwatch = Stopwatch()
+        for start in range(0, len(rows), ROWS_A_TRANSACTION):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(insert, rows[start : start + ROWS_A_TRANSACTION])
+            connection.execute("COMMIT")
+        return stopwatch.rate("one", len(rows))
+
+
+# ---------------------------------------------------------------------- the peer
+
+
+def peer_lists(size: Size) -> Sample:
+    """Agent Lightning 0.3 into its store in memory: readable, not durable."""
+    from agentlightning.store.memory import InMemoryLightningStore
+    from agentlightning.tracer.otel import OtelTracer
+
+    async def work() -> Sample:
+        store = InMemoryLightningStore(thread_safe=True)
+        tracer = OtelTracer()
+        tracer.init()
+        tracer.init_worker(0, store)
+        make = _maker("lists", tracer)
+        stopwatch = Stopwatch()
+        made = 0
+        for _ in range(max(1, size["peer_spans"] // size["spans_a_rollout"])):
+            rollout = await store.start_rollout(input={})
+            ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
+            async with tracer.trace_context("rollout", store=store, **ids) as trace:
+                for number in range(size["spans_a_rollout"]):
+                    make(trace, number)
+                    made += 1
+        sample = stopwatch.rate("many", made)
+        tracer.teardown_worker(0)
+        tracer.teardown()
+        return sample
+
+    return asyncio.run(work())
+
+
+_WORDS = {
+    "lists": "ids as lists on a third",
+    "bytes": "ids in the response's bytes on a third",
+    "logprobs": "ids and log-probabilities in the response's bytes on a third",
+}
+
+FIGURE = Figure(
+    name="durable_spans",
+    title="From `trace_context` to durable rows",
+    how=(
+        "25 attributes, 2 KB of text, two times 512 token ids on every third span. From entering `trace_context` until "
+        "all spans are acknowledged by SQLite; the agent, the writer and the store share one process. Beside it: "
+        "`executemany` of the same bytes, made beforehand, two indexes, 256 a transaction. 0.3 writes to its store in "
+        "memory, one rollout after the other."
+    ),
+    subjects=(
+        *(Subject(f"{who}_{kind}") for kind in _WORDS for who in ("floor", "ours")),
+        Subject("ours_store"),
+        Subject("peer_lists", peer=True),
+    ),
+    lines=(
+        *(
+            Line(
+                f"{words}: {what}",
+                f"ours_{kind}",
+                metric,
+                "spans/s",
+                f"floor_{kind}",
+                "one",
+                aim=Aim(">=", 0.3),
+            )
+            for kind, words in _WORDS.items()
+            for metric, what in (("one", "one context"), ("many", "rollouts of 50, 16 at a time"))
+        ),
+        *(
+            Line(f"{words}: processor time", f"ours_{kind}", "one_cpu", "µs/span", f"floor_{kind}")
+            for kind, words in _WORDS.items()
+        ),
+        Line("the store alone, 256 spans a call", "ours_store", "one", "spans/s", "floor_lists"),
+        Line(
+            "ours (durable) beside 0.3 (memory), rollouts of 50",
+            "ours_lists",
+            "many",
+            "spans/s",
+            "peer_lists",
+        ),
+    ),
+    sizes={
+        "tiny": {"spans": 100, "spans_a_rollout": 50, "at_a_time": 2, "peer_spans": 50},
+        "quick": {"spans": 2000, "spans_a_rollout": 50, "at_a_time": 16, "peer_spans": 500},
+        "normal": {"spans": 5000, "spans_a_rollout": 50, "at_a_time": 16, "peer_spans": 1000},
+        "full": {"spans": 5000, "spans_a_rollout": 50, "at_a_time": 16, "peer_spans": 2000},
+    },
+    rounds={"tiny": 1, "quick": 3, "normal": 7, "full": 15},
+)

@@ -1,0 +1,38 @@
+"""What ``import agentlightning`` costs, beside importing the OpenTelemetry SDK."""
+
+from __future__ import annotations
+
+from harness import Aim, Figure, Line, Subject
+
+
+def _code(*modules: str) -> str:
+    """Return a program that prints how long the imports took and how many modules they loaded."""
+    return (
+        "import sys; from time import perf_counter as now; had = len(sys.modules); began = now()\n"
+        f"import {', '.join(modules)}\n"
+        "took = now() - began; got = len(sys.modules) - had\n"
+        "import json; print(); print(json.dumps({'ms': took * 1000, 'modules': got}))\n"
+    )
+
+
+FIGURE = Figure(
+    name="import_cost",
+    title="Importing",
+    how="A fresh interpreter each time, files in the page cache. `modules` are those that the import added.",
+    subjects=(
+        Subject("sdk", code=_code("opentelemetry.sdk.trace")),
+        Subject("ours", code=_code("agentlightning")),
+        Subject("ours_tracer", code=_code("agentlightning.tracer.otel")),
+        Subject("peer", peer=True, code=_code("agentlightning")),
+    ),
+    lines=(
+        Line("`import agentlightning`", "ours", "ms", "ms", "sdk", aim=Aim("<=", 1.2)),
+        Line("… modules", "ours", "modules", "", "sdk"),
+        Line("`import agentlightning.tracer.otel`", "ours_tracer", "ms", "ms", "sdk"),
+        Line("… modules", "ours_tracer", "modules", "", "sdk"),
+        Line("ours beside 0.3: `import agentlightning`", "ours", "ms", "ms", "peer"),
+        Line("… modules", "ours", "modules", "", "peer"),
+    ),
+    sizes={"tiny": {}, "quick": {}, "normal": {}, "full": {}},
+    rounds={"tiny": 1, "quick": 5, "normal": 15, "full": 31},
+)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agentlightning.adapter import ALL_CODES, explain
+from agentlightning.adapter.calls import Rules
+from agentlightning.codec.genai import call_attributes
+from agentlightning.codec.model_call import Choice, ModelCall, invalid, none
+from agentlightning.types import Receipt, Rollout, Span
+
+CHOICE = Choice(content="ok", token_ids=(3, 4), logprobs=(-0.1, -0.2), token_capture="valid")
+GOOD = ModelCall(
+    request_model="policy",
+    choices=(CHOICE,),
+    prompt_token_ids=(1, 2),
+    sampling_effective={"temperature": 1.0},
+    logprob_kind="processed",
+    token_capture="valid",
+)
+HOSTED = replace(
+    GOOD,
+    prompt_token_ids=None,
+    token_capture=none("no_token_ids"),
+    choices=(replace(CHOICE, token_ids=None, logprobs=None),),
+)
+
+
+def span(span_id: str, start: float, name: str = "work", **attributes: Any) -> Span:
+    return Span.from_attributes(
+        attributes=attributes,
+        rollout_id="ro-1",
+        attempt_id="at-1",
+        span_id=span_id,
+        name=name,
+        start_time=start,
+        end_time=start + 0.1,
+    )
+
+
+def call(span_id: str, start: float, record: ModelCall, **attributes: Any) -> Span:
+    return span(span_id, start, "chat", **call_attributes(replace(record, response_id=span_id)), **attributes)
+
+
+def reward(start: float, value: float, **attributes: Any) -> Span:
+    fields = {"agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": value}
+    return span("r", start, "agentlightning.annotation", **fields, **attributes)
+
+
+REWARD = reward(9.0, 1.0)
+UNKNOWN = {"agentlightning.link.0.key_match": "span_id", "agentlightning.link.0.value_match": "?"}
+
+
+@pytest.mark.parametrize(
+    ("spans", "codes"),
+    [
+        ([], ("no_spans",)),
+        ([span("a", 1.0), REWARD], ("no_model_calls",)),
+        (
+            [call("a", 1.0, ModelCall(token_capture=none("http_error"), http_status=500)), REWARD],
+            ("calls_failed",),
+        ),
+        ([call("a", 1.0, HOSTED), REWARD], ("no_token_ids",)),
+        (
+            [call("a", 1.0, replace(GOOD, token_capture=invalid("prompt_length"))), REWARD],
+            ("token_capture_invalid",),
+        ),
+        ([call("a", 1.0, replace(GOOD, sampling_effective={"temperature": 0})), REWARD], ("not_comparable",)),
+        (
+            [call("a", 1.0, replace(GOOD, choices=(replace(CHOICE, logprobs=None),))), REWARD],
+            ("no_logprobs",),
+        ),
+        ([call("a", 1.0, GOOD, **{"agentlightning.untrainable": "redacted"}), REWARD], ("untrainable",)),
+        (
+            [call("a", 1.0, HOSTED), call("b", 2.0, replace(GOOD, sampling_effective={"top_k": 5})), REWARD],
+            ("no_trainable_calls",),
+        ),
+        ([call("a", 1.0, GOOD)], ("no_reward",)),
+        ([call("a", 1.0, GOOD), reward(9.0, math.inf)], ("reward_unscored",)),
+        ([call("a", 1.0, GOOD), reward(9.0, 1.0, **UNKNOWN)], ("reward_unmatched",)),
+        ([call("a", 1.0, GOOD, **{"agentlightning.dropped_attributes": 3}), REWARD], ("attributes_dropped",)),
+        ([call("a", 1.0, GOOD), REWARD], ()),
+    ],
+)
+def test_each_way_to_fail_has_a_code_of_its_own(spans: list[Span], codes: tuple[str, ...]) -> None:
+    assert explain(spans).codes == codes
+
+
+def test_calls_that_agent_match_leaves_out_are_said_to_be_left_out() -> None:
+    explanation = explain([call("a", 1.0, GOOD), REWARD], rules=Rules(agent_match=re.compile("planner")))
+
+    assert explanation.codes == ("no_selected_calls",)
+    assert explanation.skipped == {"other_agent": 1}
+
+
+@pytest.mark.parametrize(
+    ("receipt", "code"),
+    [
+        (Receipt(rollout_id="ro-1", attempt_id="at-1", truncated=True), "truncated"),
+        (Receipt(rollout_id="ro-1", attempt_id="at-1", interrupted=True), "interrupted"),
+        (Receipt(rollout_id="ro-1", attempt_id="at-1", dropped={"queue_full": 2}), "spans_dropped"),
+        (Receipt(rollout_id="ro-1", attempt_id="at-1", open=1), "spans_open"),
+    ],
+)
+def test_what_a_receipt_misses_is_said(receipt: Receipt, code: str) -> None:
+    assert explain([call("a", 1.0, GOOD), REWARD], receipt=receipt).codes == (code,)
+
+
+def test_a_failed_rollout_and_several_attempts_are_said() -> None:
+    other = call("b", 2.0, GOOD)
+    other.attempt_id = "at-2"
+    rollout = Rollout(rollout_id="ro-1", input=None, start_time=0.0, status="failed")
+
+    explanation = explain([call("a", 1.0, GOOD), REWARD, other], rollout=rollout)
+
+    assert explanation.codes == ("several_attempts", "attempt_failed")
+    assert explanation.rows == 2
+    assert [each.attempt_id for each in explanation.calls] == ["at-1", "at-2"]
+
+
+def test_every_call_and_reward_is_listed_with_what_became_of_it() -> None:
+    following = replace(GOOD, prompt_token_ids=(1, 2, 3, 4, 5))
+    cut = replace(GOOD, token_capture=invalid("partial"), partial=True)
+
+    explanation = explain([call("a", 1.0, GOOD), call("b", 2.0, cut), call("c", 3.0, following), REWARD])
+
+    assert explanation.rows == 2
+    assert explanation.final_reward == 1.0
+    assert [(each.span_id, each.rows, each.code, each.reward) for each in explanation.calls] == [
+        ("a", 1, None, None),
+        ("b", 0, "partial", None),
+        ("c", 1, None, 1.0),
+    ]
+    first, second, third = explanation.calls
+    assert second.sentence == "the answer was cut off before its end"
+    assert (first.prompt_tokens, first.response_tokens) == (2, 2)
+    assert third.prefix == {"kind": "extends", "position": 4, "expected": 4, "of": "a"}
+    (given,) = explanation.rewards
+    assert (given.call, given.by, given.value, given.dimensions) == (
+        "c",
+        "first_occurrence",
+        1.0,
+        {"primary": 1.0},
+    )
+    assert explanation.skipped == {"partial": 1}
+
+
+def test_an_explanation_is_json() -> None:
+    explanation = explain([call("a", 1.0, HOSTED), REWARD])
+
+    document = json.loads(json.dumps(explanation.as_json()))
+
+    assert document["codes"] == ["no_token_ids"]
+    assert document["calls"][0]["code"] == "no_token_ids"
+    assert document["reasons"][0]["cure"].startswith("serve the model")
+
+
+def test_every_code_has_a_sentence() -> None:
+    assert all(each.sentence for each in ALL_CODES.values())
+    assert all(code == each.code for code, each in ALL_CODES.items())

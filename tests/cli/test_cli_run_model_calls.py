@@ -1,0 +1,95 @@
+"""The whole way from the command line: an unchanged script with the official client, run, shown, made into rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from cli_sample import agl
+
+SCRIPT = """
+from openai import OpenAI
+
+with OpenAI() as client:
+    answer = client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "2 + 3?"}])
+    print(answer.choices[0].message.content)
+"""
+
+ANSWER = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 0,
+    "model": "tiny",
+    "prompt_token_ids": [11, 12, 13],
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "five"},
+            "finish_reason": "stop",
+            "token_ids": [21, 22],
+            "logprobs": {
+                "content": [
+                    {"token": "fi", "logprob": -0.25, "bytes": None, "top_logprobs": []},
+                    {"token": "ve", "logprob": -0.5, "bytes": None, "top_logprobs": []},
+                ]
+            },
+        }
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+}
+
+
+class Model(BaseHTTPRequestHandler):
+    """Answers every request with the same completion."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps(ANSWER).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Say nothing."""
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Model) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()
+
+
+def test_an_unchanged_script_becomes_training_rows(endpoint: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/runs.db"
+    (tmp_path / "agent.py").write_text(SCRIPT, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "agentlightning.cli", "run", "--store", url, "--", sys.executable, "agent.py"],
+        cwd=tmp_path,
+        env={**os.environ, "OPENAI_BASE_URL": endpoint, "OPENAI_API_KEY": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "five\n"), done.stderr
+    assert "tokens valid" in agl("show", "latest", "--store", url).out
+    (row,) = json.loads(agl("triplets", "latest", "--json", "--store", url).out)
+    assert row["prompt"]["token_ids"] == [11, 12, 13]
+    assert row["response"]["token_ids"] == [21, 22]
+    assert row["response"]["logprobs"] == [-0.25, -0.5]
+    assert row["reward"] is None
+    explained = agl("explain", "latest", "--store", url)
+    assert explained.code == 0
+    assert "no_reward" in explained.out

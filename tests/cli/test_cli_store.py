@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from cli_sample import Sample, agl, build, span
+
+from agentlightning.store.registry import open_store
+from agentlightning.tracer.spool import Batch, Spool
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Sample:
+    return build(tmp_path)
+
+
+def tamper(path: Path, statement: str) -> None:
+    """Change the file behind the store's back."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+
+
+def findings(sample: Sample) -> list[tuple[str, str]]:
+    document = json.loads(agl("store", "check", "--json", "--store", sample.url).out)
+    return [(finding["level"], finding["check"]) for finding in document["findings"]]
+
+
+def test_a_sound_store_is_sound(sample: Sample) -> None:
+    done = agl("store", "check", "--store", sample.url)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[0] == f"{sample.url}: 4 attempts checked"
+    assert done.out.splitlines()[-1] == "sound"
+
+
+def test_a_receipt_out_of_balance_is_wrong(sample: Sample) -> None:
+    tamper(sample.path, "UPDATE accounts SET started = started + 1 WHERE started = 5")
+    done = agl("store", "check", "--store", sample.url)
+    assert done.code == 1
+    assert f"{sample.solved} " in done.out
+    assert "out of balance: 6 started = 5 stored + 0 dropped + 0 open; OUT OF BALANCE" in done.out
+
+
+def test_two_spans_with_one_sequence_id_are_wrong(sample: Sample) -> None:
+    tamper(sample.path, "UPDATE spans SET sequence_id = 1 WHERE sequence_id = 2")
+    assert agl("store", "check", "--store", sample.url).code == 1
+    assert ("wrong", "sequence ids") in findings(sample)
+
+
+def test_a_reserved_id_that_was_not_used_is_a_note(sample: Sample) -> None:
+    tamper(sample.path, "UPDATE spans SET sequence_id = 9 WHERE sequence_id = 5")
+    done = agl("store", "check", "--store", sample.url)
+    assert done.code == 0
+    assert "4 ids reserved and not used" in done.out
+
+
+def test_a_reference_into_nothing_is_wrong(sample: Sample) -> None:
+    tamper(sample.path, "INSERT INTO queue (rollout_id) VALUES ('ro-gone')")
+    assert agl("store", "check", "--store", sample.url).code == 1
+    assert ("wrong", "file") in findings(sample)
+
+
+def test_a_damaged_file_is_one_sentence(sample: Sample) -> None:
+    with sample.path.open("r+b") as file:
+        file.seek(8192)
+        file.write(b"\xff" * 8192 * 4)
+    done = agl("store", "check", "--store", sample.url)
+    assert done.code in {1, 2}
+    assert "Traceback" not in done.err
+
+
+def test_spans_in_the_spool_are_a_note(sample: Sample) -> None:
+    async def spool() -> None:
+        async with open_store(sample.url) as store:
+            place = await store.start_rollout("task")
+            assert Spool(store).write(Batch([span(place, "late", 1)], [], []), "one")
+
+    asyncio.run(spool())
+    done = agl("store", "check", "--store", sample.url)
+    assert done.code == 0
+    assert "1 batch (" in done.out
+    assert f"in {sample.path}.spool for this store" in done.out
+
+
+def test_nothing_is_migrated_twice_and_no_copy_is_made_for_nothing(sample: Sample, tmp_path: Path) -> None:
+    before = {file.name for file in tmp_path.iterdir()}
+    done = agl("store", "migrate", "--store", sample.url)
+    assert (done.code, done.err) == (0, "nothing to do\n")
+    assert done.out.splitlines()[0] == "0001 initial  applied"
+    assert {file.name for file in tmp_path.iterdir()} == before
+
+
+def test_pending_migrations_are_listed_without_a_change(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    path.touch()
+    done = agl("store", "migrate", "--dry-run", "--store", f"sqlite:///{path}")
+    assert done.code == 1
+    assert "0001 initial  pending" in done.out
+    assert path.stat().st_size == 0
+
+
+def test_a_migration_leaves_a_copy_of_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    path.touch()
+    done = agl("store", "migrate", "--json", "--store", f"sqlite:///{path}")
+    assert done.code == 0
+    document = json.loads(done.out)
+    assert [step["applied"] for step in document["migrations"]] == [True] * len(document["migrations"])
+    assert Path(document["backup"]).exists()
+    assert path.stat().st_size > 0
+    assert agl("store", "check", "--store", f"sqlite:///{path}").code == 0
+
+
+@pytest.mark.parametrize("action", ["check", "migrate"])
+def test_a_schema_from_the_future_is_left_alone(sample: Sample, action: str) -> None:
+    tamper(sample.path, "PRAGMA user_version = 99")
+    before = sample.path.read_bytes()
+    done = agl("store", action, "--store", sample.url)
+    assert (done.code, done.out) == (2, "")
+    assert "pip install --upgrade agentlightning-otel" in done.err
+    assert sample.path.read_bytes() == before
+
+
+def test_only_sqlite_stores_are_migrated() -> None:
+    done = agl("store", "migrate", "--store", "postgresql://host/db")
+    assert done.code == 2
+    assert "only sqlite:/// stores are migrated" in done.err

@@ -1,0 +1,518 @@
+"""The record of a call against what the engine sampled, for generated answers, chunkings, dialects and faults."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from agentlightning.codec.model_call import CODES, VALID, ModelCall, comparable
+from agentlightning.codec.openai_wire import decode
+from agentlightning.codec.raw_call import CallStart, Endpoint, RawCall
+from agentlightning.testing.fake_openai import (
+    Answer,
+    AnswerChoice,
+    Token,
+    ToolCallAnswer,
+    plain_answer,
+    streamed_answer,
+    tokens_of,
+)
+
+ASKED: dict[str, Any] = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "hi"}],
+    "return_token_ids": True,
+    "logprobs": True,
+}
+
+
+def start_of(chat: bool, stream: bool) -> CallStart:
+    path = "chat/completions" if chat else "completions"
+    return CallStart("chat" if chat else "text_completion", f"http://127.0.0.1:8000/v1/{path}", "m", stream)
+
+
+def raw_plain(
+    answer: Answer, request: Mapping[str, Any] = ASKED, *, chat: bool = True, **changes: Any
+) -> RawCall:
+    body = json.dumps({**plain_answer(answer, request, chat=chat), **changes.pop("fields", {})}).encode()
+    raw = RawCall(
+        start=start_of(chat, False),
+        request_body=json.dumps(request).encode(),
+        status=200,
+        content_type="application/json",
+        response_body=body,
+        complete=True,
+    )
+    return dataclasses.replace(raw, **changes)
+
+
+def events_of(answer: Answer, request: Mapping[str, Any] = ASKED, *, chat: bool = True) -> list[bytes]:
+    chunks = streamed_answer(answer, {**request, "stream": True}, chat=chat)
+    return [f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks] + [b"data: [DONE]\n\n"]
+
+
+def raw_stream(
+    answer: Answer, request: Mapping[str, Any] = ASKED, *, chat: bool = True, **changes: Any
+) -> RawCall:
+    raw = RawCall(
+        start=start_of(chat, True),
+        request_body=json.dumps({**request, "stream": True}).encode(),
+        status=200,
+        content_type="text/event-stream; charset=utf-8",
+        response_body=b"".join(events_of(answer, request, chat=chat)),
+        complete=True,
+    )
+    return dataclasses.replace(raw, **changes)
+
+
+def ids(choice: AnswerChoice) -> tuple[int, ...]:
+    return tuple(token.id for token in choice.tokens)
+
+
+def sampled_in(event: bytes) -> bool:
+    """Whether a chunk carries sampled tokens."""
+    if b"[DONE]" in event:
+        return False
+    found = json.loads(event.removeprefix(b"data: "))["choices"]
+    return any(c.get("token_ids") or c.get("provider_specific_fields", {}).get("token_ids") for c in found)
+
+
+tokens = st.lists(
+    st.builds(Token, st.text(max_size=4), st.integers(0, 200_000), st.floats(-50, 0)), max_size=8
+).map(tuple)
+choices = st.builds(
+    AnswerChoice,
+    tokens,
+    tool_calls=st.lists(
+        st.builds(ToolCallAnswer, st.text(min_size=1, max_size=5), st.text(max_size=12), st.text(min_size=1)),
+        max_size=2,
+    ).map(tuple),
+    finish_reason=st.sampled_from(["stop", "length", "tool_calls"]),
+)
+answers = st.builds(
+    Answer,
+    st.lists(choices, min_size=1, max_size=3).map(tuple),
+    st.lists(st.integers(0, 200_000), min_size=1, max_size=6).map(tuple),
+    dialect=st.sampled_from(["vllm", "litellm"]),
+    token_strings=st.booleans(),
+    show_usage=st.sampled_from(["always", "never"]),
+)
+chunkings = st.lists(st.integers(0, 4), max_size=8)
+
+
+def without_stream(call: ModelCall) -> ModelCall:
+    """Leave out what a stream may say differently: that it is one, and what the checks had to go on."""
+    issues = tuple(issue for issue in call.issues if issue.code != "usage_absent")
+    return dataclasses.replace(call, stream=False, issues=issues)
+
+
+@given(answers, st.booleans())
+def test_a1_to_a4_a_true_answer_is_recorded_token_by_token(answer: Answer, chat: bool) -> None:
+    call = decode(raw_plain(answer, chat=chat))
+    assert call.token_capture == VALID
+    assert call.prompt_token_ids == answer.prompt_token_ids
+    assert [choice.token_ids for choice in call.choices] == [ids(choice) for choice in answer.choices]
+    for choice, said in zip(call.choices, answer.choices, strict=True):
+        assert choice.logprobs == tuple(token.logprob for token in said.tokens)
+        assert choice.finish_reason == choice.finish_reason_raw == said.finish_reason
+    assert not call.partial
+
+
+@given(answers, st.booleans(), st.none() | chunkings, st.booleans())
+def test_a5_how_an_answer_is_cut_into_chunks_does_not_show_in_the_record(
+    answer: Answer, chat: bool, chunking: list[int] | None, interleave: bool
+) -> None:
+    streamed = dataclasses.replace(answer, chunking=chunking, interleave=interleave)
+    whole, cut = decode(raw_plain(answer, chat=chat)), decode(raw_stream(streamed, chat=chat))
+    assert without_stream(cut) == without_stream(whole)
+
+
+@given(answers, chunkings)
+def test_a5_an_engine_that_repeats_what_it_said_is_understood_where_usage_says_so(
+    answer: Answer, chunking: list[int]
+) -> None:
+    cumulative = dataclasses.replace(
+        answer, dialect="vllm", chunking=chunking, cumulative=True, show_usage="always"
+    )
+    plainly = dataclasses.replace(cumulative, logprobs="never")
+    call = decode(raw_stream(plainly))
+    assert call.token_capture == VALID
+    assert [choice.token_ids for choice in call.choices] == [ids(choice) for choice in answer.choices]
+
+
+@given(answers, st.booleans())
+def test_sglang_says_the_same_in_its_own_fields(answer: Answer, chat: bool) -> None:
+    sglang = dataclasses.replace(answer, dialect="sglang")
+    call = decode(raw_plain(sglang, chat=chat))
+    assert (call.token_capture, call.prompt_token_ids) == (VALID, answer.prompt_token_ids)
+    assert [choice.token_ids for choice in call.choices] == [ids(choice) for choice in answer.choices]
+
+
+@given(answers)
+def test_sglangs_extension_in_the_last_chunk_of_a_stream_is_read(answer: Answer) -> None:
+    # Without ids in the chunks, one whose text is empty does not come, and its log-probabilities neither.
+    assume(all(token.text for choice in answer.choices for token in choice.tokens))
+    asked = {**ASKED, "return_token_ids": False, "return_output_ids_in_sglext": True}
+    call = decode(raw_stream(dataclasses.replace(answer, dialect="sglang"), asked))
+    assert (call.token_capture, call.prompt_token_ids) == (VALID, answer.prompt_token_ids)
+    assert [choice.token_ids for choice in call.choices] == [ids(choice) for choice in answer.choices]
+
+
+def test_token_id_strings_alone_give_the_sampled_ids() -> None:
+    answer = Answer.of("one two", ids="never", token_strings=True)
+    call = decode(raw_plain(answer, fields={"prompt_token_ids": [1, 2, 3]}))
+    assert (call.token_capture, call.choices[0].token_ids) == (VALID, ids(answer.choices[0]))
+
+
+@given(answers, st.sampled_from(["prompt_tokens", "completion_tokens"]), st.integers(-3, 3), st.booleans())
+def test_a1_counts_that_differ_from_usage_make_a_call_untrainable(
+    answer: Answer, field: str, off: int, stream: bool
+) -> None:
+    right = (
+        len(answer.prompt_token_ids) if field == "prompt_tokens" else sum(map(len, map(ids, answer.choices)))
+    )
+    assume(off != 0 and right + off >= 0)
+    wrong = dataclasses.replace(answer, usage={field: right + off}, show_usage="always")
+    call = decode(raw_stream(wrong) if stream else raw_plain(wrong))
+    assert call.token_capture.startswith("invalid(")
+    assert call.choices[0].token_ids is not None
+
+
+@given(answers, st.data())
+def test_a1_a_chunk_that_is_lost_on_the_way_is_noticed(answer: Answer, data: st.DataObject) -> None:
+    events = events_of(dataclasses.replace(answer, show_usage="always"))
+    with_tokens = [number for number, event in enumerate(events) if sampled_in(event)]
+    assume(with_tokens)
+    lost = data.draw(st.sampled_from(with_tokens))
+    raw = raw_stream(answer, response_body=b"".join(event for n, event in enumerate(events) if n != lost))
+    assert decode(raw).token_capture != VALID
+
+
+BAD_LOGPROBS = {
+    -9999.0: "logprob_sentinel",
+    0.25: "logprob_positive",
+    math.inf: "logprob_not_finite",
+    -math.inf: "logprob_not_finite",
+    math.nan: "logprob_not_finite",
+    None: "logprob_missing",
+}
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize(("bad", "code"), BAD_LOGPROBS.items(), ids=str)
+def test_a3_a_log_probability_that_cannot_be_one_is_found(bad: float | None, code: str, chat: bool) -> None:
+    answer = Answer((AnswerChoice((Token("a", 5, -0.5), Token("b", 6, bad))),))
+    for raw in (raw_plain(answer, chat=chat), raw_stream(answer, chat=chat)):
+        assert decode(raw).token_capture == f"invalid({code})"
+
+
+@pytest.mark.parametrize("bad", [True, -1, 1.5, "7", None, [1]])
+def test_a3_a_token_id_that_cannot_be_one_is_found(bad: Any) -> None:
+    answer = Answer((AnswerChoice((Token("a", 5), Token("b", bad))),))
+    assert decode(raw_plain(answer)).token_capture == "invalid(token_id_type)"
+    with_prompt = Answer((AnswerChoice((Token("a", 5),)),), (1, bad))
+    assert decode(raw_plain(with_prompt)).token_capture == "invalid(token_id_type)"
+
+
+def test_a2_log_probabilities_of_another_length_are_found_and_absent_ones_are_not_comparable() -> None:
+    answer = Answer.of("one two")
+    found = plain_answer(answer, ASKED, chat=True)
+    found["choices"][0]["logprobs"]["content"].pop()
+    raw = raw_plain(answer, response_body=json.dumps(found).encode())
+    assert decode(raw).token_capture == "invalid(logprob_length)"
+    absent = decode(raw_plain(Answer.of("one two", logprobs="never")))
+    assert (absent.token_capture, absent.choices[0].logprobs, comparable(absent)) == (
+        VALID,
+        None,
+        "no_logprobs",
+    )
+
+
+@given(answers, st.data())
+def test_a4_token_strings_that_are_shifted_against_the_ids_are_found(
+    answer: Answer, data: st.DataObject
+) -> None:
+    strings = dataclasses.replace(answer, token_strings=True)
+    found = plain_answer(strings, ASKED, chat=True)
+    choice = data.draw(st.integers(0, len(found["choices"]) - 1))
+    entries = found["choices"][choice]["logprobs"]["content"]
+    shifted = [entry["token"] for entry in entries[1:] + entries[:1]]
+    assume(shifted != [entry["token"] for entry in entries])
+    for entry, token in zip(entries, shifted, strict=True):
+        entry["token"] = token
+    call = decode(raw_plain(strings, response_body=json.dumps(found).encode()))
+    assert call.token_capture == "invalid(token_string_mismatch)"
+    assert call.choices[choice].token_capture == "invalid(token_string_mismatch)"
+    assert all(each.token_capture == VALID for each in call.choices if each.index != choice)
+
+
+def test_two_fields_that_name_different_ids_are_found() -> None:
+    answer = Answer.of("one two")
+    found = plain_answer(answer, ASKED, chat=True)
+    found["choices"][0]["response_token_ids"] = [1, 2]
+    raw = raw_plain(answer, response_body=json.dumps(found).encode())
+    assert decode(raw).token_capture == "invalid(sources_disagree)"
+
+
+def test_choices_with_different_prompts_and_choices_without_ids_are_found() -> None:
+    answer = Answer((AnswerChoice(tokens_of("a b")), AnswerChoice(tokens_of("c"))))
+    found = plain_answer(answer, ASKED, chat=True)
+    found["choices"][1]["prompt_token_ids"] = [7]
+    raw = raw_plain(answer, response_body=json.dumps(found).encode())
+    assert decode(raw).token_capture == "invalid(prompt_ids_differ)"
+    del found["choices"][1]["prompt_token_ids"], found["choices"][1]["token_ids"]
+    raw = raw_plain(answer, response_body=json.dumps(found).encode())
+    assert decode(raw).token_capture == "invalid(choice_without_ids)"
+
+
+@given(answers, st.data())
+def test_a8_a_stream_that_is_cut_keeps_the_ids_that_came_and_is_partial(
+    answer: Answer, data: st.DataObject
+) -> None:
+    body = b"".join(events_of(answer))
+    finished = body.rindex(b'"finish_reason": "')
+    cut = data.draw(st.integers(0, finished))
+    call = decode(raw_stream(answer, response_body=body[:cut], complete=False))
+    assert call.partial
+    assert call.token_capture != VALID
+    for choice in call.choices:
+        sampled = ids(answer.choices[choice.index])
+        kept = choice.token_ids or ()
+        assert kept == sampled[: len(kept)]
+
+
+def test_a8_finish_reasons_are_normalised_and_kept() -> None:
+    known = {
+        "stop": "stop",
+        "length": "length",
+        "tool_calls": "tool_calls",
+        "function_call": "tool_calls",
+        "content_filter": "content_filter",
+        "abort": "abort",
+        "something_new": None,
+    }
+    for raw, normalised in known.items():
+        choice = decode(raw_plain(Answer((AnswerChoice(tokens_of("a"), finish_reason=raw),)))).choices[0]
+        assert (choice.finish_reason_raw, choice.finish_reason) == (raw, normalised)
+
+
+def test_a8_an_agent_that_leaves_and_a_server_that_breaks_are_told_apart() -> None:
+    answer = Answer.of("one two three")
+    body = b"".join(events_of(answer)[:3])
+    left = decode(raw_stream(answer, response_body=body, complete=False))
+    broken = decode(
+        raw_stream(answer, response_body=body, complete=False, error="RemoteProtocolError: peer closed")
+    )
+    said = body + b'data: {"error": {"message": "out of memory", "type": "server_error"}}\n\ndata: [DONE]\n\n'
+    failed = decode(raw_stream(answer, response_body=said))
+    assert [call.choices[0].finish_reason for call in (left, broken, failed)] == ["abort", "error", "error"]
+    assert [call.token_capture for call in (left, broken, failed)] == ["invalid(partial)"] * 3
+    assert (left.error, failed.error) == (None, "server_error")
+
+
+def test_a_stream_that_is_closed_after_its_last_token_is_whole() -> None:
+    answer = Answer.of("one two three")
+    events = [event for event in events_of(answer) if b"[DONE]" not in event]
+    assert decode(raw_stream(answer, response_body=b"".join(events), complete=False)).token_capture == VALID
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 4), st.integers(-1, 1), st.booleans()
+)
+def test_a9_versions_must_tile_the_sampled_tokens(
+    lengths: list[int], which: int, off: int, stream: bool
+) -> None:
+    spans, position = [], 0
+    for number, length in enumerate(lengths):
+        spans.append((f"v{number}", position, position + length))
+        position += length
+    tiles = all(length > 0 for length in lengths) or position == 0
+    which %= len(spans)
+    spans[which] = (spans[which][0], spans[which][1], spans[which][2] + off)
+    sampled = tuple(Token("x", number) for number in range(position))
+    answer = Answer((AnswerChoice(sampled, versions=tuple(spans)),))
+    call = decode(raw_stream(answer) if stream else raw_plain(answer))
+    assert call.token_capture == (VALID if tiles and off == 0 else "invalid(versions)")
+    if off == 0:
+        assert [(p.version, p.start, p.end) for p in call.choices[0].policy] == spans
+
+
+def test_a9_sglangs_versions_are_those_of_the_whole_answer() -> None:
+    versions = (("7", 0, 1), ("8", 1, 3))
+    answer = Answer((AnswerChoice(tokens_of("a b c"), versions=versions),), dialect="sglang")
+    call = decode(raw_plain(answer))
+    assert [(p.version, p.start, p.end) for p in call.choices[0].policy] == list(versions)
+    single = decode(raw_plain(Answer.of("a b"), fields={"metadata": {"weight_version": "9"}}))
+    assert [(p.version, p.start, p.end) for p in single.choices[0].policy] == [("9", 0, 2)]
+
+
+# -- A7
+
+
+def call_with(kind: Any = "unknown", endpoint: Mapping[str, Any] | None = None, **sampling: Any) -> ModelCall:
+    known = Endpoint("http://127.0.0.1:8000/v1", endpoint or {}, kind)
+    return decode(raw_plain(Answer.of("one two"), {**ASKED, **sampling}, endpoint=known))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampling", "reason"),
+    [
+        ("unknown", {}, None),
+        ("raw", {"temperature": 1}, None),
+        ("raw", {"temperature": 0.7}, "temperature"),
+        ("unknown", {"temperature": 1.2}, "temperature"),
+        ("processed", {"temperature": 0.7}, None),
+        ("processed", {"temperature": 0}, "temperature_zero"),
+        ("processed", {"top_p": 0.9}, "truncated_sampling"),
+        ("processed", {"top_p": 1, "top_k": -1, "min_p": 0}, None),
+        ("processed", {"top_k": 20}, "truncated_sampling"),
+        ("raw", {"frequency_penalty": 0.1}, "penalised_sampling"),
+        ("processed", {"repetition_penalty": 1.0}, None),
+        ("processed", {"repetition_penalty": 1.05}, "penalised_sampling"),
+        ("processed", {"logit_bias": {"5": 1}}, "penalised_sampling"),
+        ("processed", {"logit_bias": {}}, None),
+        ("processed", {"response_format": {"type": "json_object"}}, "constrained_sampling"),
+        ("processed", {"response_format": {"type": "text"}, "tool_choice": "auto"}, None),
+        ("processed", {"tool_choice": "required"}, "constrained_sampling"),
+        ("processed", {"best_of": 3}, "beam_search"),
+        ("processed", {"temperature": "warm"}, "sampling_unreadable"),
+        ("processed", {"temperature": None}, None),
+    ],
+)
+def test_a7_comparable_only_where_a_trainer_would_recompute_the_same(
+    kind: Any, sampling: dict[str, Any], reason: str | None
+) -> None:
+    assert comparable(call_with(kind, **sampling)) == reason
+
+
+def test_a7_requested_beats_the_endpoint_beats_the_documented_defaults() -> None:
+    call = call_with("processed", {"temperature": 0.6, "top_p": 0.8}, temperature=0.9)
+    assert call.sampling_requested["temperature"] == 0.9
+    assert "top_p" not in call.sampling_requested
+    assert (call.sampling_effective["temperature"], call.sampling_effective["top_p"]) == (0.9, 0.8)
+    assert call.sampling_effective["presence_penalty"] == 0.0
+    assert [i.detail for i in call.issues if i.code == "sampling_assumed"] == [
+        "frequency_penalty, presence_penalty"
+    ]
+
+
+# -- what is no answer at all
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"status": None, "error": "ConnectError: refused", "response_body": b""}, "none(no_response)"),
+        ({"status": 500, "response_body": b"oops"}, "none(http_error)"),
+        ({"status": 429, "response_body": b'{"error": {"message": "slow"}}'}, "none(http_error)"),
+        ({"response_body": b""}, "invalid(malformed)"),
+        ({"response_body": b"[]"}, "invalid(malformed)"),
+        ({"response_body": b'{"choices": [{"index": 0', "complete": False}, "invalid(partial)"),
+        ({"response_body": b"{}"}, "none(no_choices)"),
+        ({"response_body": b'{"choices": [1, null]}'}, "none(no_choices)"),
+        ({"content_encoding": "zz"}, "invalid(encoding)"),
+        ({"content_encoding": "gzip"}, "invalid(encoding)"),
+        ({"notes": ("body_truncated",)}, "invalid(body_truncated)"),
+    ],
+)
+def test_what_cannot_be_read_is_marked(changes: dict[str, Any], verdict: str) -> None:
+    call = decode(raw_plain(Answer.of("one"), **changes))
+    assert call.token_capture == verdict
+    assert call.capture_code in CODES
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (Answer.of("one", ids="never"), "none(no_token_ids)"),
+        (Answer.of("one", dialect="openai", ids="always"), "none(no_token_ids)"),
+        (Answer.of("", ids="always"), VALID),
+    ],
+)
+def test_an_answer_without_ids_is_no_failure(answer: Answer, verdict: str) -> None:
+    assert decode(raw_plain(answer)).token_capture == verdict
+
+
+def test_ids_of_one_side_only_are_not_enough() -> None:
+    found = plain_answer(Answer.of("one two"), ASKED, chat=True)
+    del found["prompt_token_ids"]
+    raw = raw_plain(Answer.of("one two"), response_body=json.dumps(found).encode())
+    assert decode(raw).token_capture == "none(no_prompt_token_ids)"
+    only_prompt = raw_plain(Answer.of("one two", ids="never"), fields={"prompt_token_ids": [1, 2, 3]})
+    assert decode(only_prompt).token_capture == "none(no_response_token_ids)"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, identity", "raw deflate"])
+def test_compressed_bodies_are_read_also_when_cut(encoding: str) -> None:
+    raw = raw_stream(Answer.of("one two three"))
+    name = encoding.removeprefix("raw ")
+    body = zlib.compress(raw.response_body) if name == "deflate" else gzip.compress(raw.response_body)
+    if encoding == "raw deflate":
+        body = body[2:-4]
+    whole = dataclasses.replace(raw, response_body=body, content_encoding=name)
+    assert decode(whole).token_capture == VALID
+    cut = dataclasses.replace(whole, response_body=body[: len(body) * 3 // 4], complete=False)
+    assert decode(cut).token_capture != VALID
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+field_names = st.sampled_from(
+    [
+        "choices", "message", "delta", "token_ids", "response_token_ids", "prompt_token_ids", "logprobs", "content",
+        "token_logprobs", "tokens", "usage", "prompt_tokens", "index", "tool_calls", "function", "arguments", "text",
+        "finish_reason", "weight_versions", "metadata", "sglext", "output_ids", "input_ids", "error", "messages",
+        "provider_specific_fields", "n", "tools", "temperature", "stream_options", "role", "id", "model",
+    ]
+)  # fmt: skip
+api_values = st.recursive(
+    json_values, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(field_names, inner, max_size=6)
+)
+
+
+@given(api_values, api_values, st.booleans(), st.sampled_from([None, 200, 400]), st.booleans())
+def test_no_json_makes_it_raise_or_gives_more_than_none_or_a_verdict(
+    request: Any, response: Any, stream: bool, status: int | None, complete: bool
+) -> None:
+    body = json.dumps(response).encode()
+    raw = RawCall(
+        start=start_of(chat=True, stream=stream),
+        request_body=json.dumps(request).encode(),
+        status=status,
+        content_type="text/event-stream" if stream else "application/json",
+        response_body=b"data: " + body + b"\n\n" if stream else body,
+        complete=complete,
+    )
+    call = decode(raw)
+    assert call.token_capture == VALID or call.capture_code in CODES
+    assert all(issue.code in CODES for issue in call.issues)
+
+
+@given(st.binary(), st.binary(), st.text(max_size=20), st.text(max_size=10))
+def test_no_bytes_make_it_raise(request: bytes, response: bytes, content_type: str, encoding: str) -> None:
+    raw = RawCall(
+        start=start_of(chat=True, stream=True),
+        request_body=request,
+        status=200,
+        content_type=content_type,
+        content_encoding=encoding,
+        response_body=response,
+    )
+    assert decode(raw).token_capture != VALID
+
+
+def test_json_that_is_nested_deeper_than_python_goes_does_not_raise() -> None:
+    raw = raw_plain(Answer.of("one"), response_body=b'{"choices":' + b"[" * 100_000, complete=True)
+    assert decode(raw).token_capture == "invalid(malformed)"

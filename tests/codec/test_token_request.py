@@ -1,0 +1,143 @@
+"""What was added is taken out, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentlightning.codec.token_request import (
+    INCLUDE_USAGE,
+    LOGPROBS,
+    RETURN_TOKEN_IDS,
+    EventStripper,
+    ask,
+    strip_body,
+)
+
+ALL = frozenset({RETURN_TOKEN_IDS, LOGPROBS, INCLUDE_USAGE})
+text = st.text(max_size=6)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+)
+objects = st.dictionaries(text, values, max_size=4)
+layouts = st.sampled_from([{"separators": (",", ":")}, {}, {"indent": 1}, {"ensure_ascii": False}])
+
+
+@st.composite
+def with_and_without(draw: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An answer with what was added, in any place, and the same without it."""
+
+    def mixed(base: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+        items = draw(st.permutations(list({**base, **added}.items())))
+        return dict(items)
+
+    choices, clean = [], []
+    for _ in range(draw(st.integers(0, 3))):
+        base = draw(objects)
+        ids = draw(st.lists(st.integers(0, 9), max_size=3))
+        choice = mixed(base, {"token_ids": ids, "logprobs": {"content": draw(values)}})
+        choices.append(choice)
+        clean.append({**{k: v for k, v in choice.items() if k != "token_ids"}, "logprobs": None})
+    base = {**draw(objects), "choices": choices}
+    whole = mixed(base, {"prompt_token_ids": [1, 2]})
+    stripped = copy.deepcopy({k: v for k, v in whole.items() if k != "prompt_token_ids"})
+    stripped["choices"] = [{key: each[key] for key in each} for each in clean]
+    return whole, stripped
+
+
+@given(with_and_without(), layouts)
+def test_a_plain_answer_is_what_it_would_have_been_byte_for_byte(
+    pair: tuple[dict[str, Any], dict[str, Any]], layout: dict[str, Any]
+) -> None:
+    whole, stripped = (json.dumps(each, **layout) for each in pair)
+    assert strip_body(whole.encode(), ALL).decode() == stripped
+
+
+@given(
+    st.lists(with_and_without(), max_size=4),
+    layouts,
+    st.data(),
+    st.sampled_from(["\n\n", "\r\n\r\n", "\r\r"]),
+)
+def test_a_stream_is_what_it_would_have_been_however_it_arrives(
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]], layout: dict[str, Any], data: st.DataObject, end: str
+) -> None:
+    layout = {key: value for key, value in layout.items() if key != "indent"}
+    whole = (
+        "".join(f"data: {json.dumps(each, **layout)}{end}" for each, _ in pairs)
+        + f": ping{end}data: [DONE]{end}"
+    )
+    stripped = "".join(f"data: {json.dumps(each, **layout)}{end}" for _, each in pairs)
+    body, passed, position = whole.encode(), b"", 0
+    stripper = EventStripper(frozenset({RETURN_TOKEN_IDS, LOGPROBS}))
+    while position < len(body):
+        size = data.draw(st.integers(1, 60))
+        passed += stripper.feed(body[position : position + size])
+        position += size
+    assert (passed + stripper.finish()).decode() == f"{stripped}: ping{end}data: [DONE]{end}"
+
+
+@given(st.binary(max_size=60))
+def test_what_is_no_json_passes_as_it_is(body: bytes) -> None:
+    assert strip_body(b"x" + body, ALL) == b"x" + body
+    stripper = EventStripper(ALL)
+    assert stripper.feed(b"event: x" + body) + stripper.finish() == b"event: x" + body
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_an_answer_that_is_cut_passes_as_it_is(cut: int) -> None:
+    body = json.dumps({"prompt_token_ids": [1], "choices": [{"token_ids": [1], "text": "}"}]}).encode()[:-cut]
+    assert strip_body(body, ALL) == body
+
+
+def test_usage_is_taken_out_of_chunks_and_the_chunk_that_is_usage_alone_does_not_pass() -> None:
+    chunks = [
+        {"choices": [{"delta": {"content": "a"}}], "usage": None},
+        {"choices": [], "usage": {"prompt_tokens": 1}, "id": "x"},
+        {"choices": [], "usage": {"prompt_tokens": 1}, "sglext": {}},
+    ]
+    stripper = EventStripper(frozenset({INCLUDE_USAGE}))
+    passed = b"".join(stripper.feed(f"data: {json.dumps(chunk)}\n\n".encode()) for chunk in chunks)
+    assert (
+        passed
+        == b'data: {"choices": [{"delta": {"content": "a"}}]}\n\ndata: {"choices": [], "sglext": {}}\n\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("operation", "request_", "added", "body"),
+    [
+        ("chat", {}, {RETURN_TOKEN_IDS, LOGPROBS}, {"return_token_ids": True, "logprobs": True}),
+        ("chat", {"stream": True, "return_token_ids": True, "logprobs": True}, {INCLUDE_USAGE}, None),
+        ("chat", {"return_token_ids": True, "logprobs": True, "top_logprobs": None}, set(), None),
+        ("text_completion", {"logprobs": 0}, {RETURN_TOKEN_IDS}, {"return_token_ids": True, "logprobs": 0}),
+        (
+            "text_completion",
+            {"logprobs": None},
+            {RETURN_TOKEN_IDS, LOGPROBS},
+            {"return_token_ids": True, "logprobs": 0},
+        ),
+        (
+            "chat",
+            {"stream": True, "stream_options": {"include_usage": False, "continuous_usage_stats": True}},
+            {RETURN_TOKEN_IDS, LOGPROBS, INCLUDE_USAGE},
+            None,
+        ),
+    ],
+)
+def test_only_what_the_agent_did_not_ask_for_is_added(
+    operation: Any, request_: dict[str, Any], added: set[str], body: dict[str, Any] | None
+) -> None:
+    before = copy.deepcopy(request_)
+    asking, names = ask(request_, operation)
+    assert names == added
+    assert request_ == before
+    if body is not None:
+        assert json.loads(asking) == body

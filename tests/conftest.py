@@ -1,0 +1,118 @@
+"""The run is strict: no setting of the machine reaches a test, and no test leaves a thread or a file behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, settings
+
+from agentlightning.instrumentation.guard import reraise
+from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.testing import wait_until
+from agentlightning.tracer import OtelTracer
+
+# A slow machine is not a failing example; the whole run has a time limit of its own.
+settings.register_profile(
+    "test",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("test")
+
+SCRUBBED_PREFIXES = ("AGL_", "OTEL_", "AGENTOPS_")
+SCRUBBED = frozenset(
+    {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY", "OPENAI_API_KEY", "OPENAI_BASE_URL"}
+)
+
+SHARED_THREADS = (
+    "asyncio_",  # the default executor of an event loop: it ends with its loop
+    "ThreadPoolExecutor-",  # idle workers of an executor that its owner shut down without waiting
+    "pydevd",
+    "tqdm",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Explain failures of the public suite; leave long forms out unless somebody asks for them with ``-m``."""
+    pytest.register_assert_rewrite("agentlightning.testing.store_contract")
+    if not config.option.markexpr:
+        config.option.markexpr = "not soak"
+
+
+@pytest.fixture(autouse=True)
+def _scrubbed_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(SCRUBBED_PREFIXES) or name.upper() in SCRUBBED:
+            del os.environ[name]
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def _threads() -> set[threading.Thread]:
+    return {
+        thread
+        for thread in threading.enumerate()
+        if thread.is_alive() and not thread.name.startswith(SHARED_THREADS)
+    }
+
+
+def _files() -> set[tuple[str, str]]:
+    """Open regular files and sockets of this process: (descriptor, what it points to)."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except OSError:  # closed meanwhile: the descriptor of this very scan
+            continue
+        if target.startswith("socket:") or (target.startswith("/") and Path(target).is_file()):
+            found.add((entry.name, target))
+        elif target.startswith("/") and target.endswith(" (deleted)"):
+            found.add((entry.name, target))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _leak_detector(_scrubbed_environment: None) -> Iterator[None]:
+    threads, files = _threads(), _files()
+    yield
+
+    def clean() -> bool:
+        if _threads() <= threads and _files() <= files:
+            return True
+        gc.collect()
+        return False
+
+    try:
+        wait_until(clean, deadline=3.0)
+    except TimeoutError:
+        left = sorted(thread.name for thread in _threads() - threads) + sorted(
+            target for _, target in _files() - files
+        )
+        pytest.fail(f"left behind by this test: {left}")
+
+
+@pytest_asyncio.fixture
+async def store() -> AsyncIterator[LightningStore]:
+    """A store in memory."""
+    async with InMemoryLightningStore() as opened:
+        yield opened
+
+
+@pytest.fixture
+def tracer(store: LightningStore) -> Iterator[OtelTracer]:
+    """A worker that records into the store; errors of ours in user code come out, and no flush is given up."""
+    tracer = OtelTracer(policy=reraise, flush_timeout=60)
+    tracer.init()
+    tracer.init_worker(0, store)
+    yield tracer
+    tracer.teardown_worker(0)
+    tracer.teardown()

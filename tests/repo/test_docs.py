@@ -1,0 +1,115 @@
+"""The documentation as published: generated parts are current, links lead somewhere, marked code runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agentlightning import LightningEnvVar, SqliteLightningStore, errors
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md")) + [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+]
+BLOCK = re.compile(
+    r"^```(?P<lang>\w+) (?P<what>run|file=(?P<name>\S+))\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+LINK = re.compile(r"\]\((?!https?://)(?P<target>[^)\s]+)\)")
+HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
+RUNNABLE = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors as GitHub makes them: lower case, punctuation gone, blanks to dashes."""
+    headings = [match["text"] for match in HEADING.finditer(page.read_text(encoding="utf-8"))]
+    return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in headings}
+
+
+def test_generated_parts_are_current() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "_docs.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    for match in LINK.finditer(page.read_text(encoding="utf-8")):
+        name, _, anchor = match["target"].partition("#")
+        target = (page.parent / name) if name else page
+        assert target.exists(), match["target"]
+        if anchor:
+            assert anchor in anchors(target), match["target"]
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    linked = {(DOCS / match["target"].partition("#")[0]).resolve() for match in LINK.finditer(index)}
+    assert {page for page in DOCS.rglob("*.md") if page.name != "README.md"} == linked
+
+
+def test_every_setting_and_every_error_code_is_in_the_reference() -> None:
+    settings = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    codes = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
+    for variable in LightningEnvVar:
+        assert f"`{variable.value}`" in settings
+    for value in vars(errors).values():
+        if isinstance(value, type) and issubclass(value, errors.LightningError):
+            assert f"`{value.code}`" in codes
+
+
+def query_empty_store(statement: str, path: Path) -> None:
+    asyncio.run(SqliteLightningStore(path).close())
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement).fetchall()
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=page_id)
+def test_marked_code_runs(page: Path, tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        if block["name"]:
+            (tmp_path / block["name"]).write_text(block["text"], encoding="utf-8")
+            continue
+        if block["lang"] == "sql":
+            query_empty_store(block["text"], tmp_path / "docs.db")
+            continue
+        if block["lang"] == "python":
+            command = [sys.executable, "-W", "error", "-c", block["text"]]
+        else:
+            command = ["bash", "-euo", "pipefail", "-c", block["text"]]
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block['text']}\n{done.stdout}{done.stderr}"
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    text = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", text)
+    planned = {"server/", "gateway/"}
+    missing = [
+        name for name in named if name not in planned and not (ROOT / "agentlightning" / name).exists()
+    ]
+    assert missing == []

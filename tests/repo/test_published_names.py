@@ -1,0 +1,141 @@
+"""What each entry must not load, and that every published name is there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import agentlightning
+
+HEAVY = {
+    "agentops",
+    "fastapi",
+    "flask",
+    "httpx",
+    "matplotlib",
+    "numpy",
+    "openai",
+    "opentelemetry",
+    "psycopg",
+    "pyarrow",
+    "pydantic",
+    "pytest",
+    "requests",
+    "rich",
+    "setproctitle",
+    "torch",
+    "uvicorn",
+}
+
+PACKAGES = sorted(
+    ["agentlightning"]
+    + [
+        info.name
+        for info in pkgutil.walk_packages(agentlightning.__path__, "agentlightning.")
+        if info.ispkg and ".startup" not in info.name
+    ]
+)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level packages in ``sys.modules`` after a statement in a fresh interpreter."""
+    code = f"import sys, json\n{statement}\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    ("statement", "may_load"),
+    [
+        ("import agentlightning", set()),
+        ("import agentlightning.semconv", set()),
+        ("import agentlightning.errors", set()),
+        ("import agentlightning.env_var", set()),
+        ("import agentlightning.store", set()),
+        ("import agentlightning.tracer", set()),
+        ("import agentlightning.emitter", set()),
+        ("import agentlightning.adapter", set()),
+        ("import agentlightning.testing", set()),
+        ("import agentlightning.types", {"pydantic"}),
+        ("import agentlightning.cli", set()),
+        ("from agentlightning.cli.entry import build_parser; build_parser().format_help()", set()),
+        ("from agentlightning import open_store", {"pydantic"}),
+        ("from agentlightning import SqliteLightningStore", {"pydantic"}),
+        ("from agentlightning import OtelTracer", {"opentelemetry", "pydantic", "setproctitle"}),
+        ("from agentlightning import TracerTraceToTriplet", {"opentelemetry", "pydantic"}),
+        ("from agentlightning import emit_reward", {"opentelemetry", "pydantic", "setproctitle"}),
+        ("import agentlightning.cli.stats", {"pydantic"}),
+        ("import agentlightning.cli.rollouts", {"opentelemetry", "pydantic", "setproctitle"}),
+        ("import agentlightning.cli.run", {"pydantic"}),
+    ],
+)
+def test_an_entry_loads_nothing_heavy_that_it_does_not_need(statement: str, may_load: set[str]) -> None:
+    assert loaded_by(statement) & HEAVY <= may_load
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_name_of_all_resolves(package: str) -> None:
+    module = importlib.import_module(package)
+    missing = {}
+    for name in getattr(module, "__all__", []):
+        try:
+            getattr(module, name)
+        except (AttributeError, ImportError) as error:
+            missing[name] = str(error)
+    assert missing == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_name_means_the_same_whatever_was_imported_before(package: str) -> None:
+    """A submodule of the same name would take the place of a lazy name as soon as it is imported."""
+    everything = f"import importlib, pkgutil, types; p = importlib.import_module({package!r})"
+    everything += (
+        "; [importlib.import_module(f'{p.__name__}.{m.name}') for m in pkgutil.iter_modules(p.__path__)]"
+    )
+    shadowed = "[n for n in p.__all__ if type(getattr(p, n)) is types.ModuleType]"
+    code = f"{everything}; print({shadowed} if hasattr(p, '__all__') else [])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_names_each_name_once_and_dir_has_it(package: str) -> None:
+    module = importlib.import_module(package)
+    published = list(getattr(module, "__all__", []))
+    assert set(published) <= set(dir(module))
+    assert len(published) == len(set(published))
+
+
+def test_a_name_that_is_not_published_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing_of_this_name'"):
+        _ = agentlightning.nothing_of_this_name
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    from importlib.metadata import version
+
+    assert agentlightning.__version__ == version("agentlightning-otel")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_type_checkers_see_the_names_that_resolve_on_first_use(package: str) -> None:
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    if not any(isinstance(node, ast.Attribute) and node.attr == "attach" for node in ast.walk(tree)):
+        return
+    seen = {
+        alias.asname
+        for node in tree.body
+        if isinstance(node, ast.If)
+        for statement in node.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    assert seen == set(module.__all__)

@@ -1,0 +1,48 @@
+"""The fast way of building values gives what pydantic gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+from agentlightning.types import Span, SpanContext
+from agentlightning.types.tracer import build
+
+
+def test_a_built_model_is_what_pydantic_constructs() -> None:
+    values: dict[str, Any] = {
+        "trace_id": "1" * 32,
+        "span_id": "2" * 16,
+        "is_remote": False,
+        "trace_state": {"a": "b"},
+    }
+    built, constructed = build(SpanContext, dict(values)), SpanContext.model_construct(**values)
+    assert built == constructed == SpanContext(**values)
+    assert built.model_dump() == constructed.model_dump()
+    assert built.model_fields_set == constructed.model_fields_set
+    assert built.model_copy(update={"is_remote": True}).is_remote
+    assert repr(built) == repr(constructed)
+
+
+def test_a_copied_span_survives_validation_unchanged() -> None:
+    provider = TracerProvider(resource=Resource.create({"service.name": "s"}), shutdown_on_exit=False)
+    tracer = provider.get_tracer("t")
+    parent = tracer.start_span("parent")
+    link = trace.Link(parent.get_span_context(), {"why": "because"})
+    span = tracer.start_span(
+        "child", context=trace.set_span_in_context(parent), attributes={"a": (1, 2), "b": True}, links=[link]
+    )
+    span.add_event("event", {"k": "v"})
+    span.set_status(trace.Status(trace.StatusCode.ERROR, "broken"))
+    span.end()
+    copied = Span.from_opentelemetry(span, "ro", "at", 3)  # type: ignore[arg-type]
+    assert Span(**copied.model_dump()) == copied
+    assert copied.attributes == {"a": [1, 2], "b": True}
+    assert copied.parent_id == copied.links[0].context.span_id
+    assert copied.links[0].attributes == {"why": "because"}
+    assert (copied.status.status_code, copied.status.description) == ("ERROR", "broken")
+    assert copied.resource.attributes["service.name"] == "s"
+    assert (copied.end_time or 0) >= (copied.start_time or 0) > 1_700_000_000

@@ -18,13 +18,15 @@ from agentlightning.testing import wait_until
 from agentlightning.tracer import OtelTracer
 
 # A slow machine is not a failing example; the whole run has a time limit of its own.
+# The short run draws the same examples each time, so that it fails for a change and not by chance; the long one
+# draws new ones.
 settings.register_profile(
-    "test",
+    "soak",
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-settings.load_profile("test")
+settings.register_profile("test", parent=settings.get_profile("soak"), derandomize=True)
 
 SCRUBBED_PREFIXES = ("AGL_", "OTEL_", "AGENTOPS_")
 SCRUBBED = frozenset(
@@ -44,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     pytest.register_assert_rewrite("agentlightning.testing.store_contract")
     if not config.option.markexpr:
         config.option.markexpr = "not soak"
+    settings.load_profile("soak" if config.option.markexpr == "soak" else "test")
 
 
 @pytest.fixture(autouse=True)

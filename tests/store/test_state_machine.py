@@ -320,8 +320,15 @@ class Twins(RuleBasedStateMachine):
         self.sent.update(made)
         return multiple(*made)
 
-    @rule(keys=st.lists(spans, min_size=1, max_size=3), open_again=st.booleans())
-    def send_again(self, keys: List[Tuple[str, str, str]], open_again: bool) -> None:
+    # A bundle inside another strategy is drawn from even when it is empty, which throws the whole example away.
+    # A rule with an argument of its own from the bundle is only chosen when there is something in it.
+
+    @rule(key=spans, more=st.lists(spans, max_size=2), open_again=st.booleans())
+    def send_again(
+        self, key: Tuple[str, str, str], more: List[Tuple[str, str, str]], open_again: bool
+    ) -> None:
+        keys = [key, *more]
+
         def command(store: LightningStore, ids: Callable[[str], str]) -> Awaitable[Any]:
             batch = [self.span(key, ids, {"again": True}, 0) for key in keys]
             if open_again:
@@ -370,10 +377,12 @@ class Twins(RuleBasedStateMachine):
             end_time=2000.0,
         )
 
-    @rule(keys=st.lists(attempts, min_size=1, max_size=3))
-    def reserve(self, keys: List[Tuple[str, str]]) -> None:
+    @rule(attempt=attempts, more=st.lists(attempts, max_size=2))
+    def reserve(self, attempt: Tuple[str, str], more: List[Tuple[str, str]]) -> None:
         self.both(
-            lambda store, ids: store.get_many_span_sequence_ids([(ids(key[0]), ids(key[1])) for key in keys])
+            lambda store, ids: store.get_many_span_sequence_ids(
+                [(ids(key[0]), ids(key[1])) for key in [attempt, *more]]
+            )
         )
 
     @rule(text=WORDS)
@@ -406,12 +415,18 @@ class Twins(RuleBasedStateMachine):
 
     @rule(
         status_in=st.none() | st.lists(ROLLOUT_STATUSES, max_size=3),
-        wanted=st.none() | st.lists(rollouts, max_size=3),
+        rollout=rollouts,
+        wanted=st.none() | st.lists(rollouts, max_size=2),
+        one=st.booleans(),
         logic=st.sampled_from(["and", "or"]),
         sort_by=st.sampled_from([None, "start_time", "end_time", "status", "mode"]),
         page=PAGES,
     )
-    def query_rollouts(self, status_in: Any, wanted: Any, logic: Any, sort_by: Any, page: Any) -> None:
+    def query_rollouts(
+        self, status_in: Any, rollout: str, wanted: Any, one: bool, logic: Any, sort_by: Any, page: Any
+    ) -> None:
+        if wanted is not None and one:
+            wanted = [rollout, *wanted]
         self.both(
             lambda store, ids: store.query_rollouts(
                 status_in=status_in,
@@ -448,11 +463,17 @@ class Twins(RuleBasedStateMachine):
             )
         )
 
-    @rule(names=st.lists(rollouts, max_size=4))
-    def wait(self, names: List[str]) -> None:
+    @rule(rollout=rollouts, more=st.lists(rollouts, max_size=3))
+    def wait(self, rollout: str, more: List[str]) -> None:
         self.both(
-            lambda store, ids: store.wait_for_rollouts(rollout_ids=[ids(name) for name in names], timeout=0)
+            lambda store, ids: store.wait_for_rollouts(
+                rollout_ids=[ids(name) for name in [rollout, *more]], timeout=0
+            )
         )
+
+    @rule()
+    def wait_for_nothing(self) -> None:
+        self.both(lambda store, _: store.wait_for_rollouts(rollout_ids=[], timeout=0))
 
 
 def claims(claimed: Any) -> Any:

@@ -22,6 +22,8 @@
     │   ├── TracerNotReady
     │   └── ActiveTracerError
     ├── ContextArgumentsError (ValueError)
+    ├── NotAnExportRequest (ValueError)
+    ├── AgentOpsServerError (RuntimeError)
     └── MissingExtra (ImportError)
 
 Each class has a stable ``code`` and builds its own message. It inherits the builtin that code written for
@@ -166,6 +168,18 @@ class ContextArgumentsError(LightningError, ValueError):
     code = "context_arguments"
 
 
+class NotAnExportRequest(LightningError, ValueError):
+    """These bytes are no OTLP trace export request; nothing of them was taken."""
+
+    code = "not_an_export_request"
+
+
+class AgentOpsServerError(LightningError, RuntimeError):
+    """The local AgentOps server did not start, or does not answer."""
+
+    code = "agentops_server"
+
+
 class MissingExtra(LightningError, ImportError):
     """An optional dependency is not installed."""
 
@@ -189,6 +203,7 @@ HTTP_STATUS: dict[str, int] = {
     WorkerNotFound.code: 404,
     InvalidArgument.code: 400,
     InvalidTransition.code: 409,
+    NotAnExportRequest.code: 400,
     StoreBusy.code: 503,
     StoreUnavailable.code: 503,
     StoreClosed.code: 503,

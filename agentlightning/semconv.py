@@ -134,6 +134,9 @@ class DropReason(str, Enum):
     """The store did not answer and the spool on disk was full."""
     DUPLICATE = "duplicate"
     """Its attempt has a span with this id already: ids came from a generator that was seeded twice."""
+    SAME_CALL = "same_call"
+    """It is the second span of one model call, made by an instrumentation that was applied twice; the first has all
+    that is known of the call, and the children of this one."""
     EVICTED = "evicted"
     """It was stored, and a store in memory gave it up for room."""
 

@@ -49,7 +49,7 @@ _SAMPLING: Mapping[str, tuple[str, ...]] = {
 
 def read(attributes: Mapping[str, Any]) -> Optional[ModelCall]:
     """Return the call that a foreign span records, or ``None`` where it records none."""
-    if not _is_model_call(attributes):
+    if not is_model_call(attributes):
         return None
     issues: list[Issue] = []
     try:
@@ -82,7 +82,14 @@ def read(attributes: Mapping[str, Any]) -> Optional[ModelCall]:
     )
 
 
-def _is_model_call(attributes: Mapping[str, Any]) -> bool:
+def request_model(attributes: Mapping[str, Any]) -> Optional[str]:
+    """Return the model that a foreign span says was asked, if it says so."""
+    model = _first(attributes, _MODEL)
+    return model if isinstance(model, str) else None
+
+
+def is_model_call(attributes: Mapping[str, Any]) -> bool:
+    """Whether attributes, so far as they are set, are those of a chat or completion call."""
     if any(name in attributes for name in (*_PROMPT_IDS, *_RESPONSE_IDS)):
         return True
     kind = attributes.get("openinference.span.kind")

@@ -54,6 +54,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "choice_count": "the response has another number of choices than was asked for",
         "versions": "the policy versions do not tile the sampled tokens",
         "sources_disagree": "two fields of the response name different ids",
+        "other_call": "the span that adopted this call names another response",
         # comparable()
         "no_logprobs": "the response holds no log-probabilities",
         "temperature": "log-probabilities that may be raw are comparable only at temperature 1",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, Optional
+from typing import TYPE_CHECKING, Dict, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
@@ -17,20 +17,23 @@ if TYPE_CHECKING:
 
 
 class ModelCallRecorder:
-    """A ``CallSink`` that makes one span per call.
+    """A ``CallSink`` that makes one span per call, or hands the call to a span that another instrumentation made.
 
-    The span gets at once what the request says; everything in the answer is decoded on the writer's thread and
-    reaches the store whole, whatever limits the provider puts on attributes.
+    A span of ours gets at once what the request says; everything in the answer is decoded on the writer's thread
+    and reaches the store whole, whatever limits the provider puts on attributes.
     """
 
     def __init__(self, processor: LightningSpanProcessor, tracer: trace.Tracer) -> None:
         self._processor = processor
         self._tracer = tracer
 
-    def started(self, call: CallStart) -> Optional[trace.Span]:
-        """Start the span, named as OpenTelemetry's GenAI conventions say: operation and model."""
+    def started(self, call: CallStart) -> Optional[_CallSpan]:
+        """Find or start the span; ours is named as OpenTelemetry's GenAI conventions say: operation and model."""
         if not self._processor.owns(otel_context.get_current()):
             return None
+        adopting = self._processor.adoptions.adopt(call.model)
+        if adopting is not None:
+            return _CallSpan(adopting, ours=False)
         address = urlsplit(call.url)
         attributes: Dict[str, str | int | bool] = {
             "gen_ai.operation.name": call.operation,
@@ -41,18 +44,29 @@ class ModelCallRecorder:
             attributes["server.port"] = address.port
         if call.model:
             attributes["gen_ai.request.model"] = call.model
-        return self._tracer.start_span(span_name(call), kind=trace.SpanKind.CLIENT, attributes=attributes)
+        span = self._tracer.start_span(span_name(call), kind=trace.SpanKind.CLIENT, attributes=attributes)
+        self._processor.adoptions.keep_out(span)
+        return _CallSpan(span, ours=True)
 
-    def ended(self, token: Optional[trace.Span], call: RawCall) -> None:
-        """Attach the raw call and end the span."""
+    def ended(self, token: Optional[_CallSpan], call: RawCall) -> None:
+        """Attach the raw call, and end the span if it is ours."""
         if token is None:
             return
-        self._processor.attach_call(token, call)
+        span = token.span
+        if not token.ours:
+            self._processor.adoptions.over(span, call)
+            return
+        self._processor.attach_call(span, call)
         if call.status is not None:
-            token.set_attribute(ModelCallAttributes.HTTP_STATUS.value, call.status)
+            span.set_attribute(ModelCallAttributes.HTTP_STATUS.value, call.status)
         if call.error is not None or (call.status is not None and call.status >= 400):
-            token.set_status(trace.Status(trace.StatusCode.ERROR, call.error or f"HTTP {call.status}"))
-            token.set_attribute(
-                "error.type", call.error.partition(":")[0] if call.error else str(call.status)
-            )
-        token.end(call.ended_ns or None)
+            span.set_status(trace.Status(trace.StatusCode.ERROR, call.error or f"HTTP {call.status}"))
+            span.set_attribute("error.type", call.error.partition(":")[0] if call.error else str(call.status))
+        span.end(call.ended_ns or None)
+
+
+class _CallSpan(NamedTuple):
+    """The span of a call that is under way."""
+
+    span: trace.Span
+    ours: bool

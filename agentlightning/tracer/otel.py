@@ -345,6 +345,7 @@ class _Worker:
     def _finish(self, timeout: float) -> None:
         if self.processor.fallback is not None:
             self.processor.close_scope(self.processor.fallback)
+        self.processor.adoptions.release()
         self.processor.writer.shutdown(timeout)
 
 

@@ -13,6 +13,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Deque, List, Optional, Tuple
 
 from opentelemetry import context as otel_context
@@ -20,12 +21,14 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from ..codec.genai import call_attributes
+from ..codec.model_call import invalid
 from ..codec.openai_wire import decode
 from ..instrumentation.guard import LogOnce, Policy
 from ..pipeline.chain import NO_STAGES, Chain
 from ..semconv import SpanFlagAttributes
 from ..types import Span
 from ..types.tracer import attributes_of
+from .adoption import Adoptions, other_call
 from .scope import (
     NO_RECORD,
     ROLLOUT_KEY,
@@ -82,6 +85,7 @@ class LightningSpanProcessor(SpanProcessor):
         self.unattributed_count = 0
         self._unattributed_bytes = 0
         self.writer = Writer(self._make_span, settings, self._make_opened)
+        self.adoptions = Adoptions(self.writer, self._settle)
         self._chain = chain
         self._policy = policy or LogOnce()
         self._armed = True
@@ -107,6 +111,7 @@ class LightningSpanProcessor(SpanProcessor):
             if scope is not None:
                 record.late = scope.closed
                 self.writer.started(span, record)
+                self.adoptions.started(span, record)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
             self._policy("deciding where a span belongs", error)
 
@@ -114,19 +119,25 @@ class LightningSpanProcessor(SpanProcessor):
         """Queue the span."""
         try:
             context = span.get_span_context()
-            record = self.writer.records.pop(id(context), None)
-            if record is None:
-                return
-            if record.scope is None:
-                self._keep_aside(span)
-            else:
-                self.writer.ended(span, record, size_of(span, record))
+            record = self.writer.records.get(id(context))
+            if record is not None and not self.adoptions.ended(span, record):
+                self._settle(span, record)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
             self._policy("queueing a span", error)
+
+    def _settle(self, span: ReadableSpan, record: Record) -> None:
+        self.writer.records.pop(id(record.context), None)
+        if record.scope is None:
+            self._keep_aside(span)
+        elif record.duplicate:
+            self.adoptions.drop_duplicate(record)
+        else:
+            self.writer.ended(span, record, size_of(span, record))
 
     def shutdown(self) -> None:
         """Write what is queued, for at most 5 s, and stop; what cannot be written waits in the spool."""
         self._armed = False
+        self.adoptions.release()
         self.writer.shutdown(5.0)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
@@ -186,6 +197,7 @@ class LightningSpanProcessor(SpanProcessor):
 
     def close_scope(self, scope: Scope) -> None:
         """Note that the body of a ``trace_context`` is over."""
+        self.adoptions.close(scope)
         self.writer.closed(scope)
 
     def spans(self) -> List[Span]:
@@ -221,7 +233,7 @@ class LightningSpanProcessor(SpanProcessor):
             self._traces.popitem(last=False)
 
     def attach_call(self, span: trace.Span, call: RawCall) -> None:
-        """Give a span that has not ended a model call that was seen on the wire."""
+        """Give a span of ours, which has not ended, a model call that was seen on the wire."""
         record = self.writer.records.get(id(span.get_span_context()))
         if record is not None:
             record.calls = [*(record.calls or ()), call]
@@ -278,8 +290,13 @@ class LightningSpanProcessor(SpanProcessor):
         assert readable is not None
         assert scope is not None
         span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
-        for call in entry.record.calls or ():
-            span.attributes.update(call_attributes(decode(call)))
+        for raw in entry.record.calls or ():
+            call = decode(raw)
+            if other_call(span.attributes, call.response_id):
+                call = replace(call, token_capture=invalid("other_call"))
+            span.attributes.update(call_attributes(call))
+        if scope.replaced and span.parent is not None and readable.parent is not None:
+            span.parent_id = span.parent.span_id = f"{scope.stands_for(readable.parent.span_id):016x}"
         if entry.record.late:
             span.attributes[SpanFlagAttributes.LATE.value] = True
         if readable.dropped_attributes:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..codec.raw_call import RawCall
     from ..store.base import LightningStore
+    from .adoption import Adoption
 
 ROLLOUT_KEY = LightningResourceAttributes.ROLLOUT_ID.value
 ATTEMPT_KEY = LightningResourceAttributes.ATTEMPT_ID.value
@@ -54,7 +55,17 @@ def next_writer_id() -> str:
 class Record:
     """What the recorder remembers of one span from its start until it is settled."""
 
-    __slots__ = ("announced", "calls", "context", "dropped", "ended", "late", "scope")
+    __slots__ = (
+        "adoption",
+        "announced",
+        "calls",
+        "context",
+        "dropped",
+        "duplicate",
+        "ended",
+        "late",
+        "scope",
+    )
 
     def __init__(self, scope: Optional[Scope], context: trace.SpanContext) -> None:
         self.scope = scope
@@ -68,6 +79,10 @@ class Record:
         """It started after its ``trace_context`` had closed."""
         self.calls: Optional[List[RawCall]] = None
         """Model calls seen on the wire, undecoded; they travel outside of attributes and their limits."""
+        self.adoption: Optional[Adoption] = None
+        """Its model call, where it is a span of another instrumentation that has one."""
+        self.duplicate = False
+        """It is the second span of one model call."""
 
     @property
     def span_id(self) -> str:
@@ -115,6 +130,10 @@ class Scope:
         """Finished spans for ``spans()``; ``None`` once nobody can ask any more."""
         self.finished_bytes = 0
         self.closed = False
+        self.left_open: List[Record] = []
+        """Spans of others whose model call was left half way."""
+        self.replaced: Dict[int, int] = {}
+        """Span id of a duplicate → the span that stands for it."""
         self.forget_counts()
 
     def forget_counts(self) -> None:
@@ -135,6 +154,12 @@ class Scope:
         self.unstored: List[str] = []
         """Announced and then dropped, as far as the store has not acknowledged it."""
 
+    def stands_for(self, span_id: int) -> int:
+        """Return the span id that is stored in place of a duplicate's."""
+        while span_id in self.replaced:
+            span_id = self.replaced[span_id]
+        return span_id
+
     def drop(self, record: Record, reason: DropReason, *, accounted: bool = False) -> None:
         """Count a span that will not be stored (under the writer's lock).
 
@@ -153,7 +178,8 @@ class Scope:
     @property
     def lost(self) -> int:
         """How many spans are neither stored nor taken out on purpose."""
-        return sum(self.dropped.values()) - self.dropped.get(DropReason.PIPELINE.value, 0)
+        on_purpose = (DropReason.PIPELINE.value, DropReason.SAME_CALL.value)
+        return sum(number for reason, number in self.dropped.items() if reason not in on_purpose)
 
     def account(self, in_batch: int, *, ending: bool = False) -> Account:
         """Return the account that goes with a batch of ``in_batch`` of this scope's finished spans.

@@ -215,6 +215,18 @@ class Writer:
         if self._idle:
             self._nudge()
 
+    def dropped(self, record: Record, reason: DropReason) -> None:
+        """Count a span that has ended and is not stored, on purpose."""
+        scope = record.scope
+        assert scope is not None
+        with self._lock:
+            record.ended = True
+            self._fresh.pop(record, None)
+            scope.live -= 1
+            scope.drop(record, reason)
+            self._dirty.add(scope)
+        self._nudge()
+
     def closed(self, scope: Scope) -> None:
         """Note that a ``trace_context`` has ended; its account is closed once everything is settled."""
         with self._lock:

@@ -19,6 +19,8 @@ from typing import Dict, List
 
 from pydantic import BaseModel, Field
 
+from ..semconv import DropReason
+
 
 class Account(BaseModel):
     """What one writer says of one attempt. Totals since the writer began, never increments: a repeat is harmless."""
@@ -67,5 +69,6 @@ class Receipt(BaseModel):
 
     @property
     def whole(self) -> bool:
-        """Whether every span that started is stored."""
-        return self.balanced and self.started == self.stored and not self.interrupted
+        """Whether every span that started is stored, or another one stands for it (``same_call``)."""
+        needed = self.started - self.dropped.get(DropReason.SAME_CALL.value, 0)
+        return self.balanced and needed == self.stored and not self.interrupted

@@ -1,0 +1,189 @@
+"""One model call is one span, also where another instrumentation makes a span of it.
+
+AgentOps, OpenLLMetry, OpenInference and OpenTelemetry's own instrumentations start a span around a call of a
+client library. The wire capture sees the same call a moment later, in the same context. Then what it saw is handed
+to that span, which *adopts* the call, and no second span is made:
+
+* The newest span of this context that is open, looks like a model call, has adopted none, and lies in the
+  current trace is the one. Whether it is *current* does not matter: several instrumentations never make theirs so.
+* A span that ends before its call (a stream that is read later) waits for it, as an open span.
+* A span that nobody ends although its call is over (a stream that was left half way) ends with its ``trace_context``.
+* Where two are nested around one call (two instrumentations of one library), the inner is dropped as a duplicate.
+
+Ids decide in the end: where span and answer name different responses, the tokens are not trusted
+(``invalid(other_call)``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Optional
+
+from opentelemetry import trace
+
+from ..codec.foreign_spans import is_model_call, request_model
+from ..semconv import DropReason
+from ..types.tracer import attributes_of
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace import Span as SdkSpan
+
+    from ..codec.raw_call import RawCall
+    from .scope import Record, Scope
+    from .writer import Writer
+
+Settle = Callable[["ReadableSpan", "Record"], None]
+"""Queues a finished span."""
+
+
+class _Offer:
+    """An open span that may adopt a call, and the one that was there before it."""
+
+    __slots__ = ("before", "record", "span")
+
+    def __init__(self, span: SdkSpan, record: Record, before: Optional[_Offer]) -> None:
+        self.span = span
+        self.record = record
+        self.before = before
+
+    @property
+    def is_free(self) -> bool:
+        return not self.record.ended and self.record.adoption is None and self.span.is_recording()
+
+
+_offer: ContextVar[Optional[_Offer]] = ContextVar("agentlightning_model_span", default=None)
+
+
+class Adoption:
+    """What an adopting span knows of its call; changed under the lock of its :class:`Adoptions`."""
+
+    __slots__ = ("call_is_over", "ended", "span")
+
+    def __init__(self, span: trace.Span, *, call_is_over: bool = False) -> None:
+        self.span = span
+        self.call_is_over = call_is_over
+        self.ended: Optional[ReadableSpan] = None
+        """The finished span, while it waits for its call."""
+
+    def finish(self) -> Optional[ReadableSpan]:
+        """Note that the call is over, and hand out the finished span if it waits for that."""
+        self.call_is_over = True
+        ended, self.ended = self.ended, None
+        return ended
+
+
+class Adoptions:
+    """The model spans of strangers that one processor has seen, and their calls."""
+
+    def __init__(self, writer: Writer, settle: Settle) -> None:
+        self._writer = writer
+        self._settle = settle
+        self._lock = threading.RLock()
+
+    # ------------------------------------------------------------------ spans
+
+    def started(self, span: SdkSpan, record: Record) -> None:
+        """Look at a span that starts under an attempt; cheap for all that are no model calls."""
+        if record.scope is None or not is_model_call(attributes_of(span)):
+            return
+        before = _free(_offer.get())
+        if before is not None and _is_duplicate(span, before.span):
+            record.scope.replaced[record.context.span_id] = before.record.context.span_id
+            record.duplicate = True
+            return
+        _offer.set(_Offer(span, record, before))
+
+    def ended(self, span: ReadableSpan, record: Record) -> bool:
+        """Whether a span that ends stays here, because its call goes on."""
+        adoption = record.adoption
+        if adoption is None:
+            return False
+        with self._lock:
+            if adoption.call_is_over:
+                return False
+            adoption.ended = span
+            return True
+
+    def drop_duplicate(self, record: Record) -> None:
+        """Count a second span of one call as dropped."""
+        assert record.scope is not None
+        self._writer.dropped(record, DropReason.SAME_CALL)
+
+    # ------------------------------------------------------------------ calls
+
+    def adopt(self, model: Optional[str]) -> Optional[trace.Span]:
+        """Return the span that the call which leaves now belongs to, or ``None``."""
+        offer = _free(_offer.get())
+        if offer is None:
+            return None
+        current = trace.get_current_span().get_span_context()
+        if current.is_valid and current.trace_id != offer.record.context.trace_id:
+            return None
+        asked = request_model(attributes_of(offer.span))
+        if asked is not None and model is not None and asked != model:
+            return None
+        offer.record.adoption = Adoption(offer.span)
+        return offer.span
+
+    def keep_out(self, span: trace.Span) -> None:
+        """Note that a span is ours and has its call already."""
+        record = self._writer.records.get(id(span.get_span_context()))
+        if record is not None:
+            record.adoption = Adoption(span, call_is_over=True)
+
+    def over(self, span: trace.Span, call: RawCall) -> None:
+        """Give an adopting span the call that it waited for."""
+        record = self._writer.records.get(id(span.get_span_context()))
+        adoption = record.adoption if record is not None else None
+        if record is None or adoption is None:
+            return
+        with self._lock:
+            record.calls = [call]
+            ended = adoption.finish()
+        if ended is not None:
+            self._settle(ended, record)
+        elif not call.complete and record.scope is not None:
+            record.scope.left_open.append(record)
+
+    def close(self, scope: Scope) -> None:
+        """End spans whose calls are over and which nobody has ended: their streams were left half way."""
+        while scope.left_open:
+            record = scope.left_open.pop()
+            if record.adoption is not None and not record.ended:
+                record.adoption.span.end()
+
+    def release(self) -> None:
+        """Queue spans that wait for their calls: the process ends, and what is known of them is kept."""
+        for record in list(self._writer.records.values()):
+            if record.adoption is None or record.adoption.ended is None:
+                continue
+            with self._lock:
+                ended = record.adoption.finish()
+            if ended is not None:
+                self._settle(ended, record)
+
+
+def other_call(attributes: Mapping[str, Any], response_id: Optional[str]) -> bool:
+    """Whether a span that adopted a call names another response than the call's."""
+    named = attributes.get("gen_ai.response.id")
+    return bool(named) and response_id is not None and named != response_id
+
+
+def _free(offer: Optional[_Offer]) -> Optional[_Offer]:
+    while offer is not None and not offer.is_free:
+        offer = offer.before
+    return offer
+
+
+def _is_duplicate(span: SdkSpan, outer: SdkSpan) -> bool:
+    parent, context = span.parent, outer.get_span_context()
+    return (
+        parent is not None
+        and context is not None
+        and parent.span_id == context.span_id
+        and span.name == outer.name
+        and span.instrumentation_scope == outer.instrumentation_scope
+    )

@@ -1,0 +1,243 @@
+"""A model call is one span in the store, also where another instrumentation makes a span of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Dict, List
+
+import openai
+import pytest
+from opentelemetry import trace
+from tracer_sample import new_attempt, read
+
+from agentlightning.adapter import TracerTraceToTriplet
+from agentlightning.semconv import ModelCallAttributes
+from agentlightning.store import LightningStore
+from agentlightning.testing.fake_openai import Answer, FakeOpenAI
+from agentlightning.tracer import OtelTracer
+from agentlightning.types import Span
+
+IDS = (5, 6, 7)
+ASK: Any = {
+    "model": "policy",
+    "messages": [{"role": "user", "content": "hi"}],
+    "temperature": 1.0,
+    "top_p": 1.0,
+}
+PROMPT_IDS = ModelCallAttributes.PROMPT_TOKEN_IDS.value
+CAPTURE = ModelCallAttributes.TOKEN_CAPTURE.value
+STRANGER: Dict[str, Any] = {"gen_ai.request.type": "chat", "gen_ai.system": "OpenAI"}
+
+
+@pytest.fixture
+def server() -> Iterator[FakeOpenAI]:
+    """A model that always shows its token ids."""
+    answer = Answer.of("hello you", prompt_token_ids=IDS, id="chatcmpl-1", ids="always", logprobs="always")
+    with FakeOpenAI(lambda _request: answer) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: FakeOpenAI) -> Iterator[openai.OpenAI]:
+    """The real client."""
+    with server.client() as opened:
+        yield opened
+
+
+def strangers_span(name: str = "openai.chat.completion", **attributes: Any) -> trace.Span:
+    """Start a span as other instrumentations do: not current, and with little said yet."""
+    made = trace.get_tracer("stranger").start_span(
+        name, kind=trace.SpanKind.CLIENT, attributes={**STRANGER, **attributes}
+    )
+    return made
+
+
+@contextmanager
+def strangers_current_span(name: str = "openai.chat.completion") -> Iterator[trace.Span]:
+    """The same, current."""
+    with trace.get_tracer("stranger").start_as_current_span(name, attributes=STRANGER) as made:
+        yield made
+
+
+def model_spans(spans: List[Span]) -> List[Span]:
+    return [span for span in spans if span.name.startswith(("chat", "openai.chat"))]
+
+
+async def spans_of(store: LightningStore, attempt: Any) -> List[Span]:
+    receipt = await store.get_receipt(*attempt)
+    assert receipt.whole
+    assert receipt.open == 0
+    return list(await read(store, attempt))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("current", [False, True])
+async def test_the_strangers_span_gets_the_tokens_and_no_second_span_is_made(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI, current: bool
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        if current:
+            with strangers_current_span() as span:
+                client.chat.completions.create(**ASK)
+                span.set_attribute("gen_ai.response.id", "chatcmpl-1")
+        else:
+            span = strangers_span(**{"gen_ai.request.model": "policy"})
+            client.chat.completions.create(**ASK)
+            span.set_attribute("gen_ai.response.id", "chatcmpl-1")
+            span.end()
+    (call,) = model_spans(await spans_of(store, attempt))
+    assert call.name == "openai.chat.completion"
+    assert call.attributes["gen_ai.system"] == "OpenAI"
+    assert call.attributes[PROMPT_IDS] == list(IDS)
+    assert call.attributes[CAPTURE] == "valid"
+    (row,) = TracerTraceToTriplet().adapt(await read(store, attempt))
+    assert row.prompt["token_ids"] == list(IDS)
+
+
+@pytest.mark.asyncio
+async def test_each_of_many_concurrent_calls_finds_its_own_span(
+    store: LightningStore, tracer: OtelTracer, server: FakeOpenAI
+) -> None:
+    attempt = await new_attempt(store)
+
+    def echo(request: Any) -> Answer:
+        number = int(request.json()["messages"][0]["content"])
+        return Answer.of("x", prompt_token_ids=(number,), id=f"r-{number}", ids="always", logprobs="always")
+
+    with FakeOpenAI(echo) as echoing:
+        async with (
+            echoing.async_client() as calling,
+            tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]),
+        ):
+
+            async def one(number: int) -> None:
+                span = strangers_span(number=number)
+                reply = await calling.chat.completions.create(
+                    **{**ASK, "messages": [{"role": "user", "content": str(number)}]}
+                )
+                span.set_attribute("gen_ai.response.id", reply.id)
+                span.end()
+
+            await asyncio.gather(*map(one, range(40)))
+    calls = model_spans(await spans_of(store, attempt))
+    assert len(calls) == 40
+    for call in calls:
+        assert call.attributes[PROMPT_IDS] == [call.attributes["number"]]
+        assert call.attributes[CAPTURE] == "valid"
+
+
+@pytest.mark.asyncio
+async def test_a_span_that_ends_before_its_stream_waits_for_the_tokens(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        span = strangers_span()
+        stream = client.chat.completions.create(stream=True, **ASK)
+        span.end()
+        assert [chunk.id for chunk in stream]
+    (call,) = model_spans(await spans_of(store, attempt))
+    assert call.attributes[PROMPT_IDS] == list(IDS)
+
+
+@pytest.mark.asyncio
+async def test_a_span_that_nobody_ends_after_a_stream_was_left_ends_with_its_context(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        strangers_span()
+        with client.chat.completions.create(stream=True, **ASK) as stream:
+            pieces = iter(stream)
+            assert [next(pieces).id, next(pieces).id] == ["chatcmpl-1"] * 2
+    (call,) = model_spans(await spans_of(store, attempt))
+    assert call.attributes[CAPTURE] == "invalid(partial)"
+
+
+@pytest.mark.asyncio
+async def test_a_stream_that_is_never_read_leaves_its_span_open_and_the_end_of_the_worker_stores_it(
+    store: LightningStore, server: FakeOpenAI
+) -> None:
+    attempt = await new_attempt(store)
+    tracer = OtelTracer(flush_timeout=60)
+    with server.client() as calling, tracer.lifespan(store):
+        async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+            span = strangers_span()
+            stream = calling.chat.completions.create(stream=True, **ASK)
+            span.end()
+        assert (await store.get_receipt(*attempt)).open == 1
+    stream.close()
+    (call,) = model_spans(await spans_of(store, attempt))
+    assert PROMPT_IDS not in call.attributes
+
+
+@pytest.mark.asyncio
+async def test_the_inner_one_of_two_spans_of_one_call_is_dropped_and_its_children_move_up(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        with strangers_current_span(), strangers_current_span():
+            client.chat.completions.create(**ASK)
+            trace.get_tracer("stranger").start_span("tool_call.add").end()
+    spans = await spans_of(store, attempt)
+    (call,) = model_spans(spans)
+    assert call.attributes[PROMPT_IDS] == list(IDS)
+    (tool,) = [span for span in spans if span.name == "tool_call.add"]
+    assert tool.parent_id == call.span_id
+    assert tool.parent is not None
+    assert tool.parent.span_id == call.span_id
+    assert (await store.get_receipt(*attempt)).dropped == {"same_call": 1}
+
+
+@pytest.mark.asyncio
+async def test_a_call_of_another_model_or_after_the_first_gets_a_span_of_its_own(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        with strangers_current_span() as span:
+            span.set_attribute("gen_ai.request.model", "another")
+            client.chat.completions.create(**ASK)
+        with strangers_current_span():
+            client.chat.completions.create(**ASK)
+            client.chat.completions.create(**ASK)
+    calls = model_spans(await spans_of(store, attempt))
+    assert sorted((call.name, PROMPT_IDS in call.attributes) for call in calls) == [
+        ("chat policy", True),
+        ("chat policy", True),
+        ("openai.chat.completion", False),
+        ("openai.chat.completion", True),
+    ]
+
+
+@pytest.mark.asyncio
+async def test_a_span_that_names_another_response_does_not_get_trained_on(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        with strangers_current_span() as span:
+            client.chat.completions.create(**ASK)
+            span.set_attribute("gen_ai.response.id", "chatcmpl-2")
+    (call,) = model_spans(await spans_of(store, attempt))
+    assert call.attributes[CAPTURE] == "invalid(other_call)"
+    assert TracerTraceToTriplet().adapt(await read(store, attempt)) == []
+
+
+@pytest.mark.asyncio
+async def test_spans_of_an_outer_trace_and_of_other_tasks_adopt_nothing(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context():
+        outer = strangers_span("openai.chat.outer")
+        async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+            client.chat.completions.create(**ASK)
+        outer.end()
+    (call,) = model_spans(await spans_of(store, attempt))
+    assert call.name == "chat policy"
+    assert call.attributes[CAPTURE] == "valid"

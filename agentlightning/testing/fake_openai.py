@@ -23,8 +23,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal, Optional, Self, Union
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Optional, Self, Union
 from urllib.parse import urlsplit
+
+from ..errors import MissingExtra
+
+if TYPE_CHECKING:
+    import openai
 
 Dialect = Literal["vllm", "sglang", "litellm", "openai"]
 Shown = Literal["asked", "always", "never"]
@@ -157,6 +163,9 @@ def tokens_of(text: str) -> tuple[Token, ...]:
 class FakeOpenAI:
     """A server on ``127.0.0.1``; use it as a context manager, or ``start`` and ``close`` it."""
 
+    api_key = "fake"
+    """Any key will do."""
+
     def __init__(self, script: Union[Script, Scripted, None] = None) -> None:
         """Make a server that has not started.
 
@@ -187,6 +196,34 @@ class FakeOpenAI:
     def base_url(self) -> str:
         """What a client of the OpenAI API takes as its base URL."""
         return f"{self.url}/v1"
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        """Return a client of this server; nothing of it has to be closed.
+
+        Args:
+            **options: Those of ``openai.OpenAI``, such as ``max_retries=0``.
+
+        Raises:
+            MissingExtra: ``openai`` is not installed.
+        """
+        library = _openai()
+        client: openai.OpenAI = library.OpenAI(**self._client_options(library.DefaultHttpxClient, options))
+        return client
+
+    def async_client(self, **options: Any) -> openai.AsyncOpenAI:
+        """Return an asynchronous client of this server; see :meth:`client`."""
+        library = _openai()
+        options = self._client_options(library.DefaultAsyncHttpxClient, options)
+        client: openai.AsyncOpenAI = library.AsyncOpenAI(**options)
+        return client
+
+    def _client_options(self, http_client: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = {"base_url": self.base_url, "api_key": self.api_key, **options}
+        if "http_client" not in chosen:
+            # A proxy of the environment does not know this server; a connection that is closed after its answer is
+            # not left to an event loop that has ended.
+            chosen["http_client"] = http_client(trust_env=False, headers={"connection": "close"})
+        return chosen
 
     def start(self) -> Self:
         """Listen on a free port."""
@@ -219,6 +256,14 @@ class FakeOpenAI:
             if self._queue:
                 return self._queue.popleft()
         return self._script(request) if callable(self._script) else self._script
+
+
+def _openai() -> ModuleType:
+    try:
+        import openai
+    except ImportError as error:
+        raise MissingExtra("openai", "pytest") from error
+    return openai
 
 
 # -- what is said, in the dialect of an engine

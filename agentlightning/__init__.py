@@ -1,6 +1,7 @@
 """The flight recorder for agents that are trained with reinforcement learning.
 
 Public names are resolved on first use; ``import agentlightning`` itself loads the standard library only.
+PYTEST_DONT_REWRITE: pytest, which loads our plugin, does not complain where the package was imported before it.
 """
 
 from __future__ import annotations

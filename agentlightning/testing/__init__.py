@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .. import _lazy
 
 if TYPE_CHECKING:
+    from .captured_spans import CapturedSpans as CapturedSpans
     from .clock import ManualClock as ManualClock
     from .clock import wait_until as wait_until
     from .clock import wait_until_async as wait_until_async
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
+        ".captured_spans": ("CapturedSpans",),
         ".clock": ("ManualClock", "wait_until", "wait_until_async"),
         ".fake_openai": (
             "Answer",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from harness import Aim, Figure, Line, Subject
 
 
-def _code(*modules: str) -> str:
-    """Return a program that prints how long the imports took and how many modules they loaded."""
+def _code(*modules: str, after: str = "sys") -> str:
+    """Return a program that prints how long the imports took and how many modules they loaded, ``after`` another."""
     return (
-        "import sys; from time import perf_counter as now; had = len(sys.modules); began = now()\n"
+        f"import {after}; import sys; from time import perf_counter as now; had = len(sys.modules); began = now()\n"
         f"import {', '.join(modules)}\n"
         "took = now() - began; got = len(sys.modules) - had\n"
         "import json; print(); print(json.dumps({'ms': took * 1000, 'modules': got}))\n"
@@ -23,6 +23,7 @@ FIGURE = Figure(
         Subject("sdk", code=_code("opentelemetry.sdk.trace")),
         Subject("ours", code=_code("agentlightning")),
         Subject("ours_tracer", code=_code("agentlightning.tracer.otel")),
+        Subject("pytest_plugin", code=_code("agentlightning.pytest_plugin", after="pytest")),
         Subject("peer", peer=True, code=_code("agentlightning")),
     ),
     lines=(
@@ -30,6 +31,8 @@ FIGURE = Figure(
         Line("… modules", "ours", "modules", "", "sdk"),
         Line("`import agentlightning.tracer.otel`", "ours_tracer", "ms", "ms", "sdk"),
         Line("… modules", "ours_tracer", "modules", "", "sdk"),
+        Line("pytest loads our plugin, and no test uses it", "pytest_plugin", "ms", "ms", aim=Aim("<=", 50)),
+        Line("… modules", "pytest_plugin", "modules", ""),
         Line("ours beside 0.3: `import agentlightning`", "ours", "ms", "ms", "peer"),
         Line("… modules", "ours", "modules", "", "peer"),
     ),

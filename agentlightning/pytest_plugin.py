@@ -1,0 +1,71 @@
+"""pytest fixtures for tests of agents: a store, a tracer, its spans, a model server, an AgentOps server.
+
+pytest loads this module wherever the distribution is installed, so it imports nothing but pytest; what a fixture
+is made of is imported when a test first asks for it. No fixture is a coroutine: they serve tests with and without
+an asyncio plugin, in each of its modes. ``-p no:agentlightning`` switches the plugin off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, List
+
+import pytest
+
+if TYPE_CHECKING:
+    from .store.base import LightningStore
+    from .testing.captured_spans import CapturedSpans
+    from .testing.fake_openai import FakeOpenAI
+
+TMP_PATH = "{tmp_path}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--lightning-store`` and the ini setting ``lightning_store``."""
+    parser.getgroup("agentlightning").addoption(
+        "--lightning-store",
+        metavar="URL",
+        help=f"store of the fixture lightning_store; {TMP_PATH} stands for the test's own folder "
+        "(default: the ini setting lightning_store, else memory://)",
+    )
+    parser.addini("lightning_store", "URL of the store of the fixture lightning_store", default="memory://")
+
+
+@pytest.fixture
+def lightning_store(request: pytest.FixtureRequest) -> Iterator[LightningStore]:
+    """A new store, in memory unless ``--lightning-store`` says otherwise; closed after the test."""
+    from .testing.fixtures import fresh_store
+
+    url = str(request.config.getoption("lightning_store") or request.config.getini("lightning_store"))
+    if TMP_PATH in url:
+        url = url.replace(TMP_PATH, str(request.getfixturevalue("tmp_path")))
+    with fresh_store(url) as store:
+        yield store
+
+
+@pytest.fixture
+def captured_spans(
+    lightning_store: LightningStore, _lightning_flushes: List[Callable[[], object]]
+) -> CapturedSpans:
+    """The spans of the test's rollouts in ``lightning_store``, as a list that is read anew at each look."""
+    from .testing.captured_spans import CapturedSpans
+
+    return CapturedSpans(lightning_store, settle=lambda: [flush() for flush in _lightning_flushes])
+
+
+@pytest.fixture
+def _lightning_flushes() -> List[Callable[[], object]]:
+    """What gets the spans of the test's tracers into the store."""
+    return []
+
+
+@pytest.fixture
+def fake_openai() -> Iterator[FakeOpenAI]:
+    """A model server on loopback that speaks the OpenAI API; ``enqueue`` its answers and faults.
+
+    Without a script it says hello, with token ids and log-probabilities whether or not the agent asks for them.
+    """
+    from .testing.fake_openai import Answer, FakeOpenAI
+
+    with FakeOpenAI(Answer.of("Hello there", ids="always", logprobs="always")) as server:
+        yield server

@@ -84,6 +84,7 @@ FOREIGN: dict[str, frozenset[str]] = {
     "store": PYDANTIC,
     "instrumentation": frozenset(
         {OPENTELEMETRY, "aiohttp", "anyio", "httpcore", "httpx", "httpx2", "requests", "urllib3"}
+        | {"flask", "setproctitle", "werkzeug"}  # the local AgentOps server, in a process of its own
     ),
     "tracer": PYDANTIC | {OPENTELEMETRY, "requests", "setproctitle"},
     "emitter": PYDANTIC | {OPENTELEMETRY},

@@ -186,6 +186,8 @@ def _is_id(text: str, digits: int) -> bool:
     return len(text) == digits and set(text) <= _HEX and bool(text.strip("0"))
 
 
+_MAX_DEPTH = 50
+"""As ``types.tracer.to_attribute_value``; protobuf itself goes no deeper than 100 messages."""
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -348,10 +350,7 @@ def _from_json(plain: bytes) -> Iterator[tuple[_Raw, OtelResource]]:
         request = json.loads(plain)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise NotAnExportRequest(f"not JSON: {error}") from error
-    try:
-        yield from _json_spans(request)
-    except RecursionError as error:
-        raise NotAnExportRequest("an attribute is nested too deeply") from error
+    yield from _json_spans(request)
 
 
 def _json_spans(request: Any) -> Iterator[tuple[_Raw, OtelResource]]:
@@ -404,11 +403,17 @@ def _status(code: Any) -> int:
     return _integer(code, "code", -(2**31), 2**31)
 
 
-def _json_pairs(owner: Dict[str, Any], key: str = "attributes") -> Dict[str, Any]:
-    return {_text(pair, "key"): _json_value(_object(pair, "value")) for pair in _objects(owner, key)}
+def _json_pairs(owner: Dict[str, Any]) -> Dict[str, Any]:
+    return _json_map(owner, "attributes", 0)
 
 
-def _json_value(value: Dict[str, Any]) -> Any:
+def _json_map(owner: Dict[str, Any], key: str, depth: int) -> Dict[str, Any]:
+    return {_text(pair, "key"): _json_value(_object(pair, "value"), depth) for pair in _objects(owner, key)}
+
+
+def _json_value(value: Dict[str, Any], depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        return "[too deep]"
     kind = next((kind for kind in _JSON_KINDS if value.get(kind) is not None), None)
     if kind is None:
         return None
@@ -426,8 +431,8 @@ def _json_value(value: Dict[str, Any]) -> Any:
         return _base64(_text(value, kind))
     inner = _object(value, kind)
     if kind == "arrayValue":
-        return [_json_value(item) for item in _objects(inner, "values")]
-    return _json_pairs(inner, "values")
+        return [_json_value(item, depth + 1) for item in _objects(inner, "values")]
+    return _json_map(inner, "values", depth + 1)
 
 
 _JSON_KINDS = (

@@ -1,0 +1,48 @@
+"""Where the server listens: loopback, unless somebody says otherwise in so many words."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from ....errors import AgentOpsServerError
+
+BACKLOG = 1024
+"""Connections that may wait while the process starts; the system caps it (net.core.somaxconn)."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only be reached from this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket:
+    """Return a socket that listens; port 0 lets the system choose one that is free.
+
+    Raises:
+        AgentOpsServerError: The port is taken, the address is not this machine's, or not loopback without
+            ``allow_remote``.
+    """
+    if not (allow_remote or is_loopback(host)):
+        raise AgentOpsServerError(
+            f"{host!r} is not a loopback address: prompts and answers would be open to the network without a key. "
+            "Use 127.0.0.1, or allow it with --allow-remote (allow_remote=True)"
+        )
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(True)  # whatever socket.setdefaulttimeout says: the child inherits it
+    except (OSError, OverflowError) as error:
+        if listener is not None:
+            listener.close()
+        raise AgentOpsServerError(
+            f"cannot listen on {host} port {port}: {error}; another port may be free, and port 0 takes any that is"
+        ) from error
+    return listener

@@ -1,0 +1,131 @@
+"""The page that a person sees: what was received, newest first, in one piece of HTML that loads nothing."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any, Dict, Iterable, List
+
+from flask import Response
+
+from .faults import Faults
+from .recorder import Recorder
+
+SPANS_SHOWN, OTHERS_SHOWN = 200, 50
+VALUE_SHOWN = 4000
+"""Characters of one record; ``/_recorded`` has all of them."""
+
+_INLINE = "'unsafe-inline'"
+_STYLE = """
+body{font:14px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:72rem;padding:0 1rem;color:#1b1b1f}
+h1{font-size:1.3rem}h2{font-size:1.05rem;margin-top:1.6rem}table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ddd;vertical-align:top}
+td.n{text-align:right;font-variant-numeric:tabular-nums}pre{white-space:pre-wrap;word-break:break-word;margin:.3rem 0}
+code,pre{font:12px/1.4 ui-monospace,monospace}.ERROR{color:#b00020}.quiet{color:#666}
+@media(prefers-color-scheme:dark){body{color:#e6e6ea;background:#16161a}th,td{border-color:#333}.ERROR{color:#ff6b81}}
+"""
+# An opened detail is being read, so the page keeps still.
+_SCRIPT = """
+setInterval(async()=>{if(document.hidden||document.querySelector("details[open]"))return;
+try{const t=await(await fetch("/")).text();
+const m=new DOMParser().parseFromString(t,"text/html").querySelector("main");
+document.querySelector("main").replaceWith(m)}catch{}},2000)
+"""
+
+
+def render(recorder: Recorder, faults: Faults) -> Response:
+    """Return the page."""
+    main = "".join([_counts(recorder), _faults(faults), _spans(recorder), *_others(recorder)])
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>AgentOps on this machine</title>'
+        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+        f"<style>{_STYLE}</style></head><body><h1>AgentOps on this machine</h1>"
+        '<p class="quiet">What agentops clients sent to this server, newest first. Nothing leaves the machine. '
+        'As JSON: <a href="/_recorded">/_recorded</a></p>'
+        f"<main>{main}</main><script>{_SCRIPT}</script></body></html>"
+    )
+    policy = (
+        f"default-src 'none'; style-src {_INLINE}; script-src {_INLINE}; connect-src 'self'; img-src data:"
+    )
+    headers = {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": policy,
+        "Referrer-Policy": "no-referrer",
+    }
+    return Response(page, content_type="text/html; charset=utf-8", headers=headers)
+
+
+def _counts(recorder: Recorder) -> str:
+    rows = [
+        (kind, count["received"], count["kept"], count["dropped"])
+        for kind, count in recorder.counts().items()
+        if count["received"]
+    ]
+    if not rows:
+        return "<p>Nothing has been received yet.</p>"
+    lines = "".join(
+        f'<tr><td><a href="/_recorded?kind={kind}">{kind}</a></td>'
+        + "".join(f'<td class="n">{number}</td>' for number in numbers)
+        + "</tr>"
+        for kind, *numbers in rows
+    )
+    return f"<table><tr><th>kind<th>received<th>kept<th>given up for room</tr>{lines}</table>"
+
+
+def _faults(faults: Faults) -> str:
+    found = faults.open()
+    return f"<p class=ERROR>{len(found)} ordered to go wrong: {_shown(found)}</p>" if found else ""
+
+
+def _spans(recorder: Recorder) -> str:
+    texts = recorder.read("spans", newest=SPANS_SHOWN)
+    if not texts:
+        return ""
+    return (
+        "<h2>Spans</h2><table><tr><th>name<th>status<th>seconds<th>rollout<th>attempt<th>trace</tr>"
+        f"{''.join(_span_row(json.loads(text)) for text in reversed(texts))}</table>"
+    )
+
+
+def _span_row(span: Dict[str, Any]) -> str:
+    start, end = span.get("start_time"), span.get("end_time")
+    seconds = f"{end - start:.3f}" if isinstance(start, float) and isinstance(end, float) else ""
+    code = _plain(span["status"]["status_code"])
+    cells = [code, seconds, _plain(span["rollout_id"]), _plain(span["attempt_id"]), _plain(span["trace_id"])]
+    rest = "".join(f"<td>{cell}</td>" for cell in cells)
+    details = f"<details><summary>{_plain(span['name']) or '(no name)'}</summary>{_shown(span)}</details>"
+    return f'<tr class="{code}"><td>{details}</td>{rest}</tr>'
+
+
+def _others(recorder: Recorder) -> Iterable[str]:
+    for kind in recorder.kinds:
+        texts = [] if kind == "spans" else recorder.read(kind, newest=OTHERS_SHOWN)
+        if texts:
+            lines = "".join(_other(kind, json.loads(text)) for text in reversed(texts))
+            yield f"<h2>{kind.capitalize()}</h2>{lines}"
+
+
+def _other(kind: str, value: Dict[str, Any]) -> str:
+    titles: Dict[str, List[str]] = {
+        "requests": ["method", "path", "status"],
+        "sessions": ["session_id", "end_state"],
+        "events": ["event_type", "name", "action_type", "model"],
+        "logs": ["trace_id"],
+        "errors": ["path", "reason"],
+        "agents": ["name"],
+    }
+    # Requests hold keys; who needs them finds them in /_recorded.
+    shown = {name: item for name, item in value.items() if (kind, name) != ("requests", "headers")}
+    title = " ".join(_plain(value[name]) for name in titles.get(kind, []) if value.get(name) is not None)
+    return f"<details><summary>{title or kind}</summary>{_shown(shown)}</details>"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    more = f" … {len(text) - VALUE_SHOWN} more characters" if len(text) > VALUE_SHOWN else ""
+    return f"<pre>{_plain(text[:VALUE_SHOWN], 10**9)}{more}</pre>"
+
+
+def _plain(value: Any, width: int = 200) -> str:
+    """Return text that means nothing to a browser; half characters become question marks."""
+    return escape(str(value)[:width].encode(errors="replace").decode())

@@ -1,0 +1,205 @@
+"""The server's process: how it is started, and how it ends with the process that started it.
+
+It is spawned: a fresh interpreter, as ``multiprocessing`` with ``spawn``, but started without it. That module refuses
+to start a child from a daemonic process, and its child imports the program's ``__main__`` again with all it loads.
+Here the child gets the ``sys.path`` of its parent and runs without ``site``, so neither a ``sitecustomize`` nor a
+``.pth`` file of the surroundings starts recording or instrumenting inside the server.
+
+The listening socket is made by the parent and inherited, so no other program can take the port in between, and
+connections wait in it from the beginning. A socket pair joins both: the child writes one line when it can answer, and
+its end is how either learns that the other is gone. A copy of the parent's end may live on in a forked process, so the
+child also watches the parent itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import IO, Any, List, Mapping, Optional
+
+from ....errors import AgentOpsServerError
+
+TITLE = "AgentLightning-AgentOpsServer"
+READY = b"ready\n"
+START_SECONDS = 60.0
+"""When to give up on a child that lives and says nothing; one that dies is noticed at once."""
+TERMINATE_SECONDS = 2.0
+STDERR_SHOWN = 4000
+
+_PACKAGE_ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 4))  # noqa: PTH100, PTH118, PTH120 - pathlib is not needed for more
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from agentlightning.instrumentation.agentops.server.child import main; main(sys.argv[1])"
+)
+_PYTHON_VARIABLES_KEPT = frozenset({"PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"})
+
+
+class ServerProcess:
+    """A running server, with the names that ``multiprocessing.Process`` has for the same things."""
+
+    name = TITLE
+
+    def __init__(
+        self, popen: subprocess.Popen[bytes], stderr: IO[bytes], channel: Optional[socket.socket]
+    ) -> None:
+        self._popen = popen
+        self._stderr = stderr
+        self._channel = channel
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._popen.pid
+
+    @property
+    def daemon(self) -> bool:
+        """Whether it ends with this process."""
+        return self._channel is not None
+
+    @property
+    def exitcode(self) -> Optional[int]:
+        """``None`` while it runs; negative: the signal that ended it."""
+        return self._popen.poll()
+
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self._popen.poll() is None
+
+    def terminate(self) -> None:
+        """Send SIGTERM; harmless when it has ended."""
+        self._popen.terminate()
+
+    def kill(self) -> None:
+        """Send SIGKILL; harmless when it has ended."""
+        self._popen.kill()
+
+    def join(self, timeout: Optional[float] = None) -> None:
+        """Wait for its end, at most ``timeout`` seconds."""
+        try:
+            self._popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return
+
+    def stop(self) -> None:
+        """End it, by SIGTERM, and after two seconds by SIGKILL; give back what it held here."""
+        with self._lock:
+            self.terminate()
+            self.join(TERMINATE_SECONDS)
+            if self.is_alive():
+                self.kill()
+                self.join()
+            if self._channel is not None:
+                self._channel.close()
+            self._stderr.close()
+
+    def complaint(self) -> str:
+        """Return the end of what it wrote to stderr."""
+        with self._lock:
+            if self._stderr.closed:
+                return ""
+            size = os.fstat(self._stderr.fileno()).st_size
+            # pread: the child's own position in the file, which both share, stays where it is.
+            text = os.pread(self._stderr.fileno(), STDERR_SHOWN, max(0, size - STDERR_SHOWN))
+        return text.decode(errors="replace").strip()
+
+    def forget(self) -> None:
+        """Give back what a copy of this object holds in a forked process; the server is not touched."""
+        if self._channel is not None:
+            self._channel.close()
+        self._stderr.close()
+        self._popen.returncode = 0  # not our child, so nothing to wait for
+
+
+def spawn(
+    listener: socket.socket,
+    options: Mapping[str, Any],
+    *,
+    daemon: bool = True,
+    start_seconds: float = START_SECONDS,
+) -> ServerProcess:
+    """Start a server on a socket that listens, and return when it can answer.
+
+    Args:
+        listener: Inherited by the child; the caller closes its own copy.
+        options: For ``child.main``; JSON values.
+        daemon: Whether it ends with this process, however this process ends.
+        start_seconds: When to give up.
+
+    Raises:
+        AgentOpsServerError: It died or said nothing; the message has its stderr.
+    """
+    if not sys.executable:
+        raise AgentOpsServerError("this Python does not know its own executable; set sys.executable")
+    stderr = tempfile.TemporaryFile(prefix="agentops-server-")  # noqa: SIM115 - lives as long as the process
+    ours, theirs = socket.socketpair()
+    try:
+        told = {**options, "listener": listener.fileno(), "channel": theirs.fileno(), "daemon": daemon}
+        popen = subprocess.Popen(  # noqa: S603 - our own module in this interpreter
+            _command({**told, "parent": os.getpid()}),
+            pass_fds=[listener.fileno(), theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env=_environment(),
+            # Ctrl-C is for the program; it stops its server. A server that outlives it leaves the session too.
+            process_group=0 if daemon else None,
+            start_new_session=not daemon,
+        )
+    except BaseException:
+        ours.close()
+        stderr.close()
+        raise
+    finally:
+        theirs.close()
+    process = ServerProcess(popen, stderr, ours)
+    try:
+        _wait_until_ready(process, ours, start_seconds)
+    except BaseException:
+        process.stop()
+        raise
+    if not daemon:
+        process._channel = None  # noqa: SLF001 - its end must not be heard any more
+        ours.close()
+    return process
+
+
+def _command(told: Mapping[str, Any]) -> List[str]:
+    # -S: no site, so no sitecustomize and no .pth file; -P, -s: nothing is added to the path that we hand over.
+    path = [os.fspath(entry) for entry in sys.path]
+    if _PACKAGE_ROOT not in path:  # found by an import hook, such as that of an editable install
+        path.append(_PACKAGE_ROOT)
+    return [sys.executable, "-S", "-P", "-s", "-c", _BOOT, json.dumps(told), *path]
+
+
+def _environment() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTHON") or name in _PYTHON_VARIABLES_KEPT
+    }
+
+
+def _wait_until_ready(process: ServerProcess, channel: socket.socket, start_seconds: float) -> None:
+    give_up = time.monotonic() + start_seconds
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    while not poll.poll(1000):
+        if time.monotonic() > give_up:
+            raise AgentOpsServerError(
+                f"the AgentOps server said nothing for {start_seconds:g} s; its stderr:\n"
+                f"{process.complaint() or '(empty)'}"
+            )
+    if channel.recv(len(READY)) != READY:
+        process.join(TERMINATE_SECONDS)
+        raise AgentOpsServerError(
+            f"the AgentOps server ended while it started, with exit code {process.exitcode}; its stderr:\n"
+            f"{process.complaint() or '(empty)'}"
+        )

@@ -1,0 +1,237 @@
+"""A small threaded HTTP/1.1 server for one WSGI application on loopback.
+
+Clients of AgentOps keep their connections open, and Werkzeug's own server closes each after one answer. A request is
+read whole, within a limit, before the application sees it; half a request is never handled. An application that gives
+less than its ``Content-Length`` gets its connection closed: that is how an answer is cut off on purpose.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer, ThreadingMixIn
+from types import TracebackType
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
+from urllib.parse import unquote_to_bytes
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 64 * 1024 * 1024
+IDLE_SECONDS = 75.0
+"""How long a connection may say nothing."""
+
+WsgiApp = Callable[[Dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class WsgiServer(ThreadingMixIn, TCPServer):
+    """Serves an application on a socket that listens already; a thread for each connection."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, listener: socket.socket, app: WsgiApp) -> None:
+        super().__init__(("", 0), _Handler, bind_and_activate=False)
+        self.socket.close()  # the base class opened one that it did not bind
+        self.socket = listener
+        self.server_address = listener.getsockname()
+        self.app = app
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
+        """Log what a connection raised; a client that went away is no error."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            logger.exception("a connection failed")
+
+
+class _Answer:
+    """What an application says through ``start_response``."""
+
+    def __init__(self) -> None:
+        self.status = "500 Internal Server Error"
+        self.headers: List[Tuple[str, str]] = []
+
+    def start(
+        self,
+        status: str,
+        headers: List[Tuple[str, str]],
+        exc_info: Optional[Tuple[type, BaseException, TracebackType]] = None,
+    ) -> Callable[[bytes], None]:
+        del exc_info  # nothing is sent before the application is done
+        self.status, self.headers = status, headers
+        return _no_write
+
+
+def _no_write(data: bytes) -> None:
+    raise NotImplementedError(f"write() of PEP 3333 is not offered ({len(data)} bytes)")
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, reason: str) -> None:
+        self.status, self.reason = status, reason
+        super().__init__(reason)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "agentlightning"
+    sys_version = ""
+    timeout = IDLE_SECONDS
+    disable_nagle_algorithm = True
+    wbufsize = 64 * 1024  # head and body leave in one piece
+    server: WsgiServer
+    METHODS: ClassVar[Tuple[str, ...]] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+    def __getattr__(self, name: str) -> Any:
+        # The base class looks for do_GET, do_POST and so on.
+        if name.removeprefix("do_") in self.METHODS and name.startswith("do_"):
+            return self._serve
+        raise AttributeError(name)
+
+    def _serve(self) -> None:
+        try:
+            body = self._body()
+        except _Refused as refused:
+            self.close_connection = True  # what is left of the request cannot be told from a next one
+            self.send_error(refused.status, refused.reason)
+            return
+        if body is None:
+            self.close_connection = True
+            return
+        answer = _Answer()
+        parts = self.server.app(self._environ(body), answer.start)
+        try:
+            content = b"".join(parts)
+        finally:
+            close = getattr(parts, "close", None)
+            if close is not None:
+                close()
+        self._send(answer, content)
+
+    def _send(self, answer: _Answer, content: bytes) -> None:
+        code, _, reason = answer.status.partition(" ")
+        self.log_request(code, len(content))
+        self.send_response_only(int(code), reason)
+        self.send_header("Date", self.date_time_string())
+        length = None
+        for name, value in answer.headers:
+            length = value if name.lower() == "content-length" else length
+            self.send_header(name, value)
+        bodiless = self.command == "HEAD" or code in {"204", "304"}
+        if length is None and not bodiless:
+            self.send_header("Content-Length", str(len(content)))
+        elif length is not None and not bodiless and int(length) != len(content):
+            self.close_connection = True
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if not bodiless:
+            self.wfile.write(content)
+
+    def _environ(self, body: bytes) -> Dict[str, Any]:
+        path, _, query = self.path.partition("?")
+        host, port = self.server.server_address[:2]
+        environ: Dict[str, Any] = {
+            "REQUEST_METHOD": self.command,
+            "SCRIPT_NAME": "",
+            # A base URL with a slash at its end gives paths with two at the beginning.
+            "PATH_INFO": "/" + unquote_to_bytes(path).decode("latin-1").lstrip("/"),
+            "QUERY_STRING": query,
+            "SERVER_NAME": str(host),
+            "SERVER_PORT": str(port),
+            "SERVER_PROTOCOL": self.request_version,
+            "REMOTE_ADDR": self.client_address[0],
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "CONTENT_LENGTH": str(len(body)),
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(body),
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+        }
+        for name, value in self.headers.items():
+            key = name.upper().replace("-", "_")
+            if "_" not in name and key not in {"CONTENT_TYPE", "CONTENT_LENGTH", "TRANSFER_ENCODING"}:
+                key = f"HTTP_{key}"
+                environ[key] = f"{environ[key]},{value}" if key in environ else value
+        return environ
+
+    # ------------------------------------------------------------------ the body
+
+    def _body(self) -> Optional[bytes]:
+        """Return the body, or ``None`` where the client went away before its end."""
+        coding = self.headers.get("Transfer-Encoding")
+        lengths = set(self.headers.get_all("Content-Length", []))
+        if coding is not None:
+            if coding.strip().lower() != "chunked" or lengths:
+                raise _Refused(400, "Transfer-Encoding is chunked, without Content-Length, or absent")
+            return self._chunks()
+        if not lengths:
+            return b""
+        (text, *others) = lengths
+        if others or not (text.isascii() and text.isdigit() and len(text) < 20):
+            raise _Refused(400, "Content-Length is one whole number")
+        if int(text) > MAX_BODY:
+            raise _Refused(413, f"the body is larger than {MAX_BODY:,} bytes")
+        body = self.rfile.read(int(text))
+        return body if len(body) == int(text) else None
+
+    def _chunks(self) -> Optional[bytes]:
+        body = bytearray()
+        while True:
+            line = self.rfile.readline(1000)
+            if not line.endswith(b"\n"):
+                return None
+            size_text = line.split(b";", 1)[0].strip()
+            if not size_text or len(size_text) > 8 or not set(size_text) <= _HEX_BYTES:
+                raise _Refused(400, "a chunk begins with its size in hexadecimal")
+            size = int(size_text, 16)
+            if len(body) + size > MAX_BODY:
+                raise _Refused(413, f"the body is larger than {MAX_BODY:,} bytes")
+            if not size:
+                return bytes(body) if self._skip_trailers() else None
+            chunk = self.rfile.read(size + 2)
+            if len(chunk) < size + 2:
+                return None
+            body += chunk[:-2]
+
+    def _skip_trailers(self) -> bool:
+        for _ in range(100):
+            line = self.rfile.readline(10_000)
+            if line in {b"\r\n", b"\n"}:
+                return True
+            if not line.endswith(b"\n"):
+                return False
+        raise _Refused(400, "too many trailers")
+
+    # ------------------------------------------------------------------ what the base class says and logs
+
+    def send_error(self, code: int, message: Optional[str] = None, explain: Optional[str] = None) -> None:
+        """Answer what is no proper request, in JSON as everything else."""
+        text = message or explain or self.responses.get(code, ("",))[0]
+        content = json.dumps({"error": text, "message": text}).encode()
+        self.close_connection = True
+        self.log_request(code)
+        self.send_response_only(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        logger.info(
+            "%s %s %s %s", self.command, getattr(self, "path", ""), getattr(code, "value", code), size
+        )
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        logger.debug(format, *args)
+
+
+_HEX_BYTES = frozenset(b"0123456789abcdefABCDEF")

@@ -281,6 +281,9 @@ def test_a_run_leaves_rollouts_with_rewards_and_rows_and_no_process(
             "chat calc",
             "execute_tool calculate",
         ]
+        (used,) = [span for span in spans if span.name == "execute_tool calculate"]
+        asked_for = next(span for span in spans if span.name == "chat calc")
+        assert used.attributes["gen_ai.tool.call.id"] in asked_for.attributes["gen_ai.output.messages"]
 
     assert agl(["triplets", "latest", "--json", "--store", f"sqlite:///{database}"]) == 0
     rows = json.loads(capsys.readouterr().out)

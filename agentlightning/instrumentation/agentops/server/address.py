@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 
@@ -42,7 +43,13 @@ def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket
     except (OSError, OverflowError) as error:
         if listener is not None:
             listener.close()
-        raise AgentOpsServerError(
-            f"cannot listen on {host} port {port}: {error}; another port may be free, and port 0 takes any that is"
-        ) from error
+        raise AgentOpsServerError(_why(error, host, port)) from error
     return listener
+
+
+def _why(error: Exception, host: str, port: int) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} on {host} is in use by another program; choose another, or 0 for any that is free"
+        )
+    return f"cannot listen on {host} port {port}: {error}"

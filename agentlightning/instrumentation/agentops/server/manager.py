@@ -29,6 +29,17 @@ API_KEY = "00000000-0000-4000-8000-000000000000"
 ASK_SECONDS = 10.0
 
 
+def environment_for(url: str) -> Dict[str, str]:
+    """Return the variables that lead every version of ``agentops`` to a server, and keep it from writing files."""
+    return {
+        "AGENTOPS_API_KEY": API_KEY,
+        "AGENTOPS_API_ENDPOINT": url,
+        "AGENTOPS_APP_URL": url,
+        "AGENTOPS_EXPORTER_ENDPOINT": f"{url}/v1/traces",
+        "AGENTOPS_LOGGING_TO_FILE": "false",
+    }
+
+
 class AgentOpsServerManager:
     """Starts, finds and stops a local AgentOps server.
 
@@ -145,12 +156,7 @@ class AgentOpsServerManager:
 
     def environment(self) -> Dict[str, str]:
         """Return the variables that lead every version of ``agentops`` to this server."""
-        return {
-            "AGENTOPS_API_KEY": API_KEY,
-            "AGENTOPS_API_ENDPOINT": self.url,
-            "AGENTOPS_APP_URL": self.url,
-            "AGENTOPS_EXPORTER_ENDPOINT": f"{self.url}/v1/traces",
-        }
+        return environment_for(self.url)
 
     def __enter__(self) -> Self:
         self.start()

@@ -206,10 +206,7 @@ class Writer:
             self._bytes += size
             self._dirty.add(scope)
             self._queue.append(entry)
-            full = (
-                len(self._queue) >= self.settings.max_batch_spans
-                or self._bytes >= self.settings.max_batch_bytes
-            )
+            full = self._has_batch()
         if full and not self._full.is_set():
             self._full.set()
         if self._idle:
@@ -240,6 +237,11 @@ class Writer:
         if scope.finished is not None and scope.finished_bytes + entry.size <= self.settings.max_trace_bytes:
             scope.finished_bytes += entry.size
             scope.finished.append(entry)
+
+    def _has_batch(self) -> bool:
+        """Whether a whole batch waits, which is reason enough not to wait for more."""
+        settings = self.settings
+        return len(self._queue) >= settings.max_batch_spans or self._bytes >= settings.max_batch_bytes
 
     def _is_full(self, size: int) -> bool:
         settings = self.settings
@@ -396,7 +398,7 @@ class Writer:
                 with self._lock:
                     if self._has_work(None) and not (self._stopping and self._backoff.failing):
                         self._wake.set()
-                        if len(self._queue) >= self.settings.max_batch_spans:
+                        if self._waiters or self._has_batch():
                             self._full.set()
                     elif self._stopping:
                         return

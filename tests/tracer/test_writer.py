@@ -4,7 +4,7 @@ import asyncio
 import logging
 import tempfile
 import threading
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import pytest
 from hypothesis import given, settings
@@ -72,6 +72,20 @@ async def test_an_event_loop_never_waits_for_a_slow_store(store: LightningStore)
         await leaving
         ticker.cancel()
     assert len(await read(store, ids)) == 1001
+
+
+@pytest.mark.parametrize("bounds", [{"max_batch_spans": 3}, {"max_batch_bytes": 1}])
+@pytest.mark.asyncio
+async def test_a_flush_of_many_batches_never_waits_for_the_interval(
+    store: LightningStore, bounds: Dict[str, int]
+) -> None:
+    ids = await new_attempt(store)
+    tracer = OtelTracer(flush_timeout=60.0, settings=WriterSettings(flush_interval=3600.0, **bounds))
+    with tracer.lifespan(store):
+        async with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]) as handle:
+            for number in range(7):
+                handle.start_span(f"s{number}").end()
+        assert handle.receipt().stored == 8
 
 
 @pytest.mark.asyncio

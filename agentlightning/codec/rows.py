@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Dict, List, Literal, NamedTuple, Optional, Union
 
 from ..types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
+from ..types.tracer import build
 from .json_text import Slot, dumps, is_utf8, loads
 
 ArrayKind = Literal["int32", "int64", "float64"]
@@ -123,31 +124,37 @@ def decode_span(rollout_id: str, attempt_id: str, sequence_id: int, row: SpanRow
     extra: Dict[str, Any] = loads(row.extra) if row.extra else {}
     arrays = [unpack(array.kind, array.data) for array in row.arrays]
     trace_id, parent_id = row.trace_id, extra.get("parent_id", row.parent_id)
-    return Span.model_construct(
-        rollout_id=rollout_id,
-        attempt_id=attempt_id,
-        sequence_id=sequence_id,
-        trace_id=trace_id,
-        span_id=row.span_id,
-        parent_id=parent_id,
-        name=extra.get("name", row.name),
-        status=TraceStatus.model_construct(
-            status_code=row.status_code, description=extra.get("status_description", row.status_description)
-        ),
-        attributes=loads(row.attributes, arrays),
-        events=[] if row.events == "[]" else [Event.model_construct(**event) for event in loads(row.events)],
-        links=[] if row.links == "[]" else [_to_link(link) for link in loads(row.links)],
-        start_time=extra.get("start_time", row.start_time),
-        end_time=extra.get("end_time", row.end_time),
-        context=_to_context(extra["context"]) if "context" in extra else _local(trace_id, row.span_id),
-        parent=(
-            _to_context(extra["parent"])
-            if "parent" in extra
-            else None
-            if parent_id is None
-            else _local(trace_id, parent_id)
-        ),
-        resource=decode_resource(row.resource),
+    description = extra.get("status_description", row.status_description)
+    return build(
+        Span,
+        {
+            "rollout_id": rollout_id,
+            "attempt_id": attempt_id,
+            "sequence_id": sequence_id,
+            "trace_id": trace_id,
+            "span_id": row.span_id,
+            "parent_id": parent_id,
+            "name": extra.get("name", row.name),
+            "status": build(TraceStatus, {"status_code": row.status_code, "description": description}),
+            "attributes": loads(row.attributes, arrays),
+            "events": []
+            if row.events == "[]"
+            else [Event.model_construct(**event) for event in loads(row.events)],
+            "links": [] if row.links == "[]" else [_to_link(link) for link in loads(row.links)],
+            "start_time": extra.get("start_time", row.start_time),
+            "end_time": extra.get("end_time", row.end_time),
+            "context": (
+                _to_context(extra["context"]) if "context" in extra else _local(trace_id, row.span_id)
+            ),
+            "parent": (
+                _to_context(extra["parent"])
+                if "parent" in extra
+                else None
+                if parent_id is None
+                else _local(trace_id, parent_id)
+            ),
+            "resource": decode_resource(row.resource),
+        },
     )
 
 
@@ -200,7 +207,9 @@ def _is_local(context: SpanContext, trace_id: str, span_id: str) -> bool:
 
 
 def _local(trace_id: str, span_id: str) -> SpanContext:
-    return SpanContext.model_construct(trace_id=trace_id, span_id=span_id, is_remote=False, trace_state={})
+    return build(
+        SpanContext, {"trace_id": trace_id, "span_id": span_id, "is_remote": False, "trace_state": {}}
+    )
 
 
 def _context(context: SpanContext) -> Dict[str, Any]:

@@ -27,7 +27,7 @@ from .base import FINISHED, LightningStoreCapabilities, LightningStoreStatistics
 from .query import Query
 from .tables import AttemptKey, NewSpan, SpanCounts, Tables
 from .transaction import Clock, Command, TransactionalStore
-from .values import copy_span, copy_value
+from .values import copy_span, copy_value, numbered
 from .waiting import Waits
 
 T = TypeVar("T")
@@ -223,7 +223,7 @@ class MemoryTables(Tables):
         self._undo.append(lambda: setattr(self._data, "span_bytes", before))
         for new in spans:
             size = self._estimate(new.encoded)
-            span = new.encoded.model_copy(update={"sequence_id": new.sequence_id})
+            span = numbered(new.encoded, new.sequence_id)
             of_attempt = self._data.spans.setdefault((span.rollout_id, span.attempt_id), {})
             self._set(of_attempt, span.span_id, _Kept(span, new.declared, size))
             self._data.span_bytes += size

@@ -297,7 +297,7 @@ class SpanBatch:
         in_order = [fresh[place] for place in sorted(fresh)]
         if in_order:
             tables.add_spans(in_order)
-        return [new.span.model_copy(update={"sequence_id": new.sequence_id}) for new in in_order]
+        return [values.numbered(new.span, new.sequence_id) for new in in_order]
 
     def _write_opened(self, tables: Tables) -> None:
         fresh: List[NewSpan] = []

@@ -26,7 +26,7 @@ from ..types import (
     SpanContext,
     TraceStatus,
 )
-from ..types.tracer import to_attributes
+from ..types.tracer import build, to_attributes
 
 M = TypeVar("M", bound=BaseModel)
 W = TypeVar("W", bound=str)
@@ -223,47 +223,64 @@ def copy_value(value: Any) -> Any:
     return value
 
 
+def numbered(span: Span, sequence_id: int) -> Span:
+    """Return a span with its sequence id; what is inside is shared."""
+    if type(span) is not Span:
+        return copy_span(span, sequence_id)
+    return build(Span, {**span.__dict__, "sequence_id": sequence_id})
+
+
 def copy_span(span: Span, sequence_id: Optional[int] = None) -> Span:
     """Return a deep copy of a span, with its attribute values made JSON values."""
-    return Span.model_construct(
-        rollout_id=span.rollout_id,
-        attempt_id=span.attempt_id,
-        sequence_id=span.sequence_id if sequence_id is None else sequence_id,
-        trace_id=span.trace_id,
-        span_id=span.span_id,
-        parent_id=span.parent_id,
-        name=span.name,
-        status=TraceStatus.model_construct(
-            status_code=span.status.status_code, description=span.status.description
-        ),
-        attributes=to_attributes(span.attributes),
-        events=[
-            Event.model_construct(
-                name=event.name, attributes=to_attributes(event.attributes), timestamp=event.timestamp
-            )
-            for event in span.events
-        ],
-        links=[
-            Link.model_construct(
-                context=_copy_context(link.context),
-                attributes=None if link.attributes is None else to_attributes(link.attributes),
-            )
-            for link in span.links
-        ],
-        start_time=span.start_time,
-        end_time=span.end_time,
-        context=None if span.context is None else _copy_context(span.context),
-        parent=None if span.parent is None else _copy_context(span.parent),
-        resource=OtelResource.model_construct(
-            attributes=to_attributes(span.resource.attributes), schema_url=span.resource.schema_url
-        ),
+    return build(
+        Span,
+        {
+            "rollout_id": span.rollout_id,
+            "attempt_id": span.attempt_id,
+            "sequence_id": span.sequence_id if sequence_id is None else sequence_id,
+            "trace_id": span.trace_id,
+            "span_id": span.span_id,
+            "parent_id": span.parent_id,
+            "name": span.name,
+            "status": _copy_status(span.status),
+            "attributes": to_attributes(span.attributes),
+            "events": [_copy_event(event) for event in span.events],
+            "links": [_copy_link(link) for link in span.links],
+            "start_time": span.start_time,
+            "end_time": span.end_time,
+            "context": None if span.context is None else _copy_context(span.context),
+            "parent": None if span.parent is None else _copy_context(span.parent),
+            "resource": _copy_resource(span.resource),
+        },
     )
 
 
+def _copy_status(status: TraceStatus) -> TraceStatus:
+    return build(TraceStatus, {"status_code": status.status_code, "description": status.description})
+
+
+def _copy_event(event: Event) -> Event:
+    attributes = to_attributes(event.attributes)
+    return build(Event, {"name": event.name, "attributes": attributes, "timestamp": event.timestamp})
+
+
+def _copy_link(link: Link) -> Link:
+    attributes = None if link.attributes is None else to_attributes(link.attributes)
+    return build(Link, {"context": _copy_context(link.context), "attributes": attributes})
+
+
+def _copy_resource(resource: OtelResource) -> OtelResource:
+    attributes = to_attributes(resource.attributes)
+    return build(OtelResource, {"attributes": attributes, "schema_url": resource.schema_url})
+
+
 def _copy_context(context: SpanContext) -> SpanContext:
-    return SpanContext.model_construct(
-        trace_id=context.trace_id,
-        span_id=context.span_id,
-        is_remote=context.is_remote,
-        trace_state=dict(context.trace_state),
+    return build(
+        SpanContext,
+        {
+            "trace_id": context.trace_id,
+            "span_id": context.span_id,
+            "is_remote": context.is_remote,
+            "trace_state": dict(context.trace_state),
+        },
     )

@@ -11,6 +11,7 @@ import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import cache
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -20,6 +21,7 @@ from typing import (
     Literal,
     Optional,
     Protocol,
+    Set,
     TypeVar,
     Union,
     runtime_checkable,
@@ -103,18 +105,34 @@ def attributes_of(src: Any) -> Mapping[str, Any]:
     return getattr(src, "attributes", None) or {}
 
 
+def has_events(src: Any) -> bool:
+    """Whether an OpenTelemetry span has events; the SDK's public property copies them under a lock."""
+    return bool(getattr(src, "_events", True))
+
+
+def has_links(src: Any) -> bool:
+    """Whether an OpenTelemetry span has links."""
+    return bool(getattr(src, "_links", True))
+
+
 T_model = TypeVar("T_model", bound=BaseModel)
+
+
+@cache
+def _all_fields(cls: type[BaseModel]) -> Set[str]:
+    return set(cls.model_fields)
 
 
 def build(cls: type[T_model], values: Dict[str, Any]) -> T_model:
     """Return a model with these values for all of its fields, unvalidated; ``model_construct`` in a tenth of the time.
 
-    The slots are those that ``BaseModel`` documents for ``model_construct``; a test compares both.
+    The slots are those that ``BaseModel`` documents for ``model_construct``; a test compares both. All models of a
+    class share the set of names of their fields: pydantic only adds names of fields to it, and it has them all.
     """
     model = cls.__new__(cls)
     put = object.__setattr__
     put(model, "__dict__", values)
-    put(model, "__pydantic_fields_set__", set(values))
+    put(model, "__pydantic_fields_set__", _all_fields(cls))
     put(model, "__pydantic_extra__", None)
     put(model, "__pydantic_private__", None)
     return model
@@ -161,7 +179,7 @@ class TraceStatus(BaseModel):
     @classmethod
     def from_opentelemetry(cls, src: trace_api.Status) -> TraceStatus:
         """Copy an OpenTelemetry status."""
-        return build(cls, {"status_code": src.status_code.name, "description": src.description})
+        return build(cls, {"status_code": src.status_code._name_, "description": src.description})
 
 
 class Event(BaseModel):
@@ -267,8 +285,10 @@ class Span(BaseModel):
                 "name": src.name,
                 "status": TraceStatus.from_opentelemetry(src.status),
                 "attributes": to_attributes(attributes_of(src)),
-                "events": [Event.from_opentelemetry(event) for event in src.events],
-                "links": [Link.from_opentelemetry(link) for link in src.links],
+                "events": [Event.from_opentelemetry(event) for event in src.events]
+                if has_events(src)
+                else [],
+                "links": [Link.from_opentelemetry(link) for link in src.links] if has_links(src) else [],
                 "start_time": _seconds(src.start_time),
                 "end_time": _seconds(src.end_time),
                 "context": own,

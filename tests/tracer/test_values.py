@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from agentlightning.types import Span, SpanContext
+from agentlightning.types import OtelResource, Span, SpanContext
 from agentlightning.types.tracer import build
 
 
@@ -25,6 +27,15 @@ def test_a_built_model_is_what_pydantic_constructs() -> None:
     assert built.model_fields_set == constructed.model_fields_set
     assert built.model_copy(update={"is_remote": True}).is_remote
     assert repr(built) == repr(constructed)
+
+
+def test_built_models_share_no_change() -> None:
+    values: dict[str, Any] = {"attributes": {"a": 1}, "schema_url": ""}
+    one, other = build(OtelResource, dict(values)), build(OtelResource, dict(values))
+    one.schema_url = "changed"
+    assert other.schema_url == ""
+    assert one.model_fields_set == other.model_fields_set == set(OtelResource.model_fields)
+    assert pickle.loads(pickle.dumps(one)) == copy.deepcopy(one) == one != other
 
 
 def test_a_copied_span_survives_validation_unchanged() -> None:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, List
 import pytest
 
 if TYPE_CHECKING:
+    from .instrumentation.agentops.server.manager import AgentOpsServerManager
     from .store.base import LightningStore
+    from .testing.agentops_server import AgentOpsServer
     from .testing.captured_spans import CapturedSpans
     from .testing.fake_openai import FakeOpenAI
 
@@ -69,3 +71,23 @@ def fake_openai() -> Iterator[FakeOpenAI]:
 
     with FakeOpenAI(Answer.of("Hello there", ids="always", logprobs="always")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _lightning_agentops_process() -> Iterator[AgentOpsServerManager]:
+    """One server for all tests of this process; with ``pytest -n`` each worker has its own."""
+    from .instrumentation.agentops.server.manager import AgentOpsServerManager
+
+    with AgentOpsServerManager() as manager:
+        yield manager
+
+
+@pytest.fixture
+def agentops_server(_lightning_agentops_process: AgentOpsServerManager) -> Iterator[AgentOpsServer]:
+    """A local AgentOps server that has received nothing yet; its ``spans`` are those that clients sent."""
+    from .testing.agentops_server import AgentOpsServer
+
+    server = AgentOpsServer(_lightning_agentops_process)
+    yield server
+    if server.manager.is_alive():
+        server.recover()  # a request that a fault holds up would hold up the client's end

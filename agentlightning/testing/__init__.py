@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .. import _lazy
 
 if TYPE_CHECKING:
+    from .agentops_server import AgentOpsServer as AgentOpsServer
     from .captured_spans import CapturedSpans as CapturedSpans
     from .clock import ManualClock as ManualClock
     from .clock import wait_until as wait_until
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
+        ".agentops_server": ("AgentOpsServer",),
         ".captured_spans": ("CapturedSpans",),
         ".clock": ("ManualClock", "wait_until", "wait_until_async"),
         ".fake_openai": (

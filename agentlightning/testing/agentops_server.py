@@ -1,0 +1,56 @@
+"""A local AgentOps server as a test sees it: empty at the start of the test, and healthy."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+from ..instrumentation.agentops.server.manager import AgentOpsServerManager
+from ..types import Span
+
+
+class AgentOpsServer:
+    """What came to a running local AgentOps server since this object was made.
+
+    Clients send in batches and in the background: wait for what they send, as by ``wait_until``.
+
+    Args:
+        manager: Of the server; it is started if it does not run, and emptied, and its open faults are taken back.
+    """
+
+    def __init__(self, manager: AgentOpsServerManager) -> None:
+        self.manager = manager
+        """What started the server; give it to ``AgentOpsTracer(server=…)``."""
+        if not manager.is_alive():
+            manager.start()
+        self.recover()
+        self.clear()
+
+    @property
+    def url(self) -> str:
+        """``http://127.0.0.1:port``."""
+        return self.manager.url
+
+    @property
+    def spans(self) -> List[Span]:
+        """The spans that came over OTLP."""
+        return self.manager.spans()
+
+    def environment(self) -> Dict[str, str]:
+        """Return the variables that lead every version of ``agentops`` here."""
+        return self.manager.environment()
+
+    def recorded(self, kind: Optional[str] = None) -> Any:
+        """Return everything that came, by kind; see ``AgentOpsServerManager.recorded``."""
+        return self.manager.recorded(kind)
+
+    def clear(self) -> None:
+        """Forget what came."""
+        self.manager.clear()
+
+    def fail(self, status: Optional[int] = None, **options: Any) -> None:
+        """Make the next requests go wrong; see ``AgentOpsServerManager.fail``."""
+        self.manager.fail(status, **options)
+
+    def recover(self) -> None:
+        """Take back what ``fail`` ordered."""
+        self.manager.recover()

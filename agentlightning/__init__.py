@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .tracer import DummyTracer as DummyTracer
     from .tracer import LightningSpanExporter as LightningSpanExporter
     from .tracer import LightningSpanProcessor as LightningSpanProcessor
+    from .tracer import AgentOpsTracer as AgentOpsTracer
     from .tracer import OtelTracer as OtelTracer
     from .tracer import Tracer as Tracer
     from .tracer import clear_active_tracer as clear_active_tracer
@@ -151,6 +152,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "DummyTracer",
             "LightningSpanExporter",
             "LightningSpanProcessor",
+            "AgentOpsTracer",
             "OtelTracer",
             "Tracer",
             "clear_active_tracer",

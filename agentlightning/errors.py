@@ -24,6 +24,7 @@
     ├── ContextArgumentsError (ValueError)
     ├── NotAnExportRequest (ValueError)
     ├── AgentOpsServerError (RuntimeError)
+    ├── AgentOpsUnsupported (RuntimeError)
     └── MissingExtra (ImportError)
 
 Each class has a stable ``code`` and builds its own message. It inherits the builtin that code written for
@@ -178,6 +179,12 @@ class AgentOpsServerError(LightningError, RuntimeError):
     """The local AgentOps server did not start, or does not answer."""
 
     code = "agentops_server"
+
+
+class AgentOpsUnsupported(LightningError, RuntimeError):
+    """There is no ``agentops`` that can be recorded, and the tracer is strict."""
+
+    code = "agentops_unsupported"
 
 
 class MissingExtra(LightningError, ImportError):

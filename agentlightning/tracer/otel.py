@@ -35,7 +35,7 @@ from .portal import in_event_loop, run_sync
 from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
 from .provider import TRACER_NAME, ProviderSession
-from .scope import Entry, Scope, context_with_scope, current_scope
+from .scope import Entry, Scope, context_with_scope, current_scope, scope_in
 from .writer import WriterSettings
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class OtelTracer(Tracer):
         flush_timeout: Seconds that leaving ``trace_context`` may wait for its spans to be stored.
         settings: Bounds of the writer.
         policy: What happens to an error of ours inside user code; by default each kind is logged once.
+        instrument_llm_calls: Whether model calls are recorded. Without it no HTTP client is touched.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class OtelTracer(Tracer):
         flush_timeout: float = 5.0,
         settings: Optional[WriterSettings] = None,
         policy: Optional[Policy] = None,
+        instrument_llm_calls: bool = True,
     ) -> None:
         super().__init__()
+        self._instrument_llm_calls = instrument_llm_calls
         self._fallback_attempt = fallback_attempt
         self._capture_tokens = _capture_mode(capture_tokens)
         self._endpoints = [_endpoint(each) for each in endpoints]
@@ -323,20 +326,21 @@ class _Worker:
         self.processor.default_store = store
         with ExitStack() as undo:  # what raises half way leaves nothing behind
             undo.callback(self._finish, 5.0)
-            session = ProviderSession(self.processor)
-            undo.callback(session.close)
-            self.tracer = session.provider.get_tracer(TRACER_NAME)
+            self.session = ProviderSession(self.processor)
+            undo.callback(self.session.close)
+            self.tracer = self.session.provider.get_tracer(TRACER_NAME)
             threading = _instrument_threading()
             if threading is not None:
                 undo.callback(threading.uninstrument)
-            calls = instrument_model_calls(
-                ModelCallRecorder(self.processor, self.tracer),
-                capture_tokens=tracer._capture_tokens,
-                endpoint_for=tracer.endpoint_for,
-                is_own_host=_is_own_host(tracer),
-                guard=Guard(tracer._policy),
-            )
-            undo.callback(calls.undo)
+            if tracer._instrument_llm_calls:
+                calls = instrument_model_calls(
+                    ModelCallRecorder(self.processor, self.tracer),
+                    capture_tokens=tracer._capture_tokens,
+                    endpoint_for=tracer.endpoint_for,
+                    is_own_host=_is_own_host(tracer),
+                    guard=Guard(tracer._policy),
+                )
+                undo.callback(calls.undo)
             undo.callback(ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close)
             if store is not None:
                 self.processor.writer.deliver_spool(store)
@@ -453,8 +457,7 @@ class _TraceContext(TraceContext):
                 "OTEL_SDK_DISABLED or the provider's sampler leaves out rollout %r: its spans are not recorded",
                 self._name,
             )
-        self._inside = trace.set_span_in_context(self._root, context)
-        otel_context.attach(self._inside)
+        otel_context.attach(trace.set_span_in_context(self._root, context))
         self._handle = TraceHandle(processor, self._worker.tracer, self._scope)
         return self._handle
 
@@ -466,8 +469,9 @@ class _TraceContext(TraceContext):
                 OtelSpanRecordingContext(self._root).record_exception(error)
             self._root.end()
         # attach instead of detach: a token belongs to the contextvars context that made it, and a body may be left
-        # in another one (an async fixture, a cancelled generator). What is current is put back only if it is ours.
-        if otel_context.get_current() is self._inside:
+        # in another one (an async fixture, a cancelled generator). What is current is put back only if it is ours, or
+        # lies inside of ours: a session that the agent has left open.
+        if scope_in(otel_context.get_current()) is self._scope:
             otel_context.attach(self._before)
         processor = self._worker.processor
         if not in_this_process:

@@ -95,6 +95,12 @@ class ProviderSession:
         self._joined = [self.provider]
         self.provider.add_span_processor(processor)
 
+    def join(self, provider: Any) -> None:
+        """Record the spans of one more provider, until the stay ends; a second time changes nothing."""
+        if isinstance(provider, TracerProvider) and all(each is not provider for each in self._joined):
+            provider.add_span_processor(self._processor)
+            self._joined.append(provider)
+
     def _become_global(self, present: Any) -> None:
         if present is not None:
             _log.warning(
@@ -116,9 +122,7 @@ class ProviderSession:
                 return
             self._global_was_set = False
             original(tracer_provider)
-            if isinstance(tracer_provider, TracerProvider):
-                tracer_provider.add_span_processor(self._processor)
-                self._joined.append(tracer_provider)
+            self.join(tracer_provider)
 
         return set_tracer_provider
 
@@ -127,7 +131,7 @@ class ProviderSession:
         if self._patch is not None:
             self._patch.undo()
         for provider in self._joined:
-            if not _remove_processor(provider, self._processor):
+            if not remove_processor(provider, self._processor):
                 _log.info("our span processor stays on %s as an inert object", type(provider).__name__)
         if self._global_was_set and _global_provider() is self.provider:
             _unset_global()
@@ -150,7 +154,8 @@ def _unset_global() -> bool:
     return True
 
 
-def _remove_processor(provider: TracerProvider, processor: SpanProcessor) -> bool:
+def remove_processor(provider: TracerProvider, processor: SpanProcessor) -> bool:
+    """Take a processor out of a provider; false where this SDK keeps its processors in another way."""
     multi = getattr(provider, "_active_span_processor", None)
     lock = getattr(multi, "_lock", None)
     present = getattr(multi, "_span_processors", None)

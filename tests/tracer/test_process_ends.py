@@ -14,6 +14,7 @@ from tracer_sample import assert_balanced, new_attempt
 
 from agentlightning.store import open_store
 from agentlightning.testing import ChildProcess, StartMethod, start_child
+from agentlightning.tracer import OtelTracer
 from agentlightning.types import Receipt, Span
 
 SPANS = 200
@@ -43,6 +44,8 @@ if args["end"] == "sigterm":
 
 async def outcome(url: str, ids: Tuple[str, str]) -> Tuple[List[Span], List[Span], Receipt]:
     async with open_store(url) as store:
+        with OtelTracer().lifespan(store) as tracer:  # what a busy machine had no time for waits in the spool
+            tracer.processor.force_flush()
         return (
             list(await store.query_spans(*ids)),
             list(await store.query_open_spans(*ids)),

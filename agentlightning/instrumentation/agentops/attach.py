@@ -1,0 +1,65 @@
+"""One door to all ranges: what is done with the ``agentops`` that was found."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, List
+
+from opentelemetry import trace
+
+from ..guard import Guard
+from ..patch import Patches
+from . import legacy, repairs
+from . import managed as guest
+from .probe import Found, probe
+from .table import support
+
+_log = logging.getLogger(__name__)
+
+
+def managed(found: Found, provider: Any, url: str, guard: Guard) -> Patches:
+    """Start AgentOps as a guest on ``provider``, with nothing sent anywhere; see ``managed`` and ``legacy``."""
+    if found.legacy:
+        return legacy.record_events(found, provider, guard, start=True)
+    return guest.manage(found, provider, url, guard)
+
+
+def unmanaged(found: Found, provider: Any, join: repairs.Join, guard: Guard) -> Patches:
+    """Record an AgentOps that its user starts; see ``repairs`` and ``legacy``."""
+    if found.legacy:
+        return legacy.record_events(found, provider, guard, start=False)
+    return repairs.repair(found, join, guard)
+
+
+_instrumented: List[Patches] = []
+_lock = threading.Lock()
+
+
+def instrument_agentops() -> bool:
+    """Repair and record the ``agentops`` of this process, for good or until :func:`uninstrument_agentops` (0.3).
+
+    ``AgentOpsTracer`` does this by itself; it is for those who set everything up on their own. The spans go where the
+    global tracer provider sends them. A second call changes nothing.
+
+    Returns:
+        Whether there is an ``agentops`` that can be recorded; if not, an error is logged that names a cure.
+    """
+    found = probe()
+    known = support(found)
+    if known.verdict != "captured":
+        _log.error("AgentOps is not recorded: %s", known.sentence)
+        return False
+    with _lock:
+        if not _instrumented:
+            guard = Guard()
+            _instrumented.append(unmanaged(found, trace.get_tracer_provider(), lambda _provider: None, guard))
+    return True
+
+
+def uninstrument_agentops() -> None:
+    """Undo :func:`instrument_agentops`; without it, and a second time, nothing happens."""
+    with _lock:
+        patches = _instrumented.pop() if _instrumented else None
+    if patches is not None:
+        patches.undo()

@@ -1,0 +1,164 @@
+"""What is done with each release of ``agentops``: captured, or refused in one sentence that names a cure.
+
+One table serves the tracer, ``agl doctor`` and the page ``docs/reference/agentops.md``. A row is found by what the
+probe saw; version numbers only tell releases apart that look alike.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, Optional, Tuple
+
+from .probe import Found, installed_version, version_numbers
+
+Verdict = Literal["captured", "refused", "absent"]
+
+ADVISED: Final = "0.4.21"
+"""The release that refusals name."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a user of one release gets."""
+
+    verdict: Verdict
+    sentence: str
+    """In managed mode, one sentence; of a refusal with the cure."""
+    unmanaged: Tuple[str, ...] = ()
+    """What the release itself breaks or loses where its user has started it, and what is done about it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Releases that are treated alike."""
+
+    releases: str
+    applies: Callable[[Found], bool]
+    support: Support
+
+
+def _between(first: str, last: str) -> Callable[[Found], bool]:
+    low, high = version_numbers(first), version_numbers(last)
+    return lambda found: low <= found.numbers <= high
+
+
+def _in_range(name: str) -> Callable[[Found], bool]:
+    return lambda found: found.range == name
+
+
+def exporter_lost_its_session(found: Found) -> bool:
+    """Whether this AgentOps' exporter uses what OpenTelemetry's exporter has no longer had since 1.45."""
+    exporter = version_numbers(installed_version("opentelemetry-exporter-otlp-proto-http"))
+    return exporter >= (1, 45) and found.mentions("sdk/exporters.py", "self._session")
+
+
+_EVENTS = "its events become spans; model calls are seen at the wire"
+_GUEST = "its decorators, traces and sessions become spans; model calls are seen at the wire"
+
+TABLE: Final[Tuple[Row, ...]] = (
+    Row(
+        "none",
+        _in_range("none"),
+        Support(
+            "absent", "agentops is not installed; model calls are seen at the wire, nothing else is lost"
+        ),
+    ),
+    Row(
+        "0.4.7 without openai-agents",
+        lambda found: found.numbers == (0, 4, 7) and importlib.util.find_spec("agents") is None,
+        Support(
+            "refused",
+            "agentops 0.4.7 cannot be imported unless openai-agents is installed; install agentops "
+            f"{ADVISED}, or pip install openai-agents",
+        ),
+    ),
+    Row(
+        "0.2.0 – 0.2.6",
+        _in_range("L1"),
+        Support("captured", _EVENTS, ("its queue hangs for ever once it is full (100 events)",)),
+    ),
+    Row(
+        "0.3.0 – 0.3.10",
+        _in_range("L2"),
+        Support("captured", _EVENTS, ("its queue hangs for ever once it is full",)),
+    ),
+    Row(
+        "0.3.11 – 0.3.18",
+        _in_range("L3"),
+        Support("captured", _EVENTS, ("its queue hangs for ever once it is full",)),
+    ),
+    Row("0.3.21 – 0.3.26", _in_range("L4"), Support("captured", _EVENTS)),
+    Row(
+        "0.4.5",
+        _between("0.4.5", "0.4.5"),
+        Support(
+            "captured",
+            _GUEST,
+            ("every streamed chat call raises AttributeError; install agentops 0.4.9 or later",),
+        ),
+    ),
+    Row(
+        "0.4.2 – 0.4.14",
+        _in_range("A1"),
+        Support(
+            "captured",
+            _GUEST,
+            ("a stream that is left half way leaves its span open; it ends with its trace_context",),
+        ),
+    ),
+    Row(
+        "0.4.15",
+        _in_range("A2"),
+        Support(
+            "captured",
+            _GUEST,
+            ("streamed chat is not recorded by it; the wire capture completes its span",),
+        ),
+    ),
+    Row(
+        "0.4.16 – 0.4.18",
+        lambda found: found.range == "A3" and found.numbers < (0, 4, 19),
+        Support(
+            "captured", _GUEST, ("streams lose .response and .close() under its instrumentation of openai",)
+        ),
+    ),
+    Row(
+        "0.4.19 – 0.4.21 with opentelemetry-exporter-otlp-proto-http ≥ 1.45",
+        lambda found: found.range == "A3" and exporter_lost_its_session(found),
+        Support(
+            "captured",
+            _GUEST,
+            (
+                "its exporter sends nothing with this OpenTelemetry; it is repaired while we trace",
+                "streams lose .response and .close() under its instrumentation of openai",
+            ),
+        ),
+    ),
+    Row(
+        "0.4.19 – 0.4.21",
+        _in_range("A3"),
+        Support(
+            "captured", _GUEST, ("streams lose .response and .close() under its instrumentation of openai",)
+        ),
+    ),
+)
+"""Searched from the top; the first row that applies counts."""
+
+
+def support(found: Found) -> Support:
+    """Return what is done with the release that was found."""
+    row = row_of(found)
+    if row is not None:
+        return row.support
+    return Support(
+        "refused",
+        f"agentops {found.version or '(without a version)'} is no release that is known here; "
+        f"install agentops {ADVISED}",
+    )
+
+
+def row_of(found: Found) -> Optional[Row]:
+    """Return the row of a release, or ``None``."""
+    return next((row for row in TABLE if row.applies(found)), None)

@@ -1,0 +1,183 @@
+"""``AgentOpsTracer``: whatever ``agentops`` is installed, on this machine only, recorded under the right attempt."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Dict, Optional, Union
+
+from ..errors import AgentOpsUnsupported
+from ..instrumentation.agentops import attach
+from ..instrumentation.agentops.environment import around_proxies, set_environment
+from ..instrumentation.agentops.probe import Found, probe
+from ..instrumentation.agentops.server.manager import AgentOpsServerManager, environment_for
+from ..instrumentation.agentops.table import support
+from ..instrumentation.guard import Guard
+from .otel import OtelTracer
+from .provider import remove_processor
+from .to_server import ToServer
+
+if TYPE_CHECKING:
+    from ..store.base import LightningStore
+
+_log = logging.getLogger(__name__)
+
+
+class AgentOpsTracer(OtelTracer):
+    """Records an agent that uses ``agentops``, or does not.
+
+    Model calls are captured at the wire in every case. What AgentOps adds are its decorators, traces, sessions and
+    legacy events, and its instrumentations of agent frameworks. Where no ``agentops`` is installed, or one that no
+    probe knows, the wire capture works alone; that is said once.
+
+    Args:
+        agentops_managed: Start a local server that stands in for AgentOps' cloud, point the environment at it, and
+            start AgentOps as a guest of this tracer: nothing leaves the machine. With ``False`` the user's own set-up
+            of AgentOps keeps working and gets its spans, and the store gets them too.
+        instrument_managed: Record model calls and touch AgentOps at all. With ``False`` only spans that somebody else
+            makes are recorded.
+        daemon: Whether the local server ends with this process.
+        strict: Raise where AgentOps cannot be recorded, instead of saying so.
+        server: A local server that runs already: its manager, or its URL.
+        export_to_server: Whether the local server gets a copy of the spans, to be looked at.
+        **options: Those of :class:`~agentlightning.tracer.OtelTracer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        agentops_managed: bool = True,
+        instrument_managed: bool = True,
+        daemon: bool = True,
+        strict: bool = False,
+        server: Union[AgentOpsServerManager, str, None] = None,
+        export_to_server: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**{"instrument_llm_calls": instrument_managed, **options})
+        self._agentops_managed = agentops_managed
+        self._instrument_managed = instrument_managed
+        self._strict = strict
+        self._export_to_server = export_to_server
+        self._starts_server = server is None
+        self._server = server if isinstance(server, AgentOpsServerManager) else AgentOpsServerManager(daemon)
+        self._server_url = server if isinstance(server, str) else None
+        self._undo = ExitStack()
+        self._said = False
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**super().__getstate__(), "_undo": ExitStack()}
+
+    @property
+    def server(self) -> AgentOpsServerManager:
+        """The local server of managed mode; a copy of this tracer in another process has a copy of it."""
+        return self._server
+
+    # ------------------------------------------------------------------ life cycle
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """Start the local server, for this process and all workers that get a copy of this tracer.
+
+        Raises:
+            AgentOpsServerError: It does not start.
+        """
+        super().init(*args, **kwargs)
+        self._start_server()
+
+    def init_worker(self, worker_id: int, store: Optional[LightningStore] = None) -> None:
+        """Begin to record in this process.
+
+        Raises:
+            TracerNotReady: ``init_worker`` was called before without ``teardown_worker``.
+            AgentOpsUnsupported: ``strict``, and there is no ``agentops`` that can be recorded.
+        """
+        super().init_worker(worker_id, store)
+        try:
+            if self._agentops_managed:
+                self._start_server()
+            self._attach()
+        except BaseException:
+            self.teardown_worker(worker_id)
+            raise
+
+    def teardown_worker(self, worker_id: int) -> None:
+        """Write what is queued and leave the process as it was: AgentOps, the environment, the providers."""
+        self._undo.close()
+        super().teardown_worker(worker_id)
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Undo ``init``: end the local server, if this tracer started it in this process."""
+        super().teardown(*args, **kwargs)
+        if self._agentops_managed and self._starts_server:
+            self._server.stop()
+
+    def get_langchain_handler(self) -> Optional[Any]:
+        """Return AgentOps' LangChain callback handler, or ``None`` where there is none or LangChain is missing."""
+        try:
+            module = importlib.import_module("agentops.integration.callbacks.langchain")
+        except ImportError:
+            return None
+        return module.LangchainCallbackHandler(auto_session=False)
+
+    # ------------------------------------------------------------------ AgentOps
+
+    def _start_server(self) -> None:
+        if self._agentops_managed and self._server_url is None and not self._server.is_alive():
+            self._server.start()
+
+    def _attach(self) -> None:
+        """Record AgentOps too, or say why not."""
+        if not self._instrument_managed:
+            return
+        session = self._ready().session
+        if self._agentops_managed:
+            url = self._server_url or self._server.url
+            variables = {**environment_for(url), **around_proxies()}
+            self._undo.callback(set_environment(variables).undo)
+            self._copy_to(url)
+        found = probe()
+        known = support(found)
+        if known.verdict != "captured":
+            self._not_recorded(known.sentence, missing=known.verdict == "absent")
+            return
+        guard = Guard(self._policy)
+        try:
+            patches = (
+                attach.managed(found, session.provider, url, guard)
+                if self._agentops_managed
+                else attach.unmanaged(found, session.provider, session.join, guard)
+            )
+        except Exception as error:  # noqa: BLE001 - an import of a stranger's package may raise anything
+            self._not_recorded(_sentence(found, error))
+            return
+        self._undo.callback(patches.undo)
+        for patch in patches:
+            _log.debug("agentops %s: %s", found.version, patch.description)
+
+    def _copy_to(self, url: str) -> None:
+        if not self._export_to_server:
+            return
+        try:
+            copies = ToServer(url)
+        except ImportError:
+            _log.debug("no OTLP exporter is installed, so the local AgentOps server gets no spans")
+            return
+        provider = self._ready().session.provider
+        provider.add_span_processor(copies)
+        self._undo.callback(copies.shutdown)
+        self._undo.callback(remove_processor, provider, copies)
+
+    def _not_recorded(self, sentence: str, *, missing: bool = False) -> None:
+        if self._strict:
+            raise AgentOpsUnsupported(sentence)
+        if not self._said:
+            self._said = True
+            (_log.info if missing else _log.error)("AgentOps is not recorded: %s", sentence)
+
+
+def _sentence(found: Found, error: Exception) -> str:
+    return (
+        f"agentops {found.version} does not start here ({type(error).__name__}: {error}); model calls are "
+        "recorded at the wire"
+    )

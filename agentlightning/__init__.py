@@ -47,10 +47,10 @@ if TYPE_CHECKING:
     from .store import LightningStoreThreaded as LightningStoreThreaded
     from .store import SqliteLightningStore as SqliteLightningStore
     from .store import open_store as open_store
+    from .tracer import AgentOpsTracer as AgentOpsTracer
     from .tracer import DummyTracer as DummyTracer
     from .tracer import LightningSpanExporter as LightningSpanExporter
     from .tracer import LightningSpanProcessor as LightningSpanProcessor
-    from .tracer import AgentOpsTracer as AgentOpsTracer
     from .tracer import OtelTracer as OtelTracer
     from .tracer import Tracer as Tracer
     from .tracer import clear_active_tracer as clear_active_tracer

@@ -64,6 +64,8 @@ install_extras() {
     if ((${#missing[@]} == 0)); then
         return
     fi
+    # Debian 12's pip gives up on this set of requirements; the newest resolves it in a minute.
+    "$folder/bin/python" -m pip install -qq --disable-pip-version-check -U pip || return
     local joined
     joined="$(IFS=,; echo "${missing[*]}")"
     say "installing agentlightning-otel[$joined] into .venv (once)"

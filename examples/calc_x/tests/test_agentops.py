@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -29,7 +29,8 @@ from examples.calc_x.server import CalculatorPolicyServer
 
 # Looked for, not imported: the tracer prepares the environment before it imports AgentOps.
 pytestmark = pytest.mark.skipif(
-    find_spec("agentops") is None, reason="needs pip install 'agentlightning-otel[agentops]'"
+    not any(metadata.distributions(name="agentops")),
+    reason="needs pip install 'agentlightning-otel[agentops]'",
 )
 
 

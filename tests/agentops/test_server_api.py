@@ -7,6 +7,7 @@ import http.client
 import json
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ import pytest
 from server_sample import JSON, PROTOBUF, ask, otlp, send
 
 from agentlightning.instrumentation.agentops.server import AgentOpsServerManager, Recorder, create_app
+from agentlightning.instrumentation.agentops.server.recorder import LIMITS, MIB
 from agentlightning.types import Span
 
 SESSION = "11111111-2222-4333-8444-555555555555"
@@ -284,3 +286,14 @@ def test_the_application_works_under_any_wsgi_server() -> None:
         assert client.post("/v1/traces", data=otlp("a"), headers=PROTOBUF).status_code == 200
         assert client.get("/_recorded?kind=spans").json["spans"][0]["name"] == "a"  # type: ignore[index]
     assert recorder.counts()["spans"]["kept"] == 1
+
+
+def test_the_reference_names_every_route_and_every_limit() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "agentops-server.md").read_text(
+        "utf-8"
+    )
+    for rule in create_app().url_map.iter_rules():
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            assert f"{method} {rule.rule}`" in page or f"`{rule.rule}`" in page
+    for kind, limit in LIMITS.items():
+        assert f"| `{kind}` | {limit.most:,} | {limit.size // MIB} |" in page

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from .testing.agentops_server import AgentOpsServer
     from .testing.captured_spans import CapturedSpans
     from .testing.fake_openai import FakeOpenAI
+    from .tracer.agentops import AgentOpsTracer
 
 TMP_PATH = "{tmp_path}"
+FLUSH_MILLISECONDS = 5000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +61,29 @@ def captured_spans(
 def _lightning_flushes() -> List[Callable[[], object]]:
     """What gets the spans of the test's tracers into the store."""
     return []
+
+
+@pytest.fixture
+def agentops_tracer(
+    agentops_server: AgentOpsServer,
+    lightning_store: LightningStore,
+    _lightning_flushes: List[Callable[[], object]],
+) -> Iterator[AgentOpsTracer]:
+    """A tracer that records into ``lightning_store``, with ``agentops`` if it is installed, on this machine only.
+
+    After the test the process is as it was: ``print``, ``__import__``, the environment, OpenTelemetry's providers.
+    """
+    from .tracer.agentops import AgentOpsTracer
+
+    tracer = AgentOpsTracer(server=agentops_server.manager)
+
+    def flush() -> bool:
+        return tracer.processor.force_flush(FLUSH_MILLISECONDS)
+
+    with tracer.lifespan(lightning_store):
+        _lightning_flushes.append(flush)
+        yield tracer
+        _lightning_flushes.remove(flush)
 
 
 @pytest.fixture

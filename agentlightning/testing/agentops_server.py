@@ -6,12 +6,13 @@ from typing import Any, Dict, List, Optional
 
 from ..instrumentation.agentops.server.manager import AgentOpsServerManager
 from ..types import Span
+from .clock import wait_until
 
 
 class AgentOpsServer:
     """What came to a running local AgentOps server since this object was made.
 
-    Clients send in batches and in the background: wait for what they send, as by ``wait_until``.
+    Clients send in batches and in the background: :meth:`wait_for_spans` waits for what they send.
 
     Args:
         manager: Of the server; it is started if it does not run, and emptied, and its open faults are taken back.
@@ -34,6 +35,19 @@ class AgentOpsServer:
     def spans(self) -> List[Span]:
         """The spans that came over OTLP."""
         return self.manager.spans()
+
+    def wait_for_spans(self, count: int = 1, *, deadline: float = 10.0) -> List[Span]:
+        """Return the spans when there are at least ``count``.
+
+        Raises:
+            TimeoutError: There were fewer for ``deadline`` seconds.
+        """
+        wait_until(
+            lambda: len(self.recorded("spans")) >= count,
+            deadline=deadline,
+            what=f"the AgentOps server has {count} spans",
+        )
+        return self.spans
 
     def environment(self) -> Dict[str, str]:
         """Return the variables that lead every version of ``agentops`` here."""

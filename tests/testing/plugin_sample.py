@@ -11,6 +11,52 @@ from textwrap import dedent
 
 ASYNCIO = "asyncio_default_fixture_loop_scope = function\nasyncio_mode = "
 
+WATCHING_CONFTEST = """
+    import builtins, concurrent.futures.thread, os, signal, sys, threading
+
+    import openai, opentelemetry.trace, pytest, requests.sessions
+
+    from agentlightning.testing import FakeOpenAI
+
+    NAMES = ("builtins", "concurrent.futures.thread", "openai", "opentelemetry.trace", "requests", "threading")
+    HTTP = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "anyio", "opentelemetry.context")
+
+    def watched():
+        roots = (*NAMES, *HTTP)
+        return [name for name in sys.modules if name in roots or name.startswith(tuple(f"{r}." for r in HTTP))]
+
+    def everything():
+        # Module or class, name -> the very object, which the snapshot keeps alive.
+        found = {}
+        for module in watched():
+            for name, value in list(vars(sys.modules[module]).items()):
+                found[module, name] = value
+                if issubclass(type(value), type):  # isinstance would wake the lazy proxies of openai
+                    found.update({(module, name, inner): each for inner, each in list(vars(value).items())})
+        environment = {("env", name): sys.intern(value) for name, value in os.environ.items()}
+        environment.pop(("env", "PYTEST_CURRENT_TEST"), None)
+        handlers = {("signal", number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        threads = {("thread", thread): thread for thread in threading.enumerate()}
+        return {**found, **environment, **handlers, **threads}
+
+    before = {}
+
+    @pytest.fixture(scope="session", autouse=True)
+    def snapshot():
+        with FakeOpenAI() as server:  # what clients set up by themselves at their first call is no change of ours
+            server.client().completions.create(model="m", prompt="x")
+            with requests.Session() as session:
+                [session.get(server.url) for _ in range(2)]
+        before.update(everything())
+
+    def changes():
+        now = everything()
+        kinds = ("env", "thread")
+        changed = {key for key, value in before.items() if now.get(key) is not value}
+        return changed | {key for key in now.keys() - before.keys() if key[0] in kinds}
+"""
+"""A conftest.py that tells which globals are not the objects that they were."""
+
 
 def run_pytest(
     folder: Path,

@@ -8,7 +8,9 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from plugin_sample import ASYNCIO, assert_passed, run_pytest
+from plugin_sample import ASYNCIO, WATCHING_CONFTEST, assert_passed, run_pytest
+
+pytestmark = pytest.mark.timeout(300)  # whole runs of pytest inside of one test
 
 OURS = {"agentlightning", "agentlightning._lazy", "agentlightning._coinstall", "agentlightning.pytest_plugin"}
 
@@ -128,49 +130,6 @@ def test_a_store_that_holds_rollouts_of_others_is_refused(tmp_path: Path) -> Non
     assert "InvalidArgument: the store for tests holds 1 rollouts already" in done.stdout
 
 
-CONFTEST = """
-    import builtins, concurrent.futures.thread, os, signal, sys, threading
-
-    import openai, opentelemetry.trace, pytest, requests.sessions
-
-    from agentlightning.testing import FakeOpenAI
-
-    NAMES = ("builtins", "concurrent.futures.thread", "openai", "opentelemetry.trace", "requests", "threading")
-    HTTP = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "anyio", "opentelemetry.context")
-
-    def watched():
-        roots = (*NAMES, *HTTP)
-        return [name for name in sys.modules if name in roots or name.startswith(tuple(f"{r}." for r in HTTP))]
-
-    def everything():
-        # Module or class, name -> the very object, which the snapshot keeps alive.
-        found = {}
-        for module in watched():
-            for name, value in list(vars(sys.modules[module]).items()):
-                found[module, name] = value
-                if issubclass(type(value), type):  # isinstance would wake the lazy proxies of openai
-                    found.update({(module, name, inner): each for inner, each in list(vars(value).items())})
-        environment = {("env", name): sys.intern(value) for name, value in os.environ.items()}
-        environment.pop(("env", "PYTEST_CURRENT_TEST"), None)
-        handlers = {("signal", number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        threads = {("thread", thread): thread for thread in threading.enumerate()}
-        return {**found, **environment, **handlers, **threads}
-
-    before = {}
-
-    @pytest.fixture(scope="session", autouse=True)
-    def snapshot():
-        with FakeOpenAI() as server:  # what clients set up by themselves at their first call is no change of ours
-            server.client().completions.create(model="m", prompt="x")
-        before.update(everything())
-
-    def changes():
-        now = everything()
-        kinds = ("env", "thread")
-        changed = {key for key, value in before.items() if now.get(key) is not value}
-        return changed | {key for key in now.keys() - before.keys() if key[0] in kinds}
-"""
-
 GLOBALS_TESTS = """
     import conftest
     import pytest
@@ -190,7 +149,7 @@ GLOBALS_TESTS = """
 
 
 def test_after_passing_and_failing_tests_every_global_is_the_object_that_it_was(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text(dedent(CONFTEST), encoding="utf-8")
+    (tmp_path / "conftest.py").write_text(dedent(WATCHING_CONFTEST), encoding="utf-8")
     done = run_pytest(tmp_path, GLOBALS_TESTS, "-p", "no:randomly", ini=f"{ASYNCIO}strict")
     assert "1 failed, 2 passed" in done.stdout, done.stdout
     assert "FAILED test_sample.py::test_agent[fails]" in done.stdout

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import requests
-from plugin_sample import ASYNCIO, assert_passed, run_pytest
+from plugin_sample import ASYNCIO, WATCHING_CONFTEST, assert_passed, run_pytest
 
 from agentlightning.store.base import process_start_ticks
 from agentlightning.testing import AgentOpsServer
+
+pytestmark = pytest.mark.timeout(300)  # whole runs of pytest inside of one test
 
 SERVER_TESTS = """
     from pathlib import Path
@@ -45,6 +48,78 @@ def test_each_process_has_one_server_which_ends_with_it(
     pids = {int(path.read_text(encoding="utf-8")) for path in tmp_path.glob("pid-*")}
     assert 1 <= len(pids) <= processes
     assert {pid: process_start_ticks(pid) for pid in pids} == dict.fromkeys(pids)
+
+
+TRACER_TESTS = """
+    import pytest
+    from agentlightning import emit_reward
+
+    MESSAGES = [{"role": "user", "content": "Which city?"}]
+
+    @pytest.mark.parametrize("number", range(4))
+    def test_sync(number, agentops_tracer, agentops_server, captured_spans, fake_openai):
+        assert captured_spans == []
+        with agentops_tracer.trace_context("city"):
+            fake_openai.client().chat.completions.create(model="m", messages=MESSAGES)
+            emit_reward(float(number))
+        (row,) = captured_spans.triplets()
+        assert row.reward == number
+        (call,) = captured_spans.model_calls()
+        assert call.span_id in {span.span_id for span in agentops_server.wait_for_spans(3)}
+
+    async def run(tracer, spans, server):
+        with tracer.trace_context("city"):  # in a running loop: leaving it waits for nothing
+            await server.async_client().chat.completions.create(model="m", messages=MESSAGES)
+        assert len(spans.triplets()) == len(spans.named("city")) == 1
+"""
+TRACER_ASYNC = """
+    @pytest.mark.asyncio
+    async def test_async(agentops_tracer, captured_spans, fake_openai):
+        await run(agentops_tracer, captured_spans, fake_openai)
+"""
+TRACER_AUTO = TRACER_ASYNC.replace("@pytest.mark.asyncio\n", "\n")
+
+
+@pytest.mark.parametrize(
+    ("ini", "arguments", "tests", "count"),
+    [
+        (f"{ASYNCIO}strict", [], TRACER_TESTS + TRACER_ASYNC, 5),
+        (f"{ASYNCIO}auto", ["-n", "4"], TRACER_TESTS + TRACER_AUTO, 5),
+        ("", ["-p", "no:asyncio"], TRACER_TESTS, 4),
+    ],
+    ids=["strict", "auto, four processes", "no asyncio"],
+)
+def test_the_tracer_serves_tests_of_every_kind(
+    tmp_path: Path, ini: str, arguments: list[str], tests: str, count: int
+) -> None:
+    assert_passed(run_pytest(tmp_path, tests, *arguments, ini=ini), count)
+
+
+GLOBALS_TESTS = """
+    import builtins, os
+
+    import conftest
+    import pytest
+
+    @pytest.mark.parametrize("way", ["passes", "fails"])
+    def test_agent(way, agentops_tracer, fake_openai):
+        with agentops_tracer.trace_context("city"):
+            assert os.environ["AGENTOPS_API_KEY"]
+            assert conftest.changes()
+            fake_openai.client().completions.create(model="m", prompt="Which city?")
+            assert way == "passes"
+
+    def test_nothing_is_left():
+        assert "AGENTOPS_API_KEY" not in os.environ
+        assert conftest.changes() == set()
+"""
+
+
+def test_after_the_tracer_every_global_is_the_object_that_it_was(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(dedent(WATCHING_CONFTEST), encoding="utf-8")
+    done = run_pytest(tmp_path, GLOBALS_TESTS, "-p", "no:randomly", ini=f"{ASYNCIO}strict")
+    assert "1 failed, 2 passed" in done.stdout, done.stdout
+    assert "FAILED test_sample.py::test_agent[fails]" in done.stdout
 
 
 @pytest.mark.parametrize("turn", ["first", "second"])

@@ -228,6 +228,8 @@ def _logger_as_it_was(name: str) -> Patch:
         for handler in [each for each in logger.handlers if each not in before[2]]:
             logger.removeHandler(handler)
             handler.close()
+        for handler in before[2]:
+            logger.addHandler(handler)
 
     return Patch(f"logger {name}", undo)
 

@@ -207,6 +207,25 @@ def test_the_port_is_free_as_soon_as_the_server_is_gone(manager: AgentOpsServerM
         socket.create_connection(("127.0.0.1", port), timeout=20)
 
 
+def test_a_start_without_waiting_gives_an_address_that_answers_when_it_is_up() -> None:
+    manager = AgentOpsServerManager()
+    with pytest.raises(AgentOpsServerError, match="call start"):
+        manager.wait_until_ready()
+    manager.start(wait=False)
+    assert send(manager.url, "GET", "/health")[0] == 200  # connected before the server was up, most likely
+    manager.wait_until_ready()
+    manager.wait_until_ready()
+    manager.stop()
+    assert servers() == []
+
+
+def test_a_start_without_waiting_may_be_stopped_before_it_is_up() -> None:
+    manager = AgentOpsServerManager()
+    manager.start(wait=False)
+    manager.stop()
+    assert servers() == []
+
+
 # ---------------------------------------------------------------------- surroundings
 
 

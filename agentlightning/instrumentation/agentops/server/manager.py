@@ -82,10 +82,12 @@ class AgentOpsServerManager:
 
     # ------------------------------------------------------------------ life
 
-    def start(self) -> None:
-        """Start the server and return when it can answer.
+    def start(self, *, wait: bool = True) -> None:
+        """Start the server and return when it can answer; without ``wait``, return at once.
 
-        A second start changes nothing and logs a warning; so does a start of a copy whose server runs.
+        The address is known and can be connected to in either case; what is sent early is answered when the server
+        is up, and :meth:`wait_until_ready` says when that is. A second start changes nothing and logs a warning; so
+        does a start of a copy whose server runs.
 
         Raises:
             AgentOpsServerError: It cannot listen there, or died; the message has its stderr.
@@ -99,10 +101,28 @@ class AgentOpsServerManager:
             listener = listen(self.host, self._wanted_port or 0, allow_remote=self._allow_remote)
             with contextlib.closing(listener):
                 options = {"log_level": self._log_level, "allow_remote": self._allow_remote}
-                process = spawn(listener, options, daemon=self.daemon, start_seconds=self._start_seconds)
+                process = spawn(listener, options, daemon=self.daemon)
                 self.server_port = listener.getsockname()[1]
             self.server_process = process
             self._finalizer = weakref.finalize(self, _end, process, os.getpid(), self.daemon)
+            if wait:
+                self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Return when the server of this manager can answer.
+
+        Raises:
+            AgentOpsServerError: It died or does not answer; the message has its stderr.
+        """
+        process = self.server_process
+        if process is None:
+            raise AgentOpsServerError("this manager started no AgentOps server; call start()")
+        try:
+            process.wait_until_ready(self._start_seconds)
+        except AgentOpsServerError:
+            with self._lock:
+                self._release()
+            raise
         logger.debug("the AgentOps server answers at %s, process %d", self.url, process.pid)
 
     def stop(self) -> None:

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from typing import IO, Any, List, Mapping, Optional
 
 from ....errors import AgentOpsServerError
@@ -47,22 +46,21 @@ class ServerProcess:
     name = TITLE
 
     def __init__(
-        self, popen: subprocess.Popen[bytes], stderr: IO[bytes], channel: Optional[socket.socket]
+        self, popen: subprocess.Popen[bytes], stderr: IO[bytes], channel: socket.socket, *, daemon: bool
     ) -> None:
         self._popen = popen
         self._stderr = stderr
         self._channel = channel
         self._lock = threading.Lock()
+        self._ready_lock = threading.Lock()
+        self._is_ready = False
+        self.daemon = daemon
+        """Whether it ends with this process."""
 
     @property
     def pid(self) -> int:
         """Process id."""
         return self._popen.pid
-
-    @property
-    def daemon(self) -> bool:
-        """Whether it ends with this process."""
-        return self._channel is not None
 
     @property
     def exitcode(self) -> Optional[int]:
@@ -96,9 +94,40 @@ class ServerProcess:
             if self.is_alive():
                 self.kill()
                 self.join()
-            if self._channel is not None:
-                self._channel.close()
+            self._channel.close()
             self._stderr.close()
+
+    def wait_until_ready(self, seconds: float = START_SECONDS) -> None:
+        """Return when it can answer; whoever connects before is answered then.
+
+        Raises:
+            AgentOpsServerError: It died or said nothing, and is ended now; the message has its stderr.
+        """
+        with self._ready_lock:
+            if self._is_ready:
+                return
+            complaint = self._wait_for_word(seconds)
+            if complaint:
+                complaint = f"{complaint}; its stderr:\n{self.complaint() or '(empty)'}"
+                self.stop()
+                raise AgentOpsServerError(complaint)
+            self._is_ready = True
+            if not self.daemon:
+                self._channel.close()
+
+    def _wait_for_word(self, seconds: float) -> str:
+        """Wait for the child's one line; return what is wrong, or nothing."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            return f"the AgentOps server said nothing for {seconds:g} s"
+        try:
+            if self._channel.recv(len(READY)) == READY:
+                return ""
+        except OSError:  # reset: it died before it had read anything
+            pass
+        self.join(TERMINATE_SECONDS)
+        return f"the AgentOps server ended while it started, with exit code {self.exitcode}"
 
     def complaint(self) -> str:
         """Return the end of what it wrote to stderr."""
@@ -112,38 +141,30 @@ class ServerProcess:
 
     def forget(self) -> None:
         """Give back what a copy of this object holds in a forked process; the server is not touched."""
-        if self._channel is not None:
-            self._channel.close()
+        self._channel.close()
         self._stderr.close()
         self._popen.returncode = 0  # not our child, so nothing to wait for
 
 
-def spawn(
-    listener: socket.socket,
-    options: Mapping[str, Any],
-    *,
-    daemon: bool = True,
-    start_seconds: float = START_SECONDS,
-) -> ServerProcess:
-    """Start a server on a socket that listens, and return when it can answer.
+def spawn(listener: socket.socket, options: Mapping[str, Any], *, daemon: bool = True) -> ServerProcess:
+    """Start a server on a socket that listens, and return at once; see :meth:`ServerProcess.wait_until_ready`.
 
     Args:
         listener: Inherited by the child; the caller closes its own copy.
         options: For ``child.main``; JSON values.
         daemon: Whether it ends with this process, however this process ends.
-        start_seconds: When to give up.
 
     Raises:
-        AgentOpsServerError: It died or said nothing; the message has its stderr.
+        AgentOpsServerError: There is no interpreter to run it in.
     """
-    if not sys.executable:
-        raise AgentOpsServerError("this Python does not know its own executable; set sys.executable")
+    executable = _executable()
     stderr = tempfile.TemporaryFile(prefix="agentops-server-")  # noqa: SIM115 - lives as long as the process
     ours, theirs = socket.socketpair()
     try:
+        ours.setblocking(True)
         told = {**options, "listener": listener.fileno(), "channel": theirs.fileno(), "daemon": daemon}
         popen = subprocess.Popen(  # noqa: S603 - our own module in this interpreter
-            _command({**told, "parent": os.getpid()}),
+            _command(executable, {**told, "parent": os.getpid()}),
             pass_fds=[listener.fileno(), theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -159,24 +180,26 @@ def spawn(
         raise
     finally:
         theirs.close()
-    process = ServerProcess(popen, stderr, ours)
-    try:
-        _wait_until_ready(process, ours, start_seconds)
-    except BaseException:
-        process.stop()
-        raise
-    if not daemon:
-        process._channel = None  # noqa: SLF001 - its end must not be heard any more
-        ours.close()
-    return process
+    return ServerProcess(popen, stderr, ours, daemon=daemon)
 
 
-def _command(told: Mapping[str, Any]) -> List[str]:
+def _executable() -> str:
+    """Return the interpreter that ``multiprocessing`` would spawn: an embedding program may have named one."""
+    spawning = sys.modules.get("multiprocessing.spawn")
+    named = os.fsdecode(spawning.get_executable() or "") if spawning else sys.executable
+    if not named:
+        raise AgentOpsServerError(
+            "this Python does not know its own executable; name one with multiprocessing.set_executable"
+        )
+    return named
+
+
+def _command(executable: str, told: Mapping[str, Any]) -> List[str]:
     # -S: no site, so no sitecustomize and no .pth file; -P, -s: nothing is added to the path that we hand over.
     path = [os.fspath(entry) for entry in sys.path]
     if _PACKAGE_ROOT not in path:  # found by an import hook, such as that of an editable install
         path.append(_PACKAGE_ROOT)
-    return [sys.executable, "-S", "-P", "-s", "-c", _BOOT, json.dumps(told), *path]
+    return [executable, "-S", "-P", "-s", "-c", _BOOT, json.dumps(told), *path]
 
 
 def _environment() -> dict[str, str]:
@@ -185,21 +208,3 @@ def _environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("PYTHON") or name in _PYTHON_VARIABLES_KEPT
     }
-
-
-def _wait_until_ready(process: ServerProcess, channel: socket.socket, start_seconds: float) -> None:
-    give_up = time.monotonic() + start_seconds
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    while not poll.poll(1000):
-        if time.monotonic() > give_up:
-            raise AgentOpsServerError(
-                f"the AgentOps server said nothing for {start_seconds:g} s; its stderr:\n"
-                f"{process.complaint() or '(empty)'}"
-            )
-    if channel.recv(len(READY)) != READY:
-        process.join(TERMINATE_SECONDS)
-        raise AgentOpsServerError(
-            f"the AgentOps server ended while it started, with exit code {process.exitcode}; its stderr:\n"
-            f"{process.complaint() or '(empty)'}"
-        )

@@ -91,6 +91,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._serve
         raise AttributeError(name)
 
+    def handle_expect_100(self) -> bool:
+        """Tell a client that waits for it to go on; the base class leaves that in the buffer."""
+        wanted = super().handle_expect_100()
+        self.wfile.flush()
+        return wanted
+
     def _serve(self) -> None:
         try:
             body = self._body()

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from ..semconv import ModelCallAttributes as Ours
 from ..types import AttributeValue, SpanLike
 from . import foreign_spans, messages
+from .json_text import is_utf8
 from .model_call import (
     VALID,
     Choice,
@@ -207,13 +208,14 @@ def _issue(issue: Issue) -> dict[str, str]:
     return {"level": issue.level, "code": issue.code, "detail": issue.detail}
 
 
+_as_text = json.JSONEncoder(ensure_ascii=False, default=dict).encode
+_as_ascii = json.JSONEncoder(default=dict).encode
+
+
 def _dump(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=dict)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which no store takes; as an escape it is plain ASCII
-        return json.dumps(value, default=dict)
-    return text
+    text = _as_text(value)
+    # No store takes a lone surrogate; as an escape it is plain ASCII.
+    return text if is_utf8(text) else _as_ascii(value)
 
 
 # -- reading

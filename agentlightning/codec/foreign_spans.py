@@ -20,6 +20,7 @@ from .raw_call import CallStart, RawCall
 
 _PROMPT_IDS = ("prompt_token_ids", "llm.hosted_vllm.prompt_token_ids")
 _RESPONSE_IDS = ("response_token_ids", "llm.hosted_vllm.response_token_ids")
+_IDS = frozenset({*_PROMPT_IDS, *_RESPONSE_IDS})
 _PREFIXES = ("gen_ai.prompt.", "gen_ai.completion.", "llm.input_messages.", "llm.output_messages.")
 _OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion"})
 _OPERATION = ("gen_ai.operation.name", "llm.request.type", "gen_ai.request.type")
@@ -90,7 +91,8 @@ def request_model(attributes: Mapping[str, Any]) -> Optional[str]:
 
 def is_model_call(attributes: Mapping[str, Any]) -> bool:
     """Whether attributes, so far as they are set, are those of a chat or completion call."""
-    if any(name in attributes for name in (*_PROMPT_IDS, *_RESPONSE_IDS)):
+    # The agent's thread asks this of every span that it starts.
+    if not _IDS.isdisjoint(attributes):
         return True
     kind = attributes.get("openinference.span.kind")
     if kind is not None:
@@ -300,4 +302,8 @@ def _at(value: Any, index: int) -> Any:
 
 
 def _first(attributes: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((attributes[name] for name in names if attributes.get(name) is not None), None)
+    for name in names:
+        value = attributes.get(name)
+        if value is not None:
+            return value
+    return None

@@ -229,6 +229,7 @@ def test_the_page_is_one_piece_escaped_and_shows_no_key(server: AgentOpsServerMa
     send(server.url, "POST", "/v1/traces", b"{", {**JSON, "X-Agentops-Api-Key": "secret-key"})
     ask(server.url, "POST", "/v2/create_session", {"session": {"session_id": "<b>s"}})
     ask(server.url, "POST", "/v4/logs/upload/", "a \ud800 <i>line")
+    ask(server.url, "POST", "/v3/auth/token", {"api_key": "secret-key"})
     status, headers, body = send(server.url, "GET", "/")
     page = body.decode()
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")

@@ -341,6 +341,20 @@ def test_the_server_goes_when_its_parent_ends_without_stopping_it() -> None:
     wait_until(lambda: is_gone(pid), deadline=3.0, what="end of the server")
 
 
+def test_the_server_goes_when_its_parent_becomes_another_program() -> None:
+    """Its process id lives on, so only the closed channel tells."""
+    source = (
+        STARTS_A_SERVER
+        + """
+    import os, sys
+    os.execv(sys.executable, [sys.executable, "-c", "import signal; signal.pause()"])
+"""
+    )
+    with start_child(source) as child:
+        pid, _ = child.next_report()
+        wait_until(lambda: is_gone(pid), deadline=10.0, what="end of the server")
+
+
 def test_a_server_that_is_no_daemon_outlives_its_parent() -> None:
     with start_child(STARTS_A_SERVER, args={"daemon": False}) as child:
         pid, url = child.next_report()

@@ -39,7 +39,6 @@ def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
-        listener.setblocking(True)  # whatever socket.setdefaulttimeout says: the child inherits it
     except (OSError, OverflowError) as error:
         if listener is not None:
             listener.close()

@@ -114,8 +114,9 @@ def _other(kind: str, value: Dict[str, Any]) -> str:
         "errors": ["path", "reason"],
         "agents": ["name"],
     }
-    # Requests hold keys; who needs them finds them in /_recorded.
-    shown = {name: item for name, item in value.items() if (kind, name) != ("requests", "headers")}
+    # Requests hold keys, in headers and in one body; who needs them finds them in /_recorded.
+    hidden = {"headers", "body"} if value.get("path") == "/v3/auth/token" else {"headers"}
+    shown = {name: item for name, item in value.items() if kind != "requests" or name not in hidden}
     title = " ".join(_plain(value[name]) for name in titles.get(kind, []) if value.get(name) is not None)
     return f"<details><summary>{title or kind}</summary>{_shown(shown)}</details>"
 

@@ -37,6 +37,7 @@ class WsgiServer(ThreadingMixIn, TCPServer):
     def __init__(self, listener: socket.socket, app: WsgiApp) -> None:
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()  # the base class opened one that it did not bind
+        listener.setblocking(False)  # a client that is gone before it is accepted must not hold up the loop
         self.socket = listener
         self.server_address = listener.getsockname()
         self.app = app

@@ -1,0 +1,83 @@
+"""An agent under a managed AgentOps 0.2 or 0.3, and what the process looks like around it; one line of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import threading
+from importlib import import_module
+from typing import Any, Dict, List
+
+from opentelemetry import trace
+
+from agentlightning.instrumentation.agentops.legacy import record_events
+from agentlightning.instrumentation.agentops.probe import probe
+from agentlightning.instrumentation.guard import Guard, reraise
+from agentlightning.store import InMemoryLightningStore
+from agentlightning.tracer import OtelTracer
+
+calls: List[str] = []
+
+
+def note(event: str, arguments: Any) -> None:
+    """Note whatever goes to the network; that urllib3 tries to bind to ::1 when it is imported goes nowhere."""
+    if event in {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}:
+        calls.append(f"{event} {arguments[1:]}")
+
+
+def surroundings() -> Dict[str, Any]:
+    """What a guest leaves as it is."""
+    return {
+        "SIGINT": signal.getsignal(signal.SIGINT),
+        "SIGTERM": signal.getsignal(signal.SIGTERM),
+        "excepthook": sys.excepthook,
+        "threads": set(threading.enumerate()),
+    }
+
+
+def agent(agentops: Any) -> None:
+    """Use everything that may want to call home."""
+    agentops.init("00000000-0000-4000-8000-000000000001", max_wait_time=10)
+    agentops.add_tags(["one"])
+    agentops.set_tags(["two"])
+    agentops.create_agent("worker")
+    for number in range(5):
+        agentops.record(agentops.ActionEvent(action_type="step", params={"number": number}))
+    agentops.record(
+        agentops.ErrorEvent(exception=ValueError("no"), trigger_event=agentops.ToolEvent(name="add"))
+    )
+    agentops.end_session("Success", "done")
+    if agentops.start_session() is None:
+        raise RuntimeError("no second session")
+    agentops.end_session("not a state")
+
+
+async def main() -> None:
+    store = InMemoryLightningStore()
+    tracer = OtelTracer(policy=reraise)
+    tracer.init()
+    tracer.init_worker(0, store)
+    before = surroundings()
+    sys.addaudithook(note)
+    patches = record_events(probe(), trace.get_tracer_provider(), Guard(reraise), start=True)
+    attempt = await store.start_rollout(input="x")
+    rollout_id, attempt_id = attempt.rollout_id, attempt.attempt.attempt_id
+    async with tracer.trace_context(rollout_id=rollout_id, attempt_id=attempt_id):
+        agent(import_module("agentops"))
+    within = surroundings()
+    patches.undo()
+    told = {
+        "calls": list(calls),
+        "changed": [name for name, value in before.items() if within[name] != value],
+        "spans": [
+            span.name for span in await store.query_spans(rollout_id, attempt_id) if span.name != "rollout"
+        ],
+    }
+    tracer.teardown_worker(0)
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -6,6 +6,9 @@ import gzip
 import http.client
 import json
 import socket
+import subprocess
+import sys
+import textwrap
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,6 +292,25 @@ def test_a_client_that_waits_before_it_sends_its_body_is_told_to_go_on(server: A
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         connection.sendall(b"{}")
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_without_the_protobuf_package_clients_are_answered_and_the_cure_is_told() -> None:
+    code = """
+        import sys
+        sys.modules["opentelemetry.proto"] = None
+        from agentlightning.instrumentation.agentops.server import create_app
+        client = create_app().test_client()
+        print(client.post("/v1/traces", data=b"", headers={"Content-Type": "application/x-protobuf"}).status_code)
+        print(client.post("/v1/traces", json={"resourceSpans": []}).status_code)
+        print(client.get("/_recorded?kind=errors").get_json()["errors"][0]["reason"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, reason = done.stdout.splitlines()
+    assert (first, second) == ("200", "200")
+    assert reason.startswith("opentelemetry-proto is not installed; run: pip install")
 
 
 def test_the_application_works_under_any_wsgi_server() -> None:

@@ -17,7 +17,8 @@ from opentelemetry import metrics, trace
 from agentlightning.adapter import TracerTraceToTriplet
 from agentlightning.emitter import emit_reward
 from agentlightning.errors import AgentOpsUnsupported
-from agentlightning.instrumentation.agentops import AgentOpsServerManager, probe
+from agentlightning.instrumentation.agentops import AgentOpsServerManager
+from agentlightning.instrumentation.agentops.probe import probe
 from agentlightning.instrumentation.guard import reraise
 from agentlightning.semconv import ModelCallAttributes
 from agentlightning.store import InMemoryLightningStore, LightningStore

@@ -9,7 +9,6 @@ from ... import _lazy
 if TYPE_CHECKING:
     from .attach import instrument_agentops as instrument_agentops
     from .attach import uninstrument_agentops as uninstrument_agentops
-    from .probe import probe as probe
     from .server.manager import AgentOpsServerManager as AgentOpsServerManager
     from .table import support as support
 
@@ -17,7 +16,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
         ".attach": ("instrument_agentops", "uninstrument_agentops"),
-        ".probe": ("probe",),
         ".server.manager": ("AgentOpsServerManager",),
         ".table": ("support",),
     },

@@ -68,8 +68,8 @@ def probe() -> Found:
         spec = importlib.util.find_spec("agentops")
     except (ImportError, ValueError):  # somebody put an odd object into sys.modules
         spec = None
-    if spec is None or not spec.submodule_search_locations:
-        return Found("none")
+    if spec is None or spec.origin is None or not spec.submodule_search_locations:
+        return Found("none")  # without an origin it is a folder that happens to have the name
     folder = Path(next(iter(spec.submodule_search_locations)))
     version = installed_version("agentops")
     for name, path in _LAYOUT:

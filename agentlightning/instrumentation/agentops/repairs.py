@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from .managed import core_provider, end_states
 from .probe import Found
 from .table import exporter_lost_its_session
 
+FLUSH_MILLISECONDS = 3000
 Join = Callable[[Any], None]
 """Records the spans of one more tracer provider."""
 
@@ -37,6 +39,9 @@ def repair(found: Found, join: Join, guard: Guard) -> Patches:
     def on_exporters(exporters: ModuleType) -> None:
         if exporter_lost_its_session(found):
             patches.add(exporter_repair(exporters))
+            patches.add(
+                Patch("what is queued is sent while the repair holds", lambda: _send_what_is_queued(guard))
+            )
 
     patches.add(
         when_imported(
@@ -62,6 +67,14 @@ def _joining(core: ModuleType, join: Join) -> list[Patch]:
         return initialize
 
     return [AttributePatch(core.TracingCore, "initialize", wrap)]
+
+
+def _send_what_is_queued(guard: Guard) -> None:
+    core = sys.modules.get("agentops.sdk.core")
+    provider = core_provider(core) if core is not None else None
+    if provider is not None:
+        with guard("sending what AgentOps has queued"):
+            provider.force_flush(FLUSH_MILLISECONDS)
 
 
 def exporter_repair(exporters: ModuleType) -> Patch:

@@ -1,0 +1,111 @@
+"""``agentops_managed=False``: the user's own AgentOps keeps working and gets its spans, and the store gets them too.
+
+Each test is a program in a process of its own: a real ``agentops.init`` changes what only the end of a process undoes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Dict, List
+
+import pytest
+
+from agentlightning.instrumentation.agentops import AgentOpsServerManager
+from agentlightning.instrumentation.agentops.probe import probe
+from agentlightning.testing import start_child
+
+pytest.importorskip("agentops")
+if probe().legacy:
+    pytest.skip("events of 0.2 and 0.3 have tests of their own", allow_module_level=True)
+
+PROGRAM = """
+    import asyncio, os
+    from agentlightning.semconv import ModelCallAttributes
+    from agentlightning.store import open_store
+    from agentlightning.testing import FakeOpenAI
+    from agentlightning.testing.fake_openai import Answer
+    from agentlightning.tracer import AgentOpsTracer
+
+    os.environ.update(args["environment"])
+    ASK = {"model": "policy", "messages": [{"role": "user", "content": "hi"}]}
+    before = {name: os.environ.get(name) for name in os.environ if name.startswith("AGENTOPS_")}
+
+    def started():
+        import agentops, openai
+        agentops.init(auto_start_session=False)
+        return agentops
+
+    def call_the_model(client, style):
+        completions = client.chat.completions
+        if style == "streamed":
+            return [chunk.id for chunk in completions.create(**ASK, stream=True)]
+        if style == "left":
+            with completions.create(**ASK, stream=True) as stream:
+                return next(iter(stream)).id
+        if style == "parse":
+            return completions.parse(**ASK).id
+        return completions.create(**ASK).id
+
+    store = open_store("memory://")
+    if args["first"] == "agentops":
+        agentops = started()
+    tracer = AgentOpsTracer(agentops_managed=False, strict=True, flush_timeout=60)
+    with tracer.lifespan(store), FakeOpenAI(lambda _: Answer.of("hello you", ids="always")) as server:
+        if args["first"] == "tracer":
+            agentops = started()
+        from agentops.sdk.decorators import operation
+
+        ask = operation(call_the_model)
+        with server.client() as client, tracer.trace_context() as handle:
+            assert ask(client, args["style"])
+    spans = asyncio.run(store.query_spans(handle.rollout_id))
+    report([
+        {
+            "name": span.name,
+            "parent": span.parent_id,
+            "id": span.span_id,
+            "ids": span.attributes.get(ModelCallAttributes.PROMPT_TOKEN_IDS.value),
+            "model": span.attributes.get("gen_ai.request.model"),
+            "end_state": span.attributes.get("agentops.session.end_state"),
+        }
+        for span in spans
+    ])
+    receipt = handle.receipt()
+    report((receipt.started, receipt.stored, receipt.dropped))
+    report({name: os.environ.get(name) for name in os.environ if name.startswith("AGENTOPS_")} == before)
+    agentops.get_client()
+    from opentelemetry import trace
+    trace.get_tracer_provider().force_flush()
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[AgentOpsServerManager]:
+    """What the user's AgentOps reports to."""
+    with AgentOpsServerManager() as manager:
+        yield manager
+
+
+@pytest.mark.parametrize("first", ["agentops", "tracer"])
+@pytest.mark.parametrize("style", ["plain", "streamed", "parse", "left"])
+def test_each_model_call_is_one_span_with_its_tokens_and_the_user_gets_his_spans(
+    server: AgentOpsServerManager, first: str, style: str
+) -> None:
+    server.clear()
+    args = {"environment": server.environment(), "first": first, "style": style}
+    with start_child(PROGRAM, args=args) as child:
+        spans, receipt, environment_is_the_same = child.finish(deadline=120)
+    calls = [span for span in spans if span["model"] == "policy"]
+    assert len(calls) == 1, spans
+    assert calls[0]["ids"] == (None if style == "left" else [1, 2, 3])
+    operation = next(span for span in spans if "call_the_model" in span["name"])
+    assert calls[0]["parent"] == operation["id"]
+    started, stored, dropped = receipt
+    assert started == stored, dropped
+    assert environment_is_the_same
+    sent: List[Dict[str, Any]] = server.recorded("spans")
+    # What our tracer makes goes to the provider that was there when it began.
+    ours = {"rollout", "chat policy"} if first == "tracer" else set()
+    assert {span["name"] for span in spans} - ours <= {span["name"] for span in sent}
+    requests = [each for each in server.recorded("requests") if each["path"] == "/v1/traces"]
+    assert requests

@@ -52,6 +52,10 @@ def agent(agentops: Any) -> None:
     if agentops.start_session() is None:
         raise RuntimeError("no second session")
     agentops.end_session("not a state")
+    agentops.stop_instrumenting()
+    agentops.set_parent_key("00000000-0000-4000-8000-000000000002")
+    if agentops.get_api_key() is None:
+        raise RuntimeError("no key")
 
 
 async def main() -> None:

@@ -1,9 +1,9 @@
 """A program that has set AgentOps 0.2 or 0.3 up itself, recorded beside it; one line of JSON on stdout.
 
-    python legacy_user.py http://127.0.0.1:8002 before|after http://127.0.0.1:9000/v1
+    python legacy_user.py http://127.0.0.1:8002 before|after|guest http://127.0.0.1:9000/v1
 
 The URL is that of the server that its AgentOps sends to. The word tells whether it starts AgentOps before or after we
-begin to record. The last URL is that of a model server; its client is imported before AgentOps starts, so AgentOps
+begin to record; with ``guest`` before, and then we start ours beside it for a while. The last URL is that of a model server; its client is imported before AgentOps starts, so AgentOps
 patches it.
 """
 
@@ -64,9 +64,10 @@ async def main(url: str, when: str, model_url: str) -> None:
     tracer = OtelTracer(policy=reraise)
     tracer.init()
     tracer.init_worker(0, store)
-    if when == "before":
+    if when != "after":
         start(import_module("agentops"), url)
-    patches = record_events(probe(), trace.get_tracer_provider(), Guard(reraise), start=False)
+    as_guest = when == "guest"
+    patches = record_events(probe(), trace.get_tracer_provider(), Guard(reraise), start=as_guest)
     imported = "agentops" in sys.modules
     agentops = import_module("agentops")
     if when == "after":
@@ -75,9 +76,12 @@ async def main(url: str, when: str, model_url: str) -> None:
     rollout_id, attempt_id = attempt.rollout_id, attempt.attempt.attempt_id
     async with tracer.trace_context(rollout_id=rollout_id, attempt_id=attempt_id):
         # A session from before has the lock that hangs, which we only warn of.
-        agent(agentops, model_url, 20 if when == "before" else EVENTS)
+        agent(agentops, model_url, EVENTS if when == "after" else 20)
     spans = await store.query_spans(rollout_id, attempt_id)
     patches.undo()
+    if as_guest:
+        agentops.record(agentops.ActionEvent(action_type="of the user", agent_id=None))
+        agentops.end_session("Success")
     tracer.teardown_worker(0)
     told = {
         "imported": imported,

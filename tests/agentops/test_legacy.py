@@ -31,7 +31,7 @@ from agentlightning.instrumentation.patch import Patches
 from agentlightning.store import LightningStore
 from agentlightning.testing.agentops_server import AgentOpsServer
 from agentlightning.testing.fake_openai import FakeOpenAI
-from agentlightning.tracer import OtelTracer
+from agentlightning.tracer import AgentOpsTracer, OtelTracer
 from agentlightning.types import Span
 
 pytestmark = [needs_legacy, pytest.mark.asyncio]
@@ -121,6 +121,7 @@ async def test_a_span_has_the_times_of_its_event_and_ends_when_it_is_recorded_if
         began = iso_time()
         event = agentops.ActionEvent(action_type="at once", init_timestamp=began)
         agentops.record(event)
+        assert event.end_timestamp >= began
         agentops.record(
             agentops.ActionEvent(
                 action_type="long ago",
@@ -594,3 +595,31 @@ async def test_a_session_from_before_is_recorded_and_its_danger_is_told_once(
     assert told_by["names"].count("agentops.session") == 1
     warnings = [line for line in told_by["lines"] if "max_queue_size" in line]
     assert len(warnings) == (1 if hangs_when_full else 0)
+
+
+async def test_a_users_session_is_put_aside_for_the_guest_and_goes_on_afterwards(
+    agentops_server: AgentOpsServer, fake_openai: FakeOpenAI
+) -> None:
+    told_by = tell_of("legacy_user.py", agentops_server.url, "guest", fake_openai.base_url)
+    assert told_by["names"].count("step") == 20
+    assert told_by["names"].count("agentops.session") == 1
+    assert [is_model_call(attributes) for _, _, attributes in told_by["spans"]].count(True) == 1
+    assert "Traceback" not in told_by["stderr"]
+    events = str(agentops_server.recorded("events"))
+    assert "of the user" in events
+    assert "step" not in events
+    (session,) = agentops_server.recorded("sessions")
+    assert "Success" in str(session)
+
+
+async def test_the_tracer_records_it_without_anything_said(
+    agentops_tracer: AgentOpsTracer, lightning_store: LightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempt = Attempt(agentops_tracer, lightning_store)
+    async with attempt:
+        agentops = import_module("agentops")
+        agentops.init()
+        agentops.record(agentops.ActionEvent(action_type="step"))
+        agentops.end_session("Success")
+    assert [span.name for span in await attempt.spans()] == ["step", "agentops.session"]
+    assert [record for record in caplog.records if record.name.startswith("agentlightning")] == []

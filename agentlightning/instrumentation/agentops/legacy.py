@@ -153,6 +153,7 @@ class _Recording:
                 self.recorder.event(event, getattr(session, "session_id", None))
                 if self._alone:
                     _count(session, event)
+                    _end(event)
             if self._alone:
                 return None
             self._warn_of_a_full_queue(owner)
@@ -269,6 +270,12 @@ def _count(session: Any, event: Any) -> None:
     counts = getattr(session, "event_counts", None)
     if counts is not None and event.event_type in counts:
         counts[event.event_type] += 1
+
+
+def _end(event: Any) -> None:
+    """Give an event without an end one, as the original does; a program may read it."""
+    if hasattr(event, "end_timestamp") and event.end_timestamp in {None, event.init_timestamp}:
+        event.end_timestamp = sys.modules["agentops.helpers"].get_ISO_time()
 
 
 def client_class(client: ModuleType) -> type:
@@ -501,6 +508,7 @@ class _Guest:
             client = self._module.Client(
                 api_key=API_KEY, instrument_llm_calls=False, auto_start_session=False
             )
+            client.llm_tracker = None  # agentops.stop_instrumenting() asks for it
         return client
 
     def _apart(self, client: Any) -> None:

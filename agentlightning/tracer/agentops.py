@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
@@ -64,10 +65,11 @@ class AgentOpsTracer(OtelTracer):
         self._server = server if isinstance(server, AgentOpsServerManager) else AgentOpsServerManager(daemon)
         self._server_url = server if isinstance(server, str) else None
         self._undo = ExitStack()
+        self._starting_in: Optional[int] = None
         self._said = False
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {**super().__getstate__(), "_undo": ExitStack()}
+        return {**super().__getstate__(), "_undo": ExitStack(), "_starting_in": None}
 
     @property
     def server(self) -> AgentOpsServerManager:
@@ -79,8 +81,10 @@ class AgentOpsTracer(OtelTracer):
     def init(self, *args: Any, **kwargs: Any) -> None:
         """Start the local server, for this process and all workers that get a copy of this tracer.
 
+        ``init_worker`` waits until it answers; its address is known at once.
+
         Raises:
-            AgentOpsServerError: It does not start.
+            AgentOpsServerError: It cannot listen.
         """
         super().init(*args, **kwargs)
         self._start_server()
@@ -91,12 +95,13 @@ class AgentOpsTracer(OtelTracer):
         Raises:
             TracerNotReady: ``init_worker`` was called before without ``teardown_worker``.
             AgentOpsUnsupported: ``strict``, and there is no ``agentops`` that can be recorded.
+            AgentOpsServerError: The local server died, or does not answer; the message has its stderr.
         """
         super().init_worker(worker_id, store)
         try:
-            if self._agentops_managed:
-                self._start_server()
+            self._start_server()
             self._attach()
+            self._wait_for_server()
         except BaseException:
             self.teardown_worker(worker_id)
             raise
@@ -124,7 +129,13 @@ class AgentOpsTracer(OtelTracer):
 
     def _start_server(self) -> None:
         if self._agentops_managed and self._server_url is None and not self._server.is_alive():
-            self._server.start()
+            self._server.start(wait=False)  # it comes up while ``agentops`` is imported
+            self._starting_in = os.getpid()
+
+    def _wait_for_server(self) -> None:
+        if self._starting_in == os.getpid():
+            self._starting_in = None
+            self._server.wait_until_ready()
 
     def _attach(self) -> None:
         """Record AgentOps too, or say why not."""

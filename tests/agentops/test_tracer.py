@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Dict, List, Tuple
 
+import httpx
 import pytest
 from opentelemetry import metrics, trace
 
@@ -260,8 +261,6 @@ async def test_what_is_sent_to_the_local_server_is_the_tree_with_a_key(
 async def test_without_model_calls_no_client_is_touched(
     store: LightningStore, agentops_server: AgentOpsServerManager, model: FakeOpenAI
 ) -> None:
-    import httpx
-
     send = httpx.Client.send
     tracer = AgentOpsTracer(server=agentops_server, instrument_llm_calls=False)
     with tracer.lifespan(store):

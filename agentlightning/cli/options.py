@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "Write training rows or spans to a JSON Lines or Parquet file.",
     "stats": "Count what a store holds.",
     "store": "Check or migrate a store.",
+    "doctor": "Tell whether this machine will record correctly.",
     "agentops": "Run a local AgentOps server: agentops sends to it, and nothing leaves the machine.",
 }
 """Command → summary. The module of the same name has the rest."""

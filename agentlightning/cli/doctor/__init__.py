@@ -1,0 +1,38 @@
+"""``agl doctor``: whether this machine records correctly.
+
+Every check is a generator of findings, and a check that fails to run is a finding itself. What a check needs of
+strangers' packages, it does in a process of its own, with the environment of the user; nothing leaves the machine.
+The modules that do the work are loaded when the command runs, so that those processes load only their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .. import options
+
+__all__ = ["add_parser"]
+
+
+def add_parser(subparsers: options.Subparsers) -> None:
+    """Declare the command."""
+    parser = options.command(
+        subparsers,
+        "doctor",
+        run,
+        details="Makes real model calls to a model on this machine and reads them back; nothing leaves it, and no "
+        "store is created or changed. Exit code 1: a training run would lose or corrupt data.",
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="also list the patches that were in force, and what is done with every release of agentops",
+    )
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examine the machine, print what was found, and return the exit code."""
+    from . import report
+
+    return report.run(args)

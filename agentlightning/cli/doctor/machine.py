@@ -1,0 +1,135 @@
+"""The machine: room on disk, clock, open files."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Tuple
+
+from .finding import Finding, Level, Subject, existing
+
+MIB = 1024 * 1024
+LITTLE_ROOM, NO_ROOM = 1024 * MIB, 100 * MIB
+"""Bytes. A rollout of 50 calls with 1,000 tokens each takes about 2 MB."""
+FEW_FILES_LEFT = 1_000
+FEW_OPEN_FILES = 1_024
+"""The usual default of Linux; a hundred rollouts at once need several connections each."""
+SANE_YEARS = range(2025, 2100)
+JUMP = 0.5
+"""Seconds by which the clock may drift from the monotonic one while the checks run."""
+COARSE = 0.001
+"""Seconds. Two steps of an agent should not start at the same moment."""
+READINGS = 20_000
+
+
+def disk(subject: Subject) -> Iterator[Finding]:
+    """Room for the store and for its spool."""
+    places = {existing(subject.folder): "the store's folder"}
+    places.setdefault(existing(subject.spool), "the spool's folder")
+    for folder, what in places.items():
+        status = os.statvfs(folder)
+        free = status.f_bavail * status.f_frsize
+        cure = f"make room in {folder}, or choose another place with AGL_STORE and AGL_SPOOL_DIR"
+        level = _by_room(free)
+        yield Finding(level, "disk", f"{size(free)} free in {what}, {folder}", cure if level != "ok" else "")
+        if status.f_files and status.f_favail < FEW_FILES_LEFT:
+            sentence = f"{what} {folder} has room for {status.f_favail} more files"
+            yield Finding("warn", "disk", sentence, "remove files that are not needed")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and _by_room(limit) != "ok":
+        sentence = f"a file may not grow beyond {size(limit)} (RLIMIT_FSIZE)"
+        yield Finding(_by_room(limit), "disk", sentence, "ulimit -f unlimited")
+
+
+def _by_room(free: int) -> Level:
+    return "fail" if free < NO_ROOM else "warn" if free < LITTLE_ROOM else "ok"
+
+
+def size(count: int) -> str:
+    """Return bytes for people: ``74.2 GiB``, ``512 KiB``."""
+    value = float(count)
+    for unit in ("bytes", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+class Clock:
+    """Watches the wall clock from its making to its check."""
+
+    def __init__(self) -> None:
+        self._start = time.time(), time.monotonic()
+
+    def __call__(self, _: Subject) -> Iterator[Finding]:
+        """Say whether the clock tells a sane year, goes forward, in small steps, and did not jump."""
+        problems = list(self._problems())
+        yield from problems
+        if not problems:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            yield Finding("ok", "clock", f"{now}, in steps of {_step():.2g} s, and it did not jump")
+
+    def _problems(self) -> Iterator[Finding]:
+        wall, monotonic = time.time() - self._start[0], time.monotonic() - self._start[1]
+        synchronise = "let NTP or the host set the clock, and start runs after that"
+        year = datetime.now(UTC).year
+        if year not in SANE_YEARS:
+            yield Finding("fail", "clock", f"the clock says that this is the year {year}", synchronise)
+        if abs(wall - monotonic) > JUMP:
+            sentence = f"the clock jumped by {wall - monotonic:+.1f} s within {monotonic:.0f} s"
+            yield Finding("warn", "clock", f"{sentence}: spans get wrong durations", synchronise)
+        readings = [time.time_ns() for _ in range(READINGS)]
+        if any(later < earlier for earlier, later in pairwise(readings)):
+            yield Finding("warn", "clock", "the clock goes backwards now and then", synchronise)
+        if _step() > COARSE:
+            sentence = f"the clock goes in steps of {_step():.2g} s: spans seem to start at the same moment"
+            yield Finding("warn", "clock", sentence, "choose a finer clock source for this machine")
+
+
+def _step() -> float:
+    """Return the smallest step of the clock that can be seen, in seconds."""
+    first = now = time.time_ns()
+    give_up = time.monotonic() + 0.1
+    while now <= first and time.monotonic() < give_up:
+        now = time.time_ns()
+    return max(now - first, 0) / 1e9 or 0.1
+
+
+def open_files(_: Subject) -> Iterator[Finding]:
+    """How many files and connections a process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = soft == resource.RLIM_INFINITY
+    if unlimited or soft >= FEW_OPEN_FILES:
+        count = "without limit" if unlimited else f"up to {soft:,}"
+        yield Finding("ok", "open files", f"a process may open files and connections {count}")
+        return
+    goal = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    sentence = f"a process may open {soft} files and connections; many rollouts at once need more"
+    yield Finding("warn", "open files", sentence, f"ulimit -n {goal}")
+
+
+# ---------------------------------------------------------------------- file systems
+
+
+def file_system(folder: Path, mounts: str) -> Tuple[str, str]:
+    """Return the type of the file system that holds ``folder`` and where that is mounted.
+
+    Args:
+        folder: A folder that exists.
+        mounts: The text of ``/proc/mounts``: one mount a line, blanks in names in octal (fstab(5)).
+    """
+    place = folder.resolve()
+    found = "", ""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = fields[1].encode().decode("unicode_escape")
+        if place.is_relative_to(point) and len(point) >= len(found[1]):
+            found = fields[2], point
+    return found

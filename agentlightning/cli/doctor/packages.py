@@ -1,0 +1,158 @@
+"""Python and what is installed: versions, packages that contradict each other, names that two packages own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from packaging.requirements import Requirement
+
+from ...instrumentation.agentops.probe import Found, installed_version, probe, version_numbers
+from ...instrumentation.agentops.table import ADVISED, row_of, support
+from .finding import Finding, Subject
+
+OLDEST_PYTHON = (3, 11)
+OLDEST_OPENTELEMETRY = (1, 35)
+OURS = "agentlightning-otel"
+OPENTELEMETRY = "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation-threading"
+CLIENTS = "openai", "httpx", "httpx2", "aiohttp"
+TREES = (OURS, *OPENTELEMETRY, "opentelemetry-exporter-otlp-proto-http", "openai", "agentops")
+"""Distributions whose requirements are compared with what is installed."""
+IMPORTED = "agentlightning", "agentops", "openai", "httpx", "opentelemetry", "sqlite3"
+"""Names that a folder of the user's must not take."""
+
+
+def python(_: Subject) -> Iterator[Finding]:
+    """The interpreter."""
+    name = f"{platform.python_implementation()} {platform.python_version()}"
+    if sys.version_info < OLDEST_PYTHON:
+        yield Finding("fail", "python", f"{name} is too old", "install Python 3.11 or later")
+    elif sys.implementation.name != "cpython":
+        yield Finding("warn", "python", f"{name} is not tested with agentlightning", "use CPython")
+    else:
+        yield Finding("ok", "python", f"{name}, SQLite {sqlite3.sqlite_version}")
+
+
+def opentelemetry(_: Subject) -> Iterator[Finding]:
+    """OpenTelemetry: new enough, and of one release."""
+    versions = {name: installed_version(name) for name in OPENTELEMETRY}
+    missing = [name for name, version in versions.items() if version is None]
+    if missing:
+        sentence = f"{' and '.join(missing)} cannot be found"
+        yield Finding("fail", "opentelemetry", sentence, f"pip install {' '.join(missing)}")
+        return
+    minors = {name: _release(name, version) for name, version in versions.items()}
+    named = ", ".join(
+        f"{name.removeprefix('opentelemetry-')} {version}" for name, version in versions.items()
+    )
+    together = f"pip install -U {' '.join(OPENTELEMETRY)}"
+    old = [name for name, numbers in minors.items() if numbers < OLDEST_OPENTELEMETRY]
+    if old:
+        yield Finding("fail", "opentelemetry", f"{named}: releases before 1.35 are not supported", together)
+    elif len(set(minors.values())) > 1:
+        yield Finding("warn", "opentelemetry", f"{named}: these are of different releases", together)
+    else:
+        yield Finding("ok", "opentelemetry", f"OpenTelemetry {named}")
+
+
+def _release(name: str, version: Optional[str]) -> Tuple[int, int]:
+    """Return the release of the API that a package belongs to; 0.56b0 of the instrumentations goes with 1.35."""
+    major, minor, *_ = (*version_numbers(version), 0, 0)
+    return (1, minor - 21) if major == 0 and "instrumentation" in name else (major, minor)
+
+
+def clients(_: Subject) -> Iterator[Finding]:
+    """The libraries through which agents call models."""
+    found = [f"{name} {version}" for name in CLIENTS if (version := installed_version(name))]
+    yield Finding("ok", "clients", f"model calls through {', '.join(found) or 'nothing that is installed'}")
+
+
+def agentops(_: Subject) -> Iterator[Finding]:
+    """The row of the table of releases that applies."""
+    found = probe()
+    known, row = support(found), row_of(found)
+    if known.verdict == "refused":
+        yield _refused(found, known.sentence)
+        return
+    caveats = tuple(f"with agentops_managed=False: {each}" for each in known.unmanaged)
+    if known.verdict == "absent" or row is None:
+        yield Finding("ok", "agentops", known.sentence)
+        return
+    exporter = installed_version("opentelemetry-exporter-otlp-proto-http") or "not installed"
+    sentence = f"agentops {found.version} (row {row.releases!r}, OTLP exporter {exporter}): {known.sentence}"
+    yield Finding("ok", "agentops", sentence, details=caveats)
+
+
+def _refused(found: Found, sentence: str) -> Finding:
+    try:
+        installed = Path(str(importlib.metadata.distribution("agentops").locate_file("agentops"))).resolve()
+    except importlib.metadata.PackageNotFoundError:
+        installed = None
+    if found.folder is not None and installed != found.folder.resolve():
+        sentence = f"{found.folder} answers to the name agentops, and is no agentops that is known here"
+        return Finding("fail", "agentops", sentence, f"rename or remove {found.folder}")
+    return Finding("fail", "agentops", sentence, f"pip install agentops=={ADVISED}")
+
+
+def conflicts(_: Subject) -> Iterator[Finding]:
+    """Requirements of what records that are not met by what is installed."""
+    broken: Dict[str, List[str]] = {}
+    for name in TREES:
+        for text in _requirements(name):
+            unmet = _unmet(Requirement(text))
+            if unmet:
+                broken.setdefault(name, []).append(unmet)
+    for name, unmets in broken.items():
+        sentence = f"{name} {installed_version(name)} {'; '.join(unmets)}"
+        yield Finding("warn", "conflicts", sentence, f"pip install -U {name}, and pip check for the rest")
+    if not broken:
+        yield Finding("ok", "conflicts", "no installed package contradicts another one that records")
+
+
+def _requirements(name: str) -> List[str]:
+    try:
+        return importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+
+
+def _unmet(needed: Requirement) -> str:
+    if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+        return ""
+    version = installed_version(needed.name)
+    if version is None:
+        return f"needs {needed.name}, which is not installed"
+    if needed.specifier.contains(version, prereleases=True):
+        return ""
+    return f"needs {needed.name} {needed.specifier}, but {version} is installed"
+
+
+def namesakes(_: Subject) -> Iterator[Finding]:
+    """Distributions and folders that own a name that we import."""
+    owners = set(importlib.metadata.packages_distributions().get("agentlightning", ())) - {OURS}
+    for owner in sorted(owners):
+        sentence = f"the distribution {owner!r} also installs the import name 'agentlightning'"
+        cure = f"pip uninstall -y {owner} {OURS} && pip install {OURS}"
+        yield Finding("fail", "namesakes", sentence, cure)
+    shadows = list(_shadows(Path.cwd()))
+    for shadow, real in shadows:
+        sentence = f"a program in {shadow.parent} imports {shadow.name} from there, and not {real}"
+        yield Finding("warn", "namesakes", sentence, f"rename {shadow}")
+    if not owners and not shadows:
+        yield Finding("ok", "namesakes", "nothing else answers to the names that are imported")
+
+
+def _shadows(folder: Path) -> Iterator[Tuple[Path, str]]:
+    """Yield what in a folder hides an installed package from the programs that are started there."""
+    for name in IMPORTED:
+        spec = importlib.util.find_spec(name)
+        real = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        for shadow in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if shadow.is_file() and real is not None and shadow.resolve() != real:
+                yield (shadow if shadow.suffix and shadow.stem == name else shadow.parent), str(real)

@@ -26,6 +26,7 @@ FIGURES = (
     "wire_capture",
     "loop_lag",
     "memory_growth",
+    "agentops_workers",
 )
 
 

@@ -23,6 +23,7 @@ FIGURES = (
     "wire_capture",
     "loop_lag",
     "memory_growth",
+    "agentops_workers",
 )
 
 

@@ -1,0 +1,149 @@
+"""Sixteen workers with ``AgentOpsTracer`` at once, beside the same processes that only import ``agentops``.
+
+The clock runs from the first line of the trainer's ``init`` until every worker has said that it is ready. The workers
+share one local server. ``HTTP_PROXY`` names a host that does not exist. The second figure is a rollout of two spans
+under a server that was killed, beside the same rollout under a server that lives.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+from harness import Aim, Figure, Line, Sample, Size, Subject
+
+WORKER = """
+import base64, pickle, sys
+tracer = pickle.loads(base64.b64decode(sys.stdin.readline()))
+from agentlightning.store import open_store
+tracer.init_worker(0, open_store("memory://"))
+print("ready", flush=True)
+sys.stdin.readline()
+tracer.teardown_worker(0)
+"""
+IMPORT_ONLY = """
+import sys
+sys.stdin.readline()
+import agentops
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+DEAD_PROXY = {"HTTP_PROXY": "http://proxy.invalid:9", "http_proxy": "http://proxy.invalid:9"}
+
+
+def _all_ready(code: str, count: int, told: str) -> list[subprocess.Popen[str]]:
+    """Start processes, tell each the same, and return them when all are ready."""
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **DEAD_PROXY, "AGENTOPS_LOGGING_TO_FILE": "false"},
+        )
+        for _ in range(count)
+    ]
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(f"{told}\n")
+        worker.stdin.flush()
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    return workers
+
+
+def _end(workers: list[subprocess.Popen[str]]) -> None:
+    for worker in workers:
+        worker.communicate("\n")
+        assert worker.returncode == 0
+
+
+def ours(size: Size) -> Sample:
+    """Workers with a tracer each, and one server."""
+    from agentlightning.tracer import AgentOpsTracer
+
+    began = time.perf_counter()
+    tracer = AgentOpsTracer(strict=True)
+    tracer.init()
+    workers = _all_ready(WORKER, size["workers"], base64.b64encode(pickle.dumps(tracer)).decode())
+    took = time.perf_counter() - began
+    _end(workers)
+    tracer.teardown()
+    return {"s": took}
+
+
+def import_only(size: Size) -> Sample:
+    """The same processes, which import ``agentops`` and nothing else."""
+    began = time.perf_counter()
+    workers = _all_ready(IMPORT_ONLY, size["workers"], "go")
+    took = time.perf_counter() - began
+    _end(workers)
+    return {"s": took}
+
+
+def server(size: Size) -> Sample:
+    """The local server alone: from ``init`` until it answers; and rollouts before and after it is killed."""
+    from agentlightning.store import open_store
+    from agentlightning.tracer import AgentOpsTracer
+
+    tracer = AgentOpsTracer(strict=True)
+    began = time.perf_counter()
+    tracer.init()
+    tracer.server.wait_until_ready()
+    ready = time.perf_counter() - began
+    tracer.init_worker(0, open_store("memory://"))
+
+    def rollouts() -> float:
+        start = time.perf_counter()
+        for _ in range(size["rollouts"]):
+            with tracer.trace_context() as trace, trace.start_as_current_span("work"):
+                pass
+        took: float = (time.perf_counter() - start) / size["rollouts"]
+        return took
+
+    rollouts()
+    alive = rollouts()
+    process = tracer.server.server_process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    dead = rollouts()
+    began = time.perf_counter()
+    tracer.teardown_worker(0)
+    torn_down = time.perf_counter() - began
+    tracer.teardown()
+    return {"ready": ready * 1000, "alive": alive * 1000, "dead": dead * 1000, "torn_down": torn_down * 1000}
+
+
+def flask(_size: Size) -> Sample:
+    """An interpreter that imports Flask, which the server must do at least."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import flask"], check=True)
+    return {"ready": (time.perf_counter() - began) * 1000}
+
+
+FIGURE = Figure(
+    name="agentops_workers",
+    title="AgentOps: workers that start, and a server that dies",
+    how="Workers share one local server; the proxy of the environment does not exist. A rollout has two spans.",
+    subjects=(Subject("ours"), Subject("import_only"), Subject("server"), Subject("flask")),
+    lines=(
+        Line("all workers ready", "ours", "s", "s", "import_only", aim=Aim("<=", 1.3)),
+        Line("local server ready after `init()`", "server", "ready", "ms", "flask"),
+        Line("rollout under a killed server", "server", "dead", "ms", "server", "alive"),
+        Line("teardown under a killed server", "server", "torn_down", "ms"),
+    ),
+    sizes={
+        "tiny": {"workers": 2, "rollouts": 5},
+        "quick": {"workers": 16, "rollouts": 100},
+        "normal": {"workers": 16, "rollouts": 500},
+        "full": {"workers": 16, "rollouts": 1000},
+    },
+    rounds={"tiny": 1, "quick": 3, "normal": 7, "full": 15},
+)

@@ -110,7 +110,7 @@ def _quiet(core: ModuleType, provider: Any) -> list[Patch]:
     client = importlib.import_module("agentops.client.client")
     if "intercept_opentelemetry_logging" in vars(client):
         patches.append(AttributePatch(client, "intercept_opentelemetry_logging", _nothing))
-    patches.append(_logger_as_it_was("agentops"))
+    patches.append(logger_as_it_was("agentops"))
     return patches
 
 
@@ -217,7 +217,7 @@ def _exit_handlers(core: ModuleType) -> list[Callable[..., Any]]:
     return [core_object(core).shutdown, *found]
 
 
-def _logger_as_it_was(name: str) -> Patch:
+def logger_as_it_was(name: str) -> Patch:
     """Undoing gives a logger its handlers, level and propagation back."""
     logger = logging.getLogger(name)
     before = logger.propagate, logger.level, list(logger.handlers), logger.disabled

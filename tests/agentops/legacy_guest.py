@@ -37,8 +37,8 @@ def surroundings() -> Dict[str, Any]:
     }
 
 
-def agent(agentops: Any) -> None:
-    """Use everything that may want to call home."""
+def agent(agentops: Any, imported_before: Any) -> None:
+    """Use everything that may want to call home, also an ``init`` that the agent had imported by name before."""
     agentops.init("00000000-0000-4000-8000-000000000001", max_wait_time=10)
     agentops.add_tags(["one"])
     agentops.set_tags(["two"])
@@ -52,6 +52,7 @@ def agent(agentops: Any) -> None:
     if agentops.start_session() is None:
         raise RuntimeError("no second session")
     agentops.end_session("not a state")
+    imported_before("00000000-0000-4000-8000-000000000001")
     agentops.stop_instrumenting()
     agentops.set_parent_key("00000000-0000-4000-8000-000000000002")
     if agentops.get_api_key() is None:
@@ -63,13 +64,16 @@ async def main() -> None:
     tracer = OtelTracer(policy=reraise)
     tracer.init()
     tracer.init_worker(0, store)
+    imported_before = import_module("agentops").init
     before = surroundings()
     sys.addaudithook(note)
     patches = record_events(probe(), trace.get_tracer_provider(), Guard(reraise), start=True)
     attempt = await store.start_rollout(input="x")
     rollout_id, attempt_id = attempt.rollout_id, attempt.attempt.attempt_id
     async with tracer.trace_context(rollout_id=rollout_id, attempt_id=attempt_id):
-        agent(import_module("agentops"))
+        agent(import_module("agentops"), imported_before)
+    for thread in set(threading.enumerate()) - before["threads"]:
+        thread.join(5)  # a thread that has nothing to do may be about to end
     within = surroundings()
     patches.undo()
     told = {

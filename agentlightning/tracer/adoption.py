@@ -6,9 +6,12 @@ to that span, which *adopts* the call, and no second span is made:
 
 * The newest span of this context that is open, looks like a model call, has adopted none, and lies in the
   current trace is the one. Whether it is *current* does not matter: several instrumentations never make theirs so.
+* A span that starts without a word and says only then what it is (AgentOps 0.4.15) is looked at when a call leaves.
 * A span that ends before its call (a stream that is read later) waits for it, as an open span.
 * A span that nobody ends although its call is over (a stream that was left half way) ends with its ``trace_context``.
-* Where two are nested around one call (two instrumentations of one library), the inner is dropped as a duplicate.
+* Where two are nested around one call (two instrumentations of one library, or of ``parse`` and of the ``create`` in
+  it), the inner is dropped as a duplicate. Spans that are never current lie side by side then; they are taken for one
+  call only if they ask the same.
 
 Ids decide in the end: where span and answer name different responses, the tokens are not trusted
 (``invalid(other_call)``).
@@ -19,7 +22,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from opentelemetry import trace
 
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from .scope import Record, Scope
     from .writer import Writer
 
+_MESSAGES = ("gen_ai.prompt.", "llm.input_messages.", "gen_ai.input.messages")
+
 Settle = Callable[["ReadableSpan", "Record"], None]
 """Queues a finished span."""
 
@@ -42,16 +47,21 @@ Settle = Callable[["ReadableSpan", "Record"], None]
 class _Offer:
     """An open span that may adopt a call, and the one that was there before it."""
 
-    __slots__ = ("before", "record", "span")
+    __slots__ = ("before", "is_sure", "record", "span")
 
-    def __init__(self, span: SdkSpan, record: Record, before: Optional[_Offer]) -> None:
+    def __init__(self, span: SdkSpan, record: Record, before: Optional[_Offer], *, is_sure: bool) -> None:
         self.span = span
         self.record = record
         self.before = before
+        self.is_sure = is_sure
+        """It said at its start that it is a model call."""
 
     @property
     def is_free(self) -> bool:
-        return not self.record.ended and self.record.adoption is None and self.span.is_recording()
+        record = self.record
+        if record.ended or record.duplicate or record.adoption is not None or not self.span.is_recording():
+            return False
+        return self.is_sure or is_model_call(attributes_of(self.span))
 
 
 _offer: ContextVar[Optional[_Offer]] = ContextVar("agentlightning_model_span", default=None)
@@ -87,14 +97,17 @@ class Adoptions:
 
     def started(self, span: SdkSpan, record: Record) -> None:
         """Look at a span that starts under an attempt; cheap for all that are no model calls."""
-        if record.scope is None or not is_model_call(attributes_of(span)):
+        if record.scope is None:
+            return
+        attributes = attributes_of(span)
+        is_sure = is_model_call(attributes)
+        if not is_sure and (attributes or span.kind is not trace.SpanKind.CLIENT):
             return
         before = _free(_offer.get())
-        if before is not None and _is_duplicate(span, before.span):
-            record.scope.replaced[record.context.span_id] = before.record.context.span_id
-            record.duplicate = True
+        if is_sure and before is not None and _is_inside(span, before.span):
+            _replace(record, before.record)
             return
-        _offer.set(_Offer(span, record, before))
+        _offer.set(_Offer(span, record, before, is_sure=is_sure))
 
     def ended(self, span: ReadableSpan, record: Record) -> bool:
         """Whether a span that ends stays here, because its call goes on."""
@@ -125,6 +138,7 @@ class Adoptions:
         asked = request_model(attributes_of(offer.span))
         if asked is not None and model is not None and asked != model:
             return None
+        offer = _outermost(offer)
         offer.record.adoption = Adoption(offer.span)
         return offer.span
 
@@ -178,12 +192,44 @@ def _free(offer: Optional[_Offer]) -> Optional[_Offer]:
     return offer
 
 
-def _is_duplicate(span: SdkSpan, outer: SdkSpan) -> bool:
+def _outermost(offer: _Offer) -> _Offer:
+    """Return the first of the spans around one call; the others are its duplicates."""
+    before = _free(offer.before)
+    while before is not None and (
+        _is_inside(offer.span, before.span) or _asks_beside(offer.span, before.span)
+    ):
+        _replace(offer.record, before.record)
+        offer, before = before, _free(before.before)
+    return offer
+
+
+def _replace(record: Record, outer: Record) -> None:
+    """Note that a span is the second of a call; its children move to the first."""
+    assert record.scope is not None
+    record.scope.replaced[record.context.span_id] = outer.context.span_id
+    record.duplicate = True
+
+
+def _is_inside(span: SdkSpan, outer: SdkSpan) -> bool:
     parent, context = span.parent, outer.get_span_context()
     return (
         parent is not None
         and context is not None
         and parent.span_id == context.span_id
-        and span.name == outer.name
-        and span.instrumentation_scope == outer.instrumentation_scope
+        and _looks_like(span, outer)
     )
+
+
+def _asks_beside(span: SdkSpan, other: SdkSpan) -> bool:
+    parents = [each.parent.span_id if each.parent is not None else 0 for each in (span, other)]
+    asked = _asked(span)
+    return parents[0] == parents[1] and _looks_like(span, other) and bool(asked) and asked == _asked(other)
+
+
+def _looks_like(span: SdkSpan, other: SdkSpan) -> bool:
+    return span.name == other.name and span.instrumentation_scope == other.instrumentation_scope
+
+
+def _asked(span: SdkSpan) -> Dict[str, Any]:
+    """Return what a span says of the messages of its request."""
+    return {name: value for name, value in attributes_of(span).items() if name.startswith(_MESSAGES)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Dict, List
 
 import openai
@@ -191,6 +191,67 @@ async def test_the_inner_one_of_two_spans_of_one_call_is_dropped_and_its_childre
     assert tool.parent is not None
     assert tool.parent.span_id == call.span_id
     assert (await store.get_receipt(*attempt)).dropped == {"same_call": 1}
+
+
+@contextmanager
+def silent_span() -> Iterator[None]:
+    """As AgentOps 0.4.15 does: the span says what it is after its start."""
+    tracer = trace.get_tracer("stranger")
+    with tracer.start_as_current_span("openai.chat.completion", kind=trace.SpanKind.CLIENT) as made:
+        made.set_attributes(STRANGER)
+        yield
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("deep", [1, 2])
+async def test_a_span_that_says_late_that_it_is_a_model_call_gets_the_tokens(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI, deep: int
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        with ExitStack() as around:
+            for _ in range(deep):
+                around.enter_context(silent_span())
+            client.chat.completions.create(**ASK)
+    spans = await spans_of(store, attempt)
+    (call,) = model_spans(spans)
+    assert call.name == "openai.chat.completion"
+    assert call.attributes[PROMPT_IDS] == list(IDS)
+    assert call.parent_id == next(span for span in spans if span.name == "rollout").span_id
+    assert (await store.get_receipt(*attempt)).dropped == ({"same_call": 1} if deep == 2 else {})
+
+
+@pytest.mark.asyncio
+async def test_a_silent_span_that_is_no_model_call_gets_none(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        with trace.get_tracer("stranger").start_as_current_span("step", kind=trace.SpanKind.CLIENT) as step:
+            step.set_attribute("http.request.method", "POST")
+            client.chat.completions.create(**ASK)
+    (call,) = model_spans(await spans_of(store, attempt))
+    assert call.name == "chat policy"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("same", [True, False])
+async def test_two_spans_side_by_side_are_one_call_only_if_they_ask_the_same(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI, same: bool
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        outer = strangers_span()
+        outer.set_attribute("gen_ai.prompt.0.content", "hi" if same else "something else")
+        inner = strangers_span()
+        inner.set_attribute("gen_ai.prompt.0.content", "hi")
+        client.chat.completions.create(**ASK)
+        inner.end()
+        outer.end()
+    calls = model_spans(await spans_of(store, attempt))
+    assert [call.attributes.get(PROMPT_IDS) for call in calls].count(list(IDS)) == 1
+    assert len(calls) == (1 if same else 2)
+    assert (await store.get_receipt(*attempt)).dropped == ({"same_call": 1} if same else {})
 
 
 @pytest.mark.asyncio

@@ -1,0 +1,162 @@
+"""Run tests/agentops/matrix_cell.py with every combination of releases; see scripts/matrix-agentops.
+
+One line per cell on stdout as it ends, and as JSON in ``docs/reference/agentops-matrix.jsonl`` with ``--page``. Only
+the standard library and ``uv`` are needed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "reference" / "agentops-matrix.jsonl"
+CELL_SECONDS = 400
+
+AGENTOPS = ("0.3.26", "0.4.9", "0.4.13", "0.4.14", "0.4.15", "0.4.16", "0.4.18", "0.4.19", "0.4.21", "none")
+OPENTELEMETRY = {
+    "1.35": ("1.35.0", "0.56b0"),  # the oldest that we support; each of these agentops admits older ones
+    "1.44": ("1.44.0", "0.65b0"),  # the last before the exporter lost what agentops 0.4.19 uses
+    "newest": None,
+}
+OPENAI = {
+    "1.40": ("openai==1.40.*", "httpx<0.28"),  # it hands httpx an argument that 0.28 does not have
+    "2.x": ("openai>=2,<3",),
+    "newest": ("openai",),
+}
+CORNERS = (
+    ("0.3.26", "1.35", "1.40"),
+    ("0.4.9", "1.35", "1.40"),
+    ("0.4.15", "1.44", "2.x"),
+    ("none", "newest", "newest"),
+)
+"""The main environment has the newest of all three; tests/agentops runs there."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination."""
+
+    agentops: str
+    opentelemetry: str
+    openai: str
+
+    @property
+    def name(self) -> str:
+        """For people, and for ``--only``."""
+        return f"agentops-{self.agentops}/opentelemetry-{self.opentelemetry}/openai-{self.openai}"
+
+    @property
+    def folder(self) -> Path:
+        """Its environment."""
+        return ROOT / f".venv-agentops-{self.agentops}-{self.opentelemetry}-{self.openai}"
+
+    def requirements(self) -> list[str]:
+        """What is installed beside the project itself."""
+        found = list(OPENAI[self.openai])
+        if self.agentops != "none":
+            found.append(f"agentops=={self.agentops}")
+        versions = OPENTELEMETRY[self.opentelemetry]
+        stable, beta = (f"=={versions[0]}", f"=={versions[1]}") if versions else ("", "")
+        found += [f"opentelemetry-{name}{stable}" for name in ("api", "sdk", "exporter-otlp-proto-http")]
+        found += [f"opentelemetry-{name}{beta}" for name in ("instrumentation", "instrumentation-threading")]
+        return found
+
+
+def cells(only: str, *, small: bool) -> Iterator[Cell]:
+    """Yield the cells to run."""
+    every = (Cell(a, t, o) for a in AGENTOPS for t in OPENTELEMETRY for o in OPENAI)
+    for cell in (Cell(*corner) for corner in CORNERS) if small else every:
+        if only in f"{cell.name}/":
+            yield cell
+
+
+def install(cell: Cell) -> None:
+    """Make the environment, unless it is there and not older than a week: the newest may have changed."""
+    wanted = " ".join([*cell.requirements(), (ROOT / "pyproject.toml").read_text(), time.strftime("%G-%V")])
+    mark = cell.folder / ".installed"
+    if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
+        return
+    uv("venv", "--clear", "--python", sys.executable, str(cell.folder))
+    uv("pip", "install", "--python", str(cell.folder / "bin" / "python"), "-e", ".", *cell.requirements())
+    mark.write_text(wanted, encoding="utf-8")
+
+
+def uv(*arguments: str) -> None:
+    """Run uv; its words are in the error."""
+    ran = subprocess.run(["uv", "-q", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise RuntimeError(f"uv {' '.join(arguments)}: {ran.stderr.strip()}")
+
+
+def run(cell: Cell, *, keep: bool) -> dict[str, object]:
+    """Return what came of a cell."""
+    key = {"cell": [cell.agentops, cell.opentelemetry, cell.openai]}
+    try:
+        install(cell)
+        ran = subprocess.run(
+            [cell.folder / "bin" / "python", ROOT / "tests" / "agentops" / "matrix_cell.py"],
+            capture_output=True,
+            text=True,
+            timeout=CELL_SECONDS,
+            check=False,
+        )
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        return {**key, "verdict": "failed", "problems": [str(error)], "notes": []}
+    finally:
+        if not keep:
+            shutil.rmtree(cell.folder, ignore_errors=True)
+    lines = ran.stdout.splitlines()
+    if lines:
+        return {**key, **json.loads(lines[-1])}
+    why = f"exit status {ran.returncode}: {ran.stderr[-1000:]}"
+    return {**key, "verdict": "failed", "problems": [why], "notes": []}
+
+
+def keep_results(found: list[dict[str, object]]) -> None:
+    """Write results over those of earlier runs of the same cells."""
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+    known = {str(told["cell"]): told for told in [*map(json.loads, lines), *found]}
+    every = [[a, t, o] for a in AGENTOPS for t in OPENTELEMETRY for o in OPENAI]
+    # How long a cell takes is no fact of its releases.
+    ordered = [
+        {name: value for name, value in known[str(key)].items() if name != "seconds"}
+        for key in every
+        if str(key) in known
+    ]
+    RESULTS.write_text("".join(json.dumps(told) + "\n" for told in ordered), encoding="utf-8")
+
+
+def main() -> int:
+    """Run the cells; return 1 if one fails."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--small", action="store_true", help="only the corners")
+    parser.add_argument("--page", action="store_true", help="keep the results for the documentation")
+    parser.add_argument("--keep", action="store_true", help="keep the environments")
+    parser.add_argument("--only", default="", help="cells whose names contain this")
+    parser.add_argument("--jobs", type=int, default=2, help="cells at once")
+    asked = parser.parse_args()
+    found = []
+    chosen = list(cells(asked.only, small=asked.small))
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        results = pool.map(lambda cell: run(cell, keep=asked.keep or asked.small), chosen)
+        for cell, told in zip(chosen, results, strict=True):
+            found.append(told)
+            print(cell.name, told["verdict"], told.get("seconds", ""), flush=True)
+            for problem in told["problems"]:  # type: ignore[attr-defined]
+                print(f"    {problem}", flush=True)
+            if asked.page:
+                keep_results(found)
+    return any(told["verdict"] == "failed" for told in found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

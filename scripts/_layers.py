@@ -30,6 +30,7 @@ LAYERS: dict[str, int] = {
     "codec": PURE,
     "pipeline": PURE,
     "adapter": PURE,
+    "logging": PURE,
     "store": KEEP,
     "instrumentation": CAPTURE,
     "tracer": CAPTURE,
@@ -84,6 +85,7 @@ FOREIGN: dict[str, frozenset[str]] = {
     "codec": PYDANTIC | {OPENTELEMETRY},
     "pipeline": PYDANTIC | {OPENTELEMETRY},
     "adapter": PYDANTIC | {OPENTELEMETRY},
+    "logging": frozenset({OPENTELEMETRY}),
     "store": PYDANTIC,
     "instrumentation": frozenset(
         {OPENTELEMETRY, "aiohttp", "anyio", "httpcore", "httpx", "httpx2", "requests", "urllib3"}

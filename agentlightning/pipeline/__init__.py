@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from .redact import Redactor as Redactor
     from .redact import SecretFilter as SecretFilter
     from .redact import default_rules as default_rules
+    from .tags import Tagging as Tagging
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
         ".chain": ("NO_STAGES", "Chain", "Stage"),
         ".redact": ("RedactionRule", "Redactor", "SecretFilter", "default_rules"),
+        ".tags": ("Tagging",),
     },
 )

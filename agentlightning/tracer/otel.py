@@ -26,6 +26,7 @@ from ..instrumentation.guard import Guard, Policy
 from ..instrumentation.own_hosts import IsOwnHost, is_loopback
 from ..instrumentation.wire import instrument_model_calls
 from ..pipeline.chain import NO_STAGES, Chain
+from ..pipeline.tags import Tagging
 from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
 from ..types.tracer import to_attributes
 from .base import TraceContext, Tracer, context_with_active_tracer
@@ -65,6 +66,7 @@ class OtelTracer(Tracer):
         settings: Bounds of the writer.
         policy: What happens to an error of ours inside user code; by default each kind is logged once.
         instrument_llm_calls: Whether model calls are recorded. Without it no HTTP client is touched.
+        default_tags: Tags that every span gets, as ``agentlightning.tag.<i>``.
     """
 
     def __init__(
@@ -78,13 +80,14 @@ class OtelTracer(Tracer):
         settings: Optional[WriterSettings] = None,
         policy: Optional[Policy] = None,
         instrument_llm_calls: bool = True,
+        default_tags: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self._instrument_llm_calls = instrument_llm_calls
         self._fallback_attempt = fallback_attempt
         self._capture_tokens = _capture_mode(capture_tokens)
         self._endpoints = [_endpoint(each) for each in endpoints]
-        self._chain = chain
+        self._chain = Chain((*chain.stages, Tagging(tuple(default_tags)))) if default_tags else chain
         self._flush_timeout = flush_timeout
         self._settings = settings
         self._policy = policy

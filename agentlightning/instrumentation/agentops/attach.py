@@ -63,3 +63,13 @@ def uninstrument_agentops() -> None:
         patches = _instrumented.pop() if _instrumented else None
     if patches is not None:
         patches.undo()
+
+
+def instrument_all() -> None:
+    """Repair and record every library that needs it and is installed; today that is AgentOps (0.3)."""
+    instrument_agentops()
+
+
+def uninstrument_all() -> None:
+    """Undo :func:`instrument_all`."""
+    uninstrument_agentops()

@@ -77,17 +77,35 @@ TABLE: Final[Tuple[Row, ...]] = (
     Row(
         "0.2.0 – 0.2.6",
         _in_range("L1"),
-        Support("captured", _EVENTS, ("its queue hangs for ever once it is full (100 events)",)),
+        Support(
+            "captured",
+            _EVENTS,
+            (
+                "a session that its user started before us hangs for ever once 100 events wait; later ones are repaired",
+            ),
+        ),
     ),
     Row(
         "0.3.0 – 0.3.10",
         _in_range("L2"),
-        Support("captured", _EVENTS, ("its queue hangs for ever once it is full",)),
+        Support(
+            "captured",
+            _EVENTS,
+            (
+                "a session that its user started before us hangs for ever once its queue is full; later ones are repaired",
+            ),
+        ),
     ),
     Row(
         "0.3.11 – 0.3.18",
         _in_range("L3"),
-        Support("captured", _EVENTS, ("its queue hangs for ever once it is full",)),
+        Support(
+            "captured",
+            _EVENTS,
+            (
+                "a session that its user started before us hangs for ever once its queue is full; later ones are repaired",
+            ),
+        ),
     ),
     Row("0.3.21 – 0.3.26", _in_range("L4"), Support("captured", _EVENTS)),
     Row(

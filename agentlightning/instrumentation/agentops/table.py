@@ -81,7 +81,7 @@ TABLE: Final[Tuple[Row, ...]] = (
             "captured",
             _EVENTS,
             (
-                "a session that its user started before us hangs for ever once 100 events wait; later ones are repaired",
+                "a session that was there before us hangs for ever once 100 events wait; later ones are repaired",
             ),
         ),
     ),
@@ -92,7 +92,7 @@ TABLE: Final[Tuple[Row, ...]] = (
             "captured",
             _EVENTS,
             (
-                "a session that its user started before us hangs for ever once its queue is full; later ones are repaired",
+                "a session that was there before us hangs for ever once its queue is full; later ones are repaired",
             ),
         ),
     ),
@@ -103,7 +103,7 @@ TABLE: Final[Tuple[Row, ...]] = (
             "captured",
             _EVENTS,
             (
-                "a session that its user started before us hangs for ever once its queue is full; later ones are repaired",
+                "a session that was there before us hangs for ever once its queue is full; later ones are repaired",
             ),
         ),
     ),

@@ -1,7 +1,7 @@
 """From ``argv`` to an exit code: which command, and what becomes of its errors.
 
-Exit codes: 0 done; 1 a negative answer (``store check`` or ``doctor`` found something, there are no rows); 2 bad usage or
-bad input; 130 interrupted; 141 nobody reads the output any more. ``agl run`` returns that of its program.
+Exit codes: 0 done; 1 a negative answer (``store check`` or ``doctor`` found something, there are no rows); 2 bad
+usage or bad input; 130 interrupted; 141 nobody reads the output any more. ``agl run`` returns that of its program.
 """
 
 from __future__ import annotations

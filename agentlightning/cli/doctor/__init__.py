@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 
-from .. import options
+from .. import options, output
+from ..entry import NEGATIVE
 
 __all__ = ["add_parser"]
 
@@ -33,6 +34,11 @@ def add_parser(subparsers: options.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Examine the machine, print what was found, and return the exit code."""
-    from . import report
-
+    try:
+        from . import report
+    except Exception as error:  # noqa: BLE001 - what every check needs may be what is broken
+        sentence = f"agentlightning itself cannot be loaded: {type(error).__name__}: {error}"
+        cure = "pip install --force-reinstall agentlightning-otel"
+        output.say(f"agl doctor: {sentence}\n  {cure}")
+        return NEGATIVE
     return report.run(args)

@@ -84,8 +84,8 @@ def subject(store: Optional[str]) -> Subject:
     return Subject(url, path.absolute(), f"?{query}" if query else "")
 
 
-def findings_of(name: str, check: Check, subject: Subject) -> List[Finding]:
-    """Run a check; what it raises is a finding. Keys and passwords are masked in what is said."""
+def findings_of(name: str, check: Check, subject: Subject, unchecked: Level) -> List[Finding]:
+    """Run a check; what it raises is a finding of the level ``unchecked``. Keys and passwords are masked."""
     found: List[Finding] = []
     try:
         found += check(subject)
@@ -93,7 +93,7 @@ def findings_of(name: str, check: Check, subject: Subject) -> List[Finding]:
         _log.debug("check %s failed", name, exc_info=True)
         sentence = f"this could not be checked: {type(error).__name__}: {error}"
         cure = "remove what the message names; agl doctor --log-level DEBUG shows where it happened"
-        found.append(Finding("warn", name, sentence, cure))
+        found.append(Finding(unchecked, name, sentence, cure))
     return [_masked(finding) for finding in found]
 
 

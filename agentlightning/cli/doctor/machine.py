@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Tuple
+from typing import Final, List, Tuple
 
 from .finding import Finding, Level, Subject, existing
 
 MIB = 1024 * 1024
 LITTLE_ROOM, NO_ROOM = 1024 * MIB, 100 * MIB
-"""Bytes. A rollout of 50 calls with 1,000 tokens each takes about 2 MB."""
+"""Bytes."""
 FEW_FILES_LEFT = 1_000
 FEW_OPEN_FILES = 1_024
 """The usual default of Linux; a hundred rollouts at once need several connections each."""
@@ -60,44 +60,47 @@ def size(count: int) -> str:
     return f"{value:.1f} GiB"
 
 
-class Clock:
-    """Watches the wall clock from its making to its check."""
+_START: Final = time.time(), time.monotonic()
+"""When this module was loaded: before the canary, which takes seconds."""
 
-    def __init__(self) -> None:
-        self._start = time.time(), time.monotonic()
 
-    def __call__(self, _: Subject) -> Iterator[Finding]:
-        """Say whether the clock tells a sane year, goes forward, in small steps, and did not jump."""
-        problems = list(self._problems())
-        yield from problems
-        if not problems:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            yield Finding("ok", "clock", f"{now}, in steps of {_step():.2g} s, and it did not jump")
+def clock(_: Subject) -> Iterator[Finding]:
+    """Whether the clock tells a sane year, goes forward, in small steps, and did not jump while the checks ran."""
+    problems = list(_clock_problems())
+    yield from problems
+    if not problems:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        yield Finding("ok", "clock", f"{now}, in steps of {_step():.2g} s, and it did not jump")
 
-    def _problems(self) -> Iterator[Finding]:
-        wall, monotonic = time.time() - self._start[0], time.monotonic() - self._start[1]
-        synchronise = "let NTP or the host set the clock, and start runs after that"
-        year = datetime.now(UTC).year
-        if year not in SANE_YEARS:
-            yield Finding("fail", "clock", f"the clock says that this is the year {year}", synchronise)
-        if abs(wall - monotonic) > JUMP:
-            sentence = f"the clock jumped by {wall - monotonic:+.1f} s within {monotonic:.0f} s"
-            yield Finding("warn", "clock", f"{sentence}: spans get wrong durations", synchronise)
-        readings = [time.time_ns() for _ in range(READINGS)]
-        if any(later < earlier for earlier, later in pairwise(readings)):
-            yield Finding("warn", "clock", "the clock goes backwards now and then", synchronise)
-        if _step() > COARSE:
-            sentence = f"the clock goes in steps of {_step():.2g} s: spans seem to start at the same moment"
-            yield Finding("warn", "clock", sentence, "choose a finer clock source for this machine")
+
+def _clock_problems() -> Iterator[Finding]:
+    wall, monotonic = time.time() - _START[0], time.monotonic() - _START[1]
+    synchronise = "let NTP or the host set the clock, and start runs after that"
+    year = datetime.now(UTC).year
+    if year not in SANE_YEARS:
+        yield Finding("fail", "clock", f"the clock says that this is the year {year}", synchronise)
+    if abs(wall - monotonic) > JUMP:
+        sentence = f"the clock jumped by {wall - monotonic:+.1f} s within {monotonic:.0f} s"
+        yield Finding("warn", "clock", f"{sentence}: spans get wrong durations", synchronise)
+    readings = [time.time_ns() for _ in range(READINGS)]
+    if any(later < earlier for earlier, later in pairwise(readings)):
+        yield Finding("warn", "clock", "the clock goes backwards now and then", synchronise)
+    if _step() > COARSE:
+        sentence = f"the clock goes in steps of {_step():.2g} s: spans seem to start at the same moment"
+        yield Finding("warn", "clock", sentence, "choose a finer clock source for this machine")
 
 
 def _step() -> float:
     """Return the smallest step of the clock that can be seen, in seconds."""
-    first = now = time.time_ns()
+    steps: List[int] = []
     give_up = time.monotonic() + 0.1
-    while now <= first and time.monotonic() < give_up:
+    before = time.time_ns()
+    while time.monotonic() < give_up and len(steps) < READINGS:
         now = time.time_ns()
-    return max(now - first, 0) / 1e9 or 0.1
+        if now > before:
+            steps.append(now - before)
+        before = now
+    return min(steps, default=100_000_000) / 1e9
 
 
 def open_files(_: Subject) -> Iterator[Finding]:
@@ -106,11 +109,11 @@ def open_files(_: Subject) -> Iterator[Finding]:
     unlimited = soft == resource.RLIM_INFINITY
     if unlimited or soft >= FEW_OPEN_FILES:
         count = "without limit" if unlimited else f"up to {soft:,}"
-        yield Finding("ok", "open files", f"a process may open files and connections {count}")
+        yield Finding("ok", "open_files", f"a process may open files and connections {count}")
         return
     goal = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
     sentence = f"a process may open {soft} files and connections; many rollouts at once need more"
-    yield Finding("warn", "open files", sentence, f"ulimit -n {goal}")
+    yield Finding("warn", "open_files", sentence, f"ulimit -n {goal}")
 
 
 # ---------------------------------------------------------------------- file systems

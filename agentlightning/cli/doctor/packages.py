@@ -21,7 +21,7 @@ OLDEST_PYTHON = (3, 11)
 OLDEST_OPENTELEMETRY = (1, 35)
 OURS = "agentlightning-otel"
 OPENTELEMETRY = "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation-threading"
-CLIENTS = "openai", "httpx", "httpx2", "aiohttp"
+CLIENTS = "openai", "httpx", "httpx2"
 TREES = (OURS, *OPENTELEMETRY, "opentelemetry-exporter-otlp-proto-http", "openai", "agentops")
 """Distributions whose requirements are compared with what is installed."""
 IMPORTED = "agentlightning", "agentops", "openai", "httpx", "opentelemetry", "sqlite3"

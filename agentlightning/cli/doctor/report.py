@@ -6,16 +6,16 @@ import argparse
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import List, Tuple
+from importlib import import_module
+from typing import Final, List, Tuple
 
 from ...instrumentation.agentops.probe import probe
 from ...instrumentation.agentops.table import TABLE, row_of
 from .. import output
 from ..entry import DONE, NEGATIVE
-from . import canary, machine, packages, proxies, settings, storage
-from .finding import Check, Finding, Subject, findings_of, subject
+from .finding import Check, Finding, Level, Subject, findings_of, subject
 
 MARKS = {"ok": "✓", "warn": "!", "fail": "✗"}
 PLAIN_MARKS = {"ok": "+", "warn": "!", "fail": "x"}
@@ -24,36 +24,51 @@ NARROWEST, WIDEST = 40, 100
 """Columns of the list."""
 
 
-def checks() -> Tuple[Tuple[str, str, Check], ...]:
-    """Return (heading, name, check) in the order in which they are done and shown."""
-    clock = machine.Clock()
-    return (
-        ("Packages", "python", packages.python),
-        ("Packages", "opentelemetry", packages.opentelemetry),
-        ("Packages", "clients", packages.clients),
-        ("Packages", "agentops", packages.agentops),
-        ("Packages", "conflicts", packages.conflicts),
-        ("Packages", "namesakes", packages.namesakes),
-        ("Settings", "OTEL_ settings", settings.opentelemetry),
-        ("Settings", "AGL_ settings", settings.ours),
-        ("Settings", "proxies", proxies.proxies),
-        ("Store", "store", storage.store),
-        ("Store", "disk", machine.disk),
-        ("Store", "locks", storage.locks),
-        ("Canary", "canary", canary.canary),
-        ("Machine", "open files", machine.open_files),
-        ("Machine", "clock", clock),
-    )
+CHECKS: Final = (
+    ("Packages", "python", "packages"),
+    ("Packages", "opentelemetry", "packages"),
+    ("Packages", "clients", "packages"),
+    ("Packages", "agentops", "packages"),
+    ("Packages", "conflicts", "packages"),
+    ("Packages", "namesakes", "packages"),
+    ("Settings", "otel_settings", "settings"),
+    ("Settings", "agl_settings", "settings"),
+    ("Settings", "proxies", "proxies"),
+    ("Store", "store", "storage"),
+    ("Store", "disk", "machine"),
+    ("Store", "locks", "storage"),
+    ("Canary", "canary", "canary"),
+    ("Machine", "open_files", "machine"),
+    ("Machine", "clock", "machine"),
+)
+"""(heading, check, module that has the function of this name), in the order in which they are done and shown."""
+
+
+def loaded(module: str, name: str) -> Check:
+    """Return a check whose module is imported when it runs, so that a broken package breaks one check and not all."""
+
+    def check(meant: Subject) -> Iterable[Finding]:
+        function: Check = getattr(import_module(f".{module}", __package__), name)
+        return function(meant)
+
+    return check
+
+
+def unchecked(heading: str) -> Level:
+    """Return how bad it is that a check does not run: without store and canary nothing is known."""
+    return "fail" if heading in {"Store", "Canary"} else "warn"
 
 
 def run(args: argparse.Namespace) -> int:
     """Examine, print, and return the exit code."""
     meant = subject(args.store)
-    planned = checks()
     done: List[Tuple[str, Finding]] = []
-    with output.progress(len(planned), "examining") as advance:
-        for heading, name, check in planned:
-            done += [(heading, finding) for finding in findings_of(name, check, meant)]
+    with output.progress(len(CHECKS), "examining") as advance:
+        for heading, name, module in CHECKS:
+            done += [
+                (heading, finding)
+                for finding in findings_of(name, loaded(module, name), meant, unchecked(heading))
+            ]
             advance()
     findings = [finding for _, finding in done]
     failed = any(finding.level == "fail" for finding in findings)
@@ -63,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         _print(meant, done, with_patches=args.all)
         if args.all:
             _print_table()
-        print(f"\n{conclusion(findings)}")
+        _say(f"\n{conclusion(findings)}")
     return NEGATIVE if failed else DONE
 
 
@@ -92,11 +107,11 @@ def _print_json(meant: Subject, findings: Sequence[Finding], *, with_table: bool
 
 
 def _print(meant: Subject, done: Sequence[Tuple[str, Finding]], *, with_patches: bool) -> None:
-    print(f"store: {meant.name}")
+    _say(f"store: {meant.name}")
     shown = ""
     for heading, finding in done:
         if heading != shown:
-            print(f"\n{heading}")
+            _say(f"\n{heading}")
             shown = heading
         _paragraph(finding.sentence, f"  {_mark(finding.level)} ")
         for detail in finding.details if finding.check != "patches" or with_patches else ():
@@ -106,7 +121,7 @@ def _print(meant: Subject, done: Sequence[Tuple[str, Finding]], *, with_patches:
 
 
 def _print_table() -> None:
-    print("\nEvery release of agentops (* is the one installed here)")
+    _say("\nEvery release of agentops (* is the one installed here)")
     here = row_of(probe())
     for row in TABLE:
         _paragraph(f"{row.releases}: {row.support.verdict}", "  * " if row is here else "    ")
@@ -117,7 +132,7 @@ def _print_table() -> None:
 
 def _paragraph(text: str, start: str) -> None:
     width = max(NARROWEST, min(shutil.get_terminal_size().columns, WIDEST))
-    print(
+    _say(
         textwrap.fill(
             output.one_line(text, 2000),
             width,
@@ -127,6 +142,12 @@ def _paragraph(text: str, start: str) -> None:
             break_on_hyphens=False,
         )
     )
+
+
+def _say(text: str) -> None:
+    """Print a text; what the terminal cannot show, and half a character in a file name, becomes a question mark."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(text.encode(encoding, "replace").decode(encoding))
 
 
 def _fancy() -> bool:

@@ -27,17 +27,17 @@ LIMITS = (
 """Limits of a provider that the program installs itself (OpenTelemetry specification, SDK environment variables)."""
 
 
-def opentelemetry(_: Subject) -> Iterator[Finding]:
+def otel_settings(_: Subject) -> Iterator[Finding]:
     """What OpenTelemetry reads and what makes it drop spans or parts of them."""
     found = list(_lossy(os.environ))
     yield from found
     if not found:
-        yield Finding("ok", "OTEL_ settings", "no OTEL_ variable loses spans")
+        yield Finding("ok", "otel_settings", "no OTEL_ variable loses spans")
 
 
 def _lossy(environment: Mapping[str, str]) -> Iterator[Finding]:
     def finding(level: Level, name: str, sentence: str) -> Finding:
-        return Finding(level, "OTEL_ settings", f"{name}={environment[name]} {sentence}", f"unset {name}")
+        return Finding(level, "otel_settings", f"{name}={environment[name]} {sentence}", f"unset {name}")
 
     own = "in a program that installs its own tracer provider"
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -58,7 +58,7 @@ def _lossy(environment: Mapping[str, str]) -> Iterator[Finding]:
 _KNOWN = frozenset(each.value for each in LightningEnvVar)
 
 
-def ours(_: Subject) -> Iterator[Finding]:
+def agl_settings(_: Subject) -> Iterator[Finding]:
     """``AGL_`` variables, and the table in ``pyproject.toml``."""
     found = [*_unknown(os.environ), *_unreadable(os.environ), *_project(Path("pyproject.toml"))]
     yield from found
@@ -66,7 +66,7 @@ def ours(_: Subject) -> Iterator[Finding]:
         present = sorted(name for name in os.environ if name in _KNOWN)
         yield Finding(
             "ok",
-            "AGL_ settings",
+            "agl_settings",
             f"understood: {', '.join(present)}" if present else "no AGL_ variable is set",
         )
 
@@ -76,7 +76,7 @@ def _unknown(environment: Mapping[str, str]) -> Iterator[Finding]:
         if name.startswith("AGL_") and name not in _KNOWN:
             meant = difflib.get_close_matches(name, _KNOWN, 1)
             cure = f"did you mean {meant[0]}?" if meant else f"unset {name}"
-            yield Finding("warn", "AGL_ settings", f"{name} is no setting; it is ignored", cure)
+            yield Finding("warn", "agl_settings", f"{name} is no setting; it is ignored", cure)
 
 
 def _unreadable(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -88,11 +88,11 @@ def _unreadable(environment: Mapping[str, str]) -> Iterator[Finding]:
             parse(environment[name])
         except (ValueError, KeyError):
             sentence = f"{name}={environment[name]!r} cannot be understood"
-            yield Finding(level, "AGL_ settings", sentence, f"set {name} to {cure}")
+            yield Finding(level, "agl_settings", sentence, f"set {name} to {cure}")
     ids = [each for each in ("AGL_ROLLOUT_ID", "AGL_ATTEMPT_ID") if environment.get(each)]
     if len(ids) == 1:
         sentence = f"{ids[0]} is set without its companion, so spans have no attempt"
-        yield Finding("fail", "AGL_ settings", sentence, f"unset {ids[0]}; agl run sets both")
+        yield Finding("fail", "agl_settings", sentence, f"unset {ids[0]}; agl run sets both")
 
 
 def _project(path: Path) -> Iterator[Finding]:
@@ -102,14 +102,14 @@ def _project(path: Path) -> Iterator[Finding]:
         table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("agentlightning", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         sentence = f"{path.absolute()} cannot be read, so none of its settings counts: {error}"
-        yield Finding("warn", "AGL_ settings", sentence, "correct the file")
+        yield Finding("warn", "agl_settings", sentence, "correct the file")
         return
     keys = {name.removeprefix("AGL_").lower() for name in _KNOWN}
     for key in sorted(set(table) - keys):
         meant = difflib.get_close_matches(key, keys, 1)
         cure = f"did you mean {meant[0]}?" if meant else "remove it"
         sentence = f"{key!r} in [tool.agentlightning] of {path.absolute()} is no setting; it is ignored"
-        yield Finding("warn", "AGL_ settings", sentence, cure)
+        yield Finding("warn", "agl_settings", sentence, cure)
 
 
 def _choice(*allowed: str) -> Callable[[str], object]:

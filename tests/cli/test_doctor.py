@@ -1,0 +1,342 @@
+"""``agl doctor`` as a person runs it: a process, on machines that are broken for real."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentlightning.cli.doctor.machine import file_system
+from agentlightning.store.sqlite import SqliteLightningStore
+
+pytest.importorskip("openai")
+
+AUDIT = """
+import os, sys
+
+def hear(event, arguments, place=os.environ["TEST_CONNECTIONS"]):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        address = arguments[1] if event != "socket.getaddrinfo" else arguments[:2]
+        with open(place, "a") as file:
+            file.write(f"{event} {address if isinstance(address, str) else address[0]}\\n")
+
+sys.addaudithook(hear)
+"""
+"""Notes whom every process of the run talks to."""
+
+DROPPING = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_OFF))
+"""
+"""A provider of somebody else's that drops every span."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """What ``--json`` lists."""
+        found: list[dict[str, Any]] = json.loads(self.out)["findings"]
+        return found
+
+    def levels(self) -> dict[str, set[str]]:
+        """Return check → levels of its findings."""
+        found: dict[str, set[str]] = {}
+        for finding in self.findings:
+            found.setdefault(finding["check"], set()).add(finding["level"])
+        return found
+
+    def bad(self, check: str) -> str:
+        """Return the text of what is not ok about a check; each finding has a sentence and a cure."""
+        found = [each for each in self.findings if each["check"] == check and each["level"] != "ok"]
+        assert all(each["sentence"] and each["cure"] for each in found)
+        return "\n".join(" ".join([each["sentence"], each["cure"], *each["details"]]) for each in found)
+
+
+def doctor(
+    folder: Path,
+    *arguments: str,
+    preexec: Callable[[], None] | None = None,
+    startup: str | None = None,
+    **variables: str,
+) -> Outcome:
+    """Run the command in a folder; ``startup`` is run by every Python process of it."""
+    env = {**os.environ, **variables}
+    if startup is not None:
+        place = folder / "startup"
+        place.mkdir()
+        (place / "sitecustomize.py").write_text(startup, encoding="utf-8")
+        env["PYTHONPATH"] = os.pathsep.join([str(place), *filter(None, [env.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "agentlightning.cli", "doctor", *arguments],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        preexec_fn=preexec,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def lower(limit: int, value: int) -> Callable[[], None]:
+    """Return what lowers a limit in the child."""
+    return lambda: resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+
+
+def make_store(path: Path) -> None:
+    async def make() -> None:
+        async with SqliteLightningStore(path) as store:
+            await store.start_rollout("task")
+
+    asyncio.run(make())
+
+
+def test_a_sound_machine_is_sound_and_stays_as_it_was(tmp_path: Path) -> None:
+    make_store(tmp_path / "agentlightning.db")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    done = doctor(tmp_path, COLUMNS="80")
+    assert done.code == 0, done.out
+    assert done.out.splitlines()[-1].startswith("This machine records correctly")
+    assert "one span each, every token id and log-probability" in " ".join(done.out.split())
+    assert "✗" not in done.out
+    assert [line for line in done.out.splitlines() if len(line) > 80 and str(tmp_path) not in line] == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    done = doctor(tmp_path, "--json", "--all")
+    assert done.code == 0, done.out
+    assert list(tmp_path.iterdir()) == []
+    document = json.loads(done.out)
+    assert document["sound"] is True
+    (patches,) = [each for each in done.findings if each["check"] == "patches"]
+    assert "opentelemetry.trace.set_tracer_provider" in patches["details"]
+    assert sum(row["applies"] for row in document["agentops"]) == 1
+    assert done.levels()["canary"] == {"ok"}
+
+
+def test_settings_that_lose_nothing_but_surprise_are_warnings_and_nothing_leaves_the_machine(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.agentlightning]\nspool_dri = "x"\n', encoding="utf-8")
+    (tmp_path / "openai.py").write_text("", encoding="utf-8")
+    heard = tmp_path / "heard"
+    done = doctor(
+        tmp_path,
+        "--json",
+        "--store",
+        f"sqlite:///{tmp_path / 'a b.db'}",
+        preexec=lower(resource.RLIMIT_NOFILE, 256),
+        startup=AUDIT,
+        TEST_CONNECTIONS=str(heard),
+        AGL_STROE="sqlite:///elsewhere.db",
+        AGL_LOG_LEVEL="loud",
+        AGL_EMITTER_DEBUG="perhaps",
+        OTEL_TRACES_SAMPLER="always_off",
+        OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="8",
+        HTTP_PROXY="http://me:geheim@192.0.2.1:3128",
+        OPENAI_API_KEY="none",
+    )
+    (tmp_path / "openai.py").unlink()
+    assert "did you mean AGL_STORE?" in done.bad("agl_settings")
+    assert "AGL_LOG_LEVEL='loud'" in done.bad("agl_settings")
+    assert "AGL_EMITTER_DEBUG='perhaps'" in done.bad("agl_settings")
+    assert "did you mean spool_dir?" in done.bad("agl_settings")
+    assert "OTEL_TRACES_SAMPLER=always_off" in done.bad("otel_settings")
+    assert "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT=8" in done.bad("otel_settings")
+    assert "127.0.0.1" in done.bad("proxies")
+    assert "NO_PROXY=" in done.bad("proxies")
+    assert "ulimit -n" in done.bad("open_files")
+    assert str(tmp_path / "openai.py") in done.bad("namesakes")
+    assert "geheim" not in done.out
+    assert {check for check, levels in done.levels().items() if "fail" in levels} <= {"canary"}
+    met = set(heard.read_text(encoding="utf-8").splitlines())
+    assert met
+    assert {line for line in met if not is_here(line.partition(" ")[2])} == set()
+
+
+def is_here(address: str) -> bool:
+    """Whether an address is of this machine."""
+    if address.startswith(("/", "\0", "localhost", "('localhost'")):
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def test_what_would_lose_everything_is_a_problem_and_a_proxy_that_spares_this_machine_is_not(
+    tmp_path: Path,
+) -> None:
+    done = doctor(
+        tmp_path,
+        "--json",
+        "--store",
+        "sqlite:////proc/runs.db",  # a folder that takes no file, from anybody
+        HTTP_PROXY="http://192.0.2.1:3128",
+        NO_PROXY="127.0.0.1,localhost",
+        OTEL_SDK_DISABLED="true",
+        AGL_ATTEMPT_ID="at-1",
+        AGL_CAPTURE_TOKENS="maybe",
+    )
+    assert done.levels()["proxies"] == {"ok"}
+    assert done.code == 1
+    assert "/proc" in done.bad("store")
+    assert done.levels()["store"] == {"fail"}
+    assert "OTEL_SDK_DISABLED=true switches every span off" in done.bad("otel_settings")
+    assert "AGL_CAPTURE_TOKENS='maybe'" in done.bad("agl_settings")
+    assert "AGL_ATTEMPT_ID is set without its companion" in done.bad("agl_settings")
+    assert done.levels()["canary"] == {"fail"}
+
+
+def test_spans_that_a_foreign_provider_drops_are_missed_and_a_newer_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "agentlightning.db"
+    make_store(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    done = doctor(tmp_path, "--json", startup=DROPPING)
+    assert done.code == 1
+    assert "pip install --upgrade agentlightning-otel" in done.bad("store")
+    assert "streamed: 0 spans in place of one" in done.bad("canary")
+    assert json.loads(done.out)["sound"] is False
+
+
+def test_a_store_of_another_program_and_a_stranger_called_agentops(tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger" / "agentops"
+    stranger.mkdir(parents=True)
+    (stranger / "__init__.py").write_text("", encoding="utf-8")
+    (tmp_path / "agentlightning.db").write_text("notes", encoding="utf-8")
+    done = doctor(tmp_path, "--json", PYTHONPATH=str(stranger.parent))
+    assert done.code == 1
+    assert "no SQLite file" in done.bad("store")
+    assert f"rename or remove {stranger}" in done.bad("agentops")
+    assert "AgentOps is not recorded" in done.bad("canary")
+    assert "ok" in done.levels()["canary"], "model calls are recorded at the wire all the same"
+    assert (tmp_path / "agentlightning.db").read_text(encoding="utf-8") == "notes"
+
+
+def test_an_agentops_that_does_not_start_is_a_problem(tmp_path: Path) -> None:
+    package = tmp_path / "broken" / "agentops"
+    (package / "instrumentation" / "providers" / "openai").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('wrapt is too old')", encoding="utf-8")
+    done = doctor(tmp_path, "--json", PYTHONPATH=str(package.parent))
+    if "fail" in done.levels()["agentops"]:
+        pytest.skip("no agentops is installed, so this one has no version")
+    assert done.code == 1
+    assert "wrapt is too old" in done.bad("canary")
+
+
+def test_a_broken_package_breaks_one_check_and_not_the_command(tmp_path: Path) -> None:
+    package = tmp_path / "broken" / "openai"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('half installed')", encoding="utf-8")
+    requirements = tmp_path / "broken" / "packaging"
+    requirements.mkdir()
+    (requirements / "__init__.py").write_text("raise RuntimeError('gone')", encoding="utf-8")
+    done = doctor(tmp_path, "--json", PYTHONPATH=str(package.parent))
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    assert "could not be checked: RuntimeError: gone" in done.bad("conflicts")
+    assert done.levels()["canary"] == {"fail"}
+    assert done.levels()["disk"] == {"ok"}
+
+
+def test_a_store_that_another_process_holds_is_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "agentlightning.db"
+    make_store(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        held = doctor(tmp_path, "--json")
+        connection.execute("ROLLBACK")
+    assert "held by another process" in held.bad("store")
+    assert held.levels()["store"] == {"warn"}
+
+
+def test_files_that_may_not_grow_lose_spans(tmp_path: Path) -> None:
+    done = doctor(tmp_path, "--json", preexec=lower(resource.RLIMIT_FSIZE, 64 * 1024))
+    assert done.code == 1
+    assert "64 KiB (RLIMIT_FSIZE)" in done.bad("disk")
+    assert "fail" in done.levels()["canary"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte, full."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("this user may not mount")
+    try:
+        with (folder / "ballast").open("wb", buffering=0) as file:
+            while True:
+                try:
+                    file.write(b"x" * 4096)
+                except OSError:
+                    break
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_loses_spans(tmp_path: Path, small_disk: Path) -> None:
+    done = doctor(tmp_path, "--json", "--store", f"sqlite:///{small_disk}/runs.db")
+    assert done.code == 1
+    assert "bytes free in the store's folder" in done.bad("disk")
+    assert done.levels()["store"] == {"fail"}
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+
+
+def test_the_list_is_readable_without_unicode(tmp_path: Path) -> None:
+    done = doctor(
+        tmp_path,
+        "--store",
+        "nosuch://me:geheim@host/",
+        COLUMNS="60",
+        PYTHONIOENCODING="ascii",
+        PYTHONUTF8="0",
+    )
+    assert done.code == 1, done.err
+    assert done.out.isascii()
+    assert "  x no store is registered for" in done.out
+    assert "geheim" not in done.out + done.err
+    assert "This machine does not record correctly: 1 problem" in done.out.splitlines()[-1]
+
+
+def test_the_file_system_of_a_folder_is_that_of_its_deepest_mount(tmp_path: Path) -> None:
+    inside = tmp_path / "a b" / "c"
+    inside.mkdir(parents=True)
+    octal = str(tmp_path / "a b").replace(" ", r"\040")
+    mounts = f"/dev/vda / ext4 rw 0 0\nserver:/x {octal} nfs4 rw 0 0\nodd\ntmpfs {tmp_path}/a tmpfs rw 0 0\n"
+    assert file_system(inside, mounts) == ("nfs4", str(tmp_path / "a b"))
+    assert file_system(tmp_path, mounts) == ("ext4", "/")
+    assert file_system(tmp_path, "") == ("", "")

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import getdoc, getsource
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 from agentlightning import env_var, errors, semconv
 from agentlightning.adapter.reasons import ALL_CODES
 from agentlightning.cli import rows
 from agentlightning.cli.entry import build_parser
 from agentlightning.cli.options import COMMANDS
+from agentlightning.instrumentation.agentops.table import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERYWHERE = {"help", "store", "log_level"}
@@ -172,6 +174,53 @@ def reason_codes() -> str:
     )
 
 
+def agentops_releases() -> str:
+    """Return what is done with each range of ``agentops``."""
+    return table(
+        ("agentops", "", "managed", "started by its user"),
+        [
+            (row.releases, row.support.verdict, row.support.sentence, "; ".join(row.support.unmanaged))
+            for row in TABLE
+        ],
+    )
+
+
+def agentops_cells() -> list[dict[str, Any]]:
+    """Return what ``scripts/matrix-agentops --page`` has kept."""
+    kept = ROOT / "docs" / "reference" / "agentops-matrix.jsonl"
+    return [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+
+
+def agentops_matrix() -> str:
+    """Return what came of each cell: a line for each agentops and OpenTelemetry, a column for each openai."""
+    said = {"captured": "exact", "absent": "exact, at the wire", "refused": "refused"}
+    found = {tuple(told["cell"]): told for told in agentops_cells()}
+    columns = dict.fromkeys(openai for _, _, openai in found)
+    lines = []
+    for agentops, opentelemetry in dict.fromkeys(key[:2] for key in found):
+        row = [found.get((agentops, opentelemetry, openai)) for openai in columns]
+        verdicts = [said.get(told["verdict"], "**failed**") if told else "not run" for told in row]
+        lines.append((agentops, opentelemetry, *verdicts))
+    return table(("agentops", "OpenTelemetry", *(f"openai {name}" for name in columns)), lines)
+
+
+def agentops_changes() -> str:
+    """Return what each agentops changes for an agent by itself, as its cells saw it."""
+    seen: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
+    for told in agentops_cells():
+        for note in told["notes"]:
+            style, _, change = note.partition(": ")
+            styles, clients = seen.setdefault((told["cell"][0], change), ({}, {}))
+            styles[f"`{style}`"] = clients[told["cell"][2]] = None
+    return table(
+        ("agentops", "what the agent gets", "from", "with openai"),
+        [
+            (agentops, f"`{change}`", ", ".join(styles), ", ".join(clients))
+            for (agentops, change), (styles, clients) in seen.items()
+        ],
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "commands": commands,
@@ -185,6 +234,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "triplet-columns": columns("TRIPLET_COLUMNS"),
     "span-columns": columns("SPAN_COLUMNS"),
     "reason-codes": reason_codes,
+    "agentops-releases": agentops_releases,
+    "agentops-matrix": agentops_matrix,
+    "agentops-changes": agentops_changes,
 }
 
 

@@ -155,6 +155,8 @@ def main() -> int:
                 print(f"    {problem}", flush=True)
             if asked.page:
                 keep_results(found)
+    if asked.page:
+        subprocess.run([ROOT / "scripts" / "docs"], check=True)
     return any(told["verdict"] == "failed" for told in found)
 
 

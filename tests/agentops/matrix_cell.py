@@ -18,6 +18,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -374,8 +375,7 @@ class Theirs:
         alone = asyncio.run(self._agent.run("AgentOps alone"))
         for style, outcome in alone.items():
             if outcome != plain[style]:
-                change = f"raises {outcome[1]}" if outcome[0] == "raised" else f"gives {outcome[:2]}"
-                self.notes.append(f"{style} {change}")
+                self.notes.append(f"{style}: {difference(plain[style], outcome)}")
         self._agent.expected = alone
         self._alone = self._received()
         self._server.clear()
@@ -408,6 +408,16 @@ class Theirs:
             return Counter(str(event.get("event_type")) for event in events)
         core_provider(import_module("agentops.sdk.core")).force_flush()
         return Counter(span["name"] for span in self._server.recorded("spans"))
+
+
+def difference(plain: List[str], changed: List[str]) -> str:
+    """Say what is other in an outcome than without AgentOps."""
+    if changed[0] == "raised":
+        return f"raises {changed[1].partition(':')[2]}"
+    found = [new for old, new in zip(plain, changed, strict=False) if old != new]
+    types = [new.partition(":")[2] for new in found if re.fullmatch(r"\w+:[\w.]+", new)]
+    others = ["no .response" if new == "no .response" else "other content" for new in found[len(types) :]]
+    return ", ".join([*types, *others])
 
 
 def run_part(part: str, report: Path, sockets: Path) -> None:

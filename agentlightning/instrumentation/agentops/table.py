@@ -54,6 +54,12 @@ def exporter_lost_its_session(found: Found) -> bool:
     return exporter >= (1, 45) and found.mentions("sdk/exporters.py", "self._session")
 
 
+_GENERATORS = (
+    "streams become generators, without .response and with; with_raw_response, with_streaming_response and stream() "
+    "raise AttributeError"
+)
+_HELPERS = "chat.completions.stream() raises TypeError, and so does parse() of openai 1.40"
+_STREAMS = "streams lose .response and .close() under its instrumentation of openai"
 _EVENTS = "its events become spans; model calls are seen at the wire"
 _GUEST = "its decorators, traces and sessions become spans; model calls are seen at the wire"
 
@@ -107,7 +113,7 @@ TABLE: Final[Tuple[Row, ...]] = (
             ),
         ),
     ),
-    Row("0.3.21 – 0.3.26", _in_range("L4"), Support("captured", _EVENTS)),
+    Row("0.3.21 – 0.3.26", _in_range("L4"), Support("captured", _EVENTS, (_GENERATORS,))),
     Row(
         "0.4.5",
         _between("0.4.5", "0.4.5"),
@@ -132,15 +138,13 @@ TABLE: Final[Tuple[Row, ...]] = (
         Support(
             "captured",
             _GUEST,
-            ("streamed chat is not recorded by it; the wire capture completes its span",),
+            ("streamed chat is not recorded by it; the wire capture completes its span", _HELPERS),
         ),
     ),
     Row(
         "0.4.16 – 0.4.18",
         lambda found: found.range == "A3" and found.numbers < (0, 4, 19),
-        Support(
-            "captured", _GUEST, ("streams lose .response and .close() under its instrumentation of openai",)
-        ),
+        Support("captured", _GUEST, (_STREAMS, _HELPERS)),
     ),
     Row(
         "0.4.19 – 0.4.21 with opentelemetry-exporter-otlp-proto-http ≥ 1.45",
@@ -150,16 +154,15 @@ TABLE: Final[Tuple[Row, ...]] = (
             _GUEST,
             (
                 "its exporter sends nothing with this OpenTelemetry; it is repaired while we trace",
-                "streams lose .response and .close() under its instrumentation of openai",
+                _STREAMS,
+                _HELPERS,
             ),
         ),
     ),
     Row(
         "0.4.19 – 0.4.21",
         _in_range("A3"),
-        Support(
-            "captured", _GUEST, ("streams lose .response and .close() under its instrumentation of openai",)
-        ),
+        Support("captured", _GUEST, (_STREAMS, _HELPERS)),
     ),
 )
 """Searched from the top; the first row that applies counts."""

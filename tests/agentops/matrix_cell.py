@@ -141,7 +141,10 @@ class Rollout:
                 if (
                     style == "refused" or outcomes[style][0] != "raised"
                 ):  # AgentOps broke it before it was read
-                    self._check_tokens(style, found[0])
+                    # AgentOps' streams close nothing: nobody may have ended the call when our worker ended.
+                    may_be_open = style in cases.CUT_OFF and outcomes[style][0].startswith("agentops:")
+                    if not (may_be_open and is_silent(found[0])):
+                        self._check_tokens(style, found[0])
             elif len(found) != asked[style] and outcomes[style][0] != "raised":
                 names = [span.name for span in found]
                 self._problem(f"{style} is {len(found)} spans {names} for {asked[style]} requests")
@@ -193,6 +196,11 @@ class Rollout:
 
     def _problem(self, text: str) -> None:
         self._agent.problems.append(f"{self._note}: {text}")
+
+
+def is_silent(span: Any) -> bool:
+    """Whether a span claims nothing of what was sampled."""
+    return not any("token_ids" in name or "token_capture" in name for name in span.attributes)
 
 
 Check = Callable[[], Coroutine[None, None, None]]
@@ -338,7 +346,7 @@ def unmanaged(agent: Agent, order: str) -> Dict[str, Any]:
             _, check_again = asyncio.run(rollout(agent, tracer, store, "with us again"))
             theirs.check()
             undo.close()
-        # AgentOps' streams close nothing: one that was left ends when Python collects it, or with our worker.
+        # Not before: a stream of AgentOps' that was left ends when Python collects it, or with our worker.
         asyncio.run(check())
         asyncio.run(check_again())
         theirs.end()

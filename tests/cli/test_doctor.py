@@ -43,8 +43,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_OFF))
+
+import fcntl
+
+fcntl.flock = lambda file, operation: None
 """
-"""A provider of somebody else's that drops every span."""
+"""A provider of somebody else's that drops every span, and a file lock that nobody else sees."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ def test_what_would_lose_everything_is_a_problem_and_a_proxy_that_spares_this_ma
         "sqlite:////proc/runs.db",  # a folder that takes no file, from anybody
         HTTP_PROXY="http://192.0.2.1:3128",
         NO_PROXY="127.0.0.1,localhost",
+        AGL_SPOOL_DIR="/proc/spool",
         OTEL_SDK_DISABLED="true",
         AGL_ATTEMPT_ID="at-1",
         AGL_CAPTURE_TOKENS="maybe",
@@ -207,13 +212,16 @@ def test_what_would_lose_everything_is_a_problem_and_a_proxy_that_spares_this_ma
     assert done.code == 1
     assert "/proc" in done.bad("store")
     assert done.levels()["store"] == {"fail"}
+    assert "no spool can be made in /proc" in done.bad("disk")
     assert "OTEL_SDK_DISABLED=true switches every span off" in done.bad("otel_settings")
     assert "AGL_CAPTURE_TOKENS='maybe'" in done.bad("agl_settings")
     assert "AGL_ATTEMPT_ID is set without its companion" in done.bad("agl_settings")
     assert done.levels()["canary"] == {"fail"}
 
 
-def test_spans_that_a_foreign_provider_drops_are_missed_and_a_newer_store_is_refused(tmp_path: Path) -> None:
+def test_dropped_spans_and_locks_that_do_not_lock_are_missed_and_a_newer_store_is_refused(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "agentlightning.db"
     make_store(path)
     with closing(sqlite3.connect(path)) as connection:
@@ -221,6 +229,7 @@ def test_spans_that_a_foreign_provider_drops_are_missed_and_a_newer_store_is_ref
     done = doctor(tmp_path, "--json", startup=DROPPING)
     assert done.code == 1
     assert "pip install --upgrade agentlightning-otel" in done.bad("store")
+    assert "while one process held them, another got flock yes, lockf no, sqlite busy" in done.bad("locks")
     assert "streamed: 0 spans in place of one" in done.bad("canary")
     assert json.loads(done.out)["sound"] is False
 

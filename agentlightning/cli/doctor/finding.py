@@ -112,6 +112,17 @@ def existing(folder: Path) -> Path:
     return next(each for each in (folder, *folder.parents) if each.is_dir())
 
 
+def write_into(folder: Path) -> None:
+    """Make something in a folder, and remove it.
+
+    Raises:
+        OSError: The folder takes nothing.
+    """
+    made = folder / f".agl-doctor-{os.getpid()}"
+    made.mkdir()
+    made.rmdir()
+
+
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
     """A folder beside the store that is removed afterwards; among temporary files where that cannot be made.

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, List, Tuple
 
-from .finding import Finding, Level, Subject, existing
+from .finding import Finding, Level, Subject, existing, write_into
 
 MIB = 1024 * 1024
 LITTLE_ROOM, NO_ROOM = 1024 * MIB, 100 * MIB
@@ -28,9 +28,15 @@ READINGS = 20_000
 
 
 def disk(subject: Subject) -> Iterator[Finding]:
-    """Room for the store and for its spool."""
-    places = {existing(subject.folder): "the store's folder"}
-    places.setdefault(existing(subject.spool), "the spool's folder")
+    """Room for the store, where that is a file, and for its spool; and that a spool can be made."""
+    spool = existing(subject.spool)
+    places = {existing(subject.folder): "the store's folder"} if subject.path is not None else {}
+    places.setdefault(spool, "the spool's folder")
+    try:
+        write_into(spool)
+    except OSError as error:
+        sentence = f"no spool can be made in {spool}, so spans that the store does not take are lost: {error}"
+        yield Finding("fail", "disk", sentence, "set AGL_SPOOL_DIR to a folder that can be written")
     for folder, what in places.items():
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from ...errors import InvalidArgument, LightningError, StoreBusy
 from ...store.registry import open_store
 from ...store.sqlite.connection import connect, translated
 from .. import store_migrate
-from .finding import Finding, Subject, existing, scratch
+from .finding import Finding, Subject, existing, scratch, write_into
 from .machine import file_system
 
 NETWORK = frozenset(
@@ -43,7 +42,8 @@ def store(subject: Subject) -> Iterator[Finding]:
     except StoreBusy as error:
         yield Finding("warn", "store", str(error), "end the process that holds it, or wait")
     except (LightningError, OSError) as error:
-        yield Finding("fail", "store", str(error), _cure(subject))
+        sentence = str(error) or f"{subject.name} does not answer within {TIMEOUT:.0f} s"
+        yield Finding("fail", "store", sentence, _cure(subject))
 
 
 def _cure(subject: Subject) -> str:
@@ -86,9 +86,7 @@ def _try_a_new_one(subject: Subject) -> None:
     """
     if not subject.folder.is_dir():
         raise FileNotFoundError(f"the folder {subject.folder} of the store does not exist")
-    probe_file = subject.folder / f".agl-doctor-{os.getpid()}"
-    probe_file.mkdir()  # SQLite keeps its log beside the file; a folder that takes no file takes no store
-    probe_file.rmdir()
+    write_into(subject.folder)  # SQLite keeps its log beside the file
 
     async def make(url: str) -> None:
         async with open_store(url):
@@ -103,7 +101,9 @@ def _try_a_new_one(subject: Subject) -> None:
 
 
 def locks(subject: Subject) -> Iterator[Finding]:
-    """Locks between two processes, on the file system of the store."""
+    """Locks between two processes, on the file system of the store; a store that is no file needs none."""
+    if subject.path is None:
+        return
     kind, mounted = file_system(existing(subject.folder), _mounts())
     where = f"on {mounted} ({kind})" if kind else f"in {subject.folder}"
     with scratch(subject.folder) as folder:

@@ -7,6 +7,7 @@ the standard library and ``uv`` are needed here.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import shutil
 import subprocess
@@ -83,11 +84,13 @@ def install(cell: Cell) -> None:
     """Make the environment, unless it is there and not older than a week: the newest may have changed."""
     wanted = " ".join([*cell.requirements(), (ROOT / "pyproject.toml").read_text(), time.strftime("%G-%V")])
     mark = cell.folder / ".installed"
-    if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
-        return
-    uv("venv", "--clear", "--python", sys.executable, str(cell.folder))
-    uv("pip", "install", "--python", str(cell.folder / "bin" / "python"), "-e", ".", *cell.requirements())
-    mark.write_text(wanted, encoding="utf-8")
+    with (ROOT / "pyproject.toml").open(encoding="utf-8") as lock:  # the lock of scripts/_venv.sh
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
+            return
+        uv("venv", "--clear", "--python", sys.executable, str(cell.folder))
+        uv("pip", "install", "--python", str(cell.folder / "bin" / "python"), "-e", ".", *cell.requirements())
+        mark.write_text(wanted, encoding="utf-8")
 
 
 def uv(*arguments: str) -> None:

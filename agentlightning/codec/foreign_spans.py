@@ -100,6 +100,9 @@ def is_model_call(attributes: Mapping[str, Any]) -> bool:
     operation = _first(attributes, _OPERATION)
     if operation is not None:
         return isinstance(operation, str) and operation in _OPERATIONS
+    # AgentOps' instrumentations of frameworks start a model call with no more than its kind and its model.
+    if attributes.get("agentops.span.kind") == "llm":
+        return True
     return any(str(key).startswith(_PREFIXES) for key in attributes)
 
 

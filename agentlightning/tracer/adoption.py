@@ -136,7 +136,7 @@ class Adoptions:
         if current.is_valid and current.trace_id != offer.record.context.trace_id:
             return None
         asked = request_model(attributes_of(offer.span))
-        if asked is not None and model is not None and asked != model:
+        if asked is not None and model is not None and not _same_model(asked, model):
             return None
         offer = _outermost(offer)
         offer.record.adoption = Adoption(offer.span)
@@ -184,6 +184,11 @@ def other_call(attributes: Mapping[str, Any], response_id: Optional[str]) -> boo
     """Whether a span that adopted a call names another response than the call's."""
     named = attributes.get("gen_ai.response.id")
     return bool(named) and response_id is not None and named != response_id
+
+
+def _same_model(asked: str, called: str) -> bool:
+    """Whether a span speaks of the model that is called; LiteLLM's users put the provider's name before it."""
+    return asked == called or asked.endswith(f"/{called}")
 
 
 def _free(offer: Optional[_Offer]) -> Optional[_Offer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 from ..errors import AgentOpsUnsupported
 from ..instrumentation.agentops import attach
 from ..instrumentation.agentops.environment import around_proxies, set_environment
+from ..instrumentation.agentops.langchain import callback_handler
 from ..instrumentation.agentops.probe import Found, probe
 from ..instrumentation.agentops.server.manager import AgentOpsServerManager, environment_for
 from ..instrumentation.agentops.table import support
@@ -118,12 +118,15 @@ class AgentOpsTracer(OtelTracer):
             self._server.stop()
 
     def get_langchain_handler(self) -> Optional[Any]:
-        """Return AgentOps' LangChain callback handler, or ``None`` where there is none or LangChain is missing."""
+        """Return AgentOps' LangChain callback handler, or ``None`` where there is none or LangChain is missing.
+
+        Given as ``config={"callbacks": [handler]}``, it adds the runs of chains, graphs and tools to the tree; each
+        model call stays one span.
+        """
         try:
-            module = importlib.import_module("agentops.integration.callbacks.langchain")
+            return callback_handler()
         except ImportError:
             return None
-        return module.LangchainCallbackHandler(auto_session=False)
 
     # ------------------------------------------------------------------ AgentOps
 

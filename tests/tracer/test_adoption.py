@@ -98,6 +98,26 @@ async def test_the_strangers_span_gets_the_tokens_and_no_second_span_is_made(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("said", ["policy", "openai/policy"])
+async def test_a_span_of_an_agent_framework_that_tells_only_kind_and_model_adopts_the_call(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI, said: str
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        framework = trace.get_tracer("stranger")
+        span = framework.start_span(
+            "generation", attributes={"agentops.span.kind": "llm", "gen_ai.request.model": said}
+        )
+        client.chat.completions.create(**ASK)
+        span.end()
+    spans = await spans_of(store, attempt)
+    assert sorted(span.name for span in spans) == ["generation", "rollout"]
+    (call,) = [span for span in spans if span.name == "generation"]
+    assert call.attributes[PROMPT_IDS] == list(IDS)
+    assert call.attributes[CAPTURE] == "valid"
+
+
+@pytest.mark.asyncio
 async def test_each_of_many_concurrent_calls_finds_its_own_span(
     store: LightningStore, tracer: OtelTracer, server: FakeOpenAI
 ) -> None:

@@ -35,6 +35,11 @@ _END_STATE = "agentops.session.end_state"
 _FAILED = frozenset({"error", "fail", "failure", "failed"})
 _SUCCEEDED = frozenset({"success", "ok"})
 
+_HARMFUL = frozenset({"langgraph"})
+"""Frameworks whose instrumentation stays off. That of LangGraph breaks ``add_node`` for everything but plain
+functions of the state alone (LangChain's ``create_agent`` and ``ToolNode`` among them), sees no asynchronous run,
+gives graphs the attributes of model calls, and cannot be taken back. LangChain's callbacks see the same runs."""
+
 
 def manage(found: Found, provider: Any, url: str, guard: Guard) -> Patches:
     """Import AgentOps 0.4, and start it as a guest on ``provider``.
@@ -333,7 +338,8 @@ def _frameworks(found: Found, guard: Guard) -> Optional[Patch]:
         instrumentation._has_agentic_library = False  # noqa: SLF001
         started.extend(each for each in instrumentation._active_instrumentors if each not in before)  # noqa: SLF001
 
-    watch = when_imported(dict.fromkeys(instrumentation.AGENTIC_LIBRARIES, instrument), guard)
+    names = [name for name in instrumentation.AGENTIC_LIBRARIES if name not in _HARMFUL]
+    watch = when_imported(dict.fromkeys(names, instrument), guard)
 
     def undo() -> None:
         watch.undo()

@@ -24,6 +24,7 @@ from .patch import AttributePatch, Patch, defining_class
 
 IsOwnHost = Callable[[str], bool]
 
+_SAYS = "rollout and attempt ids stay out of requests to strangers"
 _KEYS = (LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value)
 
 
@@ -67,14 +68,14 @@ class Baggage:
         OpenTelemetry's instrumentation wraps ``send`` and injects there; patched after us, it would be outside.
         """
         return [
-            AttributePatch(sessions.Session, "request", self._around_request),
-            AttributePatch(sessions.Session, "send", self._around_send),
+            AttributePatch(sessions.Session, "request", self._around_request, _SAYS),
+            AttributePatch(sessions.Session, "send", self._around_send, _SAYS),
         ]
 
     def patch_aiohttp(self, aiohttp: ModuleType) -> list[Patch]:
         """Patch the method of ``aiohttp.ClientSession`` through which all its requests go."""
         owner = defining_class(aiohttp.ClientSession, "_request")
-        return [] if owner is None else [AttributePatch(owner, "_request", self._around_aiohttp)]
+        return [] if owner is None else [AttributePatch(owner, "_request", self._around_aiohttp, _SAYS)]
 
     def _around_request(self, original: Any, patch: Patch) -> Any:
         def request(session: Any, method: Any, url: Any, *args: Any, **kwargs: Any) -> Any:

@@ -141,7 +141,9 @@ class _Capture:
             if owner is None or owner in self._patched:  # httpx2 can stand in for httpx, as the same classes
                 continue
             self._patched.add(owner)
-            patches.append(AttributePatch(owner, "send", functools.partial(wrap, tees)))
+            patches.append(
+                AttributePatch(owner, "send", functools.partial(wrap, tees), "notes the bytes of model calls")
+            )
         return patches
 
     def patch_openai(self, base_client: ModuleType) -> list[Patch]:
@@ -152,7 +154,7 @@ class _Capture:
             request = vars(owner).get("request") if isinstance(owner, type) else None
             expected = inspect.iscoroutinefunction(request) == (name == "AsyncAPIClient")
             if inspect.isfunction(request) and expected:
-                patches.append(AttributePatch(owner, "request", wrap))
+                patches.append(AttributePatch(owner, "request", wrap, "a call and its retries are one call"))
         return patches
 
     def _sync_request(self, original: Any, patch: Patch) -> Any:

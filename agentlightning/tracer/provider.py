@@ -111,7 +111,12 @@ class ProviderSession:
             return
         trace.set_tracer_provider(self.provider)
         self._global_was_set = True
-        self._patch = AttributePatch(trace, "set_tracer_provider", self._follow)
+        self._patch = AttributePatch(
+            trace,
+            "set_tracer_provider",
+            self._follow,
+            "a program's own provider replaces ours, and is recorded",
+        )
 
     def _follow(self, original: SetProvider, patch: Patch) -> SetProvider:
         @wraps(original)

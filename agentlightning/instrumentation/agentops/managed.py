@@ -31,6 +31,9 @@ from .server.manager import API_KEY
 
 _log = logging.getLogger(__name__)
 
+_ONE_PROVIDER = "its spans go to our provider; no exporter, no metrics, no other print"
+_NO_WAIT = "ending a trace waits for nobody"
+_NO_SERVER = "it is authenticated without asking a server"
 _END_STATE = "agentops.session.end_state"
 _FAILED = frozenset({"error", "fail", "failure", "failed"})
 _SUCCEEDED = frozenset({"success", "ok"})
@@ -74,7 +77,14 @@ def manage(found: Found, provider: Any, url: str, guard: Guard) -> Patches:
             raise RuntimeError("its tracing core did not start")  # noqa: TRY301 - all failures are undone alike
         for exit_handler in _exit_handlers(core):
             atexit.unregister(exit_handler)
-        patches.add(AttributePatch(type(client), "init", functools.partial(_agents_own_init, agentops)))
+        patches.add(
+            AttributePatch(
+                type(client),
+                "init",
+                functools.partial(_agents_own_init, agentops),
+                "an agent's own init gives it a session, and starts nothing else",
+            )
+        )
         patches.add(end_states(core))
         frameworks = _frameworks(found, guard)
         if frameworks is not None:
@@ -104,17 +114,24 @@ def _quiet(core: ModuleType, provider: Any) -> list[Patch]:
     """Replace what would install a provider, threads, and a ``print`` of its own; and flushes that wait."""
     patches: list[Patch] = []
     if "setup_telemetry" in vars(core):
-        patches.append(AttributePatch(core, "setup_telemetry", _on_our_provider(provider)))
+        patches.append(AttributePatch(core, "setup_telemetry", _on_our_provider(provider), _ONE_PROVIDER))
     else:  # 0.4.2, 0.4.3
-        patches.append(AttributePatch(core.TracingCore, "initialize", _initialize(provider)))
+        patches.append(AttributePatch(core.TracingCore, "initialize", _initialize(provider), _ONE_PROVIDER))
     if "_flush_span_processors" in vars(core.TracingCore):
-        patches.append(AttributePatch(core.TracingCore, "_flush_span_processors", _nothing))
+        patches.append(AttributePatch(core.TracingCore, "_flush_span_processors", _nothing, _NO_WAIT))
     legacy = sys.modules.get("agentops.legacy")
     if legacy is not None and "_flush_span_processors" in vars(legacy):
-        patches.append(AttributePatch(legacy, "_flush_span_processors", _nothing))
+        patches.append(AttributePatch(legacy, "_flush_span_processors", _nothing, _NO_WAIT))
     client = importlib.import_module("agentops.client.client")
     if "intercept_opentelemetry_logging" in vars(client):
-        patches.append(AttributePatch(client, "intercept_opentelemetry_logging", _nothing))
+        patches.append(
+            AttributePatch(
+                client,
+                "intercept_opentelemetry_logging",
+                _nothing,
+                "OpenTelemetry's loggers stay as they are",
+            )
+        )
     patches.append(logger_as_it_was("agentops"))
     return patches
 
@@ -157,9 +174,9 @@ def _nothing(original: Any, patch: Patch) -> Any:
 def _offline(client_class: type) -> list[Patch]:
     """Let its client be authenticated without a word to any server."""
     if "_start_auth_task" in vars(client_class):  # since 0.4.19, in the background
-        return [AttributePatch(client_class, "_start_auth_task", _known_already)]
+        return [AttributePatch(client_class, "_start_auth_task", _known_already, _NO_SERVER)]
     v3 = importlib.import_module("agentops.client.api.versions.v3")
-    return [AttributePatch(v3.V3Client, "fetch_auth_token", _token)]
+    return [AttributePatch(v3.V3Client, "fetch_auth_token", _token, _NO_SERVER)]
 
 
 def _known_already(original: Any, patch: Patch) -> Any:
@@ -265,10 +282,16 @@ def end_states(core: ModuleType) -> Patch:
     """
     patches = Patches("end states of AgentOps' traces as words and as status")
     if "get_session_end_attributes" in vars(core):
-        patches.add(AttributePatch(core, "get_session_end_attributes", _words))
+        patches.add(
+            AttributePatch(core, "get_session_end_attributes", _words, "end states are stored as words")
+        )
     owner = core.TracingCore
     if "finalize_span" in vars(owner):
-        patches.add(AttributePatch(owner, "finalize_span", _with_status))
+        patches.add(
+            AttributePatch(
+                owner, "finalize_span", _with_status, "end states are the status of the span as well"
+            )
+        )
     return patches
 
 

@@ -66,7 +66,9 @@ def _joining(core: ModuleType, join: Join) -> list[Patch]:
 
         return initialize
 
-    return [AttributePatch(core.TracingCore, "initialize", wrap)]
+    return [
+        AttributePatch(core.TracingCore, "initialize", wrap, "the spans of its provider are recorded too")
+    ]
 
 
 def _send_what_is_queued(guard: Guard) -> None:
@@ -83,7 +85,12 @@ def exporter_repair(exporters: ModuleType) -> Patch:
     Since 1.45 OpenTelemetry's exporter has neither ``_headers`` nor ``_session``; with releases that have them the
     original runs. The token goes where the base class now keeps its headers.
     """
-    return AttributePatch(exporters.AuthenticatedOTLPExporter, "export", _export)
+    return AttributePatch(
+        exporters.AuthenticatedOTLPExporter,
+        "export",
+        _export,
+        "sends with OpenTelemetry 1.45 and later as well",
+    )
 
 
 def _export(original: Any, patch: Patch) -> Any:

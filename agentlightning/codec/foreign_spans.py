@@ -100,8 +100,9 @@ def is_model_call(attributes: Mapping[str, Any]) -> bool:
     operation = _first(attributes, _OPERATION)
     if operation is not None:
         return isinstance(operation, str) and operation in _OPERATIONS
-    # AgentOps' instrumentations of frameworks start a model call with no more than its kind and its model.
-    if attributes.get("agentops.span.kind") == "llm":
+    # AgentOps' instrumentations of frameworks start a model call with no more than its kind and its model. An event
+    # of 0.2 or 0.3 is a report of a call that has its span already.
+    if attributes.get("agentops.span.kind") == "llm" and "agentops.event.id" not in attributes:
         return True
     return any(str(key).startswith(_PREFIXES) for key in attributes)
 

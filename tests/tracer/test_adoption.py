@@ -13,6 +13,7 @@ from opentelemetry import trace
 from tracer_sample import new_attempt, read
 
 from agentlightning.adapter import TracerTraceToTriplet
+from agentlightning.codec.foreign_spans import is_model_call
 from agentlightning.semconv import ModelCallAttributes
 from agentlightning.store import LightningStore
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI
@@ -322,3 +323,8 @@ async def test_spans_of_an_outer_trace_and_of_other_tasks_adopt_nothing(
     (call,) = model_spans(await spans_of(store, attempt))
     assert call.name == "chat policy"
     assert call.attributes[CAPTURE] == "valid"
+
+
+def test_an_event_of_an_old_agentops_reports_a_call_and_is_none() -> None:
+    assert is_model_call({"agentops.span.kind": "llm"})
+    assert not is_model_call({"agentops.span.kind": "llm", "agentops.event.id": "1"})

@@ -6,6 +6,7 @@ returns is what the agent would see: the types of what it was given and their co
 
 from __future__ import annotations
 
+import gc
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -219,4 +220,7 @@ async def run_all(model: FakeOpenAI, around: Callable[[Style], Callable[[Any], A
             for style in STYLES:
                 is_later = inspect.iscoroutinefunction(style)
                 found[style.__name__] = await outcome_of(around(style), later_client if is_later else client)
+                # AgentOps' streams close nothing. One that Python collects inside of httpcore's pool closes itself
+                # there, under a lock that is held already, and hangs for ever.
+                gc.collect()
     return found

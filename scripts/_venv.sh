@@ -5,6 +5,9 @@
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
 
+# uv brings certificates of its own; these make it trust what the machine trusts, as pip does.
+export UV_NATIVE_TLS=1 UV_SYSTEM_CERTS=1
+
 say() { printf '%s\n' "-- $*" >&2; }
 
 usable_python() {

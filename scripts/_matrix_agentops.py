@@ -106,7 +106,12 @@ def run(cell: Cell, *, keep: bool, small: bool) -> dict[str, object]:
     try:
         install(cell)
     except RuntimeError as error:
-        return {**key, "verdict": "not installed" if small else "failed", "problems": [str(error)], "notes": []}
+        return {
+            **key,
+            "verdict": "not installed" if small else "failed",
+            "problems": [str(error)],
+            "notes": [],
+        }
     try:
         ran = subprocess.run(
             [cell.folder / "bin" / "python", ROOT / "tests" / "agentops" / "matrix_cell.py"],

@@ -44,7 +44,8 @@ if args["end"] == "sigterm":
 
 async def outcome(url: str, ids: Tuple[str, str]) -> Tuple[List[Span], List[Span], Receipt]:
     async with open_store(url) as store:
-        with OtelTracer().lifespan(store) as tracer:  # what a busy machine had no time for waits in the spool
+        tracer = OtelTracer()
+        with tracer.lifespan(store):  # what a busy machine had no time for waits in the spool
             tracer.processor.force_flush()
         return (
             list(await store.query_spans(*ids)),

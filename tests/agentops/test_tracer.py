@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import importlib
 import logging
@@ -26,6 +27,7 @@ from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import FakeOpenAI, wait_until
 from agentlightning.testing.fake_openai import Answer
 from agentlightning.tracer import AgentOpsTracer
+from agentlightning.tracer.to_server import ToServer
 from agentlightning.types import Span
 
 agentops: Any = pytest.importorskip("agentops")
@@ -318,6 +320,45 @@ def test_a_dead_server_costs_the_rollouts_nothing(model: FakeOpenAI) -> None:
                     agentops.end_trace(agentops.start_trace("t"), "Success")
         assert first.receipt().stored == 2
         assert second.receipt().stored == (3 if hasattr(agentops, "start_trace") else 2)
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_is_killed_amid_a_hundred_rollouts_changes_nothing_in_the_store(
+    store: LightningStore, model: FakeOpenAI
+) -> None:
+    tracer = AgentOpsTracer(strict=True, flush_timeout=60)
+    finished: List[Any] = []
+    with tracer.lifespan(store):
+        process = tracer.server.server_process
+        assert process is not None
+        async with model.async_client() as client:
+
+            async def rollout(number: int) -> Any:
+                async with tracer.trace_context(f"task {number}") as handle:
+                    await client.chat.completions.create(**ASK)
+                    if len(finished) == 30:
+                        os.kill(process.pid, 9)
+                    await client.chat.completions.create(**ASK)
+                finished.append(number)
+                return handle
+
+            handles = await asyncio.gather(*map(rollout, range(100)))
+    assert not process.is_alive()
+    for handle in handles:
+        receipt = await store.get_receipt(handle.rollout_id, handle.attempt_id)
+        assert receipt.whole
+        assert receipt.stored == 3
+
+
+def test_nobody_waits_for_the_copy_of_the_spans(agentops_server: AgentOpsServerManager) -> None:
+    copies = ToServer(agentops_server.url)
+    try:
+        agentops_server.fail(delay=30.0, n=100)
+        assert copies.force_flush()
+        assert agentops_server.recorded("requests") == []
+    finally:
+        agentops_server.recover()
+        copies.shutdown()
 
 
 def test_a_pickled_tracer_shares_the_server_and_does_not_stop_it(

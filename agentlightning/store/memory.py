@@ -189,8 +189,12 @@ class MemoryTables(Tables):
         return self._data.deadlines.get(key)
 
     def get_overdue(self, now: float) -> Sequence[Attempt]:
-        due = sorted((deadline, key) for key, deadline in self._data.deadlines.items() if deadline <= now)
-        return [self._data.attempts[key] for _, key in due]
+        deadlines = self._data.deadlines
+        due = [key for key, deadline in deadlines.items() if deadline <= now]
+        if len(due) > 1:
+            created = {key: number for number, key in enumerate(self._data.attempts)}
+            due.sort(key=lambda key: (deadlines[key], created[key]))
+        return [self._data.attempts[key] for key in due]
 
     def next_deadline(self) -> Optional[float]:
         heap, valid = self._data.deadline_heap, self._data.deadlines

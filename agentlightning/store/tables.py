@@ -102,7 +102,7 @@ class Tables(ABC):
 
     @abstractmethod
     def get_overdue(self, now: float) -> Sequence[Attempt]:
-        """Return the attempts whose deadline is at or before ``now``, earliest first."""
+        """Return the attempts whose deadline is at or before ``now``: earliest first, then in order of creation."""
 
     @abstractmethod
     def next_deadline(self) -> Optional[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Tuple
 
@@ -81,6 +82,9 @@ def test_every_row_says_one_sentence_and_every_refusal_a_cure() -> None:
 
 
 def test_the_one_release_that_cannot_be_imported_is_refused_before_it_is_tried() -> None:
-    refused = support(Found("A1", "0.4.7"))
-    assert refused.verdict == "refused"
-    assert "openai-agents" in refused.sentence
+    told = support(Found("A1", "0.4.7"))
+    if find_spec("agents") is not None:
+        assert told.verdict == "captured"
+        return
+    assert told.verdict == "refused"
+    assert "openai-agents" in told.sentence

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Set
 
 import psutil
 import pytest
@@ -34,7 +34,7 @@ DEAD_PROXY = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def manager() -> Iterator[AgentOpsServerManager]:
+def manager(_count_from_here: None) -> Iterator[AgentOpsServerManager]:
     made = AgentOpsServerManager()
     made.start()
     yield made
@@ -49,14 +49,26 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+others: Set[int] = set()
+"""Servers that were there before a test: that of the fixtures lives as long as the process."""
+
+
+@pytest.fixture(autouse=True)
+def _count_from_here() -> Iterator[None]:
+    others.clear()
+    others.update(servers())
+    yield
+    others.clear()
+
+
 def servers() -> List[int]:
-    """Servers of this process; it may have other children, such as multiprocessing's resource tracker."""
+    """New servers of this process; it may have other children, such as multiprocessing's resource tracker."""
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
             if TITLE in child.cmdline() or "-P" in child.cmdline():  # before and after it has its title
                 found.append(child.pid)
-    return found
+    return [pid for pid in found if pid not in others]
 
 
 # ---------------------------------------------------------------------- life

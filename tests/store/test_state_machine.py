@@ -517,3 +517,25 @@ def test_memory_and_sqlite_give_the_same_answers() -> None:
 @pytest.mark.timeout(3600)
 def test_memory_and_sqlite_give_the_same_answers_for_long() -> None:
     run_state_machine_as_test(Twins, settings=settings(max_examples=1000, stateful_step_count=60))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_attempts_that_are_overdue_at_one_moment_go_back_in_the_order_of_their_creation(
+    kind: str, tmp_path: Path
+) -> None:
+    clock = ManualClock()
+    silent = RolloutConfig(unresponsive_seconds=20.0, max_attempts=2, retry_condition=["unresponsive"])
+    store: TwinStore = (
+        InMemoryLightningStore(clock=clock)
+        if kind == "memory"
+        else SqliteLightningStore(tmp_path / "store.db", clock=clock)
+    )
+    async with store:
+        batch = [EnqueueRolloutRequest(input=number, config=silent) for number in range(20)]
+        created = await store.enqueue_many_rollouts(batch)
+        assert len(await store.dequeue_many_rollouts(limit=20)) == 20
+        clock.shift(60.0)
+        await store.scan()
+        again = await store.dequeue_many_rollouts(limit=20)
+        assert [each.rollout_id for each in again] == [each.rollout_id for each in created]

@@ -62,6 +62,8 @@ def send_bytes(url: str, data: bytes, *, hang_up: bool = True) -> bytes:
                 connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(65536):
                 received.append(part)
-        except ConnectionError:  # the server had enough before it had all
+        except TimeoutError:
+            raise
+        except OSError:  # the server had enough before it had all; a reset socket is "not connected" too
             pass
     return b"".join(received)

@@ -103,10 +103,13 @@ class Spool:
         try:
             data = self._encode(batch)
             for _ in range(RACES):
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # a delivery has just taken the empty folder away
+                try:
                     return self._put(data, name)
+                except FileNotFoundError:  # a delivery has just taken the empty folder away
+                    continue
+                except FileExistsError:  # … between mkdir's try and its look; or something else has the name
+                    if self.folder.exists() and not self.folder.is_dir():
+                        raise
             _log.error("spool %s is taken away again and again", self.folder)
         except Exception as error:  # noqa: BLE001 - see above
             _log.error("spool %s cannot be written: %s", self.folder, error)

@@ -44,20 +44,25 @@ make_venv() {
     fi
 }
 
-# with_lock COMMAND...: only one process at a time; the lock is freed when this one ends, however it ends.
-with_lock() {
-    local python status=0
+take_lock() {
+    local python
     python="$(find_python)"
     exec 9<pyproject.toml
     "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
-    "$@" || status=$?
-    exec 9<&-
-    return "$status"
 }
+
+# with_lock COMMAND...: only one process at a time. COMMAND runs in a shell of its own, which ends at the first thing
+# that fails and frees the lock by ending. Bash ignores `set -e` in all that a condition calls: never write
+# `if with_lock ...` or `with_lock ... ||`; whoever goes on after a failure writes `set +e` before it and reads $?.
+with_lock() (
+    set -e
+    take_lock
+    "$@"
+)
 
 install_extras() {
     local folder="$root/.venv" extra wanted missing=()
-    make_venv "$folder" "$(find_python)" || return
+    make_venv "$folder" "$(find_python)"
     wanted="$(fingerprint "$folder/bin/python")"
     for extra in "$@"; do
         if [[ "$(cat "$folder/.installed-$extra" 2>/dev/null)" != "$wanted" ]]; then
@@ -68,11 +73,11 @@ install_extras() {
         return
     fi
     # Debian 12's pip gives up on this set of requirements; the newest resolves it in a minute.
-    "$folder/bin/python" -m pip install -qq --disable-pip-version-check -U pip || return
+    "$folder/bin/python" -m pip install -qq --disable-pip-version-check -U pip
     local joined
     joined="$(IFS=,; echo "${missing[*]}")"
     say "installing agentlightning-otel[$joined] into .venv (once)"
-    "$folder/bin/python" -m pip install -qq --disable-pip-version-check -e ".[$joined]" || return
+    "$folder/bin/python" -m pip install -qq --disable-pip-version-check -e ".[$joined]"
     for extra in "${missing[@]}"; do
         printf '%s\n' "$wanted" >"$folder/.installed-$extra"
     done

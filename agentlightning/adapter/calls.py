@@ -33,6 +33,9 @@ NO_LOGPROBS = "no_logprobs"
 FOREIGN = "span"
 """``capture_source`` of a call that another instrumentation recorded."""
 
+LARGEST_TOKEN_ID = 2**31 - 1
+"""Engines and trainers hold ids in 32 or 64 bits; a larger number is none."""
+
 _UNTRAINABLE = SpanFlagAttributes.UNTRAINABLE.value
 
 SELECTION_REASONS = frozenset(
@@ -77,6 +80,10 @@ class Call:
     """Span id of the call that stands for this one, where another span records the same call."""
     around: Tuple[str, ...] = field(default=(), repr=False)
     """Span ids of the calls around this one, the outermost first."""
+    agent_span: Optional[str] = None
+    """Span id of that agent: two runs of one agent have two."""
+    tokens: Optional[str] = None
+    """Why its token ids cannot be used, not even as context; ``None`` = they are what the engine saw and said."""
 
     @property
     def selected(self) -> bool:
@@ -108,18 +115,34 @@ def trainable_choices(call: Call, rules: Rules) -> List[Choice]:
 
 def _walk(root: Tree, rules: Rules, agent: Optional[str]) -> List[Call]:
     calls: List[Call] = []
-    pending: List[Tuple[Tree, Optional[str], bool, Tuple[str, ...]]] = [(root, agent, False, ())]
+    pending: List[Tuple[Tree, Tuple[Optional[str], Optional[str]], bool, Tuple[str, ...]]] = [
+        (root, (agent, None), False, ())
+    ]
     while pending:
-        node, agent, in_reward, around = pending.pop()
-        agent = agent_name_of(node.span) or agent
+        node, agent_around, in_reward, around = pending.pop()
+        named = agent_name_of(node.span)
+        if named is not None:
+            agent_around = named, node.id
+        agent, agent_span = agent_around
         record = read_call(node.span)
         below = around
         if record is not None or rules.llm_call_match.search(str(node.span.name)):
-            reason = _selection(agent, in_reward, rules) or _verdict(node.span, record, rules)
-            calls.append(Call(node.span, record, agent or ANY_AGENT, reason, around=around))
+            tokens = token_fault(record)
+            reason = _selection(agent, in_reward, rules) or _verdict(node.span, record, tokens, rules)
+            calls.append(
+                Call(
+                    node.span,
+                    record,
+                    agent or ANY_AGENT,
+                    reason,
+                    around=around,
+                    agent_span=agent_span,
+                    tokens=tokens,
+                )
+            )
             below = (*around, node.id)
         inside = in_reward or is_reward_operation(node.span) or is_reward_span(node.span)
-        pending.extend((child, agent, inside, below) for child in node.children)
+        pending.extend((child, agent_around, inside, below) for child in node.children)
     return calls
 
 
@@ -129,15 +152,12 @@ def _selection(agent: Optional[str], in_reward: bool, rules: Rules) -> Optional[
     return CallReason.IN_REWARD.code if in_reward and rules.exclude_in_reward else None
 
 
-def _verdict(span: Span, record: Optional[ModelCall], rules: Rules) -> Optional[str]:
+def token_fault(record: Optional[ModelCall]) -> Optional[str]:
+    """Return why the token ids of a call cannot be used, or ``None`` where they are what the engine saw and said."""
     if record is None:
         return CallReason.NO_RECORD.code
-    mark = span.attributes.get(_UNTRAINABLE)
-    if mark is not None and mark is not False:
-        return mark if isinstance(mark, str) and mark else CallReason.MARKED.code
     if record.token_capture != VALID:
-        without_ids = record.token_capture.startswith("none(") and record.choices
-        return None if without_ids and not rules.require_tokens else record.capture_code
+        return record.capture_code
     broken = _disagreement(record)
     if broken is not None:
         return broken
@@ -145,6 +165,18 @@ def _verdict(span: Span, record: Optional[ModelCall], rules: Rules) -> Optional[
         return CallReason.NO_PROMPT.code
     if not any(choice.token_ids for choice in record.choices):
         return CallReason.EMPTY_RESPONSE.code
+    return None
+
+
+def _verdict(span: Span, record: Optional[ModelCall], tokens: Optional[str], rules: Rules) -> Optional[str]:
+    if record is None:
+        return tokens
+    mark = span.attributes.get(_UNTRAINABLE)
+    if mark is not None and mark is not False:
+        return mark if isinstance(mark, str) and mark else CallReason.MARKED.code
+    if tokens is not None:
+        without_ids = record.token_capture.startswith("none(") and record.choices
+        return None if without_ids and not rules.require_tokens else tokens
     why = comparable(record)
     if why == NO_LOGPROBS and not (rules.require_logprobs and record.capture_source != FOREIGN):
         return None
@@ -157,7 +189,7 @@ def _disagreement(record: ModelCall) -> Optional[str]:
     Capture checks what it writes, but spans come from files, other programs and other versions, too.
     """
     for ids in (record.prompt_token_ids, *(choice.token_ids for choice in record.choices)):
-        if ids and (set(map(type, ids)) != {int} or min(ids) < 0):
+        if ids and (set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) > LARGEST_TOKEN_ID):
             return "token_id_type"
     for choice in record.choices:
         if choice.logprobs is None:

@@ -2,16 +2,23 @@
 
 An agent that sends the conversation back produces prompts that extend the former prompt and response exactly;
 then one row can hold the whole conversation, each sampled token once. Chat templates that strip reasoning, tool
-calls that are written anew, edited or shortened histories break that. Without a tokenizer the class of a break
-is told from where the ids part and whether they meet again.
+calls that are written anew, edited or shortened histories break that. Where the ids part and whether they meet
+again tells the kind of a break; the messages of both calls, where they are known, tell its cause. No tokenizer is
+needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+
+from ..codec.model_call import Choice, ModelCall
+
+if TYPE_CHECKING:
+    from .calls import Call
 
 REALIGN = 4
 """So many tokens must agree again before a part counts as cut out rather than changed; fewer meet by chance."""
@@ -40,6 +47,22 @@ class Prefix(str, Enum):
     """The prompt parts from the earlier prompt: edited history, another template or system message."""
 
 
+class Cause(str, Enum):
+    """Why a prompt does not extend the call that it looks back on."""
+
+    TEMPLATE = "template"
+    """The messages go on as they were, and the chat template renders what is behind it otherwise: it strips
+    reasoning, moves a system message, or closes a turn with other tokens."""
+    RETOKENISATION = "retokenisation"
+    """The messages go on as they were, and the answer's text came back as other tokens than were sampled."""
+    TRUNCATION = "truncation"
+    """Messages of the history are gone: a sliding window, or a context that was compacted."""
+    EDITED_HISTORY = "edited_history"
+    """A message says something else than it did, or another one stands in its place."""
+    UNKNOWN = "unknown"
+    """The messages of one of the calls are not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Continuity:
     """The relation of one prompt to one earlier call."""
@@ -51,10 +74,18 @@ class Continuity:
     """Tokens of the earlier prompt and response."""
     of: Optional[str] = None
     """Span id of the earlier call."""
+    cause: Optional[Cause] = None
+    """Why it breaks; ``None`` where it does not, or where there is nothing before it."""
 
     def as_json(self) -> Dict[str, Any]:
         """Return the relation as a JSON value."""
-        return {"kind": self.kind.value, "position": self.position, "expected": self.expected, "of": self.of}
+        return {
+            "kind": self.kind.value,
+            "position": self.position,
+            "expected": self.expected,
+            "of": self.of,
+            "cause": None if self.cause is None else self.cause.value,
+        }
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -114,54 +145,101 @@ def _meets_again(old: Ids, new: Ids) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PastCall:
-    """What continuity needs of an earlier call: one entry per choice."""
+    """An earlier call: one entry per choice."""
 
-    span_id: str
-    agent: str
+    call: Call
+    choice: Choice
     prompt: Ids
     response: Ids
 
 
 LOOK_BACK = 16
-"""With so many of the agent's earlier calls a broken prompt is compared; exact extensions are found further."""
+"""With so many of the agent's earlier calls a broken prompt is compared."""
 
 CLASSIFIED = 3
 """Of so many equally good ones among them the class of the break is told."""
 
 
-def relate(prompt: Ids, agent: str, past: Sequence[PastCall]) -> Continuity:
-    """Return the relation of ``prompt`` to the earlier call that it continues best.
+def relate(prompt: Ids, call: Call, past: Sequence[PastCall]) -> Continuity:
+    """Return the relation of a prompt that extends no earlier call to the one that it comes closest to.
 
-    That is the call with the longest exact extension, whoever made it; else, of the same agent's latest calls,
-    the one with the longest common beginning; the latest of equals.
+    Of the same agent's latest calls that is the one with the longest common beginning, the latest of equals.
     """
-    extended = [call for call in past if _extends(call, prompt)]
-    if extended:
-        best = max(extended, key=lambda call: len(call.prompt) + len(call.response))
-        total = len(best.prompt) + len(best.response)
-        return Continuity(Prefix.EXTENDS, total, total, best.span_id)
-    latest_first = [call for call in reversed(past) if call.agent == agent][:LOOK_BACK]
-    alike = [common_prefix(call.prompt + call.response, prompt) for call in latest_first]
+    latest_first = [each for each in reversed(past) if each.call.agent == call.agent][:LOOK_BACK]
+    alike = [common_prefix(each.prompt + each.response, prompt) for each in latest_first]
     longest = max(alike, default=0)
     if longest == 0:
         return _START
-    closest = [call for call, length in zip(latest_first, alike, strict=True) if length == longest][
-        :CLASSIFIED
-    ]
-    relations = [replace(continuity(call.prompt, call.response, prompt), of=call.span_id) for call in closest]
+    closest = [each for each, length in zip(latest_first, alike, strict=True) if length == longest]
+    relations = [_relation(prompt, call, each) for each in closest[:CLASSIFIED]]
     return next((relation for relation in relations if relation.kind in _MEET), relations[0])
 
 
 _MEET = frozenset({Prefix.RETRY, Prefix.RESPONSE_CUT, Prefix.HISTORY_CUT})
 """Of breaks at the same position, those after which the ids meet again say more."""
+_WHOLE = frozenset({Prefix.START, Prefix.EXTENDS, Prefix.RETRY})
 _START = Continuity(Prefix.START)
 
 
-def _extends(call: PastCall, prompt: Ids) -> bool:
-    middle, end = len(call.prompt), len(call.prompt) + len(call.response)
+def _relation(prompt: Ids, call: Call, past: PastCall) -> Continuity:
+    found = replace(continuity(past.prompt, past.response, prompt), of=past.call.span.span_id)
+    if found.kind in _WHOLE:
+        return found
+    return replace(found, cause=_cause(found, len(past.prompt), past, call.record))
+
+
+# ---------------------------------------------------------------------- the cause of a break
+
+
+def _cause(found: Continuity, response_at: int, past: PastCall, record: Optional[ModelCall]) -> Cause:
+    before = past.call.record
+    if before is None or record is None or not before.request_messages or not record.request_messages:
+        return Cause.TRUNCATION if found.kind in _SHORTER else Cause.UNKNOWN
+    said = [*map(_saying, before.request_messages), _saying(past.choice.message())]
+    says = [_saying(message) for message in record.request_messages]
+    if says[: len(said)] == said:
+        inside = found.position >= response_at and found.kind is Prefix.RESPONSE_REWRITTEN
+        return Cause.RETOKENISATION if inside else Cause.TEMPLATE
+    return Cause.TRUNCATION if _is_shorter(said, says) else Cause.EDITED_HISTORY
+
+
+_SHORTER = frozenset({Prefix.HISTORY_CUT, Prefix.HISTORY_SHORTENED})
+
+Saying = Tuple[str, str, Tuple[Tuple[str, str], ...], str]
+
+
+def _saying(message: Mapping[str, Any]) -> Saying:
+    """Return what a message says, without what clients write differently: ids, reasoning, spaces in arguments."""
+    calls = []
+    for each in message.get("tool_calls") or ():
+        function = each.get("function") if isinstance(each, Mapping) else None
+        if isinstance(function, Mapping):
+            calls.append((str(function.get("name")), _canonical(function.get("arguments"))))
+    content = message.get("content")
     return (
-        bool(call.response)
-        and end <= len(prompt)
-        and prompt[middle:end] == call.response
-        and prompt[:middle] == call.prompt
+        str(message.get("role")),
+        _canonical(content) if not isinstance(content, str) else content,
+        tuple(calls),
+        str(message.get("tool_call_id") or ""),
     )
+
+
+def _canonical(value: Any) -> str:
+    try:
+        loaded = json.loads(value) if isinstance(value, str) else value
+        return json.dumps(loaded or "", sort_keys=True, default=str)
+    except (ValueError, RecursionError):
+        return str(value)
+
+
+def _is_shorter(said: List[Saying], says: List[Saying]) -> bool:
+    """Whether messages of the history are missing, and none of those that are left was changed.
+
+    What is left of the old messages stands in the old order; a summary may stand where the missing ones stood.
+    """
+    left = [message for message in says if message in said]
+    if len(left) >= len(said) or not left:
+        return False
+    rest = iter(said)
+    in_order = all(any(message == old for old in rest) for message in left)
+    return in_order and len(says) <= len(said)

@@ -12,10 +12,12 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 
 from ..semconv import SpanFlagAttributes
 from ..types import Receipt, Rollout, SpanLike
+from .analysis import Analysis, analyse
 from .calls import NO_LOGPROBS, Call, Rules
+from .continuity import Continuity
 from .matching import RewardMatch, RewardMatchPolicy
 from .reasons import CallReason, Code, RewardReason, TraceReason, explained
-from .trajectory import Analysis, analyse
+from .transition import Row, transitions
 
 _NO_ANSWER = frozenset({"no_response", "http_error", "no_choices"})
 _NO_IDS = frozenset({"no_token_ids", "no_response_token_ids", "no_prompt_token_ids", "foreign_span"})
@@ -121,16 +123,18 @@ def explain(
         repair_hierarchy: Whether calls that float beside their agent are put under it.
     """
     analyses = analyse(spans, rules or Rules(), reward_match, repair_hierarchy=repair_hierarchy)
-    calls = [_call(call, analysis) for analysis in analyses for call in analysis.calls]
+    rows = [transitions(analysis) for analysis in analyses]
+    every = [row for each in rows for row in each]
+    calls = [call for analysis, own in zip(analyses, rows, strict=True) for call in _calls(analysis, own)]
     reasons = [
-        *_of_calls(analyses),
-        *_of_rewards(analyses),
+        *_of_calls(analyses, every),
+        *_of_rewards(analyses, every),
         *_of_receipt(receipt),
         *_of_spans(analyses),
         *([TraceReason.ATTEMPT_FAILED] if rollout is not None and _failed(rollout) else []),
     ]
     return Explanation(
-        rows=sum(len(analysis.rows) for analysis in analyses),
+        rows=len(every),
         final_reward=analyses[-1].final_reward if analyses else None,
         calls=tuple(calls),
         rewards=tuple(_reward(match, each) for each in analyses for match in each.rewards),
@@ -138,13 +142,18 @@ def explain(
     )
 
 
-def _call(call: Call, analysis: Analysis) -> CallVerdict:
-    rows = [row for row in analysis.rows if row.call is call]
+def _calls(analysis: Analysis, rows: Sequence[Row]) -> Iterable[CallVerdict]:
+    relations = analysis.graph.relations()
+    for call in analysis.calls:
+        own = [row for row in rows if row.call is call]
+        yield _call(call, own, analysis.attempt_id, relations.get(call.span.span_id))
+
+
+def _call(call: Call, rows: Sequence[Row], attempt_id: str, relation: Optional[Continuity]) -> CallVerdict:
     why = explained(call.reason) if call.reason is not None else Code("", "")
-    relation = analysis.continuity.get(call.span.span_id)
     record = call.record
     return CallVerdict(
-        attempt_id=analysis.attempt_id,
+        attempt_id=attempt_id,
         span_id=call.span.span_id,
         name=str(call.span.name),
         agent=call.agent,
@@ -181,10 +190,10 @@ def _reward(match: RewardMatch, analysis: Analysis) -> RewardVerdict:
 # ---------------------------------------------------------------------- the trace as a whole
 
 
-def _of_calls(analyses: Sequence[Analysis]) -> Iterable[TraceReason]:
+def _of_calls(analyses: Sequence[Analysis], rows: Sequence[Row]) -> Iterable[TraceReason]:
     if not analyses:
         return [TraceReason.NO_SPANS]
-    if any(analysis.rows for analysis in analyses):
+    if rows:
         return []
     calls = [call for analysis in analyses for call in analysis.calls]
     recorded = [call for call in calls if call.record is not None]
@@ -216,7 +225,7 @@ def _cause(call: Call) -> TraceReason:
     return TraceReason.NOT_COMPARABLE
 
 
-def _of_rewards(analyses: Sequence[Analysis]) -> Iterable[TraceReason]:
+def _of_rewards(analyses: Sequence[Analysis], rows: Sequence[Row]) -> Iterable[TraceReason]:
     if not analyses:
         return []
     given = [analysis for analysis in analyses if any(map(_is_given, analysis.rewards))]
@@ -224,7 +233,6 @@ def _of_rewards(analyses: Sequence[Analysis]) -> Iterable[TraceReason]:
         return [TraceReason.NO_REWARD]
     if given[-1].final_reward is None:
         return [TraceReason.REWARD_UNSCORED]
-    rows = [row for analysis in analyses for row in analysis.rows]
     return [TraceReason.REWARD_UNMATCHED] if rows and all(row.reward is None for row in rows) else []
 
 

@@ -1,6 +1,6 @@
 """``TracerTraceToTriplet``: the spans of an attempt as training rows, and 0.3's view of a trace as a tree.
 
-The rules live in ``calls`` (which calls give rows), ``matching`` (which reward is whose) and ``trajectory``
+The rules live in ``calls`` (which calls give rows), ``matching`` (which reward is whose) and ``transition``
 (what a row holds).
 """
 
@@ -17,13 +17,14 @@ from pydantic import BaseModel
 
 from ..codec.genai import read_call
 from ..types import Receipt, Rollout, Span, SpanLike, Triplet
+from .analysis import analyse, analyse_tree
 from .base import TraceAdapter
 from .calls import ANY_AGENT, LLM_CALL_MATCH, Call, Rules, find_calls
 from .explanation import Explanation, explain
 from .matching import RewardMatchPolicy, match_rewards
 from .repair import repair
 from .rewards import get_reward_value, is_reward_operation, is_reward_span
-from .trajectory import analyse, analyse_tree, image_urls
+from .transition import image_urls, transitions
 from .tree import Tree, order_key
 
 __all__ = [
@@ -92,7 +93,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
 
     def adapt(self, source: Union[Sequence[Span], Sequence[ReadableSpan]], /) -> List[Triplet]:
         """Return the rows of each attempt in ``source``, calls by start time; empty where there is none."""
-        return [row.triplet for analysis in self._analyse(source) for row in analysis.rows]
+        return [row.triplet for analysis in self._analyse(source) for row in transitions(analysis)]
 
     def explain(
         self,
@@ -229,7 +230,7 @@ class TraceTree(Tree):
             require_tokens=_skip_empty_token_spans,
         )
         analysis = analyse_tree(self, rules, RewardMatchPolicy(reward_match), ())
-        triplets = [row.triplet for row in analysis.rows]
+        triplets = [row.triplet for row in transitions(analysis)]
         if final_reward is not None and triplets:
             triplets[-1].reward = final_reward
         return triplets
@@ -237,13 +238,14 @@ class TraceTree(Tree):
     def span_to_triplet(self, span: Span, agent_name: str) -> Triplet:
         """Return the first choice of one call as a row without reward, whether or not it can be trained on."""
         rules = _rules(".", None, require_tokens=False, require_logprobs=False)
-        rows = analyse_tree(Tree(span.span_id, span), rules, RewardMatchPolicy.FIRST_OCCURRENCE, ()).rows
+        analysis = analyse_tree(Tree(span.span_id, span), rules, RewardMatchPolicy.FIRST_OCCURRENCE, ())
+        rows = transitions(analysis)
         triplet = rows[0].triplet if rows else _empty_triplet(span)
         triplet.metadata["agent_name"] = agent_name
         return triplet
 
     def extract_prompt_image_urls(self, prompt_raw_content: Any) -> List[str]:
-        """Return the URLs of the images of a prompt, in order; see ``trajectory.image_urls``."""
+        """Return the URLs of the images of a prompt, in order; see ``transition.image_urls``."""
         return image_urls(prompt_raw_content)
 
     def to_dot(self, interested_span_match: Optional[str] = None) -> str:

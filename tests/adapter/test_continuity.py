@@ -1,9 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentlightning.adapter.continuity import Continuity, PastCall, Prefix, common_prefix, continuity, relate
+from agentlightning.adapter.calls import Call
+from agentlightning.adapter.continuity import (
+    Cause,
+    Continuity,
+    PastCall,
+    Prefix,
+    common_prefix,
+    continuity,
+    relate,
+)
+from agentlightning.codec.model_call import Choice, ModelCall
+from agentlightning.types import Span
 
 SYSTEM, ASKED = tuple(range(10)), tuple(range(10, 20))
 THOUGHT, ANSWER = tuple(range(100, 110)), tuple(range(200, 210))
@@ -66,16 +81,63 @@ def test_the_same_prompt_is_a_retry_and_a_strange_one_a_start() -> None:
     assert continuity(PROMPT, RESPONSE, NEXT).kind is Prefix.START
 
 
-def test_a_prompt_continues_the_longest_call_that_it_extends_in_time_and_agents() -> None:
+def test_a_broken_prompt_is_compared_with_the_calls_of_its_own_agent() -> None:
     past = [
-        PastCall("main", "planner", PROMPT, RESPONSE),
-        PastCall("other", "critic", (7, 7, 7), (8,)),
-        PastCall("retry", "planner", PROMPT, (42,)),
+        _past("main", "planner", PROMPT, RESPONSE),
+        _past("other", "critic", (7, 7, 7), (8,)),
+        _past("retry", "planner", PROMPT, (42,)),
     ]
 
-    assert relate(PROMPT + RESPONSE + NEXT, "planner", past).of == "main"
-    assert relate((7, 7, 7, 8, 9), "planner", past).of == "other"
-    assert relate(PROMPT + ANSWER, "planner", past) == Continuity(Prefix.RESPONSE_CUT, 20, 40, "main")
-    assert relate(PROMPT + ANSWER, "critic", past).kind is Prefix.START
-    assert relate(PROMPT, "planner", past) == Continuity(Prefix.RETRY, 20, 21, "retry")
-    assert relate(PROMPT, "planner", []) == Continuity(Prefix.START)
+    cut = relate(PROMPT + ANSWER, _call("new", "planner"), past)
+    assert (cut.kind, cut.position, cut.expected, cut.of) == (Prefix.RESPONSE_CUT, 20, 40, "main")
+    assert relate(PROMPT + ANSWER, _call("new", "critic"), past).kind is Prefix.START
+    assert relate(PROMPT, _call("new", "planner"), past) == Continuity(Prefix.RETRY, 20, 21, "retry")
+    assert relate(PROMPT, _call("new", "planner"), []) == Continuity(Prefix.START)
+
+
+SAID: list[dict[str, Any]] = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "2 + 2?"},
+]
+ANSWERED = Choice(content="4", token_ids=RESPONSE)
+REPLY: dict[str, Any] = {"role": "assistant", "content": "4"}
+MORE: dict[str, Any] = {"role": "user", "content": "sure?"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "messages", "cause"),
+    [
+        pytest.param(
+            (*PROMPT, *THOUGHT[:4], 900, *NEXT), [*SAID, REPLY, MORE], Cause.RETOKENISATION, id="text"
+        ),
+        pytest.param(PROMPT + ANSWER + NEXT, [*SAID, REPLY, MORE], Cause.TEMPLATE, id="reasoning stripped"),
+        pytest.param(
+            (*SYSTEM[:5], 900, *NEXT), [*SAID, REPLY, MORE], Cause.TEMPLATE, id="rendered otherwise"
+        ),
+        pytest.param(SYSTEM + RESPONSE + NEXT, [SAID[0], REPLY, MORE], Cause.TRUNCATION, id="window"),
+        pytest.param((*SYSTEM, 901, *NEXT), [SAID[0], MORE], Cause.TRUNCATION, id="compacted"),
+        pytest.param(
+            (*SYSTEM, 902, *NEXT),
+            [SAID[0], {"role": "user", "content": "3 + 3?"}, REPLY, MORE],
+            Cause.EDITED_HISTORY,
+            id="edited",
+        ),
+        pytest.param((*SYSTEM, 903, *NEXT), [], Cause.UNKNOWN, id="no messages"),
+        pytest.param(PROMPT + THOUGHT, [], Cause.TRUNCATION, id="no messages, but shorter"),
+    ],
+)
+def test_the_messages_tell_why_a_prompt_breaks(
+    prompt: tuple[int, ...], messages: list[dict[str, Any]], cause: Cause
+) -> None:
+    earlier = PastCall(_call("a", "planner", SAID), ANSWERED, PROMPT, RESPONSE)
+
+    assert relate(prompt, _call("b", "planner", messages), [earlier]).cause is cause
+
+
+def _past(span_id: str, agent: str, prompt: tuple[int, ...], response: tuple[int, ...]) -> PastCall:
+    return PastCall(_call(span_id, agent), Choice(token_ids=response), prompt, response)
+
+
+def _call(span_id: str, agent: str, messages: Sequence[dict[str, Any]] = ()) -> Call:
+    span = Span.from_attributes(attributes={}, span_id=span_id, name="chat")
+    return Call(span, ModelCall(request_messages=tuple(messages)), agent)

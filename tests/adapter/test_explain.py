@@ -139,7 +139,7 @@ def test_every_call_and_reward_is_listed_with_what_became_of_it() -> None:
     first, second, third = explanation.calls
     assert second.sentence == "the answer was cut off before its end"
     assert (first.prompt_tokens, first.response_tokens) == (2, 2)
-    assert third.prefix == {"kind": "extends", "position": 4, "expected": 4, "of": "a"}
+    assert third.prefix == {"kind": "extends", "position": 4, "expected": 4, "of": "a", "cause": None}
     (given,) = explanation.rewards
     assert (given.call, given.by, given.value, given.dimensions) == (
         "c",

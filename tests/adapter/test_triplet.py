@@ -160,7 +160,7 @@ def test_a_call_becomes_a_row_with_the_very_ids_and_log_probabilities() -> None:
         "reward_span_id": "r1",
         "reward_by": "first_occurrence",
         "final_reward": 0.5,
-        "prefix": {"kind": "start", "position": 0, "expected": 0, "of": None},
+        "prefix": {"kind": "start", "position": 0, "expected": 0, "of": None, "cause": None},
         "request": 0,
         "response": 0,
     }

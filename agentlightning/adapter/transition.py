@@ -1,7 +1,4 @@
-"""One attempt, analysed: its model calls with a verdict each, its rewards with their calls, its rows.
-
-``analyse`` is the only way from spans to rows; the adapter returns its rows, ``explain`` its verdicts. It is a
-pure function: the spans stay as they are, their order does not matter, and no trace makes it raise.
+"""One row per call: what 0.3 calls a transition, as a :class:`~agentlightning.types.Triplet`.
 
 A call with several choices (``n > 1``) gives a row for each choice in which a token was sampled, in the order
 of their indices; a reward for the call is the reward of each of them, unless its link names one choice.
@@ -11,20 +8,17 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 from ..codec.attributes import filter_and_unflatten_attributes
 from ..codec.model_call import VALID, Choice, ModelCall
 from ..semconv import SpanFlagAttributes
-from ..types import Span, SpanLike, Triplet
-from .calls import FOREIGN, Call, Rules, find_calls, trainable_choices
-from .continuity import Continuity, PastCall, relate
-from .matching import RewardMatch, RewardMatchPolicy, match_rewards
-from .repair import repair
-from .rewards import find_final_reward
-from .tree import Tree, as_spans
+from ..types import Span, Triplet
+from .analysis import Analysis
+from .calls import FOREIGN, Call, trainable_choices
+from .matching import RewardMatch
 
 _REQUEST, _RESPONSE = "gen_ai.request", "gen_ai.response"
 _LATE = SpanFlagAttributes.LATE.value
@@ -40,91 +34,14 @@ class Row:
     triplet: Triplet
 
 
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """Everything that the adapter knows of one attempt."""
-
-    rollout_id: str
-    attempt_id: str
-    spans: Tuple[Span, ...]
-    calls: Tuple[Call, ...]
-    """By start time."""
-    rewards: Tuple[RewardMatch, ...]
-    """By start time."""
-    rows: Tuple[Row, ...]
-    """By start time of the call, then choice."""
-    final_reward: Optional[float]
-    """The outcome; see ``rewards.find_final_reward``."""
-    continuity: Mapping[str, Continuity]
-    """Span id of a trainable call → how its prompt continues an earlier one."""
-
-
-def analyse(
-    source: Iterable[SpanLike],
-    rules: Rules,
-    policy: RewardMatchPolicy,
-    *,
-    repair_hierarchy: bool = True,
-) -> List[Analysis]:
-    """Return an analysis of each attempt that ``source`` holds spans of, in the order of their first spans."""
-    attempts: Dict[Tuple[str, str], List[Span]] = {}
-    for span in as_spans(source):
-        attempts.setdefault((span.rollout_id, span.attempt_id), []).append(span)
-    found = []
-    for spans in attempts.values():
-        root = Tree.from_spans(spans)
-        if repair_hierarchy:
-            repair(root, rules)
-        found.append(analyse_tree(root, rules, policy, spans))
-    return found
-
-
-def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Sequence[Span]) -> Analysis:
-    """Return the analysis of one tree, whose spans are ``spans``."""
-    calls = find_calls(root, rules)
-    rewards = match_rewards(root, calls, policy)
-    final = find_final_reward([match.span for match in rewards])
-    relations = _relations(calls, rules)
-    return Analysis(
-        rollout_id=root.span.rollout_id,
-        attempt_id=root.span.attempt_id,
-        spans=tuple(spans),
-        calls=tuple(calls),
-        rewards=tuple(rewards),
-        rows=tuple(_rows(calls, rules, rewards, relations, final)),
-        final_reward=final,
-        continuity=relations,
-    )
-
-
-def _relations(calls: Sequence[Call], rules: Rules) -> Dict[str, Continuity]:
-    relations: Dict[str, Continuity] = {}
-    past: List[PastCall] = []
-    for call in calls:
-        choices = trainable_choices(call, rules)
-        prompt = call.record.prompt_token_ids if call.record is not None else None
-        if not choices or not prompt:
-            continue
-        relations[call.span.span_id] = relate(prompt, call.agent, past)
-        past += [
-            PastCall(call.span.span_id, call.agent, prompt, choice.token_ids)
-            for choice in choices
-            if choice.token_ids
-        ]
-    return relations
-
-
-def _rows(
-    calls: Sequence[Call],
-    rules: Rules,
-    rewards: Sequence[RewardMatch],
-    relations: Mapping[str, Continuity],
-    final: Optional[float],
-) -> Iterable[Row]:
-    by_target = {(match.call, match.choice): match for match in rewards if match.call is not None}
+def transitions(analysis: Analysis) -> Tuple[Row, ...]:
+    """Return the rows of an attempt, one per trainable choice, by start time of the call, then choice."""
+    by_target = {(match.call, match.choice): match for match in analysis.rewards if match.call is not None}
+    relations = analysis.graph.relations()
+    rows: List[Row] = []
     order = 0
-    for call in calls:
-        choices = trainable_choices(call, rules)
+    for call in analysis.calls:
+        choices = trainable_choices(call, analysis.rules)
         for choice in choices:
             span_id = call.span.span_id
             match = by_target.get((span_id, choice.index)) or by_target.get((span_id, None))
@@ -133,10 +50,11 @@ def _rows(
                 call=order,
                 choices=len(choices),
                 prefix=relations[span_id].as_json() if span_id in relations else None,
-                final_reward=final,
+                final_reward=analysis.final_reward,
             )
-            yield Row(call, choice, match, triplet)
+            rows.append(Row(call, choice, match, triplet))
         order += bool(choices)
+    return tuple(rows)
 
 
 def _triplet(call: Call, choice: Choice, match: Optional[RewardMatch]) -> Triplet:

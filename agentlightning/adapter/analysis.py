@@ -1,0 +1,75 @@
+"""One attempt, analysed: its model calls with a verdict each, its rewards with their calls, its graph.
+
+``analyse`` is the only way from spans to rows of any kind: one per call (``transition``), one per path
+(``training``). It is a pure function: the spans stay as they are, their order does not matter, and no trace makes
+it raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Tuple
+
+from ..types import Span, SpanLike
+from .calls import Call, Rules, find_calls
+from .graph import CallGraph, build_graph
+from .matching import RewardMatch, RewardMatchPolicy, match_rewards
+from .repair import repair
+from .rewards import find_final_reward
+from .tree import Tree, as_spans
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Everything that the adapter knows of one attempt."""
+
+    rollout_id: str
+    attempt_id: str
+    spans: Tuple[Span, ...]
+    calls: Tuple[Call, ...]
+    """By start time."""
+    rewards: Tuple[RewardMatch, ...]
+    """By start time."""
+    final_reward: Optional[float]
+    """The outcome; see ``rewards.find_final_reward``."""
+    graph: CallGraph
+    """How the sampled answers continue each other."""
+    rules: Rules
+    """What the verdicts were made by."""
+
+
+def analyse(
+    source: Iterable[SpanLike],
+    rules: Rules,
+    policy: RewardMatchPolicy,
+    *,
+    repair_hierarchy: bool = True,
+) -> List[Analysis]:
+    """Return an analysis of each attempt that ``source`` holds spans of, in the order of their first spans."""
+    attempts: Dict[Tuple[str, str], List[Span]] = {}
+    for span in as_spans(source):
+        attempts.setdefault((span.rollout_id, span.attempt_id), []).append(span)
+    found = []
+    for spans in attempts.values():
+        root = Tree.from_spans(spans)
+        if repair_hierarchy:
+            repair(root, rules)
+        found.append(analyse_tree(root, rules, policy, spans))
+    return found
+
+
+def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Sequence[Span]) -> Analysis:
+    """Return the analysis of one tree, whose spans are ``spans``."""
+    calls = find_calls(root, rules)
+    rewards = match_rewards(root, calls, policy)
+    return Analysis(
+        rollout_id=root.span.rollout_id,
+        attempt_id=root.span.attempt_id,
+        spans=tuple(spans),
+        calls=tuple(calls),
+        rewards=tuple(rewards),
+        final_reward=find_final_reward([match.span for match in rewards]),
+        graph=build_graph(calls),
+        rules=rules,
+    )

@@ -90,6 +90,12 @@ def add_filters(parser: argparse.ArgumentParser, *, limit: int) -> None:
     """Declare the filters on rollouts; ``limit`` -1 means all."""
     parser.add_argument("--status", action="append", choices=ROLLOUT_STATUSES, help="repeat for several")
     parser.add_argument("--mode", action="append", choices=MODES, help="repeat for several")
+    parser.add_argument(
+        "--tag",
+        action="append",
+        metavar="TAG",
+        help="of a span of it; repeat for rollouts that have each of them",
+    )
     parser.add_argument("--contains", metavar="TEXT", help="part of the rollout id")
     parser.add_argument(
         "--limit",

@@ -60,6 +60,7 @@ async def describe(store: LightningStore, rollout: Rollout) -> Dict[str, Any]:
         "rollout_id": rollout.rollout_id,
         "status": rollout.status,
         "mode": rollout.mode,
+        "tags": rollout.tags,
         "attempts": len(attempts),
         "start_time": rollout.start_time,
         "end_time": rollout.end_time,

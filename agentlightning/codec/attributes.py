@@ -26,6 +26,8 @@ Nested = Union[Dict[str, Any], List[Any]]
 
 _LINK = LightningSpanAttributes.LINK.value
 _TAG = LightningSpanAttributes.TAG.value
+_TAG_PREFIX = f"{_TAG}."
+_AGENTOPS_TAGS = "agentops.tags"  # of its default_tags, sessions and decorators; agentops/semconv/core.py
 
 
 def full_qualified_name(obj: type) -> str:
@@ -278,6 +280,24 @@ def make_tag_attributes(tags: Sequence[str]) -> Dict[str, Any]:
 def extract_tags_from_attributes(attributes: Mapping[str, Any]) -> List[str]:
     """Return the tags in order; what is no tag is skipped."""
     return [tag for tag in indexed_attributes(attributes, _TAG) if isinstance(tag, str)]
+
+
+def tags_of_span(attributes: Mapping[str, Any]) -> List[str]:
+    """Return the tags that a rollout gets from a span: ours, and AgentOps' ``agentops.tags``; unordered."""
+    found = [
+        value
+        for key, value in attributes.items()
+        if isinstance(key, str) and key.startswith(_TAG_PREFIX) and isinstance(value, str) and _is_index(key)
+    ]
+    of_agentops = attributes.get(_AGENTOPS_TAGS)
+    if isinstance(of_agentops, (list, tuple)):
+        found += [tag for tag in of_agentops if isinstance(tag, str)]
+    return found
+
+
+def _is_index(key: str) -> bool:
+    place = key[len(_TAG_PREFIX) :]
+    return place.isascii() and place.isdigit()
 
 
 def make_link_attributes(links: Mapping[str, object]) -> Dict[str, Any]:

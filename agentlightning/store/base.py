@@ -284,6 +284,7 @@ class LightningStore(ABC):
         status_in: Optional[Sequence[RolloutStatus]] = None,
         rollout_id_in: Optional[Sequence[str]] = None,
         rollout_id_contains: Optional[str] = None,
+        tags: Optional[Sequence[str]] = None,
         filter_logic: Literal["and", "or"] = "and",
         sort_by: Optional[str] = None,
         sort_order: Literal["asc", "desc"] = "asc",
@@ -294,9 +295,10 @@ class LightningStore(ABC):
     ) -> Sequence[Rollout]:
         """Find rollouts; a :class:`PaginatedResult`, oldest first unless ``sort_by`` names a field.
 
-        ``filter_logic`` joins the conditions that are given; an empty sequence matches nothing. ``status`` and
-        ``rollout_ids`` are the 0.2 names of ``status_in`` and ``rollout_id_in``. ``limit=-1`` means all. Ties keep the
-        order of creation, and ``None`` sorts last in both directions.
+        ``filter_logic`` joins the conditions that are given; an empty sequence matches nothing. ``tags`` is
+        one condition: the rollout has every one of them. ``status`` and ``rollout_ids`` are the 0.2 names of
+        ``status_in`` and ``rollout_id_in``. ``limit=-1`` means all. Ties keep the order of creation, and ``None`` sorts
+        last in both directions.
 
         Raises:
             InvalidArgument: ``sort_by`` names no field, or ``limit``, ``offset``, ``filter_logic`` or
@@ -387,6 +389,8 @@ class LightningStore(ABC):
            ``unresponsive`` becomes ``running``; so does its rollout, if the attempt is the latest and the
            rollout is not finished (a place in the queue is given up). Spans of ended attempts are stored and
            change no status.
+        5. The rollout's ``tags`` gain those of the spans: ``agentlightning.tag.<i>`` and ``agentops.tags``. A rollout
+           never loses a tag, and only stored spans give it one.
 
         Returns:
             The spans that this call stored, with their sequence ids, in the order of the batch. Spans that

@@ -131,7 +131,17 @@ class MemoryTables(Tables):
         return self._data.rollouts.get(rollout_id)
 
     def put_rollout(self, rollout: Rollout) -> None:
+        present = self._data.rollouts.get(rollout.rollout_id)
+        if present is not None and present.tags != rollout.tags:
+            rollout = rollout.model_copy(update={"tags": present.tags})
         self._set(self._data.rollouts, rollout.rollout_id, rollout)
+
+    def add_tags(self, rollout_id: str, tags: Collection[str]) -> None:
+        rollout = self._data.rollouts[rollout_id]
+        missing = set(tags).difference(rollout.tags)
+        if missing:
+            tagged = rollout.model_copy(update={"tags": sorted({*rollout.tags, *missing})})
+            self._set(self._data.rollouts, rollout_id, tagged)
 
     def find_rollouts(self, query: Query) -> PaginatedResult[Rollout]:
         return query.select(self._data.rollouts.values())

@@ -52,17 +52,17 @@ WORKER_SORT: Final = (
 )
 """Fields that each kind can be sorted by: those of one scalar type."""
 
-Kind = Literal["equals", "within", "contains"]
+Kind = Literal["equals", "within", "contains", "has"]
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition on one text field; a field that is ``None`` fulfils none."""
+    """One condition on one field of text, or of a list of texts; a field that is ``None`` fulfils none."""
 
     field: str
     kind: Kind
     value: Any
-    """A string; for ``within`` a tuple of strings (an empty one is fulfilled by nothing)."""
+    """A string; for ``within`` and ``has`` a tuple of strings (an empty one is fulfilled by nothing)."""
 
     def holds(self, item: Any) -> bool:
         """Whether ``item`` fulfils the condition."""
@@ -73,6 +73,8 @@ class Condition:
             return bool(value == self.value)
         if self.kind == "within":
             return value in self.value
+        if self.kind == "has":
+            return bool(self.value) and all(text in value for text in self.value)
         return self.value in value
 
 
@@ -192,6 +194,19 @@ def within(
     if unknown and allowed is not None:
         raise InvalidArgument(f"{unknown[0]!r} is no {field}; it is one of {', '.join(sorted(allowed))}")
     return Condition(field, "within", chosen)
+
+
+def has(field: str, values: Optional[Sequence[str]]) -> Optional[Condition]:
+    """The field, a list of texts, has every one of these.
+
+    Raises:
+        InvalidArgument: ``values`` is one string, or holds something else than text.
+    """
+    if values is None:
+        return None
+    if isinstance(values, str):
+        raise InvalidArgument(f"{field} takes a list of texts, not the single text {values!r}")
+    return Condition(field, "has", tuple(dict.fromkeys(_text(field, value) for value in values)))
 
 
 def _text(name: str, value: Any) -> str:

@@ -67,6 +67,10 @@ class Tables(ABC):
         """Answer a query over all rollouts."""
 
     @abstractmethod
+    def add_tags(self, rollout_id: str, tags: Collection[str]) -> None:
+        """Give a rollout tags; those that it has already stay as they are. ``put_rollout`` changes no tags."""
+
+    @abstractmethod
     def enqueue(self, rollout_id: str) -> None:
         """Put a rollout at the end of the queue; one that is queued already moves there."""
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Dict, Final, Generic, List, Literal, Optional, Tuple, TypeVar, Union
 
+from ..codec.attributes import tags_of_span
 from ..errors import AttemptNotFound, InvalidArgument, InvalidTransition, ResourcesNotFound, RolloutNotFound
 from ..semconv import DropReason
 from ..types import (
@@ -245,11 +246,15 @@ class SpanBatch:
         self.declared = dict.fromkeys(_key(account) for account in self.accounts)
         self.encoded: List[Any] = []
         self.encoded_open: List[Any] = []
+        self.tags: Dict[int, List[str]] = {}
+        """Place of a span → its tags."""
 
     def encode(self, encode: Callable[[Span], Any], encode_open: Callable[[Span], Any]) -> None:
         """Turn the spans into what the tables keep."""
         self.encoded = [encode(span) for span in self.spans]
         self.encoded_open = [encode_open(span) for span in self.opened]
+        tagged = ((place, tags_of_span(span.attributes)) for place, span in enumerate(self.spans))
+        self.tags = {place: tags for place, tags in tagged if tags}
 
     def write(self, unit: Unit) -> List[Span]:
         """Write the batch and return the spans that are new, in its order, with their sequence ids."""
@@ -297,7 +302,15 @@ class SpanBatch:
         in_order = [fresh[place] for place in sorted(fresh)]
         if in_order:
             tables.add_spans(in_order)
+            self._write_tags(tables, [place for place in self.tags if place in fresh])
         return [values.numbered(new.span, new.sequence_id) for new in in_order]
+
+    def _write_tags(self, tables: Tables, places: Sequence[int]) -> None:
+        of_rollouts: Dict[str, Dict[str, None]] = {}
+        for place in places:
+            of_rollouts.setdefault(self.spans[place].rollout_id, {}).update(dict.fromkeys(self.tags[place]))
+        for rollout_id, tags in of_rollouts.items():
+            tables.add_tags(rollout_id, tags)
 
     def _write_opened(self, tables: Tables) -> None:
         fresh: List[NewSpan] = []
@@ -555,6 +568,7 @@ class TransactionalStore(LightningStore):
         status_in: Optional[Sequence[RolloutStatus]] = None,
         rollout_id_in: Optional[Sequence[str]] = None,
         rollout_id_contains: Optional[str] = None,
+        tags: Optional[Sequence[str]] = None,
         filter_logic: Literal["and", "or"] = "and",
         sort_by: Optional[str] = None,
         sort_order: Literal["asc", "desc"] = "asc",
@@ -567,6 +581,7 @@ class TransactionalStore(LightningStore):
             query.within("status", status if status_in is None else status_in, _ROLLOUT_STATUSES),
             query.within("rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in),
             query.contains("rollout_id", rollout_id_contains),
+            query.has("tags", tags),
             sortable=query.ROLLOUT_SORT,
             filter_logic=filter_logic,
             sort_by=sort_by,

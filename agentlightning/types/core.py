@@ -75,6 +75,8 @@ class Rollout(BaseModel):
     status: RolloutStatus = "queuing"
     config: RolloutConfig = Field(default_factory=RolloutConfig)
     metadata: Optional[Dict[str, Any]] = None
+    tags: List[str] = Field(default_factory=list)
+    """Those of its stored spans, each once, in the order of code points; kept by the store."""
 
 
 class Attempt(BaseModel):

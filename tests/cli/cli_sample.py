@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentlightning.cli import main
+from agentlightning.codec.attributes import make_tag_attributes
 from agentlightning.codec.genai import call_attributes
 from agentlightning.codec.model_call import Choice, ModelCall, Usage
 from agentlightning.store.registry import open_store
@@ -131,7 +132,15 @@ async def _fill(path: Path) -> Sample:
         spans = [
             span(solved, "rollout", 1, took=1.5),
             span(solved, "chat tiny", 2, parent=1, took=0.3, attributes=call([1, 2, 3], [7, 8], "add(2, 3)")),
-            span(solved, "add", 3, parent=1, at=0.4, took=0.00002),
+            span(
+                solved,
+                "add",
+                3,
+                parent=1,
+                at=0.4,
+                took=0.00002,
+                attributes=make_tag_attributes(["sums", "night"]),
+            ),
             span(
                 solved,
                 "chat tiny",
@@ -153,7 +162,11 @@ async def _fill(path: Path) -> Sample:
         await store.update_attempt(retried.rollout_id, retried.attempt.attempt_id, status="failed")
         again = await store.dequeue_rollout()
         assert again is not None
-        late = {"agentlightning.late": True, "agentlightning.redacted": True}
+        late = {
+            "agentlightning.late": True,
+            "agentlightning.redacted": True,
+            **make_tag_attributes(["night"]),
+        }
         await store.add_many_spans(
             [span(again, "tool", 2, attributes=late)], accounts=[account(again, 1, late=1, closed=True)]
         )

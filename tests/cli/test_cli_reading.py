@@ -47,6 +47,7 @@ def test_rollouts_as_json_has_reward_spans_and_receipt_of_the_latest_attempt(sam
     assert (retried["attempts"], retried["reward"], retried["attempt_status"]) == (2, None, "succeeded")
     assert cut["receipt_state"] == "1 open, 2 dropped"
     assert rows[sample.queued]["receipt"] is None
+    assert (solved["tags"], retried["tags"], cut["tags"]) == (["night", "sums"], ["night"], [])
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,10 @@ def test_rollouts_as_json_has_reward_spans_and_receipt_of_the_latest_attempt(sam
         (["--limit", "1", "--mode", "train"], {"solved"}),
         (["--limit", "-1"], {"solved", "retried", "cut", "queued"}),
         (["--contains", "no such id"], set()),
+        (["--tag", "night"], {"solved", "retried"}),
+        (["--tag", "night", "--tag", "sums"], {"solved"}),
+        (["--tag", "night", "--mode", "val", "--limit", "1"], {"retried"}),
+        (["--tag", "sum"], set()),
     ],
 )
 def test_rollouts_are_filtered(sample: Sample, arguments: list[str], expected: set[str]) -> None:

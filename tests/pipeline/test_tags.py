@@ -34,4 +34,7 @@ async def test_default_tags_are_on_every_span(store: LightningStore) -> None:
         span.name: extract_tags_from_attributes(span.attributes)
         for span in await store.query_spans(trace.rollout_id)
     }
+    assert [rollout.rollout_id for rollout in await store.query_rollouts(tags=["gpt", "mine"])] == [
+        trace.rollout_id
+    ]
     assert found == {"work": ["mine", "nightly", "gpt"], "rollout": ["nightly", "gpt"]}

@@ -29,8 +29,9 @@ from agentlightning.errors import (
     StoreUnavailable,
 )
 from agentlightning.store import SqliteLightningStore, open_store
+from agentlightning.store.query import Condition, Query
 from agentlightning.store.sqlite.connection import APPLICATION_ID, MIGRATIONS, statements_of
-from agentlightning.store.sqlite.statements import SQL
+from agentlightning.store.sqlite.statements import SQL, where
 from agentlightning.testing import ended, open_span_of, span_of, start_child, wait_until
 from agentlightning.types import OtelResource
 
@@ -86,6 +87,49 @@ def test_the_migrations_lead_to_the_schema() -> None:
         fresh.executescript((FOLDER / "schema.sql").read_text())
 
         assert schema(migrated) == schema(fresh)
+
+
+TAGS = ["plain", "q\"'\\/", "\x00\x1f\x7f\n", "é\u2028😀", "\ud800", ""]
+
+
+@pytest.mark.asyncio
+async def test_a_file_of_the_first_release_gets_the_tags_of_its_spans(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with SqliteLightningStore(path) as store:
+        await store.start_rollout("without")
+        rollout = await store.start_rollout("task")
+        ours = {f"agentlightning.tag.{number}": tag for number, tag in enumerate(TAGS)}
+        other = {
+            "agentlightning.tags": "no",
+            "agentlightning.tag.9": {"a": 1},
+            "agentlightning.tag.x": "no",
+            "agentops.tags.x": ["no"],
+        }
+        await store.add_span(span_of(rollout, attributes={**ours, **other}))
+        await store.add_span(span_of(rollout, attributes={"agentops.tags": ["of agentops", TAGS[4], 1]}))
+        fresh = await store.query_rollouts()
+    written = rows(path, "SELECT * FROM rollout_tags ORDER BY tag")
+    execute(
+        path, "DROP TABLE rollout_tags", "DELETE FROM migrations WHERE number > 1", "PRAGMA user_version = 1"
+    )
+
+    async with SqliteLightningStore(path) as store:
+        assert await store.query_rollouts() == fresh
+        assert fresh[1].tags == sorted([*TAGS, "of agentops"])
+        for tag in fresh[1].tags:
+            assert [found.input for found in await store.query_rollouts(tags=[tag])] == ["task"]
+    assert rows(path, "SELECT * FROM rollout_tags ORDER BY tag") == written
+
+
+def test_rollouts_are_found_by_tags_without_reading_all_of_them_or_any_span() -> None:
+    clause, parameters = where(Query((Condition("tags", "has", ("a", "b")),))) or ("", [])
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript((FOLDER / "schema.sql").read_text())
+        for name in ("find_rollouts", "count_rollouts"):
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {SQL[name]}{clause}", parameters).fetchall()
+            steps = [step for *_, step in plan]
+            assert any("SEARCH rollout_tags USING PRIMARY KEY (tag=?)" in step for step in steps), steps
+            assert not [step for step in steps if "SCAN" in step or "span" in step], steps
 
 
 @pytest.mark.asyncio

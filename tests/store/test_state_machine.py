@@ -272,6 +272,7 @@ class Twins(RuleBasedStateMachine):
         writer=st.sampled_from(["h:1:1:1", "h:1:1:2"]),
         closed=st.booleans(),
         attributes=st.dictionaries(WORDS, JSON, max_size=2),
+        tags=st.lists(WORDS, max_size=2),
         stray=st.sampled_from([False] * 9 + [True]),
     )
     def add_spans(
@@ -284,8 +285,10 @@ class Twins(RuleBasedStateMachine):
         writer: str,
         closed: bool,
         attributes: Dict[str, Any],
+        tags: List[str],
         stray: bool,
     ) -> Any:
+        attributes = {**attributes, "agentops.tags": tags}
         made: List[Tuple[str, str, str]] = []
         drafts: List[Tuple[Tuple[str, str, str], int]] = []
         for place, number in enumerate([*numbers, *[0] * opened]):
@@ -417,13 +420,22 @@ class Twins(RuleBasedStateMachine):
         status_in=st.none() | st.lists(ROLLOUT_STATUSES, max_size=3),
         rollout=rollouts,
         wanted=st.none() | st.lists(rollouts, max_size=2),
+        tags=st.none() | st.lists(WORDS, max_size=2),
         one=st.booleans(),
         logic=st.sampled_from(["and", "or"]),
         sort_by=st.sampled_from([None, "start_time", "end_time", "status", "mode"]),
         page=PAGES,
     )
     def query_rollouts(
-        self, status_in: Any, rollout: str, wanted: Any, one: bool, logic: Any, sort_by: Any, page: Any
+        self,
+        status_in: Any,
+        rollout: str,
+        wanted: Any,
+        tags: Any,
+        one: bool,
+        logic: Any,
+        sort_by: Any,
+        page: Any,
     ) -> None:
         if wanted is not None and one:
             wanted = [rollout, *wanted]
@@ -431,6 +443,7 @@ class Twins(RuleBasedStateMachine):
             lambda store, ids: store.query_rollouts(
                 status_in=status_in,
                 rollout_id_in=None if wanted is None else [ids(name) for name in wanted],
+                tags=tags,
                 filter_logic=logic,
                 sort_by=sort_by,
                 **page,

@@ -24,6 +24,14 @@ CREATE TABLE rollouts (
 );
 CREATE INDEX rollouts_by_status ON rollouts (status);
 
+-- Tags of rollouts, as JSON text: those that their stored spans carry.
+CREATE TABLE rollout_tags (
+    tag TEXT NOT NULL,
+    rollout_key INTEGER NOT NULL REFERENCES rollouts (rollout_key),
+    PRIMARY KEY (tag, rollout_key)
+) WITHOUT ROWID;
+CREATE INDEX rollout_tags_by_rollout ON rollout_tags (rollout_key);
+
 -- Rollouts that wait for a worker, oldest first.
 CREATE TABLE queue (
     position INTEGER PRIMARY KEY,

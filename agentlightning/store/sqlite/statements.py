@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Dict, Final, List, Optional, Tuple
 
-from ...codec.json_text import is_utf8
+from ...codec.json_text import dumps, is_utf8
 from ..query import Condition, Query
 
 _NAME: Final = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
@@ -73,7 +73,10 @@ def where(query: Query, *always: str) -> Optional[Tuple[str, List[Any]]]:
 
 
 def _condition(condition: Condition) -> Optional[Tuple[str, Sequence[Any]]]:
-    values = condition.value if condition.kind == "within" else (condition.value,)
+    if condition.kind == "has" and len(condition.value) <= MOST_VALUES:
+        tagged = f"rollout_key IN ({SQL['tagged']})"
+        return f"({' AND '.join([tagged] * len(condition.value)) or '0'})", list(map(dumps, condition.value))
+    values = (condition.value,) if isinstance(condition.value, str) else condition.value
     if len(values) > MOST_VALUES or not all(map(is_utf8, values)):
         return None
     if condition.kind == "equals":

@@ -106,11 +106,14 @@ class SqliteTables(Tables):
             self._run("put_rollout", rollout.rollout_id, *fields, dumps(rollout.input))
             self._inputs[rollout.rollout_id] = rollout.input
 
+    def add_tags(self, rollout_id: str, tags: Collection[str]) -> None:
+        self._connection.executemany(SQL["add_tag"], [(dumps(tag), rollout_id) for tag in tags])
+
     def find_rollouts(self, query: Query) -> PaginatedResult[Rollout]:
         return self._page("rollouts", "rollout_key", query, self._rollout)
 
     def _rollout(self, row: Row) -> Rollout:
-        rollout_id, status, mode, resources_id, start_time, end_time, config, metadata, task = row
+        rollout_id, status, mode, resources_id, start_time, end_time, config, metadata, task, tags = row
         rollout = Rollout.model_construct(
             rollout_id=rollout_id,
             input=loads(task),
@@ -121,6 +124,7 @@ class SqliteTables(Tables):
             status=status,
             config=copy_model(_config(config)),
             metadata=_optional_loads(metadata),
+            tags=[] if tags == "[]" else sorted(loads(tags)),
         )
         self._inputs[rollout_id] = rollout.input
         return rollout

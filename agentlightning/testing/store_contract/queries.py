@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import pytest
 
-from ...errors import InvalidArgument
+from ...errors import AttemptNotFound, InvalidArgument
 from ...store.base import LightningStore
 from ...types import (
     LLM,
@@ -19,7 +19,7 @@ from ...types import (
     Rollout,
 )
 from ..clock import ManualClock
-from ..values import ids, span_of
+from ..values import ids, open_span_of, span_of
 from .attempts import attempt_now
 from .base import ContractBase
 from .rollouts import requests
@@ -160,6 +160,59 @@ class QueryRolloutsContract(ContractBase):
         assert len(await store.query_rollouts(filter_logic="or")) == 3
         alone = await store.query_rollouts(status_in=["queuing"], filter_logic="or")
         assert inputs(alone) == ["queued"]
+
+    async def test_tags_of_stored_spans_are_those_of_the_rollout(self, store: LightningStore) -> None:
+        rollout = await store.start_rollout("x")
+        again = await store.start_attempt(rollout.rollout_id)
+        first = span_of(rollout, attributes={"agentlightning.tag.0": "b", "agentlightning.tag.7": "a b"})
+        await store.add_many_spans(
+            [first, span_of(rollout), span_of(again, attributes={"agentops.tags": ["é", "b", "\ud800"]})],
+            opened=[open_span_of(again, attributes={"agentlightning.tag.0": "open"})],
+        )
+        repeated = first.model_copy(update={"attributes": {"agentlightning.tag.0": "repeat"}})
+        await store.add_many_spans([repeated])
+        await store.add_span(
+            span_of(again, attributes={"agentlightning.tag.0": 1, "agentlightning.tag": "no"})
+        )
+        await store.update_rollout(rollout.rollout_id, metadata={"n": 1}, status="succeeded")
+        expected = ["a b", "b", "é", "\ud800"]
+        (queried,) = await store.query_rollouts()
+        read = await store.get_rollout_by_id(rollout.rollout_id)
+        assert read is not None
+        assert (queried.tags, read.tags) == (expected, expected)
+
+    async def test_tags_filter(self, store: LightningStore) -> None:
+        tags = [["nightly", "gpt"], ["nightly"], [], ["a' OR 1=1 --", '"q"', "\x00\ud800"]]
+        for number, own in enumerate(tags):
+            rollout = await store.start_rollout(number)
+            await store.add_span(span_of(rollout, attributes={"agentops.tags": own}))
+
+        async def found(*wanted: str, **more: Any) -> List[Any]:
+            return inputs(await store.query_rollouts(tags=wanted, **more))
+
+        assert await found("nightly") == [0, 1]
+        assert await found("nightly", "gpt", "gpt") == [0]
+        assert await found("gpt", "unknown") == []
+        assert [await found(tag) for tag in tags[3]] == [[3]] * 3
+        assert await found("night") == []
+        assert await found() == []
+        assert await found("gpt", status_in=["preparing"], filter_logic="or") == [0]
+        assert await found("gpt", status_in=["running"], filter_logic="or") == [0, 1, 2, 3]
+        assert await found("nightly", rollout_id_in=[f"ro-{number}" for number in range(40_000)]) == []
+        assert await found("nightly", *map(str, range(1_000))) == []
+        page = await store.query_rollouts(tags=["nightly"], limit=1, offset=1)
+        assert isinstance(page, PaginatedResult)
+        assert (inputs(page), page.total) == ([1], 2)
+        for bad in ("nightly", [1]):
+            with pytest.raises(InvalidArgument):
+                await store.query_rollouts(tags=bad)  # type: ignore[arg-type]
+
+    async def test_a_batch_that_is_refused_gives_no_tag(self, store: LightningStore) -> None:
+        rollout = await store.start_rollout("x")
+        good = span_of(rollout, attributes={"agentlightning.tag.0": "lost"})
+        with pytest.raises(AttemptNotFound):
+            await store.add_many_spans([good, good.model_copy(update={"attempt_id": "at-unknown"})])
+        assert inputs(await store.query_rollouts(tags=["lost"])) == []
 
     async def test_none_sorts_last_and_ties_keep_the_order_of_creation(
         self, store: LightningStore, clock: ManualClock

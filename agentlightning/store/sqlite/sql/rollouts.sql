@@ -1,6 +1,8 @@
 -- name: get_rollout
 -- One rollout by its id.
-SELECT rollout_id, status, mode, resources_id, start_time, end_time, config, metadata, input
+SELECT rollout_id, status, mode, resources_id, start_time, end_time, config, metadata, input, (
+    SELECT json_group_array(json(tag)) FROM rollout_tags WHERE rollout_tags.rollout_key = rollouts.rollout_key
+)
 FROM rollouts WHERE rollout_id = ?;
 
 -- name: put_rollout
@@ -25,8 +27,18 @@ WHERE rollout_id = ?;
 
 -- name: find_rollouts
 -- Rollouts under a filter, in an order, one page of them.
-SELECT rollout_id, status, mode, resources_id, start_time, end_time, config, metadata, input
+SELECT rollout_id, status, mode, resources_id, start_time, end_time, config, metadata, input, (
+    SELECT json_group_array(json(tag)) FROM rollout_tags WHERE rollout_tags.rollout_key = rollouts.rollout_key
+)
 FROM rollouts;
+
+-- name: add_tag
+-- Give a rollout a tag, unless it has it.
+INSERT OR IGNORE INTO rollout_tags (tag, rollout_key) SELECT ?, rollout_key FROM rollouts WHERE rollout_id = ?;
+
+-- name: tagged
+-- The rollouts that have a tag.
+SELECT rollout_key FROM rollout_tags WHERE tag = ?;
 
 -- name: count_rollouts
 -- How many rollouts there are under a filter.

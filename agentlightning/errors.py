@@ -23,8 +23,14 @@
     │   └── ActiveTracerError
     ├── ContextArgumentsError (ValueError)
     ├── NotAnExportRequest (ValueError)
-    ├── AgentOpsServerError (RuntimeError)
-    ├── AgentOpsUnsupported (RuntimeError)
+    ├── AgentOpsError
+    │   ├── ConfigurationError (ValueError)
+    │   │   ├── InsecureEndpoint
+    │   │   └── UnknownOption (TypeError)
+    │   ├── APIError (RuntimeError)
+    │   │   └── AgentOpsServerError
+    │   ├── SessionError (RuntimeError)
+    │   └── AgentOpsUnsupported (RuntimeError)
     └── MissingExtra (ImportError)
 
 Each class has a stable ``code`` and builds its own message. It inherits the builtin that code written for
@@ -175,13 +181,53 @@ class NotAnExportRequest(LightningError, ValueError):
     code = "not_an_export_request"
 
 
-class AgentOpsServerError(LightningError, RuntimeError):
+class AgentOpsError(LightningError):
+    """Base of what goes wrong with AgentOps, and with the settings of what records it; see also the subclasses.
+
+    Errors of ``agentops`` itself become these where code of ours meets them, with the original as ``__cause__``. What
+    an agent's own calls raise reaches the agent unchanged.
+    """
+
+    code = "agentops_error"
+
+
+class ConfigurationError(AgentOpsError, ValueError):
+    """A setting, argument or environment variable has a value that cannot be used."""
+
+    code = "configuration"
+
+
+class InsecureEndpoint(ConfigurationError):
+    """Plain http to another machine, which nobody allowed."""
+
+    code = "insecure_endpoint"
+
+
+class UnknownOption(ConfigurationError, TypeError):
+    """There is no option of this name."""
+
+    code = "unknown_option"
+
+
+class APIError(AgentOpsError, RuntimeError):
+    """A server of AgentOps' interface refused a request or could not be reached."""
+
+    code = "agentops_api"
+
+
+class AgentOpsServerError(APIError):
     """The local AgentOps server did not start, or does not answer."""
 
     code = "agentops_server"
 
 
-class AgentOpsUnsupported(LightningError, RuntimeError):
+class SessionError(AgentOpsError, RuntimeError):
+    """A session of AgentOps is missing, or there are several."""
+
+    code = "agentops_session"
+
+
+class AgentOpsUnsupported(AgentOpsError, RuntimeError):
     """There is no ``agentops`` that can be recorded, and the tracer is strict."""
 
     code = "agentops_unsupported"

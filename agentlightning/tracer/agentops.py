@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
+from difflib import get_close_matches
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
-from ..errors import AgentOpsUnsupported
+from ..errors import AgentOpsError, AgentOpsUnsupported, UnknownOption
 from ..instrumentation.agentops import attach
 from ..instrumentation.agentops.environment import around_proxies, set_environment
+from ..instrumentation.agentops.foreign_errors import translated
 from ..instrumentation.agentops.langchain import callback_handler
 from ..instrumentation.agentops.probe import Found, probe
 from ..instrumentation.agentops.server.manager import AgentOpsServerManager, environment_for
@@ -43,6 +47,10 @@ class AgentOpsTracer(OtelTracer):
         server: A local server that runs already: its manager, or its URL.
         export_to_server: Whether the local server gets a copy of the spans, to be looked at.
         **options: Those of :class:`~agentlightning.tracer.OtelTracer`.
+
+    Raises:
+        UnknownOption: There is no such option.
+        ConfigurationError: An option or setting has a value that cannot be used.
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class AgentOpsTracer(OtelTracer):
         export_to_server: bool = True,
         **options: Any,
     ) -> None:
+        _check_names(options)
         super().__init__(**{"instrument_llm_calls": instrument_managed, **options})
         self._agentops_managed = agentops_managed
         self._instrument_managed = instrument_managed
@@ -95,6 +104,8 @@ class AgentOpsTracer(OtelTracer):
         Raises:
             TracerNotReady: ``init_worker`` was called before without ``teardown_worker``.
             AgentOpsUnsupported: ``strict``, and there is no ``agentops`` that can be recorded.
+            APIError, SessionError, ConfigurationError: ``strict``, and the start of ``agentops`` raised what means
+                this; its own exception is the cause.
             AgentOpsServerError: The local server died, or does not answer; the message has its stderr.
         """
         super().init_worker(worker_id, store)
@@ -153,7 +164,7 @@ class AgentOpsTracer(OtelTracer):
         found = probe()
         known = support(found)
         if known.verdict != "captured":
-            self._not_recorded(known.sentence, missing=known.verdict == "absent")
+            self._not_recorded(AgentOpsUnsupported(known.sentence), missing=known.verdict == "absent")
             return
         guard = Guard(self._policy)
         try:
@@ -163,7 +174,7 @@ class AgentOpsTracer(OtelTracer):
                 else attach.unmanaged(found, session.provider, session.join, guard)
             )
         except Exception as error:  # noqa: BLE001 - an import of a stranger's package may raise anything
-            self._not_recorded(_sentence(found, error))
+            self._not_recorded(translated(error, _sentence(found, error)), error)
             return
         self._undo.callback(patches.undo)
         for patch in patches:
@@ -182,12 +193,25 @@ class AgentOpsTracer(OtelTracer):
         self._undo.callback(copies.shutdown)
         self._undo.callback(remove_processor, provider, copies)
 
-    def _not_recorded(self, sentence: str, *, missing: bool = False) -> None:
+    def _not_recorded(
+        self, reason: AgentOpsError, cause: Optional[Exception] = None, *, missing: bool = False
+    ) -> None:
         if self._strict:
-            raise AgentOpsUnsupported(sentence)
+            raise reason from cause
         if not self._said:
             self._said = True
-            (_log.info if missing else _log.error)("AgentOps is not recorded: %s", sentence)
+            (_log.info if missing else _log.error)("AgentOps is not recorded: %s", reason)
+
+
+_OPTIONS = frozenset(signature(OtelTracer.__init__).parameters) - {"self"}
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in _OPTIONS:
+            near = get_close_matches(name, _OPTIONS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(_OPTIONS))}"
+            raise UnknownOption(f"AgentOpsTracer has no option {name!r}; {hint}")
 
 
 def _sentence(found: Found, error: Exception) -> str:

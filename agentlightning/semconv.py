@@ -113,6 +113,8 @@ class SpanFlagAttributes(str, Enum):
     """True where the redaction stage masked something in this span."""
     UNTRAINABLE = "agentlightning.untrainable"
     """Code of the reason why no row may be made of this call."""
+    ROLE = "agentlightning.role"
+    """In which role a call was made: ``agent``, ``auxiliary``, ``judge`` or a word of the user's; absent = agent."""
 
 
 class DropReason(str, Enum):

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from .explanation import Explanation as Explanation
     from .explanation import RewardVerdict as RewardVerdict
     from .explanation import explain as explain
+    from .matching import RewardMatchPolicy as RewardMatchPolicy
     from .messages import OpenAIMessages as OpenAIMessages
     from .messages import TraceToMessages as TraceToMessages
+    from .outcome import StepReward as StepReward
+    from .policy import Decision as Decision
+    from .policy import RowPolicy as RowPolicy
+    from .policy import Use as Use
     from .reasons import ALL_CODES as ALL_CODES
     from .reasons import CallReason as CallReason
     from .reasons import Code as Code
@@ -23,7 +28,10 @@ if TYPE_CHECKING:
     from .reasons import TraceReason as TraceReason
     from .rewards import Reward as Reward
     from .rewards import read_reward as read_reward
-    from .triplet import RewardMatchPolicy as RewardMatchPolicy
+    from .training import RowSet as RowSet
+    from .training import Segment as Segment
+    from .training import TrainingRow as TrainingRow
+    from .training import build_rows as build_rows
     from .triplet import TracerTraceToTriplet as TracerTraceToTriplet
     from .triplet import TraceToTripletBase as TraceToTripletBase
     from .triplet import TraceTree as TraceTree
@@ -34,11 +42,14 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     {
         ".base": ("Adapter", "OtelTraceAdapter", "TraceAdapter"),
         ".explanation": ("CallVerdict", "Explanation", "RewardVerdict", "explain"),
+        ".matching": ("RewardMatchPolicy",),
         ".messages": ("OpenAIMessages", "TraceToMessages"),
+        ".outcome": ("StepReward",),
+        ".policy": ("Decision", "RowPolicy", "Use"),
         ".reasons": ("ALL_CODES", "CallReason", "Code", "RewardReason", "TraceReason"),
         ".rewards": ("Reward", "read_reward"),
+        ".training": ("RowSet", "Segment", "TrainingRow", "build_rows"),
         ".triplet": (
-            "RewardMatchPolicy",
             "TraceToTripletBase",
             "TraceTree",
             "TracerTraceToTriplet",

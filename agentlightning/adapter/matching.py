@@ -2,7 +2,8 @@
 
 1. **Link.** A reward that names a target (``agentlightning.link.<i>.*``, all of them together) is for that call;
    a link to another span is for the last call inside of it; a link to ``agentlightning.rollout_id`` or
-   ``agentlightning.attempt_id`` makes it the outcome. The last of several rewards for one call stands. A link
+   ``agentlightning.attempt_id`` makes it the outcome. ``choice_index`` and ``token_range`` beside the call name a
+   part of it; a part that was not sampled is refused. The last of several rewards for one call stands. A link
    that finds nothing leaves the reward without a call: another target is never guessed.
 2. **Time.** The others are dealt out in the order of their start. Each goes to the latest call that had ended
    before and has no reward yet: of the whole trace (``first_occurrence``), or of the calls with the same parent
@@ -32,6 +33,8 @@ from .tree import Tree, moment, order_key
 
 CHOICE_INDEX = "choice_index"
 """Link key that names one choice of the linked call."""
+TOKEN_RANGE = "token_range"  # noqa: S105 - the name of a key
+"""Link key that names sampled tokens of the linked choice: ``<start>:<end>``, half-open, from 0."""
 
 _ROLLOUT_KEYS = frozenset(
     {LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value}
@@ -69,6 +72,8 @@ class RewardMatch:
     by: Optional[MatchedBy] = None
     reason: Optional[RewardReason] = None
     """Why it has no value, no call, or a call that gives no row."""
+    tokens: Optional[Tuple[int, int]] = None
+    """The only sampled tokens that it is for, ``[start, end)``; ``None`` = the whole answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,8 @@ def _deals(given: _Given) -> bool:
     return not given.reward.links and given.reward.reason is not RewardReason.NOT_GIVEN
 
 
-def _is_for_rollout(links: Sequence[LinkPydanticModel]) -> bool:
+def is_for_rollout(links: Sequence[LinkPydanticModel]) -> bool:
+    """Whether these links name the rollout or attempt as a whole."""
     return bool(links) and all(link.key_match in _ROLLOUT_KEYS for link in links)
 
 
@@ -114,33 +120,68 @@ def _linked(
     root: Tree, given: Sequence[_Given], calls: Sequence[Call], taking_part: Sequence[Call]
 ) -> Dict[int, RewardMatch]:
     spans = [node.span for node in root.walk()]
+    by_id = {call.span.span_id: call for call in taking_part}
     matches: Dict[int, RewardMatch] = {}
-    holder: Dict[Tuple[str, Optional[int]], int] = {}
+    holder: Dict[_Target, int] = {}
     for each in given:
-        if not each.reward.links or _is_for_rollout(each.reward.links):
+        if not each.reward.links or is_for_rollout(each.reward.links):
             continue
-        choice, links = _choice(each.reward.links)
+        place, links = _place(each.reward.links)
         targets = (
             [span for span in query_linked_spans(spans, links) if span is not each.span] if links else []
         )
         call_id = _call_of(root, targets, calls, taking_part)
-        match = RewardMatch(each.span, each.reward, call_id, choice, MatchedBy.LINK)
-        if call_id is None:
-            match = replace(match, by=None, reason=RewardReason.LINK_UNRESOLVED)
-        elif (earlier := holder.get((call_id, choice))) is not None:
-            matches[earlier] = replace(matches[earlier], call=None, by=None, reason=RewardReason.REPLACED)
-        if call_id is not None:
-            holder[call_id, choice] = id(each)
+        match = RewardMatch(each.span, each.reward)
+        if call_id is None or place is None:
+            match = replace(match, reason=RewardReason.LINK_UNRESOLVED)
+        elif not _has(by_id[call_id], *place):
+            match = replace(match, reason=RewardReason.TOKENS_UNKNOWN)
+        else:
+            choice, tokens = place
+            target = (call_id, choice, tokens)
+            match = replace(match, call=call_id, choice=choice, by=MatchedBy.LINK, tokens=tokens)
+            if target in holder:
+                earlier = holder[target]
+                matches[earlier] = replace(matches[earlier], call=None, by=None, reason=RewardReason.REPLACED)
+            holder[target] = id(each)
         matches[id(each)] = match
     return matches
 
 
-def _choice(links: Sequence[LinkPydanticModel]) -> Tuple[Optional[int], List[LinkPydanticModel]]:
-    """Split the choice that is named from the links that name the call."""
-    named = [link.value_match for link in links if link.key_match == CHOICE_INDEX]
-    rest = [link for link in links if link.key_match != CHOICE_INDEX]
-    choice = int(named[0]) if named and named[0].isascii() and named[0].isdigit() else None
-    return choice, rest if not named or choice is not None else []
+_Place = Tuple[Optional[int], Optional[Tuple[int, int]]]
+_Target = Tuple[str, Optional[int], Optional[Tuple[int, int]]]
+
+
+def _place(links: Sequence[LinkPydanticModel]) -> Tuple[Optional[_Place], List[LinkPydanticModel]]:
+    """Split the place inside of a call that is named from the links that name the call; ``None``: it is none."""
+    rest = [link for link in links if link.key_match not in {CHOICE_INDEX, TOKEN_RANGE}]
+    named = {link.key_match: link.value_match for link in links}
+    choice: Optional[int] = None
+    tokens: Optional[Tuple[int, int]] = None
+    if CHOICE_INDEX in named:
+        if not _is_number(named[CHOICE_INDEX]):
+            return None, rest
+        choice = int(named[CHOICE_INDEX])
+    if TOKEN_RANGE in named:
+        start, colon, end = named[TOKEN_RANGE].partition(":")
+        if not (colon and _is_number(start) and _is_number(end)):
+            return None, rest
+        tokens = int(start), int(end)
+    return (choice, tokens), rest
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _has(call: Call, choice: Optional[int], tokens: Optional[Tuple[int, int]]) -> bool:
+    """Whether the call sampled these tokens; a call whose tokens are not known is asked for none."""
+    if tokens is None:
+        return True
+    choices = () if call.record is None else call.record.choices
+    named = [each for each in choices if choice is None or each.index == choice]
+    start, end = tokens
+    return len(named) == 1 and start < end <= len(named[0].token_ids or ())
 
 
 def _call_of(
@@ -196,7 +237,7 @@ def _give_outcome(
     if not rows or any(match.call in rows for match in matches.values()):
         return
     unlinked = [each for each in given if _deals(each)]
-    for_rollout = [each for each in given if _is_for_rollout(each.reward.links)]
+    for_rollout = [each for each in given if is_for_rollout(each.reward.links)]
     outcome = for_rollout[-1] if for_rollout else unlinked[0] if len(unlinked) == 1 else None
     if outcome is not None:
         matches[id(outcome)] = RewardMatch(outcome.span, outcome.reward, rows[-1], by=MatchedBy.OUTCOME)

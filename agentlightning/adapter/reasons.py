@@ -180,6 +180,41 @@ class CallReason(_Explained):
         "the call was marked as not to be trained on",
         "look who sets agentlightning.untrainable",
     )
+    OTHER_ROLE = (
+        "other_role",
+        "the call was made in a role that is not trained",
+        "name its role in RowPolicy(roles=…)",
+    )
+    NOT_WANTED = (
+        "not_wanted",
+        "the policy's own predicate does not want the call",
+        "see RowPolicy(trains=…)",
+    )
+    ABANDONED = (
+        "abandoned",
+        "the agent went on with another answer to the same prompt",
+        "RowPolicy(abandoned='train') trains such answers, too",
+    )
+    STALE = (
+        "stale",
+        "a token was sampled by a policy that is older than min_version",
+        "lower min_version, or sample anew",
+    )
+    VERSION_UNKNOWN = (
+        "version_unknown",
+        "the server named no policy version, so the answer may be stale",
+        "let the engine return weight versions, or leave min_version out",
+    )
+    OVER_LONG_PROMPT = (
+        "over_long_prompt",
+        "the first prompt of its row is longer than max_prompt_tokens",
+        "raise max_prompt_tokens, or shorten the prompt",
+    )
+    OVER_LONG = (
+        "over_long",
+        "its row is longer than max_tokens",
+        "raise max_tokens",
+    )
     REDACTED = (
         "redacted",
         "the redaction stage masked the call's tokens",
@@ -219,6 +254,11 @@ class RewardReason(_Explained):
         "no_call",
         "no selected call had ended before the reward was given",
         "emit the reward after the call that it is for, or link it",
+    )
+    TOKENS_UNKNOWN = (
+        "tokens_unknown",
+        "the reward names a range of tokens that the call did not sample",
+        "ranges are [start, end) over the sampled tokens of one choice, from 0",
     )
     CALL_SKIPPED = (
         "call_skipped",

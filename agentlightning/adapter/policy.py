@@ -1,0 +1,162 @@
+"""Which sampled answers a row trains, and why the others are context or left out.
+
+A :class:`RowPolicy` is the user's choice, as a value; :func:`Decision` is what became of one call because of it.
+Nothing is chosen in silence: ``agl rows ROLLOUT --why`` prints the decisions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal, Optional, Tuple
+
+from ..codec.model_call import Choice
+from ..semconv import SpanFlagAttributes
+from .calls import LLM_CALL_MATCH, NO_LOGPROBS, Call, Rules
+from .continuity import Continuity
+from .graph import CallGraph, Node
+from .matching import RewardMatchPolicy
+from .reasons import CallReason, explained
+
+AGENT = "agent"
+"""Role of a call that names none: it is the agent's own."""
+
+_ROLE = SpanFlagAttributes.ROLE.value
+
+
+class Use(str, Enum):
+    """What a row does with the tokens of a sampled answer."""
+
+    TRAIN = "train"
+    """They are trained, in exactly one row."""
+    CONTEXT = "context"
+    """They stand in a row as part of what the policy saw; their mask is 0."""
+    SKIP = "skip"
+    """They stand in no row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPolicy:
+    """Which calls are trained, what their reward is, and how long a row may be.
+
+    A pure value. The defaults train every call of the agent whose tokens and log-probabilities can be trusted.
+
+    Raises:
+        re.error: A regular expression is not one.
+        ValueError: A limit is not positive, or a reward weight names nothing to weigh.
+    """
+
+    agent_match: Optional[str] = None
+    """Only calls whose nearest agent's name matches this regular expression; ``None`` = all agents."""
+    roles: Optional[Collection[str]] = frozenset({AGENT})
+    """Only calls with one of these roles (``tracer.role``: ``agent``, ``auxiliary``, ``judge`` …); ``None`` = all."""
+    trains: Optional[Callable[[Call], bool]] = None
+    """A predicate of your own: ``False`` makes a call context."""
+    exclude_llm_call_in_reward: bool = True
+    """Whether calls made while a reward was computed are left out."""
+    abandoned: Literal["skip", "train"] = "skip"
+    """What to do with an answer that the agent gave up for another one to the same prompt."""
+    require_logprobs: bool = True
+    """Whether answers without log-probabilities are context only; ``False`` trains them with ``None`` for each."""
+    min_version: Optional[int] = None
+    """Answers with a token of an older policy version are stale, and context only. Versions are whole numbers."""
+    max_prompt_tokens: Optional[int] = None
+    """A row whose first prompt is longer is dropped: cutting it would train answers to a prompt never asked."""
+    max_tokens: Optional[int] = None
+    """Longest row, prompt included."""
+    over_long: Literal["cut", "drop"] = "cut"
+    """What happens to a row that is longer than ``max_tokens``: its end is cut, or it is dropped."""
+    step_rewards: Optional[RewardMatchPolicy] = None
+    """How rewards without a link find a call; ``None``: they are for the rollout, and no call is guessed."""
+    primary_reward: Optional[str] = None
+    """Name of the dimension that counts; ``None`` = the primary one of the last reward for the rollout."""
+    reward_weights: Optional[Mapping[str, float]] = None
+    """Name → weight: the reward is the sum over these dimensions; unscored where one of them is."""
+    llm_call_match: str = LLM_CALL_MATCH
+    """Spans whose name matches are model calls, beside those that record one."""
+    repair_hierarchy: bool = True
+    """Whether calls that float beside their agent are put under it, by time."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_prompt_tokens", "max_tokens"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} is a number of tokens of at least 1, not {limit}")
+        if self.reward_weights is not None and not self.reward_weights:
+            raise ValueError("reward_weights is empty: name at least one dimension, or leave it out")
+        self.rules()
+
+    def rules(self) -> Rules:
+        """Return the part of the policy that reads spans."""
+        return Rules(
+            llm_call_match=re.compile(self.llm_call_match),
+            agent_match=None if self.agent_match is None else re.compile(self.agent_match),
+            exclude_in_reward=self.exclude_llm_call_in_reward,
+            require_logprobs=self.require_logprobs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of one model call."""
+
+    call: Call = field(repr=False)
+    choice: Optional[int]
+    """Index of the choice; ``None`` where the call has no usable token ids."""
+    use: Use
+    tokens: int
+    """Sampled tokens."""
+    rows: Tuple[int, ...] = ()
+    """Rows that hold it, as context or trained."""
+    code: Optional[str] = None
+    """Why it is not trained; ``None`` = it is."""
+    detail: str = ""
+    prefix: Optional[Continuity] = None
+    """How its prompt continues an earlier call, or how and why it breaks."""
+
+    @property
+    def span_id(self) -> str:
+        """The call's span."""
+        return self.call.span.span_id
+
+    @property
+    def sentence(self) -> str:
+        """The reason in words; empty where it is trained."""
+        return "" if self.code is None else explained(self.code).sentence
+
+
+def role_of(call: Call) -> str:
+    """Return the role in which the call was made."""
+    role = call.span.attributes.get(_ROLE)
+    return role if isinstance(role, str) and role else AGENT
+
+
+def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> Optional[Tuple[str, str]]:
+    """Return the code and detail of the first reason why ``node`` is not trained, or ``None`` where it is."""
+    call = node.call
+    if call.reason is not None:
+        return call.reason, ""
+    if policy.roles is not None and role_of(call) not in policy.roles:
+        return CallReason.OTHER_ROLE.code, role_of(call)
+    if policy.require_logprobs and node.choice.logprobs is None:
+        return NO_LOGPROBS, ""
+    if node.index in graph.abandoned and policy.abandoned == "skip":
+        return CallReason.ABANDONED.code, ""
+    stale = _stale(node.choice, policy.min_version)
+    if stale is not None:
+        return stale
+    if policy.trains is not None and not policy.trains(call):
+        return CallReason.NOT_WANTED.code, ""
+    return None
+
+
+def _stale(choice: Choice, oldest: Optional[int]) -> Optional[Tuple[str, str]]:
+    if oldest is None:
+        return None
+    versions = [part.version for part in choice.policy]
+    if not versions or not all(version.lstrip("-").isdigit() for version in versions):
+        return CallReason.VERSION_UNKNOWN.code, ", ".join(versions)
+    lowest = min(map(int, versions))
+    return (CallReason.STALE.code, f"version {lowest}") if lowest < oldest else None

@@ -1,0 +1,380 @@
+"""Training rows: one per path through an attempt's graph, each sampled token trained in exactly one.
+
+``build_rows`` is the one function behind every exporter. It is pure: the spans stay as they are, their order does
+not matter, and converting twice gives the same. A row is the token sequence that the policy saw and sampled on one
+way through the attempt, bit for bit: ``last prompt + last answer``. Of it, the sampled tokens of trained answers have
+mask 1 and the engine's own log-probability; everything else is context, mask 0, log-probability 0.0. An answer that
+several paths share is trained in the first of them only, by start time.
+
+>>> rows = build_rows(spans, RowPolicy(agent_match="planner"))
+>>> [(row.token_ids, row.loss_mask, row.reward) for row in rows]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Dict, List, Optional, Set, Tuple, Union, overload
+
+from ..codec.model_call import Choice, PolicySpan
+from ..types import Rollout, SpanLike
+from .analysis import Analysis, analyse
+from .calls import Call
+from .continuity import Cause
+from .graph import CallGraph, Node
+from .matching import RewardMatch, RewardMatchPolicy
+from .outcome import Rewards, StepReward, rewards_of
+from .policy import Decision, RowPolicy, Use, untrained
+from .reasons import CallReason, Code, TraceReason, explained
+
+GROUP_ID = "group_id"
+"""Key in ``Rollout.metadata``: rollouts with the same value are samples of one task, and share a baseline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The sampled tokens of one answer inside of a row: positions ``[start, end)``."""
+
+    start: int
+    end: int
+    trained: bool
+    call: Call = field(repr=False)
+    choice: Choice = field(repr=False)
+    rewards: Tuple[StepReward, ...] = ()
+    """What this answer alone was worth."""
+
+    @property
+    def span_id(self) -> str:
+        """The span that the tokens come from."""
+        return self.call.span.span_id
+
+    @property
+    def versions(self) -> Tuple[PolicySpan, ...]:
+        """Versions of the weights, as positions in the row; empty where the server named none."""
+        length = self.end - self.start
+        return tuple(
+            PolicySpan(part.version, self.start + part.start, self.start + min(part.end, length))
+            for part in self.choice.policy
+            if part.start < length
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One path through an attempt, as tokens."""
+
+    rollout_id: str
+    attempt_id: str
+    index: int
+    """From 0 within the attempt."""
+    token_ids: Tuple[int, ...] = field(repr=False)
+    prompt_length: int
+    """Tokens before the first answer: the first prompt."""
+    loss_mask: Tuple[int, ...] = field(repr=False)
+    """One for each token: 1 = trained."""
+    logprobs: Tuple[Optional[float], ...] = field(repr=False)
+    """One for each token: the engine's where the mask is 1 (``None`` where it gave none), else 0.0."""
+    segments: Tuple[Segment, ...]
+    """The answers of the row, trained or not, by position."""
+    reward: Optional[float]
+    """Of the attempt, the same in all of its rows; ``None`` = unscored."""
+    rewards: Mapping[str, Optional[float]]
+    """Its dimensions."""
+    group_id: Optional[str] = None
+    mode: Optional[str] = None
+    cut_tokens: int = 0
+    """Tokens that ``max_tokens`` took off the end."""
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens have mask 1."""
+        return sum(self.loss_mask)
+
+    @property
+    def prompt_ids(self) -> Tuple[int, ...]:
+        """The first prompt."""
+        return self.token_ids[: self.prompt_length]
+
+    @property
+    def completion_ids(self) -> Tuple[int, ...]:
+        """Everything behind the first prompt: answers, and what the environment said between them."""
+        return self.token_ids[self.prompt_length :]
+
+    @property
+    def versions(self) -> Optional[Tuple[int, int]]:
+        """Oldest and newest policy version of the trained tokens; ``None`` where one of them is not a number."""
+        named = [part.version for segment in self.segments if segment.trained for part in segment.versions]
+        complete = all(segment.choice.policy for segment in self.segments if segment.trained)
+        if not named or not complete or not all(version.lstrip("-").isdigit() for version in named):
+            return None
+        numbers = list(map(int, named))
+        return min(numbers), max(numbers)
+
+    @property
+    def finish_reason(self) -> Optional[str]:
+        """Why the last answer ended; ``length`` where the row was cut."""
+        return "length" if self.cut_tokens else self.segments[-1].choice.finish_reason
+
+    @property
+    def messages(self) -> Tuple[Dict[str, Any], ...]:
+        """The conversation as OpenAI chat messages, the last answer included; empty where it is not known."""
+        last = self.segments[-1]
+        record = last.call.record
+        asked = () if record is None else record.request_messages
+        return (*map(dict, asked), last.choice.message()) if asked else ()
+
+    def span_of(self, position: int) -> Optional[str]:
+        """Return the span in which the token at ``position`` was sampled; ``None`` = it was not sampled.
+
+        Raises:
+            IndexError: The row is shorter.
+        """
+        if not 0 <= position < len(self.token_ids):
+            raise IndexError(f"position {position} of a row of {len(self.token_ids)} tokens")
+        found = (each.span_id for each in self.segments if each.start <= position < each.end)
+        return next(found, None)
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet(Sequence[TrainingRow]):
+    """The rows of an attempt (or of several, one after another) and what became of every call and reward."""
+
+    rows: Tuple[TrainingRow, ...] = ()
+    decisions: Tuple[Decision, ...] = ()
+    """One for each sampled answer, and one for each call without usable token ids; by start time."""
+    unknown_rewards: Tuple[RewardMatch, ...] = ()
+    """Rewards for targets that do not exist: each is an error of whoever gave it."""
+    unused_step_rewards: Tuple[StepReward, ...] = ()
+    """Rewards for answers that no row trains."""
+
+    @overload
+    def __getitem__(self, index: int) -> TrainingRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Tuple[TrainingRow, ...]: ...
+    def __getitem__(self, index: Union[int, slice]) -> Union[TrainingRow, Tuple[TrainingRow, ...]]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[TrainingRow]:
+        return iter(self.rows)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Sampled tokens that the rows train."""
+        return sum(row.trained_tokens for row in self.rows)
+
+    @property
+    def counts(self) -> Dict[str, int]:
+        """Reason → sampled answers that are not trained because of it."""
+        return dict(Counter(each.code for each in self.decisions if each.code is not None))
+
+    @property
+    def breaks(self) -> Dict[Cause, int]:
+        """Cause → calls whose prompt does not extend the call before it, so that a row begins anew."""
+        causes = {each.span_id: each.prefix.cause for each in self.decisions if each.prefix is not None}
+        return dict(Counter(cause for cause in causes.values() if cause is not None))
+
+    @property
+    def reasons(self) -> Tuple[Code, ...]:
+        """Why there is no row; empty where there is one."""
+        if self.rows:
+            return ()
+        codes = dict.fromkeys(each.code for each in self.decisions if each.code is not None)
+        return tuple(map(explained, codes)) or (explained(TraceReason.NO_MODEL_CALLS.code),)
+
+
+def build_rows(
+    attempt: Iterable[SpanLike],
+    policy: Optional[RowPolicy] = None,
+    *,
+    rollout: Optional[Rollout] = None,
+) -> RowSet:
+    """Return the training rows of an attempt. Pure, and no trace makes it raise.
+
+    Args:
+        attempt: Its spans, in any order. Spans of several attempts give the rows of each, one after another.
+        policy: Which calls are trained; default ``RowPolicy()``.
+        rollout: Its rollout, for ``group_id`` (``metadata['group_id']``) and ``mode``.
+    """
+    policy = policy or RowPolicy()
+    matching = policy.step_rewards or RewardMatchPolicy.FIRST_OCCURRENCE
+    analyses = analyse(attempt, policy.rules(), matching, repair_hierarchy=policy.repair_hierarchy)
+    found = [_Builder(analysis, policy, rollout).build() for analysis in analyses]
+    if len(found) == 1:
+        return found[0]
+    return RowSet(
+        tuple(chain.from_iterable(each.rows for each in found)),
+        tuple(chain.from_iterable(each.decisions for each in found)),
+        tuple(chain.from_iterable(each.unknown_rewards for each in found)),
+        tuple(chain.from_iterable(each.unused_step_rewards for each in found)),
+    )
+
+
+class _Builder:
+    """Makes the rows of one attempt."""
+
+    def __init__(self, analysis: Analysis, policy: RowPolicy, rollout: Optional[Rollout]) -> None:
+        self._analysis = analysis
+        self._graph: CallGraph = analysis.graph
+        self._policy = policy
+        self._rollout = rollout
+        self._rewards: Rewards = rewards_of(analysis, policy)
+        self._untrained: Dict[int, Tuple[str, str]] = {}
+        for node in self._graph.nodes:
+            why = untrained(node, self._graph, policy)
+            if why is not None:
+                self._untrained[node.index] = why
+        self._done: Set[int] = set()
+        """Nodes whose tokens a row trains."""
+        self._rows_of: Dict[int, List[int]] = {}
+        self._refused: Dict[int, Tuple[str, str]] = {}
+        """Nodes that would be trained, if their row were not too long."""
+
+    def build(self) -> RowSet:
+        rows: List[TrainingRow] = []
+        for leaf in self._leaves():
+            row = self._row(leaf, len(rows))
+            if row is not None:
+                rows.append(row)
+        rewarded = {(segment.span_id, segment.choice.index) for row in rows for segment in _trained(row)}
+        calls = {span_id for span_id, _ in rewarded}
+        return RowSet(
+            tuple(rows),
+            tuple(self._decisions()),
+            self._rewards.unknown,
+            tuple(
+                step
+                for step in self._rewards.steps
+                if (
+                    (step.call, step.choice) not in rewarded
+                    if step.choice is not None
+                    else step.call not in calls
+                )
+            ),
+        )
+
+    def _leaves(self) -> Tuple[int, ...]:
+        leaves = self._graph.leaves()
+        if self._policy.abandoned == "train":
+            leaves = tuple(sorted((*leaves, *self._graph.abandoned)))
+        return leaves
+
+    # -- one row
+
+    def _row(self, leaf: int, index: int) -> Optional[TrainingRow]:
+        path = list(self._graph.path(leaf))
+        new = [node.index for node in path if self._is_new(node.index)]
+        while path and path[-1].index not in new:  # context behind the last trained token is of no use
+            path.pop()
+        if not new:
+            return None
+        prompt_length, length = path[0].start, path[-1].end
+        end = min(length, self._policy.max_tokens or length)
+        refusal = self._refusal(prompt_length, length)
+        self._refused.update({at: refusal for at in new if refusal is not None})
+        inside = [node for node in path if node.start < end]
+        trained = [node for node in inside if node.index in new]
+        if refusal is not None or not trained:
+            return None
+        inside = [node for node in inside if node.start < trained[-1].end]
+        for node in inside:
+            self._rows_of.setdefault(node.index, []).append(index)
+        self._done.update(node.index for node in trained)
+        end = min(end, trained[-1].end)  # nor is context behind the last of them that is left
+        return self._assembled(path[-1], inside, set(new), index, end)
+
+    def _is_new(self, index: int) -> bool:
+        return index not in self._untrained and index not in self._done
+
+    def _refusal(self, prompt_length: int, length: int) -> Optional[Tuple[str, str]]:
+        policy = self._policy
+        if policy.max_prompt_tokens is not None and prompt_length > policy.max_prompt_tokens:
+            return CallReason.OVER_LONG_PROMPT.code, f"{prompt_length} tokens"
+        if policy.max_tokens is None or length <= policy.max_tokens:
+            return None
+        if policy.over_long == "drop" or prompt_length >= policy.max_tokens:
+            return CallReason.OVER_LONG.code, f"{length} tokens"
+        return None
+
+    def _assembled(
+        self, last: Node, path: Sequence[Node], new: Set[int], index: int, end: int
+    ) -> TrainingRow:
+        mask = [0] * last.end
+        logprobs: List[Optional[float]] = [0.0] * last.end
+        segments: List[Segment] = []
+        for node in path:
+            trained = node.index in new
+            if trained:
+                mask[node.start : node.end] = [1] * len(node.output)
+                logprobs[node.start : node.end] = node.choice.logprobs or [None] * len(node.output)
+            segments.append(
+                Segment(node.start, min(node.end, end), trained, node.call, node.choice, self._steps(node))
+            )
+        token_ids = last.prompt + last.output
+        outcome, rollout = self._rewards.outcome, self._rollout
+        return TrainingRow(
+            rollout_id=self._analysis.rollout_id,
+            attempt_id=self._analysis.attempt_id,
+            index=index,
+            token_ids=token_ids[:end],
+            prompt_length=path[0].start,
+            loss_mask=tuple(mask[:end]),
+            logprobs=tuple(logprobs[:end]),
+            segments=tuple(segments),
+            reward=outcome.value,
+            rewards=outcome.dimensions,
+            group_id=group_of(rollout),
+            mode=None if rollout is None else rollout.mode,
+            cut_tokens=len(token_ids) - end,
+        )
+
+    def _steps(self, node: Node) -> Tuple[StepReward, ...]:
+        return tuple(
+            step
+            for step in self._rewards.steps
+            if step.call == node.call.span.span_id and step.choice in {None, node.choice.index}
+        )
+
+    # -- what became of each call
+
+    def _decisions(self) -> Iterator[Decision]:
+        relations = self._graph.relations()
+        by_call: Dict[str, List[Node]] = {}
+        for node in self._graph.nodes:
+            by_call.setdefault(node.call.span.span_id, []).append(node)
+        for call in self._analysis.calls:
+            span_id = call.span.span_id
+            nodes = by_call.get(span_id, ())
+            if not nodes:
+                missing = call.reason or call.tokens or CallReason.NO_RECORD.code
+                yield Decision(call, None, Use.SKIP, 0, code=missing)
+            for node in nodes:
+                rows = tuple(self._rows_of.get(node.index, ()))
+                code, detail = self._why(node.index)
+                use = Use.TRAIN if node.index in self._done else Use.CONTEXT if rows else Use.SKIP
+                yield Decision(
+                    call, node.choice.index, use, len(node.output), rows, code, detail, relations.get(span_id)
+                )
+
+    def _why(self, index: int) -> Tuple[Optional[str], str]:
+        if index in self._done:
+            return None, ""
+        beyond = CallReason.OVER_LONG.code, f"max_tokens={self._policy.max_tokens}"
+        return self._untrained.get(index) or self._refused.get(index) or beyond
+
+
+def _trained(row: TrainingRow) -> Iterable[Segment]:
+    return (segment for segment in row.segments if segment.trained)
+
+
+def group_of(rollout: Optional[Rollout]) -> Optional[str]:
+    """Return the explicit group of a rollout, or ``None`` where it has none."""
+    group = (rollout.metadata or {}).get(GROUP_ID) if rollout is not None else None
+    return None if group is None else str(group)

@@ -295,8 +295,7 @@ class LightningSpanProcessor(SpanProcessor):
             if other_call(span.attributes, call.response_id):
                 call = replace(call, token_capture=invalid("other_call"))
             span.attributes.update(call_attributes(call))
-        if scope.replaced and span.parent is not None and readable.parent is not None:
-            span.parent_id = span.parent.span_id = f"{scope.stands_for(readable.parent.span_id):016x}"
+        _move_up(span, scope)
         if entry.record.late:
             span.attributes[SpanFlagAttributes.LATE.value] = True
         if readable.dropped_attributes:
@@ -305,4 +304,12 @@ class LightningSpanProcessor(SpanProcessor):
 
     def _make_opened(self, span: SdkSpan, record: Record) -> Span:
         opened = opened_span(span, record)
+        if record.scope is not None:
+            _move_up(opened, record.scope)
         return (self._chain(opened) or bare_opened_span(record)) if self._chain else opened
+
+
+def _move_up(span: Span, scope: Scope) -> None:
+    """Name the span that stands for a model call as parent, in place of a duplicate."""
+    if scope.replaced and span.parent is not None and span.parent_id is not None:
+        span.parent_id = span.parent.span_id = f"{scope.stands_for(int(span.parent_id, 16)):016x}"

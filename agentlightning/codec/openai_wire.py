@@ -593,10 +593,12 @@ def _verdict(
     if prompt_failure is not None:
         return invalid(prompt_failure)
     with_ids = [each for each in choices if each.token_ids is not None]
-    if not with_ids:
-        return none("no_token_ids" if prompt_ids is None else "no_response_token_ids")
+    if not with_ids and prompt_ids is None:
+        return none("no_token_ids")
     if partial:
         return invalid("partial")
+    if not with_ids:
+        return none("no_response_token_ids")
     if len(with_ids) != len(choices):
         return invalid("choice_without_ids")
     if prompt_ids is None:

@@ -122,8 +122,10 @@ class Exchange:
         endpoint: Optional[Endpoint],
         retries: Optional[int],
         max_body_bytes: int,
+        under_way: set[Exchange],
     ) -> None:
         self._call = call
+        self._under_way = under_way
         self._retries = call.exchanges if retries is None else retries
         call.exchanges += 1
         call.current = self
@@ -141,6 +143,7 @@ class Exchange:
         self.endpoint = endpoint
         self.added: frozenset[str] = frozenset()
         self.notes: list[str] = []
+        under_way.add(self)
 
     def answered(self, status: int, content_type: str, content_encoding: str) -> None:
         """Note the head of the response."""
@@ -170,11 +173,17 @@ class Exchange:
             text = self._describe(error)
         self.over(complete=False, error=text)
 
+    def leave(self) -> None:
+        """The recorder goes: an answer that has begun is cut off here; a request without an answer stays open."""
+        if self._status is not None:
+            self.over(complete=False)
+
     def over(self, *, complete: bool, error: Optional[str] = None) -> None:
         """The exchange is over; later words about it are ignored. Never raises."""
         if self.is_over:
             return
         self.is_over = True
+        self._under_way.discard(self)
         with self._call.guard("noting the end of a call"):
             self._call.over(
                 self, self._raw(complete=complete and "body_truncated" not in self.notes, error=error)

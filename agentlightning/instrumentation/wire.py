@@ -41,6 +41,19 @@ _REFUSALS = frozenset({400, 422})
 """How servers refuse a field that they do not know: vLLM and SGLang with 400, a strict pydantic model with 422."""
 
 
+class ModelCallPatches(Patches):
+    """The patches of one capture, and the calls that are under way in it."""
+
+    def __init__(self, under_way: set[Exchange]) -> None:
+        super().__init__("model calls captured at the wire")
+        self._under_way = under_way
+
+    def leave(self) -> None:
+        """End calls whose answers nobody has read to the end, as cut off; the agent may read on, unseen."""
+        for exchange in list(self._under_way):
+            exchange.leave()
+
+
 def no_endpoint(url: str) -> Optional[Endpoint]:
     """Know no endpoint."""
     del url
@@ -55,7 +68,7 @@ def instrument_model_calls(
     is_own_host: IsOwnHost = is_loopback,
     guard: Optional[Guard] = None,
     max_body_bytes: int = MAX_BODY_BYTES,
-) -> Patch:
+) -> ModelCallPatches:
     """Tell ``sink`` of every OpenAI-compatible call that this process makes from now on.
 
     Libraries that are imported already are patched at once, others right after their import; none is imported
@@ -70,11 +83,12 @@ def instrument_model_calls(
         max_body_bytes: How much of a response is remembered; of a longer one, its beginning.
 
     Returns:
-        The patch; ``undo()`` puts back the objects that were there and stops waiting for imports.
+        The patch; ``undo()`` puts back the objects that were there and stops waiting for imports. Calls that are
+        under way go on being noted until they are over, or until ``leave()``.
     """
     guard = guard or Guard()
     capture = _Capture(sink, capture_tokens, endpoint_for, Baggage(is_own_host, guard), guard, max_body_bytes)
-    patches = Patches("model calls captured at the wire")
+    patches = ModelCallPatches(capture.under_way)
 
     def adding(patch_module: Callable[[ModuleType], list[Patch]]) -> Callable[[ModuleType], None]:
         def callback(module: ModuleType) -> None:
@@ -129,6 +143,7 @@ class _Capture:
         self._max_body_bytes = max_body_bytes
         self._refusing: set[tuple[str, Operation, bool]] = set()
         self._patched: set[type] = set()
+        self.under_way: set[Exchange] = set()
 
     # -- patches
 
@@ -258,6 +273,7 @@ class _Capture:
                 endpoint=self._endpoint(start.url),
                 retries=_client_retries(request) if scope is None else None,
                 max_body_bytes=self._max_body_bytes,
+                under_way=self.under_way,
             )
         return None
 

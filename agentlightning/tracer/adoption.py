@@ -6,9 +6,11 @@ to that span, which *adopts* the call, and no second span is made:
 
 * The newest span of this context that is open, looks like a model call, has adopted none, and lies in the
   current trace is the one. Whether it is *current* does not matter: several instrumentations never make theirs so.
-* A span that starts without a word and says only then what it is (AgentOps 0.4.15) is looked at when a call leaves.
+* A span that starts without a word and says only then what it is (AgentOps 0.4.15, Google's ADK) is looked at when a
+  call leaves.
 * A span that ends before its call (a stream that is read later) waits for it, as an open span.
-* A span that nobody ends although its call is over (a stream that was left half way) ends with its ``trace_context``.
+* A span that nobody ends although its call is over (a stream that was left half way) ends with its
+  ``trace_context``, or at once where that has ended.
 * Where two are nested around one call (two instrumentations of one library, or of ``parse`` and of the ``create`` in
   it), the inner is dropped as a duplicate. Spans that are never current lie side by side then; they are taken for one
   call only if they ask the same.
@@ -101,7 +103,7 @@ class Adoptions:
             return
         attributes = attributes_of(span)
         is_sure = is_model_call(attributes)
-        if not is_sure and (attributes or span.kind is not trace.SpanKind.CLIENT):
+        if not is_sure and attributes:
             return
         before = _free(_offer.get())
         if is_sure and before is not None and _is_inside(span, before.span):
@@ -157,15 +159,26 @@ class Adoptions:
         with self._lock:
             record.calls = [call]
             ended = adoption.finish()
+            left = ended is None and not call.complete and self._is_late_to_leave(record)
         if ended is not None:
             self._settle(ended, record)
-        elif not call.complete and record.scope is not None:
-            record.scope.left_open.append(record)
+        elif left and call.error is None:
+            adoption.span.end()
+
+    @staticmethod
+    def _is_late_to_leave(record: Record) -> bool:
+        """Note that a stream was left half way; return whether its ``trace_context`` has ended, which would see it."""
+        scope = record.scope
+        if scope is None or scope.left_open is None:
+            return True
+        scope.left_open.append(record)
+        return False
 
     def close(self, scope: Scope) -> None:
         """End spans whose calls are over and which nobody has ended: their streams were left half way."""
-        while scope.left_open:
-            record = scope.left_open.pop()
+        with self._lock:
+            left, scope.left_open = scope.left_open, None
+        for record in left or ():
             if record.adoption is not None and not record.ended:
                 record.adoption.span.end()
 

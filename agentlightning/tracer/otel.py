@@ -24,7 +24,7 @@ from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import ContextArgumentsError, TracerNotReady
 from ..instrumentation.guard import Guard, Policy
 from ..instrumentation.own_hosts import IsOwnHost, is_loopback
-from ..instrumentation.wire import instrument_model_calls
+from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
 from ..pipeline.chain import NO_STAGES, Chain
 from ..pipeline.tags import Tagging
 from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
@@ -327,6 +327,7 @@ class _Worker:
             settings=tracer._settings, chain=tracer._chain, policy=tracer._policy
         )
         self.processor.default_store = store
+        self._calls: Optional[ModelCallPatches] = None
         with ExitStack() as undo:  # what raises half way leaves nothing behind
             undo.callback(self._finish, 5.0)
             self.session = ProviderSession(self.processor)
@@ -336,14 +337,15 @@ class _Worker:
             if threading is not None:
                 undo.callback(threading.uninstrument)
             if tracer._instrument_llm_calls:
-                calls = instrument_model_calls(
+                self._calls = instrument_model_calls(
                     ModelCallRecorder(self.processor, self.tracer),
                     capture_tokens=tracer._capture_tokens,
                     endpoint_for=tracer.endpoint_for,
                     is_own_host=_is_own_host(tracer),
                     guard=Guard(tracer._policy),
                 )
-                undo.callback(calls.undo)
+                undo.callback(self._calls.leave)  # while the provider still tells our processor of ends
+                undo.callback(self._calls.undo)
             undo.callback(ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close)
             if store is not None:
                 self.processor.writer.deliver_spool(store)
@@ -352,6 +354,8 @@ class _Worker:
     def _finish(self, timeout: float) -> None:
         if self.processor.fallback is not None:
             self.processor.close_scope(self.processor.fallback)
+        if self._calls is not None:
+            self._calls.leave()
         self.processor.adoptions.release()
         self.processor.writer.shutdown(timeout)
 

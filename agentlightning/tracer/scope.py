@@ -130,8 +130,8 @@ class Scope:
         """Finished spans for ``spans()``; ``None`` once nobody can ask any more."""
         self.finished_bytes = 0
         self.closed = False
-        self.left_open: List[Record] = []
-        """Spans of others whose model call was left half way."""
+        self.left_open: Optional[List[Record]] = []
+        """Spans of others whose model call was left half way; ``None`` once the ``trace_context`` has ended them."""
         self.replaced: Dict[int, int] = {}
         """Span id of a duplicate → the span that stands for it."""
         self.forget_counts()

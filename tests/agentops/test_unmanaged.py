@@ -18,6 +18,9 @@ pytest.importorskip("agentops")
 if probe().legacy:
     pytest.skip("events of 0.2 and 0.3 have tests of their own", allow_module_level=True)
 
+CUT_OFF = ("left", "dropped", "kept", "left and kept")
+"""Ways to leave a stream half way."""
+
 PROGRAM = """
     import asyncio, os
     from agentlightning.semconv import ModelCallAttributes
@@ -28,6 +31,7 @@ PROGRAM = """
 
     os.environ.update(args["environment"])
     ASK = {"model": "policy", "messages": [{"role": "user", "content": "hi"}]}
+    kept = []
     before = {name: os.environ.get(name) for name in os.environ if name.startswith("AGENTOPS_")}
 
     def started():
@@ -41,6 +45,15 @@ PROGRAM = """
             return [chunk.id for chunk in completions.create(**ASK, stream=True)]
         if style == "left":
             with completions.create(**ASK, stream=True) as stream:
+                return next(iter(stream)).id
+        if style == "dropped":
+            return next(iter(completions.create(**ASK, stream=True))).id
+        if style == "kept":
+            kept.append(completions.create(**ASK, stream=True))
+            return next(iter(kept[0])).id
+        if style == "left and kept":
+            with completions.create(**ASK, stream=True) as stream:
+                kept.append(stream)
                 return next(iter(stream)).id
         if style == "parse":
             return completions.parse(**ASK).id
@@ -65,6 +78,7 @@ PROGRAM = """
             "parent": span.parent_id,
             "id": span.span_id,
             "ids": span.attributes.get(ModelCallAttributes.PROMPT_TOKEN_IDS.value),
+            "capture": span.attributes.get(ModelCallAttributes.TOKEN_CAPTURE.value),
             "model": span.attributes.get("gen_ai.request.model"),
             "end_state": span.attributes.get("agentops.session.end_state"),
         }
@@ -87,7 +101,7 @@ def server() -> Iterator[AgentOpsServerManager]:
 
 
 @pytest.mark.parametrize("first", ["agentops", "tracer"])
-@pytest.mark.parametrize("style", ["plain", "streamed", "parse", "left"])
+@pytest.mark.parametrize("style", ["plain", "streamed", "parse", *CUT_OFF])
 def test_each_model_call_is_one_span_with_its_tokens_and_the_user_gets_his_spans(
     server: AgentOpsServerManager, first: str, style: str
 ) -> None:
@@ -97,7 +111,8 @@ def test_each_model_call_is_one_span_with_its_tokens_and_the_user_gets_his_spans
         spans, receipt, environment_is_the_same = child.finish(deadline=120)
     calls = [span for span in spans if span["model"] == "policy"]
     assert len(calls) == 1, spans
-    assert calls[0]["ids"] == (None if style == "left" else [1, 2, 3])
+    assert calls[0]["capture"] == ("invalid(partial)" if style in CUT_OFF else "valid")
+    assert calls[0]["ids"] == [1, 2, 3]
     operation = next(span for span in spans if "call_the_model" in span["name"])
     assert calls[0]["parent"] == operation["id"]
     started, stored, dropped = receipt
@@ -106,6 +121,8 @@ def test_each_model_call_is_one_span_with_its_tokens_and_the_user_gets_his_spans
     sent: List[Dict[str, Any]] = server.recorded("spans")
     # What our tracer makes goes to the provider that was there when it began.
     ours = {"rollout", "chat policy"} if first == "tracer" else set()
+    if style in {"dropped", "kept"}:  # AgentOps by itself never ends this span
+        ours.add("openai.chat.completion")
     assert {span["name"] for span in spans} - ours <= {span["name"] for span in sent}
     requests = [each for each in server.recorded("requests") if each["path"] == "/v1/traces"]
     assert requests

@@ -290,6 +290,13 @@ def test_a8_a_stream_that_is_cut_keeps_the_ids_that_came_and_is_partial(
         assert kept == sampled[: len(kept)]
 
 
+def test_a8_a_stream_that_is_cut_before_its_first_sampled_id_is_cut_and_not_without_ids() -> None:
+    events = events_of(Answer.of("one two three"))
+    left = decode(raw_stream(Answer.of("one two three"), response_body=events[0], complete=False))
+    assert left.prompt_token_ids is not None
+    assert left.token_capture == "invalid(partial)"
+
+
 def test_a8_finish_reasons_are_normalised_and_kept() -> None:
     known = {
         "stop": "stop",

@@ -179,20 +179,42 @@ async def test_a_span_that_nobody_ends_after_a_stream_was_left_ends_with_its_con
 
 
 @pytest.mark.asyncio
-async def test_a_stream_that_is_never_read_leaves_its_span_open_and_the_end_of_the_worker_stores_it(
-    store: LightningStore, server: FakeOpenAI
+@pytest.mark.parametrize("read_so_far", [0, 1])
+@pytest.mark.parametrize("who", ["a stranger that ends it", "a stranger that does not", "we"])
+async def test_a_stream_that_is_kept_leaves_its_span_open_and_the_end_of_the_worker_stores_it_as_cut_off(
+    store: LightningStore, server: FakeOpenAI, who: str, read_so_far: int
 ) -> None:
     attempt = await new_attempt(store)
     tracer = OtelTracer(flush_timeout=60)
-    with server.client() as calling, tracer.lifespan(store):
-        async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
-            span = strangers_span()
-            stream = calling.chat.completions.create(stream=True, **ASK)
-            span.end()
-        assert (await store.get_receipt(*attempt)).open == 1
-    stream.close()
+    with server.client() as calling:
+        with tracer.lifespan(store):
+            async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+                span = None if who == "we" else strangers_span()
+                pieces = iter(calling.chat.completions.create(stream=True, **ASK))
+                assert [next(pieces).id for _ in range(read_so_far)] == ["chatcmpl-1"] * read_so_far
+                if span is not None and who == "a stranger that ends it":
+                    span.end()
+            assert (await store.get_receipt(*attempt)).open == 1
+        assert [piece.id for piece in pieces]  # the agent reads on
     (call,) = model_spans(await spans_of(store, attempt))
-    assert PROMPT_IDS not in call.attributes
+    assert call.attributes[CAPTURE] == "invalid(partial)"
+    assert call.attributes[ModelCallAttributes.PARTIAL.value] is True
+    assert TracerTraceToTriplet().adapt(await read(store, attempt)) == []
+
+
+@pytest.mark.asyncio
+async def test_a_stream_that_is_left_after_its_context_ends_its_span_at_once(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        strangers_span()
+        stream = client.chat.completions.create(stream=True, **ASK)
+    assert (await store.get_receipt(*attempt)).open == 1
+    stream.close()
+    tracer.processor.force_flush()
+    (call,) = model_spans(await spans_of(store, attempt))
+    assert call.attributes[CAPTURE] == "invalid(partial)"
 
 
 @pytest.mark.asyncio
@@ -212,6 +234,23 @@ async def test_the_inner_one_of_two_spans_of_one_call_is_dropped_and_its_childre
     assert tool.parent is not None
     assert tool.parent.span_id == call.span_id
     assert (await store.get_receipt(*attempt)).dropped == {"same_call": 1}
+
+
+@pytest.mark.asyncio
+async def test_an_open_child_of_a_dropped_span_names_the_one_that_stands_for_the_call(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
+) -> None:
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        with strangers_current_span() as outer, strangers_current_span():
+            client.chat.completions.create(**ASK)
+            with trace.get_tracer("stranger").start_as_current_span("tool_call.add"):
+                tracer.processor.force_flush()
+                opened = await store.query_open_spans(*attempt)
+    (tool,) = [span for span in opened if span.name == "tool_call.add"]
+    assert tool.parent_id == f"{outer.get_span_context().span_id:016x}"
+    assert tool.parent is not None
+    assert tool.parent.span_id == tool.parent_id
 
 
 @contextmanager

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from .. import _lazy
 
 if TYPE_CHECKING:
+    from .advantage import Formula as Formula
+    from .advantage import group_advantages as group_advantages
+    from .advantage import row_advantages as row_advantages
     from .base import Adapter as Adapter
     from .base import OtelTraceAdapter as OtelTraceAdapter
     from .base import TraceAdapter as TraceAdapter
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
+        ".advantage": ("Formula", "group_advantages", "row_advantages"),
         ".base": ("Adapter", "OtelTraceAdapter", "TraceAdapter"),
         ".explanation": ("CallVerdict", "Explanation", "RewardVerdict", "explain"),
         ".matching": ("RewardMatchPolicy",),

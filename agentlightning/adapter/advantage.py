@@ -1,0 +1,115 @@
+"""Advantages: how much better a rollout was than the others of its group, by the formula of each trainer.
+
+Rewards are the primary fact, and rows hold no advantage: trainers disagree on the formula. Where a target wants one,
+it is computed here, per rollout, and every row of the rollout has the same. Unscored rollouts take no part in any
+mean or deviation, and have no advantage (``None``); they are never counted as 0.
+
+Formulas, with ``m`` the mean and ``s`` the standard deviation of the scored rewards of a group:
+
+=========== ============================== ============= =============================================================
+name        advantage                      group of one  source
+=========== ============================== ============= =============================================================
+trl         (r - m) / (s + 1e-4), n - 1    0             TRL 1.16, ``GRPOTrainer``, ``scale_rewards="group"``
+trl_async   (r - m) / (s + 1e-8), n        0             TRL 1.16, ``AsyncGRPOTrainer``
+verl        (r - m) / (s + 1e-6), n - 1    r / (1+1e-6)  verl 0.9.1, ``compute_grpo_outcome_advantage``
+center      r - m                          0             Tinker cookbook 0.6, ``compute_advantages``; Dr. GRPO
+art         (r - m) / (s + 1e-6), n        0             ART 0.5.18
+=========== ============================== ============= =============================================================
+
+"n - 1" and "n" are the divisors of the deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Dict, List, Optional, Tuple, Union
+
+from .training import TrainingRow
+
+
+class Formula(str, Enum):
+    """How a trainer computes advantages; see the module's table."""
+
+    TRL = "trl"
+    TRL_ASYNC = "trl_async"
+    VERL = "verl"
+    CENTER = "center"
+    ART = "art"
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    epsilon: float
+    lost: int
+    """Degrees of freedom that the deviation loses: its divisor is n - ``lost``."""
+
+
+_SCALES = {
+    Formula.TRL: _Scale(1e-4, 1),
+    Formula.TRL_ASYNC: _Scale(1e-8, 0),
+    Formula.VERL: _Scale(1e-6, 1),
+    Formula.ART: _Scale(1e-6, 0),
+}
+
+AdvantageFunction = Callable[[Sequence[Optional[float]]], Sequence[Optional[float]]]
+"""Rewards of one group, one per rollout, ``None`` = unscored → advantages in the same order."""
+
+
+def group_advantages(
+    rewards: Sequence[Optional[float]], formula: Union[Formula, str] = Formula.TRL
+) -> List[Optional[float]]:
+    """Return the advantages of one group.
+
+    Args:
+        rewards: One per rollout; ``None`` = unscored, and so are NaN and infinities.
+        formula: See the module's table.
+
+    Raises:
+        ValueError: There is no such formula.
+    """
+    formula = Formula(formula)
+    scored = [float(reward) for reward in rewards if reward is not None and math.isfinite(reward)]
+    if not scored:
+        return [None] * len(rewards)
+    mean = math.fsum(scored) / len(scored)
+    scale = _SCALES.get(formula)
+    divisor = 1.0
+    if scale is not None and len(scored) > 1:
+        squares = math.fsum((reward - mean) ** 2 for reward in scored)
+        divisor = math.sqrt(squares / (len(scored) - scale.lost)) + scale.epsilon
+    elif formula is Formula.VERL:
+        mean, divisor = 0.0, 1.0 + _SCALES[formula].epsilon  # it takes 0 and 1 for a group of one
+    return [
+        None if reward is None or not math.isfinite(reward) else (reward - mean) / divisor
+        for reward in rewards
+    ]
+
+
+def row_advantages(
+    rows: Iterable[TrainingRow], formula: Union[Formula, str, AdvantageFunction] = Formula.TRL
+) -> List[Optional[float]]:
+    """Return the advantage of each row: that of its rollout among the rollouts of its group.
+
+    How many rows a rollout has changes nothing. ``None`` = unscored.
+
+    Raises:
+        ValueError: A row has no group: put ``metadata={"group_id": …}`` on its rollout.
+    """
+    given = list(rows)
+    groups: Dict[str, Dict[Tuple[str, str], Optional[float]]] = {}
+    for row in given:
+        if row.group_id is None:
+            raise ValueError(
+                f"rollout {row.rollout_id} has no group: enqueue it with metadata={{'group_id': …}}, the same "
+                "for all samples of one task"
+            )
+        groups.setdefault(row.group_id, {})[row.rollout_id, row.attempt_id] = row.reward
+    found: Dict[Tuple[str, Tuple[str, str]], Optional[float]] = {}
+    for group_id, rewards in groups.items():
+        values = list(rewards.values())
+        own = formula(values) if callable(formula) else group_advantages(values, formula)
+        found |= {(group_id, unit): value for unit, value in zip(rewards, own, strict=True)}
+    return [found[str(row.group_id), (row.rollout_id, row.attempt_id)] for row in given]

@@ -24,8 +24,8 @@ from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
 from ..guard import Guard
-from ..imports import when_imported
 from ..patch import AttributePatch, Patch, Patches
+from .frameworks import instrument_frameworks
 from .probe import Found
 from .server.manager import API_KEY
 
@@ -37,11 +37,6 @@ _NO_SERVER = "it is authenticated without asking a server"
 _END_STATE = "agentops.session.end_state"
 _FAILED = frozenset({"error", "fail", "failure", "failed"})
 _SUCCEEDED = frozenset({"success", "ok"})
-
-_HARMFUL = frozenset({"langgraph"})
-"""Frameworks whose instrumentation stays off. That of LangGraph breaks ``add_node`` for everything but plain
-functions of the state alone (LangChain's ``create_agent`` and ``ToolNode`` among them), sees no asynchronous run,
-gives graphs the attributes of model calls, and cannot be taken back. LangChain's callbacks see the same runs."""
 
 
 def manage(found: Found, provider: Any, url: str, guard: Guard) -> Patches:
@@ -86,7 +81,7 @@ def manage(found: Found, provider: Any, url: str, guard: Guard) -> Patches:
             )
         )
         patches.add(end_states(core))
-        frameworks = _frameworks(found, guard)
+        frameworks = instrument_frameworks(found, provider, guard)
         if frameworks is not None:
             patches.add(frameworks)
     except BaseException:
@@ -332,44 +327,3 @@ def set_status_of_state(span: Any) -> None:
         span.set_status(trace.Status(StatusCode.ERROR, state))
     elif word in _SUCCEEDED:
         span.set_status(trace.Status(StatusCode.OK))
-
-
-# ---------------------------------------------------------------------- agent frameworks
-
-
-def _frameworks(found: Found, guard: Guard) -> Optional[Patch]:
-    """Let AgentOps instrument the agent frameworks it knows, now or when they are imported; since 0.4.13.
-
-    Its own way replaces ``builtins.__import__``, takes a relative import of ``agents`` for the package of that name,
-    and stops at the first framework. Here each gets its turn, without any of that.
-    """
-    if not found.mentions("instrumentation/__init__.py", "def _perform_instrumentation"):
-        return None
-    instrumentation: Any = importlib.import_module("agentops.instrumentation")
-    if not hasattr(instrumentation, "AGENTIC_LIBRARIES"):
-        return None
-    started: list[Any] = []
-
-    def instrument(module: ModuleType) -> None:
-        name = module.__name__
-        is_installed = getattr(instrumentation, "_is_installed_package", None)
-        if is_installed is not None and not is_installed(module, name):
-            return
-        instrumentation._has_agentic_library = False  # noqa: SLF001 - else only the first one is taken
-        before = list(instrumentation._active_instrumentors)  # noqa: SLF001
-        instrumentation._perform_instrumentation(name)  # noqa: SLF001
-        instrumentation._has_agentic_library = False  # noqa: SLF001
-        started.extend(each for each in instrumentation._active_instrumentors if each not in before)  # noqa: SLF001
-
-    names = [name for name in instrumentation.AGENTIC_LIBRARIES if name not in _HARMFUL]
-    watch = when_imported(dict.fromkeys(names, instrument), guard)
-
-    def undo() -> None:
-        watch.undo()
-        for instrumentor in reversed(started):
-            with guard("taking back an instrumentation of AgentOps"):
-                instrumentor.uninstrument()
-            if instrumentor in instrumentation._active_instrumentors:  # noqa: SLF001
-                instrumentation._active_instrumentors.remove(instrumentor)  # noqa: SLF001
-
-    return Patch("AgentOps' instrumentations of agent frameworks", undo)

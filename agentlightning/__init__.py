@@ -18,10 +18,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .adapter import Adapter as Adapter
     from .adapter import OtelTraceAdapter as OtelTraceAdapter
+    from .adapter import RowPolicy as RowPolicy
     from .adapter import TraceAdapter as TraceAdapter
     from .adapter import TracerTraceToTriplet as TracerTraceToTriplet
     from .adapter import TraceToMessages as TraceToMessages
     from .adapter import TraceToTripletBase as TraceToTripletBase
+    from .adapter import TrainingRow as TrainingRow
+    from .adapter import build_rows as build_rows
     from .emitter import emit_annotation as emit_annotation
     from .emitter import emit_exception as emit_exception
     from .emitter import emit_message as emit_message
@@ -55,7 +58,9 @@ if TYPE_CHECKING:
     from .tracer import Tracer as Tracer
     from .tracer import clear_active_tracer as clear_active_tracer
     from .tracer import get_active_tracer as get_active_tracer
+    from .tracer import role as role
     from .tracer import set_active_tracer as set_active_tracer
+    from .tracer import trainable as trainable
     from .types import LLM as LLM
     from .types import Account as Account
     from .types import Attempt as Attempt
@@ -112,10 +117,13 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         ".adapter": (
             "Adapter",
             "OtelTraceAdapter",
+            "RowPolicy",
             "TraceAdapter",
             "TraceToMessages",
             "TraceToTripletBase",
             "TracerTraceToTriplet",
+            "TrainingRow",
+            "build_rows",
         ),
         ".emitter": (
             "emit_annotation",
@@ -157,7 +165,9 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "Tracer",
             "clear_active_tracer",
             "get_active_tracer",
+            "role",
             "set_active_tracer",
+            "trainable",
         ),
         ".types": (
             "LLM",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .dummy import DummySpanRecordingContext as DummySpanRecordingContext
     from .dummy import DummyTracer as DummyTracer
     from .exporter import LightningSpanExporter as LightningSpanExporter
+    from .marks import role as role
+    from .marks import trainable as trainable
     from .otel import OtelSpanRecordingContext as OtelSpanRecordingContext
     from .otel import OtelTracer as OtelTracer
     from .processor import LightningSpanProcessor as LightningSpanProcessor
@@ -35,6 +37,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         ),
         ".dummy": ("DummySpanRecordingContext", "DummyTracer"),
         ".exporter": ("LightningSpanExporter",),
+        ".marks": ("role", "trainable"),
         ".otel": ("OtelSpanRecordingContext", "OtelTracer"),
         ".processor": ("LightningSpanProcessor",),
     },

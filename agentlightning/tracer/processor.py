@@ -29,6 +29,7 @@ from ..semconv import SpanFlagAttributes
 from ..types import Span
 from ..types.tracer import attributes_of
 from .adoption import Adoptions, other_call
+from .marks import marks_in
 from .scope import (
     NO_RECORD,
     ROLLOUT_KEY,
@@ -110,6 +111,7 @@ class LightningSpanProcessor(SpanProcessor):
             self.writer.records[id(context)] = record
             if scope is not None:
                 record.late = scope.closed
+                record.marks = marks_in(started_in)
                 self.writer.started(span, record)
                 self.adoptions.started(span, record)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
@@ -296,6 +298,8 @@ class LightningSpanProcessor(SpanProcessor):
                 call = replace(call, token_capture=invalid("other_call"))
             span.attributes.update(call_attributes(call))
         _move_up(span, scope)
+        if entry.record.marks is not None:
+            span.attributes.update(entry.record.marks)
         if entry.record.late:
             span.attributes[SpanFlagAttributes.LATE.value] = True
         if readable.dropped_attributes:

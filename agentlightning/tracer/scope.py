@@ -64,6 +64,7 @@ class Record:
         "duplicate",
         "ended",
         "late",
+        "marks",
         "scope",
     )
 
@@ -77,6 +78,8 @@ class Record:
         self.dropped = False
         self.late = False
         """It started after its ``trace_context`` had closed."""
+        self.marks: Optional[Mapping[str, Any]] = None
+        """Attributes that the agent's code wants on its model calls: a role, or not to be trained."""
         self.calls: Optional[List[RawCall]] = None
         """Model calls seen on the wire, undecoded; they travel outside of attributes and their limits."""
         self.adoption: Optional[Adoption] = None

@@ -24,6 +24,8 @@ _IDS = frozenset({*_PROMPT_IDS, *_RESPONSE_IDS})
 _PREFIXES = ("gen_ai.prompt.", "gen_ai.completion.", "llm.input_messages.", "llm.output_messages.")
 _OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion"})
 _OPERATION = ("gen_ai.operation.name", "llm.request.type", "gen_ai.request.type")
+_DECIDING = (*_IDS, *_OPERATION, "openinference.span.kind", "agentops.span.kind")
+"""Attributes one of which says that a span is a model call, or is none."""
 _TEXT = frozenset({"text_completion", "completion"})
 
 _MODEL = ("gen_ai.request.model", "llm.request.model_name", "llm.model_name")
@@ -91,7 +93,9 @@ def request_model(attributes: Mapping[str, Any]) -> Optional[str]:
 
 def is_model_call(attributes: Mapping[str, Any]) -> bool:
     """Whether attributes, so far as they are set, are those of a chat or completion call."""
-    # The agent's thread asks this of every span that it starts.
+    # The agent's thread asks this of every span that it starts: most have none of these attributes.
+    if type(attributes) is dict and attributes.keys().isdisjoint(_DECIDING):
+        return _has_messages(attributes)
     if not _IDS.isdisjoint(attributes):
         return True
     kind = attributes.get("openinference.span.kind")
@@ -104,6 +108,17 @@ def is_model_call(attributes: Mapping[str, Any]) -> bool:
     # of 0.2 or 0.3 is a report of a call that has its span already.
     if attributes.get("agentops.span.kind") == "llm" and "agentops.event.id" not in attributes:
         return True
+    return _has_messages(attributes)
+
+
+def _has_messages(attributes: Mapping[str, Any]) -> bool:
+    # Two searches in all names at once are cheaper than four in each; few spans come to the second look.
+    try:
+        names = "\n".join(attributes)
+    except TypeError:  # names that are no texts; a stranger's mapping may have them
+        return any(str(key).startswith(_PREFIXES) for key in attributes)
+    if "gen_ai." not in names and "put_messages." not in names:
+        return False
     return any(str(key).startswith(_PREFIXES) for key in attributes)
 
 

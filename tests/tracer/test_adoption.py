@@ -185,7 +185,7 @@ async def test_a_stream_that_is_kept_leaves_its_span_open_and_the_end_of_the_wor
     store: LightningStore, server: FakeOpenAI, who: str, read_so_far: int
 ) -> None:
     attempt = await new_attempt(store)
-    tracer = OtelTracer(flush_timeout=60)
+    tracer = OtelTracer(max_wait_time=60_000)
     with server.client() as calling:
         with tracer.lifespan(store):
             async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
@@ -367,3 +367,21 @@ async def test_spans_of_an_outer_trace_and_of_other_tasks_adopt_nothing(
 def test_an_event_of_an_old_agentops_reports_a_call_and_is_none() -> None:
     assert is_model_call({"agentops.span.kind": "llm"})
     assert not is_model_call({"agentops.span.kind": "llm", "agentops.event.id": "1"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gen_ai.prompt.0.role",
+        "gen_ai.completion.1.content",
+        "llm.input_messages.0.x",
+        "llm.output_messages.7",
+    ],
+)
+def test_one_message_among_many_attributes_tells_a_model_call(name: str) -> None:
+    others: Dict[Any, Any] = {f"step.{number}": number for number in range(25)}
+    assert not is_model_call(others)
+    assert is_model_call({**others, name: "hi"})
+    assert is_model_call({**others, name: "hi", 5: "a name that is no text"})
+    assert not is_model_call({**others, f"step.{name}": "hi"})
+    assert not is_model_call({**others, name: "hi", "openinference.span.kind": "TOOL"})

@@ -8,13 +8,15 @@ only where something of ours could not be measured.
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib
 import sys
+from collections.abc import Iterable
 
 import machine
 import peer
 import report
-from harness import ROOT, Figure, Mode, Outcome, measure
+from harness import ROOT, Figure, Interpreters, Mode, Outcome, measure
 
 PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
 FIGURES = (
@@ -56,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--page", action="store_true", help=f"write the tables into {PAGE.relative_to(ROOT)} as well"
     )
-    made.add_argument("--no-peer", action="store_true", help="without Agent Lightning 0.3.0")
+    made.add_argument("--no-peer", action="store_true", help="without releases of Agent Lightning beside us")
     made.add_argument("--list", action="store_true", help="name the figures and what they measure")
     return made
 
@@ -71,6 +73,23 @@ def load(names: list[str]) -> list[Figure]:
     if unknown:
         raise SystemExit(f"no figure is called {', '.join(unknown)}; there are {', '.join(FIGURES)}")
     return [importlib.import_module(name).FIGURE for name in names or FIGURES]
+
+
+def needed_by(figures: list[Figure]) -> Iterable[str]:
+    """Return the releases of Agent Lightning that figures are put beside, each once."""
+    return {
+        subject.peer: None for figure in figures for subject in figure.subjects if subject.peer is not None
+    }
+
+
+def peers(releases: Iterable[str]) -> Interpreters:
+    """Return our interpreter and those of the releases that can be had."""
+    found: dict[str | None, str] = {None: sys.executable}
+    for release in releases:
+        python = peer.install(release, say)
+        if python is not None:
+            found[release] = python
+    return found
 
 
 def say(text: str) -> None:
@@ -88,15 +107,15 @@ def main() -> int:
         return 0
     mode: Mode = arguments.mode
     facts = machine.describe()
-    needs_peer = any(subject.peer for figure in figures for subject in figure.subjects)
-    theirs = peer.install(say) if needs_peer and not arguments.no_peer else None
-    if theirs is not None:
-        facts["peer"] = peer.version_line()
+    interpreters = peers(() if arguments.no_peer else needed_by(figures))
+    facts["peers"] = [peer.version_line(release) for release in interpreters if release is not None]
+    # Every installation but an editable one has bytecode; without it, each run would compile us and nobody else.
+    compileall.compile_dir(ROOT / "agentlightning", quiet=1)
     if not arguments.json:
         print(f"## Benchmarks ({mode})\n\n{report.machine_lines(facts)}", flush=True)
     outcomes: list[Outcome] = []
     for figure in figures:
-        outcomes.append(measure(figure, mode, {False: sys.executable, True: theirs}, say, arguments.rounds))
+        outcomes.append(measure(figure, mode, interpreters, say, arguments.rounds))
         if not arguments.json:
             print(report.table(outcomes[-1]), flush=True)
     if arguments.json:
@@ -108,7 +127,9 @@ def main() -> int:
 
 
 def _ours_failed(outcome: Outcome) -> bool:
-    return any(subject.name in outcome.failures for subject in outcome.figure.subjects if not subject.peer)
+    return any(
+        subject.name in outcome.failures for subject in outcome.figure.subjects if subject.peer is None
+    )
 
 
 if __name__ == "__main__":

@@ -310,7 +310,7 @@ FIGURE = Figure(
         *(Subject(f"{who}_{kind}") for kind in _WORDS for who in ("floor", "ours")),
         Subject("ours_store"),
         *(Subject(name) for name in ("sdk_lists", "sdk_bytes")),
-        Subject("peer_lists", peer=True),
+        Subject("peer_lists", peer="0.3.0"),
     ),
     lines=(
         *(

@@ -44,8 +44,8 @@ class Subject:
 
     name: str
     """Name of the function in the figure's file."""
-    peer: bool = False
-    """Runs in the environment of Agent Lightning 0.3."""
+    peer: Optional[str] = None
+    """Runs in the environment of this release of Agent Lightning."""
     code: Optional[str] = None
     """Source to run in place of the function, in an interpreter that has loaded nothing; it prints the sample."""
 
@@ -135,8 +135,8 @@ class Outcome:
     lines: Sequence[Measured] = field(default=())
 
 
-Interpreters = Mapping[bool, Optional[str]]
-"""``False`` → our interpreter, ``True`` → the peer's, ``None`` where there is none: it is left out."""
+Interpreters = Mapping[Optional[str], str]
+"""``None`` → our interpreter; release of Agent Lightning → its interpreter. One that is not here is left out."""
 Say = Callable[[str], None]
 
 
@@ -149,8 +149,7 @@ def measure(
 ) -> Outcome:
     """Run every subject of ``figure`` in turns and compare."""
     began = time.monotonic()
-    if interpreters[True] is None:
-        figure = without_peer(figure)
+    figure = with_peers(figure, interpreters)
     samples: dict[str, list[Sample]] = {subject.name: [] for subject in figure.subjects}
     failures: dict[str, str] = {}
     with (
@@ -177,9 +176,9 @@ def measure(
     )
 
 
-def without_peer(figure: Figure) -> Figure:
-    """Return the figure without the subjects that need the peer's environment, and without their lines."""
-    kept = [subject for subject in figure.subjects if not subject.peer]
+def with_peers(figure: Figure, interpreters: Interpreters) -> Figure:
+    """Return the figure without the subjects whose interpreter is missing, and without their lines."""
+    kept = [subject for subject in figure.subjects if subject.peer in interpreters]
     names = {subject.name for subject in kept}
     lines = [
         line
@@ -196,7 +195,6 @@ def run(figure: Figure, subject: Subject, size: Size, interpreters: Interpreters
         RunFailed: It failed, or took too long.
     """
     python = interpreters[subject.peer]
-    assert python is not None
     with TemporaryDirectory(prefix="run-", dir=size["folder"]) as folder:
         own = {**size, "folder": folder, "shared": size["folder"]}
         if subject.code is not None:

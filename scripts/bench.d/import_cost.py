@@ -24,7 +24,7 @@ FIGURE = Figure(
         Subject("ours", code=_code("agentlightning")),
         Subject("ours_tracer", code=_code("agentlightning.tracer.otel")),
         Subject("pytest_plugin", code=_code("agentlightning.pytest_plugin", after="pytest")),
-        Subject("peer", peer=True, code=_code("agentlightning")),
+        Subject("peer", peer="0.3.0", code=_code("agentlightning")),
     ),
     lines=(
         Line("`import agentlightning`", "ours", "ms", "ms", "sdk", aim=Aim("<=", 1.2)),

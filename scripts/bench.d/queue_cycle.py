@@ -146,7 +146,7 @@ FIGURE = Figure(
         Subject("floor_sqlite"),
         Subject("ours_sqlite"),
         Subject("ours_memory"),
-        Subject("peer_memory", peer=True),
+        Subject("peer_memory", peer="0.3.0"),
     ),
     lines=tuple(
         line

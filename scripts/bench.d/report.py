@@ -96,8 +96,7 @@ def machine_lines(machine: Record) -> str:
         f"{machine['python']}, SQLite {machine['sqlite']}, {packages}",
         f"load before the run {machine['load_before']}, commit {machine['commit'] or 'unknown'}",
     ]
-    if machine.get("peer"):
-        lines.append(f"peer: {machine['peer']}")
+    lines += [f"peer: {versions}" for versions in machine["peers"]]
     return "".join(f"* {line}\n" for line in lines)
 
 

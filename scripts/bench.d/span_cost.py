@@ -241,7 +241,7 @@ FIGURE = Figure(
         Subject("floor_bare"),
         Subject("ours_memory"),
         Subject("ours_sqlite"),
-        Subject("peer_memory", peer=True),
+        Subject("peer_memory", peer="0.3.0"),
     ),
     lines=(
         *[

@@ -181,10 +181,15 @@ class FakeOpenAI:
         self.requests: list[ReceivedRequest] = []
         """Every request, in the order of arrival."""
 
-    def enqueue(self, *answers: Scripted) -> None:
-        """Answer the next requests with these, in this order."""
+    def enqueue(self, *answers: Union[Scripted, str]) -> None:
+        """Answer the next requests with these, in this order.
+
+        Args:
+            *answers: What is said; a text is an answer that shows its token ids and log-probabilities to everybody.
+        """
+        said = [_trainable(each) if isinstance(each, str) else each for each in answers]
         with self._lock:
-            self._queue.extend(answers)
+            self._queue.extend(said)
 
     @property
     def url(self) -> str:
@@ -256,6 +261,10 @@ class FakeOpenAI:
             if self._queue:
                 return self._queue.popleft()
         return self._script(request) if callable(self._script) else self._script
+
+
+def _trainable(text: str) -> Answer:
+    return Answer.of(text, ids="always", logprobs="always")
 
 
 def _openai() -> ModuleType:

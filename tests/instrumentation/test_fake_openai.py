@@ -48,6 +48,16 @@ def test_answers_come_in_the_order_of_the_script_then_by_the_function() -> None:
         assert client.completions.create(model="m", prompt="x").choices[0].text == "for m"
 
 
+def test_a_text_is_an_answer_that_shows_everybody_its_tokens() -> None:
+    with FakeOpenAI() as server:
+        server.enqueue("It is Paris")
+        url = f"{server.base_url}/chat/completions"
+        said = requests.post(url, json={"model": "m"}, timeout=10).json()["choices"][0]
+    assert said["message"]["content"] == "It is Paris"
+    assert said["token_ids"] == [token.id for token in tokens_of("It is Paris")]
+    assert len(said["logprobs"]["content"]) == 3
+
+
 def test_token_ids_and_log_probabilities_are_shown_to_those_who_ask() -> None:
     answer = Answer((AnswerChoice((Token("a", 5, -0.5), Token("b", 6, -1.0))),), (1, 2))
     with FakeOpenAI(answer) as server:

@@ -74,6 +74,16 @@ def test_every_setting_and_every_error_code_is_in_the_reference() -> None:
             assert f"`{value.code}`" in codes
 
 
+def test_a_test_that_traces_an_agent_and_asserts_on_its_rows_has_fifteen_lines() -> None:
+    blocks = {
+        block["name"]: block["text"] for block in BLOCK.finditer((ROOT / "README.md").read_text("utf-8"))
+    }
+    sample = blocks["test_capital.py"]
+    assert "captured_spans.triplets()" in sample
+    assert len(sample.splitlines()) <= 15
+    assert max(map(len, sample.splitlines())) <= 110
+
+
 def query_empty_store(statement: str, path: Path) -> None:
     asyncio.run(SqliteLightningStore(path).close())
     with closing(sqlite3.connect(path)) as connection:

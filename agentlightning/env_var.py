@@ -7,12 +7,16 @@ default; this module is the second step.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import overload
 
+from .errors import ConfigurationError
+
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
+_LONGEST_MS = 1e12  # 30 years; longer waits overflow the timers of the operating system
 
 
 class LightningEnvVar(Enum):
@@ -43,6 +47,18 @@ class LightningEnvVar(Enum):
     AGL_CAPTURE_TOKENS = "AGL_CAPTURE_TOKENS"
     """``observe`` (default): requests and responses stay untouched. ``request``: ask known endpoints for ids."""
 
+    AGL_BATCH_SIZE = "AGL_BATCH_SIZE"
+    """So many finished spans leave for the store at once, without waiting for more; default 512."""
+
+    AGL_FLUSH_INTERVAL = "AGL_FLUSH_INTERVAL"
+    """Milliseconds that a finished span, or the start of an open one, waits for its batch at most; default 200."""
+
+    AGL_MAX_QUEUE_SIZE = "AGL_MAX_QUEUE_SIZE"
+    """Finished spans that may wait for the store; then the newest are dropped and counted; default 50000."""
+
+    AGL_MAX_WAIT_TIME = "AGL_MAX_WAIT_TIME"
+    """Milliseconds that leaving a ``trace_context`` may wait for its spans to be stored; default 5000."""
+
     AGL_LOG_LEVEL = "AGL_LOG_LEVEL"
     """Level of the ``agentlightning`` logger for the command line; default ``WARNING``."""
 
@@ -72,7 +88,7 @@ def resolve_bool_env_var(
     """Return ``override``, else the variable as a truth value, else ``fallback``.
 
     Raises:
-        ValueError: The variable is set to something other than 1/0, true/false, yes/no, on/off.
+        ConfigurationError: The variable is set to something other than 1/0, true/false, yes/no, on/off.
     """
     if override is not None:
         return override
@@ -84,7 +100,7 @@ def resolve_bool_env_var(
         return True
     if word in _FALSE:
         return False
-    raise ValueError(
+    raise ConfigurationError(
         f"{env_var.value}={raw!r} is not a truth value; use one of 1, 0, true, false, yes, no, on, off"
     )
 
@@ -103,7 +119,7 @@ def resolve_int_env_var(
     """Return ``override``, else the variable as a whole number, else ``fallback``.
 
     Raises:
-        ValueError: The variable is set to something that is not a whole number.
+        ConfigurationError: The variable is set to something that is not a whole number.
     """
     if override is not None:
         return override
@@ -113,7 +129,7 @@ def resolve_int_env_var(
     try:
         return int(raw)
     except ValueError:
-        raise ValueError(f"{env_var.value}={raw!r} is not a whole number") from None
+        raise ConfigurationError(f"{env_var.value}={raw!r} is not a whole number") from None
 
 
 @overload
@@ -147,6 +163,49 @@ def resolve_setting(
     return _project_table().get(env_var.value.removeprefix("AGL_").lower(), fallback)
 
 
+def resolve_count(env_var: LightningEnvVar, override: int | None, fallback: int) -> int:
+    """Return a setting that counts something, looked up as :func:`resolve_setting` does.
+
+    Raises:
+        ConfigurationError: It is no whole number of at least 1.
+    """
+    value: object = resolve_setting(env_var) if override is None else override
+    if isinstance(value, str):
+        value = int(value) if value.strip().isdecimal() else value
+    if value is None:
+        return fallback
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise ConfigurationError(f"{_named(env_var, override)} is a whole number of at least 1, not {value!r}")
+
+
+def resolve_milliseconds(env_var: LightningEnvVar, override: float | None, fallback: float) -> float:
+    """Return a setting that is a time, looked up as :func:`resolve_setting` does.
+
+    Raises:
+        ConfigurationError: It is no number above 0.
+    """
+    value: object = resolve_setting(env_var) if override is None else override
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    if value is None:
+        return fallback
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _LONGEST_MS:
+        return value
+    raise ConfigurationError(
+        f"{_named(env_var, override)} is a number of milliseconds above 0, not {value!r}"
+    )
+
+
+def _named(env_var: LightningEnvVar, override: object) -> str:
+    """Return how a setting is called where its value came from."""
+    key = env_var.value.removeprefix("AGL_").lower()
+    if override is not None:
+        return key
+    return env_var.value if env_var.value in os.environ else f"{key} in [tool.agentlightning]"
+
+
 def _project_table() -> dict[str, str]:
     path = Path("pyproject.toml")
     if not path.is_file():
@@ -157,4 +216,4 @@ def _project_table() -> dict[str, str]:
         table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("agentlightning", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
         return {}
-    return {key: value for key, value in table.items() if isinstance(value, str)}
+    return {key: str(value) for key, value in table.items() if isinstance(value, (str, int, float))}

@@ -113,7 +113,7 @@ async def store() -> AsyncIterator[LightningStore]:
 @pytest.fixture
 def tracer(store: LightningStore) -> Iterator[OtelTracer]:
     """A worker that records into the store; errors of ours in user code come out, and no flush is given up."""
-    tracer = OtelTracer(policy=reraise, flush_timeout=60)
+    tracer = OtelTracer(policy=reraise, max_wait_time=60_000)
     tracer.init()
     tracer.init_worker(0, store)
     yield tracer

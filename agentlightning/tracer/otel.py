@@ -20,8 +20,8 @@ from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
 from ..codec.raw_call import Endpoint
-from ..env_var import LightningEnvVar, resolve_setting
-from ..errors import ContextArgumentsError, TracerNotReady
+from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
+from ..errors import ConfigurationError, ContextArgumentsError, TracerNotReady
 from ..instrumentation.guard import Guard, Policy
 from ..instrumentation.own_hosts import IsOwnHost, is_loopback
 from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
@@ -62,11 +62,15 @@ class OtelTracer(Tracer):
         endpoints: Model endpoints that are known beside the rollout's resources: URLs, ``LLM`` resources, or
             ``Endpoint`` values.
         chain: Stages that every span passes before it is stored, such as ``pipeline.redact``.
-        flush_timeout: Seconds that leaving ``trace_context`` may wait for its spans to be stored.
+        max_wait_time: Milliseconds that leaving ``trace_context`` may wait for its spans to be stored. Default:
+            ``AGL_MAX_WAIT_TIME``, else 5,000.
         settings: Bounds of the writer.
         policy: What happens to an error of ours inside user code; by default each kind is logged once.
         instrument_llm_calls: Whether model calls are recorded. Without it no HTTP client is touched.
         default_tags: Tags that every span gets, as ``agentlightning.tag.<i>``.
+
+    Raises:
+        ConfigurationError: An option or setting has a value that cannot be used.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class OtelTracer(Tracer):
         capture_tokens: Optional[CaptureTokens] = None,
         endpoints: Sequence[Union[str, LLM, Endpoint]] = (),
         chain: Chain = NO_STAGES,
-        flush_timeout: float = 5.0,
+        max_wait_time: Optional[float] = None,
         settings: Optional[WriterSettings] = None,
         policy: Optional[Policy] = None,
         instrument_llm_calls: bool = True,
@@ -88,8 +92,9 @@ class OtelTracer(Tracer):
         self._capture_tokens = _capture_mode(capture_tokens)
         self._endpoints = [_endpoint(each) for each in endpoints]
         self._chain = Chain((*chain.stages, Tagging(tuple(default_tags)))) if default_tags else chain
-        self._flush_timeout = flush_timeout
-        self._settings = settings
+        milliseconds = resolve_milliseconds(LightningEnvVar.AGL_MAX_WAIT_TIME, max_wait_time, 5_000)
+        self._flush_timeout = milliseconds / 1_000
+        self._settings = settings or WriterSettings()
         self._policy = policy
         self._worker: Optional[_Worker] = None
         self._last: Optional[TraceHandle] = None
@@ -154,7 +159,7 @@ class OtelTracer(Tracer):
 
         The body runs in a new trace whose root span has this ``name`` and links to the span that was current.
         An exception in the body marks the root span ERROR and goes on. Leaving flushes the attempt's spans: after
-        it they can be read from the store, or the log says what could not be written within ``flush_timeout``.
+        it they can be read from the store, or the log says what could not be written within ``max_wait_time``.
         ``with`` inside of a running event loop only starts the flush.
 
         Args:
@@ -563,7 +568,7 @@ def _capture_mode(value: Optional[str]) -> CaptureTokens:
     mode = resolve_setting(LightningEnvVar.AGL_CAPTURE_TOKENS, value, "observe")
     if mode in {"observe", "request"}:
         return cast("CaptureTokens", mode)
-    raise ValueError(f"capture_tokens is 'observe' or 'request', not {mode!r}")
+    raise ConfigurationError(f"capture_tokens is 'observe' or 'request', not {mode!r}")
 
 
 def _otel_status(status: TraceStatus) -> trace.Status:

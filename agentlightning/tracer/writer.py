@@ -24,13 +24,14 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
 from .._turn import Turn
+from ..env_var import LightningEnvVar, resolve_count, resolve_milliseconds
 from ..semconv import DropReason
 from ..types import Account, Span
 from .delivery import Backoff, deliver, insist, within
@@ -55,21 +56,39 @@ MakeOpened = Callable[["SdkSpan", Record], Span]
 
 @dataclass(frozen=True)
 class WriterSettings:
-    """Bounds of a writer. Times are seconds."""
+    """Bounds of a writer.
 
-    flush_interval: float = 0.2
-    """Longest time that a finished span, or the start of an open one, waits for its commit."""
-    max_batch_spans: int = 512
+    The first three are settings: without an argument the environment, ``[tool.agentlightning]`` or the default says.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    batch_size: int = field(default_factory=lambda: resolve_count(LightningEnvVar.AGL_BATCH_SIZE, None, 512))
+    """So many finished spans leave at once, without waiting for more, and no batch has more (``AGL_BATCH_SIZE``)."""
+    flush_interval: float = field(
+        default_factory=lambda: resolve_milliseconds(LightningEnvVar.AGL_FLUSH_INTERVAL, None, 200)
+    )
+    """Milliseconds that a finished span, or the start of an open one, waits for its batch at most
+    (``AGL_FLUSH_INTERVAL``)."""
+    max_queue_size: int = field(
+        default_factory=lambda: resolve_count(LightningEnvVar.AGL_MAX_QUEUE_SIZE, None, 50_000)
+    )
+    """Finished spans that wait for a batch (``AGL_MAX_QUEUE_SIZE``)."""
     max_batch_bytes: int = 4 * 1024 * 1024
-    max_queue_spans: int = 50_000
     max_queue_bytes: int = 64 * 1024 * 1024
     """A single larger span is still taken when the queue is empty."""
     block_timeout: float = 0.1
-    """How long threads of one attempt may wait, in all, for room in a full queue."""
+    """How many seconds threads of one attempt may wait, in all, for room in a full queue."""
     write_timeout: float = 30.0
-    """A write that takes longer counts as failed and is tried again."""
+    """A write that takes more seconds counts as failed and is tried again."""
     max_trace_bytes: int = 64 * 1024 * 1024
     """Finished spans of one ``trace_context`` that ``spans()`` can return."""
+
+    def __post_init__(self) -> None:
+        resolve_count(LightningEnvVar.AGL_BATCH_SIZE, self.batch_size, 0)
+        resolve_count(LightningEnvVar.AGL_MAX_QUEUE_SIZE, self.max_queue_size, 0)
+        resolve_milliseconds(LightningEnvVar.AGL_FLUSH_INTERVAL, self.flush_interval, 0)
 
 
 class _Waiter:
@@ -117,6 +136,8 @@ class Writer:
         make_opened: Optional[MakeOpened] = None,
     ) -> None:
         self.settings = settings or WriterSettings()
+        # A full queue gets no fuller by waiting.
+        self._whole_batch = min(self.settings.batch_size, self.settings.max_queue_size)
         self._make_span = make_span
         self._make_opened = make_opened or opened_span
         self._spools: Dict[int, Spool] = {}
@@ -240,19 +261,18 @@ class Writer:
 
     def _has_batch(self) -> bool:
         """Whether a whole batch waits, which is reason enough not to wait for more."""
-        settings = self.settings
-        return len(self._queue) >= settings.max_batch_spans or self._bytes >= settings.max_batch_bytes
+        return len(self._queue) >= self._whole_batch or self._bytes >= self.settings.max_batch_bytes
 
     def _is_full(self, size: int) -> bool:
         settings = self.settings
         if not self._queue:
             return False
-        return len(self._queue) >= settings.max_queue_spans or self._bytes + size > settings.max_queue_bytes
+        return len(self._queue) >= settings.max_queue_size or self._bytes + size > settings.max_queue_bytes
 
     def _is_behind(self) -> bool:
         """Whether a quarter of the queue is taken: then being whole comes before being polite."""
         settings = self.settings
-        return 4 * len(self._queue) > settings.max_queue_spans or 4 * self._bytes > settings.max_queue_bytes
+        return 4 * len(self._queue) > settings.max_queue_size or 4 * self._bytes > settings.max_queue_bytes
 
     def _wait_for_room(self, scope: Scope, size: int) -> bool:
         if threading.current_thread() is self._thread or asyncio._get_running_loop() is not None:  # noqa: SLF001
@@ -391,7 +411,7 @@ class Writer:
             while True:
                 self._wake.wait()
                 if not self._stopping:
-                    self._full.wait(self.settings.flush_interval)
+                    self._full.wait(self.settings.flush_interval / 1000)
                 self._full.clear()
                 self._wake.clear()
                 loop.run_until_complete(self._cycle_once())
@@ -456,9 +476,7 @@ class Writer:
         entries: List[Entry] = []
         size = 0
         while (
-            self._queue
-            and len(entries) < self.settings.max_batch_spans
-            and size < self.settings.max_batch_bytes
+            self._queue and len(entries) < self.settings.batch_size and size < self.settings.max_batch_bytes
         ):
             entry = self._queue.popleft()
             size += entry.size

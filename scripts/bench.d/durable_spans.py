@@ -87,7 +87,7 @@ def _ours(size: Size, kind: str) -> Sample:
     from agentlightning.store import open_store
 
     store = open_store(f"sqlite:///{size['folder']}/spans.db")
-    with OtelTracer(flush_timeout=600.0).lifespan(store) as tracer:
+    with OtelTracer(max_wait_time=600_000).lifespan(store) as tracer:
         make = _maker(kind, tracer)
         stopwatch = Stopwatch()
         one = stopwatch.rate("one", _one_context(tracer, make, size["spans"]))

@@ -85,7 +85,7 @@ def ours(size: Size) -> Sample:
     async def work() -> Sample:
         inner = open_store("memory://")
         store = FaultyStore(inner, delay=WRITE_SECONDS)
-        with OtelTracer(flush_timeout=60.0).lifespan(store) as tracer:
+        with OtelTracer(max_wait_time=60_000).lifespan(store) as tracer:
             watch = Watch()
 
             async def rollout() -> None:

@@ -42,7 +42,7 @@ def contexts(size: Size) -> Sample:
 
     async def work() -> Sample:
         store = open_store(f"sqlite:///{size['folder']}/spans.db")
-        with OtelTracer(flush_timeout=60.0).lifespan(store) as tracer:
+        with OtelTracer(max_wait_time=60_000).lifespan(store) as tracer:
             await _fill_page_cache(tracer)
             for _ in range(size["contexts"]):
                 await _context(tracer, SPANS_A_CONTEXT)
@@ -65,7 +65,7 @@ def rollouts(size: Size) -> Sample:
         store = open_store(f"sqlite:///{size['folder']}/spans.db")
         early = 0.0
         numbers = iter(range(size["rollouts"]))
-        with OtelTracer(flush_timeout=60.0).lifespan(store) as tracer:
+        with OtelTracer(max_wait_time=60_000).lifespan(store) as tracer:
             await _fill_page_cache(tracer)
 
             async def worker() -> None:

@@ -115,7 +115,7 @@ def _ours(size: Size, url: str) -> Sample:
     workload = Workload()
     store = open_store(url)
     sample: dict[str, float] = {}
-    with OtelTracer(flush_timeout=60.0).lifespan(store) as tracer:
+    with OtelTracer(max_wait_time=60_000).lifespan(store) as tracer:
 
         @contextmanager
         def recorded() -> Iterator[Any]:

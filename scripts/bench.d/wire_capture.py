@@ -91,7 +91,7 @@ def ours(size: Size) -> Sample:
 
     store = open_store(f"sqlite:///{size['folder']}/spans.db")
     with (
-        OtelTracer(flush_timeout=60.0).lifespan(store) as tracer,
+        OtelTracer(max_wait_time=60_000).lifespan(store) as tracer,
         OpenAI(base_url=size["base_url"], api_key="unused") as client,
     ):
         with tracer.trace_context("rollout") as trace:

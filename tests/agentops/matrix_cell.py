@@ -280,7 +280,7 @@ def managed(agent: Agent) -> Dict[str, Any]:
     for note in ("first round", "second round"):
         with unchanged(agent.problems, note):
             store = stores.InMemoryLightningStore()
-            tracer = tracing.AgentOpsTracer(strict=strict, flush_timeout=60)
+            tracer = tracing.AgentOpsTracer(strict=strict, max_wait_time=60_000)
             with tracer.lifespan(store):
                 asyncio.run(_recorded_at_once(agent, tracer, store, note))
     return {}
@@ -294,7 +294,7 @@ async def _recorded_at_once(agent: Agent, tracer: Any, store: Any, note: str) ->
 
 def left_running(agent: Agent) -> None:
     """A worker that nobody tears down, with an agent that starts AgentOps itself."""
-    tracer = import_module("agentlightning.tracer").AgentOpsTracer(flush_timeout=60)
+    tracer = import_module("agentlightning.tracer").AgentOpsTracer(max_wait_time=60_000)
     store = import_module("agentlightning.store").InMemoryLightningStore()
     tracer.init()
     tracer.init_worker(0, store)
@@ -329,7 +329,7 @@ def unmanaged(agent: Agent, order: str) -> Dict[str, Any]:
     """The user's own AgentOps, recorded beside what it sends."""
     stores = import_module("agentlightning.store")
     tracer = import_module("agentlightning.tracer").AgentOpsTracer(
-        agentops_managed=False, strict=True, flush_timeout=60
+        agentops_managed=False, strict=True, max_wait_time=60_000
     )
     with AgentOpsServerManager() as server, ExitStack() as undo:
         theirs = Theirs(agent, server)

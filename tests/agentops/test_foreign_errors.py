@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
-import agentops
-import agentops.exceptions as foreign
 import pytest
-from agentops.client import Client
 
 from agentlightning.errors import (
     AgentOpsError,
@@ -24,6 +22,10 @@ from agentlightning.errors import (
 from agentlightning.instrumentation.agentops.server.manager import AgentOpsServerManager
 from agentlightning.store import LightningStore
 from agentlightning.tracer import AgentOpsTracer
+
+foreign: Any = importlib.import_module("agentops.exceptions")
+operation: Any = importlib.import_module("agentops.sdk.decorators").operation
+Client: Any = importlib.import_module("agentops.client").Client
 
 STARTS: list[tuple[Callable[[], Exception], type[AgentOpsError]]] = [
     (lambda: foreign.ApiServerException("503"), APIError),
@@ -104,7 +106,7 @@ async def test_what_agentops_raises_in_the_agent_reaches_it_unchanged(
 ) -> None:
     raised = make()
 
-    @agentops.operation
+    @operation  # type: ignore[misc]
     def work() -> None:
         raise raised
 

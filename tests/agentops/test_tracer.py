@@ -58,7 +58,7 @@ def agentops_server(shared_server: AgentOpsServerManager) -> AgentOpsServerManag
 @pytest.fixture
 def recorder(store: LightningStore, agentops_server: AgentOpsServerManager) -> Iterator[AgentOpsTracer]:
     """A worker in managed mode; errors of ours come out."""
-    tracer = AgentOpsTracer(server=agentops_server, strict=True, policy=reraise, flush_timeout=60)
+    tracer = AgentOpsTracer(server=agentops_server, strict=True, policy=reraise, max_wait_time=60_000)
     with tracer.lifespan(store):
         yield tracer
 
@@ -326,7 +326,7 @@ def test_a_dead_server_costs_the_rollouts_nothing(model: FakeOpenAI) -> None:
 async def test_a_server_that_is_killed_amid_a_hundred_rollouts_changes_nothing_in_the_store(
     store: LightningStore, model: FakeOpenAI
 ) -> None:
-    tracer = AgentOpsTracer(strict=True, flush_timeout=60)
+    tracer = AgentOpsTracer(strict=True, max_wait_time=60_000)
     finished: List[Any] = []
     with tracer.lifespan(store):
         process = tracer.server.server_process

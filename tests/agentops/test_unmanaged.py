@@ -62,7 +62,7 @@ PROGRAM = """
     store = open_store("memory://")
     if args["first"] == "agentops":
         agentops = started()
-    tracer = AgentOpsTracer(agentops_managed=False, strict=True, flush_timeout=60)
+    tracer = AgentOpsTracer(agentops_managed=False, strict=True, max_wait_time=60_000)
     with tracer.lifespan(store), FakeOpenAI(lambda _: Answer.of("hello you", ids="always")) as server:
         if args["first"] == "tracer":
             agentops = started()

@@ -59,10 +59,12 @@ def test_many_threads_that_export_first_start_one_rollout(store: LightningStore)
     assert len(asyncio.run(store.query_spans(rollout.rollout_id))) == 8
 
 
-def test_export_is_no_success_where_there_was_no_room(store: LightningStore) -> None:
+def test_export_is_no_success_where_there_was_no_room(
+    store: LightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
     stuck = FaultyStore(store, only={"add_many_spans"})
     exporter = LightningSpanExporter(
-        stuck, settings=WriterSettings(max_queue_spans=2, block_timeout=0), timeout=10
+        stuck, settings=WriterSettings(max_queue_size=2, block_timeout=0), timeout=10
     )
     stuck.hold()
     ids = asyncio.run(new_attempt(store))
@@ -72,7 +74,7 @@ def test_export_is_no_success_where_there_was_no_room(store: LightningStore) -> 
     results: List[SpanExportResult] = []
     exporting = threading.Thread(target=lambda: results.append(exporter.export(spans)))
     exporting.start()
-    wait_until(lambda: stuck.held > 0)
+    wait_until(lambda: stuck.held > 0 and "the queue to the store is full" in caplog.text)
     stuck.release()
     exporting.join()
     assert results == [SpanExportResult.FAILURE]

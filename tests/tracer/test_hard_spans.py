@@ -61,7 +61,7 @@ async def test_whatever_a_span_carries_is_stored_or_counted(
     url = "memory://" if scheme == "memory" else f"sqlite:///{tmp_path / 'store.db'}"
     async with open_store(url) as store:
         ids = await new_attempt(store)
-        tracer = OtelTracer(policy=reraise, flush_timeout=60)
+        tracer = OtelTracer(policy=reraise, max_wait_time=60_000)
         with tracer.lifespan(store):
             async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]) as handle:
                 link = trace.Link(trace.get_current_span().get_span_context(), {"why": "x" * 100})
@@ -93,7 +93,7 @@ async def test_whatever_a_span_carries_is_stored_or_counted(
 async def test_the_queue_counts_the_bytes_of_all_that_a_span_carries(store: LightningStore) -> None:
     stuck = FaultyStore(store, only={"add_many_spans"})
     ids = await new_attempt(store)
-    tracer = OtelTracer(flush_timeout=0.01, settings=WriterSettings(max_queue_bytes=3_000_000))
+    tracer = OtelTracer(max_wait_time=10, settings=WriterSettings(max_queue_bytes=3_000_000))
     big = "x" * 1_000_000
     with tracer.lifespan(stuck):
         stuck.hold()
@@ -112,7 +112,7 @@ async def test_the_queue_counts_the_bytes_of_all_that_a_span_carries(store: Ligh
 @pytest.mark.asyncio
 async def test_spans_can_be_read_while_the_writer_settles_them(store: LightningStore) -> None:
     ids = await new_attempt(store)
-    tracer = OtelTracer(policy=reraise, settings=WriterSettings(flush_interval=0.0001, max_batch_spans=3))
+    tracer = OtelTracer(policy=reraise, settings=WriterSettings(flush_interval=0.1, batch_size=3))
     errors: List[BaseException] = []
     over = threading.Event()
     with tracer.lifespan(store):
@@ -182,7 +182,7 @@ async def test_spans_that_the_garbage_collector_ends_on_the_writers_thread_are_s
         return span
 
     ids = await new_attempt(store)
-    tracer = OtelTracer(chain=Chain([chain_collects]), flush_timeout=60)
+    tracer = OtelTracer(chain=Chain([chain_collects]), max_wait_time=60_000)
     before = gc.get_threshold()
     gc.set_threshold(3, 2, 2)  # also inside the writer's own critical sections
     try:

@@ -119,7 +119,7 @@ os.environ.pop("AGL_SPOOL_DIR", None)
 os.environ.pop("XDG_STATE_HOME", None)
 os.environ.pop("HOME", None)
 store = FaultyStore(InMemoryLightningStore(), only={"add_many_spans"})
-tracer = OtelTracer(flush_timeout=0.01)
+tracer = OtelTracer(max_wait_time=10)
 with tracer.lifespan(store), tracer.trace_context():
     pass  # imports what may lie where only root can read
 os.setuid(54_321)  # as containers do that run under a number nobody knows
@@ -163,7 +163,7 @@ from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import OtelTracer
 
 store = InMemoryLightningStore()
-tracer = OtelTracer(flush_timeout=0.01)
+tracer = OtelTracer(max_wait_time=10)
 with tracer.lifespan(store):
     context = tracer.trace_context()
     with context as handle:
@@ -174,7 +174,7 @@ with tracer.lifespan(store):
 @pytest.mark.asyncio
 async def test_a_store_closed_before_teardown_leaves_a_balanced_count(folder: Path) -> None:
     store = InMemoryLightningStore()
-    tracer = OtelTracer(flush_timeout=0.01)
+    tracer = OtelTracer(max_wait_time=10)
     with tracer.lifespan(store):
         async with tracer.trace_context() as handle:
             trace.get_tracer("agent").start_span("step").end()

@@ -39,7 +39,7 @@ async def test_a_store_that_hangs_costs_another_store_no_span(store: LightningSt
     async with InMemoryLightningStore() as inner:
         stuck, healthy = FaultyStore(inner, only={"add_many_spans"}), FaultyStore(store)
         held, other = await new_attempt(stuck), await new_attempt(healthy)
-        tracer = OtelTracer(flush_timeout=0.01)
+        tracer = OtelTracer(max_wait_time=10)
         tracer.init_worker(0)
         stuck.hold()
         # Both attempts are in one batch of the writer; the store that hangs is asked first.
@@ -88,7 +88,7 @@ async def test_a_store_that_breaks_the_contract_does_not_stop_the_writer(
 ) -> None:
     ids = await new_attempt(store)
     strange = Strange(store, how)
-    tracer = OtelTracer(flush_timeout=30)
+    tracer = OtelTracer(max_wait_time=30_000)
     with tracer.lifespan(strange):
         async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]) as handle:
             step("one")
@@ -125,7 +125,7 @@ async def test_leaving_does_not_claim_what_was_spooled_before(
 async def test_a_flush_does_not_claim_what_had_no_room(store: LightningStore) -> None:
     ids = await new_attempt(store)
     stuck = FaultyStore(store, only={"add_many_spans"})
-    tracer = OtelTracer(settings=WriterSettings(max_queue_spans=2, max_batch_spans=1))
+    tracer = OtelTracer(settings=WriterSettings(max_queue_size=2, batch_size=1))
     with tracer.lifespan(stuck):
         async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]) as handle:
             stuck.hold()
@@ -155,7 +155,7 @@ async def test_rollouts_end_while_others_keep_the_queue_full(store: LightningSto
             loop.call_soon_threadsafe(done.set)
             return await super().update_attempt(*args, **more)
 
-    tracer = OtelTracer(settings=WriterSettings(flush_interval=0.001))
+    tracer = OtelTracer(settings=WriterSettings(flush_interval=1))
     busy_store = Busy(store)
     with tracer.lifespan(busy_store):
         scope = tracer.processor.new_scope(busy_store, *busy)
@@ -171,7 +171,7 @@ async def test_rollouts_end_while_others_keep_the_queue_full(store: LightningSto
 
 @pytest.mark.asyncio
 async def test_after_leaving_the_rollout_has_ended(store: LightningStore) -> None:
-    tracer = OtelTracer(settings=WriterSettings(max_batch_spans=3))
+    tracer = OtelTracer(settings=WriterSettings(batch_size=3))
     with tracer.lifespan(store):
         async with tracer.trace_context() as handle:
             for number in range(20):
@@ -248,7 +248,7 @@ async def test_asking_for_tokens_never_hangs_an_agent(store: LightningStore) -> 
             await asyncio.Event().wait()
 
     ids = await new_attempt(store)
-    tracer = OtelTracer(capture_tokens="request", flush_timeout=0.2)
+    tracer = OtelTracer(capture_tokens="request", max_wait_time=200)
     with tracer.lifespan(Hanging(store)):
         async with asyncio.timeout(30):
             async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]):
@@ -265,7 +265,7 @@ def test_sixteen_flushes_keep_their_deadlines_while_a_store_blocks_its_thread(st
             return await super().add_many_spans(spans, **more)
 
     ids = asyncio.run(new_attempt(store))
-    tracer = OtelTracer(flush_timeout=0.01)
+    tracer = OtelTracer(max_wait_time=10)
     with tracer.lifespan(Blocking(store)):
         with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]):
             step()

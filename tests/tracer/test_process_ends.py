@@ -134,7 +134,7 @@ from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
 
 store = FaultyStore(open_store(args["url"]), only={"add_many_spans"})
-tracer = OtelTracer(flush_timeout=0.05)
+tracer = OtelTracer(max_wait_time=50)
 tracer.init_worker(0, store)
 if args["how"] == "hangs":
     store.hold()
@@ -182,7 +182,7 @@ from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.writer import WriterSettings
 
 store = open_store(args["url"])
-tracer = OtelTracer(settings=WriterSettings(flush_interval=0.01))
+tracer = OtelTracer(settings=WriterSettings(flush_interval=10))
 tracer.init_worker(0, store)
 with tracer.trace_context("work", rollout_id=args["ids"][0], attempt_id=args["ids"][1]) as handle:
     for number in itertools.count():

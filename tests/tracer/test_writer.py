@@ -74,13 +74,13 @@ async def test_an_event_loop_never_waits_for_a_slow_store(store: LightningStore)
     assert len(await read(store, ids)) == 1001
 
 
-@pytest.mark.parametrize("bounds", [{"max_batch_spans": 3}, {"max_batch_bytes": 1}])
+@pytest.mark.parametrize("bounds", [{"batch_size": 3}, {"max_batch_bytes": 1}])
 @pytest.mark.asyncio
 async def test_a_flush_of_many_batches_never_waits_for_the_interval(
     store: LightningStore, bounds: Dict[str, int]
 ) -> None:
     ids = await new_attempt(store)
-    tracer = OtelTracer(flush_timeout=60.0, settings=WriterSettings(flush_interval=3600.0, **bounds))
+    tracer = OtelTracer(max_wait_time=60_000, settings=WriterSettings(flush_interval=3_600_000, **bounds))
     with tracer.lifespan(store):
         async with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]) as handle:
             for number in range(7):
@@ -92,7 +92,7 @@ async def test_a_flush_of_many_batches_never_waits_for_the_interval(
 async def test_force_flush_tells_the_truth(store: LightningStore) -> None:
     slow = FaultyStore(store, only={"add_many_spans"})
     ids = await new_attempt(store)
-    tracer = OtelTracer(flush_timeout=0.01)
+    tracer = OtelTracer(max_wait_time=10)
     with tracer.lifespan(slow):
         slow.hold()
         with tracer.trace_context(store=slow, rollout_id=ids[0], attempt_id=ids[1]):
@@ -109,7 +109,7 @@ async def test_leaving_keeps_its_deadline_and_says_what_is_missing(
 ) -> None:
     slow = FaultyStore(store, only={"add_many_spans"})
     ids = await new_attempt(store)
-    tracer = OtelTracer(flush_timeout=0.05)
+    tracer = OtelTracer(max_wait_time=50)
     with tracer.lifespan(slow):
         slow.hold()
         with caplog.at_level(logging.WARNING):
@@ -170,7 +170,7 @@ async def test_one_span_that_the_store_refuses_costs_no_other(store: LightningSt
 async def test_a_full_queue_drops_the_tail_counts_it_and_marks_the_attempt(store: LightningStore) -> None:
     stuck = FaultyStore(store, only={"add_many_spans"})
     ids = await new_attempt(store)
-    tracer = OtelTracer(flush_timeout=0.01, settings=WriterSettings(max_queue_spans=100, max_batch_spans=10))
+    tracer = OtelTracer(max_wait_time=10, settings=WriterSettings(max_queue_size=100, batch_size=10))
     with tracer.lifespan(stuck):
         stuck.hold()
         async with tracer.trace_context(store=stuck, rollout_id=ids[0], attempt_id=ids[1]) as handle:
@@ -192,7 +192,7 @@ def test_a_thread_without_a_loop_waits_for_room_but_not_for_ever(store: Lightnin
     stuck = FaultyStore(store, only={"add_many_spans"})
     ids = asyncio.run(new_attempt(store))
     tracer = OtelTracer(
-        flush_timeout=5, settings=WriterSettings(max_queue_spans=10, max_batch_spans=5, block_timeout=30)
+        max_wait_time=5_000, settings=WriterSettings(max_queue_size=10, batch_size=5, block_timeout=30)
     )
     with tracer.lifespan(stuck):
         stuck.hold()
@@ -269,7 +269,7 @@ async def test_what_no_store_takes_waits_in_the_spool_and_the_next_start_deliver
     dead = FaultyStore(store, only={"add_many_spans"})
     dead.fail_for_ever()
     ids = await new_attempt(store)
-    tracer = OtelTracer(flush_timeout=0.1)
+    tracer = OtelTracer(max_wait_time=100)
     with caplog.at_level(logging.WARNING), tracer.lifespan(dead):
         async with tracer.trace_context(store=dead, rollout_id=ids[0], attempt_id=ids[1]) as handle:
             trace.get_tracer("agent").start_span("step").end()
@@ -301,7 +301,7 @@ def test_a_spool_that_cannot_be_written_is_counted_as_loss(
             dead = FaultyStore(store, only={"add_many_spans"})
             dead.fail_for_ever()
             ids = await new_attempt(store)
-            tracer = OtelTracer(flush_timeout=0.1)
+            tracer = OtelTracer(max_wait_time=100)
             with tracer.lifespan(dead):
                 with tracer.trace_context(store=dead, rollout_id=ids[0], attempt_id=ids[1]) as handle:
                     pass
@@ -365,9 +365,7 @@ async def _play(script: List[Action], fail_every: int, queue: int) -> None:
         faulty = FaultyStore(store, fail_every=fail_every, only={"add_many_spans"})
         ids = [await new_attempt(store) for _ in range(4)]
         truth = [0, 0, 0, 0]
-        tracer = OtelTracer(
-            flush_timeout=0.02, settings=WriterSettings(max_queue_spans=queue, flush_interval=0.001)
-        )
+        tracer = OtelTracer(max_wait_time=20, settings=WriterSettings(max_queue_size=queue, flush_interval=1))
         opened: List[List[trace.Span]] = [[], [], [], []]
         with tracer.lifespan(faulty):
 

@@ -27,7 +27,7 @@ from ...tracer.agentops import AgentOpsTracer
 from ...tracer.otel import OtelTracer
 from .calls import ASYNC, QUESTION, SYNC, TOOL, Call
 
-FLUSH_TIMEOUT = 30.0
+MAX_WAIT_TIME = 30_000  # milliseconds
 """Seconds; a busy machine is not a broken one."""
 
 
@@ -126,7 +126,7 @@ def main(url: str, result: Path) -> None:
     log = _Log()
     logging.getLogger("agentlightning").addHandler(log)
     kind = OtelTracer if probe().range == "none" else AgentOpsTracer
-    tracer: OtelTracer = kind(flush_timeout=FLUSH_TIMEOUT)
+    tracer: OtelTracer = kind(max_wait_time=MAX_WAIT_TIME)
     store = open_store(url)
     seen: Dict[str, str] = {}
     with FakeOpenAI() as server, tracer.lifespan(store):

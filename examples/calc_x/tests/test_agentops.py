@@ -63,7 +63,7 @@ def names(spans: Sequence[Span]) -> list[str]:
 @pytest.mark.asyncio
 async def test_an_operation_and_a_reward_are_one_span_each(store: LightningStore) -> None:
     spans: list[Span] = []
-    async with recording(AgentOpsTracer(flush_timeout=60), store, spans) as decorators:
+    async with recording(AgentOpsTracer(max_wait_time=60_000), store, spans) as decorators:
 
         @decorators.operation  # type: ignore[misc]
         def subtract(a: int, b: int) -> int:
@@ -87,7 +87,7 @@ async def test_an_operation_and_a_reward_are_one_span_each(store: LightningStore
 async def test_the_agent_with_decorators_gives_the_rows_that_it_gives_without(store: LightningStore) -> None:
     spans: list[Span] = []
     with CalculatorPolicyServer(Policy(), run_seed=0) as policy:
-        tracer = AgentOpsTracer(capture_tokens="request", endpoints=[policy.url], flush_timeout=60)
+        tracer = AgentOpsTracer(capture_tokens="request", endpoints=[policy.url], max_wait_time=60_000)
         async with (
             calculator() as tools,
             AsyncOpenAI(base_url=policy.url, api_key="none") as model,

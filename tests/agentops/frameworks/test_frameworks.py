@@ -66,7 +66,7 @@ def shared_server() -> Iterator[AgentOpsServerManager]:
 @pytest.fixture
 def recorder(store: LightningStore, shared_server: AgentOpsServerManager) -> Iterator[AgentOpsTracer]:
     """A worker in managed mode; errors of ours come out."""
-    tracer = AgentOpsTracer(server=shared_server, strict=True, policy=reraise, flush_timeout=60)
+    tracer = AgentOpsTracer(server=shared_server, strict=True, policy=reraise, max_wait_time=60_000)
     with tracer.lifespan(store):
         yield tracer
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from agentlightning import env_var, errors, semconv
 from agentlightning.adapter.reasons import ALL_CODES
-from agentlightning.cli import rows
+from agentlightning.cli import columns as export_columns
 from agentlightning.cli.entry import build_parser
 from agentlightning.cli.options import COMMANDS
 from agentlightning.instrumentation.agentops.table import TABLE
@@ -106,7 +106,7 @@ def columns(kind: str) -> Callable[[], str]:
     json = {"text": "string", "integer": "number", "number": "number", "json": "object or list"}
 
     def render() -> str:
-        found: dict[str, rows.Kind] = getattr(rows, kind)
+        found: dict[str, export_columns.Kind] = getattr(export_columns, kind)
         return table(
             ("column", "Parquet", "JSON Lines"),
             [
@@ -185,9 +185,9 @@ def agentops_releases() -> str:
     )
 
 
-def agentops_cells() -> list[dict[str, Any]]:
+def agentops_cells(page: str = "agentops-matrix") -> list[dict[str, Any]]:
     """Return what ``scripts/matrix-agentops --page`` has kept."""
-    kept = ROOT / "docs" / "reference" / "agentops-matrix.jsonl"
+    kept = ROOT / "docs" / "reference" / f"{page}.jsonl"
     return [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
 
 
@@ -221,6 +221,20 @@ def agentops_changes() -> str:
     )
 
 
+def agentops_clients() -> str:
+    """Return what came of each client's session with the local server; neighbours that are alike share a line."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for told in agentops_cells("agentops-clients"):
+        requests = ", ".join(f"`{request.removeprefix('POST ')}`" for request in told.get("requests", ()))
+        kept = ", ".join(told.get("kept", ()))
+        verdict = told["verdict"] if told["verdict"] == "complete" else "**failed**"
+        lines.setdefault((verdict, requests, kept, "; ".join(told["notes"])), []).append(told["agentops"])
+    return table(
+        ("agentops", "session", "what it posts to", "what is kept of it", "what it warns of by itself"),
+        [(", ".join(releases), *line) for line, releases in lines.items()],
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "commands": commands,
@@ -232,11 +246,13 @@ PARTS: dict[str, Callable[[], str]] = {
     "place-attributes": names("LightningResourceAttributes"),
     "span-names": span_names,
     "triplet-columns": columns("TRIPLET_COLUMNS"),
+    "training-columns": columns("TRAINING_COLUMNS"),
     "span-columns": columns("SPAN_COLUMNS"),
     "reason-codes": reason_codes,
     "agentops-releases": agentops_releases,
     "agentops-matrix": agentops_matrix,
     "agentops-changes": agentops_changes,
+    "agentops-clients": agentops_clients,
 }
 
 

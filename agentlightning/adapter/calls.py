@@ -120,13 +120,14 @@ def _walk(root: Tree, rules: Rules, agent: Optional[str]) -> List[Call]:
     ]
     while pending:
         node, agent_around, in_reward, around = pending.pop()
-        named = agent_name_of(node.span)
-        if named is not None:
-            agent_around = named, node.id
-        agent, agent_span = agent_around
         record = read_call(node.span)
+        is_call = record is not None or rules.llm_call_match.search(str(node.span.name)) is not None
+        named = agent_name_of(node.span)
+        if named is not None:  # a call that names its agent is not the agent
+            agent_around = named, agent_around[1] if is_call else node.id
+        agent, agent_span = agent_around
         below = around
-        if record is not None or rules.llm_call_match.search(str(node.span.name)):
+        if is_call:
             tokens = token_fault(record)
             reason = _selection(agent, in_reward, rules) or _verdict(node.span, record, tokens, rules)
             calls.append(

@@ -1,7 +1,8 @@
 """Training rows ⇄ flat dicts of plain values, for files and data frames.
 
-``triplet_row`` and ``triplet_of_row`` undo each other. Ids, log-probabilities and rewards pass as they are: no
-rounding, ``None`` stays ``None``. What has no fixed shape (content, metadata) is a JSON value.
+``triplet_row`` and ``triplet_of_row`` undo each other; ``training_row`` is the row of one path. Ids,
+log-probabilities and rewards pass as they are: no rounding, ``None`` stays ``None``. What has no fixed shape
+(content, metadata) is a JSON value.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Dict
 
 from ..types import Triplet
+from .training import Segment, TrainingRow
 
 _SIDE = ("token_ids", "logprobs")
 
@@ -63,6 +65,56 @@ def triplet_of_row(row: Mapping[str, Any]) -> Triplet:
         reward=None if reward is None else float(reward),
         metadata=_loaded(row.get("metadata")),
     )
+
+
+def training_row(row: TrainingRow) -> Dict[str, Any]:
+    """Return a training row as a flat dict; see :class:`~agentlightning.adapter.TrainingRow` for the fields."""
+    return {
+        "rollout_id": row.rollout_id,
+        "attempt_id": row.attempt_id,
+        "row": row.index,
+        "group_id": row.group_id,
+        "mode": row.mode,
+        "token_ids": list(row.token_ids),
+        "prompt_length": row.prompt_length,
+        "loss_mask": list(row.loss_mask),
+        "logprobs": list(row.logprobs),
+        "reward": row.reward,
+        "rewards": dict(row.rewards),
+        "finish_reason": row.finish_reason,
+        "cut_tokens": row.cut_tokens,
+        "segments": [_segment(segment) for segment in row.segments],
+        "messages": [copy.deepcopy(message) for message in row.messages],
+    }
+
+
+def _segment(segment: Segment) -> Dict[str, Any]:
+    record = segment.call.record
+    return {
+        "start": segment.start,
+        "end": segment.end,
+        "trained": segment.trained,
+        "span_id": segment.span_id,
+        "choice": segment.choice.index,
+        "response_id": segment.call.response_id,
+        "agent": segment.call.agent,
+        "model": None if record is None else record.response_model or record.request_model,
+        "finish_reason": segment.choice.finish_reason,
+        "logprob_kind": None if record is None else record.logprob_kind,
+        "sampling": {} if record is None else dict(record.sampling_effective),
+        "versions": [
+            {"version": part.version, "start": part.start, "end": part.end} for part in segment.versions
+        ],
+        "rewards": [
+            {
+                "value": step.value,
+                "rewards": dict(step.dimensions),
+                "tokens": step.tokens,
+                "span_id": step.span_id,
+            }
+            for step in segment.rewards
+        ],
+    }
 
 
 def _side(value: Any) -> Dict[str, Any]:

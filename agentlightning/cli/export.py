@@ -15,15 +15,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, AsyncIterator, List, Protocol, Sequence, Tuple
 
-from ..adapter import TracerTraceToTriplet
+from ..adapter import TracerTraceToTriplet, build_rows
 from ..errors import InvalidArgument
 from ..store.base import LightningStore
 from ..types import Attempt, Rollout
 from . import lookup, options, output
+from .columns import (
+    SPAN_COLUMNS,
+    TRAINING_COLUMNS,
+    TRIPLET_COLUMNS,
+    Kind,
+    Row,
+    span_rows,
+    training_rows,
+    triplet_rows,
+)
 from .entry import DONE, NEGATIVE
-from .rows import SPAN_COLUMNS, TRIPLET_COLUMNS, Kind, Row, span_rows, triplet_rows
 
 STDOUT = "-"
+
+_COLUMNS = {"triplets": TRIPLET_COLUMNS, "rows": TRAINING_COLUMNS, "spans": SPAN_COLUMNS}
 
 
 class Writer(Protocol):
@@ -57,7 +68,12 @@ def add_parser(subparsers: options.Subparsers) -> None:
     parser.add_argument(
         "--format", choices=("jsonl", "parquet"), help="default: by the name of the file, else jsonl"
     )
-    parser.add_argument("--what", choices=("triplets", "spans"), default="triplets", help="default: triplets")
+    parser.add_argument(
+        "--what",
+        choices=tuple(_COLUMNS),
+        default="triplets",
+        help="triplets: a row per model call; rows: a row per path, to train on (default: triplets)",
+    )
     parser.add_argument(
         "--all-attempts", action="store_true", help="also those that were retried (default: the latest)"
     )
@@ -73,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace, wanted: str) -> int:
-    columns = TRIPLET_COLUMNS if args.what == "triplets" else SPAN_COLUMNS
+    columns = _COLUMNS[args.what]
     written, without = 0, 0
     async with lookup.open_existing(args.store) as store:
         rollouts = list(reversed(await lookup.filtered(store, args)))
@@ -101,11 +117,12 @@ async def _rows(
         rows: List[Row] = []
         for attempt in attempts if all_attempts else attempts[-1:]:
             spans = list(await store.query_spans(rollout.rollout_id, attempt.attempt_id))
-            rows += (
-                span_rows(spans)
-                if what == "spans"
-                else triplet_rows(rollout, attempt.attempt_id, adapter.adapt(spans))
-            )
+            if what == "spans":
+                rows += span_rows(spans)
+            elif what == "rows":
+                rows += training_rows(build_rows(spans, rollout=rollout))
+            else:
+                rows += triplet_rows(rollout, attempt.attempt_id, adapter.adapt(spans))
         yield rows
 
 

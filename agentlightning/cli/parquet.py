@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any, List, Optional, Self
 
 from ..errors import MissingExtra
+from .columns import Kind, Row
 from .output import to_json
-from .rows import Kind, Row
 
 try:
     import pyarrow as pa

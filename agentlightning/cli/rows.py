@@ -1,85 +1,184 @@
-"""The rows that ``agl export`` writes: one table of columns for both formats.
-
-Token ids are integers and log-probabilities doubles, exactly as captured. What has no fixed shape (messages,
-attributes, metadata) is an object in JSON Lines and JSON text in Parquet. ``docs/reference/export.md``
-documents the columns.
-"""
+"""``agl rows``: the training rows of an attempt, and with ``--why`` what became of each model call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Dict, Final, Literal
+import argparse
+import asyncio
+import re
+from typing import Any, Dict, List
 
-from ..adapter.rows import triplet_row
-from ..types import Rollout, Span, Triplet
+from ..adapter import Decision, RowPolicy, RowSet, TrainingRow, build_rows
+from ..adapter.reasons import explained
+from ..adapter.rows import training_row
+from ..errors import InvalidArgument
+from ..types import Attempt, Rollout
+from . import lookup, options, output
+from .entry import DONE, NEGATIVE
 
-Row = Dict[str, Any]
-Kind = Literal["text", "integer", "number", "integers", "numbers", "json"]
-
-TRIPLET_COLUMNS: Final[Dict[str, Kind]] = {
-    "rollout_id": "text",
-    "attempt_id": "text",
-    "row": "integer",
-    "mode": "text",
-    "call": "integer",
-    "choice": "integer",
-    "span_id": "text",
-    "response_id": "text",
-    "agent": "text",
-    "model": "text",
-    "prompt_token_ids": "integers",
-    "response_token_ids": "integers",
-    "logprobs": "numbers",
-    "finish_reason": "text",
-    "policy_version": "json",
-    "reward": "number",
-    "rewards": "json",
-    "final_reward": "number",
-    "prompt": "json",
-    "response": "json",
-    "metadata": "json",
-}
-"""One row per model call. ``prompt`` and ``response`` are those of the triplet without its token columns."""
-
-SPAN_COLUMNS: Final[Dict[str, Kind]] = {
-    "rollout_id": "text",
-    "attempt_id": "text",
-    "sequence_id": "integer",
-    "trace_id": "text",
-    "span_id": "text",
-    "parent_id": "text",
-    "name": "text",
-    "status_code": "text",
-    "status_description": "text",
-    "start_time": "number",
-    "end_time": "number",
-    "attributes": "json",
-    "events": "json",
-    "links": "json",
-    "context": "json",
-    "parent": "json",
-    "resource": "json",
-}
-"""One row per ended span."""
+ANY_ROLE = "any"
 
 
-def triplet_rows(rollout: Rollout, attempt_id: str, triplets: Sequence[Triplet]) -> Iterator[Row]:
-    """Yield a row per triplet, numbered from 0 within the attempt."""
-    for index, triplet in enumerate(triplets):
-        place = {
-            "rollout_id": rollout.rollout_id,
-            "attempt_id": attempt_id,
-            "row": index,
-            "mode": rollout.mode,
-        }
-        row = {**triplet_row(triplet), **place}
-        yield {name: row[name] for name in TRIPLET_COLUMNS}
+def add_parser(subparsers: options.Subparsers) -> None:
+    """Declare the command."""
+    parser = options.command(subparsers, "rows", run, details="Exit code 1: there is no row.")
+    options.add_rollout(parser)
+    parser.add_argument(
+        "--why", action="store_true", help="also print train, context or skip for each call, and the reason"
+    )
+    parser.add_argument("--agent", metavar="REGEX", help="train only calls of agents with such a name")
+    parser.add_argument(
+        "--role",
+        action="append",
+        metavar="ROLE",
+        help=f"train calls of this role; {ANY_ROLE} = all (default: agent)",
+    )
+    parser.add_argument("--abandoned", action="store_true", help="train answers that the agent gave up, too")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="cut rows that are longer")
+    options.add_json(parser)
 
 
-def span_rows(spans: Sequence[Span]) -> Iterator[Row]:
-    """Yield a row per span."""
-    for span in spans:
-        fields = span.model_dump()
-        status = fields.pop("status")
-        fields |= {"status_code": status["status_code"], "status_description": status["description"]}
-        yield {name: fields[name] for name in SPAN_COLUMNS}
+def run(args: argparse.Namespace) -> int:
+    """Print the rows."""
+    return asyncio.run(_run(args, policy_of(args)))
+
+
+def policy_of(args: argparse.Namespace) -> RowPolicy:
+    """Return what the options ask for.
+
+    Raises:
+        InvalidArgument: One of them cannot be.
+    """
+    roles = {"agent"} if args.role is None else None if ANY_ROLE in args.role else set(args.role)
+    try:
+        return RowPolicy(
+            agent_match=args.agent,
+            roles=roles,
+            abandoned="train" if args.abandoned else "skip",
+            max_tokens=args.max_tokens,
+        )
+    except re.error as error:
+        raise InvalidArgument(f"--agent {args.agent!r} is no regular expression: {error}") from error
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from error
+
+
+async def _run(args: argparse.Namespace, policy: RowPolicy) -> int:
+    async with lookup.open_existing(args.store) as store:
+        rollout = await lookup.find_rollout(store, args.rollout)
+        attempt = await lookup.find_attempt(store, rollout, args.attempt)
+        spans = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
+    rows = build_rows(spans, policy, rollout=rollout)
+    if args.json:
+        output.print_json(_as_json(rows))
+    else:
+        _print(rollout, attempt, rows, why=args.why)
+    return DONE if rows else NEGATIVE
+
+
+def _as_json(rows: RowSet) -> Dict[str, Any]:
+    return {
+        "rows": [training_row(row) for row in rows],
+        "decisions": [_decision(decision) for decision in rows.decisions],
+        "unknown_rewards": [match.span.span_id for match in rows.unknown_rewards],
+        "breaks": {cause.value: count for cause, count in rows.breaks.items()},
+        "reasons": [reason.code for reason in rows.reasons],
+    }
+
+
+def _decision(decision: Decision) -> Dict[str, Any]:
+    return {
+        "span_id": decision.span_id,
+        "choice": decision.choice,
+        "agent": decision.call.agent,
+        "use": decision.use.value,
+        "tokens": decision.tokens,
+        "rows": list(decision.rows),
+        "code": decision.code,
+        "detail": decision.detail,
+        "prefix": None if decision.prefix is None else decision.prefix.as_json(),
+    }
+
+
+def _print(rollout: Rollout, attempt: Attempt, rows: RowSet, *, why: bool) -> None:
+    tokens = output.count(rows.trained_tokens, "trained token")
+    print(f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({attempt.status})")
+    print(f"{output.count(len(rows), 'row')}, {tokens}")
+    if rows:
+        print()
+        _print_rows(rows)
+    if why or not rows:
+        _print_why(rows)
+    else:
+        output.say("agl rows --why says what became of each model call")
+
+
+def _print_rows(rows: RowSet) -> None:
+    from . import terminal
+
+    terminal.print_table(
+        (">ROW", ">TOKENS", ">TRAINED", ">ANSWERS", ">REWARD", "VERSIONS", "ENDS"),
+        [
+            (
+                str(row.index),
+                str(len(row)),
+                str(row.trained_tokens),
+                str(len(row.segments)),
+                output.number(row.reward) or "unscored",
+                _versions(row),
+                row.finish_reason or "",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _versions(row: TrainingRow) -> str:
+    if row.versions is None:
+        return "unknown"
+    oldest, newest = row.versions
+    return str(oldest) if oldest == newest else f"{oldest} to {newest}"
+
+
+def _print_why(rows: RowSet) -> None:
+    from . import terminal
+
+    if rows.decisions:
+        print()
+        terminal.print_table(
+            ("SPAN", "AGENT", ">TOKENS", "USE", ">ROW", "PROMPT", "WHY"),
+            [
+                (
+                    decision.span_id,
+                    output.one_line(decision.call.agent, 24),
+                    str(decision.tokens),
+                    decision.use.value,
+                    ",".join(map(str, decision.rows)),
+                    _prompt(decision),
+                    _why(decision),
+                )
+                for decision in rows.decisions
+            ],
+            wrap="WHY",
+        )
+    told: List[str] = []
+    for code in dict.fromkeys([*rows.counts, *(reason.code for reason in rows.reasons)]):
+        told += ["", f"{code}: {explained(code).sentence}"]
+        told += [f"  → {explained(code).cure}"] if explained(code).cure else []
+    for match in rows.unknown_rewards:
+        reason = match.reason.sentence if match.reason is not None else ""
+        told += ["", f"reward {match.span.span_id} is for nobody: {reason}"]
+    if told:
+        print("\n".join(told))
+
+
+def _prompt(decision: Decision) -> str:
+    prefix = decision.prefix
+    if prefix is None:
+        return ""
+    return prefix.kind.value if prefix.cause is None else f"breaks: {prefix.cause.value}"
+
+
+def _why(decision: Decision) -> str:
+    if decision.code is None:
+        return ""
+    return f"{decision.code} ({decision.detail})" if decision.detail else decision.code

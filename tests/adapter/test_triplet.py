@@ -12,7 +12,7 @@ import pytest
 
 from agentlightning.adapter import RewardMatchPolicy, TracerTraceToTriplet, TraceTree, Transition
 from agentlightning.adapter.rows import triplet_of_row, triplet_row
-from agentlightning.cli.rows import triplet_rows
+from agentlightning.cli.columns import triplet_rows
 from agentlightning.codec.attributes import make_link_attributes
 from agentlightning.codec.genai import call_attributes
 from agentlightning.codec.model_call import Choice, ModelCall, PolicySpan, Usage, invalid, none

@@ -51,6 +51,19 @@ def test_memory_opens_a_new_store_each_time() -> None:
     asyncio.run(two.close())
 
 
+def test_our_stores_open_beside_a_package_whose_metadata_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken-1.0.dist-info"
+    broken.mkdir()
+    (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n", encoding="utf-8")
+    (broken / "entry_points.txt").write_bytes(b"\xff\xfe")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UnicodeDecodeError):
+        entry_points(group="agentlightning.stores")
+    asyncio.run(open_store("memory://").close())
+
+
 def test_three_slashes_are_a_relative_path_and_four_an_absolute_one(tmp_path: Path) -> None:
     assert isinstance(used(open_store("sqlite:///here.db")), SqliteLightningStore)
     assert (tmp_path / "here.db").is_file()

@@ -69,7 +69,7 @@ def decode_request(
         NotAnExportRequest: The bytes are no such request, are cut off, or are too many.
         MissingExtra: The request is protobuf, and ``opentelemetry-proto`` is not installed.
     """
-    plain = _decompressed(body, content_encoding.strip().lower(), limit)
+    plain = decompressed(body, content_encoding.strip().lower(), limit)
     media_type = content_type.partition(";")[0].strip().lower()
     is_json = media_type == "application/json" or media_type.endswith("+json")
     found: List[Span] = []
@@ -102,8 +102,12 @@ def can_decode_protobuf() -> bool:
 # ---------------------------------------------------------------------- compression
 
 
-def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
-    """Undo the encoding; unlike ``content_encoding.undo``, a cut body is refused: its tail would be lost silently."""
+def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
+    """Undo the encoding; unlike ``content_encoding.undo``, a cut body is refused: its tail would be lost silently.
+
+    Raises:
+        NotAnExportRequest: The encoding is unknown, the bytes do not fit it, or they are more than ``limit``.
+    """
     if encoding in {"", "identity"}:
         return _within(body, limit)
     if encoding in {"gzip", "x-gzip"}:

@@ -96,13 +96,6 @@ def test_spans_as_json_arrive_too(server: AgentOpsServerManager) -> None:
     assert "span id" in error["reason"]
 
 
-def test_metrics_and_logs_are_kept_as_they_came(server: AgentOpsServerManager) -> None:
-    for path in ("/v1/metrics", "/v1/logs"):
-        assert send(server.url, "POST", path, b"\x01\xff", PROTOBUF)[::2] == (200, b"")
-    kept = server.recorded("metrics")
-    assert [(each["signal"], each["body_base64"]) for each in kept] == [("metrics", "Af8="), ("logs", "Af8=")]
-
-
 @pytest.mark.parametrize("path", ["/v4/logs/upload/", "/v4/logs/upload"])
 @pytest.mark.parametrize("value", ["printed", {"body": "printed"}])
 def test_uploaded_logs_are_read_in_both_forms(server: AgentOpsServerManager, path: str, value: Any) -> None:

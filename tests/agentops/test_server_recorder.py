@@ -36,10 +36,15 @@ def test_bytes_never_pass_their_limit(texts: list[str]) -> None:
         assert count["received"] == count["kept"] + count["dropped"]
 
 
-def test_what_is_larger_than_the_limit_is_given_up_and_counted() -> None:
-    recorder = Recorder({"logs": Limit(10, 10)})
-    recorder.add_texts("logs", ["1" * 11])
-    assert recorder.counts()["logs"] == {"received": 1, "kept": 0, "dropped": 1, "bytes": 0}
+def test_what_is_larger_than_the_limit_is_given_up_and_pushes_nothing_out() -> None:
+    recorder = Recorder({"logs": Limit(10, 20)})
+    recorder.add_texts("logs", ["12", "1" * 21])
+    assert recorder.read("logs") == [b"12"]
+    assert recorder.counts()["logs"] == {"received": 2, "kept": 1, "dropped": 1, "bytes": 2}
+    recorder.merge("logs", "s", {"received": 0})
+    assert len(recorder.read("logs")) == 2
+    recorder.merge("logs", "s", {"a": "1" * 21})
+    assert recorder.read("logs") == [b"12"]
 
 
 def test_merging_keeps_fields_and_the_time_of_the_first() -> None:

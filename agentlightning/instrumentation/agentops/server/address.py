@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 
 from ....errors import AgentOpsServerError
+from ....remote.rule import is_loopback
 
 BACKLOG = 1024
 """Connections that may wait while the process starts; the system caps it (net.core.somaxconn)."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only be reached from this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket:

@@ -13,7 +13,7 @@ import importlib
 import logging
 import uuid
 from collections.abc import Mapping
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 TOKEN = "dummy"  # noqa: S105 - clients treat it as opaque text and send it back
 PROJECT_ID = "dummy"
 BODY_KEPT = 16 * 1024
-"""Bytes of a body that are kept with the request; what is decoded is kept whole elsewhere."""
+"""Bytes of a body that are kept with the request, or of what cannot be read; what is decoded is kept whole."""
 JWT_PREFIX = "local."
 
 
@@ -184,11 +184,8 @@ def _otlp(app: Flask, recorder: Recorder) -> None:
     def traces() -> Response:
         # What decodes loads pydantic and protobuf; a server that gets no span does without.
         decoding = importlib.import_module(".decoding", __package__)
-        content_type, encoding = (
-            request.headers.get(name, "") for name in ("Content-Type", "Content-Encoding")
-        )
         try:
-            texts, rejected = decoding.span_texts(request.get_data(), content_type, encoding)
+            texts, rejected = decoding.span_texts(request.get_data(), *_encodings())
         except NotAnExportRequest as error:
             _unreadable(recorder, str(error))
             return problem(400, str(error))
@@ -203,8 +200,21 @@ def _otlp(app: Flask, recorder: Recorder) -> None:
     @app.post("/v1/metrics", defaults={"signal": "metrics"})
     @app.post("/v1/logs", defaults={"signal": "logs"})
     def others(signal: str) -> Response:
-        recorder.add("metrics", {"signal": signal, **_posted()})
+        signals = importlib.import_module(".signals", __package__)
+        try:
+            found = signals.records(signal, request.get_data(), *_encodings())
+        except (NotAnExportRequest, MissingExtra) as error:
+            recorder.add(signal, _posted())
+            _unreadable(recorder, str(error))
+            # Without the package the client is right, so it must not hear of it.
+            return _otlp_accepted() if isinstance(error, MissingExtra) else problem(400, str(error))
+        for each in found:
+            recorder.add(signal, each)
         return _otlp_accepted()
+
+
+def _encodings() -> Tuple[str, str]:
+    return request.headers.get("Content-Type", ""), request.headers.get("Content-Encoding", "")
 
 
 def _otlp_accepted() -> Response:
@@ -214,10 +224,12 @@ def _otlp_accepted() -> Response:
 
 
 def _posted() -> Dict[str, Any]:
+    content_type, content_encoding = _encodings()
     return {
-        "content_type": request.headers.get("Content-Type", ""),
-        "content_encoding": request.headers.get("Content-Encoding", ""),
-        "body_base64": base64.b64encode(request.get_data()).decode("ascii"),
+        "content_type": content_type,
+        "content_encoding": content_encoding,
+        "size": len(request.get_data()),
+        "body_base64": base64.b64encode(request.get_data()[:BODY_KEPT]).decode("ascii"),
     }
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
-from .address import is_loopback
+from ....remote.rule import is_loopback
 from .answers import answer, problem
 from .faults import Faults, parse
 from .page import render

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable, List
 from flask import Response
 
 from .faults import Faults
-from .recorder import Recorder
+from .recorder import Recorder, from_kept
 
 SPANS_SHOWN, OTHERS_SHOWN = 200, 50
 VALUE_SHOWN = 4000
@@ -83,7 +83,7 @@ def _spans(recorder: Recorder) -> str:
         return ""
     return (
         "<h2>Spans</h2><table><tr><th>name<th>status<th>seconds<th>rollout<th>attempt<th>trace</tr>"
-        f"{''.join(_span_row(json.loads(text)) for text in reversed(texts))}</table>"
+        f"{''.join(_span_row(from_kept(text)) for text in reversed(texts))}</table>"
     )
 
 
@@ -101,7 +101,7 @@ def _others(recorder: Recorder) -> Iterable[str]:
     for kind in recorder.kinds:
         texts = [] if kind == "spans" else recorder.read(kind, newest=OTHERS_SHOWN)
         if texts:
-            lines = "".join(_other(kind, json.loads(text)) for text in reversed(texts))
+            lines = "".join(_other(kind, from_kept(text)) for text in reversed(texts))
             yield f"<h2>{kind.capitalize()}</h2>{lines}"
 
 
@@ -110,7 +110,8 @@ def _other(kind: str, value: Dict[str, Any]) -> str:
         "requests": ["method", "path", "status"],
         "sessions": ["session_id", "end_state"],
         "events": ["event_type", "name", "action_type", "model"],
-        "logs": ["trace_id"],
+        "logs": ["severity", "text"],
+        "metrics": ["name"],
         "errors": ["path", "reason"],
         "agents": ["name"],
     }
@@ -122,7 +123,10 @@ def _other(kind: str, value: Dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+    except RecursionError:
+        text = "nested too deeply to be shown here"
     more = f" … {len(text) - VALUE_SHOWN} more characters" if len(text) > VALUE_SHOWN else ""
     return f"<pre>{_plain(text[:VALUE_SHOWN], 10**9)}{more}</pre>"
 

@@ -2,7 +2,8 @@
 
 Everything is kept as JSON text, so its size is known exactly and reading it costs nothing. Each kind has limits of its
 own, by count and by bytes: a flood of one kind never pushes out another, such as spans. The oldest goes first, is
-counted, and the log says so once. Numbers go up over all kinds, so that a reader can ask for what is new.
+counted, and the log says so once; what is larger than the limit by itself is counted and not kept. Numbers go up over
+all kinds, so that a reader can ask for what is new.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         "errors": Limit(1_000, 8 * MIB),
     }
 )
-"""Kind → limit. ``logs`` and ``objects`` are uploads; ``errors`` are what clients reported and what was unreadable."""
+"""Kind → limit. ``logs`` are uploads and OTLP log records, ``objects`` are uploads, ``errors`` are what clients
+reported and what was unreadable."""
 
 
 class _Entry(NamedTuple):
@@ -61,6 +63,11 @@ class _Ring:
 
     def put(self, key: Union[int, str], entry: _Entry) -> None:
         before = self.entries.pop(key, None)
+        if len(entry.text) > self.limit.size:  # else it would push everything out, and then itself
+            self.size -= len(before.text) if before else 0
+            self.received += before is None
+            self.dropped += 1
+            return
         self.size += len(entry.text) - (len(before.text) if before else 0)
         self.received += before is None
         self.entries[key] = entry
@@ -102,7 +109,7 @@ class Recorder:
         with self._lock:
             ring = self._rings[kind]
             before = ring.entries.get(key)
-            old: Dict[str, Any] = json.loads(before.text) if before else {"received": self._clock()}
+            old: Dict[str, Any] = from_kept(before.text) if before else {"received": self._clock()}
             self._put(kind, ring, key, to_text({**old, **value}))
 
     def _put(self, kind: str, ring: _Ring, key: Optional[str], text: str) -> None:
@@ -164,6 +171,14 @@ def from_text(body: Union[str, bytes]) -> Any:
         return json.loads(body, parse_constant=str, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def from_kept(text: Union[str, bytes]) -> Any:
+    """Return the value of a text that was kept; one that is too deep to be read from here says so."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return {"unreadable": "nested too deeply"}
 
 
 def _finite(text: str) -> Union[float, str]:

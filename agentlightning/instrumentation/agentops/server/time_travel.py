@@ -10,11 +10,10 @@ answered (its first chunk is all that is sent), and where the agent recorded the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Dict, List, Optional
 
-from .recorder import from_text, to_text
+from .recorder import from_kept, from_text, to_text
 
 
 def replayable(events: Iterable[bytes], session_id: str) -> List[Dict[str, Any]]:
@@ -26,7 +25,7 @@ def _rows(events: Iterable[bytes], session_id: str) -> Iterator[Dict[str, Any]]:
     for text in events:
         if b'"llms"' not in text:
             continue
-        event = json.loads(text)
+        event = from_kept(text)
         if event.get("event_type") != "llms" or event.get("session_id") != session_id:
             continue
         messages, answer = event.get("prompt"), _completion(event.get("returns"))

@@ -120,6 +120,23 @@ def test_no_body_gives_a_500(kept: AgentOpsServerManager, name: str) -> None:
                 json.loads(answer)
 
 
+@pytest.mark.parametrize("path", ["/v2/create_session", "/v1/logs"])
+def test_what_is_kept_however_deep_is_shown(path: str) -> None:
+    heads = {
+        "/v2/create_session": '{"session":{"session_id":"s","deep":',
+        "/v1/logs": '{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"severityNumber":',
+    }
+    closing = {"{": "}", "[": "]"}
+    # Somewhere between is what Python still reads and does not write, or reads here and not there.
+    for depth in range(940, 1000):
+        with create_app().test_client() as client:
+            text = heads[path] + "[" * depth
+            body = text + "".join(closing[each] for each in reversed(text) if each in closing)
+            for sent in (body, heads[path] + "0" + body[len(text) + depth :]):
+                assert client.post(path, data=sent, headers=JSON).status_code < 500
+                assert client.get("/").status_code == 200
+
+
 @pytest.mark.parametrize("name", RAW)
 def test_what_is_no_proper_request_is_refused_and_nothing_of_it_is_kept(
     kept: AgentOpsServerManager, name: str

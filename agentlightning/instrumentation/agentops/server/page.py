@@ -15,6 +15,7 @@ SPANS_SHOWN, OTHERS_SHOWN = 200, 50
 VALUE_SHOWN = 4000
 """Characters of one record; ``/_recorded`` has all of them."""
 
+_JSON = json.JSONEncoder(indent=2, ensure_ascii=False)
 _INLINE = "'unsafe-inline'"
 _STYLE = """
 body{font:14px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:72rem;padding:0 1rem;color:#1b1b1f}
@@ -123,12 +124,13 @@ def _other(kind: str, value: Dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    try:
-        text = json.dumps(value, indent=2, ensure_ascii=False)
-    except RecursionError:
-        text = "nested too deeply to be shown here"
-    more = f" … {len(text) - VALUE_SHOWN} more characters" if len(text) > VALUE_SHOWN else ""
-    return f"<pre>{_plain(text[:VALUE_SHOWN], 10**9)}{more}</pre>"
+    """Return the beginning; writing all of it takes long where it is large or deep."""
+    text = ""
+    for piece in _JSON.iterencode(value):
+        text += piece
+        if len(text) > VALUE_SHOWN:
+            return f"<pre>{_plain(text[:VALUE_SHOWN], VALUE_SHOWN)} … (all of it: /_recorded)</pre>"
+    return f"<pre>{_plain(text, VALUE_SHOWN)}</pre>"
 
 
 def _plain(value: Any, width: int = 200) -> str:

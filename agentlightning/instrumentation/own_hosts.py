@@ -3,6 +3,10 @@
 The ids of a rollout travel as W3C baggage in the OpenTelemetry context, and OpenTelemetry's HTTP instrumentations
 write all baggage into every request. Around a request to a stranger the context is one without our two entries;
 everybody else's baggage goes where it went.
+
+The Model Context Protocol carries baggage inside of messages (SEP-414: ``params._meta.baggage``), and whoever writes it
+there does not know yet where the message goes. Our entries are taken out of it where the HTTP client makes the request
+of it; a server that is a child process, reached by its pipes, gets them.
 """
 
 from __future__ import annotations
@@ -62,6 +66,11 @@ class Baggage:
         if token is not None:
             context.detach(token)
 
+    def patch_http(self, library: ModuleType) -> list[Patch]:
+        """Patch the method of httpx or httpx2 that makes requests, by which clients of the protocol send messages."""
+        owner = defining_class(library.Client, "build_request")
+        return [] if owner is None else [AttributePatch(owner, "build_request", self._around_build, _SAYS)]
+
     def patch_requests(self, sessions: ModuleType) -> list[Patch]:
         """Patch ``requests.sessions``: ``request`` as well as ``send``.
 
@@ -76,6 +85,33 @@ class Baggage:
         """Patch the method of ``aiohttp.ClientSession`` through which all its requests go."""
         owner = defining_class(aiohttp.ClientSession, "_request")
         return [] if owner is None else [AttributePatch(owner, "_request", self._around_aiohttp, _SAYS)]
+
+    def _around_build(self, original: Any, patch: Patch) -> Any:
+        def build_request(client: Any, method: Any, url: Any, **kwargs: Any) -> Any:
+            request = original(client, method, url, **kwargs)
+            cleaned = self._without_ids(request, kwargs.get("json")) if patch.active else None
+            return (
+                request if cleaned is None else original(client, method, url, **{**kwargs, "json": cleaned})
+            )
+
+        return functools.wraps(original)(build_request)
+
+    def _without_ids(self, request: Any, message: Any) -> Optional[dict[str, Any]]:
+        """Return a message to a stranger without our baggage, or ``None`` where it may go as it is."""
+        with self._guard("hiding baggage"):
+            params = _inside(message, "params")
+            meta = _inside(params, "_meta")
+            written = meta.get("baggage")
+            if not isinstance(written, str) or self._is_own_host(request.url.host):
+                return None
+            entries = written.split(",")
+            kept = [entry for entry in entries if entry.partition("=")[0].strip() not in _KEYS]
+            if len(kept) == len(entries):
+                return None
+            others = {name: value for name, value in meta.items() if name != "baggage"}
+            cleaned = {**others, "baggage": ",".join(kept)} if kept else others
+            return {**message, "params": {**params, "_meta": cleaned}}
+        return None
 
     def _around_request(self, original: Any, patch: Patch) -> Any:
         def request(session: Any, method: Any, url: Any, *args: Any, **kwargs: Any) -> Any:
@@ -113,6 +149,11 @@ class Baggage:
                 self.leave(token)
 
         return functools.wraps(original)(_request)
+
+
+def _inside(value: Any, name: str) -> dict[str, Any]:
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _host(url: Any) -> Optional[str]:

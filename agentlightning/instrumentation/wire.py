@@ -159,7 +159,7 @@ class _Capture:
             patches.append(
                 AttributePatch(owner, "send", functools.partial(wrap, tees), "notes the bytes of model calls")
             )
-        return patches
+        return patches + (self.baggage.patch_http(library) if patches else [])
 
     def patch_openai(self, base_client: ModuleType) -> list[Patch]:
         """Patch the methods of the openai client inside which it retries, where it has them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -78,6 +79,56 @@ def test_a_request_of_httpx_carries_our_baggage_to_our_hosts_only(own: bool, pat
     inside = {**OURS, **THEIRS} if own else THEIRS
     assert seen.seen == [inside, inside, {**OURS, **THEIRS}]
     assert context.get_current() == before
+
+
+@pytest.mark.usefixtures("_in_rollout")
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "mcp.example"])
+@pytest.mark.parametrize("others", [{}, THEIRS])
+def test_a_message_of_the_model_context_protocol_carries_our_baggage_to_our_hosts_only(
+    host: str, others: dict[str, str]
+) -> None:
+    streamable_http = pytest.importorskip("mcp.client.streamable_http")
+    mcp, httpx2 = pytest.importorskip("mcp"), pytest.importorskip("httpx2")
+    seen: list[dict[str, Any]] = []
+
+    def server(request: Any) -> Any:
+        message = json.loads(request.content or b"{}")
+        if "id" not in message:
+            return httpx2.Response(202)
+        seen.append(message["params"])
+        result = {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "serverInfo": {"name": "calculator", "version": "1"},
+            "content": [{"type": "text", "text": "4"}],
+            "tools": [],
+        }
+        return httpx2.Response(200, json={"jsonrpc": "2.0", "id": message["id"], "result": result})
+
+    async def agent() -> str:
+        current = context.get_current()
+        for key in THEIRS.keys() - others.keys():
+            current = baggage.remove_baggage(key, current)
+        context.attach(current)
+        async with (
+            httpx2.AsyncClient(transport=httpx2.MockTransport(server)) as client,
+            streamable_http.streamable_http_client(f"http://{host}/mcp", http_client=client) as streams,
+            mcp.ClientSession(*streams[:2]) as session,
+        ):
+            await session.initialize()
+            answer = await session.call_tool("add", {"a": 2, "b": 2})
+            return str(answer.content[0].text)
+
+    patch = instrument_model_calls(RecordedCalls(), guard=Guard(reraise))
+    try:
+        assert asyncio.run(agent()) == "4"
+    finally:
+        patch.undo()
+    carried = [params["_meta"].get("baggage", "") for params in seen]
+    entries = [dict(entry.split("=") for entry in each.split(",") if entry) for each in carried]
+    assert len(entries) >= 2
+    assert entries == [{**OURS, **others} if host != "mcp.example" else others] * len(entries)
+    assert any(params.get("arguments") == {"a": 2, "b": 2} for params in seen)
 
 
 @pytest.mark.usefixtures("_in_rollout")

@@ -59,6 +59,10 @@ class LightningEnvVar(Enum):
     AGL_MAX_WAIT_TIME = "AGL_MAX_WAIT_TIME"
     """Milliseconds that leaving a ``trace_context`` may wait for its spans to be stored; default 5000."""
 
+    AGL_CA_BUNDLE = "AGL_CA_BUNDLE"
+    """PEM file, or folder, of the authorities whose certificates are trusted; default: those of ``REQUESTS_CA_BUNDLE``,
+    else of the system."""
+
     AGL_LOG_LEVEL = "AGL_LOG_LEVEL"
     """Level of the ``agentlightning`` logger for the command line; default ``WARNING``."""
 

@@ -31,6 +31,7 @@ LAYERS: dict[str, int] = {
     "pipeline": PURE,
     "adapter": PURE,
     "logging": PURE,
+    "remote": PURE,
     "store": KEEP,
     "instrumentation": CAPTURE,
     "tracer": CAPTURE,
@@ -86,6 +87,7 @@ FOREIGN: dict[str, frozenset[str]] = {
     "pipeline": PYDANTIC | {OPENTELEMETRY},
     "adapter": PYDANTIC | {OPENTELEMETRY},
     "logging": frozenset({OPENTELEMETRY}),
+    "remote": frozenset({"certifi", "requests"}),
     "store": PYDANTIC,
     "instrumentation": frozenset(
         {OPENTELEMETRY, "aiohttp", "anyio", "httpcore", "httpx", "httpx2", "requests", "urllib3"}

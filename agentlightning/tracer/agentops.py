@@ -19,6 +19,7 @@ from ..instrumentation.agentops.probe import Found, probe
 from ..instrumentation.agentops.server.manager import AgentOpsServerManager, environment_for
 from ..instrumentation.agentops.table import support
 from ..instrumentation.guard import Guard
+from ..remote.rule import checked_url
 from .otel import OtelTracer
 from .provider import remove_processor
 from .to_server import ToServer
@@ -46,10 +47,12 @@ class AgentOpsTracer(OtelTracer):
         strict: Raise where AgentOps cannot be recorded, instead of saying so.
         server: A local server that runs already: its manager, or its URL.
         export_to_server: Whether the local server gets a copy of the spans, to be looked at.
+        allow_insecure: Whether a ``server`` on another machine may be talked to without TLS.
         **options: Those of :class:`~agentlightning.tracer.OtelTracer`.
 
     Raises:
         UnknownOption: There is no such option.
+        InsecureEndpoint: ``server`` is another machine's, and without TLS.
         ConfigurationError: An option or setting has a value that cannot be used.
     """
 
@@ -62,6 +65,7 @@ class AgentOpsTracer(OtelTracer):
         strict: bool = False,
         server: Union[AgentOpsServerManager, str, None] = None,
         export_to_server: bool = True,
+        allow_insecure: bool = False,
         **options: Any,
     ) -> None:
         _check_names(options)
@@ -72,7 +76,13 @@ class AgentOpsTracer(OtelTracer):
         self._export_to_server = export_to_server
         self._starts_server = server is None
         self._server = server if isinstance(server, AgentOpsServerManager) else AgentOpsServerManager(daemon)
-        self._server_url = server if isinstance(server, str) else None
+        self._server_url = (
+            checked_url(server, allow_insecure=allow_insecure).rstrip("/")
+            if isinstance(server, str)
+            else None
+        )
+        # A server that was started here listens where its own switch lets it.
+        self._allow_insecure = allow_insecure or self._server_url is None
         self._undo = ExitStack()
         self._starting_in: Optional[int] = None
         self._said = False
@@ -184,7 +194,7 @@ class AgentOpsTracer(OtelTracer):
         if not self._export_to_server:
             return
         try:
-            copies = ToServer(url)
+            copies = ToServer(url, allow_insecure=self._allow_insecure)
         except ImportError:
             _log.debug("no OTLP exporter is installed, so the local AgentOps server gets no spans")
             return

@@ -24,23 +24,28 @@ CONNECT_SECONDS = 0.2
 
 
 class ToServer(SpanProcessor):
-    """Sends spans to a server on this machine.
+    """Sends spans to a server, by the rule of ``remote``.
 
     Args:
         url: Base URL of the server.
+        allow_insecure: Whether plain http may go to another machine.
 
     Raises:
+        InsecureEndpoint, ConfigurationError: The rule does not allow the address.
         ImportError: ``opentelemetry-exporter-otlp-proto-http``, which ``agentops`` brings, is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, allow_insecure: bool = False) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        from ..remote.session import open_session
 
         self._url = url
         self._exporter = OTLPSpanExporter(
             endpoint=f"{url}/v1/traces",
             headers={"Authorization": AUTHORIZATION},
             timeout=EXPORT_SECONDS,
+            session=open_session(url, allow_insecure=allow_insecure),
         )
         self._batches = BatchSpanProcessor(self._exporter, schedule_delay_millis=500)
 
@@ -63,8 +68,9 @@ class ToServer(SpanProcessor):
 
     def _server_listens(self) -> bool:
         address = urlsplit(self._url)
+        port = address.port or {"http": 80, "https": 443}[address.scheme]
         try:
-            with socket.create_connection((address.hostname or "", address.port or 80), CONNECT_SECONDS):
+            with socket.create_connection((address.hostname or "", port), CONNECT_SECONDS):
                 return True
         except OSError:
             return False

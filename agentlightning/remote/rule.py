@@ -1,0 +1,55 @@
+"""Whether a URL may be talked to. Nothing is resolved: what a name means can change, what it says cannot."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from ..errors import ConfigurationError, InsecureEndpoint
+
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\]")
+"""Characters that libraries read in different ways, so that what is judged might not be what is called."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only be reached from this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def checked_url(url: str, *, allow_insecure: bool = False) -> str:
+    """Return ``url`` if it may be talked to.
+
+    Args:
+        url: ``https://…``, or ``http://…`` to this machine.
+        allow_insecure: Allow plain http to other machines too. Certificates of https are verified in any case.
+
+    Raises:
+        InsecureEndpoint: Plain http to another machine.
+        ConfigurationError: It is no http or https URL with a host.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if _NOT_IN_A_URL.search(url) or not host or parts.scheme not in ("http", "https"):
+        raise ConfigurationError(
+            f"{_shown(url)!r} is no address of a server; write https://host:port, "
+            "or http://127.0.0.1:port on this machine"
+        )
+    if parts.scheme == "http" and not (allow_insecure or is_loopback(host)):
+        place = f"{host}:{port}" if port else host
+        raise InsecureEndpoint(
+            f"http://{place} is another machine, and without TLS anybody on the way can read and change what is sent. "
+            f"Use https://{place}, or allow it with allow_insecure=True"
+        )
+    return url
+
+
+def _shown(url: str) -> str:
+    """Return the URL without what may be a password or a key."""
+    return re.sub(r"//[^/]*@", "//…@", url.partition("?")[0])

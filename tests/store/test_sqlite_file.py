@@ -92,9 +92,28 @@ def test_the_migrations_lead_to_the_schema() -> None:
 TAGS = ["plain", "q\"'\\/", "\x00\x1f\x7f\n", "é\u2028😀", "\ud800", ""]
 
 
+def as_first_release(path: Path, old: Path) -> None:
+    """Make a file as the first release made it, with what ``path`` holds and it could hold."""
+    execute(
+        old,
+        "PRAGMA journal_mode = wal",
+        f"PRAGMA application_id = {APPLICATION_ID}",
+        "PRAGMA user_version = 1",
+        *statements_of(MIGRATIONS[0].script),
+        "INSERT INTO migrations VALUES (1, 'initial', '2026-11-01')",
+    )
+    with closing(sqlite3.connect(old, isolation_level=None)) as connection:
+        connection.execute("ATTACH ? AS new", (str(path),))
+        for table in ("rollouts", "attempts", "resources_otel", "spans", "span_arrays"):
+            columns = ", ".join(
+                name for _, name, *_ in connection.execute(f"PRAGMA main.table_info({table})")
+            )
+            connection.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
+
+
 @pytest.mark.asyncio
 async def test_a_file_of_the_first_release_gets_the_tags_of_its_spans(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
+    path, old = tmp_path / "store.db", tmp_path / "old.db"
     async with SqliteLightningStore(path) as store:
         await store.start_rollout("without")
         rollout = await store.start_rollout("task")
@@ -108,17 +127,15 @@ async def test_a_file_of_the_first_release_gets_the_tags_of_its_spans(tmp_path: 
         await store.add_span(span_of(rollout, attributes={**ours, **other}))
         await store.add_span(span_of(rollout, attributes={"agentops.tags": ["of agentops", TAGS[4], 1]}))
         fresh = await store.query_rollouts()
-    written = rows(path, "SELECT * FROM rollout_tags ORDER BY tag")
-    execute(
-        path, "DROP TABLE rollout_tags", "DELETE FROM migrations WHERE number > 1", "PRAGMA user_version = 1"
-    )
+    as_first_release(path, old)
 
-    async with SqliteLightningStore(path) as store:
+    async with SqliteLightningStore(old) as store:
         assert await store.query_rollouts() == fresh
         assert fresh[1].tags == sorted([*TAGS, "of agentops"])
         for tag in fresh[1].tags:
             assert [found.input for found in await store.query_rollouts(tags=[tag])] == ["task"]
-    assert rows(path, "SELECT * FROM rollout_tags ORDER BY tag") == written
+    tags = "SELECT * FROM rollout_tags ORDER BY tag"
+    assert rows(old, tags) == rows(path, tags)
 
 
 def test_rollouts_are_found_by_tags_without_reading_all_of_them_or_any_span() -> None:

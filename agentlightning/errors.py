@@ -11,6 +11,8 @@
     │   │   └── WorkerNotFound
     │   ├── InvalidArgument (ValueError)
     │   ├── InvalidTransition (ValueError)
+    │   ├── NotSealable (ValueError)
+    │   ├── AlreadySealed (ValueError)
     │   ├── StoreUnavailable (ConnectionError)
     │   │   └── StoreBusy
     │   ├── StoreClosed (RuntimeError)
@@ -107,6 +109,18 @@ class InvalidTransition(StoreError, ValueError):
     """A status change that ``store.lifecycle`` does not declare; nothing was written."""
 
     code = "invalid_transition"
+
+
+class NotSealable(StoreError, ValueError):
+    """The attempt is not complete, so it cannot be sealed; nothing was written."""
+
+    code = "not_sealable"
+
+
+class AlreadySealed(StoreError, ValueError):
+    """The attempt is sealed, so what it is trained on does not change any more; nothing was written."""
+
+    code = "already_sealed"
 
 
 class StoreUnavailable(StoreError, ConnectionError):
@@ -256,6 +270,8 @@ HTTP_STATUS: dict[str, int] = {
     WorkerNotFound.code: 404,
     InvalidArgument.code: 400,
     InvalidTransition.code: 409,
+    NotSealable.code: 409,
+    AlreadySealed.code: 409,
     NotAnExportRequest.code: 400,
     StoreBusy.code: 503,
     StoreUnavailable.code: 503,

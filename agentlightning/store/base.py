@@ -347,6 +347,28 @@ class LightningStore(ABC):
         """
 
     @abstractmethod
+    async def seal_attempt(
+        self, rollout_id: str, attempt_id: Union[str, Literal["latest"]], *, spans: int
+    ) -> Attempt:
+        """Say, once and for all, that an attempt is complete, and return it with its seal.
+
+        The seal names how many spans are stored and the highest ``sequence_id`` among them. Spans that come
+        later are stored all the same, and are not part of what was sealed: their ids are higher. Sealing again
+        with the same number changes nothing.
+
+        Args:
+            rollout_id: The rollout.
+            attempt_id: An attempt of it that has ended.
+            spans: How many spans the caller has read and found good: nothing came in between.
+
+        Raises:
+            RolloutNotFound, AttemptNotFound: The id is unknown (``latest``: there is no attempt yet).
+            NotSealable: It has not ended, its receipt is not whole, a writer has something of it under way, or
+                another number of spans is stored; nothing was written.
+            AlreadySealed: It was sealed with another number of spans.
+        """
+
+    @abstractmethod
     async def get_latest_attempt(self, rollout_id: str) -> Optional[Attempt]:
         """Return the attempt with the highest ``sequence_id``, or ``None`` (also for an unknown rollout)."""
 

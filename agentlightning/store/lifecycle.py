@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Final, Optional
 
 from ..errors import InvalidTransition
-from ..types import Account, Attempt, AttemptStatus, Rollout, RolloutConfig, RolloutStatus, Worker
+from ..types import Account, Attempt, AttemptStatus, Receipt, Rollout, RolloutConfig, RolloutStatus, Worker
 from .base import FINISHED, QUEUING, RUNNING, writer_is_gone
 
 _UNFINISHED: Final = QUEUING | RUNNING
@@ -255,3 +255,23 @@ def interrupted(
     """
     given_up = attempt_status in GIVEN_UP_ATTEMPT
     return any(not account.closed and (given_up or is_gone(account.writer_id)) for account in accounts)
+
+
+def unsealable(attempt: Attempt, receipt: Receipt, accounts: Iterable[Account], spans: int) -> Optional[str]:
+    """Return why an attempt is not complete with ``spans`` spans, in words, or ``None`` where it is."""
+    if attempt.status not in ENDED_ATTEMPT:
+        return f"it has not ended: it is {attempt.status}"
+    if receipt.open:
+        return f"{receipt.open} of its spans have not ended"
+    if receipt.interrupted:
+        return "a process died while it recorded, so what it had started is not known"
+    if not receipt.whole:
+        lost = ", ".join(f"{count} {reason}" for reason, count in receipt.dropped.items())
+        return f"{receipt.started} spans were started and {receipt.stored} are stored" + (
+            lost and f" ({lost})"
+        )
+    if not all(account.closed for account in accounts):
+        return "a writer has spans of it under way"
+    if receipt.stored != spans:
+        return f"{receipt.stored} spans are stored, not {spans}"
+    return None

@@ -103,6 +103,7 @@ class LightningStoreThreaded(LightningStore):
     get_rollout_by_id = _delegated(LightningStore.get_rollout_by_id)
     query_rollouts = _delegated(LightningStore.query_rollouts)
     update_attempt = _delegated(LightningStore.update_attempt)
+    seal_attempt = _delegated(LightningStore.seal_attempt)
     get_latest_attempt = _delegated(LightningStore.get_latest_attempt)
     query_attempts = _delegated(LightningStore.query_attempts)
     add_span = _delegated(LightningStore.add_span)

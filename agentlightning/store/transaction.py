@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from typing import Any, Dict, Final, Generic, List, Literal, Optional, Tuple, TypeVar, Union
 
 from ..codec.attributes import tags_of_span
-from ..errors import AttemptNotFound, InvalidArgument, InvalidTransition, ResourcesNotFound, RolloutNotFound
+from ..errors import (
+    AlreadySealed,
+    AttemptNotFound,
+    InvalidArgument,
+    InvalidTransition,
+    NotSealable,
+    ResourcesNotFound,
+    RolloutNotFound,
+)
 from ..semconv import DropReason
 from ..types import (
     Account,
@@ -35,6 +43,7 @@ from ..types import (
     RolloutConfig,
     RolloutMode,
     RolloutStatus,
+    Seal,
     Span,
     TaskInput,
     Worker,
@@ -660,6 +669,30 @@ class TransactionalStore(LightningStore):
                 unit.reassign(before, after)
             unit.report(before, after)
             return after
+
+        return await self._change(work)
+
+    async def seal_attempt(
+        self, rollout_id: str, attempt_id: Union[str, Literal["latest"]], *, spans: int
+    ) -> Attempt:
+        def work(unit: Unit) -> Attempt:
+            attempt = unit.attempt(rollout_id, attempt_id)
+            if attempt.seal is not None:
+                if attempt.seal.spans == spans:
+                    return attempt
+                raise AlreadySealed(
+                    f"attempt {attempt.attempt_id} was sealed with {attempt.seal.spans} spans"
+                )
+            key = attempt.rollout_id, attempt.attempt_id
+            why = lifecycle.unsealable(
+                attempt, receipt_of(attempt, unit.tables), unit.tables.get_accounts(key), spans
+            )
+            if why is not None:
+                raise NotSealable(f"attempt {attempt.attempt_id} cannot be sealed: {why}")
+            seal = Seal(time=unit.now, spans=spans, sequence_id=unit.tables.get_counter(key))
+            sealed = attempt.model_copy(update={"seal": seal})
+            unit.report(attempt, sealed)
+            return sealed
 
         return await self._change(work)
 

@@ -54,6 +54,7 @@ WRITES: Final = frozenset(
         "start_attempt",
         "update_rollout",
         "update_attempt",
+        "seal_attempt",
         "add_many_spans",
         "get_many_span_sequence_ids",
         "add_resources",
@@ -304,6 +305,11 @@ class FaultyStore(LightningStore):
             last_heartbeat_time,
             metadata,
         )
+
+    async def seal_attempt(
+        self, rollout_id: str, attempt_id: Union[str, Literal["latest"]], *, spans: int
+    ) -> Attempt:
+        return await self._write(self.inner.seal_attempt, rollout_id, attempt_id, spans=spans)
 
     async def get_latest_attempt(self, rollout_id: str) -> Optional[Attempt]:
         return await self.inner.get_latest_attempt(rollout_id)

@@ -18,7 +18,7 @@ from typing import (
     overload,
 )
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -79,6 +79,19 @@ class Rollout(BaseModel):
     """Those of its stored spans, each once, in the order of code points; kept by the store."""
 
 
+class Seal(BaseModel):
+    """The word that an attempt is complete: these spans, and no others, are what it is trained on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    time: float
+    """Seconds since the epoch."""
+    spans: int
+    """How many spans were stored."""
+    sequence_id: int
+    """The highest ``sequence_id`` among them; what is stored later has a higher one."""
+
+
 class Attempt(BaseModel):
     """One execution of a rollout."""
 
@@ -95,6 +108,8 @@ class Attempt(BaseModel):
     last_heartbeat_time: Optional[float] = None
     """Time of the last stored span or explicit heartbeat."""
     metadata: Optional[Dict[str, Any]] = None
+    seal: Optional[Seal] = None
+    """Set once, by ``seal_attempt``."""
 
 
 class AttemptedRollout(Rollout):

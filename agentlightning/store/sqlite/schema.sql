@@ -56,6 +56,14 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_by_deadline ON attempts (deadline) WHERE deadline IS NOT NULL;
 
+-- The word that an attempt is complete: how many spans it has, and the highest sequence id among them.
+CREATE TABLE seals (
+    attempt_key INTEGER PRIMARY KEY REFERENCES attempts (attempt_key),
+    time REAL NOT NULL,
+    spans INTEGER NOT NULL,
+    sequence_id INTEGER NOT NULL
+);
+
 -- What produced spans: the same for thousands of them, so kept once, under a digest of its text.
 CREATE TABLE resources_otel (
     resource_key INTEGER PRIMARY KEY,

@@ -22,6 +22,7 @@ from ...types import (
     ResourcesUpdate,
     Rollout,
     RolloutConfig,
+    Seal,
     Span,
     Worker,
 )
@@ -178,6 +179,8 @@ class SqliteTables(Tables):
         if attempt_key is not None:
             self._run("change_attempt", attempt.status, *changing, attempt_key)
             self._deadlines[attempt_key] = deadline
+            if (seal := attempt.seal) is not None:
+                self._run("seal_attempt", attempt_key, seal.time, seal.spans, seal.sequence_id)
             return
         self._run(
             "add_attempt",
@@ -213,6 +216,7 @@ class SqliteTables(Tables):
             metadata,
             deadline,
             counter,
+            *seal,
         ) = row
         self._attempt_keys[rollout_id, attempt_id] = attempt_key
         self._deadlines[attempt_key] = deadline
@@ -227,6 +231,7 @@ class SqliteTables(Tables):
             worker_id=worker_id,
             last_heartbeat_time=heartbeat,
             metadata=_optional_loads(metadata),
+            seal=None if seal[0] is None else Seal(time=seal[0], spans=seal[1], sequence_id=seal[2]),
         )
 
     def _find_attempt_key(self, key: AttemptKey) -> Optional[int]:

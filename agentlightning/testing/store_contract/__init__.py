@@ -36,6 +36,7 @@ from .queries import (
     ResourcesContract,
 )
 from .rollouts import QueueContract, StartContract, UpdateRolloutContract
+from .seals import SealContract
 from .spans import AddSpansContract, OpenSpansContract, ReceiptContract
 from .transitions import TransitionsContract
 from .values import AwkwardValuesContract, BackwardClockContract, NotJsonContract
@@ -55,6 +56,7 @@ class StoreContract(
     AddSpansContract,
     OpenSpansContract,
     ReceiptContract,
+    SealContract,
     QueryRolloutsContract,
     QueryAttemptsContract,
     QuerySpansContract,

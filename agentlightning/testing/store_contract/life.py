@@ -33,6 +33,7 @@ CALLS: Dict[str, Callable[[LightningStore], Awaitable[Any]]] = {
     "query_rollouts": lambda store: store.query_rollouts(),
     "wait_for_rollouts": lambda store: store.wait_for_rollouts(rollout_ids=["ro"], timeout=0),
     "update_attempt": lambda store: store.update_attempt("ro", "latest", status="running"),
+    "seal_attempt": lambda store: store.seal_attempt("ro", "latest", spans=0),
     "get_latest_attempt": lambda store: store.get_latest_attempt("ro"),
     "query_attempts": lambda store: store.query_attempts("ro"),
     "add_span": lambda store: store.add_span(STRAY),

@@ -194,7 +194,7 @@ class AgentOpsTracer(OtelTracer):
         if not self._export_to_server:
             return
         try:
-            copies = ToServer(url, allow_insecure=self._allow_insecure)
+            copies = ToServer(url, self.processor, allow_insecure=self._allow_insecure)
         except ImportError:
             _log.debug("no OTLP exporter is installed, so the local AgentOps server gets no spans")
             return

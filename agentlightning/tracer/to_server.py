@@ -1,26 +1,34 @@
 """A copy of every span for the local AgentOps server, which nobody waits for.
 
-The store is where spans are kept; this copy is to be looked at. OpenTelemetry's own batch processor and exporter send
-it, bounded, on their thread. A flush of the provider does not wait for it, and a server that is gone costs nothing.
+The store is where spans are kept; this copy is to be looked at, and its resource names the span's attempt.
+OpenTelemetry's own batch processor and exporter send it, bounded, on their thread. A flush of the provider does not
+wait for it, and a server that is gone costs nothing.
 """
 
 from __future__ import annotations
 
 import socket
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Optional
 from urllib.parse import urlsplit
 
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from .scope import ATTEMPT_KEY, ROLLOUT_KEY, Record, Scope
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace import Span as SdkSpan
+
+    from .processor import LightningSpanProcessor
 
 AUTHORIZATION = "Bearer dummy"
 EXPORT_SECONDS = 2
 CONNECT_SECONDS = 0.2
+OPEN_REMEMBERED = 10_000
+"""Open spans whose attempt is remembered; a copy of an older one names none."""
 
 
 class ToServer(SpanProcessor):
@@ -28,6 +36,7 @@ class ToServer(SpanProcessor):
 
     Args:
         url: Base URL of the server.
+        placed_by: The recorder, which was added to the same provider before and knows where spans belong.
         allow_insecure: Whether plain http may go to another machine.
 
     Raises:
@@ -35,7 +44,9 @@ class ToServer(SpanProcessor):
         ImportError: ``opentelemetry-exporter-otlp-proto-http``, which ``agentops`` brings, is not installed.
     """
 
-    def __init__(self, url: str, *, allow_insecure: bool = False) -> None:
+    def __init__(
+        self, url: str, placed_by: Optional[LightningSpanProcessor] = None, *, allow_insecure: bool = False
+    ) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         from ..remote.session import open_session
@@ -47,14 +58,24 @@ class ToServer(SpanProcessor):
             timeout=EXPORT_SECONDS,
             session=open_session(url, allow_insecure=allow_insecure),
         )
+        self._placed_by = placed_by
+        self._open: OrderedDict[int, Record] = OrderedDict()
         self._batches = BatchSpanProcessor(self._exporter, schedule_delay_millis=500)
 
-    def on_start(self, span: SdkSpan, parent_context: Optional[Context] = None) -> None:
-        """Nothing is sent of a start."""
+    def on_start(self, span: SdkSpan, parent_context: Optional[Context] = None) -> None:  # noqa: ARG002
+        """Remember where the span belongs: at its end the recorder has settled it and forgotten."""
+        context = span.get_span_context()
+        record = self._placed_by.writer.records.get(id(context)) if self._placed_by else None
+        if record is None:
+            return
+        self._open[id(context)] = record
+        if len(self._open) > OPEN_REMEMBERED:
+            self._open.popitem(last=False)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span; where the queue is full the copy is dropped."""
-        self._batches.on_end(span)
+        record = self._open.pop(id(span.get_span_context()), None)
+        self._batches.on_end(span if record is None or record.scope is None else _Placed(span, record.scope))
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - OpenTelemetry's signature
         """Return at once: whoever flushes the provider waits for the store, not for a copy."""
@@ -74,3 +95,17 @@ class ToServer(SpanProcessor):
                 return True
         except OSError:
             return False
+
+
+class _Placed(ReadableSpan):
+    """A finished span whose resource names its attempt; the exporter's thread is the one that asks for it."""
+
+    def __init__(self, span: ReadableSpan, scope: Scope) -> None:
+        vars(self).update(vars(span))
+        self._scope = scope
+
+    @property
+    def resource(self) -> Resource:
+        """The span's own, and the ids."""
+        ids = {ROLLOUT_KEY: self._scope.rollout_id, ATTEMPT_KEY: self._scope.attempt_id}
+        return super().resource.merge(Resource(ids))

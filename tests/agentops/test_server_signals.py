@@ -21,7 +21,8 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from server_sample import JSON, PROTOBUF, otlp
 
-from agentlightning.instrumentation.agentops.server import AgentOpsServerManager, Recorder, create_app
+from agentlightning.instrumentation.agentops.server import Recorder, create_app
+from agentlightning.testing.agentops_server import AgentOpsServer
 
 SECOND = 10**9
 SIGNALS = ("metrics", "logs")
@@ -206,7 +207,7 @@ def test_both_encodings_mean_the_same(signal: str, form: str, encoding: str) -> 
 
 @pytest.mark.parametrize("compression", [Compression.NoCompression, Compression.Gzip])
 def test_what_opentelemetry_measures_arrives(
-    agentops_server: AgentOpsServerManager, compression: Compression
+    agentops_server: AgentOpsServer, compression: Compression
 ) -> None:
     exporter = OTLPMetricExporter(f"{agentops_server.url}/v1/metrics", compression=compression)
     provider = MeterProvider(

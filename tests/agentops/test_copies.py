@@ -1,0 +1,68 @@
+"""The copies of spans on the local server name their rollout and their attempt; the store's own do not change."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Dict, Tuple
+
+import pytest
+from opentelemetry import trace
+from server_sample import send
+
+from agentlightning.semconv import LightningResourceAttributes
+from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.testing.agentops_server import AgentOpsServer
+from agentlightning.tracer import AgentOpsTracer
+
+IDS = (LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value)
+
+
+def places(server: AgentOpsServer, count: int) -> Dict[str, Tuple[str, str]]:
+    """Wait for so many copies, and return each one's name and place."""
+    spans = server.wait_for_spans(count, deadline=20)
+    return {span.name: (span.rollout_id, span.attempt_id) for span in spans}
+
+
+@pytest.mark.asyncio
+async def test_each_copy_names_the_attempt_of_its_span(
+    agentops_server: AgentOpsServer, store: LightningStore
+) -> None:
+    tracer = AgentOpsTracer(server=agentops_server.manager)
+
+    async def rollout(name: str) -> Tuple[Any, trace.Span]:
+        async with tracer.trace_context(name) as handle:
+            with trace.get_tracer("agent").start_as_current_span(f"{name}'s step"):
+                await asyncio.sleep(0)
+            return handle, trace.get_tracer("agent").start_span(f"{name}'s late end")
+
+    with tracer.lifespan(store):
+        handles = await asyncio.gather(rollout("first"), rollout("second"))
+        for _, late in handles:
+            late.end()
+        trace.get_tracer("agent").start_span("of nobody").end()
+        found = places(agentops_server, 7)
+    assert found.pop("of nobody") == ("", "")
+    for (handle, _), name in zip(handles, ("first", "second"), strict=True):
+        place = handle.rollout_id, handle.attempt_id
+        assert found[f"{name}'s step"] == found[f"{name}'s late end"] == place
+        for span in await store.query_spans(*place):
+            assert not {*IDS} & {*span.attributes, *span.resource.attributes}
+    page = send(agentops_server.url, "GET", "/")[2].decode()
+    assert all(page.count(f">{handle.rollout_id}<") >= 3 for handle, _ in handles)
+
+
+def test_a_copy_keeps_what_its_span_has(agentops_server: AgentOpsServer) -> None:
+    tracer = AgentOpsTracer(server=agentops_server.manager)
+    store = InMemoryLightningStore()
+    with tracer.lifespan(store):
+        with tracer.trace_context("task") as handle:
+            with trace.get_tracer("agent").start_as_current_span("step", attributes={"n": [1, 2]}) as span:
+                span.add_event("said", {"text": "so"})
+        (stored,) = (span for span in handle.spans() if span.name == "step")
+        assert places(agentops_server, 2)["step"] == (handle.rollout_id, handle.attempt_id)
+        (copy,) = (span for span in agentops_server.spans if span.name == "step")
+    assert {name: copy.resource.attributes.pop(name) for name in IDS} == dict(
+        zip(IDS, (handle.rollout_id, handle.attempt_id), strict=True)
+    )
+    fields = {"attributes", "events", "links", "status", "start_time", "end_time", "parent_id", "resource"}
+    assert copy.model_dump(include=fields) == stored.model_dump(include=fields)

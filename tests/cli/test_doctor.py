@@ -51,6 +51,29 @@ fcntl.flock = lambda file, operation: None
 """A provider of somebody else's that drops every span, and a file lock that nobody else sees."""
 
 
+WRONG_YEAR = """
+import datetime
+
+class Datetime(datetime.datetime):
+    @classmethod
+    def now(cls, zone=None):
+        return cls(1970, 1, 1, tzinfo=zone)
+
+datetime.datetime = Datetime
+"""
+"""A machine that has lost its date."""
+
+BAD_CLOCK = """
+import itertools, sys, time
+
+if "agentlightning.cli" in sys.orig_argv:  # the agent of the canary has a good one
+    began, wall, calls = time.monotonic(), time.time(), itertools.count(1)
+    time.time = lambda: wall + 1000 * (time.monotonic() - began)
+    time.time_ns = lambda now=time.time_ns: now() // 50_000_000 * 50_000_000 - 10**9 * (next(calls) % 5000 == 0)
+"""
+"""A clock that runs away, in coarse steps, and now and then goes back."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the command did."""
@@ -83,10 +106,11 @@ def doctor(
     folder: Path,
     *arguments: str,
     preexec: Callable[[], None] | None = None,
+    prefix: tuple[str, ...] = (),
     startup: str | None = None,
     **variables: str,
 ) -> Outcome:
-    """Run the command in a folder; ``startup`` is run by every Python process of it."""
+    """Run the command in a folder, through ``prefix``; ``startup`` is run by every Python process of it."""
     env = {**os.environ, **variables}
     if startup is not None:
         place = folder / "startup"
@@ -94,7 +118,7 @@ def doctor(
         (place / "sitecustomize.py").write_text(startup, encoding="utf-8")
         env["PYTHONPATH"] = os.pathsep.join([str(place), *filter(None, [env.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "agentlightning.cli", "doctor", *arguments],
+        [*prefix, sys.executable, "-P", "-m", "agentlightning.cli", "doctor", *arguments],
         cwd=folder,
         env=env,
         capture_output=True,
@@ -155,7 +179,7 @@ def test_settings_that_lose_nothing_but_surprise_are_warnings_and_nothing_leaves
         "--store",
         f"sqlite:///{tmp_path / 'a b.db'}",
         preexec=lower(resource.RLIMIT_NOFILE, 256),
-        startup=AUDIT,
+        startup=AUDIT + BAD_CLOCK,
         TEST_CONNECTIONS=str(heard),
         AGL_STROE="sqlite:///elsewhere.db",
         AGL_LOG_LEVEL="loud",
@@ -176,6 +200,12 @@ def test_settings_that_lose_nothing_but_surprise_are_warnings_and_nothing_leaves
     assert "NO_PROXY=" in done.bad("proxies")
     assert "ulimit -n" in done.bad("open_files")
     assert str(tmp_path / "openai.py") in done.bad("namesakes")
+    clock = done.bad("clock")
+    assert "the clock jumped by +" in clock
+    assert "the clock goes in steps of 0.05 s" in clock
+    assert "the clock goes backwards now and then" in clock
+    assert clock.count("let NTP or the host set the clock") == 2
+    assert done.levels()["clock"] == {"warn"}
     assert "geheim" not in done.out
     assert {check for check, levels in done.levels().items() if "fail" in levels} <= {"canary"}
     met = set(heard.read_text(encoding="utf-8").splitlines())
@@ -226,11 +256,13 @@ def test_dropped_spans_and_locks_that_do_not_lock_are_missed_and_a_newer_store_i
     make_store(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    done = doctor(tmp_path, "--json", startup=DROPPING)
+    done = doctor(tmp_path, "--json", startup=DROPPING + WRONG_YEAR)
     assert done.code == 1
     assert "pip install --upgrade agentlightning-otel" in done.bad("store")
     assert "while one process held them, another got flock yes, lockf no, sqlite busy" in done.bad("locks")
     assert "streamed: 0 spans in place of one" in done.bad("canary")
+    assert "the clock says that this is the year 1970" in done.bad("clock")
+    assert "fail" in done.levels()["clock"]
     assert json.loads(done.out)["sound"] is False
 
 
@@ -323,6 +355,40 @@ def test_a_full_disk_loses_spans(tmp_path: Path, small_disk: Path) -> None:
     assert "bytes free in the store's folder" in done.bad("disk")
     assert done.levels()["store"] == {"fail"}
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+
+
+@pytest.fixture
+def on_mounts(tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
+    """Return what runs a command in a mount namespace in which it reads a table of mounts."""
+
+    def prefix(table: str) -> tuple[str, ...]:
+        mounts = tmp_path.with_name(f"{tmp_path.name}-mounts")
+        mounts.write_text(table, encoding="utf-8")
+        script = f'mount --bind {mounts} /proc/$$/mounts && exec "$@"'
+        found = ("unshare", "--mount", "sh", "-c", script, "sh")
+        if (
+            shutil.which("unshare") is None
+            or subprocess.run([*found, "true"], capture_output=True, check=False).returncode
+        ):
+            pytest.skip("this user may not mount")
+        return found
+
+    return prefix
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs"])
+def test_a_store_on_a_file_system_that_other_machines_see_is_a_warning(
+    tmp_path: Path, on_mounts: Callable[[str], tuple[str, ...]], kind: str
+) -> None:
+    shared = tmp_path / "gemeinsam für alle"
+    shared.mkdir()
+    octal = str(shared).replace(" ", r"\040")
+    table = f"/dev/vda / ext4 rw 0 0\nserver:/x {octal} {kind} rw 0 0\n"
+    done = doctor(tmp_path, "--json", "--store", f"sqlite:///{shared}/runs.db", prefix=on_mounts(table))
+    assert f"on {shared} ({kind}) other machines may see no lock of ours" in done.bad("locks")
+    assert "write to it from one machine only" in done.bad("locks")
+    assert done.levels()["locks"] == {"warn"}
+    assert done.code == 0, done.out
 
 
 def test_the_list_is_readable_without_unicode(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import time
 from collections.abc import Iterator
@@ -138,7 +139,7 @@ def file_system(folder: Path, mounts: str) -> Tuple[str, str]:
         fields = line.split()
         if len(fields) < 3:
             continue
-        point = fields[1].encode().decode("unicode_escape")
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1])
         if place.is_relative_to(point) and len(point) >= len(found[1]):
             found = fields[2], point
     return found

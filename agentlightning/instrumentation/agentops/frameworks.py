@@ -10,13 +10,12 @@ are put right by ``runs``.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Final, Mapping, Optional
+from typing import Any, Final, Optional
 
 from ..guard import Guard
 from ..imports import when_imported
@@ -24,23 +23,9 @@ from ..patch import AttributePatch, Patch, Patches
 from .probe import Found
 from .processors import Processors
 from .runs import lasting_runs
+from .table import KEPT_OFF
 
 _log = logging.getLogger(__name__)
-
-OFF: Final[Mapping[str, str]] = {
-    "langgraph": (
-        "its instrumentation of LangGraph stays off: it breaks add_node for all but plain functions (create_agent and "
-        "ToolNode among them), sees no asynchronous run and cannot be taken back; LangChain's callbacks see the same"
-    ),
-    "google.adk": (
-        "its instrumentation of Google's ADK stays off: ADK makes spans of its agents, tools and model calls by "
-        "itself, and these would be second ones"
-    ),
-}
-"""Frameworks whose instrumentation is never started in managed mode, and why."""
-
-_WRAPS: Final[Mapping[str, str]] = {"haystack": "haystack.components.generators.openai"}
-"""Modules that an instrumentation wraps without looking; where they have gone, it fails and has nothing to wrap."""
 
 _MISSING: Final = object()
 
@@ -63,16 +48,15 @@ def instrument_frameworks(found: Found, provider: Any, guard: Guard) -> Optional
         if started is not None:
             patches.add(started)
 
-    names = [name for name in instrumentation.AGENTIC_LIBRARIES if name not in OFF]
+    names = [name for name in instrumentation.AGENTIC_LIBRARIES if name not in KEPT_OFF]
     patches.add(when_imported(dict.fromkeys(names, instrument), guard))
     return patches
 
 
 def _start(instrumentation: Any, name: str, provider: Any, guard: Guard) -> Optional[Patch]:
-    """Start one instrumentation; ``None`` where the framework's release is not one that it can wrap."""
+    """Start one instrumentation; ``None`` where it is not meant for this release of the framework."""
     loader = instrumentation.InstrumentorLoader(**instrumentation.AGENTIC_LIBRARIES[name])
-    wraps = _WRAPS.get(name)
-    if not loader.should_activate or (wraps is not None and importlib.util.find_spec(wraps) is None):
+    if not loader.should_activate:
         _log.debug("AgentOps does not instrument this release of %s", name)
         return None
     instrumentor = loader.get_instance()

@@ -130,7 +130,7 @@ def _smolagents_model(module: Any, guard: Guard, original: Any, patch: Patch) ->
 
             def describe(result: Any) -> Dict[str, Any]:
                 if result is not None:
-                    return {"gen_ai.completion.0.content": str(getattr(result, "content", None) or "")}
+                    return {"gen_ai.completion.0.content": getattr(result, "content", None)}
                 found: Dict[str, Any] = module.get_model_attributes(args=(instance, *args), kwargs=kwargs)
                 return {**found, "gen_ai.operation.name": "chat", "gen_ai.request.model": model}
 

@@ -7,7 +7,7 @@ probe saw; version numbers only tell releases apart that look alike.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Optional, Tuple
 
@@ -60,8 +60,41 @@ _GENERATORS = (
 )
 _HELPERS = "chat.completions.stream() raises TypeError, and so does parse() of openai 1.40"
 _STREAMS = "streams lose .response and .close() under its instrumentation of openai"
+_HANGS = (
+    "a stream that is left half way is not closed, and can hang the process when Python collects it, without us as "
+    "well (seen with 0.4.21 and openai 2.54); read streams to their end"
+)
+_GRAPHS = (
+    "since 0.4.17 its instrumentation of LangGraph breaks create_agent and ToolNode and cannot be taken back; "
+    "agentops.init(instrument_llm_calls=False) keeps it off"
+)
+_PROCESSORS = (
+    "its instrumentation of openai-agents takes out the trace processors that were registered before it"
+)
+_METRICS = (
+    "metrics that the agent records go to otlp.agentops.ai whatever endpoint is set, at the latest when the process "
+    "ends, unless a meter provider was set before agentops.init"
+)
+_OWN_METRICS = "so do its own of openai; TRACELOOP_METRICS_ENABLED=false stops those"
+_SINCE_0416 = (_STREAMS, _HANGS, _HELPERS, _GRAPHS, _PROCESSORS, _METRICS)
 _EVENTS = "its events become spans; model calls are seen at the wire"
 _GUEST = "its decorators, traces and sessions become spans; model calls are seen at the wire"
+
+KEPT_OFF: Final[Mapping[str, str]] = {
+    "google.adk": (
+        "its instrumentation of Google's ADK stays off: ADK makes spans of its agents, tools and model calls by "
+        "itself, and these would be second ones"
+    ),
+    "haystack": (
+        "its instrumentation of Haystack stays off: in Haystack 3 nothing is left of what it wraps, and in Haystack 2 "
+        "it makes a second span of each model call"
+    ),
+    "langgraph": (
+        "its instrumentation of LangGraph stays off: it breaks add_node for all but plain functions (create_agent and "
+        "ToolNode among them), sees no asynchronous run and cannot be taken back; LangChain's callbacks see the same"
+    ),
+}
+"""Agent frameworks whose instrumentation by AgentOps is never started in managed mode, by their module, and why."""
 
 TABLE: Final[Tuple[Row, ...]] = (
     Row(
@@ -129,7 +162,12 @@ TABLE: Final[Tuple[Row, ...]] = (
         Support(
             "captured",
             _GUEST,
-            ("a stream that is left half way leaves its span open; it ends with its trace_context",),
+            (
+                "a stream that is left half way leaves its span open; it ends with its trace_context",
+                _PROCESSORS,
+                _METRICS,
+                _OWN_METRICS,
+            ),
         ),
     ),
     Row(
@@ -138,13 +176,18 @@ TABLE: Final[Tuple[Row, ...]] = (
         Support(
             "captured",
             _GUEST,
-            ("streamed chat is not recorded by it; the wire capture completes its span", _HELPERS),
+            (
+                "streamed chat is not recorded by it; the wire capture completes its span",
+                _HELPERS,
+                _PROCESSORS,
+                _METRICS,
+            ),
         ),
     ),
     Row(
         "0.4.16 – 0.4.18",
         lambda found: found.range == "A3" and found.numbers < (0, 4, 19),
-        Support("captured", _GUEST, (_STREAMS, _HELPERS)),
+        Support("captured", _GUEST, _SINCE_0416),
     ),
     Row(
         "0.4.19 – 0.4.21 with opentelemetry-exporter-otlp-proto-http ≥ 1.45",
@@ -154,15 +197,14 @@ TABLE: Final[Tuple[Row, ...]] = (
             _GUEST,
             (
                 "its exporter sends nothing with this OpenTelemetry; it is repaired while we trace",
-                _STREAMS,
-                _HELPERS,
+                *_SINCE_0416,
             ),
         ),
     ),
     Row(
         "0.4.19 – 0.4.21",
         _in_range("A3"),
-        Support("captured", _GUEST, (_STREAMS, _HELPERS)),
+        Support("captured", _GUEST, _SINCE_0416),
     ),
 )
 """Searched from the top; the first row that applies counts."""

@@ -130,6 +130,21 @@ class TraceReason(_Explained):
         "the rollout did not succeed",
         "see its attempts",
     )
+    NOT_SEALABLE = (
+        "not_sealable",
+        "the store says that the attempt is not complete",
+        "see its receipt: agl receipts",
+    )
+    REWARD_UNKNOWN_TARGET = (
+        "reward_unknown_target",
+        "a reward names a call, choice or tokens that this attempt does not have",
+        "look who gave it; a reward is never put on another target",
+    )
+    CHANGED_AFTER_SEAL = (
+        "changed_after_seal",
+        "the spans that were sealed are not all there any more",
+        "a store in memory gave them up for room, or ids were reserved before the seal and used after it",
+    )
     SEVERAL_ATTEMPTS = (
         "several_attempts",
         "the spans are of several attempts; each gives rows of its own",

@@ -25,8 +25,8 @@ from .calls import Call
 from .continuity import Cause
 from .graph import CallGraph, Node
 from .matching import RewardMatch, RewardMatchPolicy
-from .outcome import Rewards, StepReward, rewards_of
-from .policy import Decision, RowPolicy, Use, untrained
+from .outcome import Outcome, Rewards, StepReward, rewards_of
+from .policy import Decision, RowPolicy, Use, untrained, version_number
 from .reasons import CallReason, Code, TraceReason, explained
 
 GROUP_ID = "group_id"
@@ -110,9 +110,9 @@ class TrainingRow:
         """Oldest and newest policy version of the trained tokens; ``None`` where one of them is not a number."""
         named = [part.version for segment in self.segments if segment.trained for part in segment.versions]
         complete = all(segment.choice.policy for segment in self.segments if segment.trained)
-        if not named or not complete or not all(version.lstrip("-").isdigit() for version in named):
+        numbers = [number for number in map(version_number, named) if number is not None]
+        if not named or not complete or len(numbers) < len(named):
             return None
-        numbers = list(map(int, named))
         return min(numbers), max(numbers)
 
     @property
@@ -149,8 +149,10 @@ class RowSet(Sequence[TrainingRow]):
     """One for each sampled answer, and one for each call without usable token ids; by start time."""
     unknown_rewards: Tuple[RewardMatch, ...] = ()
     """Rewards for targets that do not exist: each is an error of whoever gave it."""
-    unused_step_rewards: Tuple[StepReward, ...] = ()
-    """Rewards for answers that no row trains."""
+    step_rewards: Tuple[StepReward, ...] = ()
+    """What single answers were worth, also those that no row trains."""
+    outcome: Outcome = field(default_factory=Outcome)
+    """What the attempt was worth as a whole; of several attempts, the last."""
 
     @overload
     def __getitem__(self, index: int) -> TrainingRow: ...
@@ -213,7 +215,8 @@ def build_rows(
         tuple(chain.from_iterable(each.rows for each in found)),
         tuple(chain.from_iterable(each.decisions for each in found)),
         tuple(chain.from_iterable(each.unknown_rewards for each in found)),
-        tuple(chain.from_iterable(each.unused_step_rewards for each in found)),
+        tuple(chain.from_iterable(each.step_rewards for each in found)),
+        found[-1].outcome if found else Outcome(),
     )
 
 
@@ -243,22 +246,8 @@ class _Builder:
             row = self._row(leaf, len(rows))
             if row is not None:
                 rows.append(row)
-        rewarded = {(segment.span_id, segment.choice.index) for row in rows for segment in _trained(row)}
-        calls = {span_id for span_id, _ in rewarded}
-        return RowSet(
-            tuple(rows),
-            tuple(self._decisions()),
-            self._rewards.unknown,
-            tuple(
-                step
-                for step in self._rewards.steps
-                if (
-                    (step.call, step.choice) not in rewarded
-                    if step.choice is not None
-                    else step.call not in calls
-                )
-            ),
-        )
+        rewards = self._rewards
+        return RowSet(tuple(rows), tuple(self._decisions()), rewards.unknown, rewards.steps, rewards.outcome)
 
     def _leaves(self) -> Tuple[int, ...]:
         leaves = self._graph.leaves()
@@ -368,10 +357,6 @@ class _Builder:
             return None, ""
         beyond = CallReason.OVER_LONG.code, f"max_tokens={self._policy.max_tokens}"
         return self._untrained.get(index) or self._refused.get(index) or beyond
-
-
-def _trained(row: TrainingRow) -> Iterable[Segment]:
-    return (segment for segment in row.segments if segment.trained)
 
 
 def group_of(rollout: Optional[Rollout]) -> Optional[str]:

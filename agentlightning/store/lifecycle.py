@@ -257,7 +257,7 @@ def interrupted(
     return any(not account.closed and (given_up or is_gone(account.writer_id)) for account in accounts)
 
 
-def unsealable(attempt: Attempt, receipt: Receipt, accounts: Iterable[Account], spans: int) -> Optional[str]:
+def unsealable(attempt: Attempt, receipt: Receipt, spans: int) -> Optional[str]:
     """Return why an attempt is not complete with ``spans`` spans, in words, or ``None`` where it is."""
     if attempt.status not in ENDED_ATTEMPT:
         return f"it has not ended: it is {attempt.status}"
@@ -270,7 +270,7 @@ def unsealable(attempt: Attempt, receipt: Receipt, accounts: Iterable[Account], 
         return f"{receipt.started} spans were started and {receipt.stored} are stored" + (
             lost and f" ({lost})"
         )
-    if not all(account.closed for account in accounts):
+    if receipt.under_way:
         return "a writer has spans of it under way"
     if receipt.stored != spans:
         return f"{receipt.stored} spans are stored, not {spans}"

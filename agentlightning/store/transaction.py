@@ -369,6 +369,7 @@ def receipt_of(attempt: Attempt, tables: Tables) -> Receipt:
         late=sum(account.late for account in accounts),
         truncated=dropped.get(DropReason.QUEUE_FULL.value, 0) > 0,
         interrupted=lifecycle.interrupted(accounts, attempt.status),
+        under_way=not all(account.closed for account in accounts),
     )
 
 
@@ -684,9 +685,7 @@ class TransactionalStore(LightningStore):
                     f"attempt {attempt.attempt_id} was sealed with {attempt.seal.spans} spans"
                 )
             key = attempt.rollout_id, attempt.attempt_id
-            why = lifecycle.unsealable(
-                attempt, receipt_of(attempt, unit.tables), unit.tables.get_accounts(key), spans
-            )
+            why = lifecycle.unsealable(attempt, receipt_of(attempt, unit.tables), spans)
             if why is not None:
                 raise NotSealable(f"attempt {attempt.attempt_id} cannot be sealed: {why}")
             seal = Seal(time=unit.now, spans=spans, sequence_id=unit.tables.get_counter(key))

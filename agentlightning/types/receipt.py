@@ -61,6 +61,13 @@ class Receipt(BaseModel):
     interrupted: bool = False
     """True where an account was not closed and its writer is gone, or its attempt was given up as ``timeout`` or
     ``unresponsive``: what was started after the last commit is not counted."""
+    under_way: bool = False
+    """True where a writer has not closed its account: it may have spans in flight or open."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is to be expected any more: no span is open, and no writer is at work."""
+        return not self.open and not self.under_way
 
     @property
     def balanced(self) -> bool:

@@ -1,0 +1,186 @@
+"""Complete attempts for trainers: wait until an attempt is whole, seal it, and read exactly what was sealed.
+
+Whole means that its receipt adds up and no writer has anything of it under way (the store's word), and that its
+tokens agree and its reward is known (``adapter.completeness``). What cannot be sealed comes with the reasons.
+
+>>> batch = await wait_sealed(store, rollout_ids, timeout=600)
+>>> rows = [row for attempt in batch.sealed for row in attempt.rows()]
+>>> batch.refused, batch.unfinished
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional, Tuple, Union
+
+from ..adapter.completeness import RewardRule, incomplete
+from ..adapter.policy import RowPolicy
+from ..adapter.reasons import Code, TraceReason, explained
+from ..adapter.training import RowSet, build_rows
+from ..errors import NotSealable, RolloutNotFound
+from ..types import Attempt, Rollout, Span
+from .base import LATEST, LightningStore
+
+SETTLE_SECONDS = 10.0
+"""So long after its rollout has finished, spans of an attempt may still be under way."""
+
+_LOOK_SECONDS = 0.05  # between two looks at an attempt that is not settled
+
+
+@dataclass(frozen=True, slots=True)
+class SealedAttempt:
+    """One attempt that is complete, with the spans that were sealed and no others."""
+
+    rollout: Rollout
+    attempt: Attempt
+    spans: Tuple[Span, ...] = field(repr=False)
+
+    def rows(self, policy: Optional[RowPolicy] = None) -> RowSet:
+        """Return its training rows."""
+        return build_rows(self.spans, policy, rollout=self.rollout)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedAttempt:
+    """One attempt that cannot be trusted, and why."""
+
+    rollout: Rollout
+    attempt: Optional[Attempt]
+    """``None`` where there is none."""
+    reasons: Tuple[Code, ...]
+
+    @property
+    def codes(self) -> Tuple[str, ...]:
+        """The codes of ``reasons``."""
+        return tuple(reason.code for reason in self.reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBatch:
+    """What became of the rollouts that were waited for, each in exactly one of the three."""
+
+    sealed: Tuple[SealedAttempt, ...] = ()
+    refused: Tuple[RefusedAttempt, ...] = ()
+    unfinished: Tuple[str, ...] = ()
+    """Rollouts that had not finished when the time was up."""
+
+    @property
+    def counts(self) -> Dict[str, int]:
+        """Code → attempts that are refused because of it."""
+        counts: Dict[str, int] = {}
+        for each in self.refused:
+            for code in each.codes:
+                counts[code] = counts.get(code, 0) + 1
+        return counts
+
+
+async def wait_sealed(
+    store: LightningStore,
+    rollout_ids: Sequence[str],
+    *,
+    timeout: Optional[float] = None,
+    policy: Optional[RowPolicy] = None,
+    reward: RewardRule = "required",
+    settle: float = SETTLE_SECONDS,
+) -> SealedBatch:
+    """Wait until the rollouts have finished, and seal the latest attempt of each where it is complete.
+
+    Args:
+        store: Where they are.
+        rollout_ids: Rollouts, in the order in which the answer names them.
+        timeout: Seconds to wait for them to finish; ``None`` = for ever.
+        policy: Which calls are trained: an attempt that gives no row by it is refused.
+        reward: ``required``, or ``optional`` to declare that an attempt needs no scored reward.
+        settle: Seconds to wait, once it has finished, for spans of an attempt that are still under way.
+
+    Raises:
+        RolloutNotFound: A rollout is unknown.
+        InvalidArgument: ``timeout`` is negative.
+    """
+    wanted = list(dict.fromkeys(rollout_ids))
+    finished = await store.wait_for_rollouts(rollout_ids=wanted, timeout=timeout)
+    found = await asyncio.gather(*(_settled(store, rollout, policy, reward, settle) for rollout in finished))
+    by_id = {each.rollout.rollout_id: each for each in found}
+    in_order = [by_id[rollout_id] for rollout_id in wanted if rollout_id in by_id]
+    return SealedBatch(
+        tuple(each for each in in_order if isinstance(each, SealedAttempt)),
+        tuple(each for each in in_order if isinstance(each, RefusedAttempt)),
+        tuple(rollout_id for rollout_id in wanted if rollout_id not in by_id),
+    )
+
+
+async def seal(
+    store: LightningStore,
+    rollout_id: str,
+    attempt_id: str = LATEST,
+    *,
+    policy: Optional[RowPolicy] = None,
+    reward: RewardRule = "required",
+) -> Union[SealedAttempt, RefusedAttempt]:
+    """Seal one attempt if it is complete, and return it, or why it is not. A sealed attempt is only read.
+
+    Raises:
+        RolloutNotFound: The rollout is unknown.
+    """
+    rollout = await store.get_rollout_by_id(rollout_id)
+    if rollout is None:
+        raise RolloutNotFound(rollout_id)
+    attempt = await _attempt(store, rollout_id, attempt_id)
+    if attempt is None:
+        return RefusedAttempt(rollout, None, (explained(TraceReason.NO_SPANS.code),))
+    spans = tuple(await store.query_spans(rollout_id, attempt.attempt_id))
+    if attempt.seal is not None:
+        return _as_sealed(rollout, attempt, spans)
+    reasons: List[Code] = incomplete(build_rows(spans, policy, rollout=rollout), reward)
+    if reasons:
+        return RefusedAttempt(rollout, attempt, tuple(reasons))
+    try:
+        sealed = await store.seal_attempt(rollout_id, attempt.attempt_id, spans=len(spans))
+    except NotSealable as error:
+        why = explained(TraceReason.NOT_SEALABLE.code)
+        return RefusedAttempt(rollout, attempt, (Code(why.code, str(error), why.cure),))
+    return SealedAttempt(rollout, sealed, spans)
+
+
+def _as_sealed(
+    rollout: Rollout, attempt: Attempt, spans: Sequence[Span]
+) -> Union[SealedAttempt, RefusedAttempt]:
+    assert attempt.seal is not None
+    covered = tuple(span for span in spans if span.sequence_id <= attempt.seal.sequence_id)
+    if len(covered) != attempt.seal.spans:
+        return RefusedAttempt(rollout, attempt, (explained(TraceReason.CHANGED_AFTER_SEAL.code),))
+    return SealedAttempt(rollout, attempt, covered)
+
+
+async def _settled(
+    store: LightningStore,
+    rollout: Rollout,
+    policy: Optional[RowPolicy],
+    reward: RewardRule,
+    settle: float,
+) -> Union[SealedAttempt, RefusedAttempt]:
+    """Seal the latest attempt as soon as nothing of it is under way, at the latest when the time is up."""
+    deadline = asyncio.get_running_loop().time() + settle
+    while True:
+        found = await seal(store, rollout.rollout_id, policy=policy, reward=reward)
+        over = asyncio.get_running_loop().time() >= deadline
+        if isinstance(found, SealedAttempt) or over or await _is_settled(store, rollout.rollout_id):
+            return found
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _is_settled(store: LightningStore, rollout_id: str) -> bool:
+    attempt = await store.get_latest_attempt(rollout_id)
+    if attempt is None:
+        return True
+    receipt = await store.get_receipt(rollout_id, attempt.attempt_id)
+    return receipt.settled
+
+
+async def _attempt(store: LightningStore, rollout_id: str, attempt_id: str) -> Optional[Attempt]:
+    if attempt_id == LATEST:
+        return await store.get_latest_attempt(rollout_id)
+    attempts = await store.query_attempts(rollout_id)
+    return next((attempt for attempt in attempts if attempt.attempt_id == attempt_id), None)

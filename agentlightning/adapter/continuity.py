@@ -10,9 +10,11 @@ needed.
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from ..codec.model_call import Choice, ModelCall
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 REALIGN = 4
 """So many tokens must agree again before a part counts as cut out rather than changed; fewer meet by chance."""
+
+WIDTH = array("i").itemsize
+"""Bytes of a packed token id."""
 
 Ids = Tuple[int, ...]
 
@@ -100,47 +105,48 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return low
 
 
+def packed_ids(ids: Sequence[int]) -> bytes:
+    """Return ids as bytes, ``WIDTH`` for each: comparing two long lists is then one comparison of memory."""
+    return array("i", ids).tobytes()
+
+
 def continuity(prompt: Ids, response: Ids, following: Ids) -> Continuity:
     """Return how the prompt ``following`` relates to a call that had ``prompt`` and sampled ``response``."""
-    whole = prompt + response
-    position = common_prefix(whole, following)
-    if following == prompt and response:
+    return _continuity(packed_ids(prompt + response), len(prompt), packed_ids(following))
+
+
+def _continuity(whole: bytes, prompt_length: int, following: bytes) -> Continuity:
+    position = common_prefix(whole, following) // WIDTH
+    expected, length = len(whole) // WIDTH, len(following) // WIDTH
+    if position == length == prompt_length and expected > prompt_length:
         kind = Prefix.RETRY
-    elif position == len(whole):
+    elif position == expected:
         kind = Prefix.EXTENDS
-    elif position == len(following):
+    elif position == length:
         kind = Prefix.HISTORY_SHORTENED
     elif position == 0:
         kind = Prefix.START
     else:
-        met = _meets_again(whole[position:], following[position:])
-        if position >= len(prompt):
+        met = _meets_again(whole[position * WIDTH :], following[position * WIDTH :])
+        if position >= prompt_length:
             kind = Prefix.RESPONSE_CUT if met else Prefix.RESPONSE_REWRITTEN
         else:
             kind = Prefix.HISTORY_CUT if met else Prefix.PROMPT_CHANGED
-    return Continuity(kind, position, len(whole))
+    return Continuity(kind, position, expected)
 
 
-def _meets_again(old: Ids, new: Ids) -> bool:
-    """Whether ``new`` begins with an end of ``old`` of at least ``REALIGN`` tokens.
-
-    The longest such end is found with the failure function of Knuth, Morris and Pratt over ``new``.
-    """
-    failure = [0] * len(new)
-    length = 0
-    for index in range(1, len(new)):
-        while length and new[index] != new[length]:
-            length = failure[length - 1]
-        length += new[index] == new[length]
-        failure[index] = length
-    matched = 0
-    for token in old:
-        if matched == len(new):
-            matched = failure[matched - 1]
-        while matched and token != new[matched]:
-            matched = failure[matched - 1]
-        matched += token == new[matched]
-    return matched >= REALIGN
+def _meets_again(old: bytes, new: bytes) -> bool:
+    """Whether ``new`` begins with an end of ``old`` of at least ``REALIGN`` tokens."""
+    first, at = new[: REALIGN * WIDTH], -1
+    while len(first) == REALIGN * WIDTH:
+        at = old.find(first, at + 1)
+        if at < 0:
+            return False
+        rest = len(old) - at
+        # The last token first: in long runs of one token almost every place looks right but for the end.
+        if at % WIDTH == 0 and old[-WIDTH:] == new[rest - WIDTH : rest] and old[at:] == new[:rest]:
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,12 @@ class PastCall:
     choice: Choice
     prompt: Ids
     response: Ids
+    packed: Optional[bytes] = field(default=None, repr=False)
+    """Prompt and response as ``packed_ids``, where somebody has them."""
+
+    def ids(self) -> bytes:
+        """Return prompt and response as ``packed_ids``."""
+        return packed_ids(self.prompt + self.response) if self.packed is None else self.packed
 
 
 LOOK_BACK = 16
@@ -165,13 +177,15 @@ def relate(prompt: Ids, call: Call, past: Sequence[PastCall]) -> Continuity:
 
     Of the same agent's latest calls that is the one with the longest common beginning, the latest of equals.
     """
-    latest_first = [each for each in reversed(past) if each.call.agent == call.agent][:LOOK_BACK]
-    alike = [common_prefix(each.prompt + each.response, prompt) for each in latest_first]
+    own = (each for each in reversed(past) if each.call.agent == call.agent)
+    latest_first = list(islice(own, LOOK_BACK))
+    ids = packed_ids(prompt)
+    alike = [common_prefix(each.ids(), ids) // WIDTH for each in latest_first]
     longest = max(alike, default=0)
     if longest == 0:
         return _START
     closest = [each for each, length in zip(latest_first, alike, strict=True) if length == longest]
-    relations = [_relation(prompt, call, each) for each in closest[:CLASSIFIED]]
+    relations = [_relation(ids, call, each) for each in closest[:CLASSIFIED]]
     return next((relation for relation in relations if relation.kind in _MEET), relations[0])
 
 
@@ -181,8 +195,8 @@ _WHOLE = frozenset({Prefix.START, Prefix.EXTENDS, Prefix.RETRY})
 _START = Continuity(Prefix.START)
 
 
-def _relation(prompt: Ids, call: Call, past: PastCall) -> Continuity:
-    found = replace(continuity(past.prompt, past.response, prompt), of=past.call.span.span_id)
+def _relation(prompt: bytes, call: Call, past: PastCall) -> Continuity:
+    found = replace(_continuity(past.ids(), len(past.prompt), prompt), of=past.call.span.span_id)
     if found.kind in _WHOLE:
         return found
     return replace(found, cause=_cause(found, len(past.prompt), past, call.record))
@@ -211,7 +225,8 @@ Saying = Tuple[str, str, Tuple[Tuple[str, str], ...], str]
 def _saying(message: Mapping[str, Any]) -> Saying:
     """Return what a message says, without what clients write differently: ids, reasoning, spaces in arguments."""
     calls = []
-    for each in message.get("tool_calls") or ():
+    written = message.get("tool_calls")
+    for each in written if isinstance(written, list) else ():
         function = each.get("function") if isinstance(each, Mapping) else None
         if isinstance(function, Mapping):
             calls.append((str(function.get("name")), _canonical(function.get("arguments"))))
@@ -228,7 +243,7 @@ def _canonical(value: Any) -> str:
     try:
         loaded = json.loads(value) if isinstance(value, str) else value
         return json.dumps(loaded or "", sort_keys=True, default=str)
-    except (ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         return str(value)
 
 

@@ -14,15 +14,14 @@ by the agent: it is *abandoned*. Of answers that all end there, none is.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Dict, FrozenSet, List, Optional, Tuple
+from typing import Dict, FrozenSet, List, Optional, Set, Tuple
 
 from ..codec.model_call import Choice
 from .calls import Call
-from .continuity import Continuity, PastCall, Prefix, relate
+from .continuity import Continuity, PastCall, Prefix, packed_ids, relate
 from .reasons import CallReason
 from .tree import moment
 
@@ -45,6 +44,8 @@ class Node:
     """What was sampled; never empty."""
     parent: Optional[int]
     """Index of the answer that the prompt continues."""
+    packed: bytes = field(repr=False)
+    """Prompt and output as ``continuity.packed_ids``."""
 
     @property
     def start(self) -> int:
@@ -98,7 +99,9 @@ class CallGraph:
                 span_id = parent.call.span.span_id
                 relation = Continuity(Prefix.EXTENDS, parent.end, parent.end, span_id)
             relations[first.call.span.span_id] = relation
-            past += [PastCall(node.call, node.choice, node.prompt, node.output) for node in choices]
+            past += [
+                PastCall(node.call, node.choice, node.prompt, node.output, node.packed) for node in choices
+            ]
         return relations
 
 
@@ -112,10 +115,14 @@ def build_graph(calls: Sequence[Call]) -> CallGraph:
         for choice in call.record.choices
         if prompt and choice.token_ids
     ]
-    packed = [(_packed(prompt), _packed(prompt + output)) for _, _, prompt, output in found]
+    packed: List[Tuple[bytes, bytes]] = []
+    for number, (call, _, prompt, output) in enumerate(found):
+        same = number and call is found[number - 1][0]
+        head = packed[-1][0] if same else packed_ids(prompt)
+        packed.append((head, head + packed_ids(output)))
     parents = _parents([call for call, *_ in found], packed)
     nodes = tuple(
-        Node(index, call, choice, prompt, output, parents[index])
+        Node(index, call, choice, prompt, output, parents[index], packed[index][1])
         for index, (call, choice, prompt, output) in enumerate(found)
     )
     children: List[List[int]] = [[] for _ in nodes]
@@ -125,33 +132,43 @@ def build_graph(calls: Sequence[Call]) -> CallGraph:
     return CallGraph(nodes, tuple(map(tuple, children)), _abandoned(nodes, children))
 
 
-def _packed(ids: Sequence[int]) -> bytes:
-    """Return ids as bytes: whether one begins with another is then one comparison of memory."""
-    return array("q", ids).tobytes()
-
-
 def _parents(calls: Sequence[Call], packed: Sequence[Tuple[bytes, bytes]]) -> List[Optional[int]]:
-    longest_first = sorted(range(len(calls)), key=lambda index: -len(packed[index][1]))
-    lengths = [len(packed[index][1]) for index in longest_first]
-    parents: List[Optional[int]] = [None] * len(calls)
-    claimed: Dict[int, bytes] = {}
-    for index, (prompt, _) in enumerate(packed):
-        same: List[int] = []
-        for place, candidate in enumerate(longest_first):
-            if same and lengths[place] < len(packed[same[0]][1]):
-                break
-            if lengths[place] <= len(prompt) and prompt.startswith(packed[candidate][1]):
-                same.append(candidate)
-        if not same:
+    parents: List[Optional[int]] = []
+    claimed: Set[int] = set()
+    for index, same in enumerate(_longest_beginnings(packed)):
+        if index and calls[index] is calls[index - 1]:  # one prompt for all choices of a call
+            parents.append(parents[-1])
             continue
-        best = same[0] if len(same) == 1 else max(same, key=lambda at: _likeness(calls, at, index, claimed))
-        parents[index] = best
-        claimed.setdefault(best, prompt)
+        best = max(same, key=lambda at: _likeness(calls, at, index, claimed), default=None)
+        parents.append(best)
+        if best is not None:
+            claimed.add(best)
     return parents
 
 
+def _longest_beginnings(packed: Sequence[Tuple[bytes, bytes]]) -> List[List[int]]:
+    """Return for each prompt the answers, all of one length, that make up the longest beginning of it.
+
+    In the order of their bytes, what begins with an answer stands directly behind it.
+    """
+    wholes = ((whole, False, index) for index, (_, whole) in enumerate(packed))
+    prompts = ((prompt, True, index) for index, (prompt, _) in enumerate(packed))
+    found: List[List[int]] = [[] for _ in packed]
+    around: List[Tuple[bytes, List[int]]] = []
+    for ids, is_prompt, index in sorted([*wholes, *prompts]):
+        while around and not ids.startswith(around[-1][0]):
+            around.pop()
+        if is_prompt:
+            found[index] = around[-1][1] if around else []
+        elif around and len(around[-1][0]) == len(ids):
+            around[-1][1].append(index)
+        else:
+            around.append((ids, [index]))
+    return found
+
+
 def _likeness(
-    calls: Sequence[Call], candidate: int, child: int, claimed: Dict[int, bytes]
+    calls: Sequence[Call], candidate: int, child: int, claimed: Collection[int]
 ) -> Tuple[bool, bool, bool, int]:
     own, other = calls[child], calls[candidate]
     ended, started = moment(other.span.end_time), moment(own.span.start_time)

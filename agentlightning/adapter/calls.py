@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Tuple
 
 from ..codec.genai import read_call
-from ..codec.model_call import VALID, Choice, ModelCall, comparable
+from ..codec.model_call import VALID, Choice, ModelCall, PolicySpan, comparable
 from ..codec.openai_wire import LOGPROB_SENTINEL
 from ..semconv import SpanFlagAttributes
 from ..types import Span
@@ -192,7 +192,12 @@ def _disagreement(record: ModelCall) -> Optional[str]:
     for ids in (record.prompt_token_ids, *(choice.token_ids for choice in record.choices)):
         if ids and (set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) > LARGEST_TOKEN_ID):
             return "token_id_type"
+    indices = [choice.index for choice in record.choices]
+    if {*map(type, indices)} - {int} or len(set(indices)) < len(indices):
+        return "malformed"
     for choice in record.choices:
+        if choice.policy and not _tile(choice.policy, len(choice.token_ids or ())):
+            return "versions"
         if choice.logprobs is None:
             continue
         if len(choice.logprobs) != len(choice.token_ids or ()):
@@ -204,6 +209,15 @@ def _disagreement(record: ModelCall) -> Optional[str]:
         if max(choice.logprobs, default=0.0) > 0:
             return "logprob_positive"
     return None
+
+
+def _tile(versions: Sequence[PolicySpan], length: int) -> bool:
+    position = 0
+    for part in versions:
+        if type(part.start) is not int or type(part.end) is not int or not position == part.start <= part.end:
+            return False
+        position = part.end
+    return position == length
 
 
 def _deduplicated(calls: Sequence[Call]) -> List[Call]:

@@ -23,6 +23,8 @@ from .reasons import CallReason, explained
 AGENT = "agent"
 """Role of a call that names none: it is the agent's own."""
 
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+"""Versions are counters; more digits than 64 bits hold are a name."""
 _ROLE = SpanFlagAttributes.ROLE.value
 
 
@@ -152,11 +154,17 @@ def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> Optional[Tuple
     return None
 
 
+def version_number(version: str) -> Optional[int]:
+    """Return a policy version as a whole number, or ``None`` where it is none."""
+    return int(version) if _WHOLE_NUMBER.fullmatch(version) else None
+
+
 def _stale(choice: Choice, oldest: Optional[int]) -> Optional[Tuple[str, str]]:
     if oldest is None:
         return None
     versions = [part.version for part in choice.policy]
-    if not versions or not all(version.lstrip("-").isdigit() for version in versions):
+    numbers = [number for number in map(version_number, versions) if number is not None]
+    if not versions or len(numbers) < len(versions):
         return CallReason.VERSION_UNKNOWN.code, ", ".join(versions)
-    lowest = min(map(int, versions))
+    lowest = min(numbers)
     return (CallReason.STALE.code, f"version {lowest}") if lowest < oldest else None

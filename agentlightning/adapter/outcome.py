@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Tuple
 
+from ..semconv import LightningResourceAttributes
 from .analysis import Analysis
 from .matching import MatchedBy, RewardMatch, is_for_rollout
 from .policy import RowPolicy
 from .reasons import RewardReason
+
+ROLLOUT_ID = LightningResourceAttributes.ROLLOUT_ID.value
+ATTEMPT_ID = LightningResourceAttributes.ATTEMPT_ID.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ def rewards_of(analysis: Analysis, policy: RowPolicy) -> Rewards:
         links = match.reward.links
         if match.reason in {RewardReason.LINK_UNRESOLVED, RewardReason.TOKENS_UNKNOWN}:
             unknown.append(match)
+        elif is_for_rollout(links) and not _is_own(analysis, match):
+            unknown.append(replace(match, call=None, by=None, reason=RewardReason.LINK_UNRESOLVED))
         elif links and not is_for_rollout(links):
             if match.call is not None:
                 steps.append(_step(match))
@@ -76,6 +82,11 @@ def rewards_of(analysis: Analysis, policy: RowPolicy) -> Rewards:
         else:
             for_rollout.append(match)
     return Rewards(_outcome(for_rollout, policy), tuple(steps), tuple(unknown))
+
+
+def _is_own(analysis: Analysis, match: RewardMatch) -> bool:
+    own = {ROLLOUT_ID: analysis.rollout_id, ATTEMPT_ID: analysis.attempt_id}
+    return all(own.get(link.key_match) == link.value_match for link in match.reward.links)
 
 
 def _step(match: RewardMatch) -> StepReward:

@@ -150,6 +150,8 @@ def test_a_ready_worker_has_imported_pydantic_and_nothing_else_that_agentops_has
 @pytest.mark.parametrize(
     "module",
     [
+        "agentlightning.instrumentation.agentops.legacy",  # of the releases before 0.4
+        "agentlightning.instrumentation.agentops.repairs",  # of an agentops that its user manages
         "agentlightning.instrumentation.agentops.server.app",
         "agentlightning.store.sqlite",
         "agentlightning.testing",

@@ -1,19 +1,21 @@
-"""One door to all ranges: what is done with the ``agentops`` that was found."""
+"""One door to all ranges: what is done with the ``agentops`` that was found; no other range's module is imported."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import Any, List
+from typing import TYPE_CHECKING, Any, List
 
 from opentelemetry import trace
 
+from .. import agentops as ranges
 from ..guard import Guard
 from ..patch import Patches
-from . import legacy, repairs
-from . import managed as guest
 from .probe import Found, probe
 from .table import support
+
+if TYPE_CHECKING:
+    from .repairs import Join
 
 _log = logging.getLogger(__name__)
 
@@ -21,15 +23,15 @@ _log = logging.getLogger(__name__)
 def managed(found: Found, provider: Any, url: str, guard: Guard) -> Patches:
     """Start AgentOps as a guest on ``provider``, with nothing sent anywhere; see ``managed`` and ``legacy``."""
     if found.legacy:
-        return legacy.record_events(found, provider, guard, start=True)
-    return guest.manage(found, provider, url, guard)
+        return ranges.record_events(found, provider, guard, start=True)
+    return ranges.manage(found, provider, url, guard)
 
 
-def unmanaged(found: Found, provider: Any, join: repairs.Join, guard: Guard) -> Patches:
+def unmanaged(found: Found, provider: Any, join: Join, guard: Guard) -> Patches:
     """Record an AgentOps that its user starts; see ``repairs`` and ``legacy``."""
     if found.legacy:
-        return legacy.record_events(found, provider, guard, start=False)
-    return repairs.repair(found, join, guard)
+        return ranges.record_events(found, provider, guard, start=False)
+    return ranges.repair(found, join, guard)
 
 
 _instrumented: List[Patches] = []

@@ -18,12 +18,17 @@ VALUE_SHOWN = 4000
 _JSON = json.JSONEncoder(indent=2, ensure_ascii=False)
 _INLINE = "'unsafe-inline'"
 _STYLE = """
-body{font:14px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:72rem;padding:0 1rem;color:#1b1b1f}
-h1{font-size:1.3rem}h2{font-size:1.05rem;margin-top:1.6rem}table{border-collapse:collapse;width:100%}
-th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ddd;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}pre{white-space:pre-wrap;word-break:break-word;margin:.3rem 0}
-code,pre{font:12px/1.4 ui-monospace,monospace}.ERROR{color:#b00020}.quiet{color:#666}
-@media(prefers-color-scheme:dark){body{color:#e6e6ea;background:#16161a}th,td{border-color:#333}.ERROR{color:#ff6b81}}
+body{font:14px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:76rem;padding:0 1rem;color:#1b1b1f}
+h1{font-size:1.3rem}h2{font-size:1.05rem;margin-top:1.6rem}table{border-collapse:collapse}a{color:#0b57d0}
+th,td{text-align:left;padding:.2rem 1.6rem .2rem 0;border-bottom:1px solid #ddd}
+.n{text-align:right;font-variant-numeric:tabular-nums}pre{white-space:pre-wrap;word-break:break-word;margin:.3rem 0}
+code,pre,.id{font:12px/1.6 ui-monospace,monospace}.ERROR>summary,p.ERROR{color:#b00020}.quiet{color:#666}
+summary{cursor:pointer}.wide{overflow-x:auto}.row,.span{min-width:66rem}.row{display:grid;gap:1rem;
+grid-template-columns:minmax(14rem,1fr) 4rem 5rem 8rem 8rem 16rem;border-bottom:1px solid #ddd;padding:.2rem 0}
+.row>:first-child{overflow-wrap:anywhere}summary.row>:first-child::before{content:"▸ "}
+[open]>summary.row>:first-child::before{content:"▾ "}
+@media(prefers-color-scheme:dark){body{color:#e6e6ea;background:#16161a}th,td,.row{border-color:#333}a{color:#8ab4f8}
+.ERROR>summary,p.ERROR{color:#ff6b81}.quiet{color:#999}}
 """
 # An opened detail is being read, so the page keeps still.
 _SCRIPT = """
@@ -70,32 +75,37 @@ def _counts(recorder: Recorder) -> str:
         + "</tr>"
         for kind, *numbers in rows
     )
-    return f"<table><tr><th>kind<th>received<th>kept<th>given up for room</tr>{lines}</table>"
+    heads = "".join(f"<th class=n>{name}" for name in ("received", "kept", "given up for room"))
+    return f"<table><tr><th>kind{heads}</tr>{lines}</table>"
 
 
 def _faults(faults: Faults) -> str:
     found = faults.open()
-    return f"<p class=ERROR>{len(found)} ordered to go wrong: {_shown(found)}</p>" if found else ""
+    lines = _plain("\n".join(map(json.dumps, found)), VALUE_SHOWN)
+    return f"<p class=ERROR>{len(found)} ordered to go wrong:</p><pre>{lines}</pre>" if found else ""
 
 
 def _spans(recorder: Recorder) -> str:
     texts = recorder.read("spans", newest=SPANS_SHOWN)
     if not texts:
         return ""
-    return (
-        "<h2>Spans</h2><table><tr><th>name<th>status<th>seconds<th>rollout<th>attempt<th>trace</tr>"
-        f"{''.join(_span_row(from_kept(text)) for text in reversed(texts))}</table>"
-    )
+    names = ("name", "status", "seconds", "rollout", "attempt", "trace")
+    heads = "".join(f"<b{' class=n' if name == 'seconds' else ''}>{name}</b>" for name in names)
+    rows = "".join(_span(from_kept(text)) for text in reversed(texts))
+    return f'<h2>Spans</h2><div class="wide"><div class="row">{heads}</div>{rows}</div>'
 
 
-def _span_row(span: Dict[str, Any]) -> str:
+def _span(span: Dict[str, Any]) -> str:
     start, end = span.get("start_time"), span.get("end_time")
     seconds = f"{end - start:.3f}" if isinstance(start, float) and isinstance(end, float) else ""
     code = _plain(span["status"]["status_code"])
-    cells = [code, seconds, _plain(span["rollout_id"]), _plain(span["attempt_id"]), _plain(span["trace_id"])]
-    rest = "".join(f"<td>{cell}</td>" for cell in cells)
-    details = f"<details><summary>{_plain(span['name']) or '(no name)'}</summary>{_shown(span)}</details>"
-    return f'<tr class="{code}"><td>{details}</td>{rest}</tr>'
+    ids = "".join(
+        f'<span class="id">{_plain(span[name])}</span>' for name in ("rollout_id", "attempt_id", "trace_id")
+    )
+    return (
+        f'<details class="span {code}"><summary class="row"><span>{_plain(span["name"]) or "(no name)"}</span>'
+        f'<span>{code}</span><span class="n">{seconds}</span>{ids}</summary>{_shown(span)}</details>'
+    )
 
 
 def _others(recorder: Recorder) -> Iterable[str]:
@@ -120,7 +130,9 @@ def _other(kind: str, value: Dict[str, Any]) -> str:
     hidden = {"headers", "body"} if value.get("path") == "/v3/auth/token" else {"headers"}
     shown = {name: item for name, item in value.items() if kind != "requests" or name not in hidden}
     title = " ".join(_plain(value[name]) for name in titles.get(kind, []) if value.get(name) is not None)
-    return f"<details><summary>{title or kind}</summary>{_shown(shown)}</details>"
+    status = value.get("status")
+    went_wrong = kind == "errors" or (kind == "requests" and isinstance(status, int) and status >= 400)
+    return f"<details{' class=ERROR' if went_wrong else ''}><summary>{title or kind}</summary>{_shown(shown)}</details>"
 
 
 def _shown(value: Any) -> str:

@@ -130,9 +130,9 @@ def doctor(
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
-def lower(limit: int, value: int) -> Callable[[], None]:
+def lower(limit: int, value: int, *, hard: bool = False) -> Callable[[], None]:
     """Return what lowers a limit in the child."""
-    return lambda: resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+    return lambda: resource.setrlimit(limit, (value, value if hard else resource.getrlimit(limit)[1]))
 
 
 def make_store(path: Path) -> None:
@@ -231,6 +231,7 @@ def test_what_would_lose_everything_is_a_problem_and_a_proxy_that_spares_this_ma
         "--json",
         "--store",
         "sqlite:////proc/runs.db",  # a folder that takes no file, from anybody
+        preexec=lower(resource.RLIMIT_NOFILE, 256, hard=True),
         HTTP_PROXY="http://192.0.2.1:3128",
         NO_PROXY="127.0.0.1,localhost",
         AGL_SPOOL_DIR="/proc/spool",
@@ -241,8 +242,10 @@ def test_what_would_lose_everything_is_a_problem_and_a_proxy_that_spares_this_ma
     assert done.levels()["proxies"] == {"ok"}
     assert done.code == 1
     assert "/proc" in done.bad("store")
+    assert "ask for a higher hard limit" in done.bad("open_files")
     assert done.levels()["store"] == {"fail"}
-    assert "no spool can be made in /proc" in done.bad("disk")
+    assert "no spool can be made" in done.bad("disk")
+    assert "no lock can be tried: the folder /proc takes no new file" in done.bad("locks")
     assert "OTEL_SDK_DISABLED=true switches every span off" in done.bad("otel_settings")
     assert "AGL_CAPTURE_TOKENS='maybe'" in done.bad("agl_settings")
     assert "AGL_ATTEMPT_ID is set without its companion" in done.bad("agl_settings")

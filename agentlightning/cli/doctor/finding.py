@@ -119,8 +119,11 @@ def write_into(folder: Path) -> None:
         OSError: The folder takes nothing.
     """
     made = folder / f".agl-doctor-{os.getpid()}"
-    made.mkdir()
-    made.rmdir()
+    try:
+        made.mkdir()
+        made.rmdir()
+    except OSError as error:
+        raise OSError(f"the folder {folder} takes no new file ({error.strerror})") from error
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def disk(subject: Subject) -> Iterator[Finding]:
     try:
         write_into(spool)
     except OSError as error:
-        sentence = f"no spool can be made in {spool}, so spans that the store does not take are lost: {error}"
+        sentence = f"no spool can be made, so spans that the store does not take are lost: {error}"
         yield Finding("fail", "disk", sentence, "set AGL_SPOOL_DIR to a folder that can be written")
     for folder, what in places.items():
         status = os.statvfs(folder)
@@ -120,7 +120,10 @@ def open_files(_: Subject) -> Iterator[Finding]:
         return
     goal = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
     sentence = f"a process may open {soft} files and connections; many rollouts at once need more"
-    yield Finding("warn", "open_files", sentence, f"ulimit -n {goal}")
+    by_root = (
+        "ask for a higher hard limit (limits.conf, a service's LimitNOFILE, a container's --ulimit nofile)"
+    )
+    yield Finding("warn", "open_files", sentence, f"ulimit -n {goal}" if goal > soft else by_root)
 
 
 # ---------------------------------------------------------------------- file systems

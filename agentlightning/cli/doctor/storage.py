@@ -104,9 +104,15 @@ def locks(subject: Subject) -> Iterator[Finding]:
     """Locks between two processes, on the file system of the store; a store that is no file needs none."""
     if subject.path is None:
         return
-    kind, mounted = file_system(existing(subject.folder), _mounts())
+    place = existing(subject.folder)
+    try:
+        write_into(place)
+    except OSError as error:
+        yield Finding("fail", "locks", f"no lock can be tried: {error}", LOCAL)
+        return
+    kind, mounted = file_system(place, _mounts())
     where = f"on {mounted} ({kind})" if kind else f"in {subject.folder}"
-    with scratch(subject.folder) as folder:
+    with scratch(place) as folder:
         broken = list(_broken_locks(folder))
     if broken:
         sentence = f"processes do not see each other's locks {where}: {'; '.join(broken)}"

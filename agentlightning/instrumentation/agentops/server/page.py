@@ -90,7 +90,7 @@ def _spans(recorder: Recorder) -> str:
     if not texts:
         return ""
     names = ("name", "status", "seconds", "rollout", "attempt", "trace")
-    heads = "".join(f"<b{' class=n' if name == 'seconds' else ''}>{name}</b>" for name in names)
+    heads = "".join(f"<strong{' class=n' if name == 'seconds' else ''}>{name}</strong>" for name in names)
     rows = "".join(_span(from_kept(text)) for text in reversed(texts))
     return f'<h2>Spans</h2><div class="wide"><div class="row">{heads}</div>{rows}</div>'
 

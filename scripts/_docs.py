@@ -230,7 +230,7 @@ def agentops_clients() -> str:
         verdict = told["verdict"] if told["verdict"] == "complete" else "**failed**"
         lines.setdefault((verdict, requests, kept, "; ".join(told["notes"])), []).append(told["agentops"])
     return table(
-        ("agentops", "session", "what it posts to", "what is kept of it", "what it warns of by itself"),
+        ("agentops", "session", "its requests (POST)", "what is kept", "what it warns of by itself"),
         [(", ".join(releases), *line) for line, releases in lines.items()],
     )
 

@@ -1,7 +1,8 @@
 """Run tests/agentops/matrix_cell.py with every combination of releases; see scripts/matrix-agentops.
 
-One line per cell on stdout as it ends, and as JSON in ``docs/reference/agentops-matrix.jsonl`` with ``--page``. Only
-the standard library and ``uv`` are needed here.
+Then tests/agentops/client_cell.py with every release of agentops: a session of its own with the local server. One line
+per cell on stdout as it ends, and as JSON beside ``docs/reference/agentops.md`` with ``--page``. Only the standard
+library and ``uv`` are needed here.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "reference" / "agentops-matrix.jsonl"
+PAGES = ROOT / "docs" / "reference"
 CELL_SECONDS = 400
 
 AGENTOPS = ("0.3.26", "0.4.9", "0.4.13", "0.4.14", "0.4.15", "0.4.16", "0.4.18", "0.4.19", "0.4.21", "none")
@@ -41,6 +43,17 @@ CORNERS = (
 )
 """The main environment has the newest of all three; tests/agentops runs there."""
 
+CLIENTS = (
+    *(f"0.2.{patch}" for patch in (0, 1, 2, 3, 5, 6)),
+    *(f"0.3.{patch}" for patch in (0, 2, 4, 6, 7, *range(9, 19), 21, *range(23, 27))),
+    *(f"0.4.{patch}" for patch in range(2, 22)),
+)
+"""Every release on PyPI."""
+UNDECLARED = {"0.3.6": "pyyaml", "0.3.7": "pyyaml", "0.3.9": "pyyaml", "0.4.7": "openai-agents"}
+"""What a release cannot be imported without, and does not ask for."""
+CLIENT_CORNERS = ("0.2.6", "0.3.18")
+"""Beside those of ``CORNERS``."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -49,6 +62,13 @@ class Cell:
     agentops: str
     opentelemetry: str
     openai: str
+
+    script: ClassVar[str] = "matrix_cell.py"
+
+    @property
+    def key(self) -> list[str]:
+        """What its results are kept by."""
+        return [self.agentops, self.opentelemetry, self.openai]
 
     @property
     def name(self) -> str:
@@ -72,6 +92,41 @@ class Cell:
         return found
 
 
+@dataclass(frozen=True)
+class Client:
+    """A release of agentops that talks to the local server by itself; its neighbours are of its own time."""
+
+    agentops: str
+    home: Cell | None = None
+    """Whose environment it uses; one of its own, if nobody's."""
+
+    script: ClassVar[str] = "client_cell.py"
+
+    @property
+    def key(self) -> list[str]:
+        """What its results are kept by."""
+        return [self.agentops]
+
+    @property
+    def name(self) -> str:
+        """For people, and for ``--only``."""
+        return f"agentops-{self.agentops}/client"
+
+    @property
+    def folder(self) -> Path:
+        """Its environment."""
+        return self.home.folder if self.home else ROOT / f".venv-agentops-client-{self.agentops}"
+
+    def requirements(self) -> list[str]:
+        """What is installed beside the project itself."""
+        if self.home:
+            return self.home.requirements()
+        modern = self.agentops.startswith("0.4.")
+        # With a newer OpenTelemetry the last releases of agentops export nothing.
+        found = Cell(self.agentops, "1.44", "2.x" if modern else "1.40").requirements()
+        return [*found, *filter(None, [UNDECLARED.get(self.agentops)])]
+
+
 def cells(only: str, *, small: bool) -> Iterator[Cell]:
     """Yield the cells to run."""
     every = (Cell(a, t, o) for a in AGENTOPS for t in OPENTELEMETRY for o in OPENAI)
@@ -80,7 +135,17 @@ def cells(only: str, *, small: bool) -> Iterator[Cell]:
             yield cell
 
 
-def install(cell: Cell) -> None:
+def clients(only: str, *, small: bool) -> Iterator[Client]:
+    """Yield the clients to run; those of the short run use the environments of its cells where they can."""
+    corners = {corner[0]: Cell(*corner) for corner in CORNERS if corner[0] != "none"}
+    every = (Client(release) for release in CLIENTS)
+    short = (Client(release, corners.get(release)) for release in (*CLIENT_CORNERS, *corners))
+    for client in short if small else every:
+        if only in client.name:
+            yield client
+
+
+def install(cell: Cell | Client) -> None:
     """Make the environment, unless it is there and not older than a week: the newest may have changed."""
     wanted = " ".join([*cell.requirements(), (ROOT / "pyproject.toml").read_text(), time.strftime("%G-%V")])
     mark = cell.folder / ".installed"
@@ -100,9 +165,9 @@ def uv(*arguments: str) -> None:
         raise RuntimeError(f"uv {' '.join(arguments)}: {ran.stderr.strip()}")
 
 
-def run(cell: Cell, *, keep: bool, small: bool) -> dict[str, object]:
+def run(cell: Cell | Client, *, keep: bool, small: bool) -> dict[str, object]:
     """Return what came of a cell; one of the short run that cannot be installed says so, and fails nothing."""
-    key = {"cell": [cell.agentops, cell.opentelemetry, cell.openai]}
+    key = {"cell": cell.key}
     try:
         install(cell)
     except RuntimeError as error:
@@ -114,7 +179,7 @@ def run(cell: Cell, *, keep: bool, small: bool) -> dict[str, object]:
         }
     try:
         ran = subprocess.run(
-            [cell.folder / "bin" / "python", ROOT / "tests" / "agentops" / "matrix_cell.py"],
+            [cell.folder / "bin" / "python", ROOT / "tests" / "agentops" / cell.script],
             capture_output=True,
             text=True,
             timeout=CELL_SECONDS,
@@ -132,43 +197,56 @@ def run(cell: Cell, *, keep: bool, small: bool) -> dict[str, object]:
     return {**key, "verdict": "failed", "problems": [why], "notes": []}
 
 
-def keep_results(found: list[dict[str, object]]) -> None:
-    """Write results over those of earlier runs of the same cells."""
-    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+def keep_results(path: Path, found: list[dict[str, object]], every: list[list[str]]) -> None:
+    """Write results over those of earlier runs of the same cells, in the order of ``every``."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     known = {str(told["cell"]): told for told in [*map(json.loads, lines), *found]}
-    every = [[a, t, o] for a in AGENTOPS for t in OPENTELEMETRY for o in OPENAI]
     # How long a cell takes is no fact of its releases.
     ordered = [
         {name: value for name, value in known[str(key)].items() if name != "seconds"}
         for key in every
         if str(key) in known
     ]
-    RESULTS.write_text("".join(json.dumps(told) + "\n" for told in ordered), encoding="utf-8")
+    path.write_text("".join(json.dumps(told) + "\n" for told in ordered), encoding="utf-8")
+
+
+def run_all(chosen: Sequence[Cell | Client], asked: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """Yield what came of each, in order, and print it."""
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        results = pool.map(lambda cell: run(cell, keep=asked.keep or asked.small, small=asked.small), chosen)
+        for cell, told in zip(chosen, results, strict=True):
+            print(cell.name, told["verdict"], told.get("seconds", ""), flush=True)
+            for problem in told["problems"]:  # type: ignore[attr-defined]
+                print(f"    {problem}", flush=True)
+            yield told
 
 
 def main() -> int:
     """Run the cells; return 1 if one fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="only the corners")
+    parser.add_argument("--clients", action="store_true", help="only the sessions with the local server")
     parser.add_argument("--page", action="store_true", help="keep the results for the documentation")
     parser.add_argument("--keep", action="store_true", help="keep the environments")
     parser.add_argument("--only", default="", help="cells whose names contain this")
     parser.add_argument("--jobs", type=int, default=2, help="cells at once")
     asked = parser.parse_args()
-    found = []
-    chosen = list(cells(asked.only, small=asked.small))
-    with ThreadPoolExecutor(asked.jobs) as pool:
-        results = pool.map(lambda cell: run(cell, keep=asked.keep or asked.small, small=asked.small), chosen)
-        for cell, told in zip(chosen, results, strict=True):
+    combinations = [] if asked.clients else list(cells(asked.only, small=asked.small))
+    sessions = list(clients(asked.only, small=asked.small))
+    failed = False
+    for chosen, page, every in (
+        (combinations, "agentops-matrix", [cell.key for cell in cells("", small=False)]),
+        (sessions, "agentops-clients", [client.key for client in clients("", small=False)]),
+    ):
+        found = []
+        for told in run_all(chosen, asked):
             found.append(told)
-            print(cell.name, told["verdict"], told.get("seconds", ""), flush=True)
-            for problem in told["problems"]:  # type: ignore[attr-defined]
-                print(f"    {problem}", flush=True)
+            failed = failed or told["verdict"] == "failed"
             if asked.page:
-                keep_results(found)
+                keep_results(PAGES / f"{page}.jsonl", found, every)
     if asked.page:
         subprocess.run([ROOT / "scripts" / "docs"], check=True)
-    return any(told["verdict"] == "failed" for told in found)
+    return failed
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .adapter import TraceToTripletBase as TraceToTripletBase
     from .adapter import TrainingRow as TrainingRow
     from .adapter import build_rows as build_rows
+    from .adapter import reward_target as reward_target
     from .emitter import emit_annotation as emit_annotation
     from .emitter import emit_exception as emit_exception
     from .emitter import emit_message as emit_message
@@ -124,6 +125,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "TracerTraceToTriplet",
             "TrainingRow",
             "build_rows",
+            "reward_target",
         ),
         ".emitter": (
             "emit_annotation",

@@ -7,6 +7,7 @@
     │   ├── NotFound (ValueError)
     │   │   ├── RolloutNotFound
     │   │   ├── AttemptNotFound
+    │   │   ├── RewardTargetNotFound
     │   │   ├── ResourcesNotFound
     │   │   └── WorkerNotFound
     │   ├── InvalidArgument (ValueError)
@@ -23,6 +24,7 @@
     ├── TracerError (RuntimeError)
     │   ├── TracerNotReady
     │   └── ActiveTracerError
+    ├── MisalignedWriteBack (ValueError)
     ├── ContextArgumentsError (ValueError)
     ├── NotAnExportRequest (ValueError)
     ├── AgentOpsError
@@ -83,6 +85,13 @@ class AttemptNotFound(NotFound):
 
     code = "attempt_not_found"
     noun = "attempt"
+
+
+class RewardTargetNotFound(NotFound):
+    """No such call, choice or tokens in the attempt that a reward is for; nothing was written."""
+
+    code = "reward_target_not_found"
+    noun = "target"
 
 
 class ResourcesNotFound(NotFound):
@@ -183,6 +192,12 @@ class ActiveTracerError(TracerError):
     code = "active_tracer"
 
 
+class MisalignedWriteBack(LightningError, ValueError):
+    """What a trainer hands back does not fit the row that it names; nothing was written."""
+
+    code = "misaligned_write_back"
+
+
 class ContextArgumentsError(LightningError, ValueError):
     """``trace_context`` got only a part of (``rollout_id``, ``attempt_id``), or ids without a store."""
 
@@ -266,6 +281,7 @@ HTTP_STATUS: dict[str, int] = {
     NotFound.code: 404,
     RolloutNotFound.code: 404,
     AttemptNotFound.code: 404,
+    RewardTargetNotFound.code: 404,
     ResourcesNotFound.code: 404,
     WorkerNotFound.code: 404,
     InvalidArgument.code: 400,

@@ -17,6 +17,7 @@ AGL_EXCEPTION = "agentlightning.exception"
 AGL_OPERATION = "agentlightning.operation"
 AGL_REWARD = "agentlightning.reward"
 AGL_VIRTUAL = "agentlightning.virtual"
+AGL_WRITE_BACK = "agentlightning.write_back"
 
 
 class LightningResourceAttributes(Enum):
@@ -115,6 +116,22 @@ class SpanFlagAttributes(str, Enum):
     """Code of the reason why no row may be made of this call."""
     ROLE = "agentlightning.role"
     """In which role a call was made: ``agent``, ``auxiliary``, ``judge`` or a word of the user's; absent = agent."""
+
+
+class WriteBackAttributes(str, Enum):
+    """What a trainer handed back for one sampled answer; lists have one entry per sampled token."""
+
+    RUN_ID = "agentlightning.write_back.run_id"
+    STEP = "agentlightning.write_back.step"
+    """The optimiser step, from 0."""
+    TOKEN_IDS = "agentlightning.write_back.token_ids"  # noqa: S105 - an attribute name
+    """list[int]: the answer, for whoever reads the span alone."""
+    MASK = "agentlightning.write_back.mask"
+    """list[int]: 1 where the trainer trained the token."""
+    ADVANTAGES = "agentlightning.write_back.advantages"
+    """list[float]; 0.0 where the mask is 0."""
+    LOGPROBS = "agentlightning.write_back.logprobs"
+    """list[float]: of the trainer's weights; 0.0 where the mask is 0."""
 
 
 class DropReason(str, Enum):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .reasons import TraceReason as TraceReason
     from .rewards import Reward as Reward
     from .rewards import read_reward as read_reward
+    from .rewards import reward_target as reward_target
     from .training import RowSet as RowSet
     from .training import Segment as Segment
     from .training import TrainingRow as TrainingRow
@@ -51,7 +52,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         ".outcome": ("StepReward",),
         ".policy": ("Decision", "RowPolicy", "Use"),
         ".reasons": ("ALL_CODES", "CallReason", "Code", "RewardReason", "TraceReason"),
-        ".rewards": ("Reward", "read_reward"),
+        ".rewards": ("Reward", "read_reward", "reward_target"),
         ".training": ("RowSet", "Segment", "TrainingRow", "build_rows"),
         ".triplet": (
             "TraceToTripletBase",

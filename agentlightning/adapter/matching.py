@@ -28,13 +28,8 @@ from ..types import Span
 from ..types.semconv import LinkPydanticModel
 from .calls import Call
 from .reasons import RewardReason
-from .rewards import Reward, read_reward
+from .rewards import CHOICE_INDEX, TOKEN_RANGE, Reward, read_reward
 from .tree import Tree, moment, order_key
-
-CHOICE_INDEX = "choice_index"
-"""Link key that names one choice of the linked call."""
-TOKEN_RANGE = "token_range"  # noqa: S105 - the name of a key
-"""Link key that names sampled tokens of the linked choice: ``<start>:<end>``, half-open, from 0."""
 
 _ROLLOUT_KEYS = frozenset(
     {LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value}

@@ -17,17 +17,30 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Dict, List, Optional, Tuple
 
-from ..codec.attributes import attributes_of, extract_links_from_attributes, indexed_attributes
-from ..semconv import AGL_ANNOTATION, AGL_OPERATION, AGL_REWARD, LightningSpanAttributes
+from ..codec.attributes import (
+    attributes_of,
+    extract_links_from_attributes,
+    indexed_attributes,
+    make_link_attributes,
+)
+from ..semconv import AGL_ANNOTATION, AGL_OPERATION, AGL_REWARD, LightningSpanAttributes, RewardAttributes
 from ..types import SpanLike
 from ..types.semconv import LinkPydanticModel, RewardPydanticModel
 from .reasons import RewardReason
 
+CHOICE_INDEX = "choice_index"
+"""Link key that names one choice of the linked call."""
+TOKEN_RANGE = "token_range"  # noqa: S105 - the name of a key
+"""Link key that names sampled tokens of the linked choice: ``<start>:<end>``, half-open, from 0."""
+
 PRIMARY = "primary"
 """Name of the only dimension of a reward that was given as a number."""
 
+_RESPONSE_ID = "gen_ai.response.id"
 _OUTPUTS = ("agentops.task.output", "agentops.entity.output")
 
 
@@ -108,6 +121,98 @@ def find_final_reward(spans: Sequence[SpanLike]) -> Optional[float]:
         if reward is not None and reward.reason is not RewardReason.NOT_GIVEN:
             return reward.value
     return None
+
+
+# ---------------------------------------------------------------------- writing
+
+
+def reward_dimensions(rewards: Any, primary_key: Optional[str] = None) -> Dict[str, float]:
+    """Return name → value of a reward that is given as a number or as a dict, the primary one first.
+
+    Raises:
+        TypeError: A reward is not a number.
+        ValueError: A dict without ``primary_key``, or with one that it does not hold.
+    """
+    if not isinstance(rewards, Mapping):
+        return {PRIMARY: reward_number(rewards)}
+    if primary_key is None:
+        raise ValueError("a reward with several dimensions needs primary_key=")
+    if primary_key not in rewards:
+        raise ValueError(
+            f"primary_key {primary_key!r} is not one of the rewards: {', '.join(map(str, rewards))}"
+        )
+    ordered = [primary_key, *(key for key in rewards if key != primary_key)]
+    return {str(key): reward_number(rewards[key]) for key in ordered}
+
+
+def reward_attributes(dimensions: Mapping[str, float]) -> Dict[str, Any]:
+    """Return the attributes of a span that carries these dimensions, the primary one first."""
+    prefix = LightningSpanAttributes.REWARD.value
+    flat: Dict[str, Any] = {}
+    for index, (name, value) in enumerate(dimensions.items()):
+        flat[f"{prefix}.{index}.{RewardAttributes.REWARD_NAME.value}"] = name
+        flat[f"{prefix}.{index}.{RewardAttributes.REWARD_VALUE.value}"] = value
+    return flat
+
+
+def reward_number(value: Any) -> float:
+    """Return a reward as a float: a number, also a bool, a NumPy scalar or a tensor of one element.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is a number that a float cannot hold.
+    """
+    given = value
+    if not isinstance(value, (Real, Decimal)):
+        try:
+            value = value.item()  # NumPy's bool, arrays and tensors of one element
+        except Exception:  # noqa: BLE001 - whatever a stranger's item() raises
+            value = None
+    if not isinstance(value, (Real, Decimal)):
+        raise TypeError(f"Reward must be a float, got {type(given).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("Reward must be a float: this number is too large for one") from None
+
+
+def reward_target(
+    *,
+    response_id: Optional[str] = None,
+    span_id: Optional[str] = None,
+    choice: Optional[int] = None,
+    tokens: Optional[Tuple[int, int]] = None,
+) -> Dict[str, Any]:
+    """Return the attributes that say which model call, or which part of its answer, a reward is for.
+
+    ``emit_reward(0.5, attributes=reward_target(response_id=response.id))``. A reward without a target is for the
+    rollout.
+
+    Args:
+        response_id: The server's id of the response (``response.id`` of the OpenAI client).
+        span_id: The call's span, 16 hex digits; or a span around calls, which means the last of them.
+        choice: One choice of the call, by index; default: every one.
+        tokens: ``[start, end)`` over the sampled tokens of the one choice; default: the whole answer.
+
+    Raises:
+        ValueError: Neither or both ids are given, or a place is none.
+    """
+    if (response_id is None) == (span_id is None):
+        raise ValueError("a reward's target is named by response_id or by span_id, one of them")
+    links: Dict[str, str] = {"span_id": span_id} if span_id is not None else {_RESPONSE_ID: str(response_id)}
+    if choice is not None:
+        if choice < 0:
+            raise ValueError(f"a choice is named by its index from 0, not {choice}")
+        links[CHOICE_INDEX] = str(choice)
+    if tokens is not None:
+        start, end = tokens
+        if not 0 <= start < end:
+            raise ValueError(f"tokens are a range [start, end) of at least one, not [{start}, {end})")
+        links[TOKEN_RANGE] = f"{start}:{end}"
+    return make_link_attributes(links)
+
+
+# ---------------------------------------------------------------------- reading
 
 
 def _dimensions(span: SpanLike) -> List[Tuple[str, Any]]:

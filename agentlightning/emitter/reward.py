@@ -9,9 +9,6 @@ recorded as they are and read as unscored. Readers take our spans and OpenTeleme
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from decimal import Decimal
-from numbers import Real
 from types import ModuleType
 from typing import Any, Dict, Optional, Union
 
@@ -22,14 +19,11 @@ from ..adapter.rewards import (
     get_reward_value,
     get_rewards_from_span,
     is_reward_span,
+    reward_attributes,
+    reward_dimensions,
+    reward_number,
 )
-from ..semconv import (
-    AGL_ANNOTATION,
-    AGL_OPERATION,
-    AGL_REWARD,
-    LightningSpanAttributes,
-    RewardAttributes,
-)
+from ..semconv import AGL_ANNOTATION, AGL_OPERATION, AGL_REWARD, LightningSpanAttributes
 from ..types import SpanCoreFields, SpanRecordingContext
 from .annotation import FnType, record, record_span, to_flat, traced
 
@@ -67,8 +61,10 @@ def emit_reward(
         TypeError: A reward is not a number.
         ValueError: A dict without ``primary_key``, or with one that it does not hold.
     """
-    given = _dimensions(reward, primary_key)
-    return record_span(AGL_ANNOTATION, {**to_flat(attributes), **_attributes(given)}, propagate=propagate)
+    given = reward_dimensions(reward, primary_key)
+    return record_span(
+        AGL_ANNOTATION, {**to_flat(attributes), **reward_attributes(given)}, propagate=propagate
+    )
 
 
 def reward(fn: FnType) -> FnType:
@@ -84,54 +80,10 @@ def reward(fn: FnType) -> FnType:
 def _record_reward(recording: SpanRecordingContext, result: Any) -> None:
     record(recording, _OUTPUT, result)
     try:
-        dimensions = {PRIMARY: _number(result)}
+        dimensions = {PRIMARY: reward_number(result)}
     except (TypeError, ValueError):
         return
-    recording.record_attributes(_attributes(dimensions))
-
-
-def _dimensions(rewards: Any, primary_key: Optional[str]) -> Dict[str, float]:
-    """Return name → value, the primary one first."""
-    if not isinstance(rewards, Mapping):
-        return {PRIMARY: _number(rewards)}
-    if primary_key is None:
-        raise ValueError("a reward with several dimensions needs primary_key=")
-    if primary_key not in rewards:
-        raise ValueError(
-            f"primary_key {primary_key!r} is not one of the rewards: {', '.join(map(str, rewards))}"
-        )
-    ordered = [primary_key, *(key for key in rewards if key != primary_key)]
-    return {str(key): _number(rewards[key]) for key in ordered}
-
-
-def _attributes(dimensions: Mapping[str, float]) -> Dict[str, Any]:
-    prefix = LightningSpanAttributes.REWARD.value
-    flat: Dict[str, Any] = {}
-    for index, (name, value) in enumerate(dimensions.items()):
-        flat[f"{prefix}.{index}.{RewardAttributes.REWARD_NAME.value}"] = name
-        flat[f"{prefix}.{index}.{RewardAttributes.REWARD_VALUE.value}"] = value
-    return flat
-
-
-def _number(value: Any) -> float:
-    """Return a reward as a float.
-
-    Raises:
-        TypeError: It is not a number.
-        ValueError: It is a number that a float cannot hold.
-    """
-    given = value
-    if not isinstance(value, (Real, Decimal)):
-        try:
-            value = value.item()  # NumPy's bool, arrays and tensors of one element
-        except Exception:  # noqa: BLE001 - whatever a stranger's item() raises
-            value = None
-    if not isinstance(value, (Real, Decimal)):
-        raise TypeError(f"Reward must be a float, got {type(given).__name__}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError("Reward must be a float: this number is too large for one") from None
+    recording.record_attributes(reward_attributes(dimensions))
 
 
 class _ModuleThatDecorates(ModuleType):

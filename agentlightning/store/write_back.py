@@ -1,0 +1,43 @@
+"""A trainer's hand-back, stored beside the spans that the tokens come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import List, Optional
+
+from ..adapter.training import TrainingRow
+from ..adapter.write_back import PerToken, write_back_spans
+from ..types import Span
+from .base import LightningStore
+
+
+async def write_back(
+    store: LightningStore,
+    row: TrainingRow,
+    *,
+    run_id: str,
+    step: int,
+    token_ids: Sequence[int],
+    advantages: Optional[PerToken] = None,
+    logprobs: Optional[PerToken] = None,
+    mask: Optional[Sequence[int]] = None,
+) -> List[Span]:
+    """Store what a trainer did with a row; see :func:`~agentlightning.adapter.write_back.write_back_spans`.
+
+    A sealed attempt takes it: it changes nothing that is trained. Giving it again changes nothing.
+
+    Raises:
+        MisalignedWriteBack: It does not fit the row; nothing was written.
+        RolloutNotFound, AttemptNotFound: The row is not of this store.
+    """
+    spans = write_back_spans(
+        row,
+        run_id=run_id,
+        step=step,
+        token_ids=token_ids,
+        advantages=advantages,
+        logprobs=logprobs,
+        mask=mask,
+    )
+    await store.add_many_spans(spans)
+    return spans

@@ -22,7 +22,7 @@ from agentlightning.adapter.reasons import ALL_CODES
 from agentlightning.cli import columns as export_columns
 from agentlightning.cli.entry import build_parser
 from agentlightning.cli.options import COMMANDS
-from agentlightning.instrumentation.agentops.table import TABLE
+from agentlightning.instrumentation.agentops.table import KEPT_OFF, TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERYWHERE = {"help", "store", "log_level"}
@@ -185,6 +185,11 @@ def agentops_releases() -> str:
     )
 
 
+def agentops_frameworks() -> str:
+    """Return the agent frameworks whose instrumentation by AgentOps stays off in managed mode."""
+    return table(("module", "why"), [(f"`{name}`", why) for name, why in KEPT_OFF.items()])
+
+
 def agentops_cells(page: str = "agentops-matrix") -> list[dict[str, Any]]:
     """Return what ``scripts/matrix-agentops --page`` has kept."""
     kept = ROOT / "docs" / "reference" / f"{page}.jsonl"
@@ -250,6 +255,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "span-columns": columns("SPAN_COLUMNS"),
     "reason-codes": reason_codes,
     "agentops-releases": agentops_releases,
+    "agentops-frameworks": agentops_frameworks,
     "agentops-matrix": agentops_matrix,
     "agentops-changes": agentops_changes,
     "agentops-clients": agentops_clients,

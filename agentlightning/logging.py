@@ -6,6 +6,7 @@ the rollout and the attempt, so that logs can be put beside spans. Names of func
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import sys
@@ -15,6 +16,8 @@ from typing import Any, Dict, Literal, Optional, Union
 
 from opentelemetry import baggage, trace
 
+from .pipeline.redact import Redactor, SecretFilter
+from .pipeline.rules import KEY_RULES
 from .semconv import LightningResourceAttributes
 
 Level = Union[int, str]
@@ -33,7 +36,7 @@ class JsonFormatter(logging.Formatter):
 
     Keys: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``; ``exception`` with its traceback; ``trace_id``
     and ``span_id`` (hex), ``rollout_id`` and ``attempt_id`` of the context in which the record was made; and whatever
-    the caller passed as ``extra``. What is no JSON value is written as its ``repr``.
+    the caller passed as ``extra``. What is no JSON value is written as its ``repr``. Keys and passwords are masked.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -48,7 +51,7 @@ class JsonFormatter(logging.Formatter):
         line.update((key, value) for key, value in vars(record).items() if key not in _RESERVED)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=repr, ensure_ascii=True)
+        return str(_keys().value(json.dumps(line, default=repr, ensure_ascii=True)))
 
 
 def setup(
@@ -60,7 +63,7 @@ def setup(
     handler: Optional[logging.Handler] = None,
     propagate: bool = False,
 ) -> None:
-    """Let this package log; a repeat replaces what an earlier one set up.
+    """Let this package log, with keys, tokens and passwords masked; a repeat replaces what an earlier one set up.
 
     Args:
         level: Level of the ``agentlightning`` logger, by name or number; it can be changed at any time by another call.
@@ -79,6 +82,8 @@ def setup(
     numbers = {name: _number(each) for name, each in levels.items()}
     made = handler or logging.StreamHandler(sys.stderr)
     made.setFormatter(JsonFormatter() if format == "json" else logging.Formatter(DEFAULT_FORMAT, DATE_FORMAT))
+    if not any(isinstance(each, SecretFilter) for each in made.filters):
+        made.addFilter(SecretFilter(_keys()))
     setattr(made, _OURS, True)
     for name in (PACKAGE, *apply_to):
         logger = logging.getLogger(name)
@@ -114,6 +119,11 @@ def _number(level: Level) -> int:
     if not isinstance(number, int):
         raise ValueError(f"{level!r} is no log level; the usual ones are DEBUG, INFO, WARNING, ERROR")  # noqa: TRY004
     return number
+
+
+@functools.cache
+def _keys() -> Redactor:
+    return Redactor(KEY_RULES)
 
 
 def _context() -> Dict[str, str]:

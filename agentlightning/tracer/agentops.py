@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
-from ..errors import AgentOpsError, AgentOpsUnsupported, UnknownOption
+from ..errors import AgentOpsError, AgentOpsUnsupported, ConfigurationError, UnknownOption
 from ..instrumentation.agentops import attach
 from ..instrumentation.agentops.environment import around_proxies, set_environment
 from ..instrumentation.agentops.foreign_errors import translated
@@ -69,6 +69,10 @@ class AgentOpsTracer(OtelTracer):
         **options: Any,
     ) -> None:
         _check_names(options)
+        if not (server is None or isinstance(server, (str, AgentOpsServerManager))):
+            raise ConfigurationError(
+                f"server is an AgentOpsServerManager or a URL, not {type(server).__qualname__}"
+            )
         super().__init__(**{"instrument_llm_calls": instrument_managed, **options})
         self._agentops_managed = agentops_managed
         self._instrument_managed = instrument_managed

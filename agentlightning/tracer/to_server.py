@@ -16,6 +16,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from .egress import MaskingExporter
 from .scope import ATTEMPT_KEY, ROLLOUT_KEY, Record, Scope
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class ToServer(SpanProcessor):
         )
         self._placed_by = placed_by
         self._open: OrderedDict[int, Record] = OrderedDict()
-        self._batches = BatchSpanProcessor(self._exporter, schedule_delay_millis=500)
+        self._batches = BatchSpanProcessor(MaskingExporter(self._exporter), schedule_delay_millis=500)
 
     def on_start(self, span: SdkSpan, parent_context: Optional[Context] = None) -> None:  # noqa: ARG002
         """Remember where the span belongs: at its end the recorder has settled it and forgotten."""

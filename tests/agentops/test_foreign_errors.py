@@ -19,8 +19,8 @@ from agentlightning.errors import (
     SessionError,
     UnknownOption,
 )
-from agentlightning.instrumentation.agentops.server.manager import AgentOpsServerManager
 from agentlightning.store import LightningStore
+from agentlightning.testing.agentops_server import AgentOpsServer
 from agentlightning.tracer import AgentOpsTracer
 
 foreign: Any = importlib.import_module("agentops.exceptions")
@@ -62,7 +62,7 @@ def test_the_errors_of_agentops_are_one_tree() -> None:
 def test_what_the_start_of_agentops_raises_is_translated_where_the_tracer_is_strict(
     make: Callable[[], Exception],
     expected: type[AgentOpsError],
-    agentops_server: AgentOpsServerManager,
+    agentops_server: AgentOpsServer,
     store: LightningStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -72,7 +72,7 @@ def test_what_the_start_of_agentops_raises_is_translated_where_the_tracer_is_str
         raise raised
 
     monkeypatch.setattr(Client, "init", init)
-    tracer = AgentOpsTracer(strict=True, server=agentops_server)
+    tracer = AgentOpsTracer(strict=True, server=agentops_server.manager)
     with pytest.raises(AgentOpsError, match=type(raised).__name__) as caught:
         tracer.init_worker(0, store)
     assert type(caught.value) is expected
@@ -82,7 +82,7 @@ def test_what_the_start_of_agentops_raises_is_translated_where_the_tracer_is_str
 
 @pytest.mark.asyncio
 async def test_a_tracer_that_is_not_strict_says_it_and_goes_on(
-    agentops_server: AgentOpsServerManager,
+    agentops_server: AgentOpsServer,
     store: LightningStore,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -91,7 +91,7 @@ async def test_a_tracer_that_is_not_strict_says_it_and_goes_on(
         raise foreign.ApiServerException("503")
 
     monkeypatch.setattr(Client, "init", init)
-    with AgentOpsTracer(server=agentops_server).lifespan(store) as tracer:
+    with AgentOpsTracer(server=agentops_server.manager).lifespan(store) as tracer:
         async with tracer.trace_context() as trace:
             pass
     assert "AgentOps is not recorded" in caplog.text
@@ -102,7 +102,7 @@ async def test_a_tracer_that_is_not_strict_says_it_and_goes_on(
 @pytest.mark.asyncio
 @pytest.mark.parametrize("make", [make for make, _ in STARTS[:7]])
 async def test_what_agentops_raises_in_the_agent_reaches_it_unchanged(
-    make: Callable[[], Exception], agentops_server: AgentOpsServerManager, store: LightningStore
+    make: Callable[[], Exception], agentops_server: AgentOpsServer, store: LightningStore
 ) -> None:
     raised = make()
 
@@ -110,7 +110,7 @@ async def test_what_agentops_raises_in_the_agent_reaches_it_unchanged(
     def work() -> None:
         raise raised
 
-    with AgentOpsTracer(server=agentops_server, strict=True).lifespan(store) as tracer:
+    with AgentOpsTracer(server=agentops_server.manager, strict=True).lifespan(store) as tracer:
         with pytest.raises(type(raised)) as caught:
             async with tracer.trace_context():
                 work()
@@ -124,3 +124,8 @@ def test_an_option_that_there_is_not_is_named_with_what_was_meant() -> None:
         AgentOpsTracer(xyzzy=1)
     with pytest.raises(TypeError):
         AgentOpsTracer(xyzzy=1)
+
+
+def test_a_server_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="server is an AgentOpsServerManager or a URL, not int"):
+        AgentOpsTracer(server=8002)  # type: ignore[arg-type]

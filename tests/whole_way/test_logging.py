@@ -91,3 +91,27 @@ def test_what_is_unknown_is_said(level: str, form: Any, lines: io.StringIO) -> N
 def test_a_record_that_cannot_be_written_as_json_is_written_all_the_same() -> None:
     record = logging.makeLogRecord({"msg": "%s", "args": (b"\xff",), "value": {1: {2, 3}}})
     assert json.loads(ours.JsonFormatter().format(record))["message"] == "b'\\xff'"
+
+
+KEY = "sk-proj-Ab12Cd34Ef56Gh78Ij90Kl"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_key_is_written_whatever_carries_it(form: Any, lines: io.StringIO) -> None:
+    handler = logging.StreamHandler(lines)
+    for _ in range(2):
+        ours.setup("INFO", format=form, handler=handler, apply_to=["my.agent"])
+    assert len(handler.filters) == 1
+    agent = logging.getLogger("my.agent")
+    agent.info("key %s", KEY, extra={"api_key": "hunter2", "odd": [KEY, {KEY: 1}]})
+    try:
+        raise ValueError(KEY)
+    except ValueError:
+        agent.exception("with its stack", stack_info=True)
+    written = lines.getvalue()
+    assert KEY not in written
+    assert "hunter2" not in written
+    assert "[redacted:" in written
+    assert "with its stack" in written
+    if form == "json":
+        assert len(parsed(lines)) == 2

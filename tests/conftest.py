@@ -36,6 +36,7 @@ SCRUBBED = frozenset(
 SHARED_THREADS = (
     "asyncio_",  # the default executor of an event loop: it ends with its loop
     "ThreadPoolExecutor-",  # idle workers of an executor that its owner shut down without waiting
+    "CrewAISyncHandler",  # of the executor of CrewAI's event bus, which lives as long as the process
     "pydevd",
     "tqdm",
 )

@@ -8,24 +8,19 @@ from __future__ import annotations
 import asyncio
 import importlib
 import re
-import socket
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Awaitable, Callable, Dict, List
 
 import framework_agents as agents
 import pytest
+from framework_calls import calls_among, needs, path, spans_of
 
-from agentlightning.adapter import TracerTraceToTriplet
 from agentlightning.instrumentation.agentops import AgentOpsServerManager
 from agentlightning.instrumentation.agentops.probe import probe
 from agentlightning.instrumentation.guard import reraise
-from agentlightning.semconv import ModelCallAttributes
 from agentlightning.store import LightningStore
 from agentlightning.testing import FakeOpenAI
-from agentlightning.testing.fake_openai import tokens_of
 from agentlightning.tracer import AgentOpsTracer
-from agentlightning.types import Span
 
 pytest.importorskip("agentops")
 if probe().legacy:
@@ -34,41 +29,10 @@ if probe().legacy:
 # Strangers' packages warn of one another.
 pytestmark = [pytest.mark.asyncio, pytest.mark.filterwarnings("ignore")]
 
-PROMPT_IDS = ModelCallAttributes.PROMPT_TOKEN_IDS.value
-RESPONSE_IDS = ModelCallAttributes.RESPONSE_TOKEN_IDS.value.format(i=0)
-CAPTURE = ModelCallAttributes.TOKEN_CAPTURE.value
-
-
-def needs(*distributions: str) -> pytest.MarkDecorator:
-    """Skip a test where one of these is not installed."""
-    missing = []
-    for name in distributions:
-        try:
-            version(name)
-        except PackageNotFoundError:
-            missing.append(name)
-    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
-
-
 langchain = needs("langchain", "langchain-openai")
 langgraph = needs("langgraph", "langchain-openai")
 openai_agents = needs("openai-agents")
 litellm = needs("litellm")
-
-
-@pytest.fixture(scope="module")
-def shared_server() -> Iterator[AgentOpsServerManager]:
-    """One local server for this file."""
-    with AgentOpsServerManager() as manager:
-        yield manager
-
-
-@pytest.fixture
-def recorder(store: LightningStore, shared_server: AgentOpsServerManager) -> Iterator[AgentOpsTracer]:
-    """A worker in managed mode; errors of ours come out."""
-    tracer = AgentOpsTracer(server=shared_server, strict=True, policy=reraise, max_wait_time=60_000)
-    with tracer.lifespan(store):
-        yield tracer
 
 
 @pytest.fixture
@@ -76,63 +40,6 @@ def model() -> Iterator[FakeOpenAI]:
     """The model that calls the tool and says the sum."""
     with FakeOpenAI(agents.converse) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[List[str]]:
-    """Every host that this process asks for by name or connects to; none of them may be far away."""
-    asked: List[str] = []
-    look_up, connect = socket.getaddrinfo, socket.socket.connect
-
-    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
-        asked.append(host.decode() if isinstance(host, bytes) else str(host))
-        return look_up(host, *args, **kwargs)
-
-    def connecting(self: socket.socket, address: Any) -> Any:
-        if isinstance(address, tuple):
-            asked.append(str(address[0]))
-        return connect(self, address)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(socket.socket, "connect", connecting)
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import asks a host for prices
-    yield asked
-    assert {host for host in asked if host not in {"127.0.0.1", "localhost", "::1"}} == set()
-
-
-async def spans_of(store: LightningStore, handle: Any) -> List[Span]:
-    """Return the spans of a rollout; its receipt is whole and nothing was counted twice."""
-    receipt = await store.get_receipt(handle.rollout_id, handle.attempt_id)
-    assert receipt.whole
-    assert (receipt.open, receipt.dropped) == (0, {})
-    return list(await store.query_spans(handle.rollout_id))
-
-
-def calls_among(spans: List[Span], number: int = 5, turns: int = 2) -> List[Span]:
-    """Return the model calls, in order; they are the conversation with the very ids that were sampled."""
-    calls = sorted(
-        (span for span in spans if PROMPT_IDS in span.attributes), key=lambda span: span.start_time or 0
-    )
-    sampled = [[1000 + number], [token.id for token in tokens_of(agents.answer(number))]]
-    expected = [(list(agents.prompt_ids(number, turn)), sampled[turn], "valid") for turn in range(turns)]
-    assert [
-        (call.attributes[PROMPT_IDS], call.attributes[RESPONSE_IDS], call.attributes[CAPTURE])
-        for call in calls
-    ] == expected
-    rows = TracerTraceToTriplet().adapt(spans)  # a second span of a call would be a second row
-    assert [row.prompt["token_ids"] for row in rows] == [prompt for prompt, _, _ in expected]
-    assert [row.response["token_ids"] for row in rows] == [response for _, response, _ in expected]
-    return calls
-
-
-def path(spans: List[Span], span: Span) -> str:
-    """Return the names from the root to a span."""
-    by_id = {each.span_id: each for each in spans}
-    names = [span.name]
-    while span.parent_id in by_id:
-        span = by_id[span.parent_id]
-        names.append(span.name)
-    return " > ".join(reversed(names))
 
 
 # ---------------------------------------------------------------------- plain clients
@@ -340,3 +247,50 @@ async def test_an_openai_agent_that_fails_raises_what_it_raises_without_us(
     assert by_name["rollout"].status.status_code == "ERROR"
     # AgentOps sets the status OK before it looks for an error, and OpenTelemetry keeps an OK.
     assert by_name["add"].attributes["error.message"] == "Error running tool"
+
+
+@openai_agents
+async def test_processors_of_the_user_stay_in_force_and_come_back_in_their_order(
+    store: LightningStore, shared_server: AgentOpsServerManager, model: FakeOpenAI
+) -> None:
+    library: Any = importlib.import_module("agents")
+    tracing: Any = importlib.import_module("agents.tracing.processors")
+    holder = library.tracing.get_trace_provider()._multi_processor  # no public way to read them
+    at_first = holder._processors
+    seen: Dict[str, List[str]] = {"mine": [], "late": []}
+
+    def processor(name: str) -> Any:
+        class Processor(library.tracing.TracingProcessor):  # type: ignore[misc]
+            def on_trace_start(self, trace: Any) -> None:
+                seen[name].append(trace.name)
+
+            def on_trace_end(self, trace: Any) -> None: ...
+            def on_span_start(self, span: Any) -> None: ...
+            def on_span_end(self, span: Any) -> None: ...
+            def shutdown(self) -> None: ...
+            def force_flush(self) -> None: ...
+
+        return Processor()
+
+    mine, late = processor("mine"), processor("late")
+    try:
+        library.set_trace_processors([mine, tracing.default_processor()])
+        before = holder._processors
+        for _ in range(2):
+            tracer = AgentOpsTracer(server=shared_server, strict=True, policy=reraise, max_wait_time=60_000)
+            with tracer.lifespan(store):
+                assert mine in holder._processors
+                assert tracing.default_processor() not in holder._processors  # it would send to OpenAI
+                async with tracer.trace_context() as handle:
+                    assert await run_openai_agent(model, 5, "run") == agents.answer(5)
+            assert {call.name for call in calls_among(await spans_of(store, handle))} == {"generation"}
+            assert [*map(id, holder._processors)] == [*map(id, before)]
+        assert seen["mine"] == ["Agent workflow"] * 2
+        with AgentOpsTracer(server=shared_server, strict=True, policy=reraise).lifespan(store):
+            library.add_trace_processor(late)
+        assert [*map(id, holder._processors)] == [*map(id, (*before, late))]
+        with AgentOpsTracer(server=shared_server, strict=True, policy=reraise).lifespan(store):
+            library.set_trace_processors([late])
+        assert holder._processors == (late,)
+    finally:
+        holder._processors = at_first

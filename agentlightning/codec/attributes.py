@@ -147,6 +147,11 @@ def indexed_attributes(attributes: Mapping[str, Any], prefix: str) -> List[Any]:
     Unlike :func:`filter_and_unflatten_attributes` it accepts gaps and strangers between the indices, and
     never raises: spans come from anywhere.
     """
+    return list(numbered_attributes(attributes, prefix).values())
+
+
+def numbered_attributes(attributes: Mapping[str, Any], prefix: str) -> Dict[int, Any]:
+    """Return what lies under ``prefix.<i>`` as index → value, in the order of the indices; never raises."""
     under: Dict[str, Any] = {
         key[len(prefix) + 1 :]: value
         for key, value in attributes.items()
@@ -162,10 +167,10 @@ def indexed_attributes(attributes: Mapping[str, Any], prefix: str) -> List[Any]:
             groups.setdefault(int(head), {})[rest] = value
         else:
             leaves[int(head)] = value
-    return [
-        unflatten_attributes(groups[index]) if index in groups else leaves[index]
+    return {
+        index: unflatten_attributes(groups[index]) if index in groups else leaves[index]
         for index in sorted({*groups, *leaves})
-    ]
+    }
 
 
 # ---------------------------------------------------------------------- values that OpenTelemetry takes

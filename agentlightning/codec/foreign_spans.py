@@ -7,26 +7,31 @@ foreign span passes the same checks. Only names and shapes of those projects are
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from . import messages, openai_wire
-from .attributes import indexed_attributes
+from ..types import SpanLike
+from . import messages, openai_wire, span_events, whole_bodies
+from .attribute_values import first, value_of
+from .attributes import indexed_attributes, numbered_attributes
 from .model_call import Issue, ModelCall, none
 from .raw_call import CallStart, RawCall
+from .span_events import EventMessages
+from .whole_bodies import Bodies
 
 _PROMPT_IDS = ("prompt_token_ids", "llm.hosted_vllm.prompt_token_ids")
 _RESPONSE_IDS = ("response_token_ids", "llm.hosted_vllm.response_token_ids")
 _IDS = frozenset({*_PROMPT_IDS, *_RESPONSE_IDS})
 _PREFIXES = ("gen_ai.prompt.", "gen_ai.completion.", "llm.input_messages.", "llm.output_messages.")
-_OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion"})
+_OPERATIONS = frozenset(
+    {"chat", "text_completion", "generate_content", "completion", "acompletion", "atext_completion"}
+)
 _OPERATION = ("gen_ai.operation.name", "llm.request.type", "gen_ai.request.type")
 _DECIDING = (*_IDS, *_OPERATION, "openinference.span.kind", "agentops.span.kind")
 """Attributes one of which says that a span is a model call, or is none."""
-_TEXT = frozenset({"text_completion", "completion"})
 
 _MODEL = ("gen_ai.request.model", "llm.request.model_name", "llm.model_name")
 _RESPONSE_MODEL = ("gen_ai.response.model", "llm.response.model_name")
@@ -36,7 +41,27 @@ _OUTPUT_TOKENS = (
     "gen_ai.usage.completion_tokens",
     "llm.token_count.completion",
 )
-_STREAM = ("gen_ai.request.stream", "gen_ai.request.streaming", "gen_ai.is_streaming")
+_CACHED_TOKENS = (
+    "gen_ai.usage.cache_read.input_tokens",
+    "gen_ai.usage.cache_read_input_tokens",
+    "llm.token_count.prompt_details.cache_read",
+)
+_REASONING_TOKENS = (
+    "gen_ai.usage.reasoning.output_tokens",
+    "gen_ai.usage.reasoning_tokens",
+    "llm.token_count.completion_details.reasoning",
+)
+_CHAT = re.compile(r"gen_ai\.prompt\.\d+\.role$|gen_ai\.input\.messages$")
+_STREAM = ("gen_ai.request.stream", "gen_ai.request.streaming", "gen_ai.is_streaming", "llm.is_streaming")
+_REQUEST_FIELDS = openai_wire.SAMPLING_FIELDS | {
+    "model",
+    "messages",
+    "prompt",
+    "tools",
+    "functions",
+    "stream",
+}
+_ID_FIELDS = frozenset({"token_ids", "response_token_ids", "prompt_token_ids", "provider_specific_fields"})
 _SAMPLING: Mapping[str, tuple[str, ...]] = {
     "temperature": ("gen_ai.request.temperature",),
     "top_p": ("gen_ai.request.top_p",),
@@ -50,44 +75,50 @@ _SAMPLING: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def read(attributes: Mapping[str, Any]) -> Optional[ModelCall]:
+def read(span: SpanLike) -> Optional[ModelCall]:
     """Return the call that a foreign span records, or ``None`` where it records none."""
-    if not is_model_call(attributes):
-        return None
+    attributes = span.attributes or {}
     issues: list[Issue] = []
     try:
-        request, response = _request(attributes, issues), _response(attributes, issues)
-        start = CallStart(
-            operation="text_completion" if _first(attributes, _OPERATION) in _TEXT else "chat",
-            url="",
-            model=request.get("model"),
-            stream=bool(_first(attributes, _STREAM)),
-        )
-        raw = RawCall(
-            start=start,
-            request_body=json.dumps(request, default=str).encode(),
-            status=200,
-            content_type="application/json",
-            response_body=json.dumps(response, default=str).encode(),
-            complete=True,
-        )
-        call = openai_wire.decode(raw)
+        said = _said_in_events(span, attributes)
+        if not _records_call(attributes, said):
+            return None
+        call = openai_wire.decode(_as_wire({**said.attributes, **attributes}, said, issues))
     except Exception as error:  # noqa: BLE001 - attributes of strangers
+        if not is_model_call(attributes):
+            return None
         issues.append(Issue("warn", "attribute_unreadable", type(error).__name__))
         return ModelCall(token_capture=none("foreign_span"), issues=tuple(issues), capture_source="span")
-    verdict = none("foreign_span") if call.token_capture == none("no_token_ids") else call.token_capture
+    failure = _failure(span, attributes)
+    silent = {none("no_token_ids")} if failure is not None else {none("no_token_ids"), none("no_choices")}
     return dataclasses.replace(
         call,
         issues=(*issues, *call.issues),
-        token_capture=verdict,
+        # A dialect without answers does not say that there was none.
+        token_capture=none("foreign_span") if call.token_capture in silent else call.token_capture,
         capture_source="span",
         http_status=None,
+        error=failure,
     )
+
+
+_COUNTS = (*_INPUT_TOKENS, *_OUTPUT_TOKENS)
+_JSON = (
+    *_PROMPT_IDS,
+    *_RESPONSE_IDS,
+    "gen_ai.input.messages",
+    "gen_ai.output.messages",
+    "gen_ai.tool.definitions",
+    "llm.invocation_parameters",
+    "logprobs.content",
+    "event.data",
+)
+"""Attributes that are JSON, or the ``repr`` of a list, where they are text."""
 
 
 def request_model(attributes: Mapping[str, Any]) -> Optional[str]:
     """Return the model that a foreign span says was asked, if it says so."""
-    model = _first(attributes, _MODEL)
+    model = first(attributes, _MODEL)
     return model if isinstance(model, str) else None
 
 
@@ -101,7 +132,7 @@ def is_model_call(attributes: Mapping[str, Any]) -> bool:
     kind = attributes.get("openinference.span.kind")
     if kind is not None:
         return bool(kind == "LLM")
-    operation = _first(attributes, _OPERATION)
+    operation = first(attributes, _OPERATION)
     if operation is not None:
         return isinstance(operation, str) and operation in _OPERATIONS
     # AgentOps' instrumentations of frameworks start a model call with no more than its kind and its model. An event
@@ -122,109 +153,271 @@ def _has_messages(attributes: Mapping[str, Any]) -> bool:
     return any(str(key).startswith(_PREFIXES) for key in attributes)
 
 
-def _request(attributes: Mapping[str, Any], issues: list[Issue]) -> dict[str, Any]:
-    request = {"model": _first(attributes, _MODEL), **_invocation(attributes)}
+def _records_call(attributes: Mapping[str, Any], said: EventMessages) -> bool:
+    """Whether a span that has ended records a model call; more is known of it than at its start."""
+    if is_model_call(attributes) or whole_bodies.event_of(attributes) is not None:
+        return True
+    if first(attributes, (*_OPERATION, "openinference.span.kind")) is not None:
+        return False
+    return bool(said.choices or said.attributes) or whole_bodies.raw_prefix(attributes) is not None
+
+
+def _said_in_events(span: SpanLike, attributes: Mapping[str, Any]) -> EventMessages:
+    events = [(str(event.name), event.attributes or {}) for event in span.events or ()]
+    return span_events.messages_of([*events, *span_events.events_in(attributes.get("events"))])
+
+
+def _failure(span: SpanLike, attributes: Mapping[str, Any]) -> Optional[str]:
+    """Return the error that a span tells of, or ``None``."""
+    kind = first(attributes, ("error.type", "exception.type"))
+    for event in span.events or ():
+        if kind is None and event.name == "exception":
+            kind = (event.attributes or {}).get("exception.type")
+    code = getattr(span.status, "status_code", None)
+    if kind is None and getattr(code, "name", code) == "ERROR":
+        kind = "error"
+    return None if kind is None else str(kind)
+
+
+def _as_wire(attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]) -> RawCall:
+    """Return the exchange that a span was made from, so far as it tells."""
+    bodies = whole_bodies.bodies_of(attributes)
+    is_text = _is_text(attributes, bodies)
+    _name_unreadable(attributes, issues)
+    request = {
+        **_request(attributes, said, is_text, issues),
+        **{name: value for name, value in bodies.request.items() if name in _REQUEST_FIELDS},
+    }
+    response = _response(attributes, said, is_text, issues)
+    response.update({name: value for name, value in bodies.response.items() if value is not None})
+    _add_tokens(attributes, response)
+    if bodies.response.get("object") == "chat.completion.chunk":
+        _doubt_ids(response, issues)
+    return RawCall(
+        start=CallStart(
+            operation="text_completion" if is_text else "chat",
+            url="",
+            model=request.get("model"),
+            stream=bool(first(attributes, _STREAM) or request.get("stream")),
+        ),
+        request_body=json.dumps(request, default=str).encode(),
+        status=200,
+        content_type="application/json",
+        response_body=json.dumps(response, default=str).encode(),
+        complete=True,
+    )
+
+
+def _name_unreadable(attributes: Mapping[str, Any], issues: list[Issue]) -> None:
+    for name in _JSON:
+        value = attributes.get(name)
+        if isinstance(value, str) and value and value_of(value) is None:
+            issues.append(Issue("warn", "attribute_unreadable", name))
+    for name in _COUNTS:
+        value = attributes.get(name)
+        if value is not None and (type(value) is not int or value < 0):
+            issues.append(Issue("warn", "attribute_unreadable", name))
+
+
+def _is_text(attributes: Mapping[str, Any], bodies: Bodies) -> bool:
+    """Whether the call is a completion of a text; some name every call a completion."""
+    if bodies.response.get("object") in {"text_completion", "chat.completion"}:
+        return bool(bodies.response["object"] == "text_completion")
+    operation = first(attributes, _OPERATION)
+    if operation == "completion":  # so OpenLLMetry called completions of texts, and LiteLLM calls chats
+        return not any(map(_CHAT.match, map(str, attributes)))
+    return operation in {"text_completion", "atext_completion"} or "llm.prompts.0.prompt.text" in attributes
+
+
+def _doubt_ids(response: dict[str, Any], issues: list[Issue]) -> None:
+    """Take the ids out of a stream that another library put together, where no count confirms that all are there."""
+    usage = response.get("usage")
+    if isinstance(usage, dict) and usage.get("completion_tokens") is not None:
+        return
+    choices = [choice for choice in response.get("choices") or () if isinstance(choice, dict)]
+    if any("token_ids" in choice for choice in choices):
+        issues.append(
+            Issue("warn", "usage_absent", "ids of a stream that was put together by its instrumentation")
+        )
+    response["choices"] = [
+        {name: value for name, value in choice.items() if name not in _ID_FIELDS} for choice in choices
+    ]
+    response.pop("prompt_token_ids", None)
+
+
+def _request(
+    attributes: Mapping[str, Any], said: EventMessages, is_text: bool, issues: list[Issue]
+) -> dict[str, Any]:
+    request = {"model": first(attributes, _MODEL), **_invocation(attributes)}
     for name, keys in _SAMPLING.items():
-        value = _first(attributes, keys)
+        value = first(attributes, keys)
         if value is not None:
             request[name] = value
-    request["messages"] = [
-        _with_role(message, "user", f"request message {index}", issues)
-        for index, message in enumerate(_asked(attributes, issues))
-    ]
+    asked = _asked(attributes, said, issues)
+    if is_text:
+        request["prompt"] = _prompt(asked)
+    else:
+        request["messages"] = [
+            _with_role(message, "user", f"request message {message.pop('index', position)}", issues)
+            for position, message in enumerate(asked)
+        ]
     tools = _tools(attributes)
     if tools:
         request["tools"] = tools
     return request
 
 
+def _prompt(asked: Sequence[Mapping[str, Any]]) -> Any:
+    texts = [message.get("content") for message in asked]
+    return (texts[0] if len(texts) == 1 else texts) if texts else None
+
+
 def _invocation(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    found = _value(attributes.get("llm.invocation_parameters"))
+    found = value_of(attributes.get("llm.invocation_parameters"))
     if not isinstance(found, dict):
         return {}
-    return {name: value for name, value in found.items() if name in openai_wire.SAMPLING_FIELDS}
+    return {
+        name: value
+        for name, value in found.items()
+        if name in openai_wire.SAMPLING_FIELDS or (name in {"model", "stream"} and value is not None)
+    }
 
 
-def _asked(attributes: Mapping[str, Any], issues: list[Issue]) -> list[dict[str, Any]]:
+def _asked(attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]) -> list[dict[str, Any]]:
     structured = _genai(attributes.get("gen_ai.input.messages"), issues)
     if structured:
-        system = attributes.get("gen_ai.system_instructions")
-        return [
-            *_genai([{"role": "system", "parts": _value(system)}] if system else None, issues),
-            *structured,
-        ]
-    return _flat_messages(attributes, "gen_ai.prompt", "llm.input_messages", issues)
+        return [*_system(attributes.get("gen_ai.system_instructions"), issues), *structured]
+    flat = _flat_messages(attributes, "gen_ai.prompt", "llm.input_messages", issues)
+    return flat or _texts(attributes, "llm.prompts", "prompt") or _dicts(said.asked, "event", issues)
 
 
-def _response(attributes: Mapping[str, Any], issues: list[Issue]) -> dict[str, Any]:
-    answered = _genai(
-        attributes.get("gen_ai.output.messages"), issues, keep="finish_reason"
-    ) or _flat_messages(attributes, "gen_ai.completion", "llm.output_messages", issues)
-    finish_reasons = _value(attributes.get("gen_ai.response.finish_reasons"))
-    single = _first(attributes, ("gen_ai.response.finish_reason", "llm.finish_reason"))
-    choices: list[dict[str, Any]] = []
-    for index, message in enumerate(answered):
-        reason = message.pop("finish_reason", None) or _at(finish_reasons, index) or single
-        said = _with_role(message, "assistant", f"answer {index}", issues)
-        choices.append({"index": index, "message": said, "finish_reason": reason})
-    _add_tokens(attributes, choices)
+def _system(value: Any, issues: list[Issue]) -> list[dict[str, Any]]:
+    if not value:
+        return []
+    parts = value_of(value)
+    parts = parts if isinstance(parts, list) else [{"type": "text", "content": value}]
+    return _genai([{"role": "system", "parts": parts}], issues)
+
+
+def _dicts(found: Sequence[Any], what: str, issues: list[Issue]) -> list[dict[str, Any]]:
+    for index, each in enumerate(found):
+        if not isinstance(each, dict):
+            issues.append(Issue("warn", "message_unreadable", f"{what} {index}"))
+    return [_openai_message(each) for each in found if isinstance(each, dict)]
+
+
+def _texts(attributes: Mapping[str, Any], prefix: str, inner: str) -> list[dict[str, Any]]:
+    """Return the texts that OpenInference keeps of a completion, as messages."""
+    entries = indexed_attributes(attributes, prefix)
+    found = [entry.get(inner) if isinstance(entry, dict) else None for entry in entries]
+    return [{"role": None, "content": each.get("text")} for each in found if isinstance(each, dict)]
+
+
+def _response(
+    attributes: Mapping[str, Any], said: EventMessages, is_text: bool, issues: list[Issue]
+) -> dict[str, Any]:
+    choices = _answers(attributes, said, issues)
+    if is_text:
+        choices = [_as_text(choice) for choice in choices]
     response: dict[str, Any] = {
-        "id": attributes.get("gen_ai.response.id"),
-        "model": _first(attributes, _RESPONSE_MODEL),
+        "id": first(attributes, ("gen_ai.response.id", "llm.response.id")),
+        "model": first(attributes, _RESPONSE_MODEL),
         "choices": choices,
-        "prompt_token_ids": _value(_first(attributes, _PROMPT_IDS)),
+        "prompt_token_ids": value_of(first(attributes, _PROMPT_IDS)),
     }
     counts = {
-        "prompt_tokens": _first(attributes, _INPUT_TOKENS),
-        "completion_tokens": _first(attributes, _OUTPUT_TOKENS),
+        "prompt_tokens": first(attributes, _INPUT_TOKENS),
+        "completion_tokens": first(attributes, _OUTPUT_TOKENS),
+        "prompt_tokens_details": {"cached_tokens": first(attributes, _CACHED_TOKENS)},
+        "completion_tokens_details": {"reasoning_tokens": first(attributes, _REASONING_TOKENS)},
     }
-    if any(value is not None for value in counts.values()):
+    if any(counts[name] is not None for name in ("prompt_tokens", "completion_tokens")):
         response["usage"] = counts
     return response
 
 
-def _add_tokens(attributes: Mapping[str, Any], choices: list[dict[str, Any]]) -> None:
+def _answers(attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]) -> list[dict[str, Any]]:
+    answered = _genai(attributes.get("gen_ai.output.messages"), issues, keep="finish_reason")
+    answered = answered or _flat_messages(attributes, "gen_ai.completion", "llm.output_messages", issues)
+    answered = answered or _texts(attributes, "llm.choices", "completion")
+    if not answered:
+        return [{**choice, "message": _openai_message(choice["message"])} for choice in _named(said, issues)]
+    finish_reasons = value_of(attributes.get("gen_ai.response.finish_reasons"))
+    single = first(attributes, ("gen_ai.response.finish_reason", "llm.finish_reason"))
+    found: list[dict[str, Any]] = []
+    for position, message in enumerate(answered):
+        index = message.pop("index", position)
+        reason = message.pop("finish_reason", None) or _at(finish_reasons, index) or single
+        role = _with_role(message, "assistant", f"answer {index}", issues)
+        found.append({"index": index, "message": role, "finish_reason": reason})
+    return found
+
+
+def _named(said: EventMessages, issues: list[Issue]) -> list[dict[str, Any]]:
+    for index, choice in enumerate(said.choices):
+        if not isinstance(choice["message"], dict):
+            issues.append(Issue("warn", "message_unreadable", f"choice {index}"))
+    return [choice for choice in said.choices if isinstance(choice["message"], dict)]
+
+
+def _as_text(choice: dict[str, Any]) -> dict[str, Any]:
+    said = choice.get("message") or {}
+    return {
+        **{name: value for name, value in choice.items() if name != "message"},
+        "text": said.get("content"),
+    }
+
+
+def _add_tokens(attributes: Mapping[str, Any], response: dict[str, Any]) -> None:
     """Put the ids and log-probabilities of 0.3 into the choices: a list for the first, or a list for each."""
-    ids = _value(_first(attributes, _RESPONSE_IDS))
-    proxied = _value(attributes.get("llm.hosted_vllm.choices"))
-    if ids is None and isinstance(proxied, list):
-        ids = [choice.get("token_ids") if isinstance(choice, dict) else None for choice in proxied]
-    lists = (
-        ids
-        if isinstance(ids, list) and ids and isinstance(ids[0], list)
-        else [ids]
-        if ids is not None
-        else []
-    )
-    for index, each in enumerate(lists):
-        if index == len(choices):
-            choices.append({"index": index, "message": {}, "finish_reason": None})
-        choices[index]["token_ids"] = each
-    logprobs = _value(attributes.get("logprobs.content"))
-    if isinstance(logprobs, list) and choices:
-        entries = [_value(entry) for entry in logprobs]
+    choices: list[Any] = response["choices"] if isinstance(response["choices"], list) else []
+    ids = value_of(first(attributes, _RESPONSE_IDS))
+    several = isinstance(ids, list) and ids and isinstance(ids[0], list)
+    for index, each in enumerate(ids if several else [] if ids is None else [ids]):
+        choice = next((known for known in choices if _index(known) == index), None)
+        if choice is None:
+            choice = {"index": index, "message": {}, "finish_reason": None}
+            choices.append(choice)
+        choice["response_token_ids"] = each
+    logprobs = value_of(attributes.get("logprobs.content"))
+    chosen = next((known for known in choices if _index(known) == 0), None)
+    if isinstance(logprobs, list) and chosen is not None:
+        entries = [value_of(entry) for entry in logprobs]
         content = [entry if isinstance(entry, dict) else {"token": "", "logprob": entry} for entry in entries]
-        choices[0]["logprobs"] = {"content": content}
+        chosen["logprobs"] = {"content": content}
+    response["choices"] = choices
+
+
+def _index(choice: Any) -> Any:
+    return choice.get("index") if isinstance(choice, dict) else None
 
 
 def _flat_messages(
     attributes: Mapping[str, Any], numbered: str, open_inference: str, issues: list[Issue]
 ) -> list[dict[str, Any]]:
-    found = indexed_attributes(attributes, numbered) or [
-        entry.get("message") if isinstance(entry, dict) else entry
-        for entry in indexed_attributes(attributes, open_inference)
-    ]
+    prefix, found = numbered, numbered_attributes(attributes, numbered)
+    if not found:
+        prefix, entries = open_inference, numbered_attributes(attributes, open_inference)
+        found = {
+            index: entry.get("message") if isinstance(entry, dict) else entry
+            for index, entry in entries.items()
+        }
+    # A limit on attributes takes the oldest away: the first messages are gone, and with them their numbers.
+    gone = range(min(found, default=0))
+    issues += [Issue("warn", "message_unreadable", f"{prefix}.{index} is not there") for index in gone]
     read = []
-    for index, entry in enumerate(found):
+    for index, entry in found.items():
         if isinstance(entry, dict):
-            read.append(_flat_message(entry))
+            read.append({**_flat_message(entry), "index": index})
         else:
-            issues.append(Issue("warn", "message_unreadable", f"{numbered}.{index}"))
+            issues.append(Issue("warn", "message_unreadable", f"{prefix}.{index}"))
     return read
 
 
 def _flat_message(entry: Mapping[str, Any]) -> dict[str, Any]:
-    content = entry.get("content")
+    content = entry.get(
+        "content", entry.get("user")
+    )  # the key of a prompt without a role, up to 0.33 of OpenLLMetry
     message: dict[str, Any] = {"role": entry.get("role"), "content": content}
     if content is None and isinstance(entry.get("contents"), list):
         message["content"] = [
@@ -252,6 +445,14 @@ def _open_inference_content(part: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "text", "text": found.get("text")}
 
 
+def _openai_message(message: Any) -> Any:
+    """Return a message whose tool calls have the shape of the OpenAI API."""
+    if not isinstance(message, dict) or not isinstance(message.get("tool_calls"), list):
+        return message
+    calls = [_flat_tool_call(call) for call in message["tool_calls"] if isinstance(call, dict)]
+    return {**message, "tool_calls": calls}
+
+
 def _flat_tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     found = call.get("tool_call")
     found = found if isinstance(found, dict) else call
@@ -265,33 +466,55 @@ def _flat_tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tools(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    definitions = _value(attributes.get("gen_ai.tool.definitions"))
+    definitions = value_of(attributes.get("gen_ai.tool.definitions"))
     if isinstance(definitions, list):
-        return [each for each in definitions if isinstance(each, dict)]
+        return [_openai_tool(each) for each in definitions if isinstance(each, dict)]
     tools = []
     for prefix in ("gen_ai.request.functions", "llm.request.functions", "gen_ai.request.tools"):
         for entry in indexed_attributes(attributes, prefix):
             if isinstance(entry, dict):
-                function = {**entry, "parameters": _value(entry.get("parameters"))}
+                function = {**entry, "parameters": value_of(entry.get("parameters"))}
                 tools.append({"type": "function", "function": function})
     for entry in indexed_attributes(attributes, "llm.tools"):
         tool = entry.get("tool") if isinstance(entry, dict) else None
-        schema = _value(tool.get("json_schema")) if isinstance(tool, dict) else None
+        schema = value_of(tool.get("json_schema")) if isinstance(tool, dict) else None
         if isinstance(schema, dict):
             tools.append(schema)
     return tools
 
 
+def _openai_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a definition in the shape of the OpenAI API; the conventions leave its inner object out."""
+    if isinstance(tool.get("function"), dict) or "name" not in tool:
+        return tool
+    function = {name: value for name, value in tool.items() if name != "type"}
+    return {"type": tool.get("type") or "function", "function": function}
+
+
 def _genai(value: Any, issues: list[Issue], keep: Optional[str] = None) -> list[dict[str, Any]]:
-    found = _value(value)
+    found = value_of(value)
     read = []
     for index, message in enumerate(found if isinstance(found, list) else ()):
-        turned = messages.from_genai(message) if isinstance(message, dict) else None
-        if not isinstance(turned, dict):
-            issues.append(Issue("warn", "message_unreadable", f"message {index}"))
-            continue
-        read.append({**turned, keep: message.get(keep)} if keep else turned)
+        for part in _one_result_each(message):
+            turned = messages.from_genai(part) if isinstance(part, dict) else None
+            if not isinstance(turned, dict):
+                issues.append(Issue("warn", "message_unreadable", f"message {index}"))
+                continue
+            read.append({**turned, keep: message.get(keep)} if keep else turned)
     return read
+
+
+def _one_result_each(message: Any) -> list[Any]:
+    """Return a message for each tool result of a message, and one for what else is in it."""
+    parts = message.get("parts") if isinstance(message, dict) and messages.ORIGINAL not in message else None
+    if not isinstance(parts, list) or len(parts) < 2:
+        return [message]
+    results = [part for part in parts if isinstance(part, dict) and part.get("type") == "tool_call_response"]
+    rest = [part for part in parts if part not in results]
+    if not results:
+        return [message]
+    groups = [*([part] for part in results), *([rest] if rest else [])]
+    return [{**message, "parts": group} for group in groups]
 
 
 def _with_role(message: dict[str, Any], default: str, where: str, issues: list[Issue]) -> dict[str, Any]:
@@ -302,27 +525,5 @@ def _with_role(message: dict[str, Any], default: str, where: str, issues: list[I
     return {**message, "role": role}
 
 
-def _value(value: Any) -> Any:
-    """Return what an attribute that may be JSON, or the ``repr`` of a list, stands for."""
-    if not isinstance(value, str):
-        return list(value) if isinstance(value, tuple) else value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
-
-
 def _at(value: Any, index: int) -> Any:
     return value[index] if isinstance(value, list) and index < len(value) else None
-
-
-def _first(attributes: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    for name in names:
-        value = attributes.get(name)
-        if value is not None:
-            return value
-    return None

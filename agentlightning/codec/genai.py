@@ -109,7 +109,7 @@ def read_call(span: SpanLike) -> Optional[ModelCall]:
     """
     attributes = span.attributes or {}
     if Ours.TOKEN_CAPTURE.value not in attributes:
-        return foreign_spans.read(attributes)
+        return foreign_spans.read(span)
     issues: list[Issue] = []
     try:
         return _read(attributes, issues)

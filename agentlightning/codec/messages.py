@@ -7,6 +7,7 @@ message beside them, under ``ORIGINAL``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,7 +87,8 @@ def _from_parts(message: Mapping[str, Any]) -> dict[str, Any]:
     if "tool_call_response" in kinds:
         answer = next(part for part in parts if part.get("type") == "tool_call_response")
         value = answer.get("response", answer.get("result"))
-        return {**found, "tool_call_id": answer.get("id"), "content": value}
+        # Some give the result under the role of the user who hands it over, and parsed.
+        return {**found, "role": "tool", "tool_call_id": answer.get("id"), "content": _as_content(value)}
     content = [_to_content(part) for part in parts if part.get("type") not in _NOT_CONTENT]
     plain = len(content) == 1 and content[0].get("type") == "text"
     found["content"] = content[0].get("text") if plain else content or None
@@ -96,6 +98,10 @@ def _from_parts(message: Mapping[str, Any]) -> dict[str, Any]:
     if "tool_call" in kinds:
         found["tool_calls"] = [_to_tool_call(part) for part in parts if part.get("type") == "tool_call"]
     return found
+
+
+def _as_content(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, list)) else json.dumps(value, ensure_ascii=False)
 
 
 _NOT_CONTENT = frozenset({"reasoning", "refusal", "tool_call", "tool_call_response"})
@@ -110,8 +116,11 @@ def _to_content(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_tool_call(part: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = part.get("arguments")
+    if arguments is not None and not isinstance(arguments, str):  # others parse what the model wrote
+        arguments = json.dumps(arguments, ensure_ascii=False)
     return {
         "id": part.get("id"),
         "type": "function",
-        "function": {"name": part.get("name"), "arguments": part.get("arguments")},
+        "function": {"name": part.get("name"), "arguments": arguments},
     }

@@ -67,6 +67,7 @@ _FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
         "length": "length",
         "max_tokens": "length",
         "tool_calls": "tool_calls",
+        "tool_call": "tool_calls",
         "function_call": "tool_calls",
         "tool_use": "tool_calls",
         "content_filter": "content_filter",

@@ -6,6 +6,7 @@ Each test is a program in a process of its own: a real ``agentops.init`` changes
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, Dict, List
 
 import pytest
@@ -22,7 +23,7 @@ CUT_OFF = ("left", "dropped", "kept", "left and kept")
 """Ways to leave a stream half way."""
 
 PROGRAM = """
-    import asyncio, os
+    import asyncio, os, threading
     from agentlightning.semconv import ModelCallAttributes
     from agentlightning.store import open_store
     from agentlightning.testing import FakeOpenAI
@@ -63,7 +64,10 @@ PROGRAM = """
     if args["first"] == "agentops":
         agentops = started()
     tracer = AgentOpsTracer(agentops_managed=False, strict=True, max_wait_time=60_000)
-    with tracer.lifespan(store), FakeOpenAI(lambda _: Answer.of("hello you", ids="always")) as server:
+    # Of a stream that is cut off no more comes than the agent may read.
+    gates = {2: threading.Event()} if args["cut_off"] else {}
+    answer = Answer.of("hello you", ids="always", gates=gates)
+    with tracer.lifespan(store), FakeOpenAI(answer) as server:
         if args["first"] == "tracer":
             agentops = started()
         from agentops.sdk.decorators import operation
@@ -100,18 +104,24 @@ def server() -> Iterator[AgentOpsServerManager]:
         yield manager
 
 
-@pytest.mark.parametrize("first", ["agentops", "tracer"])
-@pytest.mark.parametrize("style", ["plain", "streamed", "parse", *CUT_OFF])
+@pytest.mark.parametrize(
+    ("first", "style"),
+    [
+        *product(["agentops", "tracer"], ["plain", "streamed", "parse", "left"]),
+        *product(["agentops"], CUT_OFF[1:]),
+    ],
+)
 def test_each_model_call_is_one_span_with_its_tokens_and_the_user_gets_his_spans(
     server: AgentOpsServerManager, first: str, style: str
 ) -> None:
     server.clear()
-    args = {"environment": server.environment(), "first": first, "style": style}
+    cut_off = style in CUT_OFF
+    args = {"environment": server.environment(), "first": first, "style": style, "cut_off": cut_off}
     with start_child(PROGRAM, args=args) as child:
         spans, receipt, environment_is_the_same = child.finish(deadline=120)
     calls = [span for span in spans if span["model"] == "policy"]
     assert len(calls) == 1, spans
-    assert calls[0]["capture"] == ("invalid(partial)" if style in CUT_OFF else "valid")
+    assert calls[0]["capture"] == ("invalid(partial)" if cut_off else "valid")
     assert calls[0]["ids"] == [1, 2, 3]
     operation = next(span for span in spans if "call_the_model" in span["name"])
     assert calls[0]["parent"] == operation["id"]

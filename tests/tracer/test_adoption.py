@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Dict, List
 
 import openai
@@ -32,11 +34,18 @@ CAPTURE = ModelCallAttributes.TOKEN_CAPTURE.value
 STRANGER: Dict[str, Any] = {"gen_ai.request.type": "chat", "gen_ai.system": "OpenAI"}
 
 
+ANSWER = Answer.of("hello you", prompt_token_ids=IDS, id="chatcmpl-1", ids="always", logprobs="always")
+
+
+def held() -> Answer:
+    """The same answer, of whose stream the third event, the last with a token, is held back."""
+    return replace(ANSWER, gates={2: threading.Event()})
+
+
 @pytest.fixture
 def server() -> Iterator[FakeOpenAI]:
     """A model that always shows its token ids."""
-    answer = Answer.of("hello you", prompt_token_ids=IDS, id="chatcmpl-1", ids="always", logprobs="always")
-    with FakeOpenAI(lambda _request: answer) as running:
+    with FakeOpenAI(lambda _request: ANSWER) as running:
         yield running
 
 
@@ -166,9 +175,10 @@ async def test_a_span_that_ends_before_its_stream_waits_for_the_tokens(
 
 @pytest.mark.asyncio
 async def test_a_span_that_nobody_ends_after_a_stream_was_left_ends_with_its_context(
-    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
+    store: LightningStore, tracer: OtelTracer, server: FakeOpenAI, client: openai.OpenAI
 ) -> None:
     attempt = await new_attempt(store)
+    server.enqueue(held())
     async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
         strangers_span()
         with client.chat.completions.create(stream=True, **ASK) as stream:
@@ -186,6 +196,8 @@ async def test_a_stream_that_is_kept_leaves_its_span_open_and_the_end_of_the_wor
 ) -> None:
     attempt = await new_attempt(store)
     tracer = OtelTracer(max_wait_time=60_000)
+    answer = held()
+    server.enqueue(answer)
     with server.client() as calling:
         with tracer.lifespan(store):
             async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
@@ -195,6 +207,7 @@ async def test_a_stream_that_is_kept_leaves_its_span_open_and_the_end_of_the_wor
                 if span is not None and who == "a stranger that ends it":
                     span.end()
             assert (await store.get_receipt(*attempt)).open == 1
+        answer.gates[2].set()
         assert [piece.id for piece in pieces]  # the agent reads on
     (call,) = model_spans(await spans_of(store, attempt))
     assert call.attributes[CAPTURE] == "invalid(partial)"

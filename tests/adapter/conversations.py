@@ -1,0 +1,551 @@
+"""Conversations with an engine that knows what it sampled: spans to convert, and the truth to hold rows against.
+
+``tell`` plays a list of steps. Agents talk side by side; each conversation may fork, send a prompt again, have its text
+come back as other tokens, forget, be cut off and go on. The truth is written down while it happens: which answer a
+prompt was built on is what the player did, not what a search for prefixes finds afterwards.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from agentlightning.adapter.tree import order_key
+from agentlightning.codec.genai import call_attributes
+from agentlightning.codec.model_call import VALID, Choice, ModelCall, PolicySpan, Usage, invalid
+from agentlightning.types import Span
+
+Ids = tuple[int, ...]
+Key = tuple[str, int]
+"""Span id and index of the choice."""
+
+ROLLOUT, ATTEMPT, TRACE = "ro-1", "at-1", "f" * 32
+ROOT_ID = "e" * 16
+
+ACTIONS = {
+    "turn": 8,  # the environment says something, the agent asks
+    "retry": 3,  # the last prompt is sent again
+    "fork": 2,  # the conversation goes on in two ways
+    "drift": 2,  # the text of an answer comes back as other tokens
+    "edit": 2,  # the history is written anew somewhere
+    "compact": 2,  # the history is forgotten but for its beginning
+    "cut": 2,  # the answer breaks off
+    "resume": 2,  # the server stops half way, and the agent lets it go on
+    "repeat": 2,  # all of a conversation's prompt is sent by a second branch
+}
+FLAWS = {
+    "": 14,
+    "no_logprobs": 2,
+    "other_role": 1,
+    "untrainable": 1,
+    "truncated_sampling": 1,
+    "prompt_length": 1,  # the counts of the server do not agree: nothing of the call can be used
+}
+UNUSABLE = frozenset({"partial", "prompt_length"})
+CLOCKS = ("steps", "steps", "overlapping", "equal", "backwards", "skewed")
+AGENTS = ("own", "shared", "none")
+
+
+class Step(NamedTuple):
+    """One thing that happens; ``chance`` is the seed of what it leaves open."""
+
+    conversation: int
+    branch: int
+    action: str
+    flaw: str
+    chance: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the engine sampled for one choice."""
+
+    span_id: str
+    choice: int
+    conversation: int
+    agent: str | None
+    """Span id of the agent."""
+    prompt: Ids
+    output: Ids
+    logprobs: tuple[float, ...]
+    versions: Ids
+    """Of each token; empty where the server names none."""
+    parent: Key | None
+    """The answer that the prompt was built on, with nothing changed up to its end."""
+    flaw: str
+    """Code of the reason why it must not be trained, whatever became of it; empty = none."""
+
+    @property
+    def key(self) -> Key:
+        return self.span_id, self.choice
+
+    @property
+    def usable(self) -> bool:
+        return self.flaw not in UNUSABLE and bool(self.output)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row must say."""
+
+    token_ids: Ids
+    loss_mask: Ids
+    logprobs: tuple[float, ...]
+    keys: tuple[Key, ...]
+    trained: tuple[Key, ...]
+
+
+@dataclass
+class Branch:
+    context: Ids
+    anchors: tuple[tuple[Key, int], ...] = ()
+    """Answers that stand in the context unchanged, and where each ends."""
+    messages: tuple[dict[str, Any], ...] = ()
+    asked: tuple[Ids, tuple[tuple[Key, int], ...], tuple[dict[str, Any], ...]] | None = None
+    """The last prompt, what it was built on, and its messages."""
+
+
+@dataclass
+class Story:
+    """Everything that happened in one attempt."""
+
+    answers: list[Answer] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def ordered(self) -> list[Answer]:
+        """The usable answers by start of their call."""
+        places = {span.span_id: place for place, span in enumerate(sorted(self.spans, key=order_key))}
+        usable = [answer for answer in self.answers if answer.usable]
+        return sorted(usable, key=lambda answer: (places[answer.span_id], answer.choice))
+
+    def abandoned(self) -> set[Key]:
+        """Answers that were given up for another one to the same prompt."""
+        continued = {answer.parent for answer in self.answers if answer.usable}
+        kept = {_question(each) for each in self.answers if each.usable and each.key in continued}
+        return {
+            each.key
+            for each in self.answers
+            if each.usable and each.key not in continued and _question(each) in kept
+        }
+
+    def trained(self) -> list[Answer]:
+        """The answers that a default policy trains."""
+        abandoned = self.abandoned()
+        return [each for each in self.ordered() if not each.flaw and each.key not in abandoned]
+
+    def rows(self) -> list[Row]:
+        """The rows of a default policy."""
+        ordered, wanted = self.ordered(), {each.key for each in self.trained()}
+        by_key = {each.key: each for each in ordered}
+        parents = {each.parent for each in ordered}
+        abandoned = self.abandoned()
+        rows = []
+        for leaf in ordered:
+            if leaf.key in parents or leaf.key in abandoned:
+                continue
+            path = [leaf]
+            while path[0].parent is not None:
+                path.insert(0, by_key[path[0].parent])
+            while path and path[-1].key not in wanted:
+                path.pop()
+            if path:
+                rows.append(_row(path, wanted))
+                wanted -= {each.key for each in path}
+        return rows
+
+
+def _question(answer: Answer) -> Any:
+    return answer.parent, answer.agent, answer.prompt
+
+
+def _row(path: Sequence[Answer], wanted: set[Key]) -> Row:
+    last = path[-1]
+    length = len(last.prompt) + len(last.output)
+    mask, logprobs = [0] * length, [0.0] * length
+    for answer in path:
+        if answer.key in wanted:
+            for offset, logprob in enumerate(answer.logprobs):
+                mask[len(answer.prompt) + offset] = 1
+                logprobs[len(answer.prompt) + offset] = logprob
+    return Row(
+        last.prompt + last.output,
+        tuple(mask),
+        tuple(logprobs),
+        tuple(each.key for each in path),
+        tuple(each.key for each in path if each.key in wanted),
+    )
+
+
+# ------------------------------------------------------------------ the player
+
+
+class Player:
+    """Plays steps; numbers are counted within a conversation, so that it is the same whoever talks beside it."""
+
+    def __init__(self, *, clock: str, agents: str, distinct: bool) -> None:
+        self.story = Story()
+        self._clock, self._agents, self._distinct = clock, agents, distinct
+        self._branches: dict[int, list[Branch]] = {}
+        self._counts: Counter[tuple[str, int]] = Counter()
+        self._chance = random.Random(0)
+        self._number = 0
+
+    def play(self, step: Step) -> None:
+        number, self._number = step.conversation, step.conversation
+        self._chance = random.Random(step.chance)
+        branches = self._branches.get(number)
+        if branches is None:
+            branches = self._branches[number] = [Branch(self._begin())]
+        branch = branches[step.branch % len(branches)]
+        action = step.action if branch.asked is not None else "turn"
+        self.story.seen[action] += 1
+        self.story.seen[step.flaw or "flawless"] += 1
+        if action == "retry":
+            self._retry(branch, step.flaw)
+        elif action == "cut":
+            self._cut(branch)
+        elif action == "resume":
+            self._ask(branch, step.flaw, stopped=True)
+            self._ask(branch, step.flaw)
+        elif action == "repeat":
+            branches.append(replace(branch))
+            self._ask(branches[-1], step.flaw)
+        else:
+            if action == "fork":
+                branches.append(replace(branch))
+                branch = branches[-1]
+            elif action in {"drift", "edit"}:
+                self._rewrite(branch, inside=action == "drift")
+            elif action == "compact":
+                self._forget(branch)
+            self._hear(branch)
+            self._ask(branch, step.flaw)
+
+    # -- tokens
+
+    def _begin(self) -> Ids:
+        return self._text(self._chance.randint(0, 3))
+
+    def _text(self, more: int) -> Ids:
+        """Return tokens of which the first was never there before; 0 is both padding and end of text."""
+        small = tuple(self._chance.randint(0, 3) for _ in range(more))
+        if not self._distinct:
+            return small or (0,)
+        self._counts["token", self._number] += 1
+        return (1000 * (self._number + 1) + self._counts["token", self._number], *small)
+
+    # -- what an agent does
+
+    def _hear(self, branch: Branch) -> None:
+        if self._chance.random() < 0.8:
+            said = self._text(self._chance.randint(0, 2))
+            branch.context += said
+            branch.messages += ({"role": "user", "content": " ".join(map(str, said))},)
+
+    def _retry(self, branch: Branch, flaw: str) -> None:
+        assert branch.asked is not None
+        kept = replace(branch)
+        branch.context, branch.anchors, branch.messages = branch.asked
+        self._ask(branch, flaw)
+        if self._chance.random() < 0.3:  # the agent looks at both, and goes on with the first
+            branch.context, branch.anchors, branch.messages = kept.context, kept.anchors, kept.messages
+
+    def _cut(self, branch: Branch) -> None:
+        self._hear(branch)
+        answers = self._sample(branch, "partial", 1)
+        kept = answers[0].output[: self._chance.randint(0, len(answers[0].output))]
+        branch.asked = branch.context, branch.anchors, branch.messages
+        if kept and self._chance.random() < 0.5:  # the agent goes on with what it got
+            branch.context += kept
+            branch.messages += ({"role": "assistant", "content": "..."},)
+
+    def _forget(self, branch: Branch) -> None:
+        kept = self._chance.randint(0, 2)
+        branch.context = branch.context[:kept] + self._text(2)
+        branch.anchors = tuple(each for each in branch.anchors if each[1] <= kept)
+        branch.messages = branch.messages[:1]
+
+    def _rewrite(self, branch: Branch, *, inside: bool) -> None:
+        low, high = 0, len(branch.context) - 1
+        if inside and branch.anchors:
+            key, high = branch.anchors[-1]
+            output = next(each.output for each in self.story.answers if each.key == key)
+            low, high = high - len(output), high - 1
+        position = self._chance.randint(low, high)
+        gone = self._chance.randint(0, 2)
+        branch.context = branch.context[:position] + self._text(0) + branch.context[position + gone :]
+        branch.anchors = tuple(each for each in branch.anchors if each[1] <= position)
+        if not inside and branch.messages:
+            branch.messages = ({"role": "user", "content": "edited"}, *branch.messages[1:])
+
+    def _ask(self, branch: Branch, flaw: str, *, stopped: bool = False) -> None:
+        choices = 1 if stopped else self._chance.choice([1, 1, 1, 1, 2, 3])
+        self.story.seen["several choices"] += choices > 1
+        answers = self._sample(branch, flaw, choices, "abort" if stopped else "stop")
+        branch.asked = branch.context, branch.anchors, branch.messages
+        chosen = self._chance.choice(answers)
+        branch.context += chosen.output
+        branch.messages += ({"role": "assistant", "content": _words(chosen.output)},)
+        if chosen.usable:
+            branch.anchors += ((chosen.key, len(branch.context)),)
+
+    # -- what the engine does
+
+    def _sample(self, branch: Branch, flaw: str, choices: int, finish: str = "stop") -> list[Answer]:
+        self._counts["call", self._number] += 1
+        turn = self._counts["call", self._number]
+        span_id = f"{self._number + 1:08x}{turn:08x}"
+        versions = self._versions(turn)
+        answers = []
+        for index in range(choices):
+            empty = finish == "stop" and flaw != "partial" and self._chance.random() < 0.06
+            self.story.seen["empty"] += empty
+            output = () if empty else self._text(self._chance.randint(0, 3))
+            answers.append(
+                Answer(
+                    span_id=span_id,
+                    choice=index,
+                    conversation=self._number,
+                    agent=self._agent_id(),
+                    prompt=branch.context,
+                    output=output,
+                    logprobs=tuple(-self._chance.random() * 3 for _ in output),
+                    versions=versions(len(output)),
+                    parent=branch.anchors[-1][0] if branch.anchors else None,
+                    flaw=flaw,
+                )
+            )
+        self.story.answers += answers
+        self.story.spans.append(self._span(answers, branch.messages, finish))
+        return answers
+
+    def _versions(self, turn: int) -> Callable[[int], Ids]:
+        kind = self._chance.choice(["one", "one", "two", "none"])
+        self.story.seen[f"{kind} version"] += 1
+        if kind == "none":
+            return lambda length: ()
+        if kind == "one":
+            return lambda length: (turn,) * length
+        return lambda length: (turn,) * (length // 2) + (turn + 1,) * (length - length // 2)
+
+    # -- spans
+
+    def _agent_id(self) -> str | None:
+        if self._agents == "none" or (self._agents == "mixed" and self._number == 0):
+            return None
+        return f"{0 if self._agents == 'shared' else self._number + 1:08x}{'a' * 8}"
+
+    def _times(self) -> tuple[float, float]:
+        tick = float(len(self.story.spans) + 1)
+        if self._clock == "equal":
+            return 1.0, 2.0
+        if self._clock == "overlapping":
+            return tick, tick + self._chance.choice([0.5, 3.0, 50.0])
+        if self._clock == "backwards":
+            return tick, tick - 0.5
+        if self._clock == "skewed":
+            return (start := tick + self._chance.choice([-6.25, 0.0, 7.5])), start + 0.5
+        return tick, tick + 0.5
+
+    def _span(self, answers: Sequence[Answer], messages: Iterable[dict[str, Any]], finish: str) -> Span:
+        start, end = self._times()
+        attributes = call_attributes(_record(answers, tuple(messages), finish))
+        flaw = answers[0].flaw
+        if flaw == "other_role":
+            attributes["agentlightning.role"] = "judge"
+        if flaw == "untrainable":
+            attributes["agentlightning.untrainable"] = True
+        return Span.from_attributes(
+            attributes=attributes,
+            rollout_id=ROLLOUT,
+            attempt_id=ATTEMPT,
+            sequence_id=len(self.story.spans) + 1,
+            trace_id=TRACE,
+            span_id=answers[0].span_id,
+            parent_id=answers[0].agent or ROOT_ID,
+            name="chat policy",
+            start_time=start,
+            end_time=end,
+        )
+
+    def surroundings(self) -> list[Span]:
+        """The spans of the rollout and of its agents."""
+        agents = {each.agent for each in self.story.answers if each.agent is not None}
+        ends = [span.end_time or 0.0 for span in self.story.spans]
+        found = [work(ROOT_ID, None, 0.0, max(ends, default=0.0) + 1)]
+        for place, agent in enumerate(sorted(agents)):
+            own = [span for span in self.story.spans if span.parent_id == agent]
+            start, end = min(s.start_time or 0.0 for s in own), max(s.end_time or 0.0 for s in own)
+            span = work(agent, ROOT_ID, start - 0.1, end + 0.1, {"gen_ai.agent.name": f"agent-{agent[:8]}"})
+            found.append(span.model_copy(update={"sequence_id": 1000 + place}))
+        return found
+
+
+def _words(ids: Ids) -> str:
+    return " ".join(map(str, ids))
+
+
+def _record(answers: Sequence[Answer], messages: tuple[dict[str, Any], ...], finish: str) -> ModelCall:
+    first = answers[0]
+    partial, verdict = first.flaw == "partial", VALID
+    if first.flaw in UNUSABLE:
+        verdict = invalid(first.flaw)
+    choices = tuple(
+        Choice(
+            index=each.choice,
+            content=_words(each.output),
+            finish_reason="abort" if finish == "abort" or partial else "stop",
+            finish_reason_raw=None if partial else finish,
+            token_ids=each.output,
+            logprobs=None if each.flaw == "no_logprobs" else each.logprobs,
+            policy=_policy(each.versions),
+            token_capture=verdict,
+        )
+        for each in answers
+    )
+    return ModelCall(
+        endpoint="http://127.0.0.1:8000/v1/chat/completions",
+        request_model="policy",
+        response_id=f"chatcmpl-{first.span_id}",
+        request_messages=({"role": "system", "content": "be brief"}, *messages),
+        choices=choices,
+        prompt_token_ids=first.prompt,
+        usage=None
+        if partial
+        else Usage(
+            len(first.prompt) + (first.flaw == "prompt_length"), sum(len(each.output) for each in answers)
+        ),
+        sampling_effective={
+            "temperature": 1.0,
+            "top_p": 0.9 if first.flaw == "truncated_sampling" else 1.0,
+            "n": len(answers),
+        },
+        logprob_kind="processed",
+        partial=partial,
+        token_capture=verdict,
+    )
+
+
+def _policy(versions: Ids) -> tuple[PolicySpan, ...]:
+    spans: list[PolicySpan] = []
+    for position, version in enumerate(versions):
+        if spans and spans[-1].version == str(version):
+            spans[-1] = replace(spans[-1], end=position + 1)
+        else:
+            spans.append(PolicySpan(str(version), position, position + 1))
+    return tuple(spans)
+
+
+# ------------------------------------------------------------------ spans by hand
+
+
+def work(
+    span_id: str,
+    parent: str | None,
+    start: float,
+    end: float | None = None,
+    attributes: dict[str, Any] | None = None,
+    name: str = "work",
+) -> Span:
+    """A span of the rollout that is no model call."""
+    return Span.from_attributes(
+        attributes=attributes or {},
+        rollout_id=ROLLOUT,
+        attempt_id=ATTEMPT,
+        sequence_id=500,
+        trace_id=TRACE,
+        span_id=span_id,
+        parent_id=parent,
+        name=name,
+        start_time=start,
+        end_time=start if end is None else end,
+    )
+
+
+def call(
+    number: int, prompt: Ids, *outputs: Ids, start: float | None = None, flaw: str = "", **changes: Any
+) -> Span:
+    """The span of one call, by hand: ``number`` is its place in time and in its span id."""
+    agent = changes.pop("agent", None)
+    logprobs = changes.pop("logprobs", None)
+    versions = changes.pop("versions", ())
+    span_id = f"{number:016x}"
+    answers = [
+        Answer(
+            span_id=span_id,
+            choice=index,
+            conversation=0,
+            agent=agent,
+            prompt=prompt,
+            output=output,
+            logprobs=logprobs or tuple(-(number + place / 8) for place in range(1, len(output) + 1)),
+            versions=versions,
+            parent=None,
+            flaw=flaw,
+        )
+        for index, output in enumerate(outputs)
+    ]
+    moment = float(number if start is None else start)
+    span = Span.from_attributes(
+        attributes=call_attributes(_record(answers, (), "stop")),
+        rollout_id=ROLLOUT,
+        attempt_id=ATTEMPT,
+        sequence_id=number,
+        trace_id=TRACE,
+        span_id=span_id,
+        parent_id=agent or ROOT_ID,
+        name="chat policy",
+        start_time=moment,
+        end_time=moment + 0.5,
+    )
+    return span.model_copy(update=changes)
+
+
+# ------------------------------------------------------------------ strategies
+
+
+def tell(steps: Sequence[Step], *, clock: str = "steps", agents: str = "own", distinct: bool = True) -> Story:
+    """Play ``steps`` and return what happened.
+
+    Args:
+        steps: What happens, in order.
+        clock: How true the times of the spans are.
+        agents: Whether each conversation is an agent's own, all are of one agent, or no agent has a span.
+        distinct: Whether no text begins like another, so that each prompt could only be built in one way.
+    """
+    player = Player(clock=clock, agents=agents, distinct=distinct)
+    for step in steps:
+        player.play(step)
+    player.story.spans += player.surroundings()
+    player.story.seen[f"{len({step.conversation for step in steps})} conversations"] += 1
+    return player.story
+
+
+def _weighted(weights: dict[str, int]) -> st.SearchStrategy[str]:
+    return st.sampled_from([name for name, weight in weights.items() for _ in range(weight)])
+
+
+steps = st.lists(
+    st.builds(
+        Step,
+        st.integers(0, 2),
+        st.integers(0, 2),
+        _weighted(ACTIONS),
+        _weighted(FLAWS),
+        st.integers(0, 2**20),
+    ),
+    min_size=3,
+    max_size=14,
+)
+stories = st.builds(tell, steps, clock=st.sampled_from(CLOCKS), agents=st.sampled_from(AGENTS))
+"""Attempts in which every prompt could only be built in one way: the truth is one."""
+lookalikes = st.builds(
+    tell, steps, clock=st.sampled_from(CLOCKS), agents=st.sampled_from(AGENTS), distinct=st.just(False)
+)
+"""Attempts of a few tokens: prompts and answers are often the same by chance."""

@@ -15,12 +15,14 @@ from agentlightning.adapter import (
     CallVerdict,
     RewardMatchPolicy,
     RewardVerdict,
+    RowPolicy,
     TracerTraceToTriplet,
     TraceToMessages,
     TraceTree,
+    build_rows,
     explain,
 )
-from agentlightning.adapter.rows import triplet_of_row, triplet_row
+from agentlightning.adapter.rows import training_row, triplet_of_row, triplet_row
 from agentlightning.types import Span, TraceStatus
 
 garbage: st.SearchStrategy[Any] = st.recursive(
@@ -146,6 +148,37 @@ def test_rows_do_not_depend_on_the_order_of_the_spans(
     chance.shuffle(shuffled)
 
     assert sorted(map(repr, adapter.adapt(shuffled))) == sorted(map(repr, adapter.adapt(unique)))
+
+
+policies = st.builds(
+    RowPolicy,
+    repair_hierarchy=st.booleans(),
+    agent_match=st.none() | st.just("a"),
+    roles=st.none() | st.just(frozenset({"agent"})),
+    step_rewards=st.none() | st.sampled_from(RewardMatchPolicy),
+    require_logprobs=st.booleans(),
+    min_version=st.none() | st.just(1),
+    max_tokens=st.none() | st.integers(1, 4),
+    reward_weights=st.none() | st.just({"a": 0.5}),
+)
+
+
+@few
+@given(traces, policies)
+def test_no_trace_makes_build_rows_raise_or_change_it(spans: list[Span], policy: RowPolicy) -> None:
+    before = copy.deepcopy(spans)
+
+    first = build_rows(spans, policy)
+
+    assert repr(spans) == repr(before)
+    assert repr(build_rows(spans, policy)) == repr(first)
+    for row in first:
+        assert len(row.token_ids) == len(row.loss_mask) == len(row.logprobs)
+        assert row.versions is None or policy.min_version is None or row.versions[0] >= policy.min_version
+        training_row(row)
+    assert set(first.counts) <= set(ALL_CODES) | {
+        str(span.attributes.get("agentlightning.untrainable")) for span in spans
+    }
 
 
 @few

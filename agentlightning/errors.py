@@ -24,6 +24,7 @@
     ├── TracerError (RuntimeError)
     │   ├── TracerNotReady
     │   └── ActiveTracerError
+    ├── NotExportable (ValueError)
     ├── MisalignedWriteBack (ValueError)
     ├── ContextArgumentsError (ValueError)
     ├── NotAnExportRequest (ValueError)
@@ -190,6 +191,12 @@ class ActiveTracerError(TracerError):
     """Another tracer is already active in this context."""
 
     code = "active_tracer"
+
+
+class NotExportable(LightningError, ValueError):
+    """Rows cannot be brought into the shape that a trainer takes without losing or inventing something."""
+
+    code = "not_exportable"
 
 
 class MisalignedWriteBack(LightningError, ValueError):

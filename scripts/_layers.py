@@ -38,6 +38,7 @@ LAYERS: dict[str, int] = {
     "emitter": CAPTURE,
     "server": SERVE,
     "gateway": SERVE,
+    "exporters": WORK,
     "litagent": WORK,
     "runner": WORK,
     "execution": WORK,

@@ -1,0 +1,179 @@
+"""Sets for supervised and preference training: conversations as text, for trainers that apply a chat template.
+
+The shapes are TRL's conversational ones, which others read too: ``{"messages": […], "tools": […]}`` for supervised
+training, ``{"prompt": […], "chosen": […], "rejected": […]}`` for preferences. Text is enough here: calls without token
+ids count as well. A conversation is the messages of a call and its answer; one that another call of the attempt goes
+on with is left to that call, so each is there once, at its longest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+
+from ..adapter.analysis import Analysis, analyse
+from ..adapter.calls import Call
+from ..adapter.matching import RewardMatchPolicy
+from ..adapter.outcome import rewards_of
+from ..adapter.policy import RowPolicy, role_of
+from ..adapter.training import group_of
+from ..codec.model_call import Choice
+from ..errors import MissingExtra
+from ..types import Rollout, SpanLike
+
+if TYPE_CHECKING:
+    import datasets
+
+TESTED_WITH = "TRL 1.16, datasets 4"
+
+Message = Dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One conversation of an attempt, at its longest."""
+
+    messages: Tuple[Message, ...]
+    """OpenAI chat messages; the last is the model's."""
+    tools: Tuple[Dict[str, Any], ...]
+    reward: Optional[float]
+    """Of the attempt; ``None`` = unscored."""
+    rollout_id: str
+    attempt_id: str
+    span_id: str
+    """The call that said the last message."""
+    group_id: Optional[str] = None
+    rewards: Dict[str, Optional[float]] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> Tuple[Message, ...]:
+        """The messages before the first that the model said."""
+        roles = [message.get("role") for message in self.messages]
+        return self.messages[: roles.index("assistant")]
+
+    @property
+    def completion(self) -> Tuple[Message, ...]:
+        """Everything from the first message that the model said."""
+        return self.messages[len(self.prompt) :]
+
+
+def conversations(
+    attempt: Iterable[SpanLike], policy: Optional[RowPolicy] = None, *, rollout: Optional[Rollout] = None
+) -> List[Conversation]:
+    """Return the conversations of an attempt, by start time of their last call. Never raises, whatever the trace.
+
+    Args:
+        attempt: Its spans, in any order.
+        policy: Whose calls; token ids and log-probabilities are not asked for.
+        rollout: Its rollout, for the group.
+    """
+    policy = policy or RowPolicy()
+    analyses = analyse(attempt, policy.rules(), RewardMatchPolicy.FIRST_OCCURRENCE)
+    return [found for analysis in analyses for found in _of_attempt(analysis, policy, rollout)]
+
+
+def to_sft(found: Iterable[Conversation], *, min_reward: Optional[float] = None) -> List[Dict[str, Any]]:
+    """Return examples for supervised training; with ``min_reward`` only of attempts that earned as much."""
+    return [
+        {"messages": list(each.messages), **({"tools": list(each.tools)} if each.tools else {})}
+        for each in found
+        if min_reward is None or (each.reward is not None and each.reward >= min_reward)
+    ]
+
+
+def to_dpo(found: Iterable[Conversation], *, margin: float = 0.0) -> List[Dict[str, Any]]:
+    """Return pairs for preference training: of one group, with the same prompt and tools, the better one chosen.
+
+    Args:
+        found: Conversations; those without a group or a reward take no part.
+        margin: The better one's reward is higher by more than this.
+    """
+    alike: Dict[str, List[Conversation]] = {}
+    for each in found:
+        if each.reward is not None and each.group_id is not None:
+            key = json.dumps([each.group_id, each.prompt, each.tools], sort_keys=True, default=str)
+            alike.setdefault(key, []).append(each)
+    return [
+        {
+            "prompt": list(better.prompt),
+            "chosen": list(better.completion),
+            "rejected": list(worse.completion),
+            **({"tools": list(better.tools)} if better.tools else {}),
+        }
+        for same in alike.values()
+        for better, worse in permutations(same, 2)
+        if better.reward is not None and worse.reward is not None and better.reward - worse.reward > margin
+    ]
+
+
+def to_dataset(examples: Sequence[Dict[str, Any]]) -> datasets.Dataset:
+    """Return examples as a Hugging Face dataset.
+
+    Raises:
+        MissingExtra: ``datasets`` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtra("datasets", "datasets") from error
+    return datasets.Dataset.from_list([_with_text(example) for example in examples])
+
+
+def write_examples(examples: Sequence[Dict[str, Any]], path: Path) -> None:
+    """Write examples to a file: Parquet where its name ends so, else JSON Lines.
+
+    Raises:
+        MissingExtra: Parquet, and ``datasets`` is not installed.
+    """
+    if path.suffix == ".parquet":
+        to_dataset(examples).to_parquet(path)
+        return
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(example, default=str) + "\n" for example in examples)
+
+
+def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Optional[Rollout]) -> Iterable[Conversation]:
+    outcome = rewards_of(analysis, policy).outcome
+    said = [
+        (call, choice, (*map(dict, call.record.request_messages), choice.message()))
+        for call in analysis.calls
+        if call.record is not None and call.record.request_messages and _is_wanted(call, policy)
+        for choice in call.record.choices
+        if _is_answer(choice)
+    ]
+    texts = [[json.dumps(message, sort_keys=True, default=str) for message in each] for *_, each in said]
+    for (call, _, messages), text in zip(said, texts, strict=True):
+        if any(len(other) > len(text) and other[: len(text)] == text for other in texts):
+            continue
+        yield Conversation(
+            messages=messages,
+            tools=tuple(map(dict, call.record.tools)) if call.record is not None else (),
+            reward=outcome.value,
+            rollout_id=analysis.rollout_id,
+            attempt_id=analysis.attempt_id,
+            span_id=call.span.span_id,
+            group_id=group_of(rollout),
+            rewards=dict(outcome.dimensions),
+        )
+
+
+def _is_wanted(call: Call, policy: RowPolicy) -> bool:
+    if not call.selected or (call.record is not None and call.record.partial):
+        return False
+    if policy.roles is not None and role_of(call) not in policy.roles:
+        return False
+    return policy.trains is None or policy.trains(call)
+
+
+def _is_answer(choice: Choice) -> bool:
+    return bool(choice.content or choice.tool_calls) and choice.role == "assistant"
+
+
+def _with_text(example: Dict[str, Any]) -> Dict[str, Any]:
+    """Return an example whose tools are JSON text: their schemas have no common columns."""
+    tools = example.get("tools")
+    return example if tools is None else {**example, "tools": json.dumps(tools)}

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from cli_sample import Sample, agl, build
 
+from agentlightning.cli.columns import SPAN_COLUMNS, TRIPLET_COLUMNS
 from agentlightning.cli.export import whole_file
 from agentlightning.cli.parquet import ParquetWriter
-from agentlightning.cli.columns import SPAN_COLUMNS, TRIPLET_COLUMNS
 from agentlightning.types import Span
 
 JSON_COLUMNS = [name for name, kind in {**TRIPLET_COLUMNS, **SPAN_COLUMNS}.items() if kind == "json"]

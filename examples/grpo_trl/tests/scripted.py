@@ -15,7 +15,7 @@ SURE = 30.0
 
 
 def scripted(tokenizer: Any, *scripts: str) -> Any:
-    """Return a model that answers each prompt with one of ``scripts``, all of them being equally likely.
+    """Return a model that answers each prompt with one of ``scripts``; at a fork all ways are equally likely.
 
     No token but the last of a prompt may stand twice in what it says, or it would go round in circles.
     """
@@ -23,9 +23,9 @@ def scripted(tokenizer: Any, *scripts: str) -> Any:
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(len(tokenizer), 64, generator=generator).sign()
     heads = torch.zeros_like(embeddings)
-    for script in scripts:
-        for last, following in _pairs(tokenizer, script):
-            heads[following] += SURE / 64 * embeddings[last]
+    pairs: set[tuple[int, int]] = set().union(*(_pairs(tokenizer, script) for script in scripts))
+    for last, following in sorted(pairs):
+        heads[following] += SURE / 64 * embeddings[last]
     with torch.no_grad():
         for name, weights in model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):

@@ -209,8 +209,8 @@ def _cause(found: Continuity, response_at: int, past: PastCall, record: Optional
     before = past.call.record
     if before is None or record is None or not before.request_messages or not record.request_messages:
         return Cause.TRUNCATION if found.kind in _SHORTER else Cause.UNKNOWN
-    said = [*map(_saying, before.request_messages), _saying(past.choice.message())]
-    says = [_saying(message) for message in record.request_messages]
+    said = [*map(saying, before.request_messages), saying(past.choice.message())]
+    says = [saying(message) for message in record.request_messages]
     if says[: len(said)] == said:
         inside = found.position >= response_at and found.kind is Prefix.RESPONSE_REWRITTEN
         return Cause.RETOKENISATION if inside else Cause.TEMPLATE
@@ -220,9 +220,10 @@ def _cause(found: Continuity, response_at: int, past: PastCall, record: Optional
 _SHORTER = frozenset({Prefix.HISTORY_CUT, Prefix.HISTORY_SHORTENED})
 
 Saying = Tuple[str, str, Tuple[Tuple[str, str], ...], str]
+"""Role, text, tool calls as ``(name, arguments)``, and the call that it answers."""
 
 
-def _saying(message: Mapping[str, Any]) -> Saying:
+def saying(message: Mapping[str, Any]) -> Saying:
     """Return what a message says, without what clients write differently: ids, reasoning, spaces in arguments."""
     calls = []
     written = message.get("tool_calls")
@@ -230,13 +231,23 @@ def _saying(message: Mapping[str, Any]) -> Saying:
         function = each.get("function") if isinstance(each, Mapping) else None
         if isinstance(function, Mapping):
             calls.append((str(function.get("name")), _canonical(function.get("arguments"))))
-    content = message.get("content")
     return (
         str(message.get("role")),
-        _canonical(content) if not isinstance(content, str) else content,
+        _text(message.get("content")),
         tuple(calls),
         str(message.get("tool_call_id") or ""),
     )
+
+
+def _text(content: Any) -> str:
+    """Return content as text: ``None`` is none, and parts that are all text are one."""
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+        if all(isinstance(text, str) for text in texts):
+            return "".join(map(str, texts))
+    if isinstance(content, str) or not content:
+        return content or ""
+    return _canonical(content)
 
 
 def _canonical(value: Any) -> str:

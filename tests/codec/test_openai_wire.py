@@ -14,6 +14,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from agentlightning.adapter import RowSet, build_rows
+from agentlightning.codec.genai import call_attributes
 from agentlightning.codec.model_call import CODES, VALID, ModelCall, comparable
 from agentlightning.codec.openai_wire import decode
 from agentlightning.codec.raw_call import CallStart, Endpoint, RawCall
@@ -26,6 +28,7 @@ from agentlightning.testing.fake_openai import (
     streamed_answer,
     tokens_of,
 )
+from agentlightning.types import Span
 
 ASKED: dict[str, Any] = {
     "model": "m",
@@ -136,6 +139,27 @@ def test_a5_how_an_answer_is_cut_into_chunks_does_not_show_in_the_record(
     assert without_stream(cut) == without_stream(whole)
 
 
+def rows_of(call: ModelCall) -> RowSet:
+    span = Span.from_attributes(
+        attributes=call_attributes(call), name="chat m", span_id="a" * 16, start_time=1.0
+    )
+    return build_rows([span])
+
+
+@given(answers, st.booleans(), chunkings)
+def test_a5_a_streamed_call_gives_the_training_rows_of_the_unstreamed_one(
+    answer: Answer, chat: bool, chunking: list[int]
+) -> None:
+    whole = rows_of(decode(raw_plain(answer, chat=chat)))
+    cut = rows_of(decode(raw_stream(dataclasses.replace(answer, chunking=chunking), chat=chat)))
+    said = [(row.token_ids, row.loss_mask, row.logprobs, row.finish_reason, row.messages) for row in whole]
+    assert [
+        (row.token_ids, row.loss_mask, row.logprobs, row.finish_reason, row.messages) for row in cut
+    ] == said
+    assert len(said) == sum(bool(ids(choice)) for choice in answer.choices)
+    assert cut.counts == whole.counts
+
+
 @given(answers, chunkings)
 def test_a5_an_engine_that_repeats_what_it_said_is_understood_where_usage_says_so(
     answer: Answer, chunking: list[int]
@@ -235,6 +259,70 @@ def test_a2_log_probabilities_of_another_length_are_found_and_absent_ones_are_no
         None,
         "no_logprobs",
     )
+
+
+@given(answers, st.booleans(), st.data())
+def test_a2_log_probabilities_that_are_lost_on_the_way_are_noticed_and_nothing_is_trained(
+    answer: Answer, stream: bool, data: st.DataObject
+) -> None:
+    known = dataclasses.replace(answer, show_usage="always")
+    events = streamed_answer(known, {**ASKED, "stream": True}, chat=True)
+    parts = events if stream else [plain_answer(known, ASKED, chat=True)]
+    entries = [
+        choice["logprobs"]["content"]
+        for part in parts
+        for choice in part["choices"]
+        if choice.get("logprobs") and choice["logprobs"]["content"]
+    ]
+    assume(entries)
+    held = data.draw(st.sampled_from(entries))
+    del held[data.draw(st.integers(0, len(held) - 1)) :]
+    if stream:
+        body = b"".join(f"data: {json.dumps(part)}\n\n".encode() for part in parts) + b"data: [DONE]\n\n"
+        call = decode(raw_stream(known, response_body=body))
+    else:
+        call = decode(raw_plain(known, response_body=json.dumps(parts[0]).encode()))
+    whole = all(choice.logprobs is not None for choice in call.choices)
+    assert call.token_capture == (VALID if not whole else "invalid(logprob_length)")
+    assert comparable(call) == ("logprob_length" if whole else "no_logprobs")
+    assert rows_of(call).trained_tokens == 0
+
+
+@given(answers, st.booleans())
+def test_a2_without_log_probabilities_ids_are_kept_and_their_mask_is_zero(
+    answer: Answer, stream: bool
+) -> None:
+    without = dataclasses.replace(answer, logprobs="never", token_strings=False)
+    call = decode(raw_stream(without) if stream else raw_plain(without))
+    assert call.token_capture == VALID
+    assert [choice.token_ids for choice in call.choices] == [ids(choice) for choice in answer.choices]
+    if any(ids(choice) for choice in answer.choices):
+        assert comparable(call) == "no_logprobs"
+    assert rows_of(call).trained_tokens == 0
+
+
+@given(answers, st.booleans(), st.booleans(), st.data())
+def test_a3_one_bad_number_anywhere_makes_a_call_untrainable(
+    answer: Answer, chat: bool, stream: bool, data: st.DataObject
+) -> None:
+    sampled = [(c, t) for c, choice in enumerate(answer.choices) for t in range(len(choice.tokens))]
+    assume(sampled)
+    where, which = data.draw(st.sampled_from(sampled))
+    token = answer.choices[where].tokens[which]
+    bad_logprob, code = data.draw(st.sampled_from(sorted(BAD_LOGPROBS.items(), key=repr)))
+    bad_id: Any = data.draw(st.sampled_from([True, -1, 1.5, "7", None, [1]]))
+    of_id = data.draw(st.booleans())
+    bad = Token(token.text, bad_id, token.logprob) if of_id else Token(token.text, token.id, bad_logprob)
+    held = answer.choices[where].tokens
+    choice = dataclasses.replace(answer.choices[where], tokens=(*held[:which], bad, *held[which + 1 :]))
+    changed = dataclasses.replace(
+        answer,
+        choices=(*answer.choices[:where], choice, *answer.choices[where + 1 :]),
+        token_strings=False,
+    )
+    call = decode(raw_stream(changed, chat=chat) if stream else raw_plain(changed, chat=chat))
+    assert call.token_capture == f"invalid({'token_id_type' if of_id else code})"
+    assert rows_of(call).trained_tokens == 0
 
 
 @given(answers, st.data())
@@ -401,6 +489,45 @@ def test_a7_comparable_only_where_a_trainer_would_recompute_the_same(
     assert comparable(call_with(kind, **sampling)) == reason
 
 
+settings_ = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.sampled_from([0, 0.7, 1, 1.3]),
+        "top_p": st.sampled_from([1, 0.5]),
+        "top_k": st.sampled_from([-1, 0, 40]),
+        "min_p": st.sampled_from([0, 0.1]),
+        "presence_penalty": st.sampled_from([0, 0.5]),
+        "frequency_penalty": st.sampled_from([0, -0.5]),
+        "repetition_penalty": st.sampled_from([1, 1.1]),
+        "seed": st.integers(0, 9),
+    },
+)
+NEUTRAL: Mapping[str, Any] = {
+    "top_p": 1,
+    "min_p": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+}
+
+
+@given(settings_, settings_, st.sampled_from(["processed", "raw", "unknown"]))
+def test_a7_what_was_asked_and_what_was_in_force_are_both_stored_and_decide_what_is_trained(
+    endpoint: dict[str, Any], asked: dict[str, Any], kind: Any
+) -> None:
+    call = call_with(kind, endpoint, **asked)
+    in_force = {**endpoint, **asked}
+    assert {name: call.sampling_requested.get(name) for name in asked} == asked
+    assert not (endpoint.keys() - asked.keys()) & call.sampling_requested.keys()
+    assert {name: call.sampling_effective[name] for name in in_force} == in_force
+    assert call.logprob_kind == kind
+    temperature = in_force.get("temperature", 1)
+    whole = all(in_force.get(name, value) == value for name, value in NEUTRAL.items())
+    whole = whole and in_force.get("top_k", 0) <= 0
+    trained = whole and temperature > 0 and (kind == "processed" or temperature == 1)
+    assert (comparable(call) is None) == trained == (rows_of(call).trained_tokens > 0)
+
+
 def test_a7_requested_beats_the_endpoint_beats_the_documented_defaults() -> None:
     call = call_with("processed", {"temperature": 0.6, "top_p": 0.8}, temperature=0.9)
     assert call.sampling_requested["temperature"] == 0.9
@@ -490,7 +617,7 @@ api_values = st.recursive(
 
 
 @given(api_values, api_values, st.booleans(), st.sampled_from([None, 200, 400]), st.booleans())
-def test_no_json_makes_it_raise_or_gives_more_than_none_or_a_verdict(
+def test_a10_no_json_makes_it_raise_or_gives_more_than_none_or_a_verdict(
     request: Any, response: Any, stream: bool, status: int | None, complete: bool
 ) -> None:
     body = json.dumps(response).encode()
@@ -508,7 +635,9 @@ def test_no_json_makes_it_raise_or_gives_more_than_none_or_a_verdict(
 
 
 @given(st.binary(), st.binary(), st.text(max_size=20), st.text(max_size=10))
-def test_no_bytes_make_it_raise(request: bytes, response: bytes, content_type: str, encoding: str) -> None:
+def test_a10_no_bytes_make_it_raise(
+    request: bytes, response: bytes, content_type: str, encoding: str
+) -> None:
     raw = RawCall(
         start=start_of(chat=True, stream=True),
         request_body=request,
@@ -520,6 +649,6 @@ def test_no_bytes_make_it_raise(request: bytes, response: bytes, content_type: s
     assert decode(raw).token_capture != VALID
 
 
-def test_json_that_is_nested_deeper_than_python_goes_does_not_raise() -> None:
+def test_a10_json_that_is_nested_deeper_than_python_goes_does_not_raise() -> None:
     raw = raw_plain(Answer.of("one"), response_body=b'{"choices":' + b"[" * 100_000, complete=True)
     assert decode(raw).token_capture == "invalid(malformed)"

@@ -53,7 +53,7 @@ def with_and_without(draw: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @given(with_and_without(), layouts)
-def test_a_plain_answer_is_what_it_would_have_been_byte_for_byte(
+def test_a6_a_plain_answer_is_what_it_would_have_been_byte_for_byte(
     pair: tuple[dict[str, Any], dict[str, Any]], layout: dict[str, Any]
 ) -> None:
     whole, stripped = (json.dumps(each, **layout) for each in pair)
@@ -66,7 +66,7 @@ def test_a_plain_answer_is_what_it_would_have_been_byte_for_byte(
     st.data(),
     st.sampled_from(["\n\n", "\r\n\r\n", "\r\r"]),
 )
-def test_a_stream_is_what_it_would_have_been_however_it_arrives(
+def test_a6_a_stream_is_what_it_would_have_been_however_it_arrives(
     pairs: list[tuple[dict[str, Any], dict[str, Any]]], layout: dict[str, Any], data: st.DataObject, end: str
 ) -> None:
     layout = {key: value for key, value in layout.items() if key != "indent"}
@@ -85,14 +85,14 @@ def test_a_stream_is_what_it_would_have_been_however_it_arrives(
 
 
 @given(st.binary(max_size=60))
-def test_what_is_no_json_passes_as_it_is(body: bytes) -> None:
+def test_a6_what_is_no_json_passes_as_it_is(body: bytes) -> None:
     assert strip_body(b"x" + body, ALL) == b"x" + body
     stripper = EventStripper(ALL)
     assert stripper.feed(b"event: x" + body) + stripper.finish() == b"event: x" + body
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
-def test_an_answer_that_is_cut_passes_as_it_is(cut: int) -> None:
+def test_a6_an_answer_that_is_cut_passes_as_it_is(cut: int) -> None:
     body = json.dumps({"prompt_token_ids": [1], "choices": [{"token_ids": [1], "text": "}"}]}).encode()[:-cut]
     assert strip_body(body, ALL) == body
 

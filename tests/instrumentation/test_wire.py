@@ -240,7 +240,7 @@ def run(server: FakeOpenAI, act: Callable[..., Any], operation: str, **settings:
 
 @pytest.mark.parametrize("operation", ["chat", "text_completion"])
 @pytest.mark.parametrize("act", [*SYNC, streaming_response_bytes, *ASYNC])
-def test_a_call_returns_what_it_returns_without_us_and_is_seen_once(
+def test_a6_a_call_returns_what_it_returns_without_us_and_is_seen_once(
     server: FakeOpenAI, act: Callable[..., Any], operation: str
 ) -> None:
     without = run(server, act, operation)
@@ -359,7 +359,7 @@ def test_a_cancelled_request_ends_its_call_with_the_error(server: FakeOpenAI) ->
     ],
     ids=lambda scripted: f"{type(scripted).__name__}{getattr(scripted, 'status', '')}",
 )
-def test_a_failure_reaches_the_agent_unchanged_and_is_recorded(
+def test_a10_a_failure_reaches_the_agent_unchanged_and_is_recorded(
     server: FakeOpenAI, act: Callable[..., Any], scripted: Scripted
 ) -> None:
     server.enqueue(scripted, scripted)
@@ -487,7 +487,7 @@ def test_tool_calls_are_assembled_from_a_stream(server: FakeOpenAI) -> None:
     assert streamed.choices[0].content is None
 
 
-def test_the_bytes_of_a_stream_pass_chunk_by_chunk_while_the_server_still_holds_the_rest(
+def test_a6_the_bytes_of_a_stream_pass_chunk_by_chunk_while_the_server_still_holds_the_rest(
     server: FakeOpenAI,
 ) -> None:
     gate = threading.Event()
@@ -508,7 +508,7 @@ def test_the_bytes_of_a_stream_pass_chunk_by_chunk_while_the_server_still_holds_
     sink.call()
 
 
-def test_a_response_that_is_larger_than_what_is_kept_is_passed_on_and_marked(server: FakeOpenAI) -> None:
+def test_a10_a_response_that_is_larger_than_what_is_kept_is_passed_on_and_marked(server: FakeOpenAI) -> None:
     sink = RecordedCalls()
     patch = observe(sink, max_body_bytes=600)
     try:
@@ -593,7 +593,7 @@ class BrokenSink(RecordedCalls):
 
 @pytest.mark.parametrize("where", ["started", "ended"])
 @pytest.mark.parametrize("act", [*SYNC, *ASYNC])
-def test_a_sink_that_raises_never_reaches_the_agent(
+def test_a10_a_sink_that_raises_never_reaches_the_agent(
     server: FakeOpenAI, act: Callable[..., Any], where: str
 ) -> None:
     without = run(server, act, "chat")

@@ -123,7 +123,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("act", "write_sizes", "more"), CASES)
-def test_the_agent_gets_what_it_asked_for_and_the_record_has_the_ids(
+def test_a6_the_agent_gets_what_it_asked_for_and_the_record_has_the_ids(
     server: FakeOpenAI, act: Callable[..., Any], write_sizes: Any, more: dict[str, Any]
 ) -> None:
     if "logprobs" in more and "completion" not in act.__name__:
@@ -153,7 +153,7 @@ def test_the_agent_gets_what_it_asked_for_and_the_record_has_the_ids(
     assert server.requests[1].headers["content-length"] == str(len(server.requests[1].body))
 
 
-def test_an_async_client_gets_what_it_asked_for_too(server: FakeOpenAI) -> None:
+def test_a6_an_async_client_gets_what_it_asked_for_too(server: FakeOpenAI) -> None:
     async def act() -> Any:
         async with openai.AsyncOpenAI(base_url=server.base_url, api_key="k", max_retries=0) as client:
             whole = await client.chat.completions.create(**chat())
@@ -184,7 +184,7 @@ def test_a_plain_answer_keeps_its_white_space(server: FakeOpenAI, indent: int | 
         patch.undo()
 
 
-def test_the_events_pass_one_by_one_while_the_server_still_holds_the_rest(server: FakeOpenAI) -> None:
+def test_a6_the_events_pass_one_by_one_while_the_server_still_holds_the_rest(server: FakeOpenAI) -> None:
     gate = threading.Event()
     server.enqueue(Answer((AnswerChoice(tokens_of("one two three")),), gates={2: gate}))
     patch = asking(RecordedCalls(), server)

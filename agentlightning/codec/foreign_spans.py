@@ -78,15 +78,16 @@ _SAMPLING: Mapping[str, tuple[str, ...]] = {
 def read(span: SpanLike) -> Optional[ModelCall]:
     """Return the call that a foreign span records, or ``None`` where it records none."""
     attributes = span.attributes or {}
+    is_sure = is_model_call(attributes)
+    if not is_sure and not _may_record_call(span, attributes):
+        return None
     issues: list[Issue] = []
     try:
         said = _said_in_events(span, attributes)
-        if not _records_call(attributes, said):
+        if not is_sure and not _records_call(attributes, said):
             return None
         call = openai_wire.decode(_as_wire({**said.attributes, **attributes}, said, issues))
     except Exception as error:  # noqa: BLE001 - attributes of strangers
-        if not is_model_call(attributes):
-            return None
         issues.append(Issue("warn", "attribute_unreadable", type(error).__name__))
         return ModelCall(token_capture=none("foreign_span"), issues=tuple(issues), capture_source="span")
     failure = _failure(span, attributes)
@@ -153,12 +154,19 @@ def _has_messages(attributes: Mapping[str, Any]) -> bool:
     return any(str(key).startswith(_PREFIXES) for key in attributes)
 
 
-def _records_call(attributes: Mapping[str, Any], said: EventMessages) -> bool:
-    """Whether a span that has ended records a model call; more is known of it than at its start."""
-    if is_model_call(attributes) or whole_bodies.event_of(attributes) is not None:
+def _may_record_call(span: SpanLike, attributes: Mapping[str, Any]) -> bool:
+    """Whether a span that is not known for a call at its start has to be looked at: most are not."""
+    if "event.type" in attributes:
         return True
     if first(attributes, (*_OPERATION, "openinference.span.kind")) is not None:
         return False
+    return bool(span.events) or "events" in attributes or whole_bodies.raw_prefix(attributes) is not None
+
+
+def _records_call(attributes: Mapping[str, Any], said: EventMessages) -> bool:
+    """Whether a span that has ended records a model call; more is known of it than at its start."""
+    if whole_bodies.event_of(attributes) is not None:
+        return True
     return bool(said.choices or said.attributes) or whole_bodies.raw_prefix(attributes) is not None
 
 
@@ -303,7 +311,7 @@ def _dicts(found: Sequence[Any], what: str, issues: list[Issue]) -> list[dict[st
     for index, each in enumerate(found):
         if not isinstance(each, dict):
             issues.append(Issue("warn", "message_unreadable", f"{what} {index}"))
-    return [_openai_message(each) for each in found if isinstance(each, dict)]
+    return [dict(_openai_message(each)) for each in found if isinstance(each, dict)]
 
 
 def _texts(attributes: Mapping[str, Any], prefix: str, inner: str) -> list[dict[str, Any]]:
@@ -370,7 +378,10 @@ def _as_text(choice: dict[str, Any]) -> dict[str, Any]:
 
 def _add_tokens(attributes: Mapping[str, Any], response: dict[str, Any]) -> None:
     """Put the ids and log-probabilities of 0.3 into the choices: a list for the first, or a list for each."""
-    choices: list[Any] = response["choices"] if isinstance(response["choices"], list) else []
+    found = response["choices"] if isinstance(response["choices"], list) else []
+    choices: list[Any] = [
+        dict(each) if isinstance(each, dict) else each for each in found
+    ]  # the span's own, maybe
     ids = value_of(first(attributes, _RESPONSE_IDS))
     several = isinstance(ids, list) and ids and isinstance(ids[0], list)
     for index, each in enumerate(ids if several else [] if ids is None else [ids]):
@@ -500,7 +511,7 @@ def _genai(value: Any, issues: list[Issue], keep: Optional[str] = None) -> list[
             if not isinstance(turned, dict):
                 issues.append(Issue("warn", "message_unreadable", f"message {index}"))
                 continue
-            read.append({**turned, keep: message.get(keep)} if keep else turned)
+            read.append({**turned, keep: message.get(keep)} if keep else dict(turned))
     return read
 
 

@@ -8,6 +8,7 @@ JSON text each way: flattened messages of a long chat would push other attribute
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from .model_call import (
     PolicySpan,
     ToolCall,
     Usage,
+    invalid,
     none,
 )
 from .raw_call import CallStart, Operation
@@ -46,6 +48,7 @@ ERROR_TYPE = "error.type"
 ERROR_MESSAGE = "error.message"
 RESEND_COUNT = "http.request.resend_count"
 
+_VERDICT = re.compile(rf"{VALID}|(?:none|invalid)\(\w+\)")
 _SAMPLING_NAMES: Mapping[str, str] = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
@@ -226,8 +229,8 @@ def _read(attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
         "text_completion" if attributes.get(OPERATION_NAME) == "text_completion" else "chat"
     )
     asked = [messages.from_genai(each) for each in _messages(attributes.get(INPUT_MESSAGES), issues)]
-    choices = tuple(_read_choices(attributes, issues))
-    verdict = str(attributes[Ours.TOKEN_CAPTURE.value])
+    verdict = _verdict(attributes[Ours.TOKEN_CAPTURE.value], issues)
+    choices = tuple(_read_choices(attributes, verdict, issues))
     prompt_ids = _ids(attributes.get(Ours.PROMPT_TOKEN_IDS.value))
     # A stage may have taken ids out of a span after its verdict was written.
     if verdict == VALID and (prompt_ids is None or not all(each.token_ids is not None for each in choices)):
@@ -265,6 +268,13 @@ def _read(attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
     )
 
 
+def _verdict(value: Any, issues: list[Issue]) -> str:
+    if isinstance(value, str) and _VERDICT.fullmatch(value):
+        return value
+    issues.append(Issue("warn", "attribute_unreadable", Ours.TOKEN_CAPTURE.value))
+    return invalid("malformed")
+
+
 def _messages(value: Any, issues: list[Issue]) -> Iterable[dict[str, Any]]:
     for index, message in enumerate(_load(value, issues, [])):
         if isinstance(message, dict):
@@ -279,13 +289,13 @@ def _prompt(asked: list[Any]) -> Any:
     return asked[0]["content"] if isinstance(asked[0], dict) else asked[0]
 
 
-def _read_choices(attributes: Mapping[str, Any], issues: list[Issue]) -> Iterable[Choice]:
+def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issue]) -> Iterable[Choice]:
     versions = _load(attributes.get(Ours.POLICY_VERSION.value), issues, [])
-    verdict = str(attributes[Ours.TOKEN_CAPTURE.value])
     for position, written in enumerate(_messages(attributes.get(OUTPUT_MESSAGES), issues)):
         message = messages.from_genai(written)
         index = written.get("index", position)
         logprobs = attributes.get(Ours.LOGPROBS.at(index))
+        own = attributes.get(Ours.CHOICE_TOKEN_CAPTURE.at(index))
         yield Choice(
             index=index,
             role=message.get("role") or "assistant",
@@ -301,7 +311,7 @@ def _read_choices(attributes: Mapping[str, Any], issues: list[Issue]) -> Iterabl
                 PolicySpan(str(span["version"]), span["start"], span["end"])
                 for span in (versions[position] if position < len(versions) else ())
             ),
-            token_capture=attributes.get(Ours.CHOICE_TOKEN_CAPTURE.at(index)) or verdict,
+            token_capture=_verdict(own, issues) if own else verdict,
         )
 
 

@@ -21,7 +21,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "codec"))
 
-from corpus_files import FOLDER, dump, message_view, view, without_nothing  # noqa: E402
+from corpus_files import (  # noqa: E402
+    FOLDER,
+    PAGE,
+    dump,
+    message_view,
+    page_with_table,
+    view,
+    without_nothing,
+)
 from environments import ENVIRONMENTS, python_of  # noqa: E402
 from servers import Helper, Said, Wire  # noqa: E402
 from tidy import tidy  # noqa: E402
@@ -187,11 +195,16 @@ def main() -> int:
     parser.add_argument("--environments", type=Path, default=ROOT, help="folder of the environments")
     parser.add_argument("--raw", type=Path, help="keep recordings here, and use those that are here")
     parser.add_argument("--list", action="store_true", help="print names and environments")
+    parser.add_argument("--page", action="store_true", help="only write docs/reference/dialects.md")
     asked = parser.parse_args()
     chosen = [each for each in RECIPES if not asked.names or each.name.startswith(tuple(asked.names))]
     if asked.list:
         for recipe in chosen:
             print(recipe.name, *ENVIRONMENTS[recipe.environment])
+        return 0
+
+    if asked.page:
+        PAGE.write_text(page_with_table(), encoding="utf-8")
         return 0
 
     def attempt(recipe: Recipe) -> list[str]:
@@ -209,6 +222,7 @@ def main() -> int:
             print(recipe.name, "NOT WRITTEN" if wrong else "written", flush=True)
             for each in wrong:
                 print(f"    {each}", flush=True)
+    PAGE.write_text(page_with_table(), encoding="utf-8")
     return 1 if failed else 0
 
 

@@ -14,7 +14,9 @@ _STEP = 0.001
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _MOMENT = re.compile(r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)?")
 _PORT = re.compile(r"(127\.0\.0\.1|localhost):\d{4,5}")
-_MEASURED = re.compile(r"duration|time_to_first|time_to_generate|time_per|latency|_seconds$|first_chunk")
+_MEASURED = re.compile(
+    r"duration|elapsed|time_to_first|time_to_generate|time_per|latency|_seconds$|first_chunk"
+)
 _CUT = frozenset({"exception.stacktrace", "server.port", "net.peer.port", "hidden_params"})
 
 

@@ -149,9 +149,12 @@ RECIPES: tuple[Recipe, ...] = (
             "openinference-langchain",
             program,
             ("openinference-instrumentation-langchain", "langchain", "langchain-openai"),
-            lacks=("response_id",),
+            lacks=lacks,
         )
-        for what, program in (("agent", "langchain_agent"), ("stream", "langchain_stream"))
+        for what, program, lacks in (
+            ("agent", "langchain_agent", ()),
+            ("stream", "langchain_stream", ("response_id",)),
+        )
     ),
     Recipe(
         "openinference-langgraph",
@@ -160,7 +163,6 @@ RECIPES: tuple[Recipe, ...] = (
         "openinference-langchain",
         "langgraph_agent",
         ("openinference-instrumentation-langchain", "langgraph", "langchain-openai"),
-        lacks=("response_id",),
     ),
     *(
         Recipe(

@@ -8,6 +8,7 @@ must not be found: a reader that guesses fails as one that misses.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,51 @@ def _tool_call(call: Any) -> dict[str, Any]:
 def without_nothing(found: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is ``None``, an empty text or an empty list."""
     return {name: value for name, value in found.items() if value is not None and value not in ("", [])}
+
+
+# ---------------------------------------------------------------------- what is published of it
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "dialects.md"
+TABLE = re.compile(r"(<!-- recorded: traces -->\n).*?(<!-- end -->)", re.DOTALL)
+
+_TOOLS = frozenset({"openai_agents", "pydantic_ai", "strands", "langchain_agent", "langgraph_agent"})
+_FACTS = ("messages", "tools", "tool_calls", "finish_reason", "usage", "response_id", "token_ids")
+
+
+def page_with_table() -> str:
+    """Return the page on dialects with the table that the recorded traces give."""
+    return TABLE.sub(rf"\1\n{_table()}\n\2", PAGE.read_text(encoding="utf-8"))
+
+
+def _table() -> str:
+    groups: dict[tuple[str, str], list[TraceFile]] = {}
+    for trace in map(load, names()):
+        libraries = trace.head.get("libraries")
+        if libraries and trace.head["dialect"] != "agentlightning":
+            recorded = ", ".join(f"{name} {version}" for name, version in libraries.items())
+            groups.setdefault((trace.head["dialect"], recorded), []).append(trace)
+    lines = [["dialect", "recorded with", *(fact.replace("_", " ") for fact in _FACTS)]]
+    lines.append(["---"] * len(lines[0]))
+    for (dialect, recorded), traces in sorted(groups.items()):
+        lines.append([dialect, recorded, *(_how_often(fact, traces) for fact in _FACTS)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _how_often(fact: str, traces: list[TraceFile]) -> str:
+    seen = {held for trace in traces for held in _held(fact, trace)}
+    return "" if not seen else "some" if len(seen) == 2 else "yes" if seen == {True} else "–"
+
+
+def _held(fact: str, trace: TraceFile) -> list[bool]:
+    """Return for each call that could have a fact whether the trace has it."""
+    with_tools = trace.head["program"] in _TOOLS or trace.head["program"].endswith("_tools")
+    calls = [call for call in trace.expect["calls"] if "calls_failed" not in trace.expect["reasons"]]
+    if fact == "tool_calls":  # one answer of each conversation with tools has them
+        return [
+            any("tool_calls" in answer for call in calls for answer in call.get("answers", ()))
+        ] * with_tools
+    if fact in {"finish_reason", "token_ids"}:
+        return [any(fact in answer for answer in call.get("answers", ())) for call in calls]
+    if fact == "messages":
+        return ["messages" in call or "prompt" in call for call in calls]
+    return [fact in call for call in calls] if fact != "tools" or with_tools else []

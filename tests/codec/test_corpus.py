@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from corpus_files import FOLDER, TraceFile, load, names, view
+from corpus_files import FOLDER, PAGE, TraceFile, load, names, page_with_table, view
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -106,6 +106,10 @@ def test_the_corpus_holds_what_it_promises() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 2_000_000
 
 
+def test_the_page_on_dialects_says_what_the_corpus_holds() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page_with_table(), "run scripts/corpus --page"
+
+
 # ---------------------------------------------------------------------- broken at random
 
 values: st.SearchStrategy[Any] = st.recursive(
@@ -146,7 +150,8 @@ def broken(trace: TraceFile, chance: random.Random, value: Any) -> list[Span]:
             else:
                 span.attributes[name] = value
         if chance.random() < 0.2:
-            span.parent_id = chance.choice(spans).span_id
+            earlier = [each.span_id for each in spans if (each.start_time or 0) < (span.start_time or 0)]
+            span.parent_id = chance.choice([None, "ghost", *earlier])
         if chance.random() < 0.2:
             span.events = chance.choice(spans).events
     chance.shuffle(spans)

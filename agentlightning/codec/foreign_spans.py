@@ -51,6 +51,7 @@ _REASONING_TOKENS = (
     "gen_ai.usage.reasoning_tokens",
     "llm.token_count.completion_details.reasoning",
 )
+_FIRST_CHUNK = ("gen_ai.response.time_to_first_chunk", "gen_ai.streaming.time_to_first_token")
 _CHAT = re.compile(r"gen_ai\.prompt\.\d+\.role$|gen_ai\.input\.messages$")
 _STREAM = ("gen_ai.request.stream", "gen_ai.request.streaming", "gen_ai.is_streaming", "llm.is_streaming")
 _REQUEST_FIELDS = openai_wire.SAMPLING_FIELDS | {
@@ -71,6 +72,7 @@ _SAMPLING: Mapping[str, tuple[str, ...]] = {
     "frequency_penalty": ("gen_ai.request.frequency_penalty", "llm.frequency_penalty"),
     "presence_penalty": ("gen_ai.request.presence_penalty", "llm.presence_penalty"),
     "repetition_penalty": ("gen_ai.request.repetition_penalty",),
+    "stop": ("gen_ai.request.stop_sequences", "llm.chat.stop_sequences"),
     "n": ("gen_ai.request.choice.count", "gen_ai.request.candidate_count", "gen_ai.request.n"),
 }
 
@@ -86,10 +88,18 @@ def read(span: SpanLike) -> Optional[ModelCall]:
         said = _said_in_events(span, attributes)
         if not is_sure and not _records_call(attributes, said):
             return None
-        call = openai_wire.decode(_as_wire({**said.attributes, **attributes}, said, issues))
+        return _read(span, {**said.attributes, **attributes}, said, issues)
     except Exception as error:  # noqa: BLE001 - attributes of strangers
+        if not is_sure:
+            return None
         issues.append(Issue("warn", "attribute_unreadable", type(error).__name__))
         return ModelCall(token_capture=none("foreign_span"), issues=tuple(issues), capture_source="span")
+
+
+def _read(
+    span: SpanLike, attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]
+) -> ModelCall:
+    call = openai_wire.decode(_as_wire(attributes, said, issues))
     failure = _failure(span, attributes)
     silent = {none("no_token_ids")} if failure is not None else {none("no_token_ids"), none("no_choices")}
     return dataclasses.replace(
@@ -100,6 +110,7 @@ def read(span: SpanLike) -> Optional[ModelCall]:
         capture_source="span",
         http_status=None,
         error=failure,
+        first_chunk_seconds=_seconds(first(attributes, _FIRST_CHUNK)),
     )
 
 
@@ -173,6 +184,10 @@ def _records_call(attributes: Mapping[str, Any], said: EventMessages) -> bool:
 def _said_in_events(span: SpanLike, attributes: Mapping[str, Any]) -> EventMessages:
     events = [(str(event.name), event.attributes or {}) for event in span.events or ()]
     return span_events.messages_of([*events, *span_events.events_in(attributes.get("events"))])
+
+
+def _seconds(value: Any) -> Optional[float]:
+    return float(value) if type(value) in {int, float} and 0 <= value < 1e9 else None
 
 
 def _failure(span: SpanLike, attributes: Mapping[str, Any]) -> Optional[str]:
@@ -296,6 +311,8 @@ def _asked(attributes: Mapping[str, Any], said: EventMessages, issues: list[Issu
     if structured:
         return [*_system(attributes.get("gen_ai.system_instructions"), issues), *structured]
     flat = _flat_messages(attributes, "gen_ai.prompt", "llm.input_messages", issues)
+    if flat and all(message["role"] != "system" for message in flat):
+        flat = [*_system(attributes.get("gen_ai.request.system_instruction"), issues), *flat]
     return flat or _texts(attributes, "llm.prompts", "prompt") or _dicts(said.asked, "event", issues)
 
 

@@ -18,6 +18,17 @@ _MEASURED = re.compile(
     r"duration|elapsed|time_to_first|time_to_generate|time_per|latency|_seconds$|first_chunk"
 )
 _CUT = frozenset({"exception.stacktrace", "server.port", "net.peer.port", "hidden_params"})
+# What a framework's own steps were given and gave: long, and no part of a model call.
+_STEPS = frozenset(
+    {
+        "traceloop.entity.input",
+        "traceloop.entity.output",
+        "gen_ai.task.input",
+        "gen_ai.task.output",
+        "metadata",
+    }
+)
+_BODIES = frozenset({"input.value", "output.value"})
 
 
 def tidy(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -47,10 +58,13 @@ def _plain(span: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    cut = _CUT | _STEPS
+    if attributes.get("openinference.span.kind") == "CHAIN":
+        cut |= _BODIES
     return {
         name: 0.001 if type(value) in {int, float} and _MEASURED.search(name) else value
         for name, value in sorted(attributes.items())
-        if name not in _CUT
+        if name not in cut
     }
 
 

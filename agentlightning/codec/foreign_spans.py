@@ -16,7 +16,7 @@ from typing import Any, Optional
 from ..types import SpanLike
 from . import messages, openai_wire, span_events, whole_bodies
 from .attribute_values import first, value_of
-from .attributes import indexed_attributes, numbered_attributes
+from .flat_attributes import numbered_messages, numbered_texts, openai_message, tool_definitions
 from .model_call import Issue, ModelCall, none
 from .raw_call import CallStart, RawCall
 from .span_events import EventMessages
@@ -284,7 +284,7 @@ def _request(
             _with_role(message, "user", f"request message {message.pop('index', position)}", issues)
             for position, message in enumerate(asked)
         ]
-    tools = _tools(attributes)
+    tools = tool_definitions(attributes)
     if tools:
         request["tools"] = tools
     return request
@@ -310,10 +310,10 @@ def _asked(attributes: Mapping[str, Any], said: EventMessages, issues: list[Issu
     structured = _genai(attributes.get("gen_ai.input.messages"), issues)
     if structured:
         return [*_system(attributes.get("gen_ai.system_instructions"), issues), *structured]
-    flat = _flat_messages(attributes, "gen_ai.prompt", "llm.input_messages", issues)
+    flat = numbered_messages(attributes, "gen_ai.prompt", "llm.input_messages", issues)
     if flat and all(message["role"] != "system" for message in flat):
         flat = [*_system(attributes.get("gen_ai.request.system_instruction"), issues), *flat]
-    return flat or _texts(attributes, "llm.prompts", "prompt") or _dicts(said.asked, "event", issues)
+    return flat or numbered_texts(attributes, "llm.prompts", "prompt") or _dicts(said.asked, "event", issues)
 
 
 def _system(value: Any, issues: list[Issue]) -> list[dict[str, Any]]:
@@ -328,14 +328,7 @@ def _dicts(found: Sequence[Any], what: str, issues: list[Issue]) -> list[dict[st
     for index, each in enumerate(found):
         if not isinstance(each, dict):
             issues.append(Issue("warn", "message_unreadable", f"{what} {index}"))
-    return [dict(_openai_message(each)) for each in found if isinstance(each, dict)]
-
-
-def _texts(attributes: Mapping[str, Any], prefix: str, inner: str) -> list[dict[str, Any]]:
-    """Return the texts that OpenInference keeps of a completion, as messages."""
-    entries = indexed_attributes(attributes, prefix)
-    found = [entry.get(inner) if isinstance(entry, dict) else None for entry in entries]
-    return [{"role": None, "content": each.get("text")} for each in found if isinstance(each, dict)]
+    return [dict(openai_message(each)) for each in found if isinstance(each, dict)]
 
 
 def _response(
@@ -363,10 +356,10 @@ def _response(
 
 def _answers(attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]) -> list[dict[str, Any]]:
     answered = _genai(attributes.get("gen_ai.output.messages"), issues, keep="finish_reason")
-    answered = answered or _flat_messages(attributes, "gen_ai.completion", "llm.output_messages", issues)
-    answered = answered or _texts(attributes, "llm.choices", "completion")
+    answered = answered or numbered_messages(attributes, "gen_ai.completion", "llm.output_messages", issues)
+    answered = answered or numbered_texts(attributes, "llm.choices", "completion")
     if not answered:
-        return [{**choice, "message": _openai_message(choice["message"])} for choice in _named(said, issues)]
+        return [{**choice, "message": openai_message(choice["message"])} for choice in _named(said, issues)]
     finish_reasons = value_of(attributes.get("gen_ai.response.finish_reasons"))
     single = first(attributes, ("gen_ai.response.finish_reason", "llm.finish_reason"))
     found: list[dict[str, Any]] = []
@@ -418,105 +411,6 @@ def _add_tokens(attributes: Mapping[str, Any], response: dict[str, Any]) -> None
 
 def _index(choice: Any) -> Any:
     return choice.get("index") if isinstance(choice, dict) else None
-
-
-def _flat_messages(
-    attributes: Mapping[str, Any], numbered: str, open_inference: str, issues: list[Issue]
-) -> list[dict[str, Any]]:
-    prefix, found = numbered, numbered_attributes(attributes, numbered)
-    if not found:
-        prefix, entries = open_inference, numbered_attributes(attributes, open_inference)
-        found = {
-            index: entry.get("message") if isinstance(entry, dict) else entry
-            for index, entry in entries.items()
-        }
-    # A limit on attributes takes the oldest away: the first messages are gone, and with them their numbers.
-    gone = range(min(found, default=0))
-    issues += [Issue("warn", "message_unreadable", f"{prefix}.{index} is not there") for index in gone]
-    read = []
-    for index, entry in found.items():
-        if isinstance(entry, dict):
-            read.append({**_flat_message(entry), "index": index})
-        else:
-            issues.append(Issue("warn", "message_unreadable", f"{prefix}.{index}"))
-    return read
-
-
-def _flat_message(entry: Mapping[str, Any]) -> dict[str, Any]:
-    content = entry.get(
-        "content", entry.get("user")
-    )  # the key of a prompt without a role, up to 0.33 of OpenLLMetry
-    message: dict[str, Any] = {"role": entry.get("role"), "content": content}
-    if content is None and isinstance(entry.get("contents"), list):
-        message["content"] = [
-            _open_inference_content(part) for part in entry["contents"] if isinstance(part, dict)
-        ]
-    for key in ("name", "tool_call_id", "finish_reason"):
-        if entry.get(key) is not None:
-            message[key] = entry[key]
-    calls = entry.get("tool_calls")
-    if isinstance(calls, list):
-        message["tool_calls"] = [_flat_tool_call(call) for call in calls if isinstance(call, dict)]
-    return message
-
-
-def _open_inference_content(part: Mapping[str, Any]) -> dict[str, Any]:
-    found = part.get("message_content")
-    found = found if isinstance(found, dict) else {}
-    image = found.get("image")
-    if isinstance(image, dict):
-        inner = image.get("image")
-        return {
-            "type": "image_url",
-            "image_url": {"url": inner.get("url") if isinstance(inner, dict) else inner},
-        }
-    return {"type": "text", "text": found.get("text")}
-
-
-def _openai_message(message: Any) -> Any:
-    """Return a message whose tool calls have the shape of the OpenAI API."""
-    if not isinstance(message, dict) or not isinstance(message.get("tool_calls"), list):
-        return message
-    calls = [_flat_tool_call(call) for call in message["tool_calls"] if isinstance(call, dict)]
-    return {**message, "tool_calls": calls}
-
-
-def _flat_tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    found = call.get("tool_call")
-    found = found if isinstance(found, dict) else call
-    function = found.get("function")
-    function = function if isinstance(function, dict) else found
-    return {
-        "id": found.get("id"),
-        "type": "function",
-        "function": {"name": function.get("name"), "arguments": function.get("arguments")},
-    }
-
-
-def _tools(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    definitions = value_of(attributes.get("gen_ai.tool.definitions"))
-    if isinstance(definitions, list):
-        return [_openai_tool(each) for each in definitions if isinstance(each, dict)]
-    tools = []
-    for prefix in ("gen_ai.request.functions", "llm.request.functions", "gen_ai.request.tools"):
-        for entry in indexed_attributes(attributes, prefix):
-            if isinstance(entry, dict):
-                function = {**entry, "parameters": value_of(entry.get("parameters"))}
-                tools.append({"type": "function", "function": function})
-    for entry in indexed_attributes(attributes, "llm.tools"):
-        tool = entry.get("tool") if isinstance(entry, dict) else None
-        schema = value_of(tool.get("json_schema")) if isinstance(tool, dict) else None
-        if isinstance(schema, dict):
-            tools.append(schema)
-    return tools
-
-
-def _openai_tool(tool: dict[str, Any]) -> dict[str, Any]:
-    """Return a definition in the shape of the OpenAI API; the conventions leave its inner object out."""
-    if isinstance(tool.get("function"), dict) or "name" not in tool:
-        return tool
-    function = {name: value for name, value in tool.items() if name != "type"}
-    return {"type": tool.get("type") or "function", "function": function}
 
 
 def _genai(value: Any, issues: list[Issue], keep: Optional[str] = None) -> list[dict[str, Any]]:

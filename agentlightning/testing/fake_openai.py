@@ -21,7 +21,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Optional, Self, Union
@@ -77,10 +77,12 @@ class Answer:
     """What the server says to one request."""
 
     choices: tuple[AnswerChoice, ...]
-    prompt_token_ids: tuple[int, ...] = (1, 2, 3)
+    prompt_token_ids: Optional[tuple[int, ...]] = (1, 2, 3)
+    """``None``: those of the request's messages, so that a conversation that is sent back goes on exactly."""
     dialect: Dialect = "vllm"
     model: str = "fake-model"
-    id: str = "chatcmpl-1"
+    id: Optional[str] = None
+    """``None``: ``chatcmpl-<number of the request>``, from 1."""
     ids: Shown = "asked"
     """Whether token ids are in the answer."""
     logprobs: Shown = "asked"
@@ -258,13 +260,37 @@ class FakeOpenAI:
         """Note ``request`` and return what it is answered with."""
         with self._lock:
             self.requests.append(request)
-            if self._queue:
-                return self._queue.popleft()
-        return self._script(request) if callable(self._script) else self._script
+            number = len(self.requests)
+            queued = self._queue.popleft() if self._queue else None
+        if queued is None:
+            queued = self._script(request) if callable(self._script) else self._script
+        return _complete(queued, request, number) if isinstance(queued, Answer) else queued
 
 
 def _trainable(text: str) -> Answer:
-    return Answer.of(text, ids="always", logprobs="always")
+    return Answer.of(text, ids="always", logprobs="always", prompt_token_ids=None)
+
+
+def _complete(answer: Answer, request: ReceivedRequest, number: int) -> Answer:
+    """Return the answer with what it leaves to the request."""
+    if answer.id is None:
+        answer = replace(answer, id=f"chatcmpl-{number}")
+    if answer.prompt_token_ids is None:
+        answer = replace(answer, prompt_token_ids=tuple(_prompt_ids(request.json())))
+    return answer
+
+
+_TURN = 0
+"""Token that ends each message of a prompt."""
+
+
+def _prompt_ids(request: Any) -> Iterator[int]:
+    messages = request.get("messages") if isinstance(request, dict) else None
+    for message in messages if isinstance(messages, list) else [request]:
+        said = message.get("content") if isinstance(message, dict) else message
+        text = said if isinstance(said, str) else json.dumps(message, sort_keys=True)
+        yield from (token.id for token in tokens_of(text))
+        yield _TURN
 
 
 def _openai() -> ModuleType:
@@ -322,16 +348,16 @@ class _Saying:
         found: dict[str, Any] = {}
         answer = self.answer
         if self.shows_ids and self.chat and answer.dialect in {"vllm", "litellm"}:
-            found["prompt_token_ids"] = list(answer.prompt_token_ids)
+            found["prompt_token_ids"] = list(answer.prompt_token_ids or ())
         if self.sglext:
             ids = [[token.id for token in choice.tokens] for choice in answer.choices]
-            found["sglext"] = {"input_ids": list(answer.prompt_token_ids), "output_ids": ids}
+            found["sglext"] = {"input_ids": list(answer.prompt_token_ids or ()), "output_ids": ids}
         if answer.dialect == "sglang" and answer.choices and answer.choices[0].versions:
             found["metadata"] = {"weight_versions": _versions(answer.choices[0])}
         return found
 
     def usage(self) -> dict[str, int]:
-        prompt = len(self.answer.prompt_token_ids)
+        prompt = len(self.answer.prompt_token_ids or ())
         sampled = sum(len(choice.tokens) for choice in self.answer.choices)
         counts = {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
         return {**counts, **(self.answer.usage or {})}
@@ -360,7 +386,7 @@ class _Saying:
         if self.chat:
             first = self.chunk({"index": index, "delta": {"role": "assistant", "content": ""}})
             if self.shows_ids and self.answer.dialect in {"vllm", "litellm"}:
-                first["prompt_token_ids"] = list(self.answer.prompt_token_ids)
+                first["prompt_token_ids"] = list(self.answer.prompt_token_ids or ())
             yield first
             if choice.reasoning is not None:
                 yield self.chunk({"index": index, "delta": {"reasoning_content": choice.reasoning}})
@@ -413,7 +439,7 @@ class _Saying:
 
     def add_prompt_ids(self, found: dict[str, Any]) -> None:
         if self.shows_ids:
-            found["prompt_token_ids"] = list(self.answer.prompt_token_ids)
+            found["prompt_token_ids"] = list(self.answer.prompt_token_ids or ())
 
     def logprobs_of(self, tokens: Sequence[Token]) -> Optional[dict[str, Any]]:
         if not self.shows_logprobs:

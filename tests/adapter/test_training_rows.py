@@ -256,6 +256,36 @@ def test_b7_two_interleaved_sub_agents_give_two_rows() -> None:
     ]
 
 
+def test_b7_an_agent_that_stops_where_another_goes_on_has_given_nothing_up() -> None:
+    spans = [
+        ROOT,
+        call(1, (1,), (2,), agent="a" * 16),
+        call(2, (1,), (3,), agent="b" * 16),
+        call(3, (1, 2, 4), (5,), agent="a" * 16),
+        work("a" * 16, ROOT_ID, 0.5, 9.0, {"gen_ai.agent.name": "solver"}),
+        work("b" * 16, ROOT_ID, 0.6, 9.0, {"gen_ai.agent.name": "solver"}),
+    ]
+
+    rows = build_rows(spans)
+
+    assert sorted(row.token_ids for row in rows) == [(1, 2, 4, 5), (1, 3)]
+    assert rows.counts == {}
+
+
+def test_b7_two_agents_that_were_told_the_same_go_on_from_their_own_answers() -> None:
+    spans = [
+        ROOT,
+        call(1, (1,), (2,), agent="a" * 16),
+        call(2, (1,), (2,), agent="b" * 16),
+        call(3, (1, 2, 4), (5,), agent="a" * 16),
+        call(4, (1, 2, 6), (7,), agent="b" * 16),
+        work("a" * 16, ROOT_ID, 0.5, 9.0, {"gen_ai.agent.name": "solver"}),
+        work("b" * 16, ROOT_ID, 0.6, 9.0, {"gen_ai.agent.name": "solver"}),
+    ]
+
+    assert [[key[0][-1] for key in keys_of(row)] for row in build_rows(spans)] == [["1", "3"], ["2", "4"]]
+
+
 @pytest.mark.parametrize("agents", [("a" * 16, "b" * 16), (None, None)], ids=["two agents", "one agent"])
 def test_b7_the_same_conversation_twice_side_by_side_is_two_rows(agents: tuple[str | None, ...]) -> None:
     spans, number = [ROOT], 0
@@ -536,6 +566,41 @@ def test_calls_that_the_user_chooses_are_trained_and_the_others_are_their_contex
 
     assert (row.loss_mask, [segment.trained for segment in row.segments]) == ((0, 0, 0, 1), [False, True])
     assert build_rows(spans, chosen).counts == {"not_wanted": 1}
+
+
+def test_other_agents_judges_and_calls_of_a_reward_are_context_where_they_are_not_trained() -> None:
+    spans = [
+        ROOT,
+        call(1, (1,), (2,), agent="a" * 16),
+        call(2, (1, 2, 3), (4,), agent="b" * 16),
+        call(3, (1, 2, 3, 4, 5), (6,), agent="a" * 16),
+        work("a" * 16, ROOT_ID, 0.5, 9.0, {"gen_ai.agent.name": "planner"}),
+        work("b" * 16, ROOT_ID, 0.6, 9.0, {"gen_ai.agent.name": "critic"}),
+    ]
+    judged = [each.model_copy(deep=True) for each in spans]
+    judged[2].attributes["agentlightning.role"] = "judge"
+
+    for given_, policy, code in (
+        (spans, RowPolicy(agent_match="planner"), "other_agent"),
+        (judged, RowPolicy(), "other_role"),
+    ):
+        rows = build_rows(given_, policy)
+        assert [(row.token_ids, row.loss_mask) for row in rows] == [((1, 2, 3, 4, 5, 6), (0, 1, 0, 0, 0, 1))]
+        assert rows.counts == {code: 1}
+    assert build_rows(judged, RowPolicy(roles=None))[0].loss_mask == (0, 1, 0, 1, 0, 1)
+    (only,) = build_rows(judged, RowPolicy(roles={"judge"}))
+    assert (only.token_ids, only.loss_mask) == ((1, 2, 3, 4), (0, 0, 0, 1))
+
+
+def test_a_response_that_two_spans_record_is_trained_once() -> None:
+    spans = [ROOT, call(1, (1,), (2,)), call(2, (1,), (2,)), call(3, (1, 2, 3), (4,))]
+    spans[2].attributes["gen_ai.response.id"] = spans[1].attributes["gen_ai.response.id"]
+
+    rows = build_rows(spans)
+
+    assert [(row.token_ids, row.loss_mask) for row in rows] == [((1, 2, 3, 4), (0, 1, 0, 1))]
+    assert rows.counts == {"duplicate_response": 1}
+    assert [segment.span_id for segment in rows[0].segments] == [spans[1].span_id, spans[3].span_id]
 
 
 def test_attempts_have_rows_of_their_own() -> None:

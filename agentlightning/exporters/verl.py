@@ -1,0 +1,272 @@
+"""verl's two shapes: the ``AgentLoopOutput`` of one session, and a whole batch as a ``DataProto``.
+
+A session is an attempt, and may have several rows. verl's own trainer gives the reward of a session's last output to
+the others and takes its baseline from the last ones alone; rows split off change no advantage (property C2), because
+a batch made here either holds the advantages already, computed per rollout, or names each row's session for verl's
+``compute_advantage_for_multi_trajectories``. verl checks none of the lengths; they are checked here (property E2).
+Padding and attention come from lengths, so that a sampled pad token stays a token (property B14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, TypedDict, Union
+
+from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
+from ..adapter.training import TrainingRow
+from ..errors import MissingExtra, NotExportable
+from .checks import by_rollout, exportable, group, numbers, scored
+from .cutting import UNSCORED, LeftOut, cut_to, left_out
+
+if TYPE_CHECKING:
+    import verl
+
+TESTED_WITH = "verl 0.9.1"
+
+
+class AgentLoopOutput(TypedDict):
+    """The fields of verl's ``AgentLoopOutput``, which takes them as keyword arguments."""
+
+    prompt_ids: List[int]
+    response_ids: List[int]
+    response_mask: List[int]
+    response_logprobs: Optional[List[float]]
+    reward_score: Optional[float]
+    num_turns: int
+    """Each answer, and what came before it: two of each."""
+    metrics: Dict[str, float]
+    extra_fields: Dict[str, Any]
+
+
+def to_agent_loop_outputs(
+    rows: Iterable[TrainingRow], *, response_length: Optional[int] = None, with_logprobs: bool = True
+) -> List[AgentLoopOutput]:
+    """Return what an agent loop returns for one session: one output per row, the reward on the last.
+
+    ``extra_fields`` has the same keys in every output: the policy versions as ``min_global_steps`` and
+    ``max_global_steps``, the named rewards as ``reward_extra_info``, the row's ids, ``cut_tokens``, and the indices
+    of rows that are left out because none of their trained tokens fits.
+
+    Args:
+        rows: Rows of one attempt.
+        response_length: verl's ``rollout.response_length``: what is longer is cut, as its loops must do themselves.
+        with_logprobs: Whether every output has log-probabilities, or none: verl takes them from all or from none.
+
+    Raises:
+        NotExportable: The rows are of several attempts, or a trained token has no log-probability.
+        ValueError: ``response_length`` is not positive.
+    """
+    given = exportable(rows)
+    if len({(row.rollout_id, row.attempt_id) for row in given}) > 1:
+        raise NotExportable("these rows are of several attempts; an agent loop returns one at a time")
+    kept, gone = cut_to(sorted(given, key=lambda row: row.index), response_length=response_length)
+    indices = [each.index for each in gone]
+    return [_output(row, row is kept[-1], indices, with_logprobs) for row in kept]
+
+
+def _output(row: TrainingRow, is_last: bool, gone: Sequence[int], with_logprobs: bool) -> AgentLoopOutput:
+    oldest, newest = row.versions or (None, None)
+    seconds = [
+        segment.call.span.end_time - segment.call.span.start_time
+        for segment in row.segments
+        if segment.trained
+        and segment.call.span.end_time is not None
+        and segment.call.span.start_time is not None
+    ]
+    return AgentLoopOutput(
+        prompt_ids=list(row.prompt_ids),
+        response_ids=list(row.completion_ids),
+        response_mask=list(row.loss_mask[row.prompt_length :]),
+        response_logprobs=numbers(row)[row.prompt_length :] if with_logprobs else None,
+        reward_score=row.reward if is_last else None,
+        num_turns=2 * len(row.segments),
+        metrics={"generate_sequences": sum(seconds)},
+        extra_fields={
+            "min_global_steps": oldest,
+            "max_global_steps": newest,
+            "reward_extra_info": {} if row.reward is None else dict(row.rewards),
+            "rollout_id": row.rollout_id,
+            "attempt_id": row.attempt_id,
+            "row": row.index,
+            "cut_tokens": row.cut_tokens,
+            "left_out_rows": list(gone),
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedBatch:
+    """A batch as plain lists, one entry per row: prompts padded on the left, responses on the right."""
+
+    prompts: List[List[int]]
+    responses: List[List[int]]
+    attention_mask: List[List[int]]
+    """Over prompt and response: 1 = a token, whatever its id."""
+    response_mask: List[List[int]]
+    rollout_log_probs: Optional[List[List[float]]]
+    rm_scores: List[List[float]]
+    """The reward of the rollout at the last token of each of its rows."""
+    advantages: Optional[List[List[float]]]
+    """0.0 where ``response_mask`` is 0."""
+    rows: List[TrainingRow]
+    """As they were cut."""
+    batch_keys: List[str]
+    """``<group>_<session>_<row>``, as verl's V1 trainer names its rows."""
+    left_out: List[LeftOut]
+
+
+def padded_batch(
+    rows: Iterable[TrainingRow],
+    *,
+    max_prompt_length: int,
+    max_response_length: int,
+    pad_token_id: int,
+    advantage: Union[Formula, str, AdvantageFunction, None] = Formula.VERL,
+    with_logprobs: bool = True,
+) -> PaddedBatch:
+    """Return the batch of :func:`to_dataproto` without verl and without torch; same arguments, same errors."""
+    given = [row for _, own in by_rollout(exportable(rows)) for row in own]
+    for row in given:
+        group(row)
+    values = [None] * len(given) if advantage is None else row_advantages(given, advantage)
+    known = {_key(row): value for row, value in zip(given, values, strict=True)}
+    scored_rows = [row for row in given if row.reward is not None]
+    unscored = [left_out(row, UNSCORED) for row in given if row.reward is None]
+    kept, gone = cut_to(scored_rows, prompt_length=max_prompt_length, response_length=max_response_length)
+    width = max_response_length
+    return PaddedBatch(
+        prompts=[_left(row.prompt_ids, max_prompt_length, pad_token_id) for row in kept],
+        responses=[_right(row.completion_ids, width, pad_token_id) for row in kept],
+        attention_mask=[
+            _left([1] * row.prompt_length, max_prompt_length, 0)
+            + _right([1] * len(row.completion_ids), width, 0)
+            for row in kept
+        ],
+        response_mask=[_right(row.loss_mask[row.prompt_length :], width, 0) for row in kept],
+        rollout_log_probs=(
+            [_right(numbers(row)[row.prompt_length :], width, 0.0) for row in kept] if with_logprobs else None
+        ),
+        rm_scores=[_right([0.0] * (len(row.completion_ids) - 1) + [scored(row)], width, 0.0) for row in kept],
+        advantages=None if advantage is None else [_spread(row, known[_key(row)], width) for row in kept],
+        rows=kept,
+        batch_keys=_batch_keys(kept),
+        left_out=[*unscored, *gone],
+    )
+
+
+def to_dataproto(
+    rows: Iterable[TrainingRow],
+    *,
+    max_prompt_length: int,
+    max_response_length: int,
+    pad_token_id: int,
+    advantage: Union[Formula, str, AdvantageFunction, None] = Formula.VERL,
+    with_logprobs: bool = True,
+) -> verl.DataProto:
+    """Return the rows as a batch, with the tensors that verl's agent loops give, and ``uid`` = the group.
+
+    Rows of one rollout stand together. Unscored rollouts, prompts that are too long, and rows of which no trained
+    token fits are left out: ``meta_info["left_out"]`` names each, with the reason.
+
+    Args:
+        rows: Rows of whole groups: the baseline of a rollout is made of its group, before anything is cut.
+        max_prompt_length: Width of the prompts.
+        max_response_length: Width of the responses; longer ones are cut.
+        pad_token_id: What stands in the padding; attention does not depend on it.
+        advantage: A formula (default: verl's own for GRPO), or a function of the rewards of a group: the batch then
+            holds ``advantages`` and ``returns``. ``None`` leaves them to verl: give
+            ``non_tensor_batch["batch_keys"]`` to its ``compute_advantage_for_multi_trajectories``, so that a rollout
+            with several rows counts once.
+        with_logprobs: Whether ``rollout_log_probs`` is in it.
+
+    Raises:
+        NotExportable: A row has no group, a trained token has no log-probability, or no row is left.
+        ValueError: A limit is not positive.
+        MissingExtra: verl is not installed.
+    """
+    batch = padded_batch(
+        rows,
+        max_prompt_length=max_prompt_length,
+        max_response_length=max_response_length,
+        pad_token_id=pad_token_id,
+        advantage=advantage,
+        with_logprobs=with_logprobs,
+    )
+    if not batch.rows:
+        raise NotExportable(f"no row is left of these: {batch.left_out}")
+    try:
+        import torch
+        from verl import DataProto
+    except ImportError as error:
+        raise MissingExtra("verl", "verl") from error
+    prompts, responses = torch.tensor(batch.prompts), torch.tensor(batch.responses)
+    attention = torch.tensor(batch.attention_mask)
+    tensors = {
+        "prompts": prompts,
+        "responses": responses,
+        "input_ids": torch.cat([prompts, responses], dim=1),
+        "attention_mask": attention,
+        "position_ids": torch.clip(torch.cumsum(attention, dim=-1) - 1, min=0),
+        "response_mask": torch.tensor(batch.response_mask),
+        "rm_scores": torch.tensor(batch.rm_scores, dtype=torch.float32),
+    }
+    if batch.rollout_log_probs is not None:
+        tensors["rollout_log_probs"] = torch.tensor(batch.rollout_log_probs, dtype=torch.float32)
+    if batch.advantages is not None:
+        tensors["advantages"] = torch.tensor(batch.advantages, dtype=torch.float32)
+        tensors["returns"] = tensors["advantages"].clone()
+    left = [(each.rollout_id, each.attempt_id, each.index, each.reason) for each in batch.left_out]
+    return DataProto.from_dict(tensors=tensors, non_tensors=_objects(batch), meta_info={"left_out": left})
+
+
+def _objects(batch: PaddedBatch) -> Dict[str, Any]:
+    """Return the columns that are no tensors, each an array of objects."""
+    import numpy as np
+
+    versions = [row.versions or (None, None) for row in batch.rows]
+    columns: Dict[str, Sequence[Any]] = {
+        "uid": [group(row) for row in batch.rows],
+        "batch_keys": batch.batch_keys,
+        "rollout_id": [row.rollout_id for row in batch.rows],
+        "attempt_id": [row.attempt_id for row in batch.rows],
+        "row": [row.index for row in batch.rows],
+        "cut_tokens": [row.cut_tokens for row in batch.rows],
+        "min_global_steps": [oldest for oldest, _ in versions],
+        "max_global_steps": [newest for _, newest in versions],
+        "__num_turns__": [2 * len(row.segments) for row in batch.rows],
+    }
+    found = {}
+    for name, values in columns.items():
+        found[name] = np.empty(len(values), dtype=object)
+        found[name][:] = values
+    return found
+
+
+def _batch_keys(rows: Sequence[TrainingRow]) -> List[str]:
+    """Return verl's names: sessions are counted within their group, rows within their session."""
+    sessions: Dict[str, int] = {}
+    keys: List[str] = []
+    for _, own in by_rollout(rows):
+        name = group(own[0])
+        session = sessions.get(name, 0)
+        sessions[name] = session + 1
+        keys += [f"{name}_{session}_{index}" for index in range(len(own))]
+    return keys
+
+
+def _key(row: TrainingRow) -> Tuple[str, str, int]:
+    return row.rollout_id, row.attempt_id, row.index
+
+
+def _left(values: Sequence[Any], width: int, padding: Any) -> List[Any]:
+    return [padding] * (width - len(values)) + list(values)
+
+
+def _right(values: Sequence[Any], width: int, padding: Any) -> List[Any]:
+    return list(values) + [padding] * (width - len(values))
+
+
+def _spread(row: TrainingRow, value: Optional[float], width: int) -> List[float]:
+    mask = row.loss_mask[row.prompt_length :]
+    return _right([(value or 0.0) if trained else 0.0 for trained in mask], width, 0.0)

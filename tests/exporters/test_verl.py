@@ -1,0 +1,274 @@
+"""verl takes our rows: lengths agree, padding is by length, and rows split off change no advantage (B14, C2, C5, E2)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, List
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_rows import FORKED, LINEAR, rows_of, two_groups
+from test_tinker import conversation, lengths
+
+from agentlightning.errors import NotExportable
+from agentlightning.exporters.verl import padded_batch, to_agent_loop_outputs, to_dataproto
+
+SIZES: Any = {"max_prompt_length": 4, "max_response_length": 10, "pad_token_id": 0}
+
+
+@given(lengths, st.integers(1, 30))
+def test_e2_lists_are_equally_long_and_within_the_limit(turns: List[Any], response_length: int) -> None:
+    rows = rows_of(conversation(turns))
+    (output,) = to_agent_loop_outputs(rows, response_length=response_length)
+
+    assert output["response_logprobs"] is not None
+    length = len(output["response_ids"])
+    assert 0 < length <= response_length
+    assert len(output["response_mask"]) == len(output["response_logprobs"]) == length
+    assert set(output["response_mask"]) <= {0, 1}
+    whole = rows[0]
+    assert output["prompt_ids"] + output["response_ids"] == list(
+        whole.token_ids[: len(whole.prompt_ids) + length]
+    )
+    assert output["extra_fields"]["cut_tokens"] == len(whole.completion_ids) - length
+
+
+def test_e2_only_the_last_output_of_a_session_has_the_reward_and_all_have_the_same_keys() -> None:
+    outputs = to_agent_loop_outputs(rows_of(FORKED, reward=0.5))
+    single = to_agent_loop_outputs(rows_of(LINEAR))
+
+    assert [output["reward_score"] for output in outputs] == [None, 0.5]
+    assert len({frozenset(output) for output in [*outputs, *single]}) == 1
+    assert len({frozenset(output["extra_fields"]) for output in [*outputs, *single]}) == 1
+    steps = [
+        (output["extra_fields"]["min_global_steps"], output["extra_fields"]["max_global_steps"])
+        for output in [*outputs, *single]
+    ]
+    assert steps == [(0, 1), (2, 2), (0, 2)]
+    assert [output["num_turns"] for output in [*outputs, *single]] == [4, 4, 6]
+    assert all(output["response_logprobs"] is not None for output in outputs)
+    assert [
+        output["response_logprobs"] for output in to_agent_loop_outputs(rows_of(FORKED), with_logprobs=False)
+    ] == [
+        None,
+        None,
+    ]
+
+
+def test_the_reward_goes_to_the_last_output_that_is_left() -> None:
+    (output,) = to_agent_loop_outputs(rows_of(FORKED, reward=0.5), response_length=3)
+
+    assert output["reward_score"] == 0.5
+    assert output["response_ids"] == [20, 21]  # without 7, which nothing trained follows
+    assert output["extra_fields"]["left_out_rows"] == [1]
+
+
+def test_an_unscored_session_is_scored_by_verl() -> None:
+    (output,) = to_agent_loop_outputs(rows_of(LINEAR, reward=None))
+
+    assert output["reward_score"] is None
+    assert output["extra_fields"]["reward_extra_info"] == {}
+
+
+def test_rows_of_two_attempts_are_no_session() -> None:
+    with pytest.raises(NotExportable, match="several attempts"):
+        to_agent_loop_outputs(two_groups())
+
+
+@given(lengths, st.integers(0, 3), st.sampled_from([0, 2, 500, 501]))
+def test_b14_attention_is_made_of_lengths_whatever_the_pad_token(
+    turns: List[Any], more: int, pad: int
+) -> None:
+    rows = rows_of(conversation(turns))
+    row = rows[0]
+    wide: Any = {"max_prompt_length": row.prompt_length + more, "max_response_length": len(row) + more}
+    batch = padded_batch(rows, pad_token_id=pad, **wide)
+    other = padded_batch(rows, pad_token_id=9999, **wide)
+
+    assert batch.attention_mask == other.attention_mask
+    assert batch.response_mask == other.response_mask
+    (attention,), tokens = batch.attention_mask, batch.prompts[0] + batch.responses[0]
+    seen = [token for token, attended in zip(tokens, attention, strict=True) if attended]
+    assert seen == list(row.token_ids)
+    assert [token for token, attended in zip(tokens, attention, strict=True) if not attended] == [pad] * (
+        len(tokens) - len(row)
+    )
+    assert len(batch.response_mask[0]) == len(batch.rm_scores[0]) == wide["max_response_length"]
+    assert sum(batch.response_mask[0]) == row.trained_tokens
+    assert batch.rm_scores[0][len(row.completion_ids) - 1] == row.reward
+    assert sum(batch.rm_scores[0]) == row.reward
+
+
+def test_c2_the_advantage_of_a_rollout_does_not_depend_on_its_rows() -> None:
+    split = padded_batch([*rows_of(LINEAR, "a", 1.0), *rows_of(FORKED, "b", 0.0)], **SIZES)
+    whole = padded_batch([*rows_of(LINEAR, "a", 1.0), *rows_of(LINEAR, "b", 0.0)], **SIZES)
+
+    assert split.advantages is not None
+    assert whole.advantages is not None
+    value = 0.5 / (math.sqrt(0.5) + 1e-6)
+    assert [max(row, key=abs) for row in split.advantages] == pytest.approx([value, -value, -value])
+    assert [max(row, key=abs) for row in whole.advantages] == pytest.approx([value, -value])
+    assert split.batch_keys == ["g_0_0", "g_1_0", "g_1_1"]
+
+
+def test_what_is_left_out_is_named_and_still_counts_in_the_baseline() -> None:
+    long = [((*range(1, 6),), (10, 11))]
+    rows = [*rows_of(LINEAR, "a", 1.0), *rows_of(long, "b", 0.0), *rows_of(FORKED, "c", None)]
+    batch = padded_batch(rows, **SIZES)
+
+    assert [row.rollout_id for row in batch.rows] == ["a"]
+    assert [(each.rollout_id, each.index, each.reason) for each in batch.left_out] == [
+        ("c", 0, "unscored"),
+        ("c", 1, "unscored"),
+        ("b", 0, "over_long_prompt"),
+    ]
+    assert batch.advantages is not None
+    assert max(batch.advantages[0]) == pytest.approx(0.5 / (math.sqrt(0.5) + 1e-6))
+    with pytest.raises(NotExportable, match="has no group"):
+        padded_batch(rows_of(LINEAR, group_id=None), **SIZES)
+    with pytest.raises(NotExportable, match="no row is left"):
+        to_dataproto(rows_of(LINEAR, reward=None), **SIZES)
+
+
+# ---------------------------------------------------------------------- the installed verl
+
+
+@pytest.fixture(scope="module")
+def agent_loop() -> Any:
+    """Return verl's module of agent loops."""
+    reason = "scripts/trainers installs verl"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of each engine that is not there
+        pytest.importorskip("verl.trainer.ppo.v1.utils", reason=reason)
+        return pytest.importorskip("verl.experimental.agent_loop.agent_loop", reason=reason)
+
+
+def test_e2_the_real_agent_loop_output_takes_ours(agent_loop: Any) -> None:
+    import torch
+
+    rows = rows_of(FORKED, reward=0.1)
+    outputs = [agent_loop.AgentLoopOutput(**output) for output in to_agent_loop_outputs(rows)]
+    fields = [output.as_dict() for output in outputs]
+
+    for row, own in zip(rows, fields, strict=True):
+        assert own["prompts"].tolist() == list(row.prompt_ids)
+        assert own["responses"].tolist() == list(row.completion_ids)
+        assert own["response_mask"].tolist() == list(row.loss_mask[row.prompt_length :])
+        assert own["rollout_log_probs"].dtype == torch.float32
+        assert own["rollout_log_probs"].tolist() == list(
+            row.logprobs[row.prompt_length :]
+        )  # exact in float32
+    assert "rm_scores" not in fields[0]
+    assert fields[1]["rm_scores"].dtype == torch.float32
+    assert fields[1]["rm_scores"][-1] == torch.tensor(0.1)  # C7
+    # Its V1 trainer gives the last output's reward, and this key, to the others.
+    assert outputs[-1].extra_fields["reward_extra_info"] == {"primary": 0.1}
+
+
+def test_verls_own_padding_gives_the_same_batch(agent_loop: Any) -> None:
+    """The legacy path of verl pads with a tokenizer and takes the attention from it."""
+    from types import SimpleNamespace
+
+    import torch
+    from verl.utils.model import compute_position_id_with_mask
+
+    rows = two_groups()
+    ours = to_dataproto(rows, **SIZES)
+    pad = agent_loop.AgentLoopWorker._pad_token_ids
+    worker = SimpleNamespace(tokenizer=_Padding())
+    for place, row in enumerate(rows):
+        prompt = pad(
+            worker, list(row.prompt_ids), max_length=4, padding_side="left", return_attention_mask=True
+        )
+        response = pad(
+            worker, list(row.completion_ids), max_length=10, padding_side="right", return_attention_mask=True
+        )
+        own = ours.batch[place]
+        assert torch.equal(own["prompts"], prompt["input_ids"][0])
+        assert torch.equal(own["responses"], response["input_ids"][0])
+        attention = torch.cat([prompt["attention_mask"][0], response["attention_mask"][0]])
+        assert torch.equal(own["attention_mask"], attention)
+        assert torch.equal(own["position_ids"], compute_position_id_with_mask(attention[None])[0])
+
+
+def test_e2_a_real_data_proto(agent_loop: Any) -> None:
+    import torch
+
+    data = to_dataproto([*two_groups(), *rows_of(LINEAR, "ro-5", None, "g2")], **SIZES)
+
+    data.check_consistency()
+    assert data.batch["input_ids"].shape == (6, 14)
+    assert data.batch["rollout_log_probs"].dtype == data.batch["rm_scores"].dtype == torch.float32
+    assert data.non_tensor_batch["uid"].tolist() == ["g1", "g1", "g1", "g2", "g2", "g2"]
+    assert data.non_tensor_batch["max_global_steps"].tolist() == [2, 1, 2, 2, 1, 2]
+    assert data.meta_info["left_out"] == [("ro-5", "at-ro-5", 0, "unscored")]
+    again = type(data).concat([data[:3], data[3:]])  # its batches are cut and joined on the way
+    assert torch.equal(again.batch["advantages"], data.batch["advantages"])
+
+
+@pytest.mark.parametrize("by_std", [True, False])
+def test_c2_verls_own_advantages_of_several_rows_equal_ours(agent_loop: Any, by_std: bool) -> None:
+    import torch
+    from verl.trainer.ppo.core_algos import AdvantageEstimator
+    from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+    rows = [*two_groups(), *rows_of(FORKED, "alone", 0.7, "g_3")]  # C5: alone in its group
+    ours = to_dataproto(rows, **SIZES, advantage="verl" if by_std else _verl_without_std)
+    data = to_dataproto(rows, **SIZES, advantage=None)
+    data.batch["token_level_rewards"] = data.batch["rm_scores"]
+    keys = data.non_tensor_batch["batch_keys"].tolist()
+    theirs = compute_advantage_for_multi_trajectories(
+        data, keys, AdvantageEstimator.GRPO, norm_adv_by_std_in_grpo=by_std
+    )
+
+    assert "advantages" in ours.batch.keys()
+    assert torch.allclose(ours.batch["advantages"], theirs.batch["advantages"], rtol=1e-6, atol=0)
+
+
+def test_verls_grpo_over_rows_would_count_a_split_rollout_twice(agent_loop: Any) -> None:
+    """Why the advantages are in the batch: the plain formula takes each row for a rollout."""
+    import torch
+    from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+
+    data = to_dataproto(two_groups(), **SIZES)
+    plain, _ = compute_grpo_outcome_advantage(
+        data.batch["rm_scores"], data.batch["response_mask"], data.non_tensor_batch["uid"]
+    )
+
+    assert not torch.allclose(plain, data.batch["advantages"])
+    whole = [
+        *rows_of(LINEAR, "ro-1", 1.0, "g1"),
+        *rows_of(LINEAR, "ro-2", 0.0, "g1"),
+        *rows_of(LINEAR, "ro-3", 0.25, "g1"),
+    ]
+    same = to_dataproto(whole, **SIZES)
+    plain, _ = compute_grpo_outcome_advantage(
+        same.batch["rm_scores"], same.batch["response_mask"], same.non_tensor_batch["uid"]
+    )
+    assert torch.allclose(plain, same.batch["advantages"], rtol=1e-6, atol=0)
+
+
+class _Padding:
+    """A tokenizer's ``pad``, without a vocabulary."""
+
+    pad_token_id = 0
+    padding_side = "right"
+
+    def pad(self, inputs: Any, *, max_length: int, **_: Any) -> Any:
+        import torch
+
+        ids = inputs["input_ids"]
+        rest = [0] * (max_length - len(ids))
+        ones = [1] * len(ids)
+        padded, attention = (
+            (rest + ids, rest + ones) if self.padding_side == "left" else (ids + rest, ones + rest)
+        )
+        return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(attention)}
+
+
+def _verl_without_std(rewards: Any) -> List[Any]:
+    """Return verl's advantages with ``norm_adv_by_std_in_grpo=False``: a group of one keeps its reward."""
+    mean = sum(rewards) / len(rewards) if len(rewards) > 1 else 0.0
+    return [reward - mean for reward in rewards]

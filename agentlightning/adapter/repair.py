@@ -39,9 +39,10 @@ def _home(call: Tree, agents: Sequence[Tree]) -> Optional[Tree]:
     if own is None or agent_name_of(call.span):
         return None
     around: List[Tuple[Interval, Tree]] = []
+    inside = {node.id for node in call.walk()}  # parents in a circle put an agent inside of its own call
     for agent in agents:
         interval = _interval(agent)
-        if interval is not None and agent is not call and _encloses(interval, own) and interval != own:
+        if interval is not None and agent.id not in inside and _encloses(interval, own) and interval != own:
             around.append((interval, agent))
     around.sort(key=lambda each: each[0][1] - each[0][0])
     nested = all(_encloses(outer, inner) and outer != inner for (inner, _), (outer, _) in pairwise(around))

@@ -236,3 +236,29 @@ def test_opentelemetry_spans_are_adapted_too() -> None:
 
     assert (row.metadata["rollout_id"], row.metadata["attempt_id"]) == ("ro-9", "at-9")
     assert row.prompt["token_ids"] == [1, 2]
+
+
+def test_an_agent_inside_of_a_call_does_not_take_that_call_in() -> None:
+    def span(span_id: str, parent_id: str, start: float, end: float, **attributes: Any) -> Span:
+        return Span.from_attributes(
+            attributes=attributes,
+            rollout_id="ro",
+            attempt_id="at",
+            span_id=span_id,
+            parent_id=parent_id,
+            name="chat",
+            start_time=start,
+            end_time=end,
+        )
+
+    call = {"agentlightning.token_capture": "none(no_token_ids)"}
+    circle = [
+        span("01", "03", 0, 1, **{"gen_ai.agent.name": "a"}),
+        span("03", "04", 0, 1, **call),
+        span("04", "01", 0, 1, **call),
+        span("05", "01", 2, 3, **call),
+        span("02", "05", 1, 9, **{"gen_ai.agent.name": "b"}),
+        span("06", "02", 4, 5, **call),
+    ]
+
+    assert {verdict.span_id for verdict in explain(circle).calls} == {"03", "04", "05", "06"}

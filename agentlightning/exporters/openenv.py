@@ -1,0 +1,77 @@
+"""OpenEnv's ``TrainingTrace``, version 1, as plain JSON: one turn per engine call. TRL's harness worker takes it.
+
+Turns stand row by row, in the order of each row, and not by time: a consumer that compares each call with the one
+before it (TRL does) then joins them to the very rows that they came from, also where agents took turns. A call that
+several rows share stands once, where it is trained. A call that no row trains has a mask of zeros; where the engine
+gave it no log-probabilities they are 0.0, as everywhere on context.
+
+>>> trace = openenv.core.harness.TrainingTrace.model_validate(to_training_trace(attempt.rows()))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Dict, List, Set
+
+from ..adapter.training import Segment, TrainingRow
+from ..errors import NotExportable
+from .checks import exportable, numbers
+
+TESTED_WITH = "openenv 0.10.0, and the harness worker of trl 1.16.0"
+
+
+def to_training_trace(rows: Iterable[TrainingRow]) -> Dict[str, Any]:
+    """Return the rows of one rollout as a ``TrainingTrace``.
+
+    Raises:
+        NotExportable: The rows are of several attempts, or one trains tokens without log-probabilities.
+    """
+    given = exportable(rows)
+    attempts = {(row.rollout_id, row.attempt_id) for row in given}
+    if len(attempts) > 1:
+        raise NotExportable(f"a TrainingTrace is of one attempt, and these rows are of {len(attempts)}")
+    trained = {_node_id(each) for row in given for each in row.segments if each.trained}
+    seen: Set[str] = set()
+    turns: List[Dict[str, Any]] = []
+    for row in given:
+        logprobs = numbers(row)
+        for segment in row.segments:
+            node_id = _node_id(segment)
+            if node_id in seen or (node_id in trained and not segment.trained):
+                continue
+            seen.add(node_id)
+            turns.append(_turn(row, segment, logprobs))
+    return {"schema_version": 1, "turns": turns}
+
+
+def _node_id(segment: Segment) -> str:
+    return f"{segment.span_id}/{segment.choice.index}"
+
+
+def _turn(row: TrainingRow, segment: Segment, logprobs: Sequence[float]) -> Dict[str, Any]:
+    start, end = segment.start, segment.end
+    own = segment.choice.logprobs
+    known = logprobs[start:end] if segment.trained or own is None else own[: end - start]
+    return {
+        "node_id": _node_id(segment),
+        "prompt_token_ids": list(row.token_ids[:start]),
+        "completion_token_ids": list(row.token_ids[start:end]),
+        "per_token_logps": list(known),
+        "loss_mask": [0] * start + [int(segment.trained)] * (end - start),
+        "request": _request(segment),
+        "response": {
+            "id": segment.call.response_id,
+            "choices": [{"message": segment.choice.message(), "finish_reason": segment.choice.finish_reason}],
+        },
+        "metadata": {
+            "rollout_id": row.rollout_id,
+            "attempt_id": row.attempt_id,
+            "row": row.index,
+            "versions": [[part.version, part.start, part.end] for part in segment.choice.policy],
+        },
+    }
+
+
+def _request(segment: Segment) -> Dict[str, Any]:
+    record = segment.call.record
+    return {} if record is None else {"messages": [dict(message) for message in record.request_messages]}

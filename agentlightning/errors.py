@@ -26,6 +26,7 @@
     │   └── ActiveTracerError
     ├── NotExportable (ValueError)
     ├── MisalignedWriteBack (ValueError)
+    ├── NotVerifiable (ValueError)
     ├── ContextArgumentsError (ValueError)
     ├── NotAnExportRequest (ValueError)
     ├── AgentOpsError
@@ -203,6 +204,12 @@ class MisalignedWriteBack(LightningError, ValueError):
     """What a trainer hands back does not fit the row that it names; nothing was written."""
 
     code = "misaligned_write_back"
+
+
+class NotVerifiable(LightningError, ValueError):
+    """Rows cannot be held against this model: there are none, or the model does not know their tokens."""
+
+    code = "not_verifiable"
 
 
 class ContextArgumentsError(LightningError, ValueError):

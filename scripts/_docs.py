@@ -23,6 +23,7 @@ from agentlightning.cli import columns as export_columns
 from agentlightning.cli.entry import build_parser
 from agentlightning.cli.options import COMMANDS
 from agentlightning.instrumentation.agentops.table import KEPT_OFF, TABLE
+from agentlightning.verify.verdicts import Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERYWHERE = {"help", "store", "log_level"}
@@ -174,6 +175,14 @@ def reason_codes() -> str:
     )
 
 
+def verdicts() -> str:
+    """Return what ``verify_onpolicy`` can say, and the cure."""
+    return table(
+        ("verdict", "what it says", "what to do"),
+        [(f"`{verdict.code}`", verdict.sentence, verdict.cure) for verdict in Verdict],
+    )
+
+
 def agentops_releases() -> str:
     """Return what is done with each range of ``agentops``."""
     return table(
@@ -254,6 +263,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "training-columns": columns("TRAINING_COLUMNS"),
     "span-columns": columns("SPAN_COLUMNS"),
     "reason-codes": reason_codes,
+    "verdicts": verdicts,
     "agentops-releases": agentops_releases,
     "agentops-frameworks": agentops_frameworks,
     "agentops-matrix": agentops_matrix,

@@ -39,6 +39,7 @@ LAYERS: dict[str, int] = {
     "server": SERVE,
     "gateway": SERVE,
     "exporters": WORK,
+    "verify": WORK,
     "litagent": WORK,
     "runner": WORK,
     "execution": WORK,

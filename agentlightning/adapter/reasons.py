@@ -13,7 +13,7 @@ from typing import Mapping, Self
 from ..codec.model_call import CODES
 
 
-class _Explained(str, Enum):
+class Explained(str, Enum):
     """A code with a sentence and a cure."""
 
     sentence: str
@@ -32,7 +32,7 @@ class _Explained(str, Enum):
         return str(self.value)
 
 
-class TraceReason(_Explained):
+class TraceReason(Explained):
     """What can be said of a whole trace."""
 
     NO_SPANS = (
@@ -152,7 +152,7 @@ class TraceReason(_Explained):
     )
 
 
-class CallReason(_Explained):
+class CallReason(Explained):
     """Why a model call gives no row, beside the codes of ``codec.model_call``."""
 
     OTHER_AGENT = (
@@ -237,7 +237,7 @@ class CallReason(_Explained):
     )
 
 
-class RewardReason(_Explained):
+class RewardReason(Explained):
     """Why a reward has no value, or reaches no row."""
 
     NOT_GIVEN = (

@@ -14,6 +14,7 @@ COMMANDS = {
     "show": "Show the span tree of an attempt.",
     "triplets": "Show the model calls of an attempt as triplets.",
     "rows": "Show the training rows of an attempt, and what became of each model call.",
+    "verify": "Tell whether recorded log-probabilities are those of a model, and if not, why.",
     "explain": "Say why an attempt gives the rows that it gives, or none.",
     "export": "Write training rows or spans to a JSON Lines or Parquet file.",
     "stats": "Count what a store holds.",

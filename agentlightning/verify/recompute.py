@@ -1,0 +1,175 @@
+"""Log-probabilities of given tokens from a causal language model; the only part that runs one.
+
+Rows are padded on the right, and attention comes from their lengths, so that any id may be the padding one. Logits
+are taken to float32 before the softmax, whatever the model calculates in.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, List, Optional, Tuple
+
+from ..errors import MissingExtra, NotVerifiable
+
+try:
+    import torch
+except ImportError as error:
+    raise MissingExtra("torch", "trl") from error
+
+SLICE = 64
+"""Positions whose softmax is taken at a time: a vocabulary of 150,000 makes 38 MB of them."""
+
+
+SHORT = 512
+"""Rows of fewer tokens than this share the room of longer ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Tokens of a sequence whose log-probabilities are wanted."""
+
+    ids: Tuple[int, ...]
+    positions: Tuple[int, ...]
+    """Of the tokens, ascending, from 1: the first token of all has no context."""
+    temperatures: Tuple[Tuple[float, ...], ...]
+    """For each answer that is wanted, the temperature at each position."""
+
+    def at(self, temperature: float) -> Ask:
+        """Return the same at one temperature."""
+        return replace(self, temperatures=((temperature,) * len(self.positions),))
+
+
+class Scorer:
+    """Asks a model; use it inside of :meth:`quiet`.
+
+    Args:
+        model: A causal language model in the manner of Hugging Face, or a callable that takes token ids
+            ``[1, length]`` (int64) and returns logits or log-probabilities ``[1, length, vocabulary]``.
+        batch_size: Sequences in a forward pass, more of them where they are short; a callable gets one at a time.
+        device: Where to calculate, the model is moved there; ``None`` = where it is.
+    """
+
+    def __init__(self, model: Any, batch_size: int = 8, device: Any = None) -> None:
+        self._model = model
+        self._is_module = isinstance(model, torch.nn.Module)
+        if device is not None and self._is_module:
+            model.to(device)
+        weights = next(iter(model.parameters()), None) if self._is_module else None
+        self._device = device if device is not None or weights is None else weights.device
+        self.dtype = "unknown" if weights is None else str(weights.dtype).removeprefix("torch.")
+        """What the model calculates in."""
+        known = inspect.signature(model.forward if self._is_module else model).parameters
+        open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+        self._takes_mask = "attention_mask" in known or (self._is_module and open_ended)
+        self._takes_cache = "use_cache" in known
+        self._takes_keep = "logits_to_keep" in known
+        self._batch_size = batch_size if self._takes_mask else 1
+
+    @property
+    def vocabulary(self) -> Optional[int]:
+        """How many ids the model knows; ``None`` where it does not say."""
+        embeddings = getattr(self._model, "get_input_embeddings", lambda: None)()
+        weight = getattr(embeddings, "weight", None)
+        return None if weight is None else int(weight.shape[0])
+
+    @property
+    def first_token(self) -> Optional[int]:
+        """The id that the model's configuration puts in front of texts, if any."""
+        found = getattr(getattr(self._model, "config", None), "bos_token_id", None)
+        return found if isinstance(found, int) else None
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Switch dropout and gradients off; what was training goes on training afterwards."""
+        training = [each for each in self._model.modules() if each.training] if self._is_module else []
+        if self._is_module:
+            self._model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+    def score(self, asks: Sequence[Ask]) -> List[List[Tuple[float, ...]]]:
+        """Return for each ask, for each of its temperatures, the log-probability at each position.
+
+        Raises:
+            NotVerifiable: The model does not know a token, or returns something else than logits of each position.
+        """
+        found: List[List[Tuple[float, ...]]] = [[] for _ in asks]
+        by_length = sorted(range(len(asks)), key=lambda at: -len(asks[at].ids))
+        while by_length:
+            size = self._rows_of(len(asks[by_length[0]].ids))
+            batch, by_length = by_length[:size], by_length[size:]
+            for at, logits in zip(batch, self.logits([asks[at] for at in batch]), strict=True):
+                targets = torch.tensor([asks[at].ids[place] for place in asks[at].positions])
+                found[at] = [_log_probabilities(logits, targets, each) for each in asks[at].temperatures]
+        return found
+
+    def _rows_of(self, length: int) -> int:
+        """Return how many rows go together; short ones may be more, in the room of ``batch_size`` of 512 tokens."""
+        together = self._batch_size * SHORT // length if self._takes_mask else 1
+        return max(self._batch_size, together)
+
+    def likeliest(self, ids: Tuple[int, ...], count: int) -> List[int]:
+        """Return the tokens that are likeliest to follow ``ids``, the likeliest first."""
+        ask = Ask((*ids, 0), (len(ids),), ())
+        (logits,) = self.logits([ask])
+        found: List[int] = logits[0].topk(min(count, logits.shape[1])).indices.tolist()
+        return found
+
+    def logits(self, asks: Sequence[Ask]) -> List[Any]:
+        """Return for each ask the float32 logits ``[positions, vocabulary]`` that its tokens were drawn from."""
+        longest = max(len(ask.ids) for ask in asks)
+        ids = torch.zeros((len(asks), longest), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, ask in enumerate(asks):
+            ids[row, : len(ask.ids)] = torch.tensor(ask.ids)
+            mask[row, : len(ask.ids)] = 1
+        # Logits at i are of the token at i + 1; of the other positions none is made.
+        wanted = sorted({place - 1 for ask in asks for place in ask.positions})
+        logits = self._forward(ids, mask, wanted)
+        slot = {place: at for at, place in enumerate(wanted)}
+        return [logits[row, [slot[place - 1] for place in ask.positions]] for row, ask in enumerate(asks)]
+
+    def _forward(self, ids: Any, mask: Any, wanted: Sequence[int]) -> Any:
+        """Return logits ``[rows, wanted, vocabulary]``."""
+        places = torch.tensor(wanted, dtype=torch.long, device=self._device)
+        more: dict[str, Any] = {"use_cache": False} if self._takes_cache else {}
+        if self._takes_keep:
+            more["logits_to_keep"] = places
+        ids, mask = ids.to(self._device), mask.to(self._device)
+        if self._takes_mask:
+            found = self._model(input_ids=ids, attention_mask=mask, **more)
+        else:
+            found = self._model(ids, **more)
+        logits = getattr(found, "logits", found)
+        length = len(wanted) if self._takes_keep else ids.shape[1]
+        if not hasattr(logits, "shape") or tuple(logits.shape[:2]) != (len(ids), length):
+            raise NotVerifiable(
+                f"the model returned no logits [{len(ids)}, {length}, vocabulary] but {_shape(logits)}"
+            )
+        return logits if self._takes_keep else logits[:, places]
+
+
+def _log_probabilities(logits: Any, targets: Any, temperatures: Sequence[float]) -> Tuple[float, ...]:
+    if len(targets) and int(targets.max()) >= logits.shape[-1]:
+        raise NotVerifiable(
+            f"the model has logits for {logits.shape[-1]:,} tokens, and a row has token {int(targets.max()):,}: "
+            "this is another model than the one that sampled"
+        )
+    found: List[float] = []
+    for start in range(0, len(targets), SLICE):
+        part = logits[start : start + SLICE].float()
+        scale = torch.tensor(temperatures[start : start + SLICE], dtype=torch.float32, device=part.device)
+        wanted = targets[start : start + SLICE, None].to(part.device)
+        found += (part / scale[:, None]).log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
+    return tuple(found)
+
+
+def _shape(value: Any) -> str:
+    return str(list(value.shape)) if hasattr(value, "shape") else type(value).__name__

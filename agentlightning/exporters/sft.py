@@ -3,7 +3,8 @@
 The shapes are TRL's conversational ones, which others read too: ``{"messages": […], "tools": […]}`` for supervised
 training, ``{"prompt": […], "chosen": […], "rejected": […]}`` for preferences. Text is enough here: calls without token
 ids count as well. A conversation is the messages of a call and its answer; one that another call of the attempt goes
-on with is left to that call, so each is there once, at its longest.
+on with is left to that call, so each is there once, at its longest. Whether one goes on with another is a question of
+what messages say: clients send answers back without the reasoning, or with their JSON written otherwise.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from ..adapter.analysis import Analysis, analyse
 from ..adapter.calls import Call
+from ..adapter.continuity import saying
 from ..adapter.matching import RewardMatchPolicy
 from ..adapter.outcome import rewards_of
 from ..adapter.policy import RowPolicy, role_of
@@ -92,11 +94,11 @@ def to_dpo(found: Iterable[Conversation], *, margin: float = 0.0) -> List[Dict[s
         found: Conversations; those without a group or a reward take no part.
         margin: The better one's reward is higher by more than this.
     """
-    alike: Dict[str, List[Conversation]] = {}
+    alike: Dict[Any, List[Conversation]] = {}
     for each in found:
-        if each.reward is not None and each.group_id is not None:
-            key = json.dumps([each.group_id, each.prompt, each.tools], sort_keys=True, default=str)
-            alike.setdefault(key, []).append(each)
+        if each.reward is not None and each.group_id is not None and each.prompt:
+            tools = json.dumps(each.tools, sort_keys=True, default=str)
+            alike.setdefault((each.group_id, tuple(map(saying, each.prompt)), tools), []).append(each)
     return [
         {
             "prompt": list(better.prompt),
@@ -112,6 +114,8 @@ def to_dpo(found: Iterable[Conversation], *, margin: float = 0.0) -> List[Dict[s
 
 def to_dataset(examples: Sequence[Dict[str, Any]]) -> datasets.Dataset:
     """Return examples as a Hugging Face dataset.
+
+    A column has one type: tools are JSON text, and content in parts that are all text is one text.
 
     Raises:
         MissingExtra: ``datasets`` is not installed.
@@ -145,9 +149,9 @@ def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Optional[Rollout
         for choice in call.record.choices
         if _is_answer(choice)
     ]
-    texts = [[json.dumps(message, sort_keys=True, default=str) for message in each] for *_, each in said]
-    for (call, _, messages), text in zip(said, texts, strict=True):
-        if any(len(other) > len(text) and other[: len(text)] == text for other in texts):
+    sayings = [[saying(message) for message in each] for *_, each in said]
+    for (call, _, messages), own in zip(said, sayings, strict=True):
+        if any(len(other) > len(own) and other[: len(own)] == own for other in sayings):
             continue
         yield Conversation(
             messages=messages,
@@ -174,6 +178,16 @@ def _is_answer(choice: Choice) -> bool:
 
 
 def _with_text(example: Dict[str, Any]) -> Dict[str, Any]:
-    """Return an example whose tools are JSON text: their schemas have no common columns."""
-    tools = example.get("tools")
-    return example if tools is None else {**example, "tools": json.dumps(tools)}
+    """Return an example whose tools are JSON text, for their schemas have no common columns, and whose content is."""
+    return {
+        name: [_one_text(each) for each in value] if name != "tools" else json.dumps(value)
+        for name, value in example.items()
+    }
+
+
+def _one_text(message: Message) -> Message:
+    parts = message.get("content")
+    texts = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    if isinstance(parts, list) and len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
+        return {**message, "content": "".join(map(str, texts))}
+    return message

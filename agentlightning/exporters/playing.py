@@ -1,0 +1,131 @@
+"""Runs an agent on prompts, recorded, and says of each rollout whether it can be trained.
+
+Each rollout has a ``trace_context`` of its own and names its group itself. What comes back is the store's word: a
+sealed attempt, or a refused one with the reasons. An agent that raises refuses its own rollout and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Dict, NamedTuple, Optional, Set, Union
+
+from ..adapter.completeness import RewardRule
+from ..adapter.policy import RowPolicy
+from ..adapter.reasons import Code
+from ..adapter.training import GROUP_ID
+from ..emitter.reward import emit_reward
+from ..store.base import LightningStore
+from ..store.sealing import SETTLE_SECONDS, RefusedAttempt, SealedAttempt, wait_sealed
+from ..tracer.base import Tracer
+from ..types import Attempt, Rollout, RolloutMode
+
+_log = logging.getLogger(__name__)
+
+AGENT_FAILED = "agent_failed"
+"""Code of an attempt whose agent raised, or took longer than it may."""
+
+RunAgent = Callable[[Any], Any]
+"""Takes a prompt, and works on it; plain functions run in a thread. A number that it returns is its reward."""
+Played = Union[SealedAttempt, RefusedAttempt]
+
+
+class Job(NamedTuple):
+    """One rollout to play."""
+
+    prompt: Any
+    group_id: str
+    mode: RolloutMode
+    metadata: Dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Player:
+    """How rollouts are played.
+
+    Args:
+        run_agent: The agent.
+        store: Where rollouts go.
+        tracer: One that is ready (``with tracer.lifespan(store)``).
+        policy: Which calls are trained.
+        reward: ``required``, or ``optional`` to declare that a rollout needs no scored reward.
+        timeout: Seconds that an agent may take; ``None`` = for ever. A plain function is left to end by itself.
+        settle: Seconds to wait for spans of a finished rollout that are still under way.
+        name: Of the root span of each rollout.
+    """
+
+    run_agent: RunAgent
+    store: LightningStore
+    tracer: Tracer
+    policy: Optional[RowPolicy] = None
+    reward: RewardRule = "required"
+    timeout: Optional[float] = None
+    settle: float = SETTLE_SECONDS
+    name: str = "rollout"
+
+    async def play(self, job: Job) -> Played:
+        """Run the agent once, and return what can be trained of it."""
+        metadata = {**job.metadata, GROUP_ID: job.group_id}
+        rollout = await self.store.start_rollout(job.prompt, job.mode, metadata=metadata)
+        rollout_id, attempt = rollout.rollout_id, rollout.attempt
+        status = "failed"
+        try:
+            async with self.tracer.trace_context(
+                self.name, store=self.store, rollout_id=rollout_id, attempt_id=attempt.attempt_id
+            ):
+                async with asyncio.timeout(self.timeout):
+                    earned = await self._run(job.prompt)
+                if isinstance(earned, Real):
+                    emit_reward(float(earned))
+            status = "succeeded"
+        except Exception as error:  # noqa: BLE001 - a failed rollout is data, and its siblings go on
+            return _failed(rollout, attempt, error)
+        finally:
+            await self.store.update_attempt(rollout_id, attempt.attempt_id, status=status)  # type: ignore[arg-type]
+        batch = await wait_sealed(
+            self.store, [rollout_id], policy=self.policy, reward=self.reward, settle=self.settle
+        )
+        return batch.sealed[0] if batch.sealed else batch.refused[0]
+
+    async def _run(self, prompt: Any) -> Any:
+        if inspect.iscoroutinefunction(self.run_agent):
+            return await self.run_agent(prompt)
+        found = await asyncio.to_thread(self.run_agent, prompt)
+        return await found if inspect.isawaitable(found) else found
+
+    async def stream(self, jobs: Iterable[Job], concurrency: int) -> AsyncIterator[Played]:
+        """Play the jobs, at most ``concurrency`` at a time, and yield each as it ends."""
+        waiting = iter(jobs)
+        running: Set[asyncio.Task[Played]] = set()
+        try:
+            while True:
+                while len(running) < concurrency and (job := next(waiting, None)) is not None:
+                    running.add(asyncio.create_task(self.play(job)))
+                if not running:
+                    return
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+
+def samples(prompts: Iterable[Any], group_size: int) -> Iterator[Job]:
+    """Yield ``group_size`` jobs for each prompt; the groups of each call have ids of their own."""
+    run = uuid.uuid4().hex[:12]
+    for number, prompt in enumerate(prompts):
+        for sample in range(group_size):
+            yield Job(prompt, f"{run}-{number}", "train", {"prompt": number, "sample": sample})
+
+
+def _failed(rollout: Rollout, attempt: Attempt, error: Exception) -> RefusedAttempt:
+    _log.warning("rollout %s is not trained: its agent failed", rollout.rollout_id, exc_info=error)
+    why = Code(AGENT_FAILED, f"the agent failed: {error!r}", "see the log, or the root span of the rollout")
+    return RefusedAttempt(rollout, attempt, (why,))

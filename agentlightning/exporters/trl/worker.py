@@ -1,0 +1,364 @@
+"""A rollout worker for TRL's ``AsyncGRPOTrainer``: rows of recorded rollouts, with advantages, versions and counts."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+from ...adapter.advantage import AdvantageFunction, Formula, group_advantages
+from ...adapter.completeness import RewardRule
+from ...adapter.policy import RowPolicy
+from ...adapter.training import TrainingRow, group_of
+from ...errors import MissingExtra, NotExportable
+from ...store.base import LightningStore
+from ...store.sealing import SETTLE_SECONDS, RefusedAttempt, SealedAttempt
+from ...tracer.base import Tracer
+from ..checks import numbers
+from ..playing import Played, Player, RunAgent, samples
+from .rows import Rollouts, check_tokens, id_of, rows_of
+
+OPEN_GROUPS = 1024
+"""Groups that may be incomplete at a time; of more, the oldest goes on without those that are missing."""
+
+_LOOK_SECONDS = 0.02  # between two looks at a queue that is full
+
+
+@dataclass(slots=True)
+class _Group:
+    number: int
+    rollouts: List[Sequence[TrainingRow]] = field(default_factory=list)
+    """One per rollout; without rows where it was refused."""
+
+
+class TraceRolloutWorker:
+    """A ``rollout_worker`` for TRL's ``AsyncGRPOTrainer`` that takes rollouts from recorded traces.
+
+    Rollouts are grouped by their explicit group id. When all of a group are there, each gets its advantage among
+    them, and gives a ``RolloutSample`` for each of its rows. Unscored ones take no part. Rows that are too old by
+    then are dropped, and count in the baseline all the same, as in TRL itself. Everything that is left out is
+    counted in ``counts``, and in TRL's log as ``trace/<name>_total``.
+
+    TRL reads ahead by a step and blocks on an empty queue: give it a source that does not end before it. Where one
+    ends, or fails, or stays away, the trainer stops with an error that says so.
+
+    Args:
+        source: Rollouts as they come, such as :func:`rollout_source` yields them.
+        group_size: Rollouts of one group.
+        policy: Which calls of sealed attempts are trained.
+        reward: What a rollout was worth, given its rows; default: what the trace says. ``None`` = unscored.
+        version_of: The version of the weights that sampled a row, counted as TRL does: 1 is served when it starts.
+            Default: the oldest that the engine named for a trained token of the row.
+        max_staleness: Rows of weights that are older than so many updates are dropped when they would be handed
+            over; ``None`` leaves it to the trainer, which has a ``max_staleness`` of its own.
+        advantage: A formula, or a function of the rewards of a group.
+        max_queued: Rows that may wait for the trainer. The source is not asked for more meanwhile.
+        patience: Seconds without any rollout after which a trainer that waits is told so; not less than TRL's own
+            ``heartbeat_stale_after_s``.
+
+    Raises:
+        MissingExtra: TRL is not installed.
+        ValueError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        source: Union[AsyncIterable[Rollouts], Iterable[Rollouts]],
+        *,
+        group_size: int,
+        policy: Optional[RowPolicy] = None,
+        reward: Optional[Callable[[Sequence[TrainingRow]], Optional[float]]] = None,
+        version_of: Optional[Callable[[TrainingRow], Optional[int]]] = None,
+        max_staleness: Optional[int] = None,
+        advantage: Union[Formula, str, AdvantageFunction] = Formula.TRL_ASYNC,
+        max_queued: int = 256,
+        patience: float = 600.0,
+    ) -> None:
+        if group_size < 1 or max_queued < 1 or (max_staleness or 0) < 0:
+            raise ValueError("group_size and max_queued are at least 1, max_staleness at least 0")
+        self._new_sample = _sample_class()
+        self._source = source
+        self._group_size = group_size
+        self._policy = policy
+        self._reward = reward or _reward_of
+        self._version_of = version_of or _oldest
+        self._max_staleness = max_staleness
+        self._advantage = advantage
+        self._patience = patience
+        self.rollout_buffer: queue.Queue[Any] = queue.Queue(max_queued)
+        """What the trainer takes."""
+        self.metrics_queue: queue.Queue[Dict[str, Any]] = queue.Queue()
+        """What the trainer logs."""
+        self.model_version = 0
+        """The version that the trainer has sent to the engine last."""
+        self.counts: Counter[str] = Counter()
+        """``rollouts`` and ``rows`` handed over; ``refused``, ``unscored``, ``stale_rows``, ``short_groups``."""
+        self._groups: OrderedDict[str, _Group] = OrderedDict()
+        self._started = 0
+        self._heard = time.monotonic()
+        self._thread: Optional[threading.Thread] = None
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._task: Optional[asyncio.Task[None]] = None
+        self._ended = False
+        self._error: Optional[BaseException] = None
+
+    # -- what the trainer calls
+
+    def start(self) -> None:
+        """Begin to take rollouts from the source."""
+        if self._thread is not None:
+            return
+        self._heard = time.monotonic()
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=self._work, args=(ready,), name="agl-rollout-worker", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+
+    def stop(self) -> None:
+        """Stop, and let the rollouts that are under way be cancelled; twice is fine."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None and thread.is_alive():
+            with suppress(RuntimeError):  # it has ended meanwhile, and its loop with it
+                loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+
+    def update_model_version(self, model_version: int) -> None:
+        """Take note that the engine serves another version of the weights."""
+        self.model_version = model_version
+
+    def check_health(self, stale_after_s: float) -> None:
+        """Say why no row comes, where none will; the trainer asks while it waits.
+
+        Raises:
+            RuntimeError: The source has ended or failed, or nothing has come from it for too long.
+        """
+        if self._error is not None:
+            raise RuntimeError(
+                "the source of rollouts failed; see the error before this one"
+            ) from self._error
+        if not self.rollout_buffer.empty():
+            return
+        if self._ended:
+            raise RuntimeError(
+                f"the source of rollouts has ended, and the trainer wants more: {dict(self.counts)}. Give it a "
+                "source that goes on, or fewer steps (it reads ahead by one)"
+            )
+        silent = time.monotonic() - self._heard
+        if silent > max(stale_after_s, self._patience):
+            raise RuntimeError(
+                f"no row to train has come from the source for {silent:.0f} s: {dict(self.counts)}"
+            )
+
+    # -- the thread
+
+    def _work(self, ready: threading.Event) -> None:
+        async def main() -> None:
+            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+            ready.set()
+            await self._take()
+
+        try:
+            asyncio.run(main())
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - check_health hands it to the trainer
+            self._error = error
+        finally:
+            self._ended = True
+            ready.set()
+
+    async def _take(self) -> None:
+        source = _iterated(self._source)
+        try:
+            async for rollout in source:
+                await self._add(rollout)
+        finally:
+            await source.aclose()
+        while self._groups:
+            await self._finish(next(iter(self._groups)))
+
+    async def _add(self, rollout: Rollouts) -> None:
+        rows = rows_of(rollout, self._policy)
+        group_id = _group_of(rollout, rows)
+        group = self._groups.get(group_id)
+        if group is None:
+            group = self._groups[group_id] = _Group(self._started)
+            self._started += 1
+        group.rollouts.append(rows)
+        if not rows:
+            self._count("refused")
+        if len(group.rollouts) >= self._group_size:
+            await self._finish(group_id)
+        elif len(self._groups) > OPEN_GROUPS:
+            await self._finish(next(iter(self._groups)))
+
+    async def _finish(self, group_id: str) -> None:
+        group = self._groups.pop(group_id)
+        if len(group.rollouts) < self._group_size:
+            self._count("short_groups")
+        rewards = [_finite(self._reward(rows)) if rows else None for rows in group.rollouts]
+        formula = self._advantage
+        advantages = formula(rewards) if callable(formula) else group_advantages(rewards, formula)
+        scored = [reward for reward in rewards if reward is not None]
+        mean = math.fsum(scored) / len(scored) if scored else 0.0
+        spread = math.sqrt(math.fsum((each - mean) ** 2 for each in scored) / len(scored)) if scored else 0.0
+        for rows, reward, advantage in zip(group.rollouts, rewards, advantages, strict=True):
+            if not rows:
+                continue
+            if reward is None or advantage is None:
+                self._count("unscored")
+                continue
+            self._count("rollouts")
+            for row in rows:
+                await self._hand_over(row, group.number, advantage, {"reward": reward, "reward_std": spread})
+
+    async def _hand_over(
+        self, row: TrainingRow, group: int, advantage: float, metrics: Dict[str, float]
+    ) -> None:
+        check_tokens(row)
+        version = self._version_of(row)
+        if version is None:
+            raise NotExportable(
+                f"row {row.index} of rollout {row.rollout_id} names no version of the weights; let the engine "
+                "report them (weight_versions), or pass version_of"
+            )
+        sample = self._sample(row, group, advantage, version, metrics)
+        while self.rollout_buffer.full():
+            self._heard = time.monotonic()
+            await asyncio.sleep(_LOOK_SECONDS)
+        if self._max_staleness is not None and self.model_version - version > self._max_staleness:
+            self._count("stale_rows")
+            return
+        self._heard = time.monotonic()
+        self.rollout_buffer.put(sample)
+        self._count("rows")
+
+    def _sample(
+        self, row: TrainingRow, group: int, advantage: float, version: int, metrics: Dict[str, float]
+    ) -> Any:
+        import numpy as np
+
+        first = row.segments[0].call.record
+        asked = () if first is None else first.request_messages
+        messages = list(row.messages)
+        return self._new_sample(
+            prompt=messages[: len(asked)],
+            completion=messages[len(asked) :],
+            input_ids=np.asarray(row.token_ids, dtype=np.int64),
+            completion_mask=np.asarray(row.loss_mask, dtype=np.int64),
+            old_log_probs=np.asarray(numbers(row), dtype=np.float32),
+            advantage=float(advantage),
+            model_version=version,
+            group_id=group,
+            metrics={**metrics, "rewards/trace_reward": metrics["reward"]},
+            enqueued_at=time.time(),
+        )
+
+    def _count(self, name: str) -> None:
+        self.counts[name] += 1
+        if name not in {"rollouts", "rows"}:
+            self.metrics_queue.put({f"trace/{name}_total": 1.0})
+
+
+async def rollout_source(
+    run_agent: RunAgent,
+    prompts: Iterable[Any],
+    *,
+    store: LightningStore,
+    tracer: Tracer,
+    group_size: int,
+    concurrency: int = 64,
+    policy: Optional[RowPolicy] = None,
+    reward: RewardRule = "required",
+    timeout: Optional[float] = None,
+    settle: float = SETTLE_SECONDS,
+) -> AsyncIterator[Played]:
+    """Run an agent ``group_size`` times on each prompt, recorded, and yield each rollout as it ends.
+
+    Args:
+        run_agent: Takes a prompt; a coroutine function, or a plain one. A number that it returns is its reward.
+        prompts: As many as shall be played; for a ``TraceRolloutWorker`` usually without an end.
+        store: Where rollouts go.
+        tracer: One that is ready (``with tracer.lifespan(store)``).
+        group_size: Rollouts of each prompt.
+        concurrency: Agents that run at a time.
+        policy: Which calls are trained: a rollout that gives no row by it is refused.
+        reward: ``optional`` declares that a rollout needs no scored reward.
+        timeout: Seconds that an agent may take; ``None`` = for ever.
+        settle: Seconds to wait for spans of a finished rollout that are still under way.
+    """
+    player = Player(
+        run_agent=run_agent,
+        store=store,
+        tracer=tracer,
+        policy=policy,
+        reward=reward,
+        timeout=timeout,
+        settle=settle,
+    )
+    stream = player.stream(samples(prompts, group_size), concurrency)
+    try:
+        async for played in stream:
+            yield played
+    finally:
+        await stream.aclose()  # type: ignore[attr-defined]
+
+
+def _sample_class() -> Any:
+    try:
+        from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
+    except ImportError as error:
+        raise MissingExtra("trl", "trl") from error
+    return RolloutSample
+
+
+async def _iterated(source: Union[AsyncIterable[Rollouts], Iterable[Rollouts]]) -> Any:
+    if not isinstance(source, AsyncIterable):
+        for rollout in source:
+            yield rollout
+            await asyncio.sleep(0)  # stop() gets its turn
+        return
+    found = aiter(source)
+    try:
+        async for rollout in found:
+            yield rollout
+    finally:
+        if hasattr(found, "aclose"):
+            await found.aclose()
+
+
+def _group_of(rollout: Rollouts, rows: Sequence[TrainingRow]) -> str:
+    kept = isinstance(rollout, (SealedAttempt, RefusedAttempt))
+    found = group_of(rollout.rollout) if kept else rows[0].group_id if rows else None  # type: ignore[union-attr]
+    if found is None:
+        name = id_of(rollout) or (rows[0].rollout_id if rows else "without rows")
+        raise NotExportable(
+            f"rollout {name} has no group: enqueue it with metadata={{'group_id': …}}, the same for all samples "
+            "of one task"
+        )
+    return found
+
+
+def _reward_of(rows: Sequence[TrainingRow]) -> Optional[float]:
+    return rows[0].reward
+
+
+def _finite(reward: Optional[float]) -> Optional[float]:
+    return reward if reward is not None and math.isfinite(reward) else None
+
+
+def _oldest(row: TrainingRow) -> Optional[int]:
+    versions: Optional[Tuple[int, int]] = row.versions
+    return None if versions is None else versions[0]

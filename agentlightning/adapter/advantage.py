@@ -89,11 +89,19 @@ def group_advantages(
 
 
 def row_advantages(
-    rows: Iterable[TrainingRow], formula: Union[Formula, str, AdvantageFunction] = Formula.TRL
+    rows: Iterable[TrainingRow],
+    formula: Union[Formula, str, AdvantageFunction] = Formula.TRL,
+    *,
+    without_rows: Iterable[Tuple[str, Optional[float]]] = (),
 ) -> List[Optional[float]]:
     """Return the advantage of each row: that of its rollout among the rollouts of its group.
 
     How many rows a rollout has changes nothing. ``None`` = unscored.
+
+    Args:
+        rows: Rows of whole groups.
+        formula: See the module's table; or a function of the rewards of one group.
+        without_rows: Group and reward of further rollouts, which count in the baseline and give no row.
 
     Raises:
         ValueError: A row has no group: put ``metadata={"group_id": …}`` on its rollout.
@@ -107,6 +115,8 @@ def row_advantages(
                 "for all samples of one task"
             )
         groups.setdefault(row.group_id, {})[row.rollout_id, row.attempt_id] = row.reward
+    for number, (group_id, reward) in enumerate(without_rows):
+        groups.setdefault(group_id, {})["", str(number)] = reward
     found: Dict[Tuple[str, Tuple[str, str]], Optional[float]] = {}
     for group_id, rewards in groups.items():
         values = list(rewards.values())

@@ -59,6 +59,8 @@ class Rules:
     """Only calls inside of an agent with such a name; ``None`` = all."""
     exclude_in_reward: bool = True
     dedup: bool = True
+    believe_response_ids: bool = True
+    """Whether one response id is one call, also where the tokens differ, as 0.3 has it."""
     require_logprobs: bool = True
     """Whether our own captures without log-probabilities are left out. Those of other instrumentations, which
     record none, are not."""
@@ -101,7 +103,7 @@ class Call:
 def find_calls(root: Tree, rules: Rules, *, agent: Optional[str] = None) -> List[Call]:
     """Return the model calls of ``root`` by start time, each with its verdict; ``agent`` is the one around it."""
     calls = sorted(_walk(root, rules, agent), key=lambda call: order_key(call.span))
-    return _deduplicated(calls) if rules.dedup else calls
+    return _deduplicated(calls, believe_ids=rules.believe_response_ids) if rules.dedup else calls
 
 
 def trainable_choices(call: Call, rules: Rules) -> List[Choice]:
@@ -179,6 +181,9 @@ def _verdict(span: Span, record: Optional[ModelCall], tokens: Optional[str], rul
         without_ids = record.token_capture.startswith("none(") and record.choices
         return None if without_ids and not rules.require_tokens else tokens
     why = comparable(record)
+    if why == NO_LOGPROBS:  # of some choices; those that have them must be comparable all the same
+        having = tuple(choice for choice in record.choices if choice.logprobs is not None)
+        why = (comparable(replace(record, choices=having)) if having else None) or NO_LOGPROBS
     if why == NO_LOGPROBS and not (rules.require_logprobs and record.capture_source != FOREIGN):
         return None
     return why
@@ -220,7 +225,17 @@ def _tile(versions: Sequence[PolicySpan], length: int) -> bool:
     return position == length
 
 
-def _deduplicated(calls: Sequence[Call]) -> List[Call]:
+def _differ(left: Call, right: Call) -> bool:
+    """Whether two calls with one response id have other tokens."""
+    if left.tokens is not None or right.tokens is not None or left.record is None or right.record is None:
+        return False
+    ours, theirs = left.record, right.record
+    return ours.prompt_token_ids != theirs.prompt_token_ids or [each.token_ids for each in ours.choices] != [
+        each.token_ids for each in theirs.choices
+    ]
+
+
+def _deduplicated(calls: Sequence[Call], *, believe_ids: bool) -> List[Call]:
     """Of spans that record the same call keep the one that can be trained on, else the first."""
     kept: Dict[str, Call] = {}
     by_response: Dict[str, str] = {}
@@ -239,6 +254,8 @@ def _deduplicated(calls: Sequence[Call]) -> List[Call]:
             continue
         if first is None:
             by_response[call.response_id] = call.span.span_id
+        elif not believe_ids and _differ(first, call):
+            continue  # the server gives several responses one id
         elif first.reason is not None and call.reason is None:
             stand_in(first, call, CallReason.DUPLICATE_RESPONSE)
             by_response[call.response_id] = call.span.span_id

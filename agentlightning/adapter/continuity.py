@@ -65,7 +65,8 @@ class Cause(str, Enum):
     EDITED_HISTORY = "edited_history"
     """A message says something else than it did, or another one stands in its place."""
     UNKNOWN = "unknown"
-    """The messages of one of the calls are not known."""
+    """The messages of one of the calls are not known; or only a system message is common: another conversation, or
+    one whose whole history was replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +200,17 @@ def _relation(prompt: bytes, call: Call, past: PastCall) -> Continuity:
     found = replace(_continuity(past.ids(), len(past.prompt), prompt), of=past.call.span.span_id)
     if found.kind in _WHOLE:
         return found
-    return replace(found, cause=_cause(found, len(past.prompt), past, call.record))
+    cause = _cause(found, len(past.prompt), past, call.record)
+    return _START if cause is None else replace(found, cause=cause)
 
 
 # ---------------------------------------------------------------------- the cause of a break
 
 
-def _cause(found: Continuity, response_at: int, past: PastCall, record: Optional[ModelCall]) -> Cause:
+def _cause(
+    found: Continuity, response_at: int, past: PastCall, record: Optional[ModelCall]
+) -> Optional[Cause]:
+    """Return why a prompt breaks, or ``None`` where it is another conversation: no message is common."""
     before = past.call.record
     if before is None or record is None or not before.request_messages or not record.request_messages:
         return Cause.TRUNCATION if found.kind in _SHORTER else Cause.UNKNOWN
@@ -214,9 +219,15 @@ def _cause(found: Continuity, response_at: int, past: PastCall, record: Optional
     if says[: len(said)] == said:
         inside = found.position >= response_at and found.kind is Prefix.RESPONSE_REWRITTEN
         return Cause.RETOKENISATION if inside else Cause.TEMPLATE
-    return Cause.TRUNCATION if _is_shorter(said, says) else Cause.EDITED_HISTORY
+    common = [message for message in says if message in said]
+    if not common:
+        return None
+    if all(message[0] in _SYSTEM for message in common):
+        return Cause.UNKNOWN
+    return Cause.TRUNCATION if _is_shorter(said, says, common) else Cause.EDITED_HISTORY
 
 
+_SYSTEM = frozenset({"system", "developer"})
 _SHORTER = frozenset({Prefix.HISTORY_CUT, Prefix.HISTORY_SHORTENED})
 
 Saying = Tuple[str, str, Tuple[Tuple[str, str], ...], str]
@@ -258,13 +269,12 @@ def _canonical(value: Any) -> str:
         return str(value)
 
 
-def _is_shorter(said: List[Saying], says: List[Saying]) -> bool:
+def _is_shorter(said: List[Saying], says: List[Saying], left: List[Saying]) -> bool:
     """Whether messages of the history are missing, and none of those that are left was changed.
 
     What is left of the old messages stands in the old order; a summary may stand where the missing ones stood.
     """
-    left = [message for message in says if message in said]
-    if len(left) >= len(said) or not left:
+    if len(left) >= len(said):
         return False
     rest = iter(said)
     in_order = all(any(message == old for old in rest) for message in left)

@@ -78,8 +78,9 @@ class RowPolicy:
     """Name → weight: the reward is the sum over these dimensions; unscored where one of them is."""
     llm_call_match: str = LLM_CALL_MATCH
     """Spans whose name matches are model calls, beside those that record one."""
-    repair_hierarchy: bool = True
-    """Whether calls that float beside their agent are put under it, by time."""
+    repair_hierarchy: bool = False
+    """Whether calls that float beside their agent are put under it, by time: a guess, which ``agent_match`` may need
+    with frameworks that report agents and calls through two systems."""
 
     def __post_init__(self) -> None:
         for name in ("max_prompt_tokens", "max_tokens"):
@@ -96,6 +97,7 @@ class RowPolicy:
             llm_call_match=re.compile(self.llm_call_match),
             agent_match=None if self.agent_match is None else re.compile(self.agent_match),
             exclude_in_reward=self.exclude_llm_call_in_reward,
+            believe_response_ids=False,
             require_logprobs=self.require_logprobs,
         )
 

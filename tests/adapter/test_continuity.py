@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from hypothesis import given
@@ -115,7 +115,9 @@ MORE: dict[str, Any] = {"role": "user", "content": "sure?"}
             (*SYSTEM[:5], 900, *NEXT), [*SAID, REPLY, MORE], Cause.TEMPLATE, id="rendered otherwise"
         ),
         pytest.param(SYSTEM + RESPONSE + NEXT, [SAID[0], REPLY, MORE], Cause.TRUNCATION, id="window"),
-        pytest.param((*SYSTEM, 901, *NEXT), [SAID[0], MORE], Cause.TRUNCATION, id="compacted"),
+        pytest.param((*SYSTEM, 901, *NEXT), [SAID[0], REPLY], Cause.TRUNCATION, id="compacted"),
+        pytest.param((*SYSTEM, 901, *NEXT), [SAID[0], MORE], Cause.UNKNOWN, id="only the system's"),
+        pytest.param((*SYSTEM, 901, *NEXT), [MORE], None, id="another conversation"),
         pytest.param(
             (*SYSTEM, 902, *NEXT),
             [SAID[0], {"role": "user", "content": "3 + 3?"}, REPLY, MORE],
@@ -127,7 +129,7 @@ MORE: dict[str, Any] = {"role": "user", "content": "sure?"}
     ],
 )
 def test_the_messages_tell_why_a_prompt_breaks(
-    prompt: tuple[int, ...], messages: list[dict[str, Any]], cause: Cause
+    prompt: tuple[int, ...], messages: list[dict[str, Any]], cause: Optional[Cause]
 ) -> None:
     earlier = PastCall(_call("a", "planner", SAID), ANSWERED, PROMPT, RESPONSE)
 

@@ -19,6 +19,7 @@ FIGURES = (
     "span_cost",
     "durable_spans",
     "find_attempt",
+    "rows",
     "queue_cycle",
     "wire_capture",
     "loop_lag",

@@ -4,8 +4,8 @@ The tokenizer is a byte-level BPE that is trained on a few lines of the kind tha
 ChatML with tools. The Llama has 2 layers of width 64, in float32, with random weights. A random model says noise,
 which is what tests of the record want: its text hardly ever encodes to the tokens that it sampled. A model that
 shall learn a task from rewards has to say something that is worth a reward now and then, so ``practise`` teaches it
-the form of a reply, and only the form: which box it opens, which treasure it names and when it does what are random
-in the lessons.
+the form of a reply by supervised lessons, of which three in ten are right (``RIGHT``); in the others, which box it
+opens, which treasure it names and when it does what are random.
 """
 
 from __future__ import annotations

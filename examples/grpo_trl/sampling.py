@@ -96,6 +96,11 @@ class Weights:
         """Of the weights as they are now."""
         return self._version
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of the weights."""
+        with self._lock:
+            return {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+
     def forward(self, **inputs: Any) -> tuple[Any, Any, str]:
         """Run the model; return logits of the last position (float32), the cache, and the version."""
         while True:
@@ -186,18 +191,13 @@ class Batch:
         sums = processed.double().exp().cumsum(-1)
         draws = torch.tensor([[each.draw()] for each in self._alive], dtype=torch.float64)
         drawn = torch.searchsorted(sums, draws * sums[:, -1:], right=True)[:, 0].clamp(max=sums.shape[1] - 1)
-        likeliest = logits.argmax(-1)
-        found = []
-        for row, each in enumerate(settings):
-            token = int(likeliest[row] if each.temperature == 0 else drawn[row])
-            top = reported[row].topk(each.top_logprobs)
-            pairs = [
-                (index, value)
-                for index, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-                if value > -torch.inf
-            ]
-            found.append(Token(token, float(reported[row, token]), version, tuple(pairs)))
-        return found
+        greedy = torch.tensor([each.temperature == 0 for each in settings])
+        chosen = torch.where(greedy, logits.argmax(-1), drawn)
+        logprobs = reported.gather(-1, chosen[:, None])[:, 0]
+        return [
+            Token(token, logprob, version, likeliest(reported[row], settings[row].top_logprobs))
+            for row, (token, logprob) in enumerate(zip(chosen.tolist(), logprobs.tolist(), strict=True))
+        ]
 
     def _give(self, sequence: Sequence, token: Token) -> None:
         if sequence.cancelled:
@@ -236,3 +236,12 @@ def process(logits: Any, settings: list[Sampling]) -> Any:
             # The first tokens that reach top_p together stay; the first one of all always does.
             found[row, order[values.cumsum(-1) - values >= each.top_p]] = -torch.inf
     return found
+
+
+def likeliest(logprobs: Any, count: int) -> tuple[tuple[int, float], ...]:
+    """Return (id, log-probability) of the ``count`` likeliest tokens, those of probability 0 left out."""
+    if not count:
+        return ()
+    top = logprobs.topk(count)
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return tuple((token, logprob) for token, logprob in pairs if logprob > -torch.inf)

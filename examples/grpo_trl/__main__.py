@@ -1,0 +1,7 @@
+"""``python -m examples.grpo_trl``."""
+
+import sys
+
+from .train import main
+
+sys.exit(main())

@@ -93,9 +93,10 @@ class Player:
         return batch.sealed[0] if batch.sealed else batch.refused[0]
 
     async def _run(self, prompt: Any) -> Any:
-        if inspect.iscoroutinefunction(self.run_agent):
-            return await self.run_agent(prompt)
-        found = await asyncio.to_thread(self.run_agent, prompt)
+        agent = self.run_agent
+        if inspect.iscoroutinefunction(agent) or inspect.iscoroutinefunction(type(agent).__call__):
+            return await agent(prompt)
+        found = await asyncio.to_thread(agent, prompt)
         return await found if inspect.isawaitable(found) else found
 
     async def stream(self, jobs: Iterable[Job], concurrency: int) -> AsyncIterator[Played]:

@@ -1,0 +1,82 @@
+"""SkyRL's documented shape (property E3): its packages need Python 3.12 and CUDA, so its own code is not run here."""
+
+from __future__ import annotations
+
+from itertools import groupby, permutations
+from typing import Any, List
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sample_rows import FORKED, LINEAR, rows_of, two_groups
+from test_verifiers import trees
+
+from agentlightning.errors import NotExportable
+from agentlightning.exporters.skyrl import to_generator_output
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(trees(), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_e3_trajectories_are_contiguous_and_only_their_last_step_is_flagged(turns: Any, random: Any) -> None:
+    rows = [
+        row
+        for number, each in enumerate(turns)
+        for row in rows_of(each, f"ro-{number}", 0.5, f"g{number % 2}")
+    ]
+    random.shuffle(rows)
+    output = to_generator_output(rows)
+
+    ids, last = output["trajectory_ids"], output["is_last_step"]
+    assert ids is not None
+    assert last is not None
+    assert len({each for each, _ in groupby(ids)}) == len([each for each, _ in groupby(ids)]) == len(turns)
+    ends = [place for place, each in enumerate(ids) if place + 1 == len(ids) or ids[place + 1] != each]
+    assert [place for place, flagged in enumerate(last) if flagged] == ends
+    counts: List[int] = [len(value) for value in output.values() if isinstance(value, list)]
+    assert set(counts) == {len(rows)}
+
+
+def test_e3_lists_over_a_response_have_its_length_and_rewards_are_floats() -> None:
+    rows = two_groups()
+    output = to_generator_output(rows)
+
+    assert output["rollout_logprobs"] is not None
+    for place, row in enumerate(rows):
+        assert output["prompt_token_ids"][place] == list(row.prompt_ids)
+        assert output["response_ids"][place] == list(row.completion_ids)
+        assert output["loss_masks"][place] == list(row.loss_mask[row.prompt_length :])
+        assert output["rollout_logprobs"][place] == list(row.logprobs[row.prompt_length :])
+    assert output["rewards"] == [1.0, 0.0, 0.0, 0.25, 0.75, 0.75]
+    assert {type(reward) for reward in output["rewards"]} == {float}
+    assert output["stop_reasons"] == ["stop"] * 6
+    ids = [each.to_string() for each in output["trajectory_ids"] or []]
+    assert ids == ["g1_0", "g1_1", "g1_1", "g2_0", "g2_1", "g2_1"]
+
+
+def test_the_order_in_which_rollouts_come_changes_no_trajectory() -> None:
+    groups = [list(rows_of(LINEAR, "a", 1.0)), list(rows_of(FORKED, "b", 0.0))]
+    for first, second in permutations(groups):
+        output = to_generator_output([*first, *second])
+        assert len(output["response_ids"]) == 3
+        assert len(set(output["trajectory_ids"] or [])) == 2
+
+
+def test_unscored_and_ungrouped_rows_are_refused() -> None:
+    with pytest.raises(NotExportable, match="unscored"):
+        to_generator_output(rows_of(LINEAR, reward=None))
+    with pytest.raises(NotExportable, match="has no group"):
+        to_generator_output(rows_of(LINEAR, group_id=None))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(trees(), min_size=1, max_size=3))
+def test_e5_sibling_rows_share_the_id_of_their_rollout(turns: Any) -> None:
+    """slime divides the loss by the mask of a rollout: siblings are found by ``rollout_id``, as documented there."""
+    rows = [row for number, each in enumerate(turns) for row in rows_of(each, f"ro-{number}", 0.5, "g")]
+
+    trained = {f"ro-{number}": sum(len(answer) for _, answer in each) for number, each in enumerate(turns)}
+    found = {name: sum(row.trained_tokens for row in rows if row.rollout_id == name) for name in trained}
+    assert found == trained
+    assert [row.index for row in rows] == [
+        place for _, own in groupby(rows, lambda row: row.rollout_id) for place, _ in enumerate(own)
+    ]

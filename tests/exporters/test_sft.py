@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -147,7 +148,8 @@ def test_examples_are_written_one_per_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trl() -> Any:
-    """Return TRL."""
+    """Return TRL, told not to send home what it is used for: the sender is a thread that would stay."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own dependencies
         return pytest.importorskip("trl", reason="scripts/trainers installs TRL")

@@ -264,7 +264,8 @@ def _judged(
         compared.append(reading.compared(now))
         causes[number] = reading.raw(at_one)
     findings = judge(compared, tolerance, causes, version)
-    left = {number: readings[number].place for number in asked if findings[number].verdict in _OPEN}
+    unclear = [number for number in asked if findings[number].verdict in _OPEN and not findings[number].sure]
+    left = {number: readings[number].place for number in unclear}
     if left:
         for number, found in search(left, compared, scorer, tolerance).items():
             causes[number] += found

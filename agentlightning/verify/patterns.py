@@ -72,6 +72,8 @@ class Finding:
 
     verdict: Verdict
     detail: str = ""
+    sure: bool = False
+    """Whether the model need not be asked for a better explanation: versions tell."""
 
 
 def judge(
@@ -288,7 +290,9 @@ def _stale(tokens: Sequence[_Token], version: Optional[str]) -> Optional[Finding
     if None in bad or None in good or bad & good:
         return None
     if version is not None and version not in bad:
-        return Finding(Verdict.STALE_WEIGHTS, f"sampled by version {_named(bad)}, compared with {version}")
+        return Finding(
+            Verdict.STALE_WEIGHTS, f"sampled by version {_named(bad)}, compared with {version}", sure=True
+        )
     if good:
         return Finding(
             Verdict.STALE_WEIGHTS,

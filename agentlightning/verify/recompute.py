@@ -6,6 +6,7 @@ are taken to float32 before the softmax, whatever the model calculates in.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -121,6 +122,54 @@ class Scorer:
         (logits,) = self.logits([ask])
         found: List[int] = logits[0].topk(min(count, logits.shape[1])).indices.tolist()
         return found
+
+    def tails(
+        self,
+        prefix: Tuple[int, ...],
+        tails: Sequence[Tuple[int, ...]],
+        positions: Sequence[int],
+        temperatures: Sequence[float],
+    ) -> List[Tuple[float, ...]]:
+        """Return the log-probabilities at ``positions`` of the prefix with each tail, all of one length.
+
+        The prefix is calculated once where the model keeps a cache that can be repeated.
+        """
+        start, length = len(prefix), len(prefix) + len(tails[0])
+        cache, last = self._cached(prefix)
+        size = self._rows_of(length if cache is None else len(tails[0]))
+        found: List[Tuple[float, ...]] = []
+        for first in range(0, len(tails), size):
+            batch = tails[first : first + size]
+            if cache is None:
+                asks = [Ask((*prefix, *tail), tuple(range(start, length)), ()) for tail in batch]
+                logits = self.logits(asks)
+            else:
+                logits = self._continued(cache, last, batch, length)
+            for one, tail in zip(logits, batch, strict=True):
+                targets = torch.tensor([tail[position - start] for position in positions])
+                at = [position - start for position in positions]
+                found.append(_log_probabilities(one[at], targets, temperatures))
+        return found
+
+    def _cached(self, prefix: Tuple[int, ...]) -> Tuple[Any, Any]:
+        """Return the model's cache behind a prefix and the logits of the next token; ``None`` where it has none."""
+        if not (self._takes_mask and self._takes_cache):
+            return None, None
+        ids = torch.tensor([prefix], device=self._device)
+        found = self._model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+        cache = getattr(found, "past_key_values", None)
+        if not hasattr(cache, "batch_repeat_interleave"):
+            return None, None
+        return cache, found.logits[:, -1:]
+
+    def _continued(self, cache: Any, last: Any, tails: Sequence[Tuple[int, ...]], length: int) -> Any:
+        """Return logits ``[tails, tail, vocabulary]`` that the tokens of tails were drawn from."""
+        own = copy.deepcopy(cache)
+        own.batch_repeat_interleave(len(tails))
+        ids = torch.tensor(tails, device=self._device)
+        mask = torch.ones((len(tails), length), dtype=torch.long, device=self._device)
+        found = self._model(input_ids=ids, attention_mask=mask, past_key_values=own, use_cache=True)
+        return torch.cat([last.expand(len(tails), -1, -1), found.logits[:, :-1]], dim=1)
 
     def logits(self, asks: Sequence[Ask]) -> List[Any]:
         """Return for each ask the float32 logits ``[positions, vocabulary]`` that its tokens were drawn from."""

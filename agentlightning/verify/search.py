@@ -14,8 +14,9 @@ from typing import Dict, List, Optional, Tuple
 
 import torch
 
-from .patterns import Compared, Explains, Values, fits
+from .patterns import CLOSE, Compared, Explains, Values, fits
 from .recompute import Ask, Scorer
+from .statistics import distance
 from .verdicts import Verdict
 
 FITS = 4
@@ -188,12 +189,18 @@ def _missing(
     places: Mapping[int, Place], rows: Sequence[Compared], scorer: Scorer, tolerance: float
 ) -> Iterable[Cause]:
     in_vain = 0
-    for at, place in list(places.items())[:SEARCHED_ROWS]:
+    far = [(at, place) for at, place in places.items() if _furthest(rows[at]) > CLOSE]
+    for at, place in far[:SEARCHED_ROWS]:
         if in_vain == IN_VAIN:
             return
         causes = list(_missing_in(place, rows[at], scorer, tolerance))
         in_vain += not any(fits(rows[at], cause, tolerance) for cause in causes)
         yield from ((at, cause) for cause in causes)
+
+
+def _furthest(row: Compared) -> float:
+    pairs = (pair for answer in row.answers for pair in zip(answer.old, answer.new, strict=True))
+    return max(distance(old, new) for old, new in pairs)
 
 
 def _missing_in(place: Place, row: Compared, scorer: Scorer, tolerance: float) -> Iterable[Explains]:
@@ -227,10 +234,9 @@ def _candidates(
     tokens = scorer.likeliest(place.ids[:spot], max(1, min(CANDIDATES, TRIED_TOKENS // end)))
     # The token itself, where its value was kept, stands in front of the window.
     own = (spot, *(position + 1 for position in window))
-    asks = [
-        Ask((*place.ids[:spot], token, *place.ids[spot:end]), own, ((scale[0], *scale),)) for token in tokens
-    ]
-    scores = torch.tensor([values for (values,) in scorer.score(asks)], dtype=torch.float64)
+    tails = [(token, *place.ids[spot:end]) for token in tokens]
+    values = scorer.tails(place.ids[:spot], tails, own, (scale[0], *scale))
+    scores = torch.tensor(values, dtype=torch.float64)
     lost = (scores[:, 1:] - old).abs().amax(1)
     kept = (scores[:, :-1] - old).abs().amax(1)
     return tuple(dict.fromkeys((tokens[int(lost.argmin())], tokens[int(kept.argmin())])))

@@ -182,14 +182,16 @@ def test_versions_tell_stale_weights_for_sure(rows: list[Compared], seed: int) -
     row = recorded(rows[0], *old)
 
     (finding,) = judge([row], TOLERANCE, None, "8")
-    assert finding == Finding(Verdict.STALE_WEIGHTS, "sampled by version 7, compared with 8")
+    assert finding == Finding(Verdict.STALE_WEIGHTS, "sampled by version 7, compared with 8", sure=True)
 
     answers = (
         row.answers[0],
         *(replace(answer, old=answer.new, versions=("8",) * len(answer.new)) for answer in rows[1].answers),
     )
     (finding,) = judge([Compared(answers)], TOLERANCE)
-    assert finding == Finding(Verdict.STALE_WEIGHTS, "what version 7 sampled differs, what 8 sampled fits")
+    assert finding == Finding(
+        Verdict.STALE_WEIGHTS, "what version 7 sampled differs, what 8 sampled fits", sure=True
+    )
 
 
 @given(rows_of_numbers(version="7"), st.integers(0, 2**32))

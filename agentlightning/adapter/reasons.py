@@ -20,6 +20,7 @@ class Explained(str, Enum):
     cure: str
 
     def __new__(cls, code: str, sentence: str, cure: str) -> Self:
+        """Make a member whose value is its code."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.sentence = sentence

@@ -159,7 +159,7 @@ class Run:
             yield from map(write, some_of_each(chosen, 2, chance))
 
     def measure(self) -> float:
-        """Return the mean reward on held-out tasks with the weights that are served."""
+        """Return the mean reward of the scored rollouts on held-out tasks, with the weights that are served."""
         _, held_out = split(self.settings.seed)
         tasks = some_of_each(held_out, self.settings.held_out, random.Random(0))
 
@@ -167,11 +167,11 @@ class Run:
             source = rollout_source(
                 Hunter(self.engine), map(write, tasks), store=self.store, tracer=self.tracer, group_size=1
             )
-            return [
-                each.rows().outcome.value or 0.0 async for each in source if isinstance(each, SealedAttempt)
-            ]
+            sealed = [each async for each in source if isinstance(each, SealedAttempt)]
+            return [value for each in sealed if (value := each.rows().outcome.value) is not None]
 
-        return sum(asyncio.run(played())) / len(tasks)
+        rewards = asyncio.run(played())
+        return sum(rewards) / len(rewards)
 
     def common(self) -> dict[str, Any]:
         """Return the options that both trainers have."""

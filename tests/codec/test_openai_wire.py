@@ -202,7 +202,9 @@ def test_a1_counts_that_differ_from_usage_make_a_call_untrainable(
     answer: Answer, field: str, off: int, stream: bool
 ) -> None:
     right = (
-        len(answer.prompt_token_ids) if field == "prompt_tokens" else sum(map(len, map(ids, answer.choices)))
+        len(answer.prompt_token_ids or ())
+        if field == "prompt_tokens"
+        else sum(map(len, map(ids, answer.choices)))
     )
     assume(off != 0 and right + off >= 0)
     wrong = dataclasses.replace(answer, usage={field: right + off}, show_usage="always")

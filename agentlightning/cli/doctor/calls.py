@@ -33,7 +33,7 @@ class Call:
     @property
     def prompt_ids(self) -> Tuple[int, ...]:
         """Token ids of the prompt."""
-        return self.answer.prompt_token_ids
+        return self.answer.prompt_token_ids or ()
 
     @property
     def ids(self) -> Tuple[int, ...]:

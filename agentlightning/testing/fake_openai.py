@@ -81,7 +81,7 @@ class Answer:
     """``None``: those of the request's messages, so that a conversation that is sent back goes on exactly."""
     dialect: Dialect = "vllm"
     model: str = "fake-model"
-    id: Optional[str] = None
+    id: Optional[str] = "chatcmpl-1"
     """``None``: ``chatcmpl-<number of the request>``, from 1."""
     ids: Shown = "asked"
     """Whether token ids are in the answer."""
@@ -268,7 +268,7 @@ class FakeOpenAI:
 
 
 def _trainable(text: str) -> Answer:
-    return Answer.of(text, ids="always", logprobs="always", prompt_token_ids=None)
+    return Answer.of(text, ids="always", logprobs="always", prompt_token_ids=None, id=None)
 
 
 def _complete(answer: Answer, request: ReceivedRequest, number: int) -> Answer:

@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Tuple
 
-import torch
+from ..errors import MissingExtra
+
+try:
+    import torch
+except ImportError as error:
+    raise MissingExtra("torch", "trl") from error
 
 from .patterns import CLOSE, Compared, Explains, Values, fits
 from .recompute import Ask, Scorer

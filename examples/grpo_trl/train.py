@@ -37,14 +37,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
 class Settings:
     """How to train."""
 
-    steps: int = 40
+    steps: int = 60
     seed: int = 0
     asynchronous: bool = False
-    groups: int = 4
+    groups: int = 8
     """Tasks in a step."""
     generations: int = 8
     """Rollouts of each task."""
-    lessons: int = 150
+    lessons: int = 300
     """Supervised steps on the form of replies before that; see ``model.practise``."""
     learning_rate: float = 1e-3
     held_out: int = 32

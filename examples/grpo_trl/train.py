@@ -37,7 +37,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
 class Settings:
     """How to train."""
 
-    steps: int = 60
+    steps: int = 40
     seed: int = 0
     asynchronous: bool = False
     groups: int = 8

@@ -18,6 +18,9 @@ from multiprocessing import util as multiprocessing_util
 from types import FrameType
 from typing import Optional
 
+SIGTERM_SECONDS = 2.0
+"""So long SIGTERM is held up at most."""
+
 _log = logging.getLogger(__name__)
 
 EXIT_TIMEOUT = 1.0
@@ -58,7 +61,10 @@ class ProcessEnd:
 
         def on_sigterm(signum: int, frame: Optional[FrameType]) -> None:
             del frame
-            self._run()
+            # On a thread of its own: the code that was interrupted may hold a lock that writing needs.
+            writing = threading.Thread(target=self._run, name="agentlightning-sigterm", daemon=True)
+            writing.start()
+            writing.join(SIGTERM_SECONDS)
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 

@@ -2,29 +2,35 @@
 
 Return and exception go through ``atexit``, and through ``multiprocessing.util.Finalize`` in children of
 ``multiprocessing``, which skip ``atexit``. SIGTERM has no exit path at all in Python; where nobody handles it, a
-handler gets the spans out within a second and then lets the default disposition end the process, so that the exit
-code stays that of SIGTERM. A handler of the user's is never replaced.
+handler gets the spans out and then lets the default disposition end the process, so that the exit code stays that
+of SIGTERM. A handler of the user's is never replaced.
+
+A handler runs on top of whatever the main thread was doing, and that may hold a lock which writing needs: ours, one of
+OpenTelemetry's spans, one of ``threading``'s. So the handler itself takes no lock. A thread of its own writes, the main
+thread is held meanwhile, and let go after a moment, so that it can give back what it holds.
 """
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing import util as multiprocessing_util
 from types import FrameType
 from typing import Optional
 
-SIGTERM_SECONDS = 2.0
-"""So long SIGTERM is held up at most."""
-
 _log = logging.getLogger(__name__)
 
 EXIT_TIMEOUT = 1.0
 """Seconds that the end of a process may take for its spans."""
+
+HOLD = 0.2
+"""Seconds for which SIGTERM holds the code that it interrupts."""
 
 
 class ProcessEnd:
@@ -61,15 +67,21 @@ class ProcessEnd:
 
         def on_sigterm(signum: int, frame: Optional[FrameType]) -> None:
             del frame
-            # On a thread of its own: the code that was interrupted may hold a lock that writing needs.
-            writing = threading.Thread(target=self._run, name="agentlightning-sigterm", daemon=True)
-            writing.start()
-            writing.join(SIGTERM_SECONDS)
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
+            signal.signal(signum, signal.SIG_DFL)  # a second SIGTERM waits for nothing
+            written = _thread.allocate_lock()
+            written.acquire()
+            # threading.Thread takes locks of its own, which the interrupted code may hold.
+            _thread.start_new_thread(self._write_and_end, (signum, written.release))
+            _thread.start_new_thread(_end_after, (2 * EXIT_TIMEOUT, signum))
+            written.acquire(timeout=HOLD)
 
         signal.signal(signal.SIGTERM, on_sigterm)
         self._handler = on_sigterm
+
+    def _write_and_end(self, signum: int, let_go: Callable[[], None]) -> None:
+        self._run()
+        os.kill(os.getpid(), signum)
+        let_go()
 
     def close(self) -> None:
         """Take every hook back."""
@@ -81,3 +93,8 @@ class ProcessEnd:
             else:
                 _log.info("teardown outside of the main thread leaves an inert SIGTERM handler")
         self._handler = None
+
+
+def _end_after(seconds: float, signum: int) -> None:
+    time.sleep(seconds)
+    os.kill(os.getpid(), signum)

@@ -126,6 +126,30 @@ class _InFlight:
         """Scope → how many of its finished spans are in the batch."""
 
 
+class _Bell:
+    """A ``threading.Event`` that may be set again in the middle of being set, by a finalizer or a signal handler."""
+
+    def __init__(self) -> None:
+        self._rings = threading.Condition(threading.RLock())
+        self._rung = False
+
+    def is_set(self) -> bool:
+        return self._rung
+
+    def set(self) -> None:
+        with self._rings:
+            self._rung = True
+            self._rings.notify_all()
+
+    def clear(self) -> None:
+        with self._rings:
+            self._rung = False
+
+    def wait(self, timeout: Optional[float] = None) -> None:
+        with self._rings:
+            self._rings.wait_for(self.is_set, timeout)
+
+
 class Writer:
     """See the module's docstring. One writer serves every store that its scopes name."""
 
@@ -146,7 +170,7 @@ class Writer:
         _writers.add(self)
 
     def _reset(self) -> None:
-        # An RLock: a signal handler may run in a thread that holds it, and has to get the spans out.
+        # Re-entrant, as every lock here: a finalizer that ends a span may run in a thread that holds it.
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
         self._queue: Deque[Entry] = deque()
@@ -171,9 +195,10 @@ class Writer:
         self._disk = (
             threading.RLock()
         )  # whoever shuts down waits until a batch that goes to the spool is there
-        self._wake = threading.Event()
-        self._full = threading.Event()
+        self._wake = _Bell()
+        self._full = _Bell()
         self._thread: Optional[threading.Thread] = None
+        self._starting = False
         self.pid = os.getpid()
 
     # ------------------------------------------------------------------ the agent's threads
@@ -303,8 +328,9 @@ class Writer:
 
     def _start(self) -> None:
         with self._lock:
-            if self._stopped or (self._thread is not None and self._thread.is_alive()):
+            if self._stopped or self._starting or (self._thread is not None and self._thread.is_alive()):
                 return
+            self._starting = True
             self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
             try:
                 # Under OpenTelemetry's threading instrumentation the thread would carry the starter's context.
@@ -316,6 +342,8 @@ class Writer:
             except RuntimeError as error:  # the interpreter is shutting down, or no thread can be made
                 self._thread = None
                 _log.warning("no thread for the writer: %s", error)
+            finally:
+                self._starting = False
 
     # ------------------------------------------------------------------ waiting
 

@@ -86,6 +86,68 @@ def test_a_worker_loses_no_span_however_it_ends(url: str, method: StartMethod, e
     assert not receipt.interrupted
 
 
+INTERRUPTED = """
+import os, signal, sys, threading
+from agentlightning.store import open_store
+from agentlightning.tracer import OtelTracer
+
+seen = 0
+
+def at_the_moment(frame, event, argument):
+    global seen
+    if not frame.f_code.co_filename.endswith(args["files"]):
+        return None
+    seen += 1
+    if seen == args["moment"]:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return at_the_moment
+
+tracer = OtelTracer()
+tracer.init_worker(0, open_store(args["url"]))
+context = tracer.trace_context("work", rollout_id=args["ids"][0], attempt_id=args["ids"][1])
+handle = context.__enter__()
+for number in range(5):
+    handle.start_span(f"s{number}").end()
+if args["idle"]:
+    tracer.processor.force_flush()
+sys.settrace(at_the_moment)
+span = handle.start_span("interrupted")
+span.set_attribute("step", 1)
+span.end()
+helper = threading.Thread(target=int)
+helper.start()
+helper.join()
+sys.settrace(None)
+report(seen)
+threading.Event().wait(10 if 0 < args["moment"] <= seen else 0)
+"""
+
+
+@pytest.mark.parametrize("idle", [True, False])
+@pytest.mark.parametrize("files", ["tracer/writer.py", "sdk/trace/__init__.py", "threading.py"])
+def test_sigterm_in_the_middle_of_code_that_holds_a_lock_loses_no_span(
+    url: str, files: str, idle: bool
+) -> None:
+    moment, step = 0, 1
+    while True:
+        ids = attempt_in(url)
+        arguments = {"url": url, "ids": ids, "files": files, "moment": moment, "idle": idle}
+        with start_child(INTERRUPTED, args=arguments, method="fork") as child:
+            code = child.wait()
+        stored, _, receipt = asyncio.run(outcome(url, ids))
+        assert [span.name for span in stored][:5] == [f"s{number}" for number in range(5)], moment
+        assert_balanced(receipt)
+        if code == 0:
+            moments = child.reports[0]
+            if moment > moments:
+                return
+            assert moment == 0, "the signal was lost"
+            step = 1 + moments // 15
+        else:
+            assert code == -signal.SIGTERM
+        moment += step
+
+
 FORKING = """
 import multiprocessing
 from opentelemetry import trace

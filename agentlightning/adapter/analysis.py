@@ -52,7 +52,7 @@ def analyse(
         attempts.setdefault((span.rollout_id, span.attempt_id), []).append(span)
     found = []
     for spans in attempts.values():
-        root = Tree.from_spans(spans)
+        root = Tree.from_ordered(spans)
         if repair_hierarchy:
             repair(root, rules)
         found.append(analyse_tree(root, rules, policy, spans))

@@ -144,8 +144,9 @@ def _walk(root: Tree, rules: Rules, agent: Optional[str]) -> List[Call]:
                 )
             )
             below = (*around, node.id)
-        inside = in_reward or is_reward_operation(node.span) or is_reward_span(node.span)
-        pending.extend((child, agent_around, inside, below) for child in node.children)
+        if node.children:
+            inside = in_reward or is_reward_operation(node.span) or is_reward_span(node.span)
+            pending.extend((child, agent_around, inside, below) for child in node.children)
     return calls
 
 

@@ -77,8 +77,17 @@ class Tree:
         Raises:
             ValueError: There is no span.
         """
+        return cls.from_ordered(as_spans(spans))
+
+    @classmethod
+    def from_ordered(cls, spans: Sequence[Span]) -> Self:
+        """Build the tree of spans that stand as :func:`as_spans` returns them.
+
+        Raises:
+            ValueError: There is no span.
+        """
         nodes: Dict[str, Self] = {}
-        for span in as_spans(spans):
+        for span in spans:
             nodes.setdefault(span.span_id, cls(span.span_id, span))
         if not nodes:
             raise ValueError("no spans to make a tree of")

@@ -357,7 +357,7 @@ def _matches(span: SpanLike, link: LinkPydanticModel) -> bool:
 def attributes_of(span: SpanLike) -> Mapping[str, Any]:
     """Return the attributes of our span or of OpenTelemetry's; empty where there are none."""
     attributes = getattr(span, "attributes", None)
-    return attributes if isinstance(attributes, Mapping) else {}
+    return attributes if type(attributes) is dict or isinstance(attributes, Mapping) else {}
 
 
 def span_id_of(span: SpanLike) -> Optional[str]:

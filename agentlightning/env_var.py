@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import overload
 
@@ -46,6 +47,10 @@ class LightningEnvVar(Enum):
 
     AGL_CAPTURE_TOKENS = "AGL_CAPTURE_TOKENS"
     """``observe`` (default): requests and responses stay untouched. ``request``: ask known endpoints for ids."""
+
+    AGL_REDACTION = "AGL_REDACTION"
+    """``egress`` (default): the store keeps everything, copies for others are masked. ``ingest``: what is stored is
+    masked, too. ``off``: neither."""
 
     AGL_BATCH_SIZE = "AGL_BATCH_SIZE"
     """So many finished spans leave for the store at once, without waiting for more; default 512."""
@@ -212,8 +217,17 @@ def _named(env_var: LightningEnvVar, override: object) -> str:
 
 def _project_table() -> dict[str, str]:
     path = Path("pyproject.toml")
-    if not path.is_file():
+    try:
+        stat = path.stat()
+    except OSError:
         return {}
+    return _parsed(path.absolute(), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=1)
+def _parsed(path: Path, changed: int, size: int) -> dict[str, str]:
+    """Return the table of a project file, which is read once as long as it stays as it is."""
+    del changed, size
     import tomllib  # standard library, and only needed where a project file exists
 
     try:

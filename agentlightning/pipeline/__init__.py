@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .chain import NO_STAGES as NO_STAGES
     from .chain import Chain as Chain
     from .chain import Stage as Stage
+    from .policy import RedactionPolicy as RedactionPolicy
     from .redact import RedactionRule as RedactionRule
     from .redact import Redactor as Redactor
     from .redact import SecretFilter as SecretFilter
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
         ".chain": ("NO_STAGES", "Chain", "Stage"),
+        ".policy": ("RedactionPolicy",),
         ".redact": ("RedactionRule", "Redactor", "SecretFilter", "default_rules"),
         ".tags": ("Tagging",),
     },

@@ -10,7 +10,7 @@ A :class:`Redactor` masks texts, JSON values and whole spans. Its invariants:
 * **Fails closed.** A value that cannot be masked is replaced; one value's failure costs no other.
 * **Idempotent.** Masking what is masked changes nothing, and returns the very same span.
 
-For the store redaction is off; put a ``Redactor`` into the tracer's ``Chain`` to switch it on.
+``RedactionPolicy`` says where it is applied; a tracer's ``Chain`` takes a ``Redactor`` with rules of one's own.
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ from ..errors import AgentOpsError, AgentOpsUnsupported, ConfigurationError, Unk
 from ..instrumentation.agentops import attach
 from ..instrumentation.agentops.environment import around_proxies, set_environment
 from ..instrumentation.agentops.foreign_errors import translated
-from ..instrumentation.agentops.langchain import callback_handler
 from ..instrumentation.agentops.probe import Found, probe
 from ..instrumentation.agentops.server.manager import AgentOpsServerManager, environment_for
 from ..instrumentation.agentops.table import support
 from ..instrumentation.guard import Guard
+from ..pipeline.policy import RedactionPolicy
 from ..remote.rule import checked_url
 from .otel import OtelTracer
 from .provider import remove_processor
@@ -148,6 +148,8 @@ class AgentOpsTracer(OtelTracer):
         Given as ``config={"callbacks": [handler]}``, it adds the runs of chains, graphs and tools to the tree; each
         model call stays one span.
         """
+        from ..instrumentation.agentops.langchain import callback_handler
+
         try:
             return callback_handler()
         except ImportError:
@@ -198,7 +200,12 @@ class AgentOpsTracer(OtelTracer):
         if not self._export_to_server:
             return
         try:
-            copies = ToServer(url, self.processor, allow_insecure=self._allow_insecure)
+            copies = ToServer(
+                url,
+                self.processor,
+                allow_insecure=self._allow_insecure,
+                masks=self._redaction is not RedactionPolicy.OFF,
+            )
         except ImportError:
             _log.debug("no OTLP exporter is installed, so the local AgentOps server gets no spans")
             return

@@ -26,6 +26,7 @@ from ..instrumentation.guard import Guard, Policy
 from ..instrumentation.own_hosts import IsOwnHost, is_loopback
 from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
 from ..pipeline.chain import NO_STAGES, Chain
+from ..pipeline.policy import RedactionPolicy
 from ..pipeline.tags import Tagging
 from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
 from ..types.tracer import to_attributes
@@ -68,6 +69,8 @@ class OtelTracer(Tracer):
         policy: What happens to an error of ours inside user code; by default each kind is logged once.
         instrument_llm_calls: Whether model calls are recorded. Without it no HTTP client is touched.
         default_tags: Tags that every span gets, as ``agentlightning.tag.<i>``.
+        redaction: Where secrets are masked; ``ingest`` adds a ``Redactor`` of the default rules behind ``chain``.
+            Default: ``AGL_REDACTION``, else ``egress``.
 
     Raises:
         ConfigurationError: An option or setting has a value that cannot be used.
@@ -85,13 +88,15 @@ class OtelTracer(Tracer):
         policy: Optional[Policy] = None,
         instrument_llm_calls: bool = True,
         default_tags: Sequence[str] = (),
+        redaction: Union[RedactionPolicy, str, None] = None,
     ) -> None:
         super().__init__()
         self._instrument_llm_calls = instrument_llm_calls
         self._fallback_attempt = fallback_attempt
         self._capture_tokens = _capture_mode(capture_tokens)
         self._endpoints = [_endpoint(each) for each in endpoints]
-        self._chain = Chain((*chain.stages, Tagging(tuple(default_tags)))) if default_tags else chain
+        self._redaction = _redaction_policy(redaction)
+        self._chain = _with_own_stages(chain, default_tags, self._redaction)
         milliseconds = resolve_milliseconds(LightningEnvVar.AGL_MAX_WAIT_TIME, max_wait_time, 5_000)
         self._flush_timeout = milliseconds / 1_000
         self._settings = settings or WriterSettings()
@@ -562,6 +567,26 @@ def _without_credentials(url: str) -> str:
     """Return a URL as it is compared with requests: a tracer is pickled, and user names and passwords stay behind."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _redaction_policy(given: Union[RedactionPolicy, str, None]) -> RedactionPolicy:
+    value = resolve_setting(LightningEnvVar.AGL_REDACTION, given, RedactionPolicy.EGRESS.value)
+    try:
+        return RedactionPolicy(value)
+    except ValueError:
+        known = ", ".join(each.value for each in RedactionPolicy)
+        raise ConfigurationError(f"redaction (AGL_REDACTION) is one of {known}, not {value!r}") from None
+
+
+def _with_own_stages(chain: Chain, tags: Sequence[str], redaction: RedactionPolicy) -> Chain:
+    stages = list(chain.stages)
+    if tags:
+        stages.append(Tagging(tuple(tags)))
+    if redaction is RedactionPolicy.INGEST:
+        from ..pipeline.redact import Redactor  # its import compiles the rules
+
+        stages.append(Redactor())
+    return Chain(stages) if len(stages) > len(chain.stages) else chain
 
 
 def _capture_mode(value: Optional[str]) -> CaptureTokens:

@@ -39,6 +39,7 @@ class ToServer(SpanProcessor):
         url: Base URL of the server.
         placed_by: The recorder, which was added to the same provider before and knows where spans belong.
         allow_insecure: Whether plain http may go to another machine.
+        masks: Whether what looks like a secret is masked on the way.
 
     Raises:
         InsecureEndpoint, ConfigurationError: The rule does not allow the address.
@@ -46,7 +47,12 @@ class ToServer(SpanProcessor):
     """
 
     def __init__(
-        self, url: str, placed_by: Optional[LightningSpanProcessor] = None, *, allow_insecure: bool = False
+        self,
+        url: str,
+        placed_by: Optional[LightningSpanProcessor] = None,
+        *,
+        allow_insecure: bool = False,
+        masks: bool = True,
     ) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
@@ -61,7 +67,9 @@ class ToServer(SpanProcessor):
         )
         self._placed_by = placed_by
         self._open: OrderedDict[int, Record] = OrderedDict()
-        self._batches = BatchSpanProcessor(MaskingExporter(self._exporter), schedule_delay_millis=500)
+        self._batches = BatchSpanProcessor(
+            MaskingExporter(self._exporter) if masks else self._exporter, schedule_delay_millis=500
+        )
 
     def on_start(self, span: SdkSpan, parent_context: Optional[Context] = None) -> None:  # noqa: ARG002
         """Remember where the span belongs: at its end the recorder has settled it and forgotten."""

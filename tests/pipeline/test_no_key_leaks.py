@@ -1,13 +1,17 @@
-"""No key appears in a repr, a log line or an error of ours."""
+"""No key appears in a repr, a log line, an error or a crash dump of ours."""
 
 from __future__ import annotations
 
 import pickle
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from agentlightning.testing import start_child
+from agentlightning.testing.fake_openai import FakeOpenAI
 from agentlightning.tracer.otel import OtelTracer
 from agentlightning.types import LLM, NamedResources, ProxyLLM, ResourcesUpdate
 
@@ -47,3 +51,61 @@ def test_a_pickled_tracer_holds_no_key() -> None:
 
     assert KEY.encode() not in pickle.dumps(tracer)
     assert KEY not in repr(tracer)
+
+
+CRASH = """
+import faulthandler, os, sys, traceback
+from pathlib import Path
+import openai
+from agentlightning.store import open_store
+from agentlightning.tracer import OtelTracer
+from agentlightning.types import LLM
+
+faulthandler.enable(Path("fault.txt").open("w"))
+key = os.environ["OPENAI_API_KEY"]
+store = open_store("sqlite:///store.db")
+tracer = OtelTracer(endpoints=[LLM(endpoint=args["url"], model="policy", api_key=key)], max_wait_time=60_000)
+tracer.init_worker(0, store)
+ours = [tracer, store]
+
+def crash(tracer, store, endpoints, context, handle):
+    raise RuntimeError("the worker fails")
+
+client = openai.OpenAI(base_url=args["url"], max_retries=0)
+context = tracer.trace_context("work")
+with context as handle:
+    client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "?"}])
+    try:
+        client.with_options(base_url=args["dead"]).chat.completions.create(
+            model="policy", messages=[{"role": "user", "content": "?"}]
+        )
+    except openai.APIConnectionError:
+        pass
+try:
+    crash(tracer, store, tracer._endpoints, context, handle)
+except RuntimeError as error:
+    seen = traceback.TracebackException.from_exception(error, capture_locals=True)
+    inside = "".join(list(seen.format())[-2:])
+    assert "tracer = " in inside
+    Path("locals.txt").write_text(inside)
+report("recorded")
+os.abort()
+"""
+
+
+def test_a_crash_dump_and_the_files_of_a_crashed_process_hold_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with FakeOpenAI() as server:
+        server.enqueue("an answer")
+        arguments = {"url": server.base_url, "dead": "http://127.0.0.1:9/v1"}
+        with start_child(CRASH, args=arguments, env={"OPENAI_API_KEY": KEY}) as child:
+            assert child.next_report() == "recorded"
+            assert child.wait() == -signal.SIGABRT
+        assert KEY in repr(server.requests[0].headers)
+    files = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert b"Fatal Python error: Aborted" in files["fault.txt"]
+    assert "store.db" in files
+    assert [name for name, content in files.items() if KEY.encode() in content] == []
+    assert KEY not in "".join(capfd.readouterr())

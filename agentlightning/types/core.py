@@ -18,7 +18,9 @@ from typing import (
     overload,
 )
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+
+from ._model import Model
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -37,7 +39,7 @@ AttemptStatus = Literal["preparing", "running", "failed", "succeeded", "unrespon
 WorkerStatus = Literal["idle", "busy", "unknown"]
 
 
-class Triplet(BaseModel):
+class Triplet(Model):
     """One training row: what the policy saw, what it sampled, and what that was worth."""
 
     prompt: Any
@@ -49,7 +51,7 @@ class Triplet(BaseModel):
     metadata: Dict[str, Any] = Field(default_factory=dict)
 
 
-class RolloutConfig(BaseModel):
+class RolloutConfig(Model):
     """How long an attempt may take, and when a rollout is tried again."""
 
     timeout_seconds: Optional[float] = None
@@ -61,7 +63,7 @@ class RolloutConfig(BaseModel):
     """Attempt statuses after which the rollout is queued again."""
 
 
-class Rollout(BaseModel):
+class Rollout(Model):
     """One task to be worked on."""
 
     rollout_id: str
@@ -79,7 +81,7 @@ class Rollout(BaseModel):
     """Those of its stored spans, each once, in the order of code points; kept by the store."""
 
 
-class Seal(BaseModel):
+class Seal(Model):
     """The word that an attempt is complete: these spans, and no others, are what it is trained on."""
 
     model_config = ConfigDict(frozen=True)
@@ -92,7 +94,7 @@ class Seal(BaseModel):
     """The highest ``sequence_id`` among them; what is stored later has a higher one."""
 
 
-class Attempt(BaseModel):
+class Attempt(Model):
     """One execution of a rollout."""
 
     rollout_id: str
@@ -127,7 +129,7 @@ class AttemptedRollout(Rollout):
         return self
 
 
-class EnqueueRolloutRequest(BaseModel):
+class EnqueueRolloutRequest(Model):
     """One element of ``enqueue_many_rollouts``."""
 
     input: TaskInput
@@ -137,7 +139,7 @@ class EnqueueRolloutRequest(BaseModel):
     metadata: Optional[Dict[str, Any]] = None
 
 
-class Worker(BaseModel):
+class Worker(Model):
     """A process that executes attempts."""
 
     worker_id: str
@@ -151,7 +153,7 @@ class Worker(BaseModel):
     current_attempt_id: Optional[str] = None
 
 
-class PaginatedResult(BaseModel, Sequence[T_item], Generic[T_item]):
+class PaginatedResult(Model, Sequence[T_item], Generic[T_item]):
     """A page of a query; behaves as a sequence of its items."""
 
     items: Sequence[T_item]
@@ -246,7 +248,7 @@ class Hook(ParallelWorkerBase):
         """Called when the rollout has ended, with its spans."""
 
 
-class Task(BaseModel):
+class Task(Model):
     """A task of the 0.1 client and server."""
 
     rollout_id: str
@@ -259,14 +261,14 @@ class Task(BaseModel):
     metadata: Dict[str, Any] = Field(default_factory=dict)
 
 
-class TaskIfAny(BaseModel):
+class TaskIfAny(Model):
     """Answer of the 0.1 server to a request for a task."""
 
     is_available: bool
     task: Optional[Task] = None
 
 
-class RolloutLegacy(BaseModel):
+class RolloutLegacy(Model):
     """Result of a rollout in 0.1."""
 
     rollout_id: str
@@ -278,7 +280,7 @@ class RolloutLegacy(BaseModel):
     metadata: Dict[str, Any] = Field(default_factory=dict)
 
 
-class GenericResponse(BaseModel):
+class GenericResponse(Model):
     """Answer of the 0.1 server."""
 
     status: str = "success"

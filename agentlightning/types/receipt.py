@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from typing import Dict, List
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ..semconv import DropReason
+from ._model import Model
 
 
-class Account(BaseModel):
+class Account(Model):
     """What one writer says of one attempt. Totals since the writer began, never increments: a repeat is harmless."""
 
     rollout_id: str
@@ -43,7 +44,7 @@ class Account(BaseModel):
     """True where the writer has nothing of this attempt in flight or open."""
 
 
-class Receipt(BaseModel):
+class Receipt(Model):
     """The sum of an attempt's accounts beside what the store holds."""
 
     rollout_id: str

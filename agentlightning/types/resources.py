@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Dict, Literal, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field, SerializationInfo, field_serializer
+from pydantic import ConfigDict, Field, SerializationInfo, field_serializer
 
+from ._model import Model
 from .core import AttemptedRollout
 
 
-class Resource(BaseModel):
+class Resource(Model):
     """Base of everything that an algorithm hands to an agent."""
 
     model_config = ConfigDict(hide_input_in_errors=True)  # the input may hold a key
@@ -99,7 +100,7 @@ ResourceUnion = Annotated[Union[LLM, ProxyLLM, PromptTemplate], Field(discrimina
 NamedResources = Dict[str, ResourceUnion]
 
 
-class ResourcesUpdate(BaseModel):
+class ResourcesUpdate(Model):
     """One version of a set of named resources."""
 
     model_config = ConfigDict(hide_input_in_errors=True)

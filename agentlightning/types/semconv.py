@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from ._model import Model
 
 
-class RewardPydanticModel(BaseModel):
+class RewardPydanticModel(Model):
     """One named reward dimension."""
 
     name: str
     value: float
 
 
-class LinkPydanticModel(BaseModel):
+class LinkPydanticModel(Model):
     """A link to spans by attribute."""
 
     key_match: str

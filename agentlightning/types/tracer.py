@@ -29,6 +29,7 @@ from typing import (
 
 from pydantic import BaseModel, BeforeValidator, Field
 
+from ._model import Model
 from .ids import generate_id
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _seconds(nanoseconds: Optional[int]) -> Optional[float]:
     return None if nanoseconds is None else nanoseconds / _NS_PER_SECOND
 
 
-class SpanContext(BaseModel):
+class SpanContext(Model):
     """The identity of a span."""
 
     trace_id: str
@@ -170,7 +171,7 @@ class SpanContext(BaseModel):
         )
 
 
-class TraceStatus(BaseModel):
+class TraceStatus(Model):
     """Status of a span."""
 
     status_code: StatusCode
@@ -182,7 +183,7 @@ class TraceStatus(BaseModel):
         return build(cls, {"status_code": src.status_code._name_, "description": src.description})
 
 
-class Event(BaseModel):
+class Event(Model):
     """Something that happened at one moment of a span."""
 
     name: str
@@ -202,7 +203,7 @@ class Event(BaseModel):
         )
 
 
-class Link(BaseModel):
+class Link(Model):
     """A reference to a span that is not the parent."""
 
     context: SpanContext
@@ -220,7 +221,7 @@ class Link(BaseModel):
         )
 
 
-class OtelResource(BaseModel):
+class OtelResource(Model):
     """What produced a span."""
 
     attributes: Attributes = Field(default_factory=dict)
@@ -234,7 +235,7 @@ class OtelResource(BaseModel):
         )
 
 
-class SpanCoreFields(BaseModel):
+class SpanCoreFields(Model):
     """The part of a span that its author decides."""
 
     name: str
@@ -244,7 +245,7 @@ class SpanCoreFields(BaseModel):
     end_time: Optional[float] = None
 
 
-class Span(BaseModel):
+class Span(Model):
     """A span under its attempt."""
 
     rollout_id: str

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Dict, List, Optional, Set, Tuple
 
-from ..codec.attributes import query_linked_spans
+from ..codec.attributes import LinkedSpans
 from ..semconv import LightningResourceAttributes
 from ..types import Span
 from ..types.semconv import LinkPydanticModel
@@ -114,7 +114,7 @@ def is_for_rollout(links: Sequence[LinkPydanticModel]) -> bool:
 def _linked(
     root: Tree, given: Sequence[_Given], calls: Sequence[Call], taking_part: Sequence[Call]
 ) -> Dict[int, RewardMatch]:
-    spans = [node.span for node in root.walk()]
+    targets = _Targets(root, calls, taking_part)
     by_id = {call.span.span_id: call for call in taking_part}
     matches: Dict[int, RewardMatch] = {}
     holder: Dict[_Target, int] = {}
@@ -122,10 +122,7 @@ def _linked(
         if not each.reward.links or is_for_rollout(each.reward.links):
             continue
         place, links = _place(each.reward.links)
-        targets = (
-            [span for span in query_linked_spans(spans, links) if span is not each.span] if links else []
-        )
-        call_id = _call_of(root, targets, calls, taking_part)
+        call_id = targets.call_of(links, each.span)
         match = RewardMatch(each.span, each.reward)
         if call_id is None or place is None:
             match = replace(match, reason=RewardReason.LINK_UNRESOLVED)
@@ -179,19 +176,27 @@ def _has(call: Call, choice: Optional[int], tokens: Optional[Tuple[int, int]]) -
     return len(named) == 1 and start < end <= len(named[0].token_ids or ())
 
 
-def _call_of(
-    root: Tree, targets: Sequence[Span], calls: Sequence[Call], taking_part: Sequence[Call]
-) -> Optional[str]:
-    """Return the call that the linked spans stand for: one of them, the one they repeat, or the last inside."""
-    own = {call.span.span_id for call in taking_part}
-    ids = {target.span_id for target in targets}
-    ids |= {call.same_as for call in calls if call.span.span_id in ids and call.same_as is not None}
-    direct = [call for call in taking_part if call.span.span_id in ids]
-    if not direct:
-        nodes = (root.find_id(target.span_id) for target in targets)
-        inside = {below.id for node in nodes if node is not None for below in node.walk()} & own
-        direct = [call for call in taking_part if call.span.span_id in inside]
-    return direct[-1].span.span_id if direct else None
+class _Targets:
+    """Finds the calls that links name."""
+
+    def __init__(self, root: Tree, calls: Sequence[Call], taking_part: Sequence[Call]) -> None:
+        nodes = list(root.walk())
+        self._nodes: Dict[str, Tree] = {}
+        for node in nodes:
+            self._nodes.setdefault(node.id, node)
+        self._spans = LinkedSpans([node.span for node in nodes])
+        self._repeats = {call.span.span_id: call.same_as for call in calls if call.same_as is not None}
+        self._places = {call.span.span_id: place for place, call in enumerate(taking_part)}
+
+    def call_of(self, links: Sequence[LinkPydanticModel], reward: Span) -> Optional[str]:
+        """Return the call that the linked spans stand for: one of them, the one they repeat, or the last inside."""
+        ids = {span.span_id for span in self._spans.find(links) if span is not reward} if links else set()
+        ids |= {self._repeats[span_id] for span_id in ids & self._repeats.keys()}
+        direct = ids & self._places.keys()
+        if not direct:
+            nodes = (self._nodes[span_id] for span_id in ids if span_id in self._nodes)
+            direct = {below.id for node in nodes for below in node.walk()} & self._places.keys()
+        return max(direct, key=self._places.__getitem__, default=None)
 
 
 # ---------------------------------------------------------------------- 2. time

@@ -41,6 +41,11 @@ class TraceReason(Explained):
         "nothing was recorded",
         "run the agent inside tracer.trace_context() of a tracer that was given a store",
     )
+    AGENT_FAILED = (
+        "agent_failed",
+        "the agent failed, or took longer than it may",
+        "see the log, or the root span of the rollout",
+    )
     NO_MODEL_CALLS = (
         "no_model_calls",
         "spans were recorded, but none of them is a model call",

@@ -11,7 +11,7 @@ import json
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, Dict, List, Optional, TypeVar, Union
+from typing import Any, Dict, Generic, List, Optional, Set, TypeVar, Union
 
 from pydantic import ValidationError
 
@@ -339,16 +339,39 @@ def query_linked_spans(spans: Sequence[T_SpanLike], links: Sequence[LinkPydantic
 
     Ids and strings match when they are equal, other attribute values when their text is.
     """
-    return [span for span in spans if all(_matches(span, link) for link in links)]
+    return LinkedSpans(spans).find(links)
 
 
-def _matches(span: SpanLike, link: LinkPydanticModel) -> bool:
-    if link.key_match == "span_id":
-        return span_id_of(span) == link.value_match
-    if link.key_match == "trace_id":
-        return trace_id_of(span) == link.value_match
-    value = attributes_of(span).get(link.key_match)
-    return value is not None and (value == link.value_match or _text(value) == link.value_match)
+class LinkedSpans(Generic[T_SpanLike]):
+    """Answers :func:`query_linked_spans` for many links: each key is looked up in all spans once."""
+
+    def __init__(self, spans: Sequence[T_SpanLike]) -> None:
+        self._spans = spans
+        self._places: Dict[str, Dict[str, Set[int]]] = {}
+        """Key → text of its value → places of the spans that have it."""
+
+    def find(self, links: Sequence[LinkPydanticModel]) -> List[T_SpanLike]:
+        """Return the spans that match every link, in their order; without links, all of them."""
+        if not links:
+            return list(self._spans)
+        found = [self._by(link.key_match).get(link.value_match, set()) for link in links]
+        return [self._spans[place] for place in sorted(set.intersection(*found))]
+
+    def _by(self, key: str) -> Dict[str, Set[int]]:
+        if key not in self._places:
+            places: Dict[str, Set[int]] = {}
+            for place, span in enumerate(self._spans):
+                value = _linked_value(span, key)
+                if value is not None:
+                    places.setdefault(_text(value), set()).add(place)
+            self._places[key] = places
+        return self._places[key]
+
+
+def _linked_value(span: SpanLike, key: str) -> object:
+    if key == "span_id":
+        return span_id_of(span)
+    return trace_id_of(span) if key == "trace_id" else attributes_of(span).get(key)
 
 
 # ---------------------------------------------------------------------- our spans and OpenTelemetry's alike

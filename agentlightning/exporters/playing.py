@@ -17,7 +17,7 @@ from typing import Any, Dict, NamedTuple, Optional, Set, Union
 
 from ..adapter.completeness import RewardRule
 from ..adapter.policy import RowPolicy
-from ..adapter.reasons import Code
+from ..adapter.reasons import Code, TraceReason
 from ..adapter.training import GROUP_ID
 from ..emitter.reward import emit_reward
 from ..store.base import LightningStore
@@ -26,9 +26,6 @@ from ..tracer.base import Tracer
 from ..types import Attempt, Rollout, RolloutMode
 
 _log = logging.getLogger(__name__)
-
-AGENT_FAILED = "agent_failed"
-"""Code of an attempt whose agent raised, or took longer than it may."""
 
 RunAgent = Callable[[Any], Any]
 """Takes a prompt, and works on it; plain functions run in a thread. A number that it returns is its reward."""
@@ -128,5 +125,6 @@ def samples(prompts: Iterable[Any], group_size: int) -> Iterator[Job]:
 
 def _failed(rollout: Rollout, attempt: Attempt, error: Exception) -> RefusedAttempt:
     _log.warning("rollout %s is not trained: its agent failed", rollout.rollout_id, exc_info=error)
-    why = Code(AGENT_FAILED, f"the agent failed: {error!r}", "see the log, or the root span of the rollout")
+    reason = TraceReason.AGENT_FAILED
+    why = Code(reason.code, f"{reason.sentence}: {error!r}", reason.cure)
     return RefusedAttempt(rollout, attempt, (why,))

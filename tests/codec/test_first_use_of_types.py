@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import VERSION
+
 from agentlightning.testing import start_child
 
 FIRST_USE = """
@@ -38,6 +40,7 @@ report((unbuilt, found, failed))
 def test_sixteen_threads_may_use_a_model_first() -> None:
     with start_child(FIRST_USE) as child:
         unbuilt, found, failed = child.finish()[0]
-    assert {"Span", "Attempt", "AttemptedRollout"} <= set(unbuilt)
+    if tuple(map(int, VERSION.split(".")[:2])) >= (2, 11):
+        assert {"Span", "Attempt", "AttemptedRollout"} <= set(unbuilt)
     assert failed == []
     assert found == [(True, True)] * 16

@@ -10,14 +10,13 @@ import pytest
 from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of
 
 from agentlightning.adapter import build_rows
-from agentlightning.adapter.reasons import Code
+from agentlightning.adapter.reasons import Code, TraceReason
 from agentlightning.errors import NotExportable
-from agentlightning.exporters.playing import AGENT_FAILED
 from agentlightning.exporters.trl import TraceRolloutWorker, rollout_dict, trace_reward
 from agentlightning.store.sealing import RefusedAttempt
 from agentlightning.testing import wait_until
 
-REFUSED = RefusedAttempt(rollout_of("ro-9", "g"), None, (Code(AGENT_FAILED, "it failed"),))
+REFUSED = RefusedAttempt(rollout_of("ro-9", "g"), None, (Code(TraceReason.AGENT_FAILED.code, "it failed"),))
 
 
 # ------------------------------------------------------------------ the lists of GRPOTrainer
@@ -31,7 +30,7 @@ def test_e1_there_is_one_entry_for_each_rollout_in_order() -> None:
     assert {len(values) for values in found.values()} == {3}
     assert found["rollout_id"] == ["ro-1", "ro-9", "ro-2"]
     assert found["trace_reward"] == [0.5, None, None]
-    assert found["trace_refused"] == [None, AGENT_FAILED, None]
+    assert found["trace_refused"] == [None, TraceReason.AGENT_FAILED.code, None]
     assert found["trace_rows_left_out"] == [0, 0, 1]
     for prompt, completion, row in ((0, 0, linear[0]), (2, 2, forked[0])):
         assert found["prompt_ids"][prompt] + found["completion_ids"][completion] == list(row.token_ids)

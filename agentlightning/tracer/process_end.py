@@ -70,9 +70,12 @@ class ProcessEnd:
             signal.signal(signum, signal.SIG_DFL)  # a second SIGTERM waits for nothing
             written = _thread.allocate_lock()
             written.acquire()
-            # threading.Thread takes locks of its own, which the interrupted code may hold.
-            _thread.start_new_thread(self._write_and_end, (signum, written.release))
-            _thread.start_new_thread(_end_after, (2 * EXIT_TIMEOUT, signum))
+            try:
+                # threading.Thread takes locks of its own, which the interrupted code may hold.
+                _thread.start_new_thread(_end_after, (2 * EXIT_TIMEOUT, signum))
+                _thread.start_new_thread(self._write_and_end, (signum, written.release))
+            except RuntimeError:  # no thread can be made, or the interpreter is shutting down
+                os.kill(os.getpid(), signum)
             written.acquire(timeout=HOLD)
 
         signal.signal(signal.SIGTERM, on_sigterm)

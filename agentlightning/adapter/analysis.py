@@ -14,7 +14,8 @@ from typing import Dict, List, Optional, Tuple
 from ..types import Span, SpanLike
 from .calls import Call, Rules, find_calls
 from .graph import CallGraph, build_graph
-from .matching import RewardMatch, RewardMatchPolicy, match_rewards
+from .matching import RewardMatch, RewardMatchPolicy, is_for_rollout, match_rewards
+from .reasons import RewardReason
 from .repair import repair
 from .rewards import find_final_reward
 from .tree import Tree, as_spans
@@ -69,7 +70,13 @@ def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Seq
         spans=tuple(spans),
         calls=tuple(calls),
         rewards=tuple(rewards),
-        final_reward=find_final_reward([match.span for match in rewards]),
+        final_reward=find_final_reward(
+            [
+                match.span
+                for match in rewards
+                if not (match.reason is RewardReason.LINK_UNRESOLVED and is_for_rollout(match.reward.links))
+            ]
+        ),
         graph=build_graph(calls),
         rules=rules,
     )

@@ -175,8 +175,8 @@ def token_fault(record: Optional[ModelCall]) -> Optional[str]:
 def _verdict(span: Span, record: Optional[ModelCall], tokens: Optional[str], rules: Rules) -> Optional[str]:
     if record is None:
         return tokens
-    mark = span.attributes.get(_UNTRAINABLE)
-    if mark is not None and mark is not False:
+    if is_marked(span):
+        mark = span.attributes[_UNTRAINABLE]
         return mark if isinstance(mark, str) and mark else CallReason.MARKED.code
     if tokens is not None:
         without_ids = record.token_capture.startswith("none(") and record.choices
@@ -188,6 +188,12 @@ def _verdict(span: Span, record: Optional[ModelCall], tokens: Optional[str], rul
     if why == NO_LOGPROBS and not (rules.require_logprobs and record.capture_source != FOREIGN):
         return None
     return why
+
+
+def is_marked(span: Span) -> bool:
+    """Whether the call is marked as not to be trained on."""
+    mark = span.attributes.get(_UNTRAINABLE)
+    return mark is not None and mark is not False
 
 
 def _disagreement(record: ModelCall) -> Optional[str]:
@@ -227,10 +233,19 @@ def _tile(versions: Sequence[PolicySpan], length: int) -> bool:
 
 
 def _differ(left: Call, right: Call) -> bool:
-    """Whether two calls with one response id have other tokens."""
-    if left.tokens is not None or right.tokens is not None or left.record is None or right.record is None:
-        return False
+    """Whether two calls with one response id have other tokens or, where tokens cannot tell, other questions."""
     ours, theirs = left.record, right.record
+    if ours is None or theirs is None:
+        return False
+    if left.tokens is not None or right.tokens is not None:
+        is_foreign = FOREIGN in {
+            ours.capture_source,
+            theirs.capture_source,
+        }  # others word questions their own way
+        return not is_foreign and (ours.request_messages, ours.prompt) != (
+            theirs.request_messages,
+            theirs.prompt,
+        )
     return ours.prompt_token_ids != theirs.prompt_token_ids or [each.token_ids for each in ours.choices] != [
         each.token_ids for each in theirs.choices
     ]
@@ -239,7 +254,7 @@ def _differ(left: Call, right: Call) -> bool:
 def _deduplicated(calls: Sequence[Call], *, believe_ids: bool) -> List[Call]:
     """Of spans that record the same call keep the one that can be trained on, else the first."""
     kept: Dict[str, Call] = {}
-    by_response: Dict[str, str] = {}
+    by_response: Dict[str, List[str]] = {}
     for call in calls:
         if call.selected:
             kept[call.span.span_id] = call
@@ -250,16 +265,16 @@ def _deduplicated(calls: Sequence[Call], *, believe_ids: bool) -> List[Call]:
         verdicts[worse.span.span_id] = replace(worse, reason=reason.code, same_as=better.span.span_id)
 
     for call in calls:
-        first = kept.get(by_response.get(call.response_id or "", ""))
         if not call.selected or call.response_id is None:
             continue
+        known = by_response.setdefault(call.response_id, [])  # several, where the server gives them one id
+        firsts = (kept[span_id] for span_id in known)
+        first = next((each for each in firsts if believe_ids or not _differ(each, call)), None)
         if first is None:
-            by_response[call.response_id] = call.span.span_id
-        elif not believe_ids and _differ(first, call):
-            continue  # the server gives several responses one id
+            known.append(call.span.span_id)
         elif first.reason is not None and call.reason is None:
             stand_in(first, call, CallReason.DUPLICATE_RESPONSE)
-            by_response[call.response_id] = call.span.span_id
+            known[known.index(first.span.span_id)] = call.span.span_id
         else:
             stand_in(call, first, CallReason.DUPLICATE_RESPONSE)
     for call in calls:

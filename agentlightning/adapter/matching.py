@@ -23,6 +23,7 @@ from enum import Enum
 from typing import Dict, List, Optional, Set, Tuple
 
 from ..codec.attributes import LinkedSpans
+from ..codec.genai import RESPONSE_ID
 from ..semconv import LightningResourceAttributes
 from ..types import Span
 from ..types.semconv import LinkPydanticModel
@@ -31,9 +32,9 @@ from .reasons import RewardReason
 from .rewards import CHOICE_INDEX, TOKEN_RANGE, Reward, read_reward
 from .tree import Tree, moment, order_key
 
-_ROLLOUT_KEYS = frozenset(
-    {LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value}
-)
+_ROLLOUT_ID = LightningResourceAttributes.ROLLOUT_ID.value
+_ATTEMPT_ID = LightningResourceAttributes.ATTEMPT_ID.value
+_ROLLOUT_KEYS = frozenset({_ROLLOUT_ID, _ATTEMPT_ID})
 
 
 class RewardMatchPolicy(str, Enum):
@@ -88,6 +89,9 @@ def match_rewards(root: Tree, calls: Sequence[Call], policy: RewardMatchPolicy) 
     free = [call for call in taking_part if call.span.span_id not in taken]
     by_time = _by_time([each for each in given if _deals(each)], free, parents, policy)
     matches = {**{id(each): RewardMatch(each.span, each.reward) for each in given}, **linked, **by_time}
+    for each in given:
+        if is_for_rollout(each.reward.links) and not _is_own(each):
+            matches[id(each)] = RewardMatch(each.span, each.reward, reason=RewardReason.LINK_UNRESOLVED)
     _give_outcome(given, matches, taking_part)
     rowless = {call.span.span_id for call in taking_part if call.reason is not None}
     return [_with_reason(matches[id(each)], rowless) for each in given]
@@ -106,6 +110,12 @@ def _deals(given: _Given) -> bool:
 def is_for_rollout(links: Sequence[LinkPydanticModel]) -> bool:
     """Whether these links name the rollout or attempt as a whole."""
     return bool(links) and all(link.key_match in _ROLLOUT_KEYS for link in links)
+
+
+def _is_own(given: _Given) -> bool:
+    span = given.span
+    own = {_ROLLOUT_ID: span.rollout_id, _ATTEMPT_ID: span.attempt_id}
+    return all(own.get(link.key_match) == link.value_match for link in given.reward.links)
 
 
 # ---------------------------------------------------------------------- 1. links
@@ -168,10 +178,10 @@ def _is_number(text: str) -> bool:
 
 def _has(call: Call, choice: Optional[int], tokens: Optional[Tuple[int, int]]) -> bool:
     """Whether the call sampled these tokens; a call whose tokens are not known is asked for none."""
-    if tokens is None:
-        return True
     choices = () if call.record is None else call.record.choices
     named = [each for each in choices if choice is None or each.index == choice]
+    if tokens is None:
+        return choice is None or bool(named)
     start, end = tokens
     return len(named) == 1 and start < end <= len(named[0].token_ids or ())
 
@@ -196,6 +206,8 @@ class _Targets:
         if not direct:
             nodes = (self._nodes[span_id] for span_id in ids if span_id in self._nodes)
             direct = {below.id for node in nodes for below in node.walk()} & self._places.keys()
+        elif len(direct) > 1 and any(link.key_match == RESPONSE_ID for link in links):
+            return None  # the server gives several responses one id
         return max(direct, key=self._places.__getitem__, default=None)
 
 
@@ -237,7 +249,7 @@ def _give_outcome(
     if not rows or any(match.call in rows for match in matches.values()):
         return
     unlinked = [each for each in given if _deals(each)]
-    for_rollout = [each for each in given if is_for_rollout(each.reward.links)]
+    for_rollout = [each for each in given if is_for_rollout(each.reward.links) and _is_own(each)]
     outcome = for_rollout[-1] if for_rollout else unlinked[0] if len(unlinked) == 1 else None
     if outcome is not None:
         matches[id(outcome)] = RewardMatch(outcome.span, outcome.reward, rows[-1], by=MatchedBy.OUTCOME)

@@ -13,8 +13,10 @@ from itertools import pairwise
 from typing import List, Optional, Tuple
 
 from ..codec.genai import read_call
+from ..semconv import AGL_WRITE_BACK
 from .calls import Rules
-from .tree import Tree, agent_name_of
+from .rewards import is_reward_span
+from .tree import VIRTUAL_ROOT, Tree, agent_name_of
 
 Interval = Tuple[float, float]
 
@@ -22,6 +24,9 @@ Interval = Tuple[float, float]
 def repair(root: Tree, rules: Rules) -> None:
     """Move the calls of ``root`` that have lost their agent; changes the tree, not its spans."""
     branching = root
+    if root.id == VIRTUAL_ROOT:  # rewards from outside and hand-backs stand beside the trace
+        traces = [child for child in root.children if child.children or not _is_note(child)]
+        branching = traces[0] if len(traces) == 1 else root
     while len(branching.children) == 1:
         branching = branching.children[0]
     agents = [node for node in branching.walk() if node is not branching and agent_name_of(node.span)]
@@ -32,6 +37,10 @@ def repair(root: Tree, rules: Rules) -> None:
         if home is not None:
             branching.children.remove(child)
             home.children.append(child)
+
+
+def _is_note(node: Tree) -> bool:
+    return node.span.name == AGL_WRITE_BACK or is_reward_span(node.span)
 
 
 def _home(call: Tree, agents: Sequence[Tree]) -> Optional[Tree]:

@@ -36,7 +36,11 @@ class Row:
 
 def transitions(analysis: Analysis) -> Tuple[Row, ...]:
     """Return the rows of an attempt, one per trainable choice, by start time of the call, then choice."""
-    by_target = {(match.call, match.choice): match for match in analysis.rewards if match.call is not None}
+    by_target = {
+        (match.call, match.choice): match
+        for match in analysis.rewards
+        if match.call is not None and match.tokens is None  # a part's reward is not the answer's
+    }
     relations = analysis.graph.relations()
     rows: List[Row] = []
     order = 0

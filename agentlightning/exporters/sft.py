@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from ..adapter.analysis import Analysis, analyse
-from ..adapter.calls import Call
+from ..adapter.calls import Call, is_marked
 from ..adapter.continuity import saying
 from ..adapter.matching import RewardMatchPolicy
 from ..adapter.outcome import rewards_of
@@ -50,10 +50,14 @@ class Conversation:
     """The call that said the last message."""
     group_id: Optional[str] = None
     rewards: Dict[str, Optional[float]] = field(default_factory=dict)
+    asked: Optional[int] = None
+    """Messages before the first that was sampled; ``None``: those before the first of an assistant."""
 
     @property
     def prompt(self) -> Tuple[Message, ...]:
         """The messages before the first that the model said."""
+        if self.asked is not None:
+            return self.messages[: self.asked]
         roles = [message.get("role") for message in self.messages]
         return self.messages[: roles.index("assistant")]
 
@@ -74,7 +78,9 @@ def conversations(
         rollout: Its rollout, for the group.
     """
     policy = policy or RowPolicy()
-    analyses = analyse(attempt, policy.rules(), RewardMatchPolicy.FIRST_OCCURRENCE)
+    analyses = analyse(
+        attempt, policy.rules(), RewardMatchPolicy.FIRST_OCCURRENCE, repair_hierarchy=policy.repair_hierarchy
+    )
     return [found for analysis in analyses for found in _of_attempt(analysis, policy, rollout)]
 
 
@@ -142,12 +148,15 @@ def write_examples(examples: Sequence[Dict[str, Any]], path: Path) -> None:
 
 def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Optional[Rollout]) -> Iterable[Conversation]:
     outcome = rewards_of(analysis, policy).outcome
+    nodes = (analysis.graph.nodes[index] for index in analysis.graph.abandoned)
+    given_up = {(node.call.span.span_id, node.choice.index) for node in nodes}
     said = [
         (call, choice, (*map(dict, call.record.request_messages), choice.message()))
         for call in analysis.calls
         if call.record is not None and call.record.request_messages and _is_wanted(call, policy)
         for choice in call.record.choices
         if _is_answer(choice)
+        and (policy.abandoned == "train" or (call.span.span_id, choice.index) not in given_up)
     ]
     sayings = [[saying(message) for message in each] for *_, each in said]
     for (call, _, messages), own in zip(said, sayings, strict=True):
@@ -162,11 +171,14 @@ def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Optional[Rollout
             span_id=call.span.span_id,
             group_id=group_of(rollout),
             rewards=dict(outcome.dimensions),
+            asked=min(len(other) - 1 for other in sayings if own[: len(other)] == other),
         )
 
 
 def _is_wanted(call: Call, policy: RowPolicy) -> bool:
     if not call.selected or (call.record is not None and call.record.partial):
+        return False
+    if is_marked(call.span):
         return False
     if policy.roles is not None and role_of(call) not in policy.roles:
         return False

@@ -19,7 +19,7 @@ from ..adapter.completeness import RewardRule, incomplete
 from ..adapter.policy import RowPolicy
 from ..adapter.reasons import Code, TraceReason, explained
 from ..adapter.training import RowSet, build_rows
-from ..errors import NotSealable, RolloutNotFound
+from ..errors import AlreadySealed, NotSealable, RolloutNotFound
 from ..types import Attempt, Rollout, Span
 from .base import LATEST, LightningStore
 
@@ -138,6 +138,8 @@ async def seal(
         return RefusedAttempt(rollout, attempt, tuple(reasons))
     try:
         sealed = await store.seal_attempt(rollout_id, attempt.attempt_id, spans=len(spans))
+    except AlreadySealed:  # by somebody else, meanwhile
+        return await seal(store, rollout_id, attempt.attempt_id, policy=policy, reward=reward)
     except NotSealable as error:
         why = explained(TraceReason.NOT_SEALABLE.code)
         return RefusedAttempt(rollout, attempt, (Code(why.code, str(error), why.cure),))
@@ -164,9 +166,10 @@ async def _settled(
     """Seal the latest attempt as soon as nothing of it is under way, at the latest when the time is up."""
     deadline = asyncio.get_running_loop().time() + settle
     while True:
-        found = await seal(store, rollout.rollout_id, policy=policy, reward=reward)
         over = asyncio.get_running_loop().time() >= deadline
-        if isinstance(found, SealedAttempt) or over or await _is_settled(store, rollout.rollout_id):
+        settled = await _is_settled(store, rollout.rollout_id)  # before it is read: what is read then is all
+        found = await seal(store, rollout.rollout_id, policy=policy, reward=reward)
+        if isinstance(found, SealedAttempt) or over or settled:
             return found
         await asyncio.sleep(_LOOK_SECONDS)
 

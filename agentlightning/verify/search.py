@@ -99,16 +99,17 @@ def _beginnings(
     first = scorer.first_token
     if first is None or not places:
         return
-    asks, details = [], []
-    for place in places.values():
+    asks, details, tried = [], [], []
+    for at, place in places.items():
         by = -1 if place.ids[0] == first else 1
         ids = place.ids[1:] if by < 0 else (first, *place.ids)
         positions = tuple(position + by for position in place.positions)
+        if positions[0] < 1:
+            continue  # nothing would be left in front of its answer
+        tried.append((at, place))
         asks.append(Ask(ids, positions, (place.temperatures,)))
         details.append(f"they fit {'without' if by < 0 else 'with'} token {first} in front of the row")
-        if positions[0] < 1:
-            return  # a row of nothing but an answer
-    for (at, place), detail, (values,) in zip(places.items(), details, scorer.score(asks), strict=True):
+    for (at, place), detail, (values,) in zip(tried, details, scorer.score(asks), strict=True):
         yield at, Explains(Verdict.WRONG_TEMPLATE, place.by_answer(values), detail, needed=1)
 
 

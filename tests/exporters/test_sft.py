@@ -11,8 +11,9 @@ from typing import Any, Dict, List, Optional, Tuple
 import pytest
 from sample_rows import rollout_of, spans_of
 
+from agentlightning.adapter import RowPolicy, build_rows
 from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import Choice, ModelCall, ToolCall
+from agentlightning.codec.model_call import VALID, Choice, ModelCall, ToolCall
 from agentlightning.exporters.sft import (
     Conversation,
     conversations,
@@ -214,3 +215,77 @@ def test_trl_prepares_the_preference_set(trl: Any, tmp_path: Path) -> None:
     for name, answer in (("chosen", "2"), ("rejected", "3")):
         assert f"assistant\n{answer}<|im_end|>" in tokenizer.decode(prepared[f"{name}_ids"])
     assert trainer.train().training_loss > 0
+
+
+def said(number: int, asked: List[Any], answer: str, prompt: Tuple[int, ...], **fields: Any) -> Span:
+    """A call with token ids: what it was asked, and its answer, whose only token is its number."""
+    choice = Choice(
+        content=answer, token_ids=(number,), logprobs=(-0.5,), finish_reason="stop", token_capture=VALID
+    )
+    record = ModelCall(
+        request_messages=tuple(asked),
+        choices=(choice,),
+        prompt_token_ids=prompt,
+        token_capture=VALID,
+        sampling_effective={"temperature": 1.0},
+        logprob_kind="processed",
+    )
+    place: Any = {"rollout_id": "ro-1", "attempt_id": "at-ro-1", "span_id": f"{number:016x}"}
+    times: Any = {"start_time": float(number), "end_time": number + 0.5}
+    return Span.from_attributes(
+        attributes={**call_attributes(record), **fields.pop("attributes", {})},
+        name="chat",
+        **{**place, **times, **fields},
+    )
+
+
+def answers(found: List[Conversation]) -> List[str]:
+    return [str(each.messages[-1]["content"]) for each in found]
+
+
+@pytest.mark.parametrize("mark", ["redacted", "untrainable", True])
+def test_what_is_marked_untrainable_is_no_example(mark: Any) -> None:
+    marked = said(1, [USER], "SECRET", (1,), attributes={"agentlightning.untrainable": mark})
+    other = said(2, [{"role": "user", "content": "2 + 2?"}], "4", (2,))
+    assert answers(conversations([marked, other])) == ["4"]
+
+
+def test_an_answer_that_was_given_up_is_an_example_only_if_rows_train_it() -> None:
+    later = [USER, {"role": "assistant", "content": "kept"}, {"role": "user", "content": "more"}]
+    spans = [
+        said(5, [USER], "GIVEN UP", (1,)),
+        said(6, [USER], "kept", (1,)),
+        said(7, later, "end", (1, 6, 3)),
+    ]
+    assert answers(conversations(spans)) == ["end"]
+    assert sorted(answers(conversations(spans, RowPolicy(abandoned="train")))) == ["GIVEN UP", "end"]
+
+
+def test_the_policy_of_the_rows_says_whether_a_lost_call_is_the_agents() -> None:
+    place: Any = {"rollout_id": "ro-1", "attempt_id": "at-ro-1", "start_time": 0.0, "end_time": 20.0}
+    root = Span.from_attributes(attributes={}, name="session", span_id="e" * 16, **place)
+    planner = Span.from_attributes(
+        attributes={"gen_ai.agent.name": "planner"},
+        name="agent",
+        span_id="a" * 16,
+        parent_id="e" * 16,
+        **place,
+    )
+    planner.end_time = 10.0
+    lost = said(1, [USER], "by somebody", (1,), parent_id="e" * 16)
+    for repairs in (False, True):
+        policy = RowPolicy(agent_match="planner", repair_hierarchy=repairs)
+        assert len(conversations([root, planner, lost], policy)) == repairs
+        assert len(build_rows([root, planner, lost], policy)) == repairs
+
+
+def test_an_example_in_the_question_is_not_what_the_model_chose() -> None:
+    shots = [{"role": "user", "content": "ex"}, {"role": "assistant", "content": "FEWSHOT"}, USER]
+    found = [
+        *calls_of([(shots, Choice(content="good"))], "ro-1", 1.0),
+        *calls_of([(shots, Choice(content="bad"))], "ro-2", 0.0),
+    ]
+    (pair,) = to_dpo(found)
+    assert [message["content"] for message in pair["prompt"]] == ["ex", "FEWSHOT", USER["content"]]
+    assert [pair[side][-1]["content"] for side in ("chosen", "rejected")] == ["good", "bad"]
+    assert [len(pair[side]) for side in ("chosen", "rejected")] == [1, 1]

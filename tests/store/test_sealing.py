@@ -14,12 +14,13 @@ from agentlightning.adapter import RowPolicy
 from agentlightning.codec.genai import call_attributes
 from agentlightning.codec.model_call import VALID, Choice, ModelCall, invalid
 from agentlightning.semconv import AGL_ANNOTATION
-from agentlightning.store import LightningStore
+from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.store.sealing import RefusedAttempt, SealedAttempt, seal, wait_sealed
+from agentlightning.testing import FaultyStore, wait_until
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI
 from agentlightning.testing.values import account_of, span_of
 from agentlightning.tracer import OtelTracer
-from agentlightning.types import AttemptedRollout, AttemptStatus, Span
+from agentlightning.types import AttemptedRollout, AttemptStatus, Receipt, Span
 
 PATIENCE = 20.0
 
@@ -166,6 +167,48 @@ async def test_it_waits_for_spans_that_are_under_way_and_not_for_ever(store: Lig
     done = account_of(rollout, "elsewhere:1:1:1", revision=2, started=3, closed=True)
     await store.add_many_spans([call(rollout)], accounts=[done])
     assert len((await waiting).sealed) == 1
+
+
+class LateBatch(InMemoryLightningStore):
+    """A store that gets the writer's last batch just before it is asked for a receipt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late: List[Span] = []
+
+    async def get_receipt(self, rollout_id: str, attempt_id: str) -> Receipt:
+        late, self.late = self.late, []
+        if late:
+            await self.add_many_spans(late)
+        return await super().get_receipt(rollout_id, attempt_id)
+
+
+@pytest.mark.asyncio
+async def test_a_last_batch_that_lands_while_it_looks_is_not_missed() -> None:
+    async with LateBatch() as store:
+        rollout = await attempt(store, [call])
+        store.late = [reward(rollout, 1.0)]
+        batch = await wait_sealed(store, [rollout.rollout_id], settle=PATIENCE)
+        assert batch.counts == {}
+        assert [len(sealed.spans) for sealed in batch.sealed] == [2]
+
+
+@pytest.mark.asyncio
+async def test_what_another_trainer_seals_meanwhile_is_handed_out_as_it_was_sealed(
+    store: LightningStore,
+) -> None:
+    rollouts = [await attempt(store, [call, lambda of: reward(of, 0.5)]) for _ in range(2)]
+    wanted = [rollout.rollout_id for rollout in rollouts]
+    slow = FaultyStore(store, only={"seal_attempt"})
+    slow.hold()
+    waiting = asyncio.create_task(wait_sealed(slow, wanted, settle=PATIENCE))
+    await asyncio.to_thread(wait_until, lambda: slow.held == len(wanted), deadline=PATIENCE)
+    await seal(store, wanted[0])
+    await store.add_many_spans([reward(rollouts[0], 1.0)])  # too late
+    slow.release()
+    batch = await waiting
+    assert [sealed.rollout.rollout_id for sealed in batch.sealed] == wanted
+    assert [row.reward for sealed in batch.sealed for row in sealed.rows()] == [0.5, 0.5]
 
 
 @pytest.fixture

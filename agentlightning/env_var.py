@@ -231,7 +231,11 @@ def _parsed(path: Path, changed: int, size: int) -> dict[str, str]:
     import tomllib  # standard library, and only needed where a project file exists
 
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("agentlightning", {})
+        table: object = tomllib.loads(path.read_text(encoding="utf-8"))
+        for name in ("tool", "agentlightning"):
+            table = table.get(name, {}) if isinstance(table, dict) else {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
+        return {}
+    if not isinstance(table, dict):
         return {}
     return {key: str(value) for key, value in table.items() if isinstance(value, (str, int, float))}

@@ -32,6 +32,12 @@ class Scope:
         self._pending: Optional[RawCall] = None
         self._open = True
 
+    @property
+    def takes_retries(self) -> bool:
+        """Whether a request that leaves now is this call's; not once it is closed, nor while one is under way."""
+        current = self.call.current if self.call is not None else None
+        return self._open and (current is None or current.is_over)
+
     def begin(self) -> Optional[Call]:
         """Return the call of an earlier exchange, which is retried now."""
         self._pending = None
@@ -73,7 +79,7 @@ def close_scope(opened: Any) -> None:
 def scope_of(owner: object) -> Optional[Scope]:
     """Return the innermost open scope of ``owner`` in this context."""
     scope = _scope.get()
-    while scope is not None and scope.owner is not owner:
+    while scope is not None and (scope.owner is not owner or not scope.takes_retries):
         scope = scope.outer
     return scope
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Optional, Tuple, Union
+
+from ..env_var import LightningEnvVar, resolve_setting
+from ..errors import ConfigurationError
+from .chain import Stage
 
 
 class RedactionPolicy(str, Enum):
@@ -14,3 +19,26 @@ class RedactionPolicy(str, Enum):
     """What is stored is masked as well. A call with a match loses its token ids and is not trained on."""
     OFF = "off"
     """Copies are not masked either."""
+
+
+def redaction_policy(given: Union[RedactionPolicy, str, None] = None) -> RedactionPolicy:
+    """Return the policy that was given, else that of ``AGL_REDACTION``, else ``egress``.
+
+    Raises:
+        ConfigurationError: There is no such policy.
+    """
+    value: Optional[str] = resolve_setting(LightningEnvVar.AGL_REDACTION, given, RedactionPolicy.EGRESS.value)
+    try:
+        return RedactionPolicy(value)
+    except ValueError:
+        known = ", ".join(each.value for each in RedactionPolicy)
+        raise ConfigurationError(f"redaction (AGL_REDACTION) is one of {known}, not {value!r}") from None
+
+
+def stages_of(policy: RedactionPolicy) -> Tuple[Stage, ...]:
+    """Return the stages that a span passes, last of all, before it is stored."""
+    if policy is not RedactionPolicy.INGEST:
+        return ()
+    from .redact import Redactor  # its import compiles the rules
+
+    return (Redactor(),)

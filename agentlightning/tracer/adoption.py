@@ -21,8 +21,8 @@ Ids decide in the end: where span and answer name different responses, the token
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
@@ -70,7 +70,7 @@ _offer: ContextVar[Optional[_Offer]] = ContextVar("agentlightning_model_span", d
 
 
 class Adoption:
-    """What an adopting span knows of its call; changed under the lock of its :class:`Adoptions`."""
+    """What an adopting span knows of its call; changed under the lock of the writer."""
 
     __slots__ = ("call_is_over", "ended", "span")
 
@@ -93,7 +93,10 @@ class Adoptions:
     def __init__(self, writer: Writer, settle: Settle) -> None:
         self._writer = writer
         self._settle = settle
-        self._lock = threading.RLock()
+
+    @property
+    def _lock(self) -> AbstractContextManager[Any]:
+        return self._writer.lock  # which is a new one after a fork
 
     # ------------------------------------------------------------------ spans
 

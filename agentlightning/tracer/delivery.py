@@ -145,6 +145,9 @@ async def within(work: Awaitable[T], seconds: float) -> T:
         except Exception:
             raise
         except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # ours was cancelled, not the store's
             raise StoreError(f"the store raised {type(error).__name__}") from error
 
     return await asyncio.wait_for(contained(), seconds)

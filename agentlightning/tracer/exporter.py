@@ -19,6 +19,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from ..env_var import LightningEnvVar
+from ..pipeline.chain import Chain
+from ..pipeline.policy import redaction_policy, stages_of
 from ..store.base import LightningStore
 from ..store.registry import open_store
 from ..types import Span
@@ -37,7 +39,8 @@ SCOPES_REMEMBERED = 1024
 class LightningSpanExporter(SpanExporter):
     """Exports into ``store``, or into the one that ``AGL_STORE`` names; safe in any thread.
 
-    ``export`` returns SUCCESS when the store has acknowledged the spans. What it does not take goes to the spool.
+    ``export`` returns SUCCESS when the store has acknowledged the spans. What it does not take goes to the spool. With
+    ``AGL_REDACTION=ingest`` what is stored is masked.
     """
 
     def __init__(
@@ -50,7 +53,8 @@ class LightningSpanExporter(SpanExporter):
         self._owns_store = store is None
         self._store = store if store is not None else open_store()
         self._timeout = timeout
-        self._writer = Writer(_make_span, settings)
+        self._chain = Chain(stages_of(redaction_policy()))
+        self._writer = Writer(self._make_span, settings)
         self._scopes: OrderedDict[Tuple[str, str], Scope] = OrderedDict()
         self._own_attempt: Optional[Tuple[str, str]] = None
         self._started_by = self._lock_of = os.getpid()
@@ -103,6 +107,13 @@ class LightningSpanExporter(SpanExporter):
         except Exception as error:  # noqa: BLE001 - as above
             _log.warning("the store could not be closed: %r", error)
 
+    def _make_span(self, entry: Entry) -> Optional[Span]:
+        scope, readable = entry.record.scope, entry.readable
+        assert scope is not None
+        assert readable is not None
+        span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
+        return self._chain(span) if self._chain else span
+
     def _scope_of(self, span: ReadableSpan) -> Scope:
         ids = (
             ids_among(span.attributes or {})
@@ -134,10 +145,3 @@ def _ids_in_environment() -> Optional[Tuple[str, str]]:
     rollout_id = os.environ.get(LightningEnvVar.AGL_ROLLOUT_ID.value)
     attempt_id = os.environ.get(LightningEnvVar.AGL_ATTEMPT_ID.value)
     return (rollout_id, attempt_id) if rollout_id and attempt_id else None
-
-
-def _make_span(entry: Entry) -> Optional[Span]:
-    scope, readable = entry.record.scope, entry.readable
-    assert scope is not None
-    assert readable is not None
-    return Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)

@@ -26,7 +26,7 @@ from ..instrumentation.guard import Guard, Policy
 from ..instrumentation.own_hosts import IsOwnHost, is_loopback
 from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
 from ..pipeline.chain import NO_STAGES, Chain
-from ..pipeline.policy import RedactionPolicy
+from ..pipeline.policy import RedactionPolicy, redaction_policy, stages_of
 from ..pipeline.tags import Tagging
 from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
 from ..types.tracer import to_attributes
@@ -95,7 +95,7 @@ class OtelTracer(Tracer):
         self._fallback_attempt = fallback_attempt
         self._capture_tokens = _capture_mode(capture_tokens)
         self._endpoints = [_endpoint(each) for each in endpoints]
-        self._redaction = _redaction_policy(redaction)
+        self._redaction = redaction_policy(redaction)
         self._chain = _with_own_stages(chain, default_tags, self._redaction)
         milliseconds = resolve_milliseconds(LightningEnvVar.AGL_MAX_WAIT_TIME, max_wait_time, 5_000)
         self._flush_timeout = milliseconds / 1_000
@@ -243,7 +243,7 @@ class OtelTracer(Tracer):
 
     def endpoint_for(self, url: str) -> Optional[Endpoint]:
         """Return what is known of the endpoint that a request goes to, or ``None``."""
-        return next((known for known in self._known_endpoints() if url.startswith(known.url)), None)
+        return next((known for known in self._known_endpoints() if _is_under(url, known.url)), None)
 
     def _known_endpoints(self) -> List[Endpoint]:
         scope = current_scope()
@@ -339,13 +339,16 @@ class _Worker:
         self.processor.default_store = store
         self._calls: Optional[ModelCallPatches] = None
         with ExitStack() as undo:  # what raises half way leaves nothing behind
+            undo.callback(
+                ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close
+            )  # watches until all is written
             undo.callback(self._finish, 5.0)
             self.session = ProviderSession(self.processor)
             undo.callback(self.session.close)
             self.tracer = self.session.provider.get_tracer(TRACER_NAME)
-            threading = _instrument_threading()
-            if threading is not None:
-                undo.callback(threading.uninstrument)
+            leave_threading = _instrument_threading()
+            if leave_threading is not None:
+                undo.callback(leave_threading)
             if tracer._instrument_llm_calls:
                 self._calls = instrument_model_calls(
                     ModelCallRecorder(self.processor, self.tracer),
@@ -356,7 +359,6 @@ class _Worker:
                 )
                 undo.callback(self._calls.leave)  # while the provider still tells our processor of ends
                 undo.callback(self._calls.undo)
-            undo.callback(ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close)
             if store is not None:
                 self.processor.writer.deliver_spool(store)
             self.close = undo.pop_all().close
@@ -528,13 +530,36 @@ class _TraceContext(TraceContext):
         )
 
 
-def _instrument_threading() -> Optional[ThreadingInstrumentor]:
-    """Let threads and executors carry the OpenTelemetry context, unless somebody has switched that on before."""
+_threading_users = 0
+"""Workers of this process for which we keep the threading instrumentation on."""
+
+
+def _instrument_threading() -> Optional[Callable[[], None]]:
+    """Let threads and executors carry the OpenTelemetry context, unless somebody has switched that on before.
+
+    Returns:
+        What takes it back when the last worker is gone; ``None`` where it is not ours.
+    """
+    global _threading_users  # noqa: PLW0603 - the instrumentation is one per process
     instrumentor = ThreadingInstrumentor()
-    if instrumentor.is_instrumented_by_opentelemetry:
-        return None
-    instrumentor.instrument(skip_dep_check=True)
-    return instrumentor
+    if not _threading_users:
+        if instrumentor.is_instrumented_by_opentelemetry:
+            return None
+        instrumentor.instrument(skip_dep_check=True)
+    _threading_users += 1
+    return _leave_threading
+
+
+def _leave_threading() -> None:
+    global _threading_users  # noqa: PLW0603 - as above
+    _threading_users -= 1
+    if not _threading_users:
+        ThreadingInstrumentor().uninstrument()
+
+
+def _is_under(url: str, endpoint: str) -> bool:
+    """Whether a URL is the endpoint's or below it: hosts, ports and names of folders are whole."""
+    return f"{url}/".startswith(f"{endpoint.rstrip('/')}/")
 
 
 def _is_own_host(tracer: OtelTracer) -> IsOwnHost:
@@ -569,24 +594,9 @@ def _without_credentials(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _redaction_policy(given: Union[RedactionPolicy, str, None]) -> RedactionPolicy:
-    value = resolve_setting(LightningEnvVar.AGL_REDACTION, given, RedactionPolicy.EGRESS.value)
-    try:
-        return RedactionPolicy(value)
-    except ValueError:
-        known = ", ".join(each.value for each in RedactionPolicy)
-        raise ConfigurationError(f"redaction (AGL_REDACTION) is one of {known}, not {value!r}") from None
-
-
 def _with_own_stages(chain: Chain, tags: Sequence[str], redaction: RedactionPolicy) -> Chain:
-    stages = list(chain.stages)
-    if tags:
-        stages.append(Tagging(tuple(tags)))
-    if redaction is RedactionPolicy.INGEST:
-        from ..pipeline.redact import Redactor  # its import compiles the rules
-
-        stages.append(Redactor())
-    return Chain(stages) if len(stages) > len(chain.stages) else chain
+    own = (*((Tagging(tuple(tags)),) if tags else ()), *stages_of(redaction))
+    return Chain((*chain.stages, *own)) if own else chain
 
 
 def _capture_mode(value: Optional[str]) -> CaptureTokens:

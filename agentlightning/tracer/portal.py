@@ -17,17 +17,23 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     Stores have no event-loop affinity, so the coroutine runs in a loop of its own.
     """
     if not in_event_loop():
-        return asyncio.run(coroutine)
+        return _run(coroutine)
     future: Future[T] = Future()
 
     def run() -> None:
         try:
-            future.set_result(asyncio.run(coroutine))
+            future.set_result(_run(coroutine))
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller
             future.set_exception(error)
 
     threading.Thread(target=run, name="agl-portal", daemon=True).start()
     return future.result()
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run in a loop of its own; ``asyncio.run`` would take the agent's current loop away."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(coroutine)
 
 
 def in_event_loop() -> bool:

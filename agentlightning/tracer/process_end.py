@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import util as multiprocessing_util
 from types import FrameType
-from typing import Optional
+from typing import List, Optional
 
 _log = logging.getLogger(__name__)
 
@@ -38,64 +38,73 @@ class ProcessEnd:
 
     def __init__(self, finish: Callable[[], None]) -> None:
         self._finish = finish
-        self._handler: Optional[Callable[[int, Optional[FrameType]], None]] = None
-        atexit.register(self._run)
+        atexit.register(self.run)
         self._finalize()
         multiprocessing_util.register_after_fork(self, ProcessEnd._finalize)
-        self._watch_sigterm()
+        _open.append(self)
+        _watch_sigterm()
 
     def _finalize(self) -> None:
         # A forked child of multiprocessing clears the parent's finalizers, hence register_after_fork.
-        self._finalizer = multiprocessing_util.Finalize(self, self._run, exitpriority=100)
+        self._finalizer = multiprocessing_util.Finalize(self, self.run, exitpriority=100)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Finish; never raises."""
         try:
             self._finish()
         except Exception:  # noqa: BLE001 - an exit path has nobody to tell
             _log.exception("spans could not be written at the end of the process")
 
-    def _watch_sigterm(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        present = signal.getsignal(signal.SIGTERM)
-        if present is not signal.SIG_DFL:
-            if present is not signal.SIG_IGN:
-                _log.info(
-                    "SIGTERM has a handler of yours: if it ends the process without cleanup, queued spans go"
-                )
-            return
-
-        def on_sigterm(signum: int, frame: Optional[FrameType]) -> None:
-            del frame
-            signal.signal(signum, signal.SIG_DFL)  # a second SIGTERM waits for nothing
-            written = _thread.allocate_lock()
-            written.acquire()
-            try:
-                # threading.Thread takes locks of its own, which the interrupted code may hold.
-                _thread.start_new_thread(_end_after, (2 * EXIT_TIMEOUT, signum))
-                _thread.start_new_thread(self._write_and_end, (signum, written.release))
-            except RuntimeError:  # no thread can be made, or the interpreter is shutting down
-                os.kill(os.getpid(), signum)
-            written.acquire(timeout=HOLD)
-
-        signal.signal(signal.SIGTERM, on_sigterm)
-        self._handler = on_sigterm
-
-    def _write_and_end(self, signum: int, let_go: Callable[[], None]) -> None:
-        self._run()
-        os.kill(os.getpid(), signum)
-        let_go()
-
     def close(self) -> None:
-        """Take every hook back."""
-        atexit.unregister(self._run)
+        """Take every hook back; the handler of SIGTERM goes with the last that is open."""
+        atexit.unregister(self.run)
         self._finalizer.cancel()
-        if self._handler is not None and signal.getsignal(signal.SIGTERM) is self._handler:
+        if self in _open:
+            _open.remove(self)
+        if not _open and signal.getsignal(signal.SIGTERM) is _on_sigterm:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             else:
                 _log.info("teardown outside of the main thread leaves an inert SIGTERM handler")
-        self._handler = None
+
+
+_open: List[ProcessEnd] = []
+"""Those that wait for the end of this process."""
+
+
+def _watch_sigterm() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return
+    present = signal.getsignal(signal.SIGTERM)
+    if present is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _on_sigterm)
+    elif present is not _on_sigterm and present is not signal.SIG_IGN:
+        _log.info("SIGTERM has a handler of yours: if it ends the process without cleanup, queued spans go")
+
+
+def _on_sigterm(signum: int, frame: Optional[FrameType]) -> None:
+    del frame
+    signal.signal(signum, signal.SIG_DFL)  # a second SIGTERM waits for nothing
+    written = _thread.allocate_lock()
+    written.acquire()
+    try:
+        # threading.Thread takes locks of its own, which the interrupted code may hold.
+        _thread.start_new_thread(_end_after, (2 * EXIT_TIMEOUT, signum))
+        _thread.start_new_thread(_write_and_end, (signum, written.release))
+    except RuntimeError:  # no thread can be made, or the interpreter is shutting down
+        os.kill(os.getpid(), signum)
+    written.acquire(timeout=HOLD)
+
+
+def _write_and_end(signum: int, let_go: Callable[[], None]) -> None:
+    """Let all that are open write side by side, then end the process."""
+    writing = [threading.Thread(target=each.run, daemon=True) for each in _open]
+    for thread in writing:
+        thread.start()
+    for thread in writing:
+        thread.join()
+    os.kill(os.getpid(), signum)
+    let_go()
 
 
 def _end_after(seconds: float, signum: int) -> None:

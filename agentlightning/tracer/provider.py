@@ -17,7 +17,7 @@ import random
 import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Optional
+from typing import Any, List, Optional
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -34,6 +34,8 @@ SetProvider = Callable[[trace.TracerProvider], None]
 
 _own_provider: Optional[TracerProvider] = None
 _own_lock = threading.RLock()
+_sessions: List[ProviderSession] = []
+"""Those of this process: several tracers may share our provider."""
 _random = random.Random()  # noqa: S311 - ids, not secrets
 os.register_at_fork(after_in_child=_random.seed)
 
@@ -93,6 +95,7 @@ class ProviderSession:
             self.provider = own_provider()
             self._become_global(present)
         self._joined = [self.provider]
+        _sessions.append(self)
         self.provider.add_span_processor(processor)
 
     def join(self, provider: Any) -> None:
@@ -110,6 +113,10 @@ class ProviderSession:
             )
             return
         trace.set_tracer_provider(self.provider)
+        self.keep_global()
+
+    def keep_global(self) -> None:
+        """Answer for the global provider, which is ours: take it off in the end, and follow who replaces it."""
         self._global_was_set = True
         self._patch = AttributePatch(
             trace,
@@ -127,7 +134,9 @@ class ProviderSession:
                 return
             self._global_was_set = False
             original(tracer_provider)
-            self.join(tracer_provider)
+            for session in _sessions:
+                if session.provider is self.provider:
+                    session.join(tracer_provider)
 
         return set_tracer_provider
 
@@ -138,8 +147,14 @@ class ProviderSession:
         for provider in self._joined:
             if not remove_processor(provider, self._processor):
                 _log.info("our span processor stays on %s as an inert object", type(provider).__name__)
+        if self in _sessions:
+            _sessions.remove(self)
         if self._global_was_set and _global_provider() is self.provider:
-            _unset_global()
+            heir = next((each for each in _sessions if each.provider is self.provider), None)
+            if heir is None:
+                _unset_global()
+            else:
+                heir.keep_global()
 
 
 def _global_provider() -> Any:

@@ -201,6 +201,11 @@ class Writer:
         self._starting = False
         self.pid = os.getpid()
 
+    @property
+    def lock(self) -> threading.RLock:
+        """Held while accounts and records change; re-entrant."""
+        return self._lock
+
     # ------------------------------------------------------------------ the agent's threads
 
     def started(self, span: Optional[SdkSpan], record: Record) -> None:
@@ -267,6 +272,8 @@ class Writer:
             self._fresh.pop(record, None)
             scope.live -= 1
             scope.drop(record, reason)
+            if scope.store is None:
+                return
             self._dirty.add(scope)
         self._nudge()
 
@@ -341,6 +348,7 @@ class Writer:
                     otel_context.detach(token)
             except RuntimeError as error:  # the interpreter is shutting down, or no thread can be made
                 self._thread = None
+                self._idle = True
                 _log.warning("no thread for the writer: %s", error)
             finally:
                 self._starting = False
@@ -406,8 +414,11 @@ class Writer:
         Returns:
             Whether everything is stored. What is not is named in the log, with the place where it waits.
         """
-        if self._stopped or self.pid != os.getpid():
+        if self.pid != os.getpid():
             return True
+        if self._stopped:
+            with self._disk:  # another thread may be on its way to the disk
+                return True
         with self._lock:
             self._stopping = True
             self._dirty |= self._unclosed
@@ -417,14 +428,16 @@ class Writer:
             self._nudge()
         self._wake.set()
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
-        with self._lock:
-            self._stopped = True
-            leftover = self._take_everything()
-            undone, self._jobs = self._jobs, []
-        with self._disk:
-            self._spool_leftover(leftover)
+        try:
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(timeout)
+        finally:  # Ctrl-C may end the wait; what is queued goes to the disk all the same
+            with self._disk:
+                with self._lock:
+                    self._stopped = True
+                    leftover = self._take_everything()
+                    undone, self._jobs = self._jobs, []
+                self._spool_leftover(leftover)
         for job in undone:
             _log.warning("%s: the store did not answer in time", job.otherwise)
         self._resolve_waiters()
@@ -434,8 +447,9 @@ class Writer:
 
     def _run(self) -> None:
         otel_context.attach(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
-        loop = asyncio.new_event_loop()
+        loop: Optional[asyncio.AbstractEventLoop] = None
         try:
+            loop = asyncio.new_event_loop()  # needs files, of which a process may have none left
             while True:
                 self._wake.wait()
                 if not self._stopping:
@@ -458,7 +472,8 @@ class Writer:
                 self._idle = True
             self._resolve_waiters(in_vain=True)
         finally:
-            loop.close()
+            if loop is not None:
+                loop.close()
 
     async def _cycle_once(self) -> None:
         for store in list(self._undelivered.values()):

@@ -148,6 +148,67 @@ def test_sigterm_in_the_middle_of_code_that_holds_a_lock_loses_no_span(
         moment += step
 
 
+HANGING = """
+import os, signal, sys, threading
+from agentlightning.store import open_store
+from agentlightning.testing import FaultyStore
+from agentlightning.tracer import OtelTracer
+
+store = FaultyStore(open_store(args["url"]), only={"add_many_spans"})
+tracers = [OtelTracer(max_wait_time=50) for _ in range(args["tracers"])]
+for number, tracer in enumerate(tracers):
+    tracer.init_worker(number, store)
+store.hold()
+with tracers[-1].trace_context("work", rollout_id=args["ids"][0], attempt_id=args["ids"][1]) as handle:
+    for number in range(args["spans"]):
+        handle.start_span(f"s{number}").end()
+
+def interrupt():
+    while not args["when"](tracers[-1]):
+        pass
+    os.kill(os.getpid(), args["signal"])
+
+def in_shutdown(tracer):
+    return any(
+        frame.f_code.co_name == "shutdown" and "tracer/writer" in frame.f_code.co_filename
+        for frame in walk(sys._current_frames()[threading.main_thread().ident])
+    )
+
+def walk(frame):
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+args["when"] = in_shutdown if args["where"] == "teardown" else lambda tracer: True
+threading.Thread(target=interrupt, daemon=True).start()
+if args["where"] == "teardown":
+    tracers[-1].teardown_worker(0)
+threading.Event().wait(10)
+"""
+
+
+@pytest.mark.parametrize("where", ["work", "teardown"])
+@pytest.mark.parametrize(
+    ("number", "tracers"), [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 1)]
+)
+def test_a_signal_while_the_store_hangs_loses_no_span(
+    url: str, number: signal.Signals, tracers: int, where: str, tmp_path: Path
+) -> None:
+    ids = attempt_in(url)
+    arguments = {"url": url, "ids": ids, "spans": SPANS, "signal": number, "tracers": tracers, "where": where}
+    spool = {"AGL_SPOOL_DIR": str(tmp_path / "spool")}
+    with start_child(HANGING, args=arguments, env=spool) as child:
+        assert child.wait() != 0
+    again = {"url": url, "ids": attempt_in(url), "spans": 1, "end": "return"}
+    with start_child(WORKER, args=again, env=spool) as child:
+        child.finish()
+    stored, _, receipt = asyncio.run(outcome(url, ids))
+    assert sorted(span.name for span in stored) == sorted(
+        [*(f"s{number}" for number in range(SPANS)), "work"]
+    )
+    assert_balanced(receipt)
+
+
 FORKING = """
 import multiprocessing
 from opentelemetry import trace

@@ -1,0 +1,187 @@
+"""Places where a tracer could cost the agent something, or one span its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from typing import Any
+
+import openai
+import pytest
+from opentelemetry import trace
+from tracer_sample import new_attempt
+
+from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.testing import start_child
+from agentlightning.tracer import OtelTracer
+from agentlightning.tracer.exporter import LightningSpanExporter
+from agentlightning.tracer.writer import WriterSettings
+
+
+def test_a_rollout_that_is_started_for_a_context_leaves_the_agents_event_loop() -> None:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        with OtelTracer().lifespan(InMemoryLightningStore()) as tracer, tracer.trace_context("x"):
+            assert asyncio.get_event_loop() is loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "asked", "others"),
+    [
+        ("http://gpu1", "http://gpu1/v1", ["http://gpu10/v1", "http://gpu1.stranger.com/v1"]),
+        ("http://gpu2:80", "http://gpu2:80/v1", ["http://gpu2:8000/v1"]),
+        ("http://gpu3/v1", "http://gpu3/v1", ["http://gpu3/v1beta"]),
+        ("http://gpu3/v1/", "http://gpu3/v1", ["http://gpu3/v1beta"]),
+    ],
+)
+def test_an_endpoint_is_a_whole_host_port_and_folder(endpoint: str, asked: str, others: list[str]) -> None:
+    tracer = OtelTracer(capture_tokens="request", endpoints=[endpoint])
+    assert tracer.endpoint_for(f"{asked}/chat/completions") is not None
+    assert [tracer.endpoint_for(f"{other}/chat/completions") for other in others] == [None] * len(others)
+
+
+@pytest.mark.asyncio
+async def test_a_second_span_of_a_call_in_a_context_without_a_store_costs_no_other_attempt_a_span(
+    store: LightningStore,
+) -> None:
+    ids = await new_attempt(store)
+    tracer = OtelTracer(settings=WriterSettings(flush_interval=10_000))
+    asks = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"}
+    with tracer.lifespan():
+        async with tracer.trace_context("kept", store=store, rollout_id=ids[0], attempt_id=ids[1]) as handle:
+            for number in range(5):
+                handle.start_span(f"s{number}").end()
+            async with tracer.trace_context("in memory"):
+                theirs = trace.get_tracer("opentelemetry.instrumentation.openai")
+                with (
+                    theirs.start_as_current_span("chat", attributes=asks),
+                    theirs.start_as_current_span("chat", attributes=asks),
+                ):
+                    pass
+        names = [span.name for span in await store.query_spans(*ids)]
+        assert sorted(names) == ["kept", *(f"s{number}" for number in range(5))]
+        receipt = await store.get_receipt(*ids)
+        assert receipt.whole
+
+
+NO_FILES = """
+import asyncio, os, resource
+from contextlib import ExitStack, suppress
+from opentelemetry import trace
+from agentlightning.store import InMemoryLightningStore
+from agentlightning.testing import wait_until
+from agentlightning.tracer import OtelTracer
+
+store = InMemoryLightningStore()
+rollout = asyncio.run(store.start_rollout(input=None))
+ids = rollout.rollout_id, rollout.attempt.attempt_id
+with OtelTracer().lifespan(store):  # whatever is imported at first use
+    pass
+tracer = OtelTracer(fallback_attempt=ids)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+with ExitStack() as files:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+    with suppress(OSError):
+        while True:
+            files.enter_context(open(os.devnull))
+    tracer.init()
+    tracer.init_worker(0, store)
+    writer = tracer.processor.writer
+    trace.get_tracer("agent").start_span("without a file").end()
+    wait_until(lambda: writer._thread is not None and not writer._thread.is_alive(), deadline=20)
+trace.get_tracer("agent").start_span("later").end()
+wait_until(lambda: len(asyncio.run(store.query_spans(*ids))) == 2, deadline=20)
+tracer.teardown()
+report("both stored")
+"""
+
+
+def test_a_writer_that_had_no_file_left_goes_on_with_the_next_span() -> None:
+    with start_child(NO_FILES) as child:
+        assert child.finish(deadline=60) == ["both stored"]
+
+
+httpx: Any = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.split(".")[0])
+"""The one that this ``openai`` uses."""
+
+
+def answer(request: Any) -> Any:
+    """Say what was asked, under an id of that name."""
+    text = json.loads(request.content)["messages"][0]["content"]
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    return httpx.Response(
+        200,
+        json={
+            "id": f"r-{text}",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        },
+    )
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["inside", "later"])
+async def test_a_call_that_is_made_inside_of_another_is_a_call_of_its_own(
+    store: LightningStore, how: str
+) -> None:
+    tasks: list[asyncio.Task[Any]] = []
+    over = asyncio.Event()
+
+    async def side() -> None:
+        if how == "later":
+            await over.wait()
+        question = {"model": "m", "messages": [{"role": "user", "content": "side"}]}
+        await beside.post("http://localhost/v1/chat/completions", json=question)
+
+    async def hook(request: Any) -> None:
+        del request
+        task = asyncio.create_task(side())
+        tasks.append(task)
+        if how == "inside":
+            await task
+
+    async with (
+        httpx.AsyncClient(transport=httpx.MockTransport(answer)) as beside,
+        httpx.AsyncClient(transport=httpx.MockTransport(answer), event_hooks={"request": [hook]}) as http,
+    ):
+        client = openai.AsyncOpenAI(api_key="k", base_url="http://localhost/v1", http_client=http)
+        with OtelTracer().lifespan(store) as tracer:
+            async with tracer.trace_context("x") as handle:
+                question: Any = [{"role": "user", "content": "outer"}]
+                reply = await client.chat.completions.create(model="m", messages=question)
+                over.set()
+                await asyncio.gather(*tasks)
+            assert reply.id == "r-outer"
+            calls = [span for span in handle.spans() if span.name.startswith("chat")]
+    assert sorted(str(span.attributes["gen_ai.response.id"]) for span in calls) == ["r-outer", "r-side"]
+    assert not any("http.request.resend_count" in span.attributes for span in calls)
+
+
+@pytest.mark.asyncio
+async def test_the_exporter_masks_what_it_stores_where_the_policy_says_so(
+    store: LightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    for policy, kept in (("ingest", False), ("egress", True)):
+        ids = await new_attempt(store)
+        monkeypatch.setenv("AGL_REDACTION", policy)
+        monkeypatch.setenv("AGL_ROLLOUT_ID", ids[0])
+        monkeypatch.setenv("AGL_ATTEMPT_ID", ids[1])
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(LightningSpanExporter(store)))
+        provider.get_tracer("x").start_span("write to ada@example.org").end()
+        provider.shutdown()
+        (span,) = await store.query_spans(*ids)
+        assert ("ada@example.org" in span.name) is kept

@@ -54,6 +54,8 @@ _SCALES = {
     Formula.ART: _Scale(1e-6, 0),
 }
 
+_LARGEST = 1e100
+
 AdvantageFunction = Callable[[Sequence[Optional[float]]], Sequence[Optional[float]]]
 """Rewards of one group, one per rollout, ``None`` = unscored → advantages in the same order."""
 
@@ -74,16 +76,18 @@ def group_advantages(
     scored = [float(reward) for reward in rewards if reward is not None and math.isfinite(reward)]
     if not scored:
         return [None] * len(rewards)
-    mean = math.fsum(scored) / len(scored)
+    unit = max(1.0, max(map(abs, scored)) / _LARGEST)  # the squares of larger ones are no floats
+    small = [reward / unit for reward in scored]
+    mean = math.fsum(small) / len(small)
     scale = _SCALES.get(formula)
-    divisor = 1.0
-    if scale is not None and len(scored) > 1:
-        squares = math.fsum((reward - mean) ** 2 for reward in scored)
-        divisor = math.sqrt(squares / (len(scored) - scale.lost)) + scale.epsilon
+    divisor = 1.0 / unit
+    if scale is not None and len(small) > 1:
+        squares = math.fsum((reward - mean) ** 2 for reward in small)
+        divisor = math.sqrt(squares / (len(small) - scale.lost)) + scale.epsilon / unit
     elif formula is Formula.VERL:
-        mean, divisor = 0.0, 1.0 + _SCALES[formula].epsilon  # it takes 0 and 1 for a group of one
+        mean, divisor = 0.0, (1.0 + _SCALES[formula].epsilon) / unit  # it takes 0 and 1 for a group of one
     return [
-        None if reward is None or not math.isfinite(reward) else (reward - mean) / divisor
+        None if reward is None or not math.isfinite(reward) else (reward / unit - mean) / divisor
         for reward in rewards
     ]
 

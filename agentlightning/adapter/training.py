@@ -51,6 +51,12 @@ class Segment:
         return self.call.span.span_id
 
     @property
+    def finish_reason(self) -> Optional[str]:
+        """Why the answer ended; ``length`` where the row holds only its beginning."""
+        is_cut = self.end - self.start < len(self.choice.token_ids or ())
+        return "length" if is_cut else self.choice.finish_reason
+
+    @property
     def versions(self) -> Tuple[PolicySpan, ...]:
         """Versions of the weights, as positions in the row; empty where the server named none."""
         length = self.end - self.start

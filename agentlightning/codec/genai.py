@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Optional
+from typing import Any, Optional, cast
 from urllib.parse import urlsplit
 
 from ..semconv import ModelCallAttributes as Ours
@@ -20,6 +20,7 @@ from .json_text import is_utf8
 from .model_call import (
     VALID,
     Choice,
+    FinishReason,
     Issue,
     ModelCall,
     PolicySpan,
@@ -242,9 +243,9 @@ def _read(attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
     return ModelCall(
         operation=operation,
         endpoint=str(attributes.get(Ours.ENDPOINT.value) or ""),
-        request_model=attributes.get(REQUEST_MODEL),
-        response_model=attributes.get(RESPONSE_MODEL),
-        response_id=attributes.get(RESPONSE_ID),
+        request_model=_word(attributes.get(REQUEST_MODEL), issues),
+        response_model=_word(attributes.get(RESPONSE_MODEL), issues),
+        response_id=_word(attributes.get(RESPONSE_ID), issues),
         stream=bool(attributes.get(Ours.STREAM.value)),
         request_messages=tuple(asked) if operation == "chat" else (),
         prompt=_prompt(asked) if operation == "text_completion" else None,
@@ -275,6 +276,13 @@ def _verdict(value: Any, issues: list[Issue]) -> str:
     return invalid("malformed")
 
 
+def _word(value: Any, issues: list[Issue]) -> Optional[str]:
+    if value is None or isinstance(value, str):
+        return value
+    issues.append(Issue("warn", "attribute_unreadable", f"{type(value).__name__} for a text"))
+    return None
+
+
 def _messages(value: Any, issues: list[Issue]) -> Iterable[dict[str, Any]]:
     for index, message in enumerate(_load(value, issues, [])):
         if isinstance(message, dict):
@@ -303,8 +311,10 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
             reasoning=message.get("reasoning_content"),
             refusal=message.get("refusal"),
             tool_calls=tuple(_tool_call(each) for each in message.get("tool_calls") or ()),
-            finish_reason=attributes.get(Ours.FINISH_REASON.at(index)),
-            finish_reason_raw=attributes.get(Ours.FINISH_REASON_RAW.at(index)),
+            finish_reason=cast(
+                "Optional[FinishReason]", _word(attributes.get(Ours.FINISH_REASON.at(index)), issues)
+            ),
+            finish_reason_raw=_word(attributes.get(Ours.FINISH_REASON_RAW.at(index)), issues),
             token_ids=_ids(attributes.get(Ours.RESPONSE_TOKEN_IDS.at(index))),
             logprobs=None if logprobs is None else tuple(map(float, logprobs)),
             policy=tuple(

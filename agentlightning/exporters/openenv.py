@@ -61,13 +61,13 @@ def _turn(row: TrainingRow, segment: Segment, logprobs: Sequence[float]) -> Dict
         "request": _request(segment),
         "response": {
             "id": segment.call.response_id,
-            "choices": [{"message": segment.choice.message(), "finish_reason": segment.choice.finish_reason}],
+            "choices": [{"message": segment.choice.message(), "finish_reason": segment.finish_reason}],
         },
         "metadata": {
             "rollout_id": row.rollout_id,
             "attempt_id": row.attempt_id,
             "row": row.index,
-            "versions": [[part.version, part.start, part.end] for part in segment.choice.policy],
+            "versions": [[part.version, part.start - start, part.end - start] for part in segment.versions],
         },
     }
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import List
 
 from ..adapter.training import TrainingRow
+from ..adapter.transition import image_urls
 from ..types import Triplet
 
 TESTED_WITH = "Agent Lightning 0.3.0"
@@ -26,7 +27,11 @@ def to_trajectory_triplets(rows: Iterable[TrainingRow]) -> List[Triplet]:
 def _triplet(row: TrainingRow) -> Triplet:
     messages = list(row.messages)
     return Triplet(
-        prompt={"token_ids": list(row.prompt_ids), "raw_content": messages[:-1], "image_urls": []},
+        prompt={
+            "token_ids": list(row.prompt_ids),
+            "raw_content": messages[:-1],
+            "image_urls": image_urls(messages[:-1]),
+        },
         response={
             "token_ids": list(row.completion_ids),
             "raw_content": messages[-1:],

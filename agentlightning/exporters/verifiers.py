@@ -209,7 +209,7 @@ class _Graph:
 
     def _call(self, segment: Segment, node: int) -> Dict[str, Any]:
         record, span = segment.call.record, segment.call.span
-        reason = segment.choice.finish_reason
+        reason = segment.finish_reason
         is_first = segment.span_id not in self._counted
         self._counted[segment.span_id] = None
         return {

@@ -354,3 +354,15 @@ def test_rewards_are_dealt_out_by_time_where_the_user_asks_for_it() -> None:
 
 def at(span: Span, moment: float) -> Span:
     return span.model_copy(update={"start_time": moment, "end_time": moment})
+
+
+@pytest.mark.parametrize("formula", list(Formula))
+def test_advantages_of_huge_rewards_are_those_of_small_ones(formula: Formula) -> None:
+    small = group_advantages([1.0, 0.0, None], formula)
+    huge = group_advantages([1e200, 0.0, None], formula)
+    scale = 1e200 if formula is Formula.CENTER else 1.0
+    for one, other in zip(small, huge, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert other == pytest.approx(one * scale, rel=1e-3)
+    assert None not in group_advantages([1e308, -1e308], formula)

@@ -342,3 +342,26 @@ def test_broken_foreign_spans_do_not_raise(attributes: dict[str, Any], data: st.
         broken[name] = data.draw(json_values)
     call = read_call(span_of(broken))
     assert call is None or call.token_capture == VALID or call.capture_code in CODES
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gen_ai.request.model",
+        "gen_ai.response.model",
+        "gen_ai.response.id",
+        "agentlightning.choice.0.finish_reason",
+    ],
+)
+@pytest.mark.parametrize("value", [["a"], 1, {"a": 1}])
+def test_a_name_that_is_no_text_is_left_out_with_an_issue(name: str, value: Any) -> None:
+    attributes: dict[str, Any] = call_attributes(
+        ModelCall(choices=(Choice(content="a"),), token_capture=VALID)
+    )
+    span = Span.from_attributes(attributes={}, rollout_id="r", attempt_id="a", name="chat")
+    span.attributes = {**attributes, name: value}
+    call = read_call(span)
+    assert call is not None
+    assert "attribute_unreadable" in [issue.code for issue in call.issues]
+    named = {call.request_model, call.response_model, call.response_id, call.choices[0].finish_reason}
+    assert named == {None}

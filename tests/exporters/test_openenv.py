@@ -72,3 +72,13 @@ def test_trls_harness_worker_joins_the_turns_to_our_rows(turns: List[Any]) -> No
     assert [tuple(each.completion_mask) for each in sequences] == [row.loss_mask for row in rows]
     assert [tuple(each.old_log_probs) for each in sequences] == [row.logprobs for row in rows]
     assert trl._messages_from_trace(trace.to_trace_entries())[-1]["content"].startswith("answer")
+
+
+def test_an_answer_that_the_row_cuts_ends_for_its_length() -> None:
+    trace = to_training_trace(build_rows(spans_of(LINEAR, "ro-1", 1.0), RowPolicy(max_tokens=11)))
+
+    last = trace["turns"][-1]
+    assert last["completion_token_ids"] == [13, 14]
+    assert last["metadata"]["versions"] == [["2", 0, 2]]
+    reasons = [turn["response"]["choices"][0]["finish_reason"] for turn in trace["turns"]]
+    assert reasons == ["stop", "stop", "length"]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
-from sample_rows import FORKED, LINEAR, rows_of, two_groups
+from sample_rows import FORKED, LINEAR, rows_of, spans_of, two_groups
 from test_verifiers import trees
 
+from agentlightning.adapter import build_rows
 from agentlightning.exporters.triplets import to_trajectory_triplets
 
 PEER = Path(__file__).parents[2] / ".venv-peer-0.3.0" / "bin" / "python"
@@ -59,3 +60,12 @@ def test_the_model_of_0_3_0_takes_them() -> None:
     )
 
     assert json.loads(done.stdout.splitlines()[-1]) == ours
+
+
+def test_images_of_the_prompt_are_named() -> None:
+    spans = spans_of([((1, 2), (5, 6))], "ro-1", 1.0)
+    image = {"type": "uri", "modality": "image", "uri": "http://x/cat.png"}
+    asked = [{"role": "user", "parts": [{"type": "text", "content": "what?"}, image]}]
+    spans[0].attributes["gen_ai.input.messages"] = json.dumps(asked)
+    (triplet,) = to_trajectory_triplets(build_rows(spans))
+    assert triplet.prompt["image_urls"] == ["http://x/cat.png"]

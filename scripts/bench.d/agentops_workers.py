@@ -37,6 +37,8 @@ import agentops
 print(time.process_time(), flush=True)
 sys.stdin.readline()
 """
+OPENAI = "import openai\n"
+"""What an agent imports in any case; both sides of a line have it, or neither."""
 DEAD_PROXY = {"HTTP_PROXY": "http://proxy.invalid:9", "http_proxy": "http://proxy.invalid:9"}
 
 
@@ -72,12 +74,21 @@ def _end(workers: list[subprocess.Popen[str]]) -> None:
 
 def ours(size: Size) -> Sample:
     """Workers with a tracer each, and one server."""
+    return _ours(size, WORKER)
+
+
+def ours_openai(size: Size) -> Sample:
+    """The same, in workers of agents that use ``openai``."""
+    return _ours(size, OPENAI + WORKER)
+
+
+def _ours(size: Size, code: str) -> Sample:
     from agentlightning.tracer import AgentOpsTracer
 
     began = time.perf_counter()
     tracer = AgentOpsTracer(strict=True)
     tracer.init()
-    workers, processor = _all_ready(WORKER, size["workers"], base64.b64encode(pickle.dumps(tracer)).decode())
+    workers, processor = _all_ready(code, size["workers"], base64.b64encode(pickle.dumps(tracer)).decode())
     took = time.perf_counter() - began
     _end(workers)
     tracer.teardown()
@@ -86,8 +97,17 @@ def ours(size: Size) -> Sample:
 
 def import_only(size: Size) -> Sample:
     """The same processes, which import ``agentops`` and nothing else."""
+    return _imports(size, IMPORT_ONLY)
+
+
+def import_openai(size: Size) -> Sample:
+    """The same processes, which import ``openai`` and ``agentops``."""
+    return _imports(size, OPENAI + IMPORT_ONLY)
+
+
+def _imports(size: Size, code: str) -> Sample:
     began = time.perf_counter()
-    workers, processor = _all_ready(IMPORT_ONLY, size["workers"], "go")
+    workers, processor = _all_ready(code, size["workers"], "go")
     took = time.perf_counter() - began
     _end(workers)
     return {"s": took, "processor": processor * 1000}
@@ -177,6 +197,8 @@ FIGURE = Figure(
     subjects=(
         Subject("ours"),
         Subject("import_only"),
+        Subject("ours_openai"),
+        Subject("import_openai"),
         Subject("one_worker"),
         Subject("one_worker_0_2_2", peer="0.2.2"),
         Subject("server"),
@@ -185,6 +207,7 @@ FIGURE = Figure(
     lines=(
         Line("all workers ready", "ours", "s", "s", "import_only", aim=Aim("<=", 1.3)),
         Line("… processor time of one of them until then", "ours", "processor", "ms", "import_only"),
+        Line("… in workers that import `openai`, too", "ours_openai", "s", "s", "import_openai"),
         Line(
             "`init()` until the local server answers, beside 0.2.2",
             "one_worker",

@@ -154,6 +154,7 @@ from agentlightning.store import open_store
 from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 store = FaultyStore(open_store(args["url"]), only={"add_many_spans"})
 tracers = [OtelTracer(max_wait_time=50) for _ in range(args["tracers"])]
 for number, tracer in enumerate(tracers):

@@ -238,14 +238,9 @@ def _differ(left: Call, right: Call) -> bool:
     if ours is None or theirs is None:
         return False
     if left.tokens is not None or right.tokens is not None:
-        is_foreign = FOREIGN in {
-            ours.capture_source,
-            theirs.capture_source,
-        }  # others word questions their own way
-        return not is_foreign and (ours.request_messages, ours.prompt) != (
-            theirs.request_messages,
-            theirs.prompt,
-        )
+        if FOREIGN in {ours.capture_source, theirs.capture_source}:  # others word questions their own way
+            return False
+        return ours.request_messages != theirs.request_messages or ours.prompt != theirs.prompt
     return ours.prompt_token_ids != theirs.prompt_token_ids or [each.token_ids for each in ours.choices] != [
         each.token_ids for each in theirs.choices
     ]

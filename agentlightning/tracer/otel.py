@@ -339,9 +339,8 @@ class _Worker:
         self.processor.default_store = store
         self._calls: Optional[ModelCallPatches] = None
         with ExitStack() as undo:  # what raises half way leaves nothing behind
-            undo.callback(
-                ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close
-            )  # watches until all is written
+            # First in, last out: it watches until all is written.
+            undo.callback(ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close)
             undo.callback(self._finish, 5.0)
             self.session = ProviderSession(self.processor)
             undo.callback(self.session.close)

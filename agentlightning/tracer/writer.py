@@ -192,9 +192,8 @@ class Writer:
         self._losses_told = 0
         self._idle = True
         self._stopping = False
-        self._disk = (
-            threading.RLock()
-        )  # whoever shuts down waits until a batch that goes to the spool is there
+        # Whoever shuts down waits until a batch that goes to the spool is there.
+        self._disk = threading.RLock()
         self._wake = _Bell()
         self._full = _Bell()
         self._thread: Optional[threading.Thread] = None

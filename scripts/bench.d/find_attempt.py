@@ -7,29 +7,27 @@ of the system where there is room. Each run asks for attempts in random order, n
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from random import Random
 
-from harness import Figure, Line, Sample, Size, Subject, percentile, run_subject
+import made_once
+from harness import Figure, Line, Sample, Size, Subject, percentile
 
 SPANS_AN_ATTEMPT = 50
 
 
 def fill(size: Size) -> Sample:
     """Make the file; return how long that took."""
-    from agentlightning.store import open_store
     from agentlightning.types import OtelResource, Span, SpanContext, TraceStatus
 
     resource = OtelResource(attributes={"service.name": "agent"})
     status = TraceStatus(status_code="OK")
     text = "an answer of some words, as short as the answers of an agent are that calls tools. " * 3
 
-    def spans_of(rollout_id: str, attempt_id: str, number: int) -> list[Span]:
+    def spans_of(number: int, rollout_id: str, attempt_id: str) -> list[Span]:
         trace_id = f"{number + 1:032x}"
         return [
             Span.model_construct(
@@ -62,33 +60,11 @@ def fill(size: Size) -> Sample:
             for place in range(SPANS_AN_ATTEMPT)
         ]
 
-    async def work() -> float:
-        store = open_store(f"sqlite:///{size['shared']}/spans.db")
-        ids = []
-        began = time.perf_counter()
-        for number in range(size["spans"] // SPANS_AN_ATTEMPT):
-            rollout = await store.start_rollout(input=number)
-            ids.append((rollout.rollout_id, rollout.attempt.attempt_id))
-            await store.add_many_spans(spans_of(*ids[-1], number))
-        seconds = time.perf_counter() - began
-        await store.close()
-        Path(size["shared"], "attempts.json").write_text(json.dumps(ids), encoding="utf-8")
-        return seconds
-
-    return {"seconds": asyncio.run(work())}
-
-
-@contextmanager
-def filled(size: Size) -> Iterator[Size]:
-    """Make the file before the first round."""
-    run_subject("find_attempt", "fill", size)
-    yield size
+    return made_once.fill(size, size["spans"] // SPANS_AN_ATTEMPT, spans_of)
 
 
 def _attempts(size: Size) -> list[list[str]]:
-    everything: list[list[str]] = json.loads(
-        Path(size["shared"], "attempts.json").read_text(encoding="utf-8")
-    )
+    everything = made_once.attempts_of(size)
     return Random().sample(everything, min(size["questions"] + 1, len(everything)))
 
 
@@ -122,7 +98,7 @@ def ours(size: Size) -> Sample:
     from agentlightning.store import open_store
 
     async def work() -> Sample:
-        store = open_store(f"sqlite:///{size['shared']}/spans.db")
+        store = open_store(made_once.url(size))
         questions = Questions()
         for rollout_id, attempt_id in _attempts(size):
             with questions.asked():
@@ -169,5 +145,5 @@ FIGURE = Figure(
         "full": {"spans": 1_000_000, "questions": 3000},
     },
     rounds={"tiny": 1, "quick": 3, "normal": 5, "full": 9},
-    prepare=filled,
+    prepare=made_once.filled_by("find_attempt"),
 )

@@ -13,13 +13,12 @@ import gc
 import json
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
-from harness import Aim, Figure, Line, Sample, Size, Subject, run_subject
+import made_once
+from harness import Aim, Figure, Line, Sample, Size, Subject
 
 TURNS = 6
 FIRST, ANSWER, HEARD = 128, 48, 32
@@ -108,29 +107,7 @@ def spans_of(number: int, rollout_id: str, attempt_id: str) -> list[Any]:
 
 def fill(size: Size) -> Sample:
     """Make the file; return how long that took."""
-    from agentlightning.store import open_store
-
-    async def work() -> float:
-        store = open_store(f"sqlite:///{size['shared']}/rows.db")
-        ids = []
-        began = time.perf_counter()
-        for number in range(size["rollouts"]):
-            rollout = await store.start_rollout(input=number)
-            ids.append((rollout.rollout_id, rollout.attempt.attempt_id))
-            await store.add_many_spans(spans_of(number, *ids[-1]))
-        seconds = time.perf_counter() - began
-        await store.close()
-        Path(size["shared"], "attempts.json").write_text(json.dumps(ids), encoding="utf-8")
-        return seconds
-
-    return {"seconds": asyncio.run(work())}
-
-
-@contextmanager
-def filled(size: Size) -> Iterator[Size]:
-    """Make the file before the first round."""
-    run_subject("rows", "fill", size)
-    yield size
+    return made_once.fill(size, size["rollouts"], spans_of)
 
 
 def floor_read(size: Size) -> Sample:
@@ -155,10 +132,10 @@ def _read(size: Size, use: Callable[[Sequence[Any]], Any]) -> Sample:
     """Read every rollout once for time, and some of them once more for what is kept."""
     from agentlightning.store import open_store
 
-    attempts = json.loads(Path(size["shared"], "attempts.json").read_text(encoding="utf-8"))
+    attempts = made_once.attempts_of(size)
 
     async def work() -> Sample:
-        store = open_store(f"sqlite:///{size['shared']}/rows.db")
+        store = open_store(made_once.url(size))
         use(await store.query_spans(*attempts[0]))  # the connection, and imports on first use
         cpu, began = time.process_time(), time.perf_counter()
         for ids in attempts:
@@ -339,5 +316,5 @@ FIGURE = Figure(
         "full": {"rollouts": 10_000, "kept": 200, "in_memory": 2000},
     },
     rounds={"tiny": 1, "quick": 3, "normal": 3, "full": 7},
-    prepare=filled,
+    prepare=made_once.filled_by("rows"),
 )

@@ -100,7 +100,7 @@ class ModelCallAttributes(str, Enum):
 
     def at(self, index: int) -> str:
         """Return the name for one choice."""
-        return self.value.replace("{i}", str(index))
+        return str.replace(self, "{i}", str(index))
 
 
 class SpanFlagAttributes(str, Enum):

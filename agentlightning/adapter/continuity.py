@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 REALIGN = 4
 """So many tokens must agree again before a part counts as cut out rather than changed; fewer meet by chance."""
 
-WIDTH = array("i").itemsize
+WIDTH = array("I").itemsize
 """Bytes of a packed token id."""
 
 Ids = Tuple[int, ...]
@@ -108,7 +108,7 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 def packed_ids(ids: Sequence[int]) -> bytes:
     """Return ids as bytes, ``WIDTH`` for each: comparing two long lists is then one comparison of memory."""
-    return array("i", ids).tobytes()
+    return array("I", ids).tobytes()
 
 
 def continuity(prompt: Ids, response: Ids, following: Ids) -> Continuity:

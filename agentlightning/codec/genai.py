@@ -49,6 +49,19 @@ ERROR_TYPE = "error.type"
 ERROR_MESSAGE = "error.message"
 RESEND_COUNT = "http.request.resend_count"
 
+# An enumeration looks its value up at every use, and reading has a dozen for each call.
+_CAPTURE_SOURCE = Ours.CAPTURE_SOURCE.value
+_ENDPOINT = Ours.ENDPOINT.value
+_HTTP_STATUS = Ours.HTTP_STATUS.value
+_LOGPROB_KIND = Ours.LOGPROB_KIND.value
+_PARTIAL = Ours.PARTIAL.value
+_POLICY_VERSION = Ours.POLICY_VERSION.value
+_PROMPT_TOKEN_IDS = Ours.PROMPT_TOKEN_IDS.value
+_SAMPLING_EFFECTIVE = Ours.SAMPLING_EFFECTIVE.value
+_SAMPLING_REQUESTED = Ours.SAMPLING_REQUESTED.value
+_STREAM = Ours.STREAM.value
+_TOKEN_CAPTURE = Ours.TOKEN_CAPTURE.value
+
 _VERDICT = re.compile(rf"{VALID}|(?:none|invalid)\(\w+\)")
 _SAMPLING_NAMES: Mapping[str, str] = {
     "temperature": "gen_ai.request.temperature",
@@ -230,23 +243,23 @@ def _read(attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
         "text_completion" if attributes.get(OPERATION_NAME) == "text_completion" else "chat"
     )
     asked = [messages.from_genai(each) for each in _messages(attributes.get(INPUT_MESSAGES), issues)]
-    verdict = _verdict(attributes[Ours.TOKEN_CAPTURE.value], issues)
+    verdict = _verdict(attributes[_TOKEN_CAPTURE], issues)
     choices = tuple(_read_choices(attributes, verdict, issues))
-    prompt_ids = _ids(attributes.get(Ours.PROMPT_TOKEN_IDS.value))
+    prompt_ids = _ids(attributes.get(_PROMPT_TOKEN_IDS))
     # A stage may have taken ids out of a span after its verdict was written.
     if verdict == VALID and (prompt_ids is None or not all(each.token_ids is not None for each in choices)):
         verdict = none("no_token_ids")
     error, error_text = attributes.get(ERROR_TYPE), attributes.get(ERROR_MESSAGE)
-    status = attributes.get(Ours.HTTP_STATUS.value)
+    status = attributes.get(_HTTP_STATUS)
     if error is not None and error == str(status):
         error = None
     return ModelCall(
         operation=operation,
-        endpoint=str(attributes.get(Ours.ENDPOINT.value) or ""),
+        endpoint=str(attributes.get(_ENDPOINT) or ""),
         request_model=_word(attributes.get(REQUEST_MODEL), issues),
         response_model=_word(attributes.get(RESPONSE_MODEL), issues),
         response_id=_word(attributes.get(RESPONSE_ID), issues),
-        stream=bool(attributes.get(Ours.STREAM.value)),
+        stream=bool(attributes.get(_STREAM)),
         request_messages=tuple(asked) if operation == "chat" else (),
         prompt=_prompt(asked) if operation == "text_completion" else None,
         tools=tuple(
@@ -255,13 +268,13 @@ def _read(attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
         choices=choices,
         prompt_token_ids=prompt_ids,
         usage=_read_usage(attributes),
-        sampling_requested=_load(attributes.get(Ours.SAMPLING_REQUESTED.value), issues, {}),
-        sampling_effective=_load(attributes.get(Ours.SAMPLING_EFFECTIVE.value), issues, {}),
-        logprob_kind=_logprob_kind(attributes.get(Ours.LOGPROB_KIND.value)),
-        partial=bool(attributes.get(Ours.PARTIAL.value)),
+        sampling_requested=_load(attributes.get(_SAMPLING_REQUESTED), issues, {}),
+        sampling_effective=_load(attributes.get(_SAMPLING_EFFECTIVE), issues, {}),
+        logprob_kind=_logprob_kind(attributes.get(_LOGPROB_KIND)),
+        partial=bool(attributes.get(_PARTIAL)),
         token_capture=verdict,
         issues=(*_read_issues(attributes, issues), *issues),
-        capture_source=str(attributes.get(Ours.CAPTURE_SOURCE.value) or "transport"),
+        capture_source=str(attributes.get(_CAPTURE_SOURCE) or "transport"),
         http_status=status,
         error=None if error is None else f"{error}: {error_text}" if error_text else str(error),
         retries=attributes.get(RESEND_COUNT) or 0,
@@ -272,7 +285,7 @@ def _read(attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
 def _verdict(value: Any, issues: list[Issue]) -> str:
     if isinstance(value, str) and _VERDICT.fullmatch(value):
         return value
-    issues.append(Issue("warn", "attribute_unreadable", Ours.TOKEN_CAPTURE.value))
+    issues.append(Issue("warn", "attribute_unreadable", _TOKEN_CAPTURE))
     return invalid("malformed")
 
 
@@ -298,7 +311,7 @@ def _prompt(asked: list[Any]) -> Any:
 
 
 def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issue]) -> Iterable[Choice]:
-    versions = _load(attributes.get(Ours.POLICY_VERSION.value), issues, [])
+    versions = _load(attributes.get(_POLICY_VERSION), issues, [])
     for position, written in enumerate(_messages(attributes.get(OUTPUT_MESSAGES), issues)):
         message = messages.from_genai(written)
         index = written.get("index", position)

@@ -135,3 +135,13 @@ def test_a_second_capture_of_one_call_stands_for_it_although_the_first_cannot_be
     rows = build_rows([bad, good, reward(1.0)])
     assert [row.token_ids for row in rows] == [(1, 2, 5)]
     assert incomplete(rows) == []
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**31, 2**32, 2**40, True, 1.0, "1"])
+def test_what_is_no_token_id_is_not_trained(wrong: Any) -> None:
+    good = call(1, (2**31 - 1, 0), (5,), response_id="good")
+    bad = call(2, (1, 2), (5,), response_id="bad")
+    bad.attributes = {**bad.attributes, "agentlightning.prompt_token_ids": [wrong, 2]}
+    rows = build_rows([good, bad])
+    assert [row.token_ids for row in rows] == [(2**31 - 1, 0, 5)]
+    assert rows.counts == {"token_id_type": 1}

@@ -124,13 +124,14 @@ def _is_own(given: _Given) -> bool:
 def _linked(
     root: Tree, given: Sequence[_Given], calls: Sequence[Call], taking_part: Sequence[Call]
 ) -> Dict[int, RewardMatch]:
+    linking = [each for each in given if each.reward.links and not is_for_rollout(each.reward.links)]
+    if not linking:  # as in most attempts
+        return {}
     targets = _Targets(root, calls, taking_part)
     by_id = {call.span.span_id: call for call in taking_part}
     matches: Dict[int, RewardMatch] = {}
     holder: Dict[_Target, int] = {}
-    for each in given:
-        if not each.reward.links or is_for_rollout(each.reward.links):
-            continue
+    for each in linking:
         place, links = _place(each.reward.links)
         call_id = targets.call_of(links, each.span)
         match = RewardMatch(each.span, each.reward)

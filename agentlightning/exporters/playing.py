@@ -115,6 +115,50 @@ class Player:
             await asyncio.gather(*running, return_exceptions=True)
 
 
+async def rollout_source(
+    run_agent: RunAgent,
+    prompts: Iterable[Any],
+    *,
+    store: LightningStore,
+    tracer: Tracer,
+    group_size: int,
+    concurrency: int = 64,
+    policy: Optional[RowPolicy] = None,
+    reward: RewardRule = "required",
+    timeout: Optional[float] = None,
+    settle: float = SETTLE_SECONDS,
+) -> AsyncIterator[Played]:
+    """Run an agent ``group_size`` times on each prompt, recorded, and yield each rollout as it ends.
+
+    Args:
+        run_agent: Takes a prompt; a coroutine function, or a plain one. A number that it returns is its reward.
+        prompts: As many as shall be played; for an asynchronous trainer usually without an end.
+        store: Where rollouts go.
+        tracer: One that is ready (``with tracer.lifespan(store)``).
+        group_size: Rollouts of each prompt.
+        concurrency: Agents that run at a time.
+        policy: Which calls are trained: a rollout that gives no row by it is refused.
+        reward: ``optional`` declares that a rollout needs no scored reward.
+        timeout: Seconds that an agent may take; ``None`` = for ever.
+        settle: Seconds to wait for spans of a finished rollout that are still under way.
+    """
+    player = Player(
+        run_agent=run_agent,
+        store=store,
+        tracer=tracer,
+        policy=policy,
+        reward=reward,
+        timeout=timeout,
+        settle=settle,
+    )
+    stream = player.stream(samples(prompts, group_size), concurrency)
+    try:
+        async for played in stream:
+            yield played
+    finally:
+        await stream.aclose()  # type: ignore[attr-defined]
+
+
 def samples(prompts: Iterable[Any], group_size: int) -> Iterator[Job]:
     """Yield ``group_size`` jobs for each prompt; the groups of each call have ids of their own."""
     run = uuid.uuid4().hex[:12]

@@ -1,8 +1,7 @@
 """SkyRL's ``GeneratorOutput``: a dict of lists, one entry per row.
 
-Made by SkyRL's documented shape (0.3.0 and 0.4.0, ``skyrl.train.generators.base.GeneratorOutput``), without its code:
-its packages ask for Python 3.12 and CUDA. Rows of one trajectory stand together and the last of them is flagged, as
-its step-wise training wants; rewards are floats throughout.
+The shape is ``skyrl.train.generators.base.GeneratorOutput`` of SkyRL 0.3.0 and 0.4.0. Rows of one trajectory stand
+together and the last of them is flagged, as its step-wise training wants; rewards are floats throughout.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any, Dict, List, Optional, Tuple, TypedDict
 from ..adapter.training import TrainingRow
 from .checks import by_rollout, exportable, group, numbers, scored
 
-TESTED_WITH = "the documented shape of SkyRL 0.3.0 and 0.4.0"
+TESTED_WITH = "skyrl 0.3.0 (its checks, merging, tensors and advantages); the documented shape of 0.4.0"
 
 
 @dataclass(frozen=True, slots=True)

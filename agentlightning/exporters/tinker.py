@@ -18,7 +18,7 @@ from .checks import by_rollout, exportable, group, numbers, scored
 if TYPE_CHECKING:
     import tinker
 
-TESTED_WITH = "tinker 0.38.0"
+TESTED_WITH = "tinker 0.38.0, and 0.16.1 with the server of skyrl-tx 0.3.0"
 
 
 class Run(NamedTuple):
@@ -72,7 +72,8 @@ def to_datums(
         rows: Rows of whole groups: the baseline of a rollout is made of its group.
         advantage: A formula (default: Tinker's own, reward minus the mean of the group), a function of the rewards
             of a group, or the advantages themselves, one per row.
-        with_provenance: Whether runs name the sampling requests that the tokens come from.
+        with_provenance: Whether runs name the sampling requests that the tokens come from; clients before
+            0.38 have no place for it (seen with 0.16.1), and their data goes without.
         on_unscored: ``drop`` leaves rows of unscored rollouts out, ``error`` refuses them.
 
     Raises:
@@ -95,7 +96,7 @@ def to_datums(
             model_input=tinker.ModelInput.from_ints(list(row.token_ids[:-1])),
             loss_fn_inputs=loss_inputs(row, value),
         )
-        runs = provenance(row) if with_provenance else []
+        runs = provenance(row) if with_provenance and hasattr(datum, "with_provenance") else []
         if runs:
             length = len(row)
             datum = datum.with_provenance(

@@ -178,12 +178,6 @@ class Batch:
                 self._give(sequence, token)
             self._go_on([token.id for token in tokens])
 
-    def fail(self, error: BaseException) -> None:
-        """End what has not ended with an error."""
-        for sequence in self._alive:
-            sequence.end(None, error)
-        self._alive = []
-
     def _sample(self, logits: Any, version: str) -> list[Token]:
         settings = [each.sampling for each in self._alive]
         processed = process(logits, settings).log_softmax(-1)

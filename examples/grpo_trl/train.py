@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openai import AsyncOpenAI
-
 from agentlightning import LLM, LightningStore, OtelTracer, open_store
-from agentlightning.exporters.trl import TraceRolloutWorker, as_rollout_func, rollout_source, trace_reward
-from agentlightning.store.sealing import SealedAttempt
+from agentlightning.exporters.playing import rollout_source
+from agentlightning.exporters.trl import TraceRolloutWorker, as_rollout_func, trace_reward
 
-from .agent import hunt
 from .engine import Engine
-from .task import Task, score, some_of_each, split
+from .playing import Hunter, measure, receipts, tasks
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
@@ -71,30 +66,6 @@ class Summary:
         )
 
 
-class Hunter:
-    """The agent as TRL's prompts want it: a prompt is a task as JSON, because TRL hands on no other column."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    async def __call__(self, prompt: str) -> float:
-        """Play, and return the reward."""
-        task = read(prompt)
-        async with AsyncOpenAI(base_url=self._engine.url, api_key="none", max_retries=0) as client:
-            return score(await hunt(task.question, task.boxes, client), task)
-
-
-def write(task: Task) -> str:
-    """Return a task as a prompt."""
-    return json.dumps({"path": task.path, "treasure": task.treasure})
-
-
-def read(prompt: str) -> Task:
-    """Return the task of a prompt."""
-    found = json.loads(prompt)
-    return Task(tuple(found["path"]), found["treasure"])
-
-
 def train(settings: Settings, report: Callable[[str], None] = print, database: str = "memory://") -> Summary:
     """Train, and return what came of it.
 
@@ -123,20 +94,13 @@ def _train_in(settings: Settings, store: LightningStore, report: Callable[[str],
         tracer = OtelTracer(capture_tokens="request", endpoints=[endpoint], max_wait_time=60_000)
         stack.enter_context(tracer.lifespan(store))
         run = Run(settings, store, tracer, engine, tokenizer, folder, report)
-        before = run.measure()
+        before = asyncio.run(run.measured())
         report(f"before: {before:.2f}")
         (run.train_async if settings.asynchronous else run.train_sync)()
-        after = run.measure()
+        after = asyncio.run(run.measured())
         report(f"after: {after:.2f}")
         rollouts, whole = asyncio.run(receipts(store))
         return Summary(before, after, rollouts, whole, time.monotonic() - began)
-
-
-async def receipts(store: LightningStore) -> tuple[int, int]:
-    """Return how many rollouts there are that ended, and of how many all spans are there."""
-    rollouts = [each for each in await store.query_rollouts() if each.status in {"succeeded", "failed"}]
-    whole = [(await store.get_receipt(each.rollout_id, "latest")).whole for each in rollouts]
-    return len(rollouts), sum(whole)
 
 
 @dataclass
@@ -151,27 +115,11 @@ class Run:
     folder: Path
     report: Callable[[str], None]
 
-    def tasks(self) -> Iterator[str]:
-        """Yield prompts without an end, as many of one box as of two."""
-        chance = random.Random(self.settings.seed)
-        chosen, _ = split(self.settings.seed)
-        while True:
-            yield from map(write, some_of_each(chosen, 2, chance))
-
-    def measure(self) -> float:
-        """Return the mean reward of the scored rollouts on held-out tasks, with the weights that are served."""
-        _, held_out = split(self.settings.seed)
-        tasks = some_of_each(held_out, self.settings.held_out, random.Random(0))
-
-        async def played() -> list[float]:
-            source = rollout_source(
-                Hunter(self.engine), map(write, tasks), store=self.store, tracer=self.tracer, group_size=1
-            )
-            sealed = [each async for each in source if isinstance(each, SealedAttempt)]
-            return [value for each in sealed if (value := each.rows().outcome.value) is not None]
-
-        rewards = asyncio.run(played())
-        return sum(rewards) / len(rewards)
+    async def measured(self) -> float:
+        """Return the mean reward on held-out tasks, with the weights that are served."""
+        return await measure(
+            Hunter(self.engine), self.store, self.tracer, self.settings.seed, self.settings.held_out
+        )
 
     def common(self) -> dict[str, Any]:
         """Return the options that both trainers have."""
@@ -201,7 +149,7 @@ class Run:
         from transformers import AutoModelForCausalLM
         from trl import GRPOConfig, GRPOTrainer
 
-        prompts = [prompt for prompt, _ in zip(self.tasks(), range(256), strict=False)]
+        prompts = [prompt for prompt, _ in zip(tasks(self.settings.seed), range(256), strict=False)]
         with as_rollout_func(Hunter(self.engine), store=self.store, tracer=self.tracer) as rollouts:
 
             def rollout_func(given: list[str], trainer: Any) -> dict[str, list[Any]]:
@@ -230,7 +178,7 @@ class Run:
         settings = self.settings
         size = settings.groups * settings.generations
         source = rollout_source(
-            Hunter(self.engine), self.tasks(), store=self.store, tracer=self.tracer,
+            Hunter(self.engine), tasks(settings.seed), store=self.store, tracer=self.tracer,
             group_size=settings.generations, concurrency=size,
         )  # fmt: skip
         worker = TraceRolloutWorker(source, group_size=settings.generations, max_queued=size)

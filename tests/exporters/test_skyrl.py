@@ -1,4 +1,4 @@
-"""SkyRL's documented shape (property E3): its packages need Python 3.12 and CUDA, so its own code is not run here."""
+"""SkyRL's documented shape (property E3); ``test_skyrl_trainer.py`` gives it to SkyRL's own code."""
 
 from __future__ import annotations
 

@@ -22,12 +22,8 @@ from openai import AsyncOpenAI  # noqa: E402 - after the skips
 
 from agentlightning import LLM, InMemoryLightningStore, LightningStore, OtelTracer  # noqa: E402
 from agentlightning.errors import NotExportable  # noqa: E402
-from agentlightning.exporters.trl import (  # noqa: E402
-    TraceRolloutWorker,
-    as_rollout_func,
-    rollout_source,
-    trace_reward,
-)
+from agentlightning.exporters.playing import rollout_source  # noqa: E402
+from agentlightning.exporters.trl import TraceRolloutWorker, as_rollout_func, trace_reward  # noqa: E402
 from agentlightning.instrumentation.guard import reraise  # noqa: E402
 from examples.grpo_trl.engine import Engine  # noqa: E402
 from examples.grpo_trl.model import make  # noqa: E402

@@ -11,7 +11,7 @@ tokens), so everything is checked here.
 
 from .rollout_func import RolloutFunction, as_rollout_func
 from .rows import OnFork, Rollouts, check_tokens, rollout_dict, trace_reward
-from .worker import TraceRolloutWorker, rollout_source
+from .worker import TraceRolloutWorker
 
 TESTED_WITH = "trl 1.16.0"
 
@@ -24,6 +24,5 @@ __all__ = [
     "as_rollout_func",
     "check_tokens",
     "rollout_dict",
-    "rollout_source",
     "trace_reward",
 ]

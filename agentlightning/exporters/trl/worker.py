@@ -8,21 +8,17 @@ import queue
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 from ...adapter.advantage import AdvantageFunction, Formula, group_advantages
-from ...adapter.completeness import RewardRule
 from ...adapter.policy import RowPolicy
 from ...adapter.training import TrainingRow, group_of
 from ...errors import MissingExtra, NotExportable
-from ...store.base import LightningStore
-from ...store.sealing import SETTLE_SECONDS, RefusedAttempt, SealedAttempt
-from ...tracer.base import Tracer
+from ...store.sealing import RefusedAttempt, SealedAttempt
 from ..checks import numbers
-from ..playing import Played, Player, RunAgent, samples
 from .rows import Rollouts, check_tokens, id_of, rows_of
 
 OPEN_GROUPS = 1024
@@ -50,7 +46,7 @@ class TraceRolloutWorker:
     ends, or fails, or stays away, the trainer stops with an error that says so.
 
     Args:
-        source: Rollouts as they come, such as :func:`rollout_source` yields them.
+        source: Rollouts as they come, such as :func:`~agentlightning.exporters.playing.rollout_source` yields them.
         group_size: Rollouts of one group.
         policy: Which calls of sealed attempts are trained.
         reward: What a rollout was worth, given its rows; default: what the trace says. ``None`` = unscored.
@@ -270,50 +266,6 @@ class TraceRolloutWorker:
         self.counts[name] += 1
         if name not in {"rollouts", "rows"}:
             self.metrics_queue.put({f"trace/{name}_total": 1.0})
-
-
-async def rollout_source(
-    run_agent: RunAgent,
-    prompts: Iterable[Any],
-    *,
-    store: LightningStore,
-    tracer: Tracer,
-    group_size: int,
-    concurrency: int = 64,
-    policy: Optional[RowPolicy] = None,
-    reward: RewardRule = "required",
-    timeout: Optional[float] = None,
-    settle: float = SETTLE_SECONDS,
-) -> AsyncIterator[Played]:
-    """Run an agent ``group_size`` times on each prompt, recorded, and yield each rollout as it ends.
-
-    Args:
-        run_agent: Takes a prompt; a coroutine function, or a plain one. A number that it returns is its reward.
-        prompts: As many as shall be played; for a ``TraceRolloutWorker`` usually without an end.
-        store: Where rollouts go.
-        tracer: One that is ready (``with tracer.lifespan(store)``).
-        group_size: Rollouts of each prompt.
-        concurrency: Agents that run at a time.
-        policy: Which calls are trained: a rollout that gives no row by it is refused.
-        reward: ``optional`` declares that a rollout needs no scored reward.
-        timeout: Seconds that an agent may take; ``None`` = for ever.
-        settle: Seconds to wait for spans of a finished rollout that are still under way.
-    """
-    player = Player(
-        run_agent=run_agent,
-        store=store,
-        tracer=tracer,
-        policy=policy,
-        reward=reward,
-        timeout=timeout,
-        settle=settle,
-    )
-    stream = player.stream(samples(prompts, group_size), concurrency)
-    try:
-        async for played in stream:
-            yield played
-    finally:
-        await stream.aclose()  # type: ignore[attr-defined]
 
 
 def _sample_class() -> Any:

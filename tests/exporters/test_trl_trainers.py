@@ -19,6 +19,7 @@ pytest.importorskip("trl", reason="scripts/trainers installs trl")
 torch = pytest.importorskip("torch", reason="scripts/trainers installs trl")
 
 from openai import AsyncOpenAI  # noqa: E402 - after the skips
+from pages import blocks, run  # noqa: E402
 
 from agentlightning import LLM, InMemoryLightningStore, LightningStore, OtelTracer  # noqa: E402
 from agentlightning.errors import NotExportable  # noqa: E402
@@ -257,3 +258,44 @@ def test_d2_and_d3_the_async_trainer_trains_what_was_sampled(
     rows_each = (worker.counts["rows"] + worker.counts["stale_rows"]) / worker.counts["rollouts"]
     assert rows_each <= 1 if keep_ids else rows_each > 1.5  # it stops in the midst of a rollout
     assert all(entry["sample/staleness_max"] <= 1 for entry in trainer.state.log_history[:3])
+
+
+# ------------------------------------------------------------------ the page
+
+
+def test_the_page_on_trl_runs(tiny: Tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    from examples.grpo_trl.on_cpu import EngineTransfer, without_a_gpu
+
+    model, tokenizer, folder = tiny
+    settings = {
+        "output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "fp16": False, "gradient_checkpointing": False,
+        "per_device_train_batch_size": 8, "num_generations": 8, "max_steps": 1, "temperature": 1.0,
+        "report_to": [], "save_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False,
+    }  # fmt: skip
+    synchronous, asynchronous = blocks("train-with-trl.md")
+    with Engine(copy.deepcopy(model), tokenizer) as engine:
+        names = {
+            "agent": talker(engine),
+            "url": engine.url,
+            "store": memory,
+            "model": str(folder),
+            "model_path": str(folder),
+            "prompts": Dataset.from_list([{"prompt": "box 1"}] * 8),
+            "bring_to_the_engine": engine.update_weights,
+            "settings": settings,
+        }
+        made = asyncio.run(run(synchronous, **names))
+        assert made["trainer"].state.global_step == 1
+
+        tracer = traced(engine)
+        names |= {
+            "tracer": tracer,
+            "prompts_without_end": (f"box {number}" for number in itertools.count(1)),
+            "transfer": EngineTransfer(engine),
+            "settings": {**settings, "dtype": "float32", "token_budget": 0},
+        }
+        with without_a_gpu(), tracer.lifespan(memory):
+            made = asyncio.run(run(asynchronous, **names))
+        assert made["trainer"].state.global_step == 1

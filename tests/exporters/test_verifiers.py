@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import warnings
 from typing import Any, Dict, List, Tuple
@@ -9,6 +10,7 @@ from typing import Any, Dict, List, Tuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import blocks, run
 from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of, two_groups
 
 from agentlightning.adapter import RowPolicy, RowSet, build_rows
@@ -286,3 +288,11 @@ def test_a_real_wire_trace_says_what_the_agent_did(verifiers: Any) -> None:
     groups = [verifiers.WireTrace.model_validate(each) for each in to_wire_traces(two_groups(), GROUPS)]
     assert [each.num_branches for each in groups] == [1, 2, 1, 2]
     assert [each.info["versions"] for each in groups] == [[0, 2]] * 4
+
+
+def test_the_page_on_verifiers_runs(verifiers: Any) -> None:
+    (block,) = blocks("train-with-verifiers.md")
+    rows = two_groups()
+    made = asyncio.run(run(block, rows=rows, rollouts=GROUPS, to_wire_traces=to_wire_traces))
+
+    assert [trace.reward for trace in made["traces"]] == [1.0, 0.0, 0.25, 0.75]

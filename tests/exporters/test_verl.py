@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import warnings
 from typing import Any, List
@@ -9,6 +10,7 @@ from typing import Any, List
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import blocks, run
 from sample_rows import FORKED, LINEAR, rows_of, two_groups
 from test_tinker import conversation, lengths
 
@@ -272,3 +274,13 @@ def _verl_without_std(rewards: Any) -> List[Any]:
     """Return verl's advantages with ``norm_adv_by_std_in_grpo=False``: a group of one keeps its reward."""
     mean = sum(rewards) / len(rewards) if len(rewards) > 1 else 0.0
     return [reward - mean for reward in rewards]
+
+
+def test_the_page_on_verl_runs(agent_loop: Any) -> None:
+    from types import SimpleNamespace
+
+    (block,) = blocks("train-with-verl.md")
+    made = asyncio.run(run(block, rows=two_groups(), tokenizer=SimpleNamespace(pad_token_id=0)))
+
+    assert len(made["data"]) == 6
+    assert made["data"].meta_info["left_out"] == []

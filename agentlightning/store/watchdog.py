@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Optional, Protocol
 
+from .._threads import started
 from ..errors import StoreClosed
 
 _log = logging.getLogger(__name__)
@@ -57,8 +58,9 @@ class Watchdog:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="agl-store-watchdog", daemon=True)
                 try:
-                    thread.start()
-                except RuntimeError as error:  # the interpreter ends, or there are too many threads
+                    if not started(thread):
+                        return  # nobody is left to be given up on
+                except RuntimeError as error:  # there are too many threads
                     _log.warning("no timer for overdue attempts: %s", error)
                     return
                 self._thread = thread

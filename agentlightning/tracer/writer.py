@@ -30,11 +30,13 @@ from typing import TYPE_CHECKING, Any, Deque, Dict, List, NamedTuple, Optional, 
 from opentelemetry import context as otel_context
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
+from .._threads import started
 from .._turn import Turn
 from ..env_var import LightningEnvVar, resolve_count, resolve_milliseconds
 from ..semconv import DropReason
 from ..types import Account, Span
 from .delivery import Backoff, deliver, insist, within
+from .process_end import EXIT_TIMEOUT
 from .scope import Entry, Record, Scope, next_writer_id
 from .spool import Batch, Spool
 
@@ -198,6 +200,8 @@ class Writer:
         self._full = _Bell()
         self._thread: Optional[threading.Thread] = None
         self._starting = False
+        self._threadless = False
+        self._here = threading.Lock()
         self.pid = os.getpid()
 
     @property
@@ -342,10 +346,12 @@ class Writer:
                 # Under OpenTelemetry's threading instrumentation the thread would carry the starter's context.
                 token = otel_context.attach(otel_context.Context())
                 try:
-                    self._thread.start()
+                    self._threadless = not started(self._thread)
                 finally:
                     otel_context.detach(token)
-            except RuntimeError as error:  # the interpreter is shutting down, or no thread can be made
+                if self._threadless:
+                    self._thread = None
+            except RuntimeError as error:  # there are too many threads
                 self._thread = None
                 self._idle = True
                 _log.warning("no thread for the writer: %s", error)
@@ -377,6 +383,8 @@ class Writer:
         self._backoff.hurry()
         self._full.set()
         self._nudge()
+        if self._threadless:
+            self._work_here(EXIT_TIMEOUT)
         return waiter.future
 
     def _has_work(self, scope: Optional[Scope]) -> bool:
@@ -428,7 +436,9 @@ class Writer:
         self._wake.set()
         thread = self._thread
         try:
-            if thread is not None and thread is not threading.current_thread():
+            if self._threadless:
+                self._work_here(timeout)
+            elif thread is not None and thread is not threading.current_thread():
                 thread.join(timeout)
         finally:  # Ctrl-C may end the wait; what is queued goes to the disk all the same
             with self._disk:
@@ -473,6 +483,28 @@ class Writer:
         finally:
             if loop is not None:
                 loop.close()
+
+    def _work_here(self, seconds: float) -> None:
+        """Do what the thread would do, at the end of the interpreter, which gives no thread; for so long at most."""
+        if asyncio._get_running_loop() is not None or not self._here.acquire(blocking=False):  # noqa: SLF001
+            return  # what is left goes to the disk
+        self._backoff.give_up()
+        end = time.monotonic() + seconds
+        token = otel_context.attach(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        loop: Optional[asyncio.AbstractEventLoop] = None
+        try:
+            loop = asyncio.new_event_loop()
+            while self._has_work(None) and not self._backoff.failing and time.monotonic() < end:
+                loop.run_until_complete(asyncio.wait_for(self._cycle_once(), end - time.monotonic()))
+        except TimeoutError:
+            _log.warning("the store did not take everything within %.1f s", seconds)
+        except Exception as error:  # noqa: BLE001 - what is left goes to the disk
+            _log.exception("the writer stopped: %r", error)
+        finally:
+            if loop is not None:
+                loop.close()
+            otel_context.detach(token)
+            self._here.release()
 
     async def _cycle_once(self) -> None:
         for store in list(self._undelivered.values()):

@@ -13,7 +13,8 @@ from .core import AttemptedRollout
 class Resource(Model):
     """Base of everything that an algorithm hands to an agent."""
 
-    model_config = ConfigDict(hide_input_in_errors=True)  # the input may hold a key
+    # The input may hold a key. A ``TypeAdapter`` of a class that is not built yet does not see that it is to be hidden.
+    model_config = ConfigDict(hide_input_in_errors=True, defer_build=False)
 
     resource_type: Any
 
@@ -103,7 +104,7 @@ NamedResources = Dict[str, ResourceUnion]
 class ResourcesUpdate(Model):
     """One version of a set of named resources."""
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True, defer_build=False)
 
     resources_id: str
     create_time: float

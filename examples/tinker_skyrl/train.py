@@ -27,7 +27,7 @@ from agentlightning.adapter.advantage import Formula, row_advantages
 from agentlightning.adapter.training import TrainingRow
 from agentlightning.exporters.playing import rollout_source
 from agentlightning.exporters.tinker import to_datums
-from agentlightning.store.sealing import SealedAttempt
+from agentlightning.store.sealing import RefusedAttempt, SealedAttempt
 from agentlightning.store.write_back import write_back
 
 from ..grpo_trl.playing import Hunter, measure, receipts, tasks
@@ -96,7 +96,7 @@ async def train(
         database: URL of the store.
 
     Raises:
-        RuntimeError: The server does not come up.
+        RuntimeError: The server does not come up, or no rollout of a step can be trained.
     """
     from ..grpo_trl.model import CONTEXT, make
 
@@ -156,7 +156,7 @@ class Run:
     async def step(self, number: int) -> None:
         """Sample, train on it, hand back what the trainer computed, and serve the new weights."""
         rows = await self._sampled()
-        rewards = {row.rollout_id: row.reward or 0.0 for row in rows}
+        rewards = {row.rollout_id: row.reward for row in rows if row.reward is not None}
         asked = await self.trainer.forward_backward_async(
             to_datums(rows, on_unscored="error"), "importance_sampling"
         )
@@ -177,7 +177,17 @@ class Run:
         source = rollout_source(
             self._agent, prompts, store=self.store, tracer=self.tracer, group_size=self.settings.generations
         )
-        return [row async for each in source if isinstance(each, SealedAttempt) for row in each.rows()]
+        played = [each async for each in source]
+        rows = [row for each in played if isinstance(each, SealedAttempt) for row in each.rows()]
+        if not rows:
+            why = {
+                reason.sentence
+                for each in played
+                if isinstance(each, RefusedAttempt)
+                for reason in each.reasons
+            }
+            raise RuntimeError(f"none of {len(played)} rollouts can be trained: {'; '.join(sorted(why))}")
+        return rows
 
     async def _hand_back(self, rows: Sequence[TrainingRow], outputs: Sequence[Any], step: int) -> float:
         """Store the trainer's log-probabilities beside the spans; return how far they are from the sampler's."""

@@ -46,6 +46,27 @@ def test_an_error_about_a_resource_shows_no_key(kind: Any, broken: Any) -> None:
     assert KEY not in str(caught.value)
 
 
+FIRST_USE = """
+from pydantic import TypeAdapter, ValidationError
+import agentlightning
+
+try:
+    TypeAdapter(getattr(agentlightning, args["kind"])).validate_python(args["broken"])
+except ValidationError as error:
+    report(str(error))
+"""
+
+
+@pytest.mark.parametrize("kind", ["LLM", "ProxyLLM", "ResourcesUpdate", "NamedResources"])
+def test_an_error_about_the_first_resource_of_a_process_shows_no_key(kind: str) -> None:
+    broken: Any = {"api_key": KEY} if "LLM" in kind else {"resources": {"main": {"api_key": KEY}}}
+    with start_child(FIRST_USE, args={"kind": kind, "broken": broken}) as child:
+        (error,) = child.finish()
+
+    assert "validation error" in error
+    assert KEY not in error
+
+
 def test_a_pickled_tracer_holds_no_key() -> None:
     tracer = OtelTracer(endpoints=[LLM(endpoint="http://h/v1", model="m", api_key=KEY)])
 

@@ -6,6 +6,9 @@ transaction as a whole fails, each command is tried again in one of its own.
 
 *A few readers*, each with a connection of its own. In WAL mode they see one committed state and wait for nobody.
 
+*At the end of the interpreter* there may be no thread to be had. Then the caller's own does the work, on a connection
+for the moment.
+
 *Forking.* SQLite must not be carried across a fork: the child would share locks that it does not hold with a
 parent that has no idea. So before a fork the threads come to rest and every connection is closed; parent and
 child open their own when they need them. The child starts with an empty queue: what was queued is the parent's.
@@ -27,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Final, Generic, List, Optional, TypeVar
 
+from ..._threads import started
 from ...errors import StoreClosed, StoreError, StoreUnavailable
 from ..tables import Tables
 from ..transaction import Command
@@ -156,24 +160,34 @@ class Engine:
 
     def write(self, command: Command[T]) -> Future[T]:
         """Queue a command."""
-        future: Future[T] = Future()
+        job = _Job(command, Future())
         with self._lock:
             self._check_open()
             if self._writer is None:
                 self._writer = self._start("writer", self._write_on)
-            self._commands.put(_Job(command, future))
-        return future
+            if self._writer is None:
+                with self._connection_here() as connection:
+                    self._write_group([job], connection)
+            else:
+                self._commands.put(job)
+        return job.future
 
     def read(self, work: Callable[[Tables], T]) -> Future[T]:
         """Queue a function that reads."""
-        future: Future[T] = Future()
+        question = _Question(work, Future())
         with self._lock:
             self._check_open()
             if self._idle_readers <= self._questions.qsize() and len(self._readers) < READERS:
-                self._readers.append(self._start(f"reader-{len(self._readers) + 1}", self._read_on))
-                self._idle_readers += 1
-            self._questions.put(_Question(work, future))
-        return future
+                reader = self._start(f"reader-{len(self._readers) + 1}", self._read_on)
+                if reader is not None:
+                    self._readers.append(reader)
+                    self._idle_readers += 1
+            if self._readers:
+                self._questions.put(question)
+            else:
+                with self._connection_here() as connection:
+                    self._answer(question, connection)
+        return question.future
 
     def watch_others(self) -> None:
         """Look for rollouts that other processes finish, as long as anybody waits for one."""
@@ -213,13 +227,22 @@ class Engine:
         if self._closed:
             raise StoreClosed(f"the store {self._path} is closed")
 
-    def _start(self, role: str, target: Callable[[], None]) -> Thread:
+    def _start(self, role: str, target: Callable[[], None]) -> Optional[Thread]:
+        """Return a thread that runs; ``None`` at the end of the interpreter."""
         thread = Thread(target, f"agl-store-{role}")
         try:
-            thread.start()
-        except RuntimeError as error:  # the interpreter ends, or there are too many threads
+            return thread if started(thread) else None
+        except RuntimeError as error:
             raise StoreUnavailable(f"{self._path} has no thread to work with: {error}") from error
-        return thread
+
+    @contextmanager
+    def _connection_here(self) -> Iterator[_Lazy]:
+        """Hold a connection for as long as this thread does the work itself."""
+        connection = _Lazy(self, WRITER_CACHE_KIB)
+        try:
+            yield connection
+        finally:
+            connection.drop()
 
     # ------------------------------------------------------------------ writing
 

@@ -385,6 +385,7 @@ class Writer:
         self._nudge()
         if self._threadless:
             self._work_here(EXIT_TIMEOUT)
+            self._resolve_waiters(in_vain=True)  # nobody will come to it any more
         return waiter.future
 
     def _has_work(self, scope: Optional[Scope]) -> bool:

@@ -1,0 +1,158 @@
+"""Where the interpreter gives no more threads at its end, as Python 3.12 and newer do, nothing is lost.
+
+Under 3.11 the programs here get a ``Thread.start`` that behaves as that of 3.12 (gh-104690).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import pytest
+from tracer_sample import new_attempt
+
+from agentlightning.store import open_store
+from agentlightning.types import Receipt
+
+LIKE_312 = """
+import sys, threading
+
+if sys.version_info < (3, 12):
+    start = threading.Thread.start
+
+    def start_or_refuse(thread):
+        if not threading.main_thread().is_alive():
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    threading.Thread.start = start_or_refuse
+"""
+
+EXPORTED = """
+import atexit
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from agentlightning.tracer import LightningSpanExporter
+
+provider = TracerProvider(shutdown_on_exit={own_exit})
+provider.add_span_processor({processor}(LightningSpanExporter()))
+
+def work():
+    with provider.get_tracer("program").start_as_current_span("outer"):
+        with provider.get_tracer("program").start_as_current_span("inner"):
+            pass
+
+{calls}
+"""
+
+TRACED = """
+import atexit, os
+from agentlightning.store import open_store
+from agentlightning.tracer import OtelTracer
+
+ids = os.environ["IDS"].split()
+tracer = OtelTracer()
+tracer.init()
+tracer.init_worker(0, open_store())
+
+@atexit.register
+def work():
+    with tracer.trace_context("work", rollout_id=ids[0], attempt_id=ids[1]) as handle:
+        for number in range(3):
+            handle.start_span(f"s{number}").end()
+    tracer.teardown_worker(0)
+"""
+
+HELD = """
+import os
+from agentlightning.store import open_store
+from agentlightning.testing import FaultyStore
+from agentlightning.tracer import LightningSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+store = FaultyStore(open_store(), only={{"add_many_spans"}})
+store.{how}()
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(LightningSpanExporter(store)))
+provider.get_tracer("program").start_span("only").end()
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Dict[str, str]:
+    """Return the environment of a program, which names a store with one attempt in it."""
+    (tmp_path / "sitecustomize.py").write_text(LIKE_312)
+    environment = {
+        "AGL_STORE": f"sqlite:///{tmp_path / 'store.db'}",
+        "AGL_SPOOL_DIR": str(tmp_path / "spool"),
+        "PYTHONPATH": str(tmp_path),
+    }
+    ids = asyncio.run(started(environment["AGL_STORE"]))
+    return {**environment, "IDS": " ".join(ids), "AGL_ROLLOUT_ID": ids[0], "AGL_ATTEMPT_ID": ids[1]}
+
+
+async def started(url: str) -> Tuple[str, str]:
+    async with open_store(url) as store:
+        return await new_attempt(store)
+
+
+async def found(place: Dict[str, str]) -> Tuple[List[str], Receipt]:
+    ids = place["IDS"].split()
+    async with open_store(place["AGL_STORE"]) as store:
+        spans = await store.query_spans(ids[0], ids[1])
+        return sorted(span.name for span in spans), await store.get_receipt(ids[0], ids[1])
+
+
+def run(program: str, place: Dict[str, str]) -> str:
+    """Run a program to its end; return what it says of trouble."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, **place},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("when", ["before the end", "at the end"])
+@pytest.mark.parametrize("processor", ["SimpleSpanProcessor", "BatchSpanProcessor"])
+def test_a_short_program_that_exports_is_recorded(processor: str, when: str, place: Dict[str, str]) -> None:
+    late = when == "at the end"
+    calls = "atexit.register(provider.shutdown)\natexit.register(work)" if late else "work()"
+    assert run(EXPORTED.format(processor=processor, own_exit=not late, calls=calls), place) == ""
+    names, receipt = asyncio.run(found(place))
+    assert names == ["inner", "outer"]
+    assert receipt.whole
+
+
+def test_an_exit_handler_may_trace_and_use_the_store(place: Dict[str, str]) -> None:
+    assert run(TRACED, place) == ""
+    names, receipt = asyncio.run(found(place))
+    assert names == ["s0", "s1", "s2", "work"]
+    assert receipt.whole
+
+
+@pytest.mark.parametrize("how", ["hold", "fail_for_ever"])
+def test_what_the_store_does_not_take_at_the_end_waits_for_the_next_start(
+    how: str, place: Dict[str, str]
+) -> None:
+    began = time.monotonic()
+    assert place["AGL_SPOOL_DIR"] in run(HELD.format(how=how), place)
+    assert time.monotonic() - began < 30  # aim 3 s; the bound here only says that it does not hang
+    assert asyncio.run(found(place))[0] == []
+
+    run("from agentlightning.tracer import LightningSpanExporter; LightningSpanExporter().shutdown()", place)
+    names, receipt = asyncio.run(found(place))
+    assert names == ["only"]
+    assert receipt.whole

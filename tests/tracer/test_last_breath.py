@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -21,17 +22,20 @@ from agentlightning.store import open_store
 from agentlightning.types import Receipt
 
 LIKE_312 = """
-import sys, threading
+import _thread, functools, sys, threading
 
-if sys.version_info < (3, 12):
-    start = threading.Thread.start
-
-    def start_or_refuse(thread):
+def unless_it_ends(start):
+    @functools.wraps(start)
+    def start_or_refuse(*args):
         if not threading.main_thread().is_alive():
             raise RuntimeError("can't create new thread at interpreter shutdown")
-        start(thread)
+        return start(*args)
 
-    threading.Thread.start = start_or_refuse
+    return start_or_refuse
+
+if sys.version_info < (3, 12):
+    threading.Thread.start = unless_it_ends(threading.Thread.start)
+    _thread.start_new_thread = unless_it_ends(_thread.start_new_thread)
 """
 
 EXPORTED = """
@@ -68,6 +72,30 @@ def work():
         for number in range(3):
             handle.start_span(f"s{number}").end()
     tracer.teardown_worker(0)
+"""
+
+TERMINATED = """
+import atexit, os, signal
+from agentlightning.store import open_store
+from agentlightning.testing import FaultyStore
+from agentlightning.tracer import OtelTracer
+
+ids = os.environ["IDS"].split()
+store = FaultyStore(open_store(), only={{"add_many_spans"}})
+tracer = OtelTracer(max_wait_time=50)
+tracer.init()
+tracer.init_worker(0, store)
+if {hangs}:
+    store.hold()
+
+@atexit.register  # it runs before the tracer's own
+def terminated():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+context = tracer.trace_context("work", rollout_id=ids[0], attempt_id=ids[1])
+handle = context.__enter__()
+for number in range(200):
+    handle.start_span("step").end()
 """
 
 HELD = """
@@ -111,7 +139,7 @@ async def found(place: Dict[str, str]) -> Tuple[List[str], Receipt]:
         return sorted(span.name for span in spans), await store.get_receipt(ids[0], ids[1])
 
 
-def run(program: str, place: Dict[str, str]) -> str:
+def run(program: str, place: Dict[str, str], code: int = 0) -> str:
     """Run a program to its end; return what it says of trouble."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -121,7 +149,7 @@ def run(program: str, place: Dict[str, str]) -> str:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stderr
 
 
@@ -156,3 +184,17 @@ def test_what_the_store_does_not_take_at_the_end_waits_for_the_next_start(
     names, receipt = asyncio.run(found(place))
     assert names == ["only"]
     assert receipt.whole
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_sigterm_while_the_interpreter_ends_loses_no_span(hangs: bool, place: Dict[str, str]) -> None:
+    run(TERMINATED.format(hangs=hangs), place, code=-signal.SIGTERM)
+
+    if hangs:
+        run(
+            "from agentlightning.tracer import LightningSpanExporter; LightningSpanExporter().shutdown()",
+            place,
+        )
+    names, receipt = asyncio.run(found(place))
+    assert names == ["step"] * 200
+    assert (receipt.started, receipt.stored, receipt.open) == (201, 200, 1)  # "work" was never ended

@@ -1,8 +1,9 @@
-"""Threads at the end of the interpreter: from Python 3.12 on it gives no new ones, ``atexit`` handlers included.
+"""Threads at the end of the interpreter: Python 3.12 gives no new ones any more, not even to ``atexit`` handlers.
 
-The limit is CPython's (gh-104690): once it has begun to finalize, ``Thread.start`` raises ``RuntimeError``, from 3.13
-on ``PythonFinalizationError``. A program that records its first span when it ends, such as a short script whose
-exporter is flushed by ``atexit``, would be left without a thread that writes. Threads that run go on running.
+The limit is CPython's (gh-104690): once it has begun to finalize, ``Thread.start`` raises ``RuntimeError``. 3.11.7 and
+3.13.0 still start threads for exit handlers, 3.12.1 does not. A program that records its first span when it ends, such
+as a short script whose exporter is flushed by ``atexit``, would be left without a thread that writes. Threads that run
+go on running.
 """
 
 from __future__ import annotations

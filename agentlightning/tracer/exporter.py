@@ -18,6 +18,7 @@ from typing import Optional, Tuple
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from .._threads import interpreter_ends
 from ..env_var import LightningEnvVar
 from ..pipeline.chain import Chain
 from ..pipeline.policy import redaction_policy, stages_of
@@ -70,7 +71,9 @@ class LightningSpanExporter(SpanExporter):
                     record = Record(self._scope_of(span), context)
                     self._writer.started(None, record)
                     self._writer.ended(span, record, size_of(span, record))
-            written = self._writer.flush().result(self._timeout)
+            # A processor that is shut down exports its last spans; nobody wants to wait for a dead store then.
+            seconds = min(self._timeout, EXIT_TIMEOUT) if interpreter_ends() else self._timeout
+            written = self._writer.flush().result(seconds)
         except TimeoutError:
             written = False
         except Exception as error:  # noqa: BLE001 - the SDK only wants a result

@@ -621,6 +621,7 @@ class Writer:
         with self._lock:
             self._take_back_starts(in_flight)
             self._dirty.update(in_flight.scopes)
+            self._unclosed.update(in_flight.scopes)  # the store knows of no end of theirs
 
     def _make_spans(self, in_flight: _InFlight) -> Tuple[List[Span], Dict[Tuple[str, str], Entry]]:
         spans: List[Span] = []

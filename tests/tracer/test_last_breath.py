@@ -1,6 +1,6 @@
-"""Where the interpreter gives no more threads at its end, as Python 3.12 and newer do, nothing is lost.
+"""What is recorded at the very end of an interpreter is not lost, also where it gives no more threads, as 3.12 does.
 
-Under 3.11 the programs here get a ``Thread.start`` that behaves as that of 3.12 (gh-104690).
+``as 3.12``: the programs get a ``Thread.start`` that behaves as that of 3.12 (gh-104690), whatever Python it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agentlightning.store import open_store
 from agentlightning.types import Receipt
 
 LIKE_312 = """
-import _thread, functools, sys, threading
+import _thread, functools, threading
 
 def unless_it_ends(start):
     @functools.wraps(start)
@@ -33,9 +33,8 @@ def unless_it_ends(start):
 
     return start_or_refuse
 
-if sys.version_info < (3, 12):
-    threading.Thread.start = unless_it_ends(threading.Thread.start)
-    _thread.start_new_thread = unless_it_ends(_thread.start_new_thread)
+threading.Thread.start = unless_it_ends(threading.Thread.start)
+_thread.start_new_thread = unless_it_ends(_thread.start_new_thread)
 """
 
 EXPORTED = """
@@ -114,10 +113,10 @@ provider.get_tracer("program").start_span("only").end()
 """
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Dict[str, str]:
+@pytest.fixture(params=["as it is", "as 3.12"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Dict[str, str]:
     """Return the environment of a program, which names a store with one attempt in it."""
-    (tmp_path / "sitecustomize.py").write_text(LIKE_312)
+    (tmp_path / "sitecustomize.py").write_text(LIKE_312 if request.param == "as 3.12" else "")
     environment = {
         "AGL_STORE": f"sqlite:///{tmp_path / 'store.db'}",
         "AGL_SPOOL_DIR": str(tmp_path / "spool"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,11 +15,12 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 START_SECONDS = 120.0
 """It imports JAX, FastAPI and the tables of its database before it listens."""
 END_SECONDS = 10.0
+LOOK_SECONDS = 0.5
 SHOWN = 3_000
 """Characters of its log that an error shows."""
 
@@ -60,6 +62,16 @@ class SkyRLServer:
         """For ``tinker.ServiceClient(base_url=…)``."""
         return f"http://127.0.0.1:{self._port}"
 
+    async def ended(self) -> NoReturn:
+        """Wait until the server ends by itself, which Tinker's client takes for a bad connection, and tries on.
+
+        Raises:
+            RuntimeError: It has ended; the message ends with its log.
+        """
+        while self._process.poll() is None:  # noqa: ASYNC110 - it tells nobody of its end
+            await asyncio.sleep(LOOK_SECONDS)
+        raise self._ended()
+
     def __enter__(self) -> Self:
         environment = {
             **os.environ,
@@ -100,13 +112,16 @@ class SkyRLServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise RuntimeError(f"SkyRL's server ended with {self._process.returncode}:\n{self._said()}")
+                raise self._ended()
             try:
                 with urllib.request.urlopen(f"{self.url}/api/v1/healthz", timeout=5):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
         raise RuntimeError(f"SkyRL's server did not answer within {START_SECONDS:.0f} s:\n{self._said()}")
+
+    def _ended(self) -> RuntimeError:
+        return RuntimeError(f"SkyRL's server ended with {self._process.returncode}:\n{self._said()}")
 
     def _said(self) -> str:
         return self._log.read_text(errors="replace")[-SHOWN:]

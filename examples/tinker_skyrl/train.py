@@ -96,9 +96,9 @@ async def train(
         database: URL of the store.
 
     Raises:
-        RuntimeError: The server does not come up, or no rollout of a step can be trained.
+        RuntimeError: The server does not come up, or ends; or no rollout of a step can be trained.
     """
-    from ..grpo_trl.model import CONTEXT, make
+    from ..grpo_trl.model import make
 
     began = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -107,24 +107,47 @@ async def train(
         _, tokenizer = make(folder / "model", settings.seed, settings.lessons)
         report("the server starts, and JAX compiles for each new size: the first step takes the longest")
         server = stack.enter_context(SkyRLServer(folder / "model", folder, rank=settings.rank))
-        service = tinker.ServiceClient(base_url=server.url, api_key=KEY)
-        trainer = await service.create_lora_training_client_async(
-            base_model=str(folder / "model"), rank=settings.rank, seed=settings.seed
-        )
-        engine = stack.enter_context(TinkerEngine(tokenizer, CONTEXT, seed=settings.seed))
-        endpoint = LLM(endpoint=engine.url, model=engine.name, logprob_kind="raw")
-        tracer = OtelTracer(capture_tokens="request", endpoints=[endpoint], max_wait_time=60_000)
-        stack.enter_context(tracer.lifespan(store))
-        run = Run(settings, store, tracer, engine, trainer, report)
-        await run.serve(0)
-        before = await run.measured()
-        report(f"before: {before:.2f}")
-        for number in range(settings.steps):
-            await run.step(number)
-        after = await run.measured()
-        report(f"after: {after:.2f}")
+        working = asyncio.create_task(_train_on(server, folder / "model", tokenizer, settings, store, report))
+        both = working, asyncio.create_task(server.ended())
+        try:
+            (done, *_), _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            run, before, after = done.result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
         rollouts, whole = await receipts(store)
         return Summary(before, after, run.difference, run.tokens, rollouts, whole, time.monotonic() - began)
+
+
+async def _train_on(
+    server: SkyRLServer,
+    model: Path,
+    tokenizer: Any,
+    settings: Settings,
+    store: LightningStore,
+    report: Callable[[str], None],
+) -> tuple[Run, float, float]:
+    """Train; return the run, and the rewards on held-out tasks before and after."""
+    from ..grpo_trl.model import CONTEXT
+
+    service = tinker.ServiceClient(base_url=server.url, api_key=KEY)
+    trainer = await service.create_lora_training_client_async(
+        base_model=str(model), rank=settings.rank, seed=settings.seed
+    )
+    with TinkerEngine(tokenizer, CONTEXT, seed=settings.seed) as engine:
+        endpoint = LLM(endpoint=engine.url, model=engine.name, logprob_kind="raw")
+        tracer = OtelTracer(capture_tokens="request", endpoints=[endpoint], max_wait_time=60_000)
+        with tracer.lifespan(store):
+            run = Run(settings, store, tracer, engine, trainer, report)
+            await run.serve(0)
+            before = await run.measured()
+            report(f"before: {before:.2f}")
+            for number in range(settings.steps):
+                await run.step(number)
+            after = await run.measured()
+            report(f"after: {after:.2f}")
+            return run, before, after
 
 
 @dataclass

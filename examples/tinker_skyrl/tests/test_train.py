@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,19 @@ async def test_the_trainer_computes_what_was_sampled_and_its_numbers_are_stored(
         ]
     assert {each.step for each in handed_back} == {0, 1}
     assert sum(sum(each.mask) for each in handed_back) == summary.tokens
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_dies_ends_the_training() -> None:
+    def report(line: str) -> None:
+        if line.startswith("before"):
+            subprocess.run(
+                ["pkill", "-KILL", "--parent", str(os.getpid()), "-f", "tx.tinker.api"], check=True
+            )
+
+    settings = Settings(steps=2, groups=2, generations=4, lessons=10, held_out=4)
+    with pytest.raises(RuntimeError, match="SkyRL's server ended with -9"):
+        await train(settings, report)
 
 
 def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
-"""Threads at the end of the interpreter: Python 3.12 gives no new ones any more, not even to ``atexit`` handlers.
+"""Threads at the end of the interpreter: the first releases of Python 3.12 give no new ones, not even to ``atexit``.
 
-The limit is CPython's (gh-104690): once it has begun to finalize, ``Thread.start`` raises ``RuntimeError``. 3.11.7 and
-3.13.0 still start threads for exit handlers, 3.12.1 does not. A program that records its first span when it ends, such
-as a short script whose exporter is flushed by ``atexit``, would be left without a thread that writes. Threads that run
-go on running.
+The limit is CPython's (gh-104690, taken back by gh-113964): once it has begun to finalize, ``Thread.start`` raises
+``RuntimeError``. Seen with 3.12.1, and neither with 3.11.7 nor with 3.13.0. Threads that run go on running.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import threading
 
 
 def interpreter_ends() -> bool:
-    """Whether the interpreter has begun to end: its first step is to see the main thread off."""
+    """Whether the program is over: the main thread has returned, though others may still be awaited."""
     return not threading.main_thread().is_alive()
 
 

@@ -60,6 +60,8 @@ class LightningSpanExporter(SpanExporter):
         self._own_attempt: Optional[Tuple[str, str]] = None
         self._started_by = self._lock_of = os.getpid()
         self._lock = threading.Lock()
+        self._late = False
+        self._writer.begin()  # a short program's first span may come when it ends
         self._writer.deliver_spool(self._store)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -71,10 +73,9 @@ class LightningSpanExporter(SpanExporter):
                     record = Record(self._scope_of(span), context)
                     self._writer.started(None, record)
                     self._writer.ended(span, record, size_of(span, record))
-            # A processor that is shut down exports its last spans; nobody wants to wait for a dead store then.
-            seconds = min(self._timeout, EXIT_TIMEOUT) if interpreter_ends() else self._timeout
-            written = self._writer.flush().result(seconds)
+            written = self._writer.flush().result(self._patience())
         except TimeoutError:
+            self._late = interpreter_ends()
             written = False
         except Exception as error:  # noqa: BLE001 - the SDK only wants a result
             _log.error("spans could not be exported: %r", error)
@@ -109,6 +110,12 @@ class LightningSpanExporter(SpanExporter):
                 run_sync(within(self._store.close(), EXIT_TIMEOUT))
         except Exception as error:  # noqa: BLE001 - as above
             _log.warning("the store could not be closed: %r", error)
+
+    def _patience(self) -> float:
+        """Return the seconds to wait for the store: at the end of a program once one, for all that it exports then."""
+        if not interpreter_ends():
+            return self._timeout
+        return 0.0 if self._late else min(self._timeout, EXIT_TIMEOUT)
 
     def _make_span(self, entry: Entry) -> Optional[Span]:
         scope, readable = entry.record.scope, entry.readable

@@ -358,6 +358,7 @@ class _Worker:
                 )
                 undo.callback(self._calls.leave)  # while the provider still tells our processor of ends
                 undo.callback(self._calls.undo)
+            self.processor.writer.begin()  # the first span may come when the program ends
             if store is not None:
                 self.processor.writer.deliver_spool(store)
             self.close = undo.pop_all().close

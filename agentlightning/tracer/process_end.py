@@ -7,9 +7,7 @@ of SIGTERM. A handler of the user's is never replaced.
 
 A handler runs on top of whatever the main thread was doing, and that may hold a lock which writing needs: ours, one of
 OpenTelemetry's spans, one of ``threading``'s. So the handler itself takes no lock. A thread of its own writes, the main
-thread is held meanwhile, and let go after a moment, so that it can give back what it holds. Once the interpreter ends,
-Python 3.12 gives no such thread; but then the spans are on their way out already, and the signal waits for ``atexit``,
-not longer than it would wait for the thread.
+thread is held meanwhile, and let go after a moment, so that it can give back what it holds.
 """
 
 from __future__ import annotations
@@ -25,8 +23,6 @@ from collections.abc import Callable
 from multiprocessing import util as multiprocessing_util
 from types import FrameType
 from typing import List, Optional
-
-from .._threads import interpreter_ends
 
 _log = logging.getLogger(__name__)
 
@@ -58,10 +54,6 @@ class ProcessEnd:
             self._finish()
         except Exception:  # noqa: BLE001 - an exit path has nobody to tell
             _log.exception("spans could not be written at the end of the process")
-        if self in _awaited:
-            _awaited.remove(self)
-            if not _awaited:
-                os.kill(os.getpid(), signal.SIGTERM)
 
     def close(self) -> None:
         """Take every hook back; the handler of SIGTERM goes with the last that is open."""
@@ -78,8 +70,6 @@ class ProcessEnd:
 
 _open: List[ProcessEnd] = []
 """Those that wait for the end of this process."""
-_awaited: List[ProcessEnd] = []
-"""Those that a SIGTERM waits for, because the interpreter was ending anyway when it came."""
 
 
 def _watch_sigterm() -> None:
@@ -101,13 +91,8 @@ def _on_sigterm(signum: int, frame: Optional[FrameType]) -> None:
         # threading.Thread takes locks of its own, which the interrupted code may hold.
         _thread.start_new_thread(_end_after, (2 * EXIT_TIMEOUT, signum))
         _thread.start_new_thread(_write_and_end, (signum, written.release))
-    except RuntimeError:
-        if not interpreter_ends() or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
-            os.kill(os.getpid(), signum)
-        _awaited[:] = _open
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signum))
-        signal.setitimer(signal.ITIMER_REAL, 2 * EXIT_TIMEOUT)
-        return
+    except RuntimeError:  # no thread can be made, or the interpreter is shutting down
+        os.kill(os.getpid(), signum)
     written.acquire(timeout=HOLD)
 
 

@@ -30,13 +30,11 @@ from typing import TYPE_CHECKING, Any, Deque, Dict, List, NamedTuple, Optional, 
 from opentelemetry import context as otel_context
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
-from .._threads import started
 from .._turn import Turn
 from ..env_var import LightningEnvVar, resolve_count, resolve_milliseconds
 from ..semconv import DropReason
 from ..types import Account, Span
 from .delivery import Backoff, deliver, insist, within
-from .process_end import EXIT_TIMEOUT
 from .scope import Entry, Record, Scope, next_writer_id
 from .spool import Batch, Spool
 
@@ -200,8 +198,6 @@ class Writer:
         self._full = _Bell()
         self._thread: Optional[threading.Thread] = None
         self._starting = False
-        self._threadless = False
-        self._here = threading.Lock()
         self.pid = os.getpid()
 
     @property
@@ -330,6 +326,10 @@ class Writer:
         self._losses += 1
         self._dirty.add(scope)
 
+    def begin(self) -> None:
+        """Start the thread now. At the end of the interpreter there may be none to be had (see ``_threads``)."""
+        self._start()
+
     def _nudge(self) -> None:
         self._idle = False
         if self._thread is None or not self._thread.is_alive():
@@ -346,12 +346,10 @@ class Writer:
                 # Under OpenTelemetry's threading instrumentation the thread would carry the starter's context.
                 token = otel_context.attach(otel_context.Context())
                 try:
-                    self._threadless = not started(self._thread)
+                    self._thread.start()
                 finally:
                     otel_context.detach(token)
-                if self._threadless:
-                    self._thread = None
-            except RuntimeError as error:  # there are too many threads
+            except RuntimeError as error:  # the interpreter is shutting down, or no thread can be made
                 self._thread = None
                 self._idle = True
                 _log.warning("no thread for the writer: %s", error)
@@ -383,9 +381,6 @@ class Writer:
         self._backoff.hurry()
         self._full.set()
         self._nudge()
-        if self._threadless:
-            self._work_here(EXIT_TIMEOUT)
-            self._resolve_waiters(in_vain=True)  # nobody will come to it any more
         return waiter.future
 
     def _has_work(self, scope: Optional[Scope]) -> bool:
@@ -437,9 +432,7 @@ class Writer:
         self._wake.set()
         thread = self._thread
         try:
-            if self._threadless:
-                self._work_here(timeout)
-            elif thread is not None and thread is not threading.current_thread():
+            if thread is not None and thread is not threading.current_thread():
                 thread.join(timeout)
         finally:  # Ctrl-C may end the wait; what is queued goes to the disk all the same
             with self._disk:
@@ -484,28 +477,6 @@ class Writer:
         finally:
             if loop is not None:
                 loop.close()
-
-    def _work_here(self, seconds: float) -> None:
-        """Do what the thread would do, at the end of the interpreter, which gives no thread; for so long at most."""
-        if asyncio._get_running_loop() is not None or not self._here.acquire(blocking=False):  # noqa: SLF001
-            return  # what is left goes to the disk
-        self._backoff.give_up()
-        end = time.monotonic() + seconds
-        token = otel_context.attach(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
-        loop: Optional[asyncio.AbstractEventLoop] = None
-        try:
-            loop = asyncio.new_event_loop()
-            while self._has_work(None) and not self._backoff.failing and time.monotonic() < end:
-                loop.run_until_complete(asyncio.wait_for(self._cycle_once(), end - time.monotonic()))
-        except TimeoutError:
-            _log.warning("the store did not take everything within %.1f s", seconds)
-        except Exception as error:  # noqa: BLE001 - what is left goes to the disk
-            _log.exception("the writer stopped: %r", error)
-        finally:
-            if loop is not None:
-                loop.close()
-            otel_context.detach(token)
-            self._here.release()
 
     async def _cycle_once(self) -> None:
         for store in list(self._undelivered.values()):
@@ -584,10 +555,11 @@ class Writer:
         opened = [self._make_opened(span, record) for span, record in in_flight.opened]
 
         named: Dict[Scope, int] = {}
+        closing: Dict[Scope, int] = {}
 
         def batch() -> Batch:
             with self._lock:
-                accounts = [self._account(scope, count) for scope, count in in_flight.scopes.items()]
+                accounts = [self._account(scope, count, closing) for scope, count in in_flight.scopes.items()]
                 named.update((scope, len(scope.unstored)) for scope in in_flight.scopes)
             return Batch(spans, opened, accounts)
 
@@ -607,6 +579,7 @@ class Writer:
             if not outcome.failed:
                 for scope, count in named.items():
                     del scope.unstored[:count]
+                self._are_closed(closing)
         if outcome.failed:
             self._not_written(in_flight, outcome.unwritten, by_id)
         self._settle(in_flight)
@@ -621,7 +594,6 @@ class Writer:
         with self._lock:
             self._take_back_starts(in_flight)
             self._dirty.update(in_flight.scopes)
-            self._unclosed.update(in_flight.scopes)  # the store knows of no end of theirs
 
     def _make_spans(self, in_flight: _InFlight) -> Tuple[List[Span], Dict[Tuple[str, str], Entry]]:
         spans: List[Span] = []
@@ -691,10 +663,21 @@ class Writer:
         settled = self._settled if waiter.scope is None else waiter.scope.settled
         return self._stopped or (self._cycle >= waiter.cycle and settled >= waiter.put)
 
-    def _account(self, scope: Scope, in_batch: int) -> Account:
+    def _account(self, scope: Scope, in_batch: int, closing: Dict[Scope, int]) -> Account:
+        """Return an account; where it is the last, note the scope in ``closing`` with its number of spans."""
         account = scope.account(in_batch, ending=self._stopping)
-        (self._unclosed.discard if account.closed else self._unclosed.add)(scope)
+        self._unclosed.add(scope)
+        if account.closed:
+            closing[scope] = scope.started
+        else:
+            closing.pop(scope, None)
         return account
+
+    def _are_closed(self, closing: Dict[Scope, int]) -> None:
+        """Note that these last accounts are kept, unless more has begun meanwhile."""
+        self._unclosed.difference_update(
+            scope for scope, number in closing.items() if scope.started == number
+        )
 
     # ------------------------------------------------------------------ the spool
 
@@ -715,6 +698,7 @@ class Writer:
         another writer id that takes this back when the store acknowledges the file.
         """
         scopes: Dict[Scope, int] = dict.fromkeys(in_flight.scopes, 0)
+        closing: Dict[Scope, int] = {}
         with self._lock:
             for span in spans:
                 entry = by_id[span.attempt_id, span.span_id]
@@ -722,7 +706,7 @@ class Writer:
                 scopes[entry.record.scope] += self._fail(entry, DropReason.SPOOLED)
             if not opened_too:
                 self._take_back_starts(in_flight)
-            accounts = [self._account(scope, in_flight.scopes[scope]) for scope in scopes]
+            accounts = [self._account(scope, in_flight.scopes[scope], closing) for scope in scopes]
             accounts += [_correction(scope, count) for scope, count in scopes.items() if count]
         opened = [self._make_opened(*each) for each in in_flight.opened] if opened_too else []
         spool = self._spool_of(in_flight.store)
@@ -733,6 +717,8 @@ class Writer:
                 type(in_flight.store).__name__,
                 spool.folder,
             )
+            with self._lock:
+                self._are_closed(closing)
             return True
         with self._lock:
             for scope, count in scopes.items():
@@ -772,6 +758,7 @@ class Writer:
             ):
                 continue
             self._put_aside(in_flight, spans, by_id, opened_too=True)
+            self._settle(in_flight)  # or no account of the next ones would be the last
 
     # ------------------------------------------------------------------ fork
 

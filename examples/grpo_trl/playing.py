@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from openai import AsyncOpenAI
 
 from agentlightning import LightningStore, OtelTracer
-from agentlightning.exporters.playing import rollout_source
-from agentlightning.store.sealing import SealedAttempt
+from agentlightning.exporters.playing import Played, rollout_source
+from agentlightning.store.sealing import RefusedAttempt, SealedAttempt
 
 from .agent import hunt
 from .serving import ChatServer
@@ -50,13 +50,27 @@ def tasks(seed: int) -> Iterator[str]:
 
 
 async def measure(agent: Hunter, store: LightningStore, tracer: OtelTracer, seed: int, count: int) -> float:
-    """Return the mean reward of the scored rollouts on ``count`` held-out tasks."""
+    """Return the mean reward of the scored rollouts on ``count`` held-out tasks.
+
+    Raises:
+        RuntimeError: None is scored.
+    """
     _, held_out = split(seed)
     prompts = map(write, some_of_each(held_out, count, random.Random(0)))
     source = rollout_source(agent, prompts, store=store, tracer=tracer, group_size=1)
-    sealed = [each async for each in source if isinstance(each, SealedAttempt)]
+    played = [each async for each in source]
+    sealed = [each for each in played if isinstance(each, SealedAttempt)]
     rewards = [value for each in sealed if (value := each.rows().outcome.value) is not None]
+    if not rewards:
+        raise nothing_trainable(played)
     return sum(rewards) / len(rewards)
+
+
+def nothing_trainable(played: Sequence[Played]) -> RuntimeError:
+    """Return the error that none of some rollouts can be trained, with the reasons."""
+    refused = [each for each in played if isinstance(each, RefusedAttempt)]
+    why = sorted({reason.sentence for each in refused for reason in each.reasons})
+    return RuntimeError(f"none of {len(played)} rollouts can be trained: {'; '.join(why)}")
 
 
 async def receipts(store: LightningStore) -> tuple[int, int]:

@@ -7,6 +7,7 @@ temperature (``raw``): SkyRL's sampler takes them from the logits as they are.
 from __future__ import annotations
 
 from concurrent.futures import Future
+from types import TracebackType
 from typing import Any
 
 import tinker
@@ -22,6 +23,7 @@ class TinkerEngine(ChatServer):
     def __init__(self, tokenizer: Any, context: int, **settings: Any) -> None:
         super().__init__(tokenizer, context, **settings)
         self._client: tuple[Any, str] | None = None
+        self._asked: dict[Future[Any], None] = {}
 
     @property
     def version(self) -> str:
@@ -49,7 +51,22 @@ class TinkerEngine(ChatServer):
                 num_samples=1,
                 sampling_params=self._settings(sequence),
             )
-            asked.add_done_callback(lambda done, to=sequence: give(to, done, version))
+            self._asked[asked] = None
+            asked.add_done_callback(lambda done, to=sequence: self._give(to, done, version))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, where)
+        for asked in list(self._asked):
+            asked.cancel()  # which ends the request that waits for it
+
+    def _give(self, sequence: Sequence, done: Future[Any], version: str) -> None:
+        self._asked.pop(done, None)
+        try:
+            give(sequence, done, version)
+        except Exception as failed:  # noqa: BLE001 - it is told to the request that waits
+            sequence.end(None, failed)
 
     def _now(self) -> tuple[Any, str]:
         if self._client is None:
@@ -69,18 +86,17 @@ class TinkerEngine(ChatServer):
 
 
 def give(sequence: Sequence, done: Future[Any], version: str) -> None:
-    """Hand an answer of Tinker to the request that waits for it."""
+    """Hand an answer of Tinker to the request that waits for it.
+
+    Raises:
+        Exception: There is none, or it is not what was asked for; the sequence has not ended.
+    """
     if done.cancelled():
         sequence.end("abort")
         return
-    error = done.exception()
-    if error is not None:
-        sequence.end(None, error)
-        return
     (answer,) = done.result().sequences
     if answer.logprobs is None or len(answer.logprobs) != len(answer.tokens):
-        sequence.end(None, RuntimeError("the server gave tokens without their log-probabilities"))
-        return
+        raise RuntimeError("the server gave tokens without their log-probabilities")
     for token, logprob in zip(answer.tokens, answer.logprobs, strict=True):
         sequence.tokens.append(Token(token, logprob, version))
         sequence.events.put(sequence.tokens[-1])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -27,10 +28,10 @@ from agentlightning.adapter.advantage import Formula, row_advantages
 from agentlightning.adapter.training import TrainingRow
 from agentlightning.exporters.playing import rollout_source
 from agentlightning.exporters.tinker import to_datums
-from agentlightning.store.sealing import RefusedAttempt, SealedAttempt
+from agentlightning.store.sealing import SealedAttempt
 from agentlightning.store.write_back import write_back
 
-from ..grpo_trl.playing import Hunter, measure, receipts, tasks
+from ..grpo_trl.playing import Hunter, measure, nothing_trainable, receipts, tasks
 from .engine import TinkerEngine
 from .skyrl import SkyRLServer
 
@@ -203,13 +204,7 @@ class Run:
         played = [each async for each in source]
         rows = [row for each in played if isinstance(each, SealedAttempt) for row in each.rows()]
         if not rows:
-            why = {
-                reason.sentence
-                for each in played
-                if isinstance(each, RefusedAttempt)
-                for reason in each.reasons
-            }
-            raise RuntimeError(f"none of {len(played)} rollouts can be trained: {'; '.join(sorted(why))}")
+            raise nothing_trainable(played)
         return rows
 
     async def _hand_back(self, rows: Sequence[TrainingRow], outputs: Sequence[Any], step: int) -> float:
@@ -244,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", default="memory://", help="URL of the store (default: in memory)")
     options = parser.parse_args(arguments)
     settings = Settings(steps=options.steps, seed=options.seed, learning_rate=options.learning_rate)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the server would outlive it
     try:
         summary = asyncio.run(train(settings, lambda line: print(line, flush=True), options.store))
     except RuntimeError as error:

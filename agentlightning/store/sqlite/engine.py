@@ -155,6 +155,7 @@ class Engine:
         self._poller: Optional[Thread] = None
         self._poll_stopped = threading.Event()
         self._resource_keys: Dict[str, int] = {}
+        self._here = threading.Lock()
 
     # ------------------------------------------------------------------ from any thread
 
@@ -165,11 +166,11 @@ class Engine:
             self._check_open()
             if self._writer is None:
                 self._writer = self._start("writer", self._write_on)
-            if self._writer is None:
-                with self._connection_here() as connection:
-                    self._write_group([job], connection)
-            else:
+            if self._writer is not None:
                 self._commands.put(job)
+                return job.future
+        with self._connection_here() as connection:
+            self._write_group([job], connection)
         return job.future
 
     def read(self, work: Callable[[Tables], T]) -> Future[T]:
@@ -184,9 +185,9 @@ class Engine:
                     self._idle_readers += 1
             if self._readers:
                 self._questions.put(question)
-            else:
-                with self._connection_here() as connection:
-                    self._answer(question, connection)
+                return question.future
+        with self._connection_here() as connection:
+            self._answer(question, connection)
         return question.future
 
     def watch_others(self) -> None:
@@ -195,6 +196,10 @@ class Engine:
             self._check_open()
             if self._poller is None:
                 self._poller = self._start("poller", self._poll_on)
+            if self._poller is None:
+                raise StoreUnavailable(
+                    f"{self._path}: the interpreter ends; nobody can wait for other processes"
+                )
 
     def stop(self) -> List[Thread]:
         """Take no more work; return the threads, which end when what is queued is done."""
@@ -237,12 +242,13 @@ class Engine:
 
     @contextmanager
     def _connection_here(self) -> Iterator[_Lazy]:
-        """Hold a connection for as long as this thread does the work itself."""
-        connection = _Lazy(self, WRITER_CACHE_KIB)
-        try:
-            yield connection
-        finally:
-            connection.drop()
+        """Hold a connection for as long as this thread does the work itself, one thread at a time."""
+        with self._here:
+            connection = _Lazy(self, WRITER_CACHE_KIB)
+            try:
+                yield connection
+            finally:
+                connection.drop()
 
     # ------------------------------------------------------------------ writing
 

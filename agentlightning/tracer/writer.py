@@ -461,6 +461,8 @@ class Writer:
                 self._wake.clear()
                 loop.run_until_complete(self._cycle_once())
                 with self._lock:
+                    if self._stopped:  # what it still had in hand is on the disk
+                        return
                     if self._has_work(None) and not (self._stopping and self._backoff.failing):
                         self._wake.set()
                         if self._waiters or self._has_batch():

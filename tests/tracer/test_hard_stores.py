@@ -20,7 +20,7 @@ from agentlightning.testing import FaultyStore, wait_until, wait_until_async
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.provider import own_provider
 from agentlightning.tracer.scope import context_with_scope
-from agentlightning.tracer.writer import WriterSettings
+from agentlightning.tracer.writer import THREAD_NAME, WriterSettings
 from agentlightning.types import Span
 
 
@@ -59,6 +59,27 @@ async def test_a_store_that_hangs_costs_another_store_no_span(store: LightningSt
         tracer.teardown_worker(0)
         for handle in (first, second):
             assert_balanced(handle.receipt())
+
+
+@pytest.mark.asyncio
+async def test_a_writer_that_was_stopped_with_two_stores_in_hand_ends_when_the_first_answers(
+    store: LightningStore,
+) -> None:
+    async with InMemoryLightningStore() as inner:
+        stuck = FaultyStore(inner, only={"add_many_spans"})
+        held, other = await new_attempt(stuck), await new_attempt(store)
+        tracer = OtelTracer(max_wait_time=10, settings=WriterSettings(flush_interval=60_000))
+        tracer.init_worker(0)
+        stuck.hold()
+        # The end of the inner context makes a batch of its span, and of the outer one's start.
+        async with tracer.trace_context(store=store, rollout_id=other[0], attempt_id=other[1]):
+            async with tracer.trace_context(store=stuck, rollout_id=held[0], attempt_id=held[1]):
+                pass
+            await wait_until_async(lambda: stuck.held > 0)
+            await asyncio.to_thread(tracer.processor.writer.shutdown, 0.05)
+        stuck.release()
+        tracer.teardown_worker(0)
+        await wait_until_async(lambda: THREAD_NAME not in {each.name for each in threading.enumerate()})
 
 
 class Strange(FaultyStore):

@@ -326,17 +326,14 @@ class Writer:
         self._losses += 1
         self._dirty.add(scope)
 
-    def begin(self) -> None:
-        """Start the thread now. At the end of the interpreter there may be none to be had (see ``_threads``)."""
-        self._start()
-
     def _nudge(self) -> None:
         self._idle = False
         if self._thread is None or not self._thread.is_alive():
-            self._start()
+            self.begin()
         self._wake.set()
 
-    def _start(self) -> None:
+    def begin(self) -> None:
+        """Have a thread. At the end of the interpreter there may be none to be had any more (see ``_threads``)."""
         with self._lock:
             if self._stopped or self._starting or (self._thread is not None and self._thread.is_alive()):
                 return

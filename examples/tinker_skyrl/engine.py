@@ -23,7 +23,7 @@ class TinkerEngine(ChatServer):
     def __init__(self, tokenizer: Any, context: int, **settings: Any) -> None:
         super().__init__(tokenizer, context, **settings)
         self._client: tuple[Any, str] | None = None
-        self._asked: dict[Future[Any], None] = {}
+        self._asked: set[Future[Any]] = set()
 
     @property
     def version(self) -> str:
@@ -51,7 +51,7 @@ class TinkerEngine(ChatServer):
                 num_samples=1,
                 sampling_params=self._settings(sequence),
             )
-            self._asked[asked] = None
+            self._asked.add(asked)
             asked.add_done_callback(lambda done, to=sequence: self._give(to, done, version))
 
     def __exit__(
@@ -62,7 +62,7 @@ class TinkerEngine(ChatServer):
             asked.cancel()  # which ends the request that waits for it
 
     def _give(self, sequence: Sequence, done: Future[Any], version: str) -> None:
-        self._asked.pop(done, None)
+        self._asked.discard(done)
         try:
             give(sequence, done, version)
         except Exception as failed:  # noqa: BLE001 - it is told to the request that waits

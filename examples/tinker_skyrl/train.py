@@ -26,6 +26,7 @@ import tinker
 from agentlightning import LLM, LightningStore, OtelTracer, open_store
 from agentlightning.adapter.advantage import Formula, row_advantages
 from agentlightning.adapter.training import TrainingRow
+from agentlightning.exporters.checks import numbers
 from agentlightning.exporters.playing import rollout_source
 from agentlightning.exporters.tinker import to_datums
 from agentlightning.store.sealing import SealedAttempt
@@ -38,6 +39,7 @@ from .skyrl import SkyRLServer
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
 
 RUN_ID = "tinker_skyrl"
+ADVANTAGE = Formula.CENTER
 KEY = "tml-none"
 """The client refuses keys that do not begin so; the server asks for none."""
 
@@ -182,7 +184,7 @@ class Run:
         rows = await self._sampled()
         rewards = {row.rollout_id: row.reward for row in rows if row.reward is not None}
         asked = await self.trainer.forward_backward_async(
-            to_datums(rows, on_unscored="error"), "importance_sampling"
+            to_datums(rows, advantage=ADVANTAGE, on_unscored="error"), "importance_sampling"
         )
         stepped = await self.trainer.optim_step_async(
             tinker.AdamParams(learning_rate=self.settings.learning_rate)
@@ -210,11 +212,11 @@ class Run:
     async def _hand_back(self, rows: Sequence[TrainingRow], outputs: Sequence[Any], step: int) -> float:
         """Store the trainer's log-probabilities beside the spans; return how far they are from the sampler's."""
         largest = 0.0
-        for row, output, advantage in zip(rows, outputs, row_advantages(rows, Formula.CENTER), strict=True):
+        for row, output, advantage in zip(rows, outputs, row_advantages(rows, ADVANTAGE), strict=True):
             # Output i is about token i + 1; nothing is said of the first one, which is of the prompt.
             logprobs = [0.0, *output["logprobs"].tolist()]
-            for own, theirs, trained in zip(row.logprobs, logprobs, row.loss_mask, strict=True):
-                largest = max(largest, abs((own or 0.0) - theirs) if trained else 0.0)
+            for own, theirs, trained in zip(numbers(row), logprobs, row.loss_mask, strict=True):
+                largest = max(largest, abs(own - theirs)) if trained else largest
             await write_back(
                 self.store, row, run_id=RUN_ID, step=step, token_ids=row.token_ids,
                 advantages=advantage, logprobs=logprobs,

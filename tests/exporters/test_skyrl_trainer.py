@@ -20,18 +20,16 @@ from agentlightning.exporters.skyrl import to_generator_output
 
 pytest.importorskip("skyrl", reason="scripts/trainers installs skyrl")
 
-if sys.version_info < (3, 12):
-    # pydantic refuses typing's TypedDict below 3.12, and SkyRL's servers of inference use it.
-    import typing_extensions
+with pytest.MonkeyPatch.context() as patch:
+    if sys.version_info < (3, 12):
+        # pydantic refuses typing's TypedDict below 3.12, and SkyRL's servers of inference use it.
+        import typing_extensions
 
-    typing.TypedDict = typing_extensions.TypedDict  # type: ignore[misc, assignment, unused-ignore]
-
-from skyrl.train.dataset.preprocess import (
-    convert_prompts_responses_to_batch_tensors,
-)
-from skyrl.train.generators.utils import merge_stepwise_output
-from skyrl.train.trainer import RayPPOTrainer
-from skyrl.train.utils.trainer_utils import validate_generator_output
+        patch.setattr(typing, "TypedDict", typing_extensions.TypedDict)
+    from skyrl.train.dataset.preprocess import convert_prompts_responses_to_batch_tensors
+    from skyrl.train.generators.utils import merge_stepwise_output
+    from skyrl.train.trainer import RayPPOTrainer
+    from skyrl.train.utils.trainer_utils import validate_generator_output
 
 CONFIGURATION = SimpleNamespace(
     generator=SimpleNamespace(

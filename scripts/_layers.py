@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "_coinstall": WORDS,
     "_turn": WORDS,
     "_threads": WORDS,
+    "_private_files": WORDS,
     "codec": PURE,
     "pipeline": PURE,
     "adapter": PURE,

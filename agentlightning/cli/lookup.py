@@ -24,7 +24,7 @@ def store_url(given: Optional[str]) -> str:
         InvalidArgument: It is ``memory://``, which no other process can look into.
     """
     url = resolve_setting(LightningEnvVar.AGL_STORE, given, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
-    if url.startswith("memory:"):
+    if url.startswith("memory:") or url.partition("?")[0] == "sqlite:///:memory:":
         raise InvalidArgument(
             f"{url} lives in the process that opened it; name a store on disk: --store {DEFAULT_STORE_URL}"
         )

@@ -139,6 +139,15 @@ class LightningStore(ABC):
         return None
 
     @property
+    def store_id(self) -> str | None:
+        """Identity of the data, or ``None`` where they have none that outlives this object (memory, most strangers').
+
+        It is kept with the data: the same for every process, spelling of a URL and place to which a file was moved, and
+        shared by backups. What waits outside of a store, as in the spool, names the store by it.
+        """
+        return None
+
+    @property
     @abstractmethod
     def capabilities(self) -> LightningStoreCapabilities:
         """What callers may rely on."""

@@ -61,6 +61,16 @@ class LightningStoreThreaded(LightningStore):
         return self.store.url
 
     @property
+    def local_path(self) -> Optional[str]:
+        """That of the wrapped store."""
+        return self.store.local_path
+
+    @property
+    def store_id(self) -> str | None:
+        """That of the wrapped store."""
+        return self.store.store_id
+
+    @property
     def capabilities(self) -> LightningStoreCapabilities:
         """Those of the wrapped store, and safe for threads and tasks."""
         own = self.store.capabilities.copy()

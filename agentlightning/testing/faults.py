@@ -195,6 +195,11 @@ class FaultyStore(LightningStore):
         return self.inner.local_path
 
     @property
+    def store_id(self) -> str | None:
+        """Identity of the store inside."""
+        return self.inner.store_id
+
+    @property
     def capabilities(self) -> LightningStoreCapabilities:
         """Those of the store inside, except that faults do not travel to another process."""
         return LightningStoreCapabilities(**{**self.inner.capabilities, "zero_copy": False})

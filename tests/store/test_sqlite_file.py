@@ -28,11 +28,16 @@ from agentlightning.errors import (
     StoreFileError,
     StoreUnavailable,
 )
-from agentlightning.store import SqliteLightningStore, open_store
+from agentlightning.store import (
+    InMemoryLightningStore,
+    LightningStoreThreaded,
+    SqliteLightningStore,
+    open_store,
+)
 from agentlightning.store.query import Condition, Query
 from agentlightning.store.sqlite.connection import APPLICATION_ID, MIGRATIONS, statements_of
 from agentlightning.store.sqlite.statements import SQL, where
-from agentlightning.testing import ended, open_span_of, span_of, start_child, wait_until
+from agentlightning.testing import FaultyStore, ended, open_span_of, span_of, start_child, wait_until
 from agentlightning.types import OtelResource
 
 FOLDER = Path(package.__file__).parent
@@ -336,6 +341,9 @@ def test_a_place_that_cannot_hold_a_store_is_named_with_a_cure(tmp_path: Path) -
     (tmp_path / "file").touch()
     with pytest.raises(StoreFileError):
         SqliteLightningStore(tmp_path / "file" / "store.db")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StoreFileError, match="no regular file"):
+        SqliteLightningStore(tmp_path / "pipe")
 
 
 UNPRIVILEGED = """
@@ -457,6 +465,87 @@ def test_an_unknown_option_of_a_url_is_refused(tmp_path: Path, options: str) -> 
         open_store(f"sqlite:///{tmp_path}/store.db?{options}")
 
     assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///:memory:", "sqlite:///:memory:?synchronous=full", "sqlite:///%3Amemory%3A"]
+)
+def test_sqlites_word_for_no_file_names_the_store_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(InvalidArgument, match="memory://"):
+        open_store(url)
+    with pytest.raises(InvalidArgument, match="memory://"):
+        SqliteLightningStore(":memory:")
+
+    assert content(tmp_path) == {}
+
+
+# ---------------------------------------------------------------------- what names it
+
+
+@pytest.mark.asyncio
+async def test_a_store_is_the_same_by_every_spelling_and_place_of_its_file(tmp_path: Path) -> None:
+    folder, path = tmp_path / "folder", tmp_path / "folder" / "store.db"
+    folder.mkdir()
+    async with SqliteLightningStore(path) as store:
+        store_id, url, place = store.store_id, store.url, store.local_path
+    (tmp_path / "link.db").symlink_to(path)
+    (tmp_path / "linked").symlink_to(folder)
+    for spelled in ("link.db", "linked/store.db", "folder/../folder/store.db"):
+        async with open_store(f"sqlite:///{tmp_path}/{spelled}?synchronous=full") as store:
+            assert (store.store_id, store.url, store.local_path) == (
+                store_id,
+                f"{url}?synchronous=full",
+                place,
+            )
+    folder.rename(tmp_path / "elsewhere")
+    async with SqliteLightningStore(tmp_path / "elsewhere" / "store.db") as store:
+        assert store.store_id == store_id
+        assert LightningStoreThreaded(store).store_id == store_id
+        assert FaultyStore(store).store_id == store_id
+    async with SqliteLightningStore(tmp_path / "other.db") as store:
+        assert store.store_id != store_id
+    assert InMemoryLightningStore().store_id is None
+
+
+# ---------------------------------------------------------------------- who may read it
+
+
+async def modes_while_open(path: Path) -> Dict[str, str]:
+    async with SqliteLightningStore(path) as store:
+        await store.start_rollout("task")
+        return {
+            each.name.removeprefix(path.name): oct(each.stat().st_mode & 0o777)
+            for each in path.parent.iterdir()
+        }
+
+
+@pytest.mark.parametrize(
+    ("folder_mode", "file_mode"),
+    [(0o755, "0o600"), (0o777, "0o600"), (0o1777, "0o600"), (0o2775, "0o660"), (0o2750, "0o640")],
+)
+def test_a_new_file_and_its_log_are_its_users_alone_unless_the_folder_is_a_groups(
+    tmp_path: Path, folder_mode: int, file_mode: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(folder_mode)
+    before = os.umask(0o022)
+    try:
+        modes = asyncio.run(modes_while_open(folder / "store.db"))
+    finally:
+        os.umask(before)
+    assert modes == {"": file_mode, "-wal": file_mode, "-shm": file_mode}
+
+
+def test_the_rights_of_a_file_that_is_there_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.touch()
+    path.chmod(0o664)
+    assert asyncio.run(modes_while_open(path)) == {"": "0o664", "-wal": "0o664", "-shm": "0o664"}
 
 
 # ---------------------------------------------------------------------- when it cannot be written

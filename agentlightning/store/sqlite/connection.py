@@ -3,6 +3,11 @@
 A store file says so itself: ``application_id`` in its header is ours, ``user_version`` the number of its last
 migration. Everything else is somebody else's file and is left as it is. SQLite's own errors become errors of
 ``agentlightning.errors`` here, and nowhere else.
+
+The file, its ``-wal`` and its ``-shm`` are opened through SQLite only, in the whole process. POSIX drops all locks that
+a process holds on a file as soon as the process closes any descriptor of it: after an ``open()`` of ours, however
+short, another process would take itself for the last one, and delete the log that this one writes to. SQLite keeps
+its own descriptors open for as long as a lock of the process needs it.
 """
 
 from __future__ import annotations
@@ -10,17 +15,19 @@ from __future__ import annotations
 import os
 import random
 import re
+import secrets
 import sqlite3
-import struct
+import stat
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, List, Literal, Optional, TypeVar
 from urllib.parse import quote
 
+from ..._private_files import create_file
 from ...errors import NotAStore, SchemaTooNew, StoreBusy, StoreError, StoreFileError, StoreUnavailable
 from .statements import SQL
 
@@ -33,10 +40,6 @@ PAGE_SIZE: Final = 8192
 CHECKPOINT_PAGES: Final = 4000
 """Pages of the write-ahead log after which it is copied into the file: about 32 MB. Each copy costs two fsyncs."""
 
-_HEADER: Final = struct.Struct(
-    ">16s44xI4xI"
-)  # magic, user_version at 60, application_id at 68; SQLite file format
-_MAGIC: Final = b"SQLite format 3\x00"
 _MIGRATION: Final = re.compile(r"(\d{4})_(\w+)\.sql")
 _POLL_SECONDS: Final = 0.005
 
@@ -64,11 +67,18 @@ def load_migrations(folder: Path) -> List[Migration]:
 MIGRATIONS: Final = load_migrations(Path(__file__).parent / "migrations")
 
 
-def prepare_file(path: Path, busy_timeout: float) -> Optional[float]:
-    """Make sure that ``path`` is a store of this version: create it, migrate it, or refuse it.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a store of this version says when it is opened."""
 
-    Returns:
-        The earliest deadline in it: what another process left running, somebody has to give up.
+    store_id: str
+    """Identity of the data, which backups share."""
+    deadline: float | None
+    """The earliest deadline in it: what another process left running, somebody has to give up."""
+
+
+def prepare_file(path: Path, busy_timeout: float) -> Prepared:
+    """Make sure that ``path`` is a store of this version: create it, migrate it, or refuse it.
 
     Raises:
         StoreFileError: There is no such folder, it is a folder itself, or it cannot be read or written.
@@ -79,16 +89,16 @@ def prepare_file(path: Path, busy_timeout: float) -> Optional[float]:
     _check_place(path)
     recognise(path, busy_timeout)
     try:
-        return patiently(lambda: _bring_up(path), busy_timeout, path)
+        prepared = patiently(lambda: _bring_up(path), busy_timeout, path)
     except sqlite3.Error as error:
         raise translated(error, path) from error
+    assert prepared is not None
+    return prepared
 
 
 def connect(path: Path, synchronous: Synchronous = "normal", cache_kib: int = 2_048) -> sqlite3.Connection:
-    """Open a connection to a file that is ours; it never waits for a lock."""
-    connection = sqlite3.connect(
-        path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
-    )
+    """Open a connection to a file that is there and ours; it never waits for a lock."""
+    connection = _open(path, "rw")
     try:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA cache_size = -{cache_kib}")
@@ -98,6 +108,17 @@ def connect(path: Path, synchronous: Synchronous = "normal", cache_kib: int = 2_
         connection.close()
         raise
     return connection
+
+
+def _open(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file://{quote(os.fsencode(path))}?mode={mode}",
+        uri=True,
+        timeout=0,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
 
 
 def patiently(
@@ -132,8 +153,8 @@ def patiently(
 
 def translated(error: sqlite3.Error, path: Path) -> StoreError:
     """Return the error of ours that says what SQLite's means, with a cure."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    code = _code(error)
+    if _is_busy(error):
         return StoreBusy(f"{path} is held by another process; try again")
     if code == sqlite3.SQLITE_FULL:
         return StoreUnavailable(f"no room left for {path}; nothing was written. Make room and try again")
@@ -152,8 +173,13 @@ def translated(error: sqlite3.Error, path: Path) -> StoreError:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    # PROTOCOL: SQLite found the index of the log changing under it again and again, while many open and close.
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
 # ---------------------------------------------------------------------- recognising
@@ -170,12 +196,26 @@ def _check_place(path: Path) -> None:
             f"the folder {folder} cannot be written, and SQLite keeps its log beside the file; "
             "choose another folder or change its rights"
         )
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+    status = _status(path)
+    if status is None:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreFileError(f"{path} is no regular file; choose another name")
+    if not os.access(path, os.R_OK | os.W_OK):
         raise StoreFileError(f"{path} is read-only; run: chmod u+rw {path}")
 
 
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreFileError(f"{path} cannot be read: {error}") from error
+
+
 def recognise(path: Path, busy_timeout: float = 5.0) -> None:
-    """Refuse a file that is not ours, without opening it for writing; no file at all is fine.
+    """Refuse a file that is not ours, without writing to it; no file at all is fine.
 
     Raises:
         NotAStore, SchemaTooNew, StoreFileError, StoreBusy: As :func:`prepare_file`.
@@ -183,69 +223,115 @@ def recognise(path: Path, busy_timeout: float = 5.0) -> None:
     try:
         patiently(lambda: _recognise(path), busy_timeout, path)
     except sqlite3.Error as error:
+        if _code(error) == sqlite3.SQLITE_NOTADB:
+            raise NotAStore(
+                f"{path} is no SQLite file; it was left untouched. Choose another name"
+            ) from error
         raise translated(error, path) from error
 
 
 def _recognise(path: Path) -> None:
+    status = _status(path)
+    if status is None or not status.st_size:
+        return
+    # Where another program left a log behind, the last connection that may write would copy it into the file. Where
+    # there is none, one that may not write would leave an empty one. What is read is one snapshot in either case.
+    log = _status(path.with_name(f"{path.name}-wal"))
     try:
-        with path.open("rb") as file:
-            header = file.read(_HEADER.size)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StoreFileError(f"{path} cannot be read: {error}") from error
-    if not header:
-        return
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise NotAStore(f"{path} is no SQLite file; it was left untouched. Choose another name")
-    _, version, application_id = _HEADER.unpack(header)
-    if _has_log(path) or application_id == version == 0:
-        _look_inside(path)
-    else:
-        _judge(path, application_id, version)
+        _look(path, "ro" if log is not None and log.st_size else "rw")
+    except sqlite3.OperationalError as error:
+        if _code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            raise
+        _look(
+            path, "rw"
+        )  # a process died in the middle of a write: SQLite undoes it before anything can be read
 
 
-def _has_log(path: Path) -> bool:
-    log = path.with_name(f"{path.name}-wal")
-    return log.exists() and log.stat().st_size > 0
+def _look(path: Path, mode: Literal["ro", "rw"]) -> None:
+    try:
+        connection = _open(path, mode)
+    except sqlite3.OperationalError:
+        if _status(path) is None:  # removed meanwhile
+            return
+        raise
+    with closing(connection):
+        connection.execute("BEGIN")
+        _judge(connection, path)
+        connection.execute("COMMIT")
 
 
-def _look_inside(path: Path) -> None:
-    # A file with a log beside it has an outdated header, and one without any ids may still be blank. Neither
-    # way of opening writes; `immutable` does not even make the files that a log needs.
-    how = "mode=ro" if _has_log(path) else "immutable=1"
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, timeout=0)) as connection:
-        ((application_id,),) = connection.execute("PRAGMA application_id").fetchall()
-        ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-        is_blank = not connection.execute("SELECT 1 FROM sqlite_master").fetchall()
-    if application_id or version or not is_blank:
-        _judge(path, application_id & 0xFFFFFFFF, version)
+def _judge(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the number of the last migration, 0 for a blank file, or refuse the file.
 
-
-def _judge(path: Path, application_id: int, version: int) -> None:
+    Within a transaction: what the log, the header and the schema say has to be of one moment.
+    """
+    ((is_blank,),) = connection.execute("SELECT NOT EXISTS (SELECT 1 FROM sqlite_master)").fetchall()
+    ((application_id,),) = connection.execute("PRAGMA application_id").fetchall()
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    if is_blank and not application_id and not version:
+        return 0
     if application_id != APPLICATION_ID:
         raise NotAStore(
             f"{path} is a database of another program; it was left untouched. Choose another name"
         )
     if version > len(MIGRATIONS):
-        raise SchemaTooNew(
-            f"{path} has schema {version}, this agentlightning knows up to {len(MIGRATIONS)}; "
-            "it was left untouched. Run: pip install --upgrade agentlightning-otel"
-        )
+        raise too_new(path, version)
+    return int(version)
+
+
+def too_new(path: Path, version: int) -> SchemaTooNew:
+    """Return the error that says that a newer version wrote, or has just migrated, the file."""
+    return SchemaTooNew(
+        f"{path} has schema {version}, this agentlightning knows up to {len(MIGRATIONS)}; "
+        "it was left untouched. Run: pip install --upgrade agentlightning-otel"
+    )
 
 
 # ---------------------------------------------------------------------- creating and migrating
 
 
-def _bring_up(path: Path) -> Optional[float]:
-    """Create or migrate, and return the earliest deadline."""
+def _bring_up(path: Path) -> Prepared:
+    """Create or migrate, and return what is in it."""
+    if _status(path) is None:
+        _create(path)
     with closing(connect(path)) as connection:
+        version = _version(connection, path)
         _enter_wal(connection)
-        ((version,),) = connection.execute("PRAGMA user_version").fetchall()
         for step in MIGRATIONS[version:]:
-            _apply(connection, step)
+            _apply(connection, step, path)
         deadlines = connection.execute(SQL["next_deadline"]).fetchall()
-        return deadlines[0][0] if deadlines else None
+        ((store_id,),) = connection.execute(SQL["store_id"]).fetchall()
+        return Prepared(store_id, deadlines[0][0] if deadlines else None)
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    connection.execute("BEGIN")
+    try:
+        return _judge(connection, path)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _create(path: Path) -> None:
+    """Make an empty file, with the rights that its folder asks for, unless another process is first.
+
+    It gets its name only after the descriptor is closed: see the module's docstring.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    try:
+        os.close(create_file(temporary))
+    except OSError as error:
+        raise StoreFileError(f"{path} cannot be created: {error}") from error
+    try:
+        with suppress(FileExistsError):
+            path.hardlink_to(temporary)
+    except OSError:  # this file system has no hard links
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        with closing(_open(path, "rwc")):
+            path.chmod(mode)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:
@@ -255,12 +341,11 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError(f"this file system does not support a write-ahead log (mode {mode})")
 
 
-def _apply(connection: sqlite3.Connection, step: Migration) -> None:
+def _apply(connection: sqlite3.Connection, step: Migration, path: Path) -> None:
     """Apply one migration with its record, in one transaction, unless another process has just done so."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-        if version < step.number:
+        if _judge(connection, path) < step.number:
             for statement in statements_of(step.script):
                 connection.execute(statement)
             now = datetime.now(UTC).isoformat(timespec="seconds")

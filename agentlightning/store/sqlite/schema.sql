@@ -9,6 +9,12 @@ CREATE TABLE migrations (
     applied_at TEXT NOT NULL
 );
 
+-- What names this store, wherever its file lies and under whatever name it is opened. A backup has it too.
+CREATE TABLE store_identity (
+    store_id TEXT NOT NULL
+);
+INSERT INTO store_identity SELECT lower(hex(randomblob(16)));
+
 -- One task to be worked on.
 CREATE TABLE rollouts (
     rollout_key INTEGER PRIMARY KEY,

@@ -56,25 +56,32 @@ class SqliteLightningStore(TransactionalStore):
         Raises:
             StoreFileError: The file cannot be opened as a store; it was left as it was.
             StoreBusy: Another process held the file for longer than ``busy_timeout``.
-            InvalidArgument: An option has no such value.
+            InvalidArgument: An option has no such value, or the path is ``:memory:``.
         """
         super().__init__(clock=clock)
+        if Path(path).name == ":memory:":
+            raise InvalidArgument(
+                f"{os.fspath(path)!r} is SQLite's word for no file, which other threads and processes could not share; "
+                "write memory:// for a store in memory"
+            )
         if synchronous not in ("normal", "full"):
             raise InvalidArgument(f"synchronous is 'normal' or 'full', not {synchronous!r}")
         if not busy_timeout >= 0:
             raise InvalidArgument(f"busy_timeout must be at least 0 seconds, not {busy_timeout!r}")
-        self.path = Path(path).absolute()
+        # The file itself and not a link to it: SQLite keeps its log there, and so do we the spool.
+        self.path = Path(os.path.realpath(path))
         self._synchronous: Synchronous = synchronous
         self._busy_timeout = busy_timeout
-        deadline = prepare_file(self.path, busy_timeout)
+        prepared = prepare_file(self.path, busy_timeout)
+        self._store_id = prepared.store_id
         self._engine = Engine(self.path, synchronous, busy_timeout, self._waits)
         # Not at the end of the interpreter: whoever is shut down after this store still has spans to write. Callers
         # wait for what they ask for, so nothing unacknowledged is promised; the next open reads the write-ahead log.
         self._finalizer = weakref.finalize(self, self._engine.shutdown)
         self._finalizer.atexit = False  # type: ignore[misc]  # a property, which mypy takes for a slot
         _stores.add(self)
-        if deadline is not None:
-            self._watchdog.expect(deadline)
+        if prepared.deadline is not None:
+            self._watchdog.expect(prepared.deadline)
 
     def __reduce__(self) -> Tuple[Callable[..., SqliteLightningStore], Tuple[Any, ...]]:
         return _reopened, (str(self.path), self._synchronous, self._busy_timeout, self._clock)
@@ -89,6 +96,11 @@ class SqliteLightningStore(TransactionalStore):
     def local_path(self) -> str:
         """The file; spans that cannot be written wait in a folder beside it."""
         return str(self.path)
+
+    @property
+    def store_id(self) -> str:
+        """Identity of the data, which stands in the file."""
+        return self._store_id
 
     @property
     def capabilities(self) -> LightningStoreCapabilities:

@@ -1,3 +1,7 @@
+-- name: store_id
+-- What names this store.
+SELECT store_id FROM store_identity;
+
 -- name: get_resources
 -- The newest version under an id.
 SELECT resources_id, create_time, update_time, version, resources

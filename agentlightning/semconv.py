@@ -107,7 +107,10 @@ class SpanFlagAttributes(str, Enum):
     """What the recorder says of a span."""
 
     LATE = "agentlightning.late"
-    """True where the span started after its ``trace_context`` had closed."""
+    """True where the span started after its ``trace_context`` had closed; written by earlier versions, now
+    such a span belongs to no attempt."""
+    ALTERNATES = "agentlightning.alternates"
+    """True on the root span of an attempt that shared its context with another one, each at work by turns."""
     DROPPED_ATTRIBUTES = "agentlightning.dropped_attributes"
     """How many attributes the provider's limit dropped before we saw the span."""
     REDACTED = "agentlightning.redacted"

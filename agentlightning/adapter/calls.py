@@ -39,6 +39,8 @@ LARGEST_TOKEN_ID = 2**31 - 1
 """Engines and trainers hold ids in 32 or 64 bits; a larger number is none."""
 
 _UNTRAINABLE = SpanFlagAttributes.UNTRAINABLE.value
+_LATE = SpanFlagAttributes.LATE.value
+_ALTERNATES = SpanFlagAttributes.ALTERNATES.value
 
 SELECTION_REASONS = frozenset(
     {
@@ -119,11 +121,13 @@ def trainable_choices(call: Call, rules: Rules) -> List[Choice]:
 
 def _walk(root: Tree, rules: Rules, agent: Optional[str]) -> List[Call]:
     calls: List[Call] = []
+    alternates = False
     pending: List[Tuple[Tree, Tuple[Optional[str], Optional[str]], bool, Tuple[str, ...]]] = [
         (root, (agent, None), False, ())
     ]
     while pending:
         node, agent_around, in_reward, around = pending.pop()
+        alternates = alternates or node.span.attributes.get(_ALTERNATES) is True
         record = read_call(node.span)
         is_call = record is not None or rules.llm_call_match.search(str(node.span.name)) is not None
         named = agent_name_of(node.span)
@@ -149,7 +153,12 @@ def _walk(root: Tree, rules: Rules, agent: Optional[str]) -> List[Call]:
         if node.children:
             inside = in_reward or is_reward_operation(node.span) or is_reward_span(node.span)
             pending.extend((child, agent_around, inside, below) for child in node.children)
-    return calls
+    return [_of_nobody(call) for call in calls] if alternates else calls
+
+
+def _of_nobody(call: Call) -> Call:
+    """Return a call of an attempt that alternated with another one in one context: either could have made it."""
+    return replace(call, reason=CallReason.ALTERNATES.code) if call.reason is None else call
 
 
 def _selection(agent: Optional[str], in_reward: bool, rules: Rules) -> Optional[str]:
@@ -180,6 +189,8 @@ def _verdict(span: Span, record: Optional[ModelCall], tokens: Optional[str], rul
     if is_marked(span):
         mark = span.attributes[_UNTRAINABLE]
         return mark if isinstance(mark, str) and mark else CallReason.MARKED.code
+    if span.attributes.get(_LATE) is True:
+        return CallReason.LATE.code
     if tokens is not None:
         without_ids = record.token_capture.startswith("none(") and record.choices
         return None if without_ids and not rules.require_tokens else tokens

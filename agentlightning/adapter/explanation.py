@@ -248,6 +248,8 @@ def _of_receipt(receipt: Optional[Receipt]) -> List[TraceReason]:
         TraceReason.INTERRUPTED: receipt.interrupted,
         TraceReason.SPANS_DROPPED: any(receipt.dropped.values()),
         TraceReason.SPANS_OPEN: receipt.open > 0,
+        TraceReason.SPANS_LATE: receipt.late > 0,
+        TraceReason.SPANS_UNATTRIBUTED: receipt.unattributed > 0,
     }
     return [reason for reason, holds in said.items() if holds]
 

@@ -121,6 +121,17 @@ class TraceReason(Explained):
         "spans that were started are not stored",
         "see the reasons in the receipt",
     )
+    SPANS_LATE = (
+        "spans_late",
+        "spans started after their trace_context had closed, in a task, thread or worker that lived on: they belong to "
+        "no attempt",
+        "wait for tasks and threads inside the trace_context, or give a span its ids as attributes",
+    )
+    SPANS_UNATTRIBUTED = (
+        "spans_unattributed",
+        "spans that nobody could place started in the process while this attempt was open, which could have made them",
+        "carry the context to where the work is done: docs/how-to/async-and-threads.md",
+    )
     SPANS_OPEN = (
         "spans_open",
         "spans have started and not ended",
@@ -200,6 +211,16 @@ class CallReason(Explained):
         "untrainable",
         "the call was marked as not to be trained on",
         "look who sets agentlightning.untrainable",
+    )
+    LATE = (
+        "late",
+        "the call was made after the trace_context of its attempt had closed, so that nobody can tell whose it is",
+        "wait for tasks and threads inside the trace_context",
+    )
+    ALTERNATES = (
+        "alternates",
+        "two rollouts were at work by turns in one context, and nothing tells their calls apart",
+        "leave the inner trace_context before the outer one, or give each rollout a task, thread or generator",
     )
     OTHER_ROLE = (
         "other_role",

@@ -23,7 +23,10 @@ def line(receipt: Receipt) -> str:
     """Return the identity that proves an attempt whole, with its numbers."""
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(receipt.dropped.items()))
     dropped = f"{sum(receipt.dropped.values())} dropped{f' ({reasons})' if reasons else ''}"
-    notes = [f"{receipt.late} late"] if receipt.late else []
+    notes = [f"{receipt.late} late, of no attempt"] if receipt.late else []
+    notes += (
+        [f"{receipt.unattributed} unattributed, which it could have made"] if receipt.unattributed else []
+    )
     notes += ["truncated: the tail is missing"] if receipt.truncated else []
     notes += (
         ["interrupted: a writer died, what it had not committed is not counted"]

@@ -367,6 +367,7 @@ def receipt_of(attempt: Attempt, tables: Tables) -> Receipt:
         open=counts.open,
         dropped={reason: number for reason, number in dropped.items() if number},
         late=sum(account.late for account in accounts),
+        unattributed=sum(account.unattributed for account in accounts),
         truncated=dropped.get(DropReason.QUEUE_FULL.value, 0) > 0,
         interrupted=lifecycle.interrupted(accounts, attempt.status),
         under_way=not all(account.closed for account in accounts),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Dict, List, Literal, Optional, Tuple, Union, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -28,6 +29,7 @@ from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
 from ..pipeline.chain import NO_STAGES, Chain
 from ..pipeline.policy import RedactionPolicy, redaction_policy, stages_of
 from ..pipeline.tags import Tagging
+from ..semconv import SpanFlagAttributes
 from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
 from ..types.tracer import to_attributes
 from .base import TraceContext, Tracer, context_with_active_tracer
@@ -37,7 +39,7 @@ from .portal import in_event_loop, run_sync
 from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
 from .provider import TRACER_NAME, ProviderSession
-from .scope import Entry, Scope, context_with_scope, current_scope, scope_in
+from .scope import Entry, Scope, context_with_scope, current_scope, live_context
 from .writer import WriterSettings
 
 if TYPE_CHECKING:
@@ -394,12 +396,13 @@ class _TraceContext(TraceContext):
     def __enter__(self) -> TraceHandle:
         if self._needs_store():
             run_sync(self._prepare())
-        return self._open()
+        return self._open(sys._getframe(1))
 
     async def __aenter__(self) -> TraceHandle:
+        frame = sys._getframe(1)
         if self._needs_store():
             await self._prepare()
-        return self._open()
+        return self._open(frame)
 
     def __exit__(
         self,
@@ -460,13 +463,14 @@ class _TraceContext(TraceContext):
             _log.warning("no token ids are asked for in rollout %s: %r", rollout_id, error)
             return []
 
-    def _open(self) -> TraceHandle:
+    def _open(self, frame: FrameType) -> TraceHandle:
         processor = self._worker.processor
         self._scope = processor.new_scope(self._store, *(self._ids or ("", "")))
         self._scope.endpoints = getattr(self, "_known_endpoints", None)
-        self._before = otel_context.get_current()
-        outer = trace.get_current_span(self._before).get_span_context()
-        context = context_with_active_tracer(self._tracer, context_with_scope(self._scope, self._before))
+        before = live_context(otel_context.get_current())
+        processor.open_scope(self._scope, before, frame)
+        outer = trace.get_current_span(before).get_span_context()
+        context = context_with_active_tracer(self._tracer, context_with_scope(self._scope, before))
         links = [trace.Link(outer)] if outer.is_valid else []
         self._root = self._worker.tracer.start_span(self._name, context=context, links=links)
         if self._root.is_recording():
@@ -483,16 +487,14 @@ class _TraceContext(TraceContext):
     def _close(self, error: Optional[BaseException]) -> Future[bool]:
         """End the root span, restore the context, and ask for the flush."""
         in_this_process = self._pid == os.getpid()  # a forked child may unwind through its parent's block
+        processor = self._worker.processor
+        processor.leave_scope(self._scope)
         if in_this_process:
             if error is not None:
                 OtelSpanRecordingContext(self._root).record_exception(error)
+            if self._scope.alternates:
+                self._root.set_attribute(SpanFlagAttributes.ALTERNATES.value, True)
             self._root.end()
-        # attach instead of detach: a token belongs to the contextvars context that made it, and a body may be left
-        # in another one (an async fixture, a cancelled generator). What is current is put back only if it is ours, or
-        # lies inside of ours: a session that the agent has left open.
-        if scope_in(otel_context.get_current()) is self._scope:
-            otel_context.attach(self._before)
-        processor = self._worker.processor
         if not in_this_process:
             return processor.writer.flush(self._scope)
         processor.close_scope(self._scope)

@@ -1,10 +1,13 @@
 """The span processor: decides in ``on_start`` where a span belongs, and never changes its mind.
 
-The order: ids that the span carries as attributes; a scope in the OpenTelemetry context that the span starts in
-(the parent, if it was started inside the same ``trace_context``, has the same one); the trace of a parent that was
-started inside a ``trace_context``; ids in the context's baggage, sent by another process; the fallback attempt,
-if the user named one. A span with none of these is *unattributed*: kept aside, counted, never filed under a
-guess.
+The order: ids that the span carries as attributes; the generator at work that has opened a ``trace_context`` (see
+``tracer.generators``); a scope in the OpenTelemetry context that the span starts in (the parent, if it was started
+inside the same ``trace_context``, has the same one); the trace of a parent that was started inside a
+``trace_context``; ids in the context's baggage, sent by another process; the fallback attempt, if the user named one.
+
+A span with none of these is *unattributed*: kept aside, counted, never filed under a guess. So is one whose scope is
+closed, because whoever carries a context on (a worker, a pool) works for others, too: it is *late* of that attempt. So
+is one whose scope was opened by a generator that is not at work. Each attempt that could have made it counts it.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from ..semconv import SpanFlagAttributes
 from ..types import Span
 from ..types.tracer import attributes_of
 from .adoption import Adoptions, other_call
+from .generators import Generators, waits_at_yield
 from .marks import marks_in
 from .scope import (
     NO_RECORD,
@@ -38,14 +42,18 @@ from .scope import (
     Scope,
     context_with_scope,
     current_scope,
+    enclosing,
     ids_among,
     ids_in_baggage,
+    live_context,
     scope_in,
     size_of,
 )
 from .writer import Writer, WriterSettings, bare_opened_span, opened_span
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from opentelemetry.sdk.trace import Span as SdkSpan
 
     from ..codec.raw_call import RawCall
@@ -90,6 +98,8 @@ class LightningSpanProcessor(SpanProcessor):
         self._chain = chain
         self._policy = policy or LogOnce()
         self._armed = True
+        self._generators = Generators()
+        self._said_late = self._said_unplaced = False
         self._traces: OrderedDict[int, Optional[Scope]] = OrderedDict()
         self._remote: OrderedDict[Tuple[str, str], Scope] = OrderedDict()
 
@@ -106,11 +116,13 @@ class LightningSpanProcessor(SpanProcessor):
             started_in = otel_context.get_current() if parent_context is None else parent_context
             if not self.owns(started_in):
                 return
-            scope = self._route(span, started_in)
+            scope, late_of = self._route(span, started_in)
             record = Record(scope, context)
             self.writer.records[id(context)] = record
-            if scope is not None:
-                record.late = scope.closed
+            if scope is None:
+                self.writer.unplaced(late_of)
+                self._say_where_it_is(span, late_of)
+            else:
                 record.marks = marks_in(started_in)
                 self.writer.started(span, record)
                 self.adoptions.started(span, record)
@@ -177,7 +189,25 @@ class LightningSpanProcessor(SpanProcessor):
         """Return a scope for one ``trace_context``."""
         kept = None if self.disable_store_submission else store
         patience = self.writer.settings.block_timeout
-        return Scope(kept, rollout_id, attempt_id, owner=self, block_timeout=patience)
+        return Scope(
+            kept,
+            rollout_id,
+            attempt_id,
+            owner=self,
+            block_timeout=patience,
+            unplaced=self.writer.unplaced_spans,
+        )
+
+    def open_scope(self, scope: Scope, context: otel_context.Context, frame: Optional[FrameType]) -> None:
+        """Note where the body of a ``trace_context`` begins.
+
+        Args:
+            scope: Its scope.
+            context: The context that it is opened in.
+            frame: The frame that enters it.
+        """
+        scope.before = context
+        self._generators.opened(scope, frame)
 
     def owns(self, context: otel_context.Context) -> bool:
         """Whether spans of a context are this recorder's: no other one of this process opened its scope."""
@@ -190,15 +220,32 @@ class LightningSpanProcessor(SpanProcessor):
     ) -> Iterator[LightningSpanProcessor]:
         """Route spans that start in this context to an attempt; nothing is flushed at the end (0.3)."""
         scope = self.new_scope(store, rollout_id, attempt_id)
-        token = otel_context.attach(context_with_scope(scope, otel_context.get_current()))
+        before = live_context(otel_context.get_current())
+        self.open_scope(scope, before, None)
+        otel_context.attach(context_with_scope(scope, before))
         try:
             yield self
         finally:
-            otel_context.detach(token)
+            self.leave_scope(scope)
             self.close_scope(scope)
+
+    def leave_scope(self, scope: Scope) -> None:
+        """Put back what was current before ``scope``, where that is what is current.
+
+        attach instead of detach: a token belongs to the contextvars context that made it, and a body may be left in
+        another one (an async fixture, a cancelled generator). What lies inside of the scope, as a session that the
+        agent has left open, goes with it. What is put back is never the context of a scope that is closed.
+        """
+        current = scope_in(otel_context.get_current())
+        if current is scope:
+            assert scope.before is not None
+            otel_context.attach(live_context(scope.before))
+        elif current is not None and not current.closed:
+            _mark_alternating(scope, current)
 
     def close_scope(self, scope: Scope) -> None:
         """Note that the body of a ``trace_context`` is over."""
+        self._generators.closed(scope)
         self.adoptions.close(scope)
         self.writer.closed(scope)
 
@@ -242,22 +289,27 @@ class LightningSpanProcessor(SpanProcessor):
 
     # ------------------------------------------------------------------ routing
 
-    def _route(self, span: SdkSpan, context: otel_context.Context) -> Optional[Scope]:
+    def _route(self, span: SdkSpan, context: otel_context.Context) -> Tuple[Optional[Scope], Optional[Scope]]:
+        """Return the scope of a span; where it has none, the closed one that it is late of, if there is one."""
         attributes = attributes_of(span)
         if ROLLOUT_KEY in attributes:
             ids = ids_among(attributes)
             if ids is not None:
-                return self._scope_for(*ids, context)
+                return self._scope_for(*ids, context), None
         scope = scope_in(context)
-        if scope is not None:
-            return scope
-        if span.parent is not None:
+        if self._generators and scope is current_scope():  # nobody has named another context
+            at_work = self._generators.at_work()
+            if at_work is not None:
+                return (scope if _is_open_inside(scope, at_work) else at_work), None
+            if scope is not None and scope.generator is not None and waits_at_yield(scope.generator):
+                return None, None
+        if scope is None and span.parent is not None:
             scope = self._traces.get(span.parent.trace_id)
-            if scope is not None:
-                return scope
+        if scope is not None:
+            return (None, scope) if scope.closed else (scope, None)
         ids = ids_in_baggage(context)
         scope = None if ids is None else self._scope_for(*ids, context)
-        return scope if scope is not None else self.fallback
+        return (scope if scope is not None else self.fallback), None
 
     def _scope_for(self, rollout_id: str, attempt_id: str, context: otel_context.Context) -> Optional[Scope]:
         for known in (scope_in(context), self.fallback):
@@ -272,12 +324,25 @@ class LightningSpanProcessor(SpanProcessor):
                 self.close_scope(self._remote.popitem(last=False)[1])
         return scope
 
-    def _keep_aside(self, span: ReadableSpan) -> None:
-        if self.unattributed_count == 0:
+    def _say_where_it_is(self, span: SdkSpan, late_of: Optional[Scope]) -> None:
+        """Say once of each kind that a span belongs to no attempt; the receipts have the numbers."""
+        if late_of is not None and not self._said_late:
+            self._said_late = True
             _log.warning(
-                "span %r started outside of every trace_context; such spans are kept aside as unattributed",
+                "span %r started after the trace_context of rollout %r had closed, in a context that was carried on; "
+                "such spans are kept aside as unattributed, and counted as late on that rollout's receipt",
+                span.name,
+                late_of.rollout_id,
+            )
+        elif late_of is None and not self._said_unplaced:
+            self._said_unplaced = True
+            _log.warning(
+                "span %r started where no trace_context can be told; such spans are kept aside as unattributed, and "
+                "counted on the receipts of the rollouts that were open",
                 span.name,
             )
+
+    def _keep_aside(self, span: ReadableSpan) -> None:
         self.unattributed_count += 1
         self._unattributed_bytes += size_of(span, NO_RECORD)
         self.unattributed.append(span)
@@ -300,8 +365,6 @@ class LightningSpanProcessor(SpanProcessor):
         _move_up(span, scope)
         if entry.record.marks is not None:
             span.attributes.update(entry.record.marks)
-        if entry.record.late:
-            span.attributes[SpanFlagAttributes.LATE.value] = True
         if readable.dropped_attributes:
             span.attributes[SpanFlagAttributes.DROPPED_ATTRIBUTES.value] = readable.dropped_attributes
         return self._chain(span) if self._chain else span
@@ -311,6 +374,25 @@ class LightningSpanProcessor(SpanProcessor):
         if record.scope is not None:
             _move_up(opened, record.scope)
         return (self._chain(opened) or bare_opened_span(record)) if self._chain else opened
+
+
+def _is_open_inside(scope: Optional[Scope], at_work: Scope) -> bool:
+    """Whether a scope was opened by what a generator at work has called, so that it is the inner one."""
+    if scope is None or scope.closed or scope.opened_inside is not at_work:
+        return False
+    return scope.generator is None or not waits_at_yield(scope.generator)
+
+
+def _mark_alternating(closing: Scope, current: Scope) -> None:
+    """Mark rollouts that are not left in the order in which they were entered, in one context.
+
+    Which of them was at work is not known, unless both are generators': those are told apart by who runs.
+    """
+    chain = list(enclosing(current))
+    if closing not in chain or closing.generator is not None or current.generator is not None:
+        return
+    for scope in chain[: chain.index(closing) + 1]:
+        scope.alternates = True
 
 
 def _move_up(span: Span, scope: Scope) -> None:

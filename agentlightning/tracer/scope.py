@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from opentelemetry import baggage, trace
@@ -27,6 +27,8 @@ from ..types import Account, Receipt, Span
 from ..types.tracer import attributes_of
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from opentelemetry.sdk.trace import ReadableSpan
 
     from ..codec.raw_call import RawCall
@@ -63,7 +65,6 @@ class Record:
         "dropped",
         "duplicate",
         "ended",
-        "late",
         "marks",
         "scope",
     )
@@ -76,8 +77,6 @@ class Record:
         """Its start is in a batch that was committed or is under way."""
         self.ended = False
         self.dropped = False
-        self.late = False
-        """It started after its ``trace_context`` had closed."""
         self.marks: Optional[Mapping[str, Any]] = None
         """Attributes that the agent's code wants on its model calls: a role, or not to be trained."""
         self.calls: Optional[List[RawCall]] = None
@@ -109,6 +108,17 @@ class Entry:
         """The span as it was or will be stored, once the writer has made it."""
 
 
+class Unplaced:
+    """How many spans of this process nobody could place; changed under the writer's lock.
+
+    Every attempt that is open when such a span starts could have made it. A scope notes the count when it is made and
+    when it closes; the difference is its own, and no span has to go round all open scopes.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Scope:
     """One attempt as one ``trace_context`` sees it; see the module's docstring."""
 
@@ -120,7 +130,9 @@ class Scope:
         *,
         owner: object = None,
         block_timeout: float = 0.1,
+        unplaced: Optional[Unplaced] = None,
     ) -> None:
+        self._unplaced = unplaced or Unplaced()
         self.owner = owner
         """The recorder that made it; others in this process leave its spans alone."""
         self.store = store
@@ -133,6 +145,14 @@ class Scope:
         """Finished spans for ``spans()``; ``None`` once nobody can ask any more."""
         self.finished_bytes = 0
         self.closed = False
+        self.before: Optional[otel_context.Context] = None
+        """The context that its ``trace_context`` was opened in; what it encloses may outlive it."""
+        self.generator: Optional[FrameType] = None
+        """The generator whose ``with`` opened it, where one did; ``None`` once it is closed."""
+        self.opened_inside: Optional[Scope] = None
+        """The scope whose generator was running when this one was opened."""
+        self.alternates = False
+        """Another rollout was at work in the same context at the same time, and nothing tells their spans apart."""
         self.left_open: Optional[List[Record]] = []
         """Spans of others whose model call was left half way; ``None`` once the ``trace_context`` has ended them."""
         self.replaced: Dict[int, int] = {}
@@ -150,12 +170,27 @@ class Scope:
         self.settled = 0
         self.stored = 0
         self.late = 0
+        self._unplaced_from = self._unplaced.count
+        self._unplaced_until: Optional[int] = self._unplaced_from if self.closed else None
         self.revision = 0
         self.truncated = False
         self.blocked_for = 0.0
         self.dropped: Dict[str, int] = {}
         self.unstored: List[str] = []
         """Announced and then dropped, as far as the store has not acknowledged it."""
+
+    @property
+    def unattributed(self) -> int:
+        """How many spans that nobody could place started in this process while it was open."""
+        until = self._unplaced.count if self._unplaced_until is None else self._unplaced_until
+        return until - self._unplaced_from
+
+    def close(self) -> None:
+        """Note that its ``trace_context`` is over (under the writer's lock)."""
+        self.closed = True
+        self.generator = None
+        if self._unplaced_until is None:
+            self._unplaced_until = self._unplaced.count
 
     def stands_for(self, span_id: int) -> int:
         """Return the span id that is stored in place of a duplicate's."""
@@ -202,6 +237,7 @@ class Scope:
             dropped=dict(self.dropped),
             unstored=list(self.unstored),
             late=self.late,
+            unattributed=self.unattributed,
             closed=idle,
         )
 
@@ -216,6 +252,7 @@ class Scope:
             open=self.started - self.stored - sum(dropped.values()),
             dropped=dropped,
             late=self.late,
+            unattributed=self.unattributed,
             truncated=self.truncated,
         )
 
@@ -229,6 +266,25 @@ def scope_in(context: otel_context.Context) -> Optional[Scope]:
 def current_scope() -> Optional[Scope]:
     """Return the scope of the current context, or ``None``."""
     return scope_in(otel_context.get_current())
+
+
+def enclosing(scope: Optional[Scope]) -> Iterator[Scope]:
+    """Yield a scope and those that were current where it was opened, innermost first."""
+    while scope is not None:
+        yield scope
+        scope = scope_in(scope.before) if scope.before is not None else None
+
+
+def live_context(context: otel_context.Context) -> otel_context.Context:
+    """Return the context, or where its scope is closed the nearest one around it whose scope is open.
+
+    A generator that is left out of turn, or a worker that lives on, has a context of a rollout that is over.
+    """
+    for scope in enclosing(scope_in(context)):
+        if not scope.closed:
+            break
+        context = scope.before if scope.before is not None else otel_context.Context()
+    return context
 
 
 def context_with_scope(scope: Scope, context: otel_context.Context) -> otel_context.Context:

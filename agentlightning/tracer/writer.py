@@ -35,7 +35,7 @@ from ..env_var import LightningEnvVar, resolve_count, resolve_milliseconds
 from ..semconv import DropReason
 from ..types import Account, Span
 from .delivery import Backoff, deliver, insist, within
-from .scope import Entry, Record, Scope, next_writer_id
+from .scope import Entry, Record, Scope, Unplaced, next_writer_id
 from .spool import Batch, Spool
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ class Writer:
         self._make_span = make_span
         self._make_opened = make_opened or opened_span
         self._spools: Dict[int, Spool] = {}
+        self.unplaced_spans = Unplaced()
         self._stopped = False
         self._reset()
         _writers.add(self)
@@ -221,8 +222,6 @@ class Writer:
                 scope.forget_counts()
             scope.started += 1
             scope.live += 1
-            if scope.closed:
-                scope.late += 1
             if scope.store is not None and not self._stopped:
                 if span is not None:
                     self._fresh[record] = span
@@ -262,6 +261,24 @@ class Writer:
         if self._idle:
             self._nudge()
 
+    def unplaced(self, late_of: Optional[Scope]) -> None:
+        """Count a started span that belongs to no attempt.
+
+        Args:
+            late_of: The scope that it would have belonged to, had it started before that was closed.
+        """
+        with self._lock:
+            self.unplaced_spans.count += 1
+            if late_of is None:
+                return
+            if late_of.pid != self.pid:
+                late_of.forget_counts()
+            late_of.late += 1
+            if late_of.store is None or self._stopped:
+                return
+            self._dirty.add(late_of)
+        self._nudge()
+
     def dropped(self, record: Record, reason: DropReason) -> None:
         """Count a span that has ended and is not stored, on purpose."""
         scope = record.scope
@@ -279,7 +296,7 @@ class Writer:
     def closed(self, scope: Scope) -> None:
         """Note that a ``trace_context`` has ended; its account is closed once everything is settled."""
         with self._lock:
-            scope.closed = True
+            scope.close()
             if scope.store is None or scope.pid != self.pid:  # nothing of it was started in this process
                 return
             self._dirty.add(scope)
@@ -808,6 +825,7 @@ def _correction(scope: Scope, count: int) -> Account:
         dropped={DropReason.SPOOLED.value: -count},
         unstored=[],
         late=0,
+        unattributed=0,
         closed=True,
     )
 

@@ -39,7 +39,11 @@ class Account(Model):
     unstored: List[str] = Field(default_factory=list)
     """Ids of spans that were committed as open and then dropped; the store removes them from its open ones."""
     late: int = 0
-    """Spans that started after their ``trace_context`` had closed, in a context that was carried on."""
+    """Spans that started after the ``trace_context`` had closed, in a context that was carried on. They belong to no
+    attempt, and ``started`` does not count them."""
+    unattributed: int = 0
+    """Spans of the same process that nobody could place, and that started while the ``trace_context`` was open: this
+    attempt could have made them. ``started`` does not count them."""
     closed: bool = False
     """True where the writer has nothing of this attempt in flight or open."""
 
@@ -57,6 +61,9 @@ class Receipt(Model):
     """Spans with a committed start and no end, counted."""
     dropped: Dict[str, int] = Field(default_factory=dict)
     late: int = 0
+    """Spans beside ``started`` that belong to no attempt: they started after the ``trace_context`` had closed."""
+    unattributed: int = 0
+    """Spans beside ``started`` that belong to no attempt, and that this one could have made."""
     truncated: bool = False
     """True where spans were dropped because a queue was full: the tail of the trajectory is missing."""
     interrupted: bool = False

@@ -118,29 +118,6 @@ async def test_a_span_that_ends_after_its_context_closed_stays_with_its_attempt(
 
 
 @pytest.mark.asyncio
-async def test_a_span_that_starts_late_in_a_carried_context_is_kept_and_flagged(
-    store: LightningStore, tracer: OtelTracer
-) -> None:
-    ids = await new_attempt(store)
-    gate = asyncio.Event()
-
-    async def straggler() -> None:
-        await gate.wait()
-        agent_span(0, 0)
-
-    async with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
-        task = asyncio.create_task(straggler())
-    gate.set()
-    await task
-    assert tracer.processor.force_flush(5000)
-    late = {span.name: span.attributes.get("agentlightning.late") for span in await read(store, ids)}
-    assert late == {"rollout": None, "step-0-0": True}
-    receipt = await store.get_receipt(*ids)
-    assert receipt.late == 1
-    assert receipt.whole
-
-
-@pytest.mark.asyncio
 async def test_a_context_entered_inside_a_span_of_another_keeps_its_own(
     store: LightningStore, tracer: OtelTracer
 ) -> None:

@@ -135,6 +135,7 @@ CREATE TABLE accounts (
     revision INTEGER NOT NULL,
     started INTEGER NOT NULL,
     late INTEGER NOT NULL,
+    unattributed INTEGER NOT NULL,
     closed INTEGER NOT NULL,
     dropped TEXT NOT NULL,
     unstored TEXT NOT NULL,

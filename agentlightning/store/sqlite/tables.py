@@ -398,11 +398,12 @@ class SqliteTables(Tables):
                 revision=revision,
                 started=started,
                 late=late,
+                unattributed=unattributed,
                 closed=bool(closed),
                 dropped=loads(dropped),
                 unstored=loads(unstored),
             )
-            for writer_id, revision, started, late, closed, dropped, unstored in self._all(
+            for writer_id, revision, started, late, unattributed, closed, dropped, unstored in self._all(
                 SQL["get_accounts"], (self._attempt_key(key),)
             )
         ]
@@ -419,6 +420,7 @@ class SqliteTables(Tables):
             account.revision,
             account.started,
             account.late,
+            account.unattributed,
             account.closed,
             dumps(account.dropped),
             dumps(account.unstored),

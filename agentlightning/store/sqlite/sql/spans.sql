@@ -100,7 +100,7 @@ INSERT INTO resources_otel (digest, resource) VALUES (?, ?);
 
 -- name: get_accounts
 -- What the writers say of an attempt.
-SELECT writer_id, revision, started, late, closed, dropped, unstored
+SELECT writer_id, revision, started, late, unattributed, closed, dropped, unstored
 FROM accounts WHERE attempt_key = ?;
 
 -- name: get_revision
@@ -110,5 +110,5 @@ SELECT revision FROM accounts WHERE attempt_key = ? AND writer_id = ?;
 -- name: put_account
 -- Insert or replace what a writer says of an attempt.
 INSERT OR REPLACE INTO accounts (
-    attempt_key, writer_id, revision, started, late, closed, dropped, unstored
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+    attempt_key, writer_id, revision, started, late, unattributed, closed, dropped, unstored
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);

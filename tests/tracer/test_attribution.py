@@ -1,0 +1,271 @@
+"""Calls are filed under the rollout that made them, or under none and counted; never under another one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import List, Tuple
+
+import pytest
+from opentelemetry import trace
+from tracer_sample import new_attempt, read, spans_in
+
+from agentlightning.adapter import explain as explain_trace
+from agentlightning.store import LightningStore
+from agentlightning.tracer import OtelTracer
+from agentlightning.types import Receipt
+
+Ids = Tuple[str, str]
+
+
+def call(name: str) -> None:
+    """An agent knows nothing of us: it uses the global API."""
+    trace.get_tracer("agent").start_span(name).end()
+
+
+def attempts(store: LightningStore, number: int) -> List[Ids]:
+    async def all_of_them() -> List[Ids]:
+        return [await new_attempt(store, index) for index in range(number)]
+
+    return asyncio.run(all_of_them())
+
+
+def names(store: LightningStore, ids: Ids) -> List[str]:
+    return [span.name for span in spans_in(store, ids) if span.name != "rollout"]
+
+
+def receipt(store: LightningStore, ids: Ids) -> Receipt:
+    return asyncio.run(_receipt(store, ids))
+
+
+async def _receipt(store: LightningStore, ids: Ids) -> Receipt:
+    return await store.get_receipt(*ids)
+
+
+# ---------------------------------------------------------------------- what starts late
+
+
+@pytest.mark.asyncio
+async def test_what_starts_after_its_context_has_closed_belongs_to_no_attempt(
+    store: LightningStore, tracer: OtelTracer, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = await new_attempt(store)
+    gate = asyncio.Event()
+
+    async def straggler() -> None:
+        await gate.wait()
+        call("late")
+        call("later")
+
+    async with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+        task = asyncio.create_task(straggler())
+    gate.set()
+    await task
+    assert tracer.processor.force_flush(5000)
+    assert [span.name for span in await read(store, ids)] == ["rollout"]
+    assert [span.name for span in tracer.processor.unattributed] == ["late", "later"]
+    found = await store.get_receipt(*ids)
+    assert (found.late, found.unattributed, found.started, found.balanced) == (2, 0, 1, True)
+    assert "spans_late" in explain_trace(await read(store, ids), receipt=found).codes
+    assert sum("had closed" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.asyncio
+async def test_an_explicit_attribute_files_what_starts_late(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    ids = await new_attempt(store)
+    gate = asyncio.Event()
+
+    async def straggler() -> None:
+        await gate.wait()
+        named = {"agentlightning.rollout_id": ids[0], "agentlightning.attempt_id": ids[1]}
+        trace.get_tracer("agent").start_span("named", attributes=named).end()
+
+    async with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+        task = asyncio.create_task(straggler())
+    gate.set()
+    await task
+    assert tracer.processor.force_flush(5000)
+    assert [span.name for span in await read(store, ids)] == ["rollout", "named"]
+    found = await store.get_receipt(*ids)
+    assert (found.late, found.whole) == (0, True)
+
+
+def test_a_worker_that_was_started_in_the_first_rollout_serves_no_later_one(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    handed: List[Tuple[str, threading.Event]] = []
+    ready = threading.Semaphore(0)
+
+    def worker() -> None:
+        for _ in range(3):
+            ready.acquire()
+            name, done = handed.pop()
+            call(name)
+            done.set()
+
+    thread = threading.Thread(target=worker, daemon=True)
+    ids = attempts(store, 3)
+    for number, (rollout_id, attempt_id) in enumerate(ids):
+        with tracer.trace_context(store=store, rollout_id=rollout_id, attempt_id=attempt_id):
+            if not number:
+                thread.start()
+            done = threading.Event()
+            handed.append((f"call-{number}", done))
+            ready.release()
+            assert done.wait(20)
+    thread.join()
+    assert tracer.processor.force_flush(20_000)
+    assert [names(store, each) for each in ids] == [["call-0"], [], []]
+    counted = [receipt(store, each) for each in ids]
+    assert [each.late for each in counted] == [2, 0, 0]
+    assert [each.unattributed for each in counted] == [0, 1, 1]  # each could have made it
+
+
+# ---------------------------------------------------------------------- generators
+
+
+def agent(tracer: OtelTracer, store: LightningStore, ids: Ids, name: str, steps: int = 3) -> Iterator[str]:
+    with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+        for step in range(steps):
+            call(f"{name}-{step}")
+            yield name
+
+
+async def async_agent(
+    tracer: OtelTracer, store: LightningStore, ids: Ids, name: str, steps: int = 3
+) -> AsyncIterator[str]:
+    async with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+        for step in range(steps):
+            await asyncio.gather(as_task(f"{name}-{step}"))
+            yield name
+
+
+async def as_task(name: str) -> None:
+    await asyncio.sleep(0)
+    call(name)
+
+
+@pytest.mark.parametrize("order", ["first in, first out", "last in, first out"])
+def test_interleaved_generators_keep_their_spans_apart(
+    store: LightningStore, tracer: OtelTracer, order: str
+) -> None:
+    ids = attempts(store, 3)
+    running = [agent(tracer, store, each, "abc"[number]) for number, each in enumerate(ids)]
+    for _ in range(3):
+        for generator in running:
+            next(generator)
+    for generator in running if order.startswith("first") else reversed(running):
+        assert next(generator, None) is None
+    call("after")
+    assert tracer.processor.rollout_id is None
+    assert tracer.processor.force_flush(20_000)
+    assert [names(store, each) for each in ids] == [[f"{name}-{step}" for step in range(3)] for name in "abc"]
+    assert [receipt(store, each).late for each in ids] == [0, 0, 0]
+    assert [span.name for span in tracer.processor.unattributed] == ["after"]
+
+
+@pytest.mark.asyncio
+async def test_interleaved_asynchronous_generators_file_nothing_under_another(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    ids = [await new_attempt(store, number) for number in range(2)]
+    running = [async_agent(tracer, store, each, "ab"[number]) for number, each in enumerate(ids)]
+    for _ in range(3):
+        for generator in running:
+            await anext(generator)
+    for generator in running:
+        assert await anext(generator, None) is None
+    assert tracer.processor.rollout_id is None
+    assert tracer.processor.force_flush(20_000)
+    found = [[span.name for span in await read(store, each)] for each in ids]
+    for number, each in enumerate(found):
+        assert {name[0] for name in each if name != "rollout"} <= {"ab"[number]}
+    placed = sum(len(each) - 1 for each in found)
+    assert placed + tracer.processor.unattributed_count == 6
+
+
+def test_a_generator_that_is_abandoned_leaves_no_context_of_a_closed_rollout(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    first, second = attempts(store, 2)
+    abandoned, other = agent(tracer, store, first, "a"), agent(tracer, store, second, "b")
+    next(abandoned)
+    next(other)
+    del abandoned  # its trace_context is left here, while that of the other one is current
+    assert [*other] == ["b", "b"]
+    assert tracer.processor.rollout_id is None
+    call("after")
+    assert tracer.processor.force_flush(20_000)
+    assert names(store, first) == ["a-0"]
+    assert names(store, second) == ["b-0", "b-1", "b-2"]
+
+
+def test_what_the_driver_of_a_generator_does_meanwhile_is_not_its_rollouts(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    (ids,) = attempts(store, 1)
+    for name in agent(tracer, store, ids, "a"):
+        call(f"judge of {name}")
+    assert tracer.processor.force_flush(20_000)
+    assert names(store, ids) == ["a-0", "a-1", "a-2"]
+    found = receipt(store, ids)
+    assert (found.unattributed, found.whole) == (3, True)
+    assert "spans_unattributed" in explain_trace(spans_in(store, ids), receipt=found).codes
+
+
+def test_a_context_manager_that_is_made_of_a_generator_is_its_callers(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    (ids,) = attempts(store, 1)
+
+    @contextmanager
+    def rollout() -> Iterator[None]:
+        with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+            yield
+
+    with rollout():
+        call("inside")
+    assert names(store, ids) == ["inside"]
+
+
+def test_a_rollout_that_a_generator_calls_is_the_inner_one(store: LightningStore, tracer: OtelTracer) -> None:
+    outer, inner = attempts(store, 2)
+
+    def nested() -> Iterator[None]:
+        with tracer.trace_context(store=store, rollout_id=outer[0], attempt_id=outer[1]):
+            call("before")
+            with tracer.trace_context(store=store, rollout_id=inner[0], attempt_id=inner[1]):
+                call("inside")
+                yield
+                call("still inside")
+            call("behind")
+            yield
+
+    for _ in nested():
+        pass
+    assert names(store, outer) == ["before", "behind"]
+    assert names(store, inner) == ["inside", "still inside"]
+
+
+def test_rollouts_that_alternate_in_one_context_are_both_marked(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    ids = attempts(store, 2)
+    contexts = [
+        tracer.trace_context(store=store, rollout_id=rollout_id, attempt_id=attempt_id)
+        for rollout_id, attempt_id in ids
+    ]
+    for context in contexts:
+        context.__enter__()
+    call("of whom?")
+    for context in contexts:  # the outer one is left first: they are no nesting
+        context.__exit__(None, None, None)
+    assert tracer.processor.rollout_id is None
+    assert tracer.processor.force_flush(20_000)
+    for each in ids:
+        (root,) = [span for span in spans_in(store, each) if span.name == "rollout"]
+        assert root.attributes["agentlightning.alternates"] is True

@@ -19,7 +19,7 @@ from .matching import RewardMatch, RewardMatchPolicy
 from .reasons import CallReason, Code, RewardReason, TraceReason, explained
 from .transition import Row, transitions
 
-_NO_ANSWER = frozenset({"no_response", "http_error", "no_choices"})
+_NO_ANSWER = frozenset({"no_response", "http_error", "error_answer", "no_choices"})
 _NO_IDS = frozenset({"no_token_ids", "no_response_token_ids", "no_prompt_token_ids", "foreign_span"})
 _DROPPED = SpanFlagAttributes.DROPPED_ATTRIBUTES.value
 

@@ -1,7 +1,9 @@
 """``Content-Encoding`` undone on recorded bytes, as far as they arrived.
 
-gzip and deflate need the standard library; br and zstd need the packages that the agent's HTTP client needed
-to ask for them (``brotli`` or ``brotlicffi``; ``zstandard``), so where such a body comes, they are there.
+gzip and deflate need the standard library; br and zstd need one of the packages that the agent's HTTP client needed
+to ask for them (``brotli`` or ``brotlicffi``; ``compression.zstd`` of Python 3.14, ``backports.zstd`` or
+``zstandard``), so where such a body comes, they are there. A body may hold several members of gzip or frames of
+zstd (RFC 1952, 2.2; RFC 8878, 3.1): together they are one body.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def undo(body: bytes, content_encoding: str) -> bytes:
         UnreadableEncodingError: An encoding is unknown, its package is missing, or the bytes do not fit it.
     """
     for name in reversed([part.strip().lower() for part in content_encoding.split(",")]):
-        if name in {"", "identity"}:
+        if name in _NO_ENCODING:
             continue
         if name not in _UNDO:
             raise UnreadableEncodingError(f"unknown content encoding {name!r}")
@@ -38,7 +40,12 @@ def undo(body: bytes, content_encoding: str) -> bytes:
 
 
 def _gzip(body: bytes) -> bytes:
-    return _inflate(body, zlib.MAX_WBITS | 16)
+    inflated = [b""]
+    while body:
+        decompressor = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        inflated.append(decompressor.decompress(body) + decompressor.flush())
+        body = decompressor.unused_data.lstrip(b"\0")  # zeros may fill up what follows the last member
+    return b"".join(inflated)
 
 
 def _deflate(body: bytes) -> bytes:
@@ -61,7 +68,15 @@ def _brotli(body: bytes) -> bytes:
 
 
 def _zstd(body: bytes) -> bytes:
-    return bytes(_package("zstandard").ZstdDecompressor().decompressobj().decompress(body))
+    package = _package("compression.zstd", "backports.zstd", "zstandard")
+    inflated = [b""]
+    while body:
+        decompressor = package.ZstdDecompressor()  # in the standard library it is good for one frame
+        if hasattr(decompressor, "decompressobj"):  # zstandard makes one for each frame of it
+            decompressor = decompressor.decompressobj()
+        inflated.append(bytes(decompressor.decompress(body)))
+        body = decompressor.unused_data
+    return b"".join(inflated)
 
 
 def _package(*names: str) -> Any:
@@ -70,7 +85,11 @@ def _package(*names: str) -> Any:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise UnreadableEncodingError(f"needs the package {' or '.join(names)}")
+    raise UnreadableEncodingError(f"needs the package {' or '.join(names[-2:])}")
+
+
+_NO_ENCODING = frozenset({"", "identity", "none"})
+"""``none`` is no registered name (RFC 9110, 8.4.1); servers and clients send it and mean ``identity``."""
 
 
 _UNDO: Mapping[str, Callable[[bytes], bytes]] = MappingProxyType(

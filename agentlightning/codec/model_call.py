@@ -30,6 +30,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         # token_capture = none(<code>): there is nothing to train on
         "no_response": "no response came",
         "http_error": "the server answered with an error status",
+        "error_answer": "the server answered with an error, though its status says success",
         "no_choices": "the response holds no choice",
         "no_token_ids": "the server returned no token ids",
         "no_response_token_ids": "the server returned ids of the prompt only",

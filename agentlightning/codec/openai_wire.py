@@ -200,7 +200,8 @@ class _Parts:
     has_content: bool = False
     reasoning: list[str] = field(default_factory=list)
     refusal: list[str] = field(default_factory=list)
-    tools: dict[int, dict[str, Any]] = field(default_factory=dict)
+    tools: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    """Index → the calls under it: one, but for servers that give all the same."""
     finish: Optional[str] = None
     ids: dict[str, list[Any]] = field(default_factory=dict)
     """Name of the field → the value of each chunk that had it."""
@@ -242,39 +243,55 @@ def _read_response(raw: RawCall, issues: list[Issue]) -> tuple[_Answer, Optional
     except content_encoding.UnreadableEncodingError as error:
         issues.append(Issue("warn", "encoding", str(error)))
         return answer, invalid("encoding")
-    if _is_event_stream(raw, body):
-        _read_events(answer, body, raw, issues)
-    else:
-        found = _json_object(body)
-        if found is None:
-            failure = "malformed" if raw.complete else "partial"
-            return answer, none("http_error") if raw.status >= 400 else invalid(failure)
-        _read_object(answer, found)
-        answer.done = raw.error is None
+    failure = _read_body(answer, body, raw, issues)
     if raw.status >= 400:
         return answer, none("http_error")
+    if failure is not None:
+        return answer, failure
     if "body_truncated" in raw.notes:
         return answer, invalid("body_truncated")
+    if answer.error is not None and not answer.parts:
+        return answer, none("error_answer")
     return answer, None
 
 
+def _read_body(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) -> Optional[str]:
+    """Read events, one JSON object, or one in each line; which of them it is, the bytes say, not their type."""
+    if _is_event_stream(raw, body):
+        _read_events(answer, sse.events(body), raw, issues)
+        return None
+    found = _json_object(body.removeprefix(sse.BOM))
+    if found is not None:
+        _read_object(answer, found)
+        answer.done = raw.error is None
+        return None
+    lines = [line for line in body.splitlines() if line.strip()]
+    if raw.start.stream and lines and _json_object(lines[0].removeprefix(sse.BOM)) is not None:
+        _read_events(answer, (sse.Event("", line.decode("utf-8", "replace")) for line in lines), raw, issues)
+        answer.done = answer.done or raw.complete
+        return None
+    return invalid("malformed" if raw.complete else "partial")
+
+
 def _is_event_stream(raw: RawCall, body: bytes) -> bool:
-    if raw.content_type:
-        return raw.content_type.partition(";")[0].strip().lower() == "text/event-stream"
-    return body.lstrip()[:5] == b"data:"
+    if body.removeprefix(sse.BOM).lstrip()[:1] == b"{":
+        return False
+    named = raw.content_type.partition(";")[0].strip().lower() == "text/event-stream"
+    return named or sse.looks_like_events(body)
 
 
-def _read_events(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) -> None:
-    for data in sse.payloads(body):
-        if data.strip() == sse.DONE:
+def _read_events(answer: _Answer, events: Iterable[sse.Event], raw: RawCall, issues: list[Issue]) -> None:
+    for event in events:
+        if event.data.strip() == sse.DONE:
             answer.done = True
             continue
-        found = _json_object(data)
-        if found is None:
-            if raw.complete or data:
-                issues.append(Issue("warn", "event_unreadable", f"{len(data)} characters"))
-            continue
-        _read_object(answer, found)
+        found = _json_object(event.data)
+        if found is not None:
+            _read_object(answer, found)
+        elif raw.complete or event.data:
+            issues.append(Issue("warn", "event_unreadable", f"{len(event.data)} characters"))
+        if event.name == "error" and answer.error is None:
+            answer.error = "error"
     if answer.error is not None:
         issues.append(Issue("warn", "stream_error", answer.error))
 
@@ -284,10 +301,7 @@ def _read_object(answer: _Answer, found: Mapping[str, Any]) -> None:
     answer.id = _text(found.get("id")) or answer.id
     answer.model = _text(found.get("model")) or answer.model
     answer.usage = _usage(found.get("usage")) or answer.usage
-    error = found.get("error")
-    if error:
-        kind = error.get("type") or error.get("code") if isinstance(error, dict) else None
-        answer.error = str(kind or "error")
+    answer.error = error_of(found) or answer.error
     _append(answer.prompt_ids, found.get("prompt_token_ids"))
     metadata = found.get("metadata")
     if isinstance(metadata, dict):
@@ -296,6 +310,20 @@ def _read_object(answer: _Answer, found: Mapping[str, Any]) -> None:
         if isinstance(choice, dict):
             _read_choice(answer.at(_index(choice.get("index"), position)), choice)
     _read_sglext(answer, found.get("sglext"))
+
+
+def error_of(found: Mapping[str, Any]) -> Optional[str]:
+    """Return the kind of error that a JSON object stands for, whatever its HTTP status, or ``None``.
+
+    ``error`` is the OpenAI API's; ``"object": "error"`` was vLLM's until 0.10, ``"type": "error"`` is Anthropic's.
+    """
+    error = found.get("error")
+    if not error and "error" in {_text(found.get("object")), _text(found.get("type"))}:
+        error = {name: found.get(name) for name in ("code", "type")} if "choices" not in found else None
+    if not error:
+        return None
+    kind = error.get("type") or error.get("code") if isinstance(error, dict) else None
+    return str(kind or "error")
 
 
 def _read_sglext(answer: _Answer, found: Any) -> None:
@@ -331,17 +359,19 @@ def _read_choice(parts: _Parts, choice: Mapping[str, Any]) -> None:
 
 def _read_message(parts: _Parts, message: Mapping[str, Any]) -> None:
     parts.role = _text(message.get("role")) or parts.role
-    content = message.get("content")
+    content, thinking = message.get("content"), None
     if isinstance(content, list):  # some servers answer in content parts
+        thinking = _thinking_in(content)
         content = "".join(
-            part["text"] for part in content if isinstance(part, dict) and _text(part.get("text"))
+            part["text"]
+            for part in content
+            if isinstance(part, dict) and _text(part.get("text")) and not _is_thinking(part)
         )
     if isinstance(content, str):
         parts.content.append(content)
         parts.has_content = True
-    reasoning = message.get("reasoning_content")
-    reasoning = message.get("reasoning") if reasoning is None else reasoning
-    if isinstance(reasoning, str):
+    reasoning = _reasoning(message, thinking)
+    if reasoning is not None:
         parts.reasoning.append(reasoning)
     if isinstance(message.get("refusal"), str):
         parts.refusal.append(message["refusal"])
@@ -352,18 +382,64 @@ def _read_message(parts: _Parts, message: Mapping[str, Any]) -> None:
         _read_tool_call(parts, 0, {"function": message["function_call"]})
 
 
+def _reasoning(message: Mapping[str, Any], thinking: Optional[str]) -> Optional[str]:
+    """Return what a message or delta says of the model's thinking, from the first field that says something.
+
+    ``reasoning_content`` is vLLM's, SGLang's and DeepSeek's, ``reasoning`` newer vLLM's and OpenRouter's, ``thinking``
+    Ollama's; content parts are Mistral's, ``thinking_blocks`` LiteLLM's, ``reasoning_details`` OpenRouter's. Gateways
+    give the same text in several of them.
+    """
+    said = [message.get("reasoning_content"), message.get("reasoning"), message.get("thinking"), thinking]
+    said += [_thinking_in(message.get("thinking_blocks")), _thinking_in(message.get("reasoning_details"))]
+    texts = [text for text in said if isinstance(text, str)]
+    return next(filter(None, texts), "" if texts else None)
+
+
+def _thinking_in(found: Any) -> Optional[str]:
+    """Return the text of the parts of a list that hold thinking; ``None`` where none does."""
+    texts: list[str] = []
+    for part in _list(found):
+        if not isinstance(part, dict) or not _is_thinking(part):
+            continue
+        values = [part.get(name) for name in ("thinking", "reasoning", "summary", "text")]
+        inner = next((value for value in values if value is not None), None)
+        nested = [each.get("text") if isinstance(each, dict) else each for each in _list(inner)]
+        texts += [text for text in (*nested, inner) if isinstance(text, str)]
+    return "".join(texts) if texts else None
+
+
+def _is_thinking(part: Mapping[str, Any]) -> bool:
+    return str(part.get("type")).startswith(("thinking", "reasoning"))
+
+
 def _read_tool_call(parts: _Parts, index: int, tool: Mapping[str, Any]) -> None:
-    known = parts.tools.setdefault(index, {"id": None, "type": "function", "name": "", "arguments": []})
-    known["id"] = _text(tool.get("id")) or known["id"]
+    function = _dict(tool.get("function") or tool.get("custom"))
+    name, tool_id = _text(function.get("name")) or "", _text(tool.get("id"))
+    calls = parts.tools.setdefault(index, [])
+    known = next((call for call in calls if tool_id is not None and call["id"] == tool_id), None)
+    if known is None and (not calls or _begins_another(calls[-1], tool_id, name)):
+        calls.append({"id": None, "type": "function", "name": "", "arguments": []})
+    known = known or calls[-1]
+    known["id"] = tool_id or known["id"]
     known["type"] = _text(tool.get("type")) or known["type"]
-    function = tool.get("function") or tool.get("custom")
-    if isinstance(function, dict):
-        known["name"] += _text(function.get("name")) or ""
+    if function:
+        known["name"] += name if name != known["name"] else ""
         arguments = function.get("arguments", function.get("input"))
         if isinstance(arguments, str):
             known["arguments"].append(arguments)
         elif arguments is not None:
             known["arguments"].append(json.dumps(arguments))
+
+
+def _begins_another(known: Mapping[str, Any], tool_id: Optional[str], name: str) -> bool:
+    """Whether a piece of a tool call is of another call than the last one of its index.
+
+    Some servers send each parallel call whole, and all under index 0 or under none.
+    """
+    if tool_id is not None and known["id"] is not None:
+        return True
+    # A piece without an id that brings a name belongs to a call whose name has not come whole.
+    return bool(name and known["name"] and (tool_id is not None or known["arguments"]))
 
 
 def _read_logprobs(parts: _Parts, found: Any) -> None:
@@ -422,7 +498,8 @@ def _choice(
         refusal="".join(parts.refusal) if parts.refusal else None,
         tool_calls=tuple(
             ToolCall(tool["id"], tool["name"], "".join(tool["arguments"]), tool["type"])
-            for _, tool in sorted(parts.tools.items())
+            for _, tools in sorted(parts.tools.items())
+            for tool in tools
         ),
         finish_reason=finish_reason(parts.finish) if parts.finish is not None else unfinished,
         finish_reason_raw=parts.finish,

@@ -29,7 +29,7 @@ from ..codec.openai_wire import decode
 from ..instrumentation.guard import LogOnce, Policy
 from ..pipeline.chain import NO_STAGES, Chain
 from ..semconv import SpanFlagAttributes
-from ..types import Span
+from ..types import Span, TraceStatus
 from ..types.tracer import attributes_of
 from .adoption import Adoptions, other_call
 from .generators import Generators, waits_at_yield
@@ -362,6 +362,10 @@ class LightningSpanProcessor(SpanProcessor):
             if other_call(span.attributes, call.response_id):
                 call = replace(call, token_capture=invalid("other_call"))
             span.attributes.update(call_attributes(call))
+            if (
+                call.error is not None and span.status.status_code == "UNSET"
+            ):  # said in a body that was a success
+                span.status = TraceStatus(status_code="ERROR", description=call.error)
         _move_up(span, scope)
         if entry.record.marks is not None:
             span.attributes.update(entry.record.marks)

@@ -95,6 +95,20 @@ async def test_a_failed_call_is_an_error_span_and_the_agents_own_exception(store
 
 
 @pytest.mark.asyncio
+async def test_an_error_in_a_body_whose_status_is_200_is_an_error_span(store: LightningStore) -> None:
+    ids = await new_attempt(store)
+    tracer = OtelTracer()
+    error = Fault(200, body=b'{"error": {"type": "overloaded", "message": "later"}}')
+    with FakeOpenAI(error) as server, tracer.lifespan(store):
+        with openai.OpenAI(base_url=server.base_url, api_key="unused", max_retries=0) as client:
+            async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]):
+                client.chat.completions.create(messages=[{"role": "user", "content": "7"}], **ASK)
+    (call,) = chat_spans(await read(store, ids))
+    assert (call.status.status_code, call.status.description) == ("ERROR", "overloaded")
+    assert call.attributes[ModelCallAttributes.TOKEN_CAPTURE.value] == "none(error_answer)"
+
+
+@pytest.mark.asyncio
 async def test_two_recorders_in_one_process_make_one_span_of_a_call(store: LightningStore) -> None:
     ids = await new_attempt(store)
     first, second = OtelTracer(), OtelTracer()

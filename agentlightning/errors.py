@@ -19,7 +19,8 @@
     │   ├── StoreClosed (RuntimeError)
     │   └── StoreFileError (OSError)
     │       ├── NotAStore
-    │       └── SchemaTooNew
+    │       ├── SchemaTooNew
+    │       └── StoreFileMoved
     ├── UnknownStoreScheme (ValueError)
     ├── TracerError (RuntimeError)
     │   ├── TracerNotReady
@@ -168,6 +169,12 @@ class SchemaTooNew(StoreFileError):
     """The file was written by a newer agentlightning; it was left untouched."""
 
     code = "schema_too_new"
+
+
+class StoreFileMoved(StoreFileError):
+    """The file of a store in use was deleted, renamed or replaced; what was written to it is not acknowledged."""
+
+    code = "store_file_moved"
 
 
 class UnknownStoreScheme(LightningError, ValueError):

@@ -29,6 +29,7 @@ from urllib.parse import quote
 
 from ..._private_files import create_file
 from ...errors import NotAStore, SchemaTooNew, StoreBusy, StoreError, StoreFileError, StoreUnavailable
+from .opened import OpenedFiles, StoreConnection, check_usable, moved
 from .statements import SQL
 
 T = TypeVar("T")
@@ -41,6 +42,8 @@ CHECKPOINT_PAGES: Final = 4000
 """Pages of the write-ahead log after which it is copied into the file: about 32 MB. Each copy costs two fsyncs."""
 
 _MIGRATION: Final = re.compile(r"(\d{4})_(\w+)\.sql")
+_NO_STORE: Final = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
+"""What SQLite says of a file without our tables: there is no such table, or it is no database."""
 _POLL_SECONDS: Final = 0.005
 
 
@@ -96,29 +99,59 @@ def prepare_file(path: Path, busy_timeout: float) -> Prepared:
     return prepared
 
 
-def connect(path: Path, synchronous: Synchronous = "normal", cache_kib: int = 2_048) -> sqlite3.Connection:
-    """Open a connection to a file that is there and ours; it never waits for a lock."""
+def connect(
+    path: Path, synchronous: Synchronous = "normal", cache_kib: int = 2_048, *, store_id: str | None = None
+) -> StoreConnection:
+    """Open a connection to a file that is there and ours; it never waits for a lock.
+
+    Args:
+        path: The file.
+        synchronous: See ``SqliteLightningStore``.
+        cache_kib: Size of the page cache.
+        store_id: The store that must be in it; then the connection knows which files it has open.
+
+    Raises:
+        StoreFileMoved: ``store_id`` is given, and the path leads to another store, or to none.
+    """
+    before = OpenedFiles.at(path)
+    check_usable(before)
+    if store_id is not None and before.file is None:
+        raise moved(path)
     connection = _open(path, "rw")
     try:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA cache_size = -{cache_kib}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute("PRAGMA temp_store = memory")
-    except BaseException:
+        if store_id is not None:
+            _identify(connection, store_id, before)
+    except BaseException as error:
         connection.close()
+        if store_id is not None and isinstance(error, sqlite3.Error) and _code(error) in _NO_STORE:
+            raise moved(path) from error
         raise
     return connection
 
 
-def _open(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
-    return sqlite3.connect(
+def _identify(connection: StoreConnection, store_id: str, before: OpenedFiles) -> None:
+    found = connection.execute(SQL["store_id"]).fetchall()  # opens the log
+    opened = OpenedFiles.at(before.path)
+    if found != [(store_id,)] or opened.file != before.file:
+        raise moved(before.path)
+    connection.identified(opened)
+
+
+def _open(path: Path, mode: Literal["ro", "rw", "rwc"]) -> StoreConnection:
+    connection: StoreConnection = sqlite3.connect(
         f"file://{quote(os.fsencode(path))}?mode={mode}",
         uri=True,
+        factory=StoreConnection,
         timeout=0,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=256,
     )
+    return connection
 
 
 def patiently(
@@ -277,6 +310,17 @@ def _judge(connection: sqlite3.Connection, path: Path) -> int:
     if version > len(MIGRATIONS):
         raise too_new(path, version)
     return int(version)
+
+
+def check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that a newer version has migrated while this process had it open; takes the snapshot.
+
+    Raises:
+        SchemaTooNew: Its schema is not the one that this version knows.
+    """
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    if version != len(MIGRATIONS):
+        raise too_new(path, version)
 
 
 def too_new(path: Path, version: int) -> SchemaTooNew:

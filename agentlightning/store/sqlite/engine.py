@@ -6,6 +6,9 @@ transaction as a whole fails, each command is tried again in one of its own.
 
 *A few readers*, each with a connection of its own. In WAL mode they see one committed state and wait for nobody.
 
+*Between commit and acknowledgement* it is looked whether the file is still the one that was opened; see
+:mod:`.opened`.
+
 *At the end of the interpreter* there may be no thread to be had. Then the caller's own does the work, on a connection
 for the moment.
 
@@ -35,7 +38,8 @@ from ...errors import StoreClosed, StoreError, StoreUnavailable
 from ..tables import Tables
 from ..transaction import Command
 from ..waiting import Waits
-from .connection import Synchronous, connect, patiently, translated
+from .connection import Synchronous, check_schema, connect, patiently, translated
+from .opened import StoreConnection, keep_for_ever
 from .tables import SqliteTables
 
 T = TypeVar("T")
@@ -131,8 +135,11 @@ class Gate:
 class Engine:
     """Runs functions on the tables of one file."""
 
-    def __init__(self, path: Path, synchronous: Synchronous, busy_timeout: float, waits: Waits) -> None:
+    def __init__(
+        self, path: Path, store_id: str, synchronous: Synchronous, busy_timeout: float, waits: Waits
+    ) -> None:
         self._path = path
+        self._store_id = store_id
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._waits = waits
@@ -146,7 +153,7 @@ class Engine:
         self._lock = threading.RLock()
         self._gate = Gate()
         self._generation = 0
-        self._connections: List[sqlite3.Connection] = []
+        self._connections: List[StoreConnection] = []
         self._commands: queue.SimpleQueue[Optional[_Job[Any]]] = queue.SimpleQueue()
         self._questions: queue.SimpleQueue[Optional[_Question[Any]]] = queue.SimpleQueue()
         self._writer: Optional[Thread] = None
@@ -319,6 +326,7 @@ class Engine:
                 try:
                     outcomes = [self._attempt(job, connection) for job in jobs]
                     connection.execute("COMMIT")
+                    lazy.check()
                 except BaseException:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
@@ -422,7 +430,9 @@ class Engine:
 
     def after_fork_in_child(self) -> None:
         """Begin anew."""
-        _inherited.extend(self._connections)
+        # Of a parent that did not come to rest in time: to close them would act on files that are the parent's.
+        for connection in self._connections:
+            keep_for_ever(connection)
         self._begin()
 
 
@@ -433,16 +443,44 @@ class _Lazy:
         self._engine = engine
         self._cache_kib = cache_kib
         self._generation = -1
-        self._connection: Optional[sqlite3.Connection] = None
+        self._connection: Optional[StoreConnection] = None
 
-    def get(self) -> sqlite3.Connection:
+    def get(self) -> StoreConnection:
+        """Return the connection to the file that the path leads to now.
+
+        Raises:
+            StoreFileMoved: It leads to no file, or to another store's.
+        """
         engine = self._engine
-        if self._connection is None or self._generation != engine._generation:  # noqa: SLF001 - one module
-            self._connection = connect(engine._path, engine._synchronous, self._cache_kib)  # noqa: SLF001
+        if self._generation != engine._generation:  # noqa: SLF001 - one module; closed before a fork
+            self._connection = None
+        if self._connection is not None and not _is_there(self._connection):
+            self.drop()
+        if self._connection is None:
+            self._connection = connect(
+                engine._path,  # noqa: SLF001
+                engine._synchronous,  # noqa: SLF001
+                self._cache_kib,
+                store_id=engine._store_id,  # noqa: SLF001
+            )
             self._generation = engine._generation  # noqa: SLF001
             with engine._lock:  # noqa: SLF001
                 engine._connections.append(self._connection)  # noqa: SLF001
         return self._connection
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._engine._path  # noqa: SLF001
+
+    def check(self) -> None:
+        """Refuse to acknowledge what was committed to a file that is no longer the one that was opened.
+
+        Raises:
+            StoreFileMoved: It was deleted, renamed or replaced, or it cannot be told.
+        """
+        if self._connection is not None and self._connection.opened is not None:
+            self._connection.opened.check()
 
     def drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -462,17 +500,23 @@ class _Failed:
         self.error = error
 
 
+def _is_there(connection: StoreConnection) -> bool:
+    return connection.opened is not None and connection.opened.is_there()
+
+
 def _begin_writing(lazy: _Lazy) -> sqlite3.Connection:
-    connection = lazy.get()
-    connection.execute("BEGIN IMMEDIATE")
-    return connection
+    return _begin(lazy, "BEGIN IMMEDIATE")
 
 
 def _begin_reading(lazy: _Lazy) -> sqlite3.Connection:
+    return _begin(lazy, "BEGIN")
+
+
+def _begin(lazy: _Lazy, statement: str) -> sqlite3.Connection:
     connection = lazy.get()
-    connection.execute("BEGIN")
+    connection.execute(statement)
     try:
-        connection.execute("SELECT 1 FROM migrations LIMIT 1").fetchone()  # takes the snapshot
+        check_schema(connection, lazy.path)  # a newer process may have migrated it since
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -487,9 +531,6 @@ def _finished_among(rollout_ids: frozenset[str], tables: Tables) -> List[str]:
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _forking: List[Engine] = []
-_inherited: List[sqlite3.Connection] = []
-"""Connections of a parent that did not come to rest in time: never used, and never closed, because closing them
-would act on files that are the parent's."""
 
 
 def _before_fork() -> None:

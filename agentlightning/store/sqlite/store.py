@@ -74,7 +74,7 @@ class SqliteLightningStore(TransactionalStore):
         self._busy_timeout = busy_timeout
         prepared = prepare_file(self.path, busy_timeout)
         self._store_id = prepared.store_id
-        self._engine = Engine(self.path, synchronous, busy_timeout, self._waits)
+        self._engine = Engine(self.path, prepared.store_id, synchronous, busy_timeout, self._waits)
         # Not at the end of the interpreter: whoever is shut down after this store still has spans to write. Callers
         # wait for what they ask for, so nothing unacknowledged is promised; the next open reads the write-ahead log.
         self._finalizer = weakref.finalize(self, self._engine.shutdown)

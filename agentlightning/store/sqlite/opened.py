@@ -1,0 +1,157 @@
+"""A connection that knows whether the name of its file still leads to what it has open.
+
+A file can be deleted, renamed or replaced under a connection, which then goes on writing to what nobody will ever open
+again. So device and inode of the file and of its log are kept when a connection is opened, and compared after each
+commit and before it is acknowledged. While a connection is open its inodes cannot be used for other files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sqlite3
+import threading
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import StoreFileMoved
+
+Inode = tuple[int, int]
+"""Device and inode."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFiles:
+    """What a path led to when a connection was opened."""
+
+    path: Path
+    file: Inode | None
+    log: Inode | None
+    index: Inode | None
+
+    @classmethod
+    def at(cls, path: Path) -> OpenedFiles:
+        """Return what a path leads to.
+
+        Raises:
+            StoreFileMoved: It cannot be told.
+        """
+        return cls(path, _inode(path), _inode(Path(f"{path}-wal")), _inode(Path(f"{path}-shm"), of=path))
+
+    def is_there(self) -> bool:
+        """Whether the path still leads to the file and to its log."""
+        return self.file == _inode(self.path) and self.log == _inode(Path(f"{self.path}-wal"))
+
+    def check(self) -> None:
+        """Refuse a file that is no longer the one that was opened.
+
+        Raises:
+            StoreFileMoved: It was deleted, renamed or replaced, its log was, or it cannot be told.
+        """
+        if self.is_there():
+            return
+        raise log_gone(self.path) if self.file == _inode(self.path) else moved(self.path)
+
+
+class StoreConnection(sqlite3.Connection):
+    """A connection to a store; ``opened`` is set as soon as it has the log open too."""
+
+    opened: OpenedFiles | None = None
+
+    def identified(self, opened: OpenedFiles) -> None:
+        """Keep what was opened."""
+        self.opened = opened
+        with _lock:
+            _live.add(self)
+
+    def close(self) -> None:
+        """Close, without harm to a file that took the place of the one that is open."""
+        if self.opened is not None and not self._may_close(self.opened):
+            keep_for_ever(self)
+            return
+        with _lock:
+            _live.discard(self)
+        super().close()
+
+    def _may_close(self, opened: OpenedFiles) -> bool:
+        try:
+            now = OpenedFiles.at(opened.path)
+        except StoreFileMoved:
+            return True
+        if now.file != opened.file:
+            # SQLite does not touch the log of a file that lost its name. What was acknowledged belongs into the file,
+            # wherever it is now: its log stays behind under the old name.
+            with contextlib.suppress(sqlite3.Error):
+                self.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            return True
+        if now.log == opened.log:
+            return True
+        # The log alone was deleted: the last connection copies what it holds into the file. With another index, others
+        # have gone on without this process, and what its log holds must not be written over theirs.
+        return opened.log in (now.log, None) or now.index == opened.index
+
+
+_lock = threading.Lock()
+"""Guards ``_live``."""
+_live: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
+"""Connections of this process that are open and know what they have open."""
+
+
+def check_usable(found: OpenedFiles) -> None:
+    """Refuse a file of which this process has another log open.
+
+    SQLite shares one index of the log among all connections of a process to a file: a new one would look in its own
+    log for what is in the other.
+
+    Raises:
+        StoreFileMoved: Its log was taken away while this process had it open.
+    """
+    with _lock:
+        others = [connection.opened for connection in _live]
+    if any(other and other.file == found.file and other.log != found.log for other in others):
+        raise log_gone(found.path)
+
+
+def moved(path: Path) -> StoreFileMoved:
+    """Return the error that says that a path leads to another file, or to none."""
+    return StoreFileMoved(
+        f"{path} is no longer the file that was opened: it was deleted, renamed or replaced while in use. What was not "
+        "acknowledged may be lost with it; bring the file back, or open the store anew. To copy or to put back a store "
+        "that is in use, there are `agl backup` and `agl restore`"
+    )
+
+
+def log_gone(path: Path) -> StoreFileMoved:
+    """Return the error that says that the log of a file is not the one that was opened."""
+    return StoreFileMoved(
+        f"the log {path.name}-wal of {path} was deleted or replaced while in use; nothing more is acknowledged. Start "
+        "this process anew, and let no program open or copy the file in it except through SQLite"
+    )
+
+
+def _inode(path: Path, of: Path | None = None) -> Inode | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a third of the time of Path.stat, before and after each commit
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreFileMoved(
+            f"whether {of or path} is still the file that was opened cannot be told ({error}); what was not "
+            "acknowledged may not be in it. Give back the rights to its folder"
+        ) from error
+    return status.st_dev, status.st_ino
+
+
+def keep_for_ever(connection: StoreConnection) -> None:
+    """Keep a connection from being closed, also by the end of the interpreter, which closes what nothing refers to."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _after_fork_in_child() -> None:
+    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

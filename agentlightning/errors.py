@@ -14,6 +14,7 @@
     │   ├── InvalidTransition (ValueError)
     │   ├── NotSealable (ValueError)
     │   ├── AlreadySealed (ValueError)
+    │   ├── NotSupported (NotImplementedError)
     │   ├── StoreUnavailable (ConnectionError)
     │   │   └── StoreBusy
     │   ├── StoreClosed (RuntimeError)
@@ -127,6 +128,12 @@ class NotSealable(StoreError, ValueError):
     """The attempt is not complete, so it cannot be sealed; nothing was written."""
 
     code = "not_sealable"
+
+
+class NotSupported(StoreError, NotImplementedError):
+    """The store cannot do this: ``capabilities`` does not name it."""
+
+    code = "not_supported"
 
 
 class AlreadySealed(StoreError, ValueError):
@@ -309,6 +316,7 @@ HTTP_STATUS: dict[str, int] = {
     InvalidTransition.code: 409,
     NotSealable.code: 409,
     AlreadySealed.code: 409,
+    NotSupported.code: 501,
     NotAnExportRequest.code: 400,
     StoreBusy.code: 503,
     StoreUnavailable.code: 503,

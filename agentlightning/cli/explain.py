@@ -8,6 +8,7 @@ from typing import Dict, List, Tuple
 
 from ..adapter import CallVerdict, Explanation, RewardVerdict
 from ..adapter import explain as explain_trace
+from ..store.base import receipt_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
 from .entry import DONE, NEGATIVE
@@ -30,7 +31,7 @@ async def _run(args: argparse.Namespace) -> int:
         rollout = await lookup.find_rollout(store, args.rollout)
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
         spans = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
-        receipt = await store.get_receipt(rollout.rollout_id, attempt.attempt_id)
+        receipt = await receipt_of(store, rollout.rollout_id, attempt.attempt_id)
     explanation = explain_trace(list(spans), receipt=receipt, rollout=rollout)
     if args.json:
         output.print_json(explanation.as_json())

@@ -116,7 +116,7 @@ async def filtered(store: LightningStore, args: argparse.Namespace) -> List[Roll
     found = await store.query_rollouts(
         status_in=args.status,
         rollout_id_contains=args.contains,
-        tags=args.tag,
+        **({"tags": args.tag} if args.tag else {}),  # a store of 0.3 knows none
         sort_by="start_time",
         sort_order="desc",
         limit=-1 if args.mode else args.limit,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from ..types import Receipt
 
 
-def state(receipt: Receipt) -> str:
+def state(receipt: Receipt | None) -> str:
     """Return ``whole``, nothing where no span was started, or what is missing: ``3 open, 2 dropped``."""
+    if receipt is None:
+        return "not counted"
     if not receipt.started and not receipt.interrupted:
         return ""
     if receipt.whole:
@@ -19,8 +21,10 @@ def state(receipt: Receipt) -> str:
     return ", ".join(words)
 
 
-def line(receipt: Receipt) -> str:
-    """Return the identity that proves an attempt whole, with its numbers."""
+def line(receipt: Receipt | None) -> str:
+    """Return the identity that proves an attempt whole, with its numbers; ``None`` = the store keeps no receipts."""
+    if receipt is None:
+        return "unknown: this store does not count what was started"
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(receipt.dropped.items()))
     dropped = f"{sum(receipt.dropped.values())} dropped{f' ({reasons})' if reasons else ''}"
     notes = [f"{receipt.late} late, of no attempt"] if receipt.late else []

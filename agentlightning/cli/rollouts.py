@@ -8,7 +8,7 @@ import time
 from typing import Any, Dict, List
 
 from ..emitter import find_final_reward
-from ..store.base import LightningStore
+from ..store.base import LightningStore, receipt_of
 from ..types import Rollout
 from . import lookup, options, output, receipts
 
@@ -74,13 +74,13 @@ async def describe(store: LightningStore, rollout: Rollout) -> Dict[str, Any]:
     if attempts:
         latest = attempts[-1]
         spans = await store.query_spans(rollout.rollout_id, latest.attempt_id)
-        receipt = await store.get_receipt(rollout.rollout_id, latest.attempt_id)
+        receipt = await receipt_of(store, rollout.rollout_id, latest.attempt_id)
         row |= {
             "attempt_id": latest.attempt_id,
             "attempt_status": latest.status,
             "reward": find_final_reward(spans),
-            "spans": receipt.stored,
-            "receipt": receipt.model_dump(),
+            "spans": len(spans),
+            "receipt": receipt and receipt.model_dump(),
             "receipt_state": receipts.state(receipt),
         }
     return row

@@ -24,6 +24,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ..env_var import LightningEnvVar
 from ..errors import InvalidArgument, InvalidTransition
+from ..store.base import receipt_of
 from ..store.registry import open_store
 from ..types import Receipt
 from . import lookup, options, output, receipts
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     code = execute(program, environment(url, rollout_id, attempt_id, args.capture_tokens))
     receipt = asyncio.run(_end(url, rollout_id, attempt_id, None if args.attempt else code))
     if not args.quiet:
-        _tell(receipt, options.again(args))
+        _tell(rollout_id, receipt, options.again(args))
     return code
 
 
@@ -184,20 +185,20 @@ def _in_foreground() -> bool:
         os.close(terminal)
 
 
-async def _end(url: str, rollout_id: str, attempt_id: str, code: Optional[int]) -> Receipt:
+async def _end(url: str, rollout_id: str, attempt_id: str, code: Optional[int]) -> Optional[Receipt]:
     async with open_store(url) as store:
         if code is not None:
             try:
                 await store.update_attempt(rollout_id, attempt_id, "failed" if code else "succeeded")
             except InvalidTransition as error:  # the program ended the attempt itself
                 output.say(f"agl run: the attempt keeps its status: {error}")
-        return await store.get_receipt(rollout_id, attempt_id)
+        return await receipt_of(store, rollout_id, attempt_id)
 
 
-def _tell(receipt: Receipt, option: str) -> None:
+def _tell(rollout_id: str, receipt: Optional[Receipt], option: str) -> None:
     output.say(f"agl: {receipts.line(receipt)}")
-    if receipt.started:
-        output.say(f"agl: next: agl show {receipt.rollout_id}{option}")
+    if receipt is None or receipt.started:
+        output.say(f"agl: next: agl show {rollout_id}{option}")
     else:
         output.say(
             "agl: the program recorded nothing: it is no Python program, or it runs a Python in which "

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from ..adapter.rewards import PRIMARY
 from ..emitter import get_rewards_from_span
 from ..semconv import ModelCallAttributes, SpanFlagAttributes
+from ..store.base import receipt_of
 from ..types import Attempt, Receipt, Rollout, Span
 from . import lookup, options, output, receipts
 
@@ -46,7 +47,7 @@ async def _run(args: argparse.Namespace) -> int:
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
         ended = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
         opened = await store.query_open_spans(rollout.rollout_id, attempt.attempt_id)
-        receipt = await store.get_receipt(rollout.rollout_id, attempt.attempt_id)
+        receipt = await receipt_of(store, rollout.rollout_id, attempt.attempt_id)
     if args.json:
         output.print_json(_document(rollout, attempt, ended, opened, receipt))
     else:
@@ -59,14 +60,18 @@ async def _run(args: argparse.Namespace) -> int:
 
 
 def _document(
-    rollout: Rollout, attempt: Attempt, ended: Sequence[Span], opened: Sequence[Span], receipt: Receipt
+    rollout: Rollout,
+    attempt: Attempt,
+    ended: Sequence[Span],
+    opened: Sequence[Span],
+    receipt: Optional[Receipt],
 ) -> Dict[str, Any]:
     spans = [{**span.model_dump(), "open": False} for span in ended]
     spans += [{**span.model_dump(), "open": True} for span in opened]
     return {
         "rollout": rollout.model_dump(exclude={"attempt"}),
         "attempt": attempt.model_dump(),
-        "receipt": {**receipt.model_dump(), "balanced": receipt.balanced, "whole": receipt.whole},
+        "receipt": receipt and {**receipt.model_dump(), "balanced": receipt.balanced, "whole": receipt.whole},
         "spans": spans,
     }
 
@@ -138,7 +143,7 @@ def notes(row: Row) -> str:
     return ", ".join(words)
 
 
-def _print(rollout: Rollout, attempt: Attempt, rows: List[Row], receipt: Receipt) -> None:
+def _print(rollout: Rollout, attempt: Attempt, rows: List[Row], receipt: Optional[Receipt]) -> None:
     from . import terminal
 
     mode = f", {rollout.mode}" if rollout.mode else ""

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Dict, List, Literal, Optional, Tuple
 
-from ..store.base import LightningStore
+from ..store.base import LightningStore, receipt_of
 from ..store.sqlite import SqliteLightningStore
 from ..tracer.spool import Spool, store_key
 from ..types import Attempt, Receipt, Rollout, Span
@@ -80,16 +80,21 @@ async def _attempts(store: LightningStore) -> List[Finding]:
         for rollout in rollouts:
             for attempt in await store.query_attempts(rollout.rollout_id):
                 ids = rollout.rollout_id, attempt.attempt_id
-                receipt = await store.get_receipt(*ids)
+                receipt = await receipt_of(store, *ids)
                 spans = await store.query_spans(*ids)
-                findings += [*_receipt(rollout, attempt, receipt), *_sequence(attempt, receipt, spans)]
+                findings += _receipt(rollout, attempt, receipt, spans) if receipt else []
+                findings += _sequence(attempt, spans)
             advance()
     return findings
 
 
-def _receipt(rollout: Rollout, attempt: Attempt, receipt: Receipt) -> List[Finding]:
+def _receipt(rollout: Rollout, attempt: Attempt, receipt: Receipt, spans: Sequence[Span]) -> List[Finding]:
     ids = attempt.rollout_id, attempt.attempt_id
     found = []
+    if len(spans) != receipt.stored:
+        found.append(
+            Finding("wrong", "receipts", f"{receipt.stored} stored, but {len(spans)} can be read", *ids)
+        )
     if not receipt.balanced:
         found.append(Finding("wrong", "receipts", f"out of balance: {receipts.line(receipt)}", *ids))
     if receipt.interrupted:
@@ -99,14 +104,10 @@ def _receipt(rollout: Rollout, attempt: Attempt, receipt: Receipt) -> List[Findi
     return found
 
 
-def _sequence(attempt: Attempt, receipt: Receipt, spans: Sequence[Span]) -> List[Finding]:
+def _sequence(attempt: Attempt, spans: Sequence[Span]) -> List[Finding]:
     ids = attempt.rollout_id, attempt.attempt_id
     numbers = [span.sequence_id for span in spans]
     found = []
-    if len(numbers) != receipt.stored:
-        found.append(
-            Finding("wrong", "receipts", f"{receipt.stored} stored, but {len(numbers)} can be read", *ids)
-        )
     if len(set(numbers)) != len(numbers) or min(numbers, default=1) < 1:
         found.append(Finding("wrong", "sequence ids", "an id below 1, or one that two spans have", *ids))
     elif numbers and max(numbers) != len(numbers):

@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import os
 import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Dict, Final, List, Literal, Optional, Self, Tuple, TypedDict, Union
 
-from ..errors import StoreError
+from ..errors import NotSealable, NotSupported, StoreError
 from ..types import (
     Account,
     Attempt,
@@ -89,8 +89,11 @@ def is_finished(rollout: Rollout) -> bool:
     return rollout.status in FINISHED
 
 
-class LightningStoreCapabilities(TypedDict):
-    """What callers may rely on beyond the contract; declared, and verified by the contract suite."""
+class LightningStoreCapabilities(TypedDict, total=False):
+    """What callers may rely on beyond 0.3's contract; declared, and verified by the contract suite.
+
+    A key that is not there counts as false: ``capabilities.get("receipts")``.
+    """
 
     thread_safe: bool
     async_safe: bool
@@ -100,6 +103,12 @@ class LightningStoreCapabilities(TypedDict):
     """``otlp_traces_endpoint()`` answers."""
     durable: bool
     """What was acknowledged survives the death of every process."""
+    receipts: bool
+    """``add_many_spans`` takes ``opened`` and ``accounts``, ``get_receipt`` counts, and ``seal_attempt`` seals.
+
+    A store without it, such as one that was written for 0.3, is given finished spans only, with their sequence ids:
+    see :func:`add_batch`.
+    """
 
 
 class LightningStoreStatistics(TypedDict, total=False):
@@ -123,8 +132,17 @@ class LightningStoreStatistics(TypedDict, total=False):
     rollouts_by_status: Dict[str, int]
 
 
-class LightningStore(ABC):
-    """Rollouts, their queue, their attempts and spans, resources and workers. See the module's docstring."""
+def _not_implemented(store: LightningStore, method: str) -> NotImplementedError:
+    return NotImplementedError(f"{type(store).__name__} has no {method}")
+
+
+class LightningStore:
+    """Rollouts, their queue, their attempts and spans, resources and workers. See the module's docstring.
+
+    A class that was written for 0.3's contract is a store as it is. Methods that are marked abstract are those
+    that 0.3 leaves to its stores; as there, one that is missing raises ``NotImplementedError`` when it is called.
+    What 0.3 has not (seals, open spans, receipts) has a default that says so.
+    """
 
     # ------------------------------------------------------------------ what the store is
 
@@ -148,15 +166,17 @@ class LightningStore(ABC):
         return None
 
     @property
-    @abstractmethod
     def capabilities(self) -> LightningStoreCapabilities:
-        """What callers may rely on."""
+        """What callers may rely on; by default nothing."""
+        return LightningStoreCapabilities(
+            thread_safe=False, async_safe=False, zero_copy=False, otlp_traces=False
+        )
 
-    @abstractmethod
     async def statistics(self) -> LightningStoreStatistics:
-        """Count what is stored. Counts are of one moment."""
+        """Count what is stored. Counts are of one moment; what is not counted is left out."""
+        return LightningStoreStatistics(name=type(self).__name__)
 
-    async def close(self) -> None:  # noqa: B027 - a store may have nothing to release
+    async def close(self) -> None:
         """Release threads, files and connections; a repeat is harmless.
 
         Calls that were under way finish first. Any later call raises :class:`StoreClosed`.
@@ -201,6 +221,7 @@ class LightningStore(ABC):
         Raises:
             ResourcesNotFound: ``resources_id`` is unknown.
         """
+        raise _not_implemented(self, "start_rollout")
 
     async def enqueue_rollout(
         self,
@@ -225,6 +246,7 @@ class LightningStore(ABC):
         Raises:
             ResourcesNotFound: A ``resources_id`` is unknown; nothing was enqueued.
         """
+        raise _not_implemented(self, "enqueue_many_rollouts")
 
     async def dequeue_rollout(self, worker_id: Optional[str] = None) -> Optional[AttemptedRollout]:
         """Claim one rollout, or return ``None`` when the queue is empty; see :meth:`dequeue_many_rollouts`."""
@@ -245,6 +267,7 @@ class LightningStore(ABC):
         Raises:
             InvalidArgument: ``limit`` is below 1.
         """
+        raise _not_implemented(self, "dequeue_many_rollouts")
 
     @abstractmethod
     async def start_attempt(self, rollout_id: str, worker_id: Optional[str] = None) -> AttemptedRollout:
@@ -257,6 +280,7 @@ class LightningStore(ABC):
             RolloutNotFound: The rollout is unknown.
             InvalidTransition: The rollout is finished.
         """
+        raise _not_implemented(self, "start_attempt")
 
     @abstractmethod
     async def update_rollout(
@@ -281,10 +305,12 @@ class LightningStore(ABC):
             InvalidArgument: A value is not one that the field allows; nothing was written.
             ResourcesNotFound: ``resources_id`` is unknown.
         """
+        raise _not_implemented(self, "update_rollout")
 
     @abstractmethod
     async def get_rollout_by_id(self, rollout_id: str) -> Optional[Rollout]:
         """Return the rollout (an :class:`AttemptedRollout` once it has an attempt), or ``None``."""
+        raise _not_implemented(self, "get_rollout_by_id")
 
     @abstractmethod
     async def query_rollouts(
@@ -313,6 +339,7 @@ class LightningStore(ABC):
             InvalidArgument: ``sort_by`` names no field, or ``limit``, ``offset``, ``filter_logic`` or
                 ``sort_order`` is out of range.
         """
+        raise _not_implemented(self, "query_rollouts")
 
     @abstractmethod
     async def wait_for_rollouts(
@@ -328,6 +355,7 @@ class LightningStore(ABC):
             RolloutNotFound: An id is unknown when the wait begins.
             InvalidArgument: ``timeout`` is negative.
         """
+        raise _not_implemented(self, "wait_for_rollouts")
 
     # ------------------------------------------------------------------ attempts
 
@@ -354,8 +382,8 @@ class LightningStore(ABC):
             InvalidTransition: The status change is not declared; nothing was written.
             InvalidArgument: A value is not one that the field allows; nothing was written.
         """
+        raise _not_implemented(self, "update_attempt")
 
-    @abstractmethod
     async def seal_attempt(
         self, rollout_id: str, attempt_id: Union[str, Literal["latest"]], *, spans: int
     ) -> Attempt:
@@ -376,10 +404,15 @@ class LightningStore(ABC):
                 another number of spans is stored; nothing was written.
             AlreadySealed: It was sealed with another number of spans.
         """
+        raise NotSealable(
+            f"{type(self).__name__} counts no spans (capabilities['receipts']), so nobody knows whether the "
+            f"{spans} of attempt {attempt_id} of rollout {rollout_id} are all"
+        )
 
     @abstractmethod
     async def get_latest_attempt(self, rollout_id: str) -> Optional[Attempt]:
         """Return the attempt with the highest ``sequence_id``, or ``None`` (also for an unknown rollout)."""
+        raise _not_implemented(self, "get_latest_attempt")
 
     @abstractmethod
     async def query_attempts(
@@ -392,6 +425,7 @@ class LightningStore(ABC):
         offset: int = 0,
     ) -> Sequence[Attempt]:
         """List the attempts of a rollout (none for an unknown one); see :meth:`query_rollouts`."""
+        raise _not_implemented(self, "query_attempts")
 
     # ------------------------------------------------------------------ spans
 
@@ -430,6 +464,10 @@ class LightningStore(ABC):
         Raises:
             RolloutNotFound, AttemptNotFound: Of any span, opened span or account; nothing was written.
         """
+        if type(self).add_span is LightningStore.add_span:
+            raise _not_implemented(self, "add_many_spans")
+        added = [await self.add_span(span) for span in spans]  # a store of 0.2
+        return [span for span in added if span is not None]
 
     async def add_otel_span(
         self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: Optional[int] = None
@@ -464,18 +502,26 @@ class LightningStore(ABC):
         ``attempt_id=None`` means all attempts, in the order of the attempts and then by ``sort_by``;
         ``latest`` the latest attempt. ``rollout_id`` and ``attempt_id`` always hold, also with ``or``.
         """
+        raise _not_implemented(self, "query_spans")
 
-    @abstractmethod
     async def query_open_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
-        """List spans with a committed start and no end, by start time; ``end_time`` is ``None``."""
+        """List spans with a committed start and no end, by start time; ``end_time`` is ``None``.
 
-    @abstractmethod
+        None in a store that keeps no starts (``capabilities['receipts']`` is not true).
+        """
+        del rollout_id, attempt_id
+        return ()
+
     async def get_receipt(self, rollout_id: str, attempt_id: Union[str, Literal["latest"]]) -> Receipt:
         """Return the receipt of an attempt, counted at this moment; see ``types.receipt``.
 
         Raises:
             RolloutNotFound, AttemptNotFound: The id is unknown.
+            NotSupported: The store counts no spans (``capabilities['receipts']`` is not true).
         """
+        raise NotSupported(
+            f"{type(self).__name__} keeps no receipts: there is none of attempt {attempt_id} of {rollout_id}"
+        )
 
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
         """Reserve the next sequence id of an attempt; one that is never used leaves a gap."""
@@ -490,12 +536,16 @@ class LightningStore(ABC):
         Raises:
             RolloutNotFound, AttemptNotFound: An id is unknown; nothing was reserved.
         """
+        if type(self).get_next_span_sequence_id is LightningStore.get_next_span_sequence_id:
+            raise _not_implemented(self, "get_many_span_sequence_ids")
+        return [await self.get_next_span_sequence_id(*ids) for ids in rollout_attempt_ids]  # a store of 0.2
 
     # ------------------------------------------------------------------ resources
 
     @abstractmethod
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         """Store resources under a new id, version 1; they become the latest."""
+        raise _not_implemented(self, "add_resources")
 
     @abstractmethod
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
@@ -503,14 +553,17 @@ class LightningStore(ABC):
 
         ``create_time`` stays that of version 1.
         """
+        raise _not_implemented(self, "update_resources")
 
     @abstractmethod
     async def get_resources_by_id(self, resources_id: str) -> Optional[ResourcesUpdate]:
         """Return the newest version under an id, or ``None``."""
+        raise _not_implemented(self, "get_resources_by_id")
 
     @abstractmethod
     async def get_latest_resources(self) -> Optional[ResourcesUpdate]:
         """Return the resources that were added or updated last, or ``None``."""
+        raise _not_implemented(self, "get_latest_resources")
 
     @abstractmethod
     async def query_resources(
@@ -524,6 +577,7 @@ class LightningStore(ABC):
         offset: int = 0,
     ) -> Sequence[ResourcesUpdate]:
         """Find resources, the newest version of each id; see :meth:`query_rollouts`."""
+        raise _not_implemented(self, "query_resources")
 
     # ------------------------------------------------------------------ workers
 
@@ -532,10 +586,12 @@ class LightningStore(ABC):
         self, worker_id: str, heartbeat_stats: Union[Dict[str, Any], Unset] = UNSET
     ) -> Worker:
         """Record a heartbeat; an unknown worker is created with status ``unknown``."""
+        raise _not_implemented(self, "update_worker")
 
     @abstractmethod
     async def get_worker_by_id(self, worker_id: str) -> Optional[Worker]:
         """Return the worker, or ``None``."""
+        raise _not_implemented(self, "get_worker_by_id")
 
     @abstractmethod
     async def query_workers(
@@ -550,6 +606,44 @@ class LightningStore(ABC):
         offset: int = 0,
     ) -> Sequence[Worker]:
         """Find workers; see :meth:`query_rollouts`."""
+        raise _not_implemented(self, "query_workers")
+
+
+# ---------------------------------------------------------------------- any store
+
+
+async def add_batch(
+    store: LightningStore,
+    spans: Sequence[Span],
+    *,
+    opened: Sequence[Span] = (),
+    accounts: Sequence[Account] = (),
+) -> Optional[Sequence[Span]]:
+    """Store a batch in any store, as much of it as the store's contract knows; see ``add_many_spans``.
+
+    A store without ``receipts`` gets the finished spans. Those that have no ``sequence_id`` are given one first, by
+    the store: 0.3's stores keep the one that a span carries. The span keeps it, so that a repeat is the same.
+
+    Returns:
+        What the store's ``add_many_spans`` returned; a store that returns ``None`` has taken everything.
+    """
+    if store.capabilities.get("receipts"):
+        return await store.add_many_spans(spans, opened=opened, accounts=accounts)
+    if not spans:
+        return ()
+    unnumbered = [span for span in spans if not span.sequence_id]
+    if unnumbered:
+        ids = await store.get_many_span_sequence_ids(
+            [(span.rollout_id, span.attempt_id) for span in unnumbered]
+        )
+        for span, sequence_id in zip(unnumbered, ids, strict=True):
+            span.sequence_id = sequence_id
+    return await store.add_many_spans(spans)
+
+
+async def receipt_of(store: LightningStore, rollout_id: str, attempt_id: str) -> Optional[Receipt]:
+    """Return the receipt of an attempt, or ``None`` from a store that keeps none."""
+    return await store.get_receipt(rollout_id, attempt_id) if store.capabilities.get("receipts") else None
 
 
 # ---------------------------------------------------------------------- writers

@@ -400,6 +400,7 @@ class InMemoryLightningStore(TransactionalStore):
             zero_copy=False,
             otlp_traces=False,
             durable=False,
+            receipts=True,
         )
 
     async def statistics(self) -> LightningStoreStatistics:

@@ -21,7 +21,7 @@ from ..adapter.reasons import Code, TraceReason, explained
 from ..adapter.training import RowSet, build_rows
 from ..errors import AlreadySealed, NotSealable, RolloutNotFound
 from ..types import Attempt, Rollout, Span
-from .base import LATEST, LightningStore
+from .base import LATEST, LightningStore, receipt_of
 
 SETTLE_SECONDS = 10.0
 """So long after its rollout has finished, spans of an attempt may still be under way."""
@@ -178,8 +178,8 @@ async def _is_settled(store: LightningStore, rollout_id: str) -> bool:
     attempt = await store.get_latest_attempt(rollout_id)
     if attempt is None:
         return True
-    receipt = await store.get_receipt(rollout_id, attempt.attempt_id)
-    return receipt.settled
+    receipt = await receipt_of(store, rollout_id, attempt.attempt_id)
+    return receipt is None or receipt.settled
 
 
 async def _attempt(store: LightningStore, rollout_id: str, attempt_id: str) -> Optional[Attempt]:

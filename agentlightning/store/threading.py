@@ -27,7 +27,7 @@ def _delegated(method: F) -> F:
 
     @functools.wraps(method)
     async def call(self: LightningStoreThreaded, *args: Any, **kwargs: Any) -> Any:
-        if self.store.capabilities["thread_safe"]:
+        if self.store.capabilities.get("thread_safe"):
             return await getattr(self.store, name)(*args, **kwargs)
         while not self._lock.acquire(blocking=False):  # noqa: ASYNC110 - the lock is one of threads, not of a loop
             await asyncio.sleep(_RETRY_SECONDS)
@@ -89,7 +89,7 @@ class LightningStoreThreaded(LightningStore):
     ) -> List[Rollout]:
         """Wait as :meth:`LightningStore.wait_for_rollouts` says, without keeping other calls out."""
         really_waits = timeout is None or (isinstance(timeout, (int, float)) and timeout > 0)
-        if self.store.capabilities["thread_safe"] or not really_waits:
+        if self.store.capabilities.get("thread_safe") or not really_waits:
             return await self._wait(rollout_ids=rollout_ids, timeout=timeout)
         give_up = None if timeout is None else time.monotonic() + timeout
         while True:

@@ -18,7 +18,7 @@ from typing import Any, List, Tuple, TypeVar
 
 from ..errors import InvalidArgument, NotFound, StoreError
 from ..semconv import DropReason
-from ..store.base import LightningStore
+from ..store.base import LightningStore, add_batch
 from ..types import Span
 from .spool import ABOUT_DATA, Batch
 
@@ -154,9 +154,8 @@ async def within(work: Awaitable[T], seconds: float) -> T:
 
 
 async def _write(store: LightningStore, batch: Batch, write_timeout: float) -> List[Span]:
-    written: Any = await within(
-        store.add_many_spans(batch.spans, opened=batch.opened, accounts=batch.accounts), write_timeout
-    )
+    added = add_batch(store, batch.spans, opened=batch.opened, accounts=batch.accounts)
+    written = await within(added, write_timeout)
     return list(batch.spans if written is None else written)  # a store that says nothing has taken everything
 
 

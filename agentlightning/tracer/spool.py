@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ..env_var import LightningEnvVar, resolve_setting
-from ..store.base import LightningStore, new_writer_id
+from ..store.base import LightningStore, add_batch, new_writer_id
 from ..types import Account, Span
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def store_key(store: LightningStore) -> str:
     if store.url:
         return store.url
     kind = f"{type(store).__module__}.{type(store).__qualname__}"
-    return kind if store.capabilities["durable"] else f"{kind} in {new_writer_id(0)}"
+    return kind if store.capabilities.get("durable") else f"{kind} in {new_writer_id(0)}"
 
 
 class Spool:
@@ -184,22 +184,20 @@ class Spool:
     async def _send(self, batch: Batch) -> Tuple[int, Optional[Exception]]:
         """Send a batch, attempt by attempt if the store refuses it whole; return how much, and what was refused."""
         try:
-            stored = await self._store.add_many_spans(
-                batch.spans, opened=batch.opened, accounts=batch.accounts
-            )
-            return len(stored), None
+            return await self._add(batch), None
         except ABOUT_DATA:
             pass
         taken, refusal = 0, None
         for part in batch.by_attempt():
             try:
-                stored = await self._store.add_many_spans(
-                    part.spans, opened=part.opened, accounts=part.accounts
-                )
-                taken += len(stored)
+                taken += await self._add(part)
             except ABOUT_DATA as error:
                 refusal = error
         return taken, refusal
+
+    async def _add(self, batch: Batch) -> int:
+        stored = await add_batch(self._store, batch.spans, opened=batch.opened, accounts=batch.accounts)
+        return len(batch.spans if stored is None else stored)
 
     def _read(self, path: Path) -> Optional[Batch]:
         try:

@@ -63,7 +63,12 @@ class OneAtATime(FaultyStore):
     @property
     def capabilities(self) -> LightningStoreCapabilities:
         return LightningStoreCapabilities(
-            thread_safe=False, async_safe=False, zero_copy=False, otlp_traces=False, durable=False
+            thread_safe=False,
+            async_safe=False,
+            zero_copy=False,
+            otlp_traces=False,
+            durable=False,
+            receipts=True,
         )
 
 

@@ -106,7 +106,12 @@ class SqliteLightningStore(TransactionalStore):
     def capabilities(self) -> LightningStoreCapabilities:
         """What callers may rely on."""
         return LightningStoreCapabilities(
-            thread_safe=True, async_safe=True, zero_copy=True, otlp_traces=False, durable=True
+            thread_safe=True,
+            async_safe=True,
+            zero_copy=True,
+            otlp_traces=False,
+            durable=True,
+            receipts=True,
         )
 
     async def close(self) -> None:

@@ -280,7 +280,7 @@ def test_a_connection_is_kept_open_over_many_requests(server: AgentOpsServerMana
 
 def test_a_client_that_waits_before_it_sends_its_body_is_told_to_go_on(server: AgentOpsServerManager) -> None:
     with socket.create_connection(("127.0.0.1", server.get_port() or 0), timeout=20) as connection:
-        head = "POST /v3/auth/token HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+        head = "POST /v3/auth/token HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         connection.sendall(b"{}")

@@ -19,7 +19,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from ....errors import MissingExtra, NotAnExportRequest
-from . import control
+from . import callers, control
 from .answers import answer, problem
 from .faults import Fault, Faults
 from .recorder import Recorder, from_text
@@ -42,8 +42,7 @@ def create_app(
     Args:
         recorder: Where to keep what comes; default a new one with the limits of ``recorder.LIMITS``.
         faults: Orders to misbehave; default a new, empty list.
-        local_only: Whether the page and the control routes refuse names of this machine that are not loopback, as a
-            page from elsewhere would use to read them through a browser.
+        local_only: Whether requests are refused whose ``Host`` is not this machine's; see ``callers``.
     """
     recorder = Recorder() if recorder is None else recorder
     faults = Faults() if faults is None else faults
@@ -51,18 +50,26 @@ def create_app(
     app.debug = False  # FLASK_DEBUG of the surroundings would turn answers into tracebacks
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    _around_each_request(app, recorder, faults)
+    _around_each_request(app, recorder, faults, local_only=local_only)
     _current_api(app, recorder)
     _otlp(app, recorder)
     _legacy_api(app, recorder)
-    control.add_routes(app, recorder, faults, local_only=local_only)
+    control.add_routes(app, recorder, faults)
     return app
 
 
 # ---------------------------------------------------------------------- around each request
 
 
-def _around_each_request(app: Flask, recorder: Recorder, faults: Faults) -> None:
+def _around_each_request(app: Flask, recorder: Recorder, faults: Faults, *, local_only: bool) -> None:
+    @app.before_request
+    def guard() -> Optional[Response]:
+        refused = callers.refusal(recorder, local_only=local_only)
+        if refused is None and request.method == "POST" and _takes_json(request.path):
+            refused = callers.refusal_of_text(recorder)
+        g.refused = refused is not None
+        return refused
+
     @app.before_request
     def misbehave() -> Optional[Response]:
         g.fault = None if control.is_control(request.path) else faults.take(request.path)
@@ -77,7 +84,7 @@ def _around_each_request(app: Flask, recorder: Recorder, faults: Faults) -> None
     def finish(response: Response) -> Response:
         if g.get("fault") is not None:
             _spoil(response, g.fault)
-        if not control.is_control(request.path) and request.path != "/health":
+        if not (g.get("refused") or control.is_control(request.path) or request.path == "/health"):
             recorder.add("requests", _described(response))
         return response
 
@@ -89,6 +96,11 @@ def _around_each_request(app: Flask, recorder: Recorder, faults: Faults) -> None
     def fail(error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.path, exc_info=error)
         return problem(500, f"{type(error).__name__}: {error}")
+
+
+def _takes_json(path: str) -> bool:
+    """Whether clients post JSON there and nothing else: the whole of 0.2 and 0.3, and the token of 0.4."""
+    return path.startswith(("/v2/", "/v3/"))
 
 
 def _spoil(response: Response, fault: Fault) -> None:

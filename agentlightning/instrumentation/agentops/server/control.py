@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from typing import Any, Dict, Optional
-from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
-from ....remote.rule import is_loopback
 from .answers import answer, problem
 from .faults import Faults, parse
 from .page import render
@@ -19,14 +17,8 @@ def is_control(path: str) -> bool:
     return path in {"/", "/_recorded", "/_fail"}
 
 
-def add_routes(app: Flask, recorder: Recorder, faults: Faults, *, local_only: bool) -> None:
+def add_routes(app: Flask, recorder: Recorder, faults: Faults) -> None:
     """Declare them."""
-
-    @app.before_request
-    def guard() -> Optional[Response]:
-        if local_only and is_control(request.path) and not _from_here():
-            return problem(403, "open this page by the address of the server, such as http://127.0.0.1")
-        return None
 
     @app.get("/health")
     def health() -> Response:
@@ -100,16 +92,3 @@ def _whole(text: Optional[str]) -> Any:
     if text is None:
         return None
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else False
-
-
-def _from_here() -> bool:
-    """Whether a request names this machine, and no page of another site sent it (DNS rebinding, forged requests)."""
-    origin = request.headers.get("Origin")
-    return all(_is_ours(url) for url in [f"//{request.headers.get('Host', '')}", *filter(None, [origin])])
-
-
-def _is_ours(url: str) -> bool:
-    try:
-        return is_loopback(urlsplit(url).hostname or "")
-    except ValueError:
-        return False

@@ -12,6 +12,8 @@ import json
 import logging
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
@@ -22,8 +24,13 @@ from urllib.parse import unquote_to_bytes
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024 * 1024
+MAX_BODIES = 128 * 1024 * 1024
+"""Bytes of all bodies that are being read or handled at one moment."""
 IDLE_SECONDS = 75.0
 """How long a connection may say nothing."""
+BODY_SECONDS = 60.0
+"""How long a body may take from its first byte to its last."""
+_PART = 64 * 1024
 
 WsgiApp = Callable[[Dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -34,18 +41,48 @@ class WsgiServer(ThreadingMixIn, TCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listener: socket.socket, app: WsgiApp) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        app: WsgiApp,
+        *,
+        max_bodies: int = MAX_BODIES,
+        body_seconds: float = BODY_SECONDS,
+    ) -> None:
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()  # the base class opened one that it did not bind
         listener.setblocking(False)  # a client that is gone before it is accepted must not hold up the loop
         self.socket = listener
         self.server_address = listener.getsockname()
         self.app = app
+        self.room = _Room(max_bodies)
+        self.body_seconds = body_seconds
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
         """Log what a connection raised; a client that went away is no error."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             logger.exception("a connection failed")
+
+
+class _Room:
+    """Bytes that bodies may still take, over all connections."""
+
+    def __init__(self, size: int) -> None:
+        self._lock = threading.Lock()
+        self._free = size
+
+    def take(self, size: int) -> bool:
+        """Take so many bytes; return whether there was room for them."""
+        with self._lock:
+            if size > self._free:
+                return False
+            self._free -= size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Give bytes back."""
+        with self._lock:
+            self._free += size
 
 
 class _Answer:
@@ -99,6 +136,13 @@ class _Handler(BaseHTTPRequestHandler):
         return wanted
 
     def _serve(self) -> None:
+        self._taken = 0
+        try:
+            self._serve_one()
+        finally:
+            self.server.room.give_back(self._taken)
+
+    def _serve_one(self) -> None:
         try:
             body = self._body()
         except _Refused as refused:
@@ -127,6 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers:
             length = value if name.lower() == "content-length" else length
             self.send_header(name, value)
+        self.send_header("X-Content-Type-Options", "nosniff")
         bodiless = self.command == "HEAD" or code in {"204", "304"}
         if length is None and not bodiless:
             self.send_header("Content-Length", str(len(content)))
@@ -171,7 +216,37 @@ class _Handler(BaseHTTPRequestHandler):
     # ------------------------------------------------------------------ the body
 
     def _body(self) -> Optional[bytes]:
-        """Return the body, or ``None`` where the client went away before its end."""
+        """Return the body, or ``None`` where the client went away before its end.
+
+        Raises:
+            _Refused: It is too large, takes too long, or is more than all bodies together may be.
+        """
+        self._body_ends = time.monotonic() + self.server.body_seconds
+        try:
+            return self._whole_body()
+        except TimeoutError:
+            raise _Refused(408, f"the body took more than {self.server.body_seconds:.0f} s") from None
+        finally:
+            self.connection.settimeout(self.timeout)
+
+    def _read(self, size: int, body: bytearray) -> bool:
+        """Append so many bytes of the connection to ``body``; return whether they came."""
+        wanted = len(body) + size
+        while len(body) < wanted:
+            left = self._body_ends - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.connection.settimeout(left)
+            part = self.rfile.read1(min(_PART, wanted - len(body)))
+            if not part:
+                return False
+            if not self.server.room.take(len(part)):
+                raise _Refused(503, "too many bodies are under way at this moment")
+            self._taken += len(part)
+            body += part
+        return True
+
+    def _whole_body(self) -> Optional[bytes]:
         coding = self.headers.get("Transfer-Encoding")
         lengths = set(self.headers.get_all("Content-Length", []))
         if coding is not None:
@@ -185,8 +260,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(400, "Content-Length is one whole number")
         if int(text) > MAX_BODY:
             raise _Refused(413, f"the body is larger than {MAX_BODY:,} bytes")
-        body = self.rfile.read(int(text))
-        return body if len(body) == int(text) else None
+        body = bytearray()
+        return bytes(body) if self._read(int(text), body) else None
 
     def _chunks(self) -> Optional[bytes]:
         body = bytearray()
@@ -202,10 +277,9 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Refused(413, f"the body is larger than {MAX_BODY:,} bytes")
             if not size:
                 return bytes(body) if self._skip_trailers() else None
-            chunk = self.rfile.read(size + 2)
-            if len(chunk) < size + 2:
+            if not self._read(size + 2, body):
                 return None
-            body += chunk[:-2]
+            del body[-2:]
 
     def _skip_trailers(self) -> bool:
         for _ in range(100):
@@ -226,6 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.log_request(code)
         self.send_response_only(code)
         self.send_header("Content-Type", "application/json")
+        self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Connection", "close")
         self.end_headers()

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Optional, Protocol
 
+from .._handover import Bell
 from .._threads import started
 from ..errors import StoreClosed
 
@@ -43,7 +44,7 @@ class Watchdog:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._wake = Bell()
         self._thread: Optional[threading.Thread] = None
         self._deadline: Optional[float] = None
         self._stopped = False

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, List, Tuple, TypeVar
 
+from .._handover import Bell
 from ..errors import InvalidArgument, NotFound, StoreError
 from ..semconv import DropReason
 from ..store.base import LightningStore, add_batch
@@ -36,7 +36,7 @@ class Backoff:
     """The pauses between tries, which a flush cuts short and a shutdown ends."""
 
     def __init__(self) -> None:
-        self._hurried = threading.Event()
+        self._hurried = Bell()
         self._given_up = False
         self.failing = False
         """Whether the last batch found no store."""
@@ -61,7 +61,6 @@ class Backoff:
             return False
         delay = random.uniform(0, min(MAX_DELAY, BASE_DELAY * FACTOR ** (attempt - 1)))  # noqa: S311 - jitter
         self._hurried.wait(delay)
-        self._hurried.clear()
         return not self._given_up
 
 

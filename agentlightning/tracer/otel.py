@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from types import FrameType, TracebackType
@@ -19,6 +18,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 
+from .._handover import Future
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
 from ..codec.raw_call import Endpoint
 from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
@@ -434,7 +434,7 @@ class _TraceContext(TraceContext):
             written = flush.result()
         else:
             done, _ = await asyncio.wait(
-                [asyncio.wrap_future(flush)],
+                [flush.in_loop()],
                 timeout=self._tracer._flush_timeout,
             )
             written = done.pop().result() if done else None

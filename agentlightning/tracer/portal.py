@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
 from typing import Any, TypeVar
+
+from .._handover import Future
+from .._threads import started
 
 T = TypeVar("T")
 
@@ -14,9 +17,11 @@ T = TypeVar("T")
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end and return its result, also where an event loop is running in this thread.
 
-    Stores have no event-loop affinity, so the coroutine runs in a loop of its own.
+    Stores have no event-loop affinity, so the coroutine runs in a loop of its own. Called in the main thread it runs on
+    another: a signal handler that raises would take a running loop apart, whose end then waits for ever. What it raises
+    comes out of here, and the coroutine is run to its end all the same.
     """
-    if not in_event_loop():
+    if not in_event_loop() and threading.current_thread() is not threading.main_thread():
         return _run(coroutine)
     future: Future[T] = Future()
 
@@ -26,8 +31,14 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller
             future.set_exception(error)
 
-    threading.Thread(target=run, name="agl-portal", daemon=True).start()
-    return future.result()
+    if started(
+        threading.Thread(target=contextvars.copy_context().run, args=(run,), name="agl-portal", daemon=True)
+    ):
+        return future.result()
+    if in_event_loop():
+        coroutine.close()
+        raise RuntimeError("the interpreter ends, and gives no thread beside a running event loop")
+    return _run(coroutine)
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -23,13 +23,15 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
+from .._handover import Bell, Future
+from .._threads import started
 from .._turn import Turn
 from ..env_var import LightningEnvVar, resolve_count, resolve_milliseconds
 from ..semconv import DropReason
@@ -126,30 +128,6 @@ class _InFlight:
         """Scope → how many of its finished spans are in the batch."""
 
 
-class _Bell:
-    """A ``threading.Event`` that may be set again in the middle of being set, by a finalizer or a signal handler."""
-
-    def __init__(self) -> None:
-        self._rings = threading.Condition(threading.RLock())
-        self._rung = False
-
-    def is_set(self) -> bool:
-        return self._rung
-
-    def set(self) -> None:
-        with self._rings:
-            self._rung = True
-            self._rings.notify_all()
-
-    def clear(self) -> None:
-        with self._rings:
-            self._rung = False
-
-    def wait(self, timeout: Optional[float] = None) -> None:
-        with self._rings:
-            self._rings.wait_for(self.is_set, timeout)
-
-
 class Writer:
     """See the module's docstring. One writer serves every store that its scopes name."""
 
@@ -173,7 +151,7 @@ class Writer:
     def _reset(self) -> None:
         # Re-entrant, as every lock here: a finalizer that ends a span may run in a thread that holds it.
         self._lock = threading.RLock()
-        self._room = threading.Condition(self._lock)
+        self._waiting_for_room: Deque[Bell] = deque()
         self._queue: Deque[Entry] = deque()
         self._bytes = 0
         self.records: Dict[int, Record] = {}
@@ -195,10 +173,10 @@ class Writer:
         self._stopping = False
         # Whoever shuts down waits until a batch that goes to the spool is there.
         self._disk = threading.RLock()
-        self._wake = _Bell()
-        self._full = _Bell()
+        self._wake = Bell()
+        self._full = Bell()
         self._thread: Optional[threading.Thread] = None
-        self._starting = False
+        self._ended: Optional[Future[None]] = None
         self.pid = os.getpid()
 
     @property
@@ -235,30 +213,11 @@ class Writer:
         scope = record.scope
         assert scope is not None
         entry = Entry(readable, record, size)
-        with self._lock:
-            record.ended = True
-            self._fresh.pop(record, None)
-            scope.live -= 1
-            if scope.store is None:
-                scope.stored += 1
-                self._keep(scope, entry)
-                return
-            if self._stopped:
-                scope.drop(record, DropReason.SHUTDOWN)
-                return
-            if scope.truncated or (self._is_full(size) and not self._wait_for_room(scope, size)):
-                self._drop_newest(scope, record)
-                return
-            self._keep(scope, entry)
-            scope.put += 1
-            self._put += 1
-            self._bytes += size
-            self._dirty.add(scope)
-            self._queue.append(entry)
-            full = self._has_batch()
-        if full and not self._full.is_set():
+        while not self._enqueue(entry):
+            self._wait_for_room(scope, size)
+        if self._has_batch() and not self._full.is_set():
             self._full.set()
-        if self._idle:
+        if self._idle and scope.store is not None:
             self._nudge()
 
     def unplaced(self, late_of: Optional[Scope]) -> None:
@@ -279,14 +238,44 @@ class Writer:
             self._dirty.add(late_of)
         self._nudge()
 
+    def _enqueue(self, entry: Entry) -> bool:
+        """Queue an entry or count it as dropped; ``False`` where the thread is to wait for room first."""
+        record = entry.record
+        scope = record.scope
+        assert scope is not None
+        with self._lock:
+            if scope.store is None:
+                self._keep(scope, entry)
+                record.ended = True
+                scope.live -= 1
+                scope.stored += 1
+            elif self._stopped:
+                self._over(record)
+                scope.drop(record, DropReason.SHUTDOWN)
+            elif scope.truncated or self._is_full(entry.size):
+                if not scope.truncated and self._may_wait(scope):
+                    return False
+                self._over(record)
+                self._drop_newest(scope, record)
+            else:
+                self._keep(scope, entry)
+                self._dirty.add(scope)
+                # No call lies between these, and so no signal handler: what is counted is in the queue.
+                record.ended = True
+                scope.live -= 1
+                scope.put += 1
+                self._put += 1
+                self._bytes += entry.size
+                self._queue.append(entry)
+                self._fresh.pop(record, None)
+            return True
+
     def dropped(self, record: Record, reason: DropReason) -> None:
         """Count a span that has ended and is not stored, on purpose."""
         scope = record.scope
         assert scope is not None
         with self._lock:
-            record.ended = True
-            self._fresh.pop(record, None)
-            scope.live -= 1
+            self._over(record)
             scope.drop(record, reason)
             if scope.store is None:
                 return
@@ -301,6 +290,14 @@ class Writer:
                 return
             self._dirty.add(scope)
         self._nudge()
+
+    def _over(self, record: Record) -> None:
+        """Note that a span has ended of which nothing will be stored (under the lock)."""
+        scope = record.scope
+        assert scope is not None
+        self._fresh.pop(record, None)
+        record.ended = True
+        scope.live -= 1
 
     def _keep(self, scope: Scope, entry: Entry) -> None:
         if scope.finished is not None and scope.finished_bytes + entry.size <= self.settings.max_trace_bytes:
@@ -322,14 +319,23 @@ class Writer:
         settings = self.settings
         return 4 * len(self._queue) > settings.max_queue_size or 4 * self._bytes > settings.max_queue_bytes
 
-    def _wait_for_room(self, scope: Scope, size: int) -> bool:
+    def _may_wait(self, scope: Scope) -> bool:
+        """Whether this thread may wait for room: not the writer's own, and none whose event loop would stand still."""
         if threading.current_thread() is self._thread or asyncio._get_running_loop() is not None:  # noqa: SLF001
             return False
+        return scope.blocked_for < scope.block_timeout
+
+    def _wait_for_room(self, scope: Scope, size: int) -> None:
         began = time.monotonic()
-        budget = scope.block_timeout - scope.blocked_for
-        has_room = budget > 0 and self._room.wait_for(lambda: not self._is_full(size), timeout=budget)
+        room = Bell()
+        self._waiting_for_room.append(room)
+        if self._is_full(size):  # it may have become free before the writer knew of this bell
+            room.wait(scope.block_timeout - scope.blocked_for)
         scope.blocked_for += time.monotonic() - began
-        return bool(has_room)
+
+    def _tell_of_room(self) -> None:
+        for _ in range(len(self._waiting_for_room)):  # whoever finds no room comes again, and later
+            self._waiting_for_room.popleft().set()
 
     def _drop_newest(self, scope: Scope, record: Record) -> None:
         if not scope.truncated:
@@ -344,31 +350,38 @@ class Writer:
         self._dirty.add(scope)
 
     def _nudge(self) -> None:
-        self._idle = False
-        if self._thread is None or not self._thread.is_alive():
+        if not self._has_thread():
             self.begin()
         self._wake.set()
 
     def begin(self) -> None:
         """Have a thread. At the end of the interpreter there may be none to be had any more (see ``_threads``)."""
         with self._lock:
-            if self._stopped or self._starting or (self._thread is not None and self._thread.is_alive()):
+            if self._stopped or self._has_thread():
                 return
-            self._starting = True
-            self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+            ended: Future[None] = Future()
+            thread = threading.Thread(target=self._run, args=(ended,), name=THREAD_NAME, daemon=True)
+            self._thread, self._ended = thread, ended
+            begun = False
             try:
                 # Under OpenTelemetry's threading instrumentation the thread would carry the starter's context.
                 token = otel_context.attach(otel_context.Context())
                 try:
-                    self._thread.start()
+                    begun = started(thread)
                 finally:
                     otel_context.detach(token)
-            except RuntimeError as error:  # the interpreter is shutting down, or no thread can be made
-                self._thread = None
-                self._idle = True
+            except RuntimeError as error:  # there are too many threads
                 _log.warning("no thread for the writer: %s", error)
             finally:
-                self._starting = False
+                if (
+                    not begun
+                ):  # also where a signal came before it could be told; then the thread sees that it is none
+                    self._thread = self._ended = None
+                    self._idle = True
+
+    def _has_thread(self) -> bool:
+        # Not Thread.is_alive: interrupted by a signal, it takes a thread that runs for one that has ended.
+        return self._ended is not None and not self._ended.done()
 
     # ------------------------------------------------------------------ waiting
 
@@ -444,10 +457,12 @@ class Writer:
         if self._has_work(None):
             self._nudge()
         self._wake.set()
-        thread = self._thread
+        ended, thread = self._ended, self._thread
         try:
-            if thread is not None and thread is not threading.current_thread():
-                thread.join(timeout)
+            if ended is not None and thread is not None and thread is not threading.current_thread():
+                with suppress(TimeoutError):
+                    ended.result(timeout)
+                    thread.join(timeout)  # what is left of it is not ours
         finally:  # Ctrl-C may end the wait; what is queued goes to the disk all the same
             with self._disk:
                 with self._lock:
@@ -462,13 +477,25 @@ class Writer:
 
     # ------------------------------------------------------------------ the writer's thread
 
-    def _run(self) -> None:
+    def _run(self, ended: Future[None]) -> None:
+        try:
+            with self._lock:
+                is_the_one = self._ended is ended
+            if is_the_one:
+                self._write_on()
+        finally:
+            ended.set_result(None)
+
+    def _write_on(self) -> None:
         otel_context.attach(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         loop: Optional[asyncio.AbstractEventLoop] = None
         try:
             loop = asyncio.new_event_loop()  # needs files, of which a process may have none left
             while True:
                 self._wake.wait()
+                self._idle = (
+                    False  # here and not where it is woken: a signal may come before the bell is rung
+                )
                 if not self._stopping:
                     self._full.wait(self.settings.flush_interval / 1000)
                 self._full.clear()
@@ -555,6 +582,8 @@ class Writer:
                 batch.entries.append(entry)
                 batch.scopes[scope] = batch.scopes.get(scope, 0) + 1
             for record, span in fresh.items():
+                if record.ended:  # a signal came between its end and its leaving ``_fresh``
+                    continue
                 scope = record.scope
                 assert scope is not None
                 record.announced = True
@@ -659,7 +688,7 @@ class Writer:
                 entry.record.calls = None
             self._settled += len(in_flight.entries)
             self._bytes -= freed
-            self._room.notify_all()
+        self._tell_of_room()
 
     def _resolve_waiters(self, *, in_vain: bool = False) -> None:
         with self._lock:

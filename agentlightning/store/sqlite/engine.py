@@ -24,15 +24,16 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Final, Generic, List, Optional, TypeVar
 
+from ..._handover import Bell, Future
 from ..._threads import started
 from ...errors import StoreClosed, StoreError, StoreUnavailable
 from ..tables import Tables
@@ -58,6 +59,8 @@ EXIT_SECONDS: Final = 5.0
 """How long the end of the interpreter waits for commands that are queued."""
 FORK_SECONDS: Final = 5.0
 """How long a fork waits for the transaction under way."""
+GATE_SECONDS: Final = 1.0
+"""How often a thread that is kept out looks by itself: a signal may interrupt the one who lets it in."""
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class Thread(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._work = target
         self.ended: Future[None] = Future()
+        self.ended.set_running_or_notify_cancel()  # one who stops waiting for it keeps nobody else
 
     def run(self) -> None:
         """Work, and say when it is over."""
@@ -100,36 +104,52 @@ class Gate:
     """Lets threads work, and lets one thread bring all of them to rest."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._inside = 0
+        self._kept_out: List[Bell] = []
+        self._left = Bell()
         self.closing = False
         """True where somebody waits for the others to come out."""
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Work; wait first while the gate is closed."""
-        with self._changed:
-            while self.closing:
-                self._changed.wait()
-            self._inside += 1
+        while (opened := self._enter()) is not None:
+            opened.wait(GATE_SECONDS)
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._inside -= 1
-                self._changed.notify_all()
+            self._left.set()
+
+    def _enter(self) -> Optional[Bell]:
+        """Return what to wait for, or ``None`` where the gate was open."""
+        with self._lock:
+            if not self.closing:
+                self._inside += 1
+                return None
+            opened = Bell()
+            self._kept_out.append(opened)
+            return opened
 
     def close(self, seconds: float) -> bool:
         """Keep threads out, and return whether all came out in time."""
-        with self._changed:
+        with self._lock:
             self.closing = True
-            return self._changed.wait_for(lambda: not self._inside, timeout=seconds)
+        give_up = time.monotonic() + seconds
+        while self._inside:
+            if not self._left.wait(give_up - time.monotonic()):
+                return False
+        return True
 
     def open(self) -> None:
         """Let threads in again."""
-        with self._changed:
+        with self._lock:
             self.closing = False
-            self._changed.notify_all()
+            kept_out, self._kept_out = self._kept_out, []
+        for opened in kept_out:
+            opened.set()
 
 
 class Engine:
@@ -160,7 +180,7 @@ class Engine:
         self._readers: List[Thread] = []
         self._idle_readers = 0
         self._poller: Optional[Thread] = None
-        self._poll_stopped = threading.Event()
+        self._poll_stopped = Bell()
         self._resource_keys: Dict[str, int] = {}
         self._here = threading.Lock()
 
@@ -392,7 +412,7 @@ class Engine:
     def _poll_on(self) -> None:
         connection = _Lazy(self)
         seen: Optional[int] = None
-        while not self._poll_stopped.is_set():
+        while not self._closed:
             waited_for = self._waits.rollout_ids
             with self._lock:
                 if not waited_for and not self._waits.rollout_ids:
@@ -424,9 +444,10 @@ class Engine:
             self._generation += 1
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
-        self._lock.release()
+        """Go on, also where a signal interrupted the coming to rest."""
         self._gate.open()
+        with suppress(RuntimeError):  # it was not taken
+            self._lock.release()
 
     def after_fork_in_child(self) -> None:
         """Begin anew."""

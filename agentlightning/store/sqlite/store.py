@@ -8,16 +8,15 @@ and the views ``attempt_spans``, ``token_ids`` and ``logprobs`` unpack what is p
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, List, Tuple, TypeVar, Union
 from urllib.parse import parse_qsl, quote, unquote
 
+from ..._handover import Future
 from ...codec.rows import SpanRow, encode_span
 from ...errors import InvalidArgument
 from ...types import Span
@@ -120,7 +119,7 @@ class SqliteLightningStore(TransactionalStore):
         threads = self._engine.stop()
         self._waits.settle_all(self)
         for thread in threads:
-            await asyncio.wrap_future(thread.ended)
+            await thread.ended.in_loop()
             thread.join()
         self._watchdog.stop()
         self._engine.close_connections()
@@ -154,7 +153,7 @@ _stores: weakref.WeakSet[SqliteLightningStore] = weakref.WeakSet()
 
 
 async def _awaited(future: Future[T]) -> T:
-    return await asyncio.wrap_future(future)
+    return await future.in_loop()
 
 
 def _reopened(path: str, synchronous: Synchronous, busy_timeout: float, clock: Clock) -> SqliteLightningStore:

@@ -16,6 +16,7 @@ from typing import Any, Dict, Literal, Optional, Union
 
 from opentelemetry import baggage, trace
 
+from ._printable import printable
 from .pipeline.redact import Redactor, SecretFilter
 from .pipeline.rules import KEY_RULES
 from .semconv import LightningResourceAttributes
@@ -54,6 +55,14 @@ class JsonFormatter(logging.Formatter):
         return str(_keys().value(json.dumps(line, default=repr, ensure_ascii=True)))
 
 
+class TextFormatter(logging.Formatter):
+    """Formats a record for people: what a terminal would obey, in a name or a message, is written as an escape."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and the lines of its traceback."""
+        return printable(super().format(record), lines=True)
+
+
 def setup(
     level: Level = "INFO",
     *,
@@ -81,7 +90,7 @@ def setup(
     levels = {PACKAGE: level, **dict.fromkeys(apply_to, level), **(submodule_levels or {})}
     numbers = {name: _number(each) for name, each in levels.items()}
     made = handler or logging.StreamHandler(sys.stderr)
-    made.setFormatter(JsonFormatter() if format == "json" else logging.Formatter(DEFAULT_FORMAT, DATE_FORMAT))
+    made.setFormatter(JsonFormatter() if format == "json" else TextFormatter(DEFAULT_FORMAT, DATE_FORMAT))
     if not any(isinstance(each, SecretFilter) for each in made.filters):
         made.addFilter(SecretFilter(_keys()))
     setattr(made, _OURS, True)

@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn, Optional, cast
 
+from .._printable import printable
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import LightningError
+from . import output
 from .options import COMMANDS
 
 DONE, NEGATIVE, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
@@ -43,7 +45,7 @@ def main(argv: Optional[Iterable[str]] = None) -> int:
             return BROKEN_PIPE
         except (LightningError, OSError) as error:
             logger.debug("agl %s failed", args.command, exc_info=True)
-            print(f"agl {args.command}: {_masked(str(error))}", file=sys.stderr)
+            output.say(f"agl {args.command}: {_masked(str(error))}")
             return BAD_INPUT
     return code
 
@@ -87,6 +89,13 @@ class _MaskedLog(logging.Filter):
         return SecretFilter().filter(record)
 
 
+class _PrintableLog(logging.Formatter):
+    """Writes nothing that a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), lines=True)
+
+
 def _masked(text: str) -> str:
     """Return an error's text without keys and passwords, such as that of a store's URL."""
     from ..pipeline.redact import Redactor
@@ -102,7 +111,7 @@ def _logging(level: Optional[str]) -> Iterator[None]:
     number = logging.getLevelNamesMapping().get(wanted.upper(), logging.WARNING)
     handler = logging.StreamHandler()
     handler.addFilter(_MaskedLog())
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_PrintableLog("%(levelname)s %(name)s: %(message)s"))
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(number)

@@ -42,18 +42,20 @@ async def _run(args: argparse.Namespace) -> int:
 
 def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation) -> None:
     reward = output.number(explanation.final_reward) or "none"
-    print(f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({attempt.status})")
-    print(f"{output.count(explanation.rows, 'row')} of {output.count(len(explanation.calls), 'model call')}")
-    print(f"final reward: {reward}")
+    output.out(f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({attempt.status})")
+    output.out(
+        f"{output.count(explanation.rows, 'row')} of {output.count(len(explanation.calls), 'model call')}"
+    )
+    output.out(f"final reward: {reward}")
     for reason in explanation.reasons:
         _say(reason.code, reason.sentence, reason.cure)
     if explanation.calls:
-        print()
+        output.out()
         _print_calls(explanation.calls)
     for code, (sentence, cure) in _skips(explanation).items():
         _say(code, sentence, cure)
     if explanation.rewards:
-        print()
+        output.out()
         _print_rewards(explanation)
     for verdict in explanation.rewards:
         if verdict.code:
@@ -61,9 +63,10 @@ def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation) -> None
 
 
 def _say(code: str, sentence: str, cure: str) -> None:
-    print(f"\n{code}: {sentence}")
+    output.out()
+    output.out(f"{code}: {sentence}")
     if cure:
-        print(f"  → {cure}")
+        output.out(f"  → {cure}")
 
 
 def _skips(explanation: Explanation) -> Dict[str, Tuple[str, str]]:

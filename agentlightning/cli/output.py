@@ -1,4 +1,7 @@
-"""What commands print: data to stdout, everything else to stderr. Standard library only."""
+"""What commands print: data to stdout, everything else to stderr; nothing that a terminal would obey.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from .._printable import printable
 from ..errors import MissingExtra
 
 
@@ -18,12 +22,17 @@ def print_json(value: Any) -> None:
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """Return ASCII JSON, so that lone surrogates survive any terminal and file."""
-    return json.dumps(value, indent=indent, default=str)
+    return json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
+
+
+def out(line: str = "") -> None:
+    """Print one line of what was asked for."""
+    print(printable(line))
 
 
 def say(text: str) -> None:
     """Tell the person something that is not data."""
-    print(text, file=sys.stderr)
+    print(printable(text, lines=True), file=sys.stderr)
 
 
 def progress(total: int, what: str) -> AbstractContextManager[Callable[[], None]]:

@@ -101,10 +101,10 @@ def _decision(decision: Decision) -> Dict[str, Any]:
 
 def _print(rollout: Rollout, attempt: Attempt, rows: RowSet, *, why: bool) -> None:
     tokens = output.count(rows.trained_tokens, "trained token")
-    print(f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({attempt.status})")
-    print(f"{output.count(len(rows), 'row')}, {tokens}")
+    output.out(f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({attempt.status})")
+    output.out(f"{output.count(len(rows), 'row')}, {tokens}")
     if rows:
-        print()
+        output.out()
         _print_rows(rows)
     if why or not rows:
         _print_why(rows)
@@ -143,7 +143,7 @@ def _print_why(rows: RowSet) -> None:
     from . import terminal
 
     if rows.decisions:
-        print()
+        output.out()
         terminal.print_table(
             ("SPAN", "AGENT", ">TOKENS", "USE", ">ROW", "PROMPT", "WHY"),
             [
@@ -168,7 +168,8 @@ def _print_why(rows: RowSet) -> None:
         reason = match.reason.sentence if match.reason is not None else ""
         told += ["", f"reward {match.span.span_id} is for nobody: {reason}"]
     if told:
-        print("\n".join(told))
+        for line in told:
+            output.out(line)
 
 
 def _prompt(decision: Decision) -> str:

@@ -15,6 +15,8 @@ from ..store.base import receipt_of
 from ..types import Attempt, Receipt, Rollout, Span
 from . import lookup, options, output, receipts
 
+DEEPEST_DRAWN = 32
+"""Levels of the tree that are drawn by lines; below them the level is a number, so that no line is longer for it."""
 MAX_CHOICES = 1024
 """Where the search for further choices of one call ends."""
 
@@ -26,7 +28,7 @@ class Row:
     span: Span
     open: bool
     guide: str
-    """``├─ `` and the like."""
+    """``├─ `` and the like; ``(33) `` where the level is only numbered."""
 
 
 def add_parser(subparsers: options.Subparsers) -> None:
@@ -91,17 +93,21 @@ def tree(ended: Sequence[Span], opened: Sequence[Span]) -> Iterator[Row]:
     seen: set[str] = set()
     roots = [span for span in spans if span.parent_id not in present]
     for root in [*roots, *spans]:
-        todo: List[Tuple[Span, str, str]] = [(root, "", "")]
+        todo: List[Tuple[Span, str, str, int]] = [(root, "", "", 0)]
         while todo:
-            span, guide, below = todo.pop()
+            span, guide, below, depth = todo.pop()
             if span.span_id in seen:
                 continue
             seen.add(span.span_id)
             yield Row(span, span.span_id in is_open, guide)
             inner = children.get(span.span_id, [])
             for place, child in reversed(list(enumerate(inner, 1))):
+                if depth >= DEEPEST_DRAWN:
+                    todo.append((child, f"{below}({depth + 1}) ", below, depth + 1))
+                    continue
                 last = place == len(inner)
-                todo.append((child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  ")))
+                lines = ("└─ ", "   ") if last else ("├─ ", "│  ")
+                todo.append((child, below + lines[0], below + lines[1], depth + 1))
 
 
 def tokens(span: Span) -> Optional[Tuple[int, int]]:
@@ -148,16 +154,16 @@ def _print(rollout: Rollout, attempt: Attempt, rows: List[Row], receipt: Optiona
 
     mode = f", {rollout.mode}" if rollout.mode else ""
     task = rollout.input if isinstance(rollout.input, str) else output.to_json(rollout.input)
-    print(f"rollout {rollout.rollout_id} ({rollout.status}{mode})  {output.one_line(task, 60)}")
-    print(f"attempt {attempt.sequence_id}, {attempt.attempt_id} ({attempt.status})")
-    print()
+    output.out(f"rollout {rollout.rollout_id} ({rollout.status}{mode})  {output.one_line(task, 60)}")
+    output.out(f"attempt {attempt.sequence_id}, {attempt.attempt_id} ({attempt.status})")
+    output.out()
     if rows:
         begin = min(row.span.start_time or 0.0 for row in rows)
         terminal.print_table(
             ("SPAN", ">AT", ">TOOK", ">TOKENS", "NOTES"), [_cells(row, begin) for row in rows], wrap="NOTES"
         )
-        print()
-    print(f"receipt {receipts.line(receipt)}")
+        output.out()
+    output.out(f"receipt {receipts.line(receipt)}")
 
 
 def _cells(row: Row, begin: float) -> Tuple[str, str, str, str, str]:

@@ -140,16 +140,18 @@ def _is_for(file: Path, store: LightningStore) -> bool:
 
 
 def _print(findings: Sequence[Finding], total: int, url: Optional[str]) -> None:
-    print(f"{url}: {output.count(total, 'attempt')} checked")
+    output.out(f"{url}: {output.count(total, 'attempt')} checked")
     kinds: Dict[Tuple[str, str], List[Finding]] = {}
     for finding in findings:
         kinds.setdefault((finding.level, finding.check), []).append(finding)
     for (level, check), found in sorted(kinds.items(), reverse=True):
-        print(f"\n{level}: {check} ({len(found)})")
+        output.out()
+        output.out(f"{level}: {check} ({len(found)})")
         for finding in found[:SHOWN]:
             place = f"{finding.rollout_id} {finding.attempt_id}: " if finding.rollout_id else ""
-            print(f"  {place}{finding.sentence}")
+            output.out(f"  {place}{finding.sentence}")
         if len(found) > SHOWN:
-            print(f"  … and {len(found) - SHOWN} more; --json has all")
+            output.out(f"  … and {len(found) - SHOWN} more; --json has all")
     if not any(finding.level == "wrong" for finding in findings):
-        print("\nsound")
+        output.out()
+        output.out("sound")

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         output.print_json(document)
     else:
         for step in after:
-            print(f"{step.number:04d} {step.name}  {'applied' if step.applied else 'pending'}")
+            output.out(f"{step.number:04d} {step.name}  {'applied' if step.applied else 'pending'}")
         if backup:
             output.say(f"the file as it was before: {backup}")
         elif not pending:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from os import environ
 from typing import Protocol
 
+from .._printable import printable
 from ..errors import MissingExtra
 
 try:
@@ -65,7 +66,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: 
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+        table.add_row(*(Text(printable(cell), style=STYLES.get(cell, "")) for cell in row))
     _console().print(table)
 
 

@@ -119,4 +119,6 @@ def _print(found: Verification) -> None:
             for row in found.rows
         ],
     )
-    print(f"\n{found}")
+    output.out()
+    for line in str(found).splitlines():
+        output.out(line)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Final, List, Tuple
 
+from ..._printable import printable
 from ...instrumentation.agentops.probe import probe
 from ...instrumentation.agentops.table import TABLE, row_of
 from .. import output
@@ -147,7 +148,7 @@ def _paragraph(text: str, start: str) -> None:
 def _say(text: str) -> None:
     """Print a text; what the terminal cannot show, and half a character in a file name, becomes a question mark."""
     encoding = sys.stdout.encoding or "ascii"
-    print(text.encode(encoding, "replace").decode(encoding))
+    print(printable(text, lines=True).encode(encoding, "replace").decode(encoding))
 
 
 def _fancy() -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 from ..types import Span, SpanLike
 from .calls import Call, Rules, find_calls
 from .graph import CallGraph, build_graph
-from .matching import RewardMatch, RewardMatchPolicy, is_for_rollout, match_rewards
+from .matching import MatchedBy, RewardMatch, RewardMatchPolicy, is_for_rollout, match_rewards
 from .reasons import RewardReason
 from .repair import repair
 from .rewards import find_final_reward
@@ -77,6 +77,17 @@ def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Seq
                 if not (match.reason is RewardReason.LINK_UNRESOLVED and is_for_rollout(match.reward.links))
             ]
         ),
-        graph=build_graph(calls),
+        graph=build_graph(calls, _rewarded(rewards)),
         rules=rules,
     )
+
+
+def _rewarded(rewards: Iterable[RewardMatch]) -> Set[Tuple[str, Optional[int]]]:
+    """Return the calls, and choices of calls, that a reward names: one that was dealt out by time is a guess."""
+    return {
+        (match.call, match.choice)
+        for match in rewards
+        if match.call is not None
+        and match.by is MatchedBy.LINK
+        and match.reward.reason is not RewardReason.NOT_GIVEN
+    }

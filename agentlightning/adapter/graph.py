@@ -8,27 +8,38 @@ context was shortened: each comes out as paths of its own, without anybody sayin
 Several answers may be the same, token by token (a greedy retry, two runs of one agent). Then a prompt continues the
 one of its own agent's span, which had ended before, which nothing continues yet, the latest of those, in this order.
 
-An answer that nothing continues, beside another one to the same prompt that something does continue, was given up
-by the agent: it is *abandoned*. Of answers that all end there, none is.
+Of several answers to one prompt, the one that the agent went on with is its answer. Which one that is, is told by
+tokens (a later prompt continues it), else by text (the messages of a later call repeat it). The others are *abandoned*.
+Where all of them end the conversation and one was broken off or cut at its limit, a complete answer that was asked for
+after it stands in its place (``asked_again``); where there is none, nobody can tell which of them counts, and none is
+trained (``retry_undecided``). Complete answers that all end there are all kept, and so is each answer with a reward of
+its own: whoever gave it says that the answer counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Dict, FrozenSet, List, Optional, Set, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 from ..codec.model_call import Choice
 from .calls import Call
-from .continuity import Continuity, PastCall, Prefix, packed_ids, relate
+from .continuity import Continuity, PastCall, Prefix, Saying, packed_ids, relate, saying
 from .reasons import CallReason
-from .tree import moment
+from .tree import moment, sequence_of
 
 Ids = Tuple[int, ...]
 
 _ELSEWHERE = frozenset({CallReason.DUPLICATE_RESPONSE.code, CallReason.NESTED_CALL.code})
 """Spans that record what another span records."""
+
+_BROKEN_OFF = frozenset({"abort", "error"})
+"""Finish reasons of answers that the engine did not bring to an end."""
+_UNFINISHED = _BROKEN_OFF | {"length"}
+
+Target = Tuple[str, Optional[int]]
+"""Span id of a call and index of a choice; ``None`` = every choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +76,9 @@ class CallGraph:
     nodes: Tuple[Node, ...]
     children: Tuple[Tuple[int, ...], ...]
     """Of each node, by index."""
-    abandoned: FrozenSet[int]
-    """Nodes that the agent gave up for another answer to the same prompt."""
+    given_up: Mapping[int, CallReason]
+    """Nodes that are not the agent's answer to their prompt, and why: ``ABANDONED``, ``ASKED_AGAIN`` or
+    ``RETRY_UNDECIDED``."""
 
     def path(self, index: int) -> Tuple[Node, ...]:
         """Return the nodes from the first of the conversation to this one."""
@@ -77,12 +89,17 @@ class CallGraph:
             at = self.nodes[at].parent
         return tuple(reversed(found))
 
-    def leaves(self) -> Tuple[int, ...]:
-        """Return the nodes that nothing continues, without the abandoned ones."""
+    def leaves(self, *, given_up: bool = False) -> Tuple[int, ...]:
+        """Return the nodes at which a way through the attempt ends: nothing continues them that was not given up.
+
+        Args:
+            given_up: Whether ways end at nodes that were given up, too.
+        """
+        left_out = frozenset() if given_up else self.given_up.keys()
         return tuple(
             node.index
             for node in self.nodes
-            if not self.children[node.index] and node.index not in self.abandoned
+            if node.index not in left_out and left_out >= set(self.children[node.index])
         )
 
     def relations(self) -> Dict[str, Continuity]:
@@ -105,8 +122,13 @@ class CallGraph:
         return relations
 
 
-def build_graph(calls: Sequence[Call]) -> CallGraph:
-    """Return the graph of ``calls``, which stand by start time; calls without usable token ids are left out."""
+def build_graph(calls: Sequence[Call], rewarded: Collection[Target] = ()) -> CallGraph:
+    """Return the graph of ``calls``, which stand by start time; calls without usable token ids are left out.
+
+    Args:
+        calls: All calls of the attempt.
+        rewarded: Answers that somebody gave a reward of their own.
+    """
     found = [
         (call, choice, prompt, choice.token_ids)
         for call in calls
@@ -129,7 +151,7 @@ def build_graph(calls: Sequence[Call]) -> CallGraph:
     for node in nodes:
         if node.parent is not None:
             children[node.parent].append(node.index)
-    return CallGraph(nodes, tuple(map(tuple, children)), _abandoned(nodes, children))
+    return CallGraph(nodes, tuple(map(tuple, children)), _given_up(nodes, children, calls, rewarded))
 
 
 def _parents(calls: Sequence[Call], packed: Sequence[Tuple[bytes, bytes]]) -> List[Optional[int]]:
@@ -176,15 +198,143 @@ def _likeness(
     return own.agent_span == other.agent_span, before, candidate not in claimed, candidate
 
 
-def _abandoned(nodes: Sequence[Node], children: Sequence[Sequence[int]]) -> FrozenSet[int]:
-    siblings: Dict[Tuple[Optional[int], Optional[str], Ids], List[int]] = {}
+# ---------------------------------------------------------------------- several answers to one prompt
+
+
+def _given_up(
+    nodes: Sequence[Node],
+    children: Sequence[Sequence[int]],
+    calls: Sequence[Call],
+    rewarded: Collection[Target],
+) -> Dict[int, CallReason]:
+    found: Dict[int, CallReason] = {}
+    later = _LaterMessages(calls)
+    goes_on = {node.index for node in nodes if children[node.index]}
+    for same in _siblings(nodes):
+        ends = [node for node in same if node.index not in goes_on]
+        if not ends:
+            continue
+        if len(ends) == len(same):
+            goes_on |= later.went_on_with(same)
+        if any(node.index in goes_on for node in same):
+            found.update({node.index: CallReason.ABANDONED for node in ends if node.index not in goes_on})
+        else:
+            found.update(_asked_again(same))
+    found.update(_asked_in_another_run(nodes, goes_on | found.keys()))
+    return {index: reason for index, reason in found.items() if not _has_reward(nodes[index], rewarded)}
+
+
+def _has_reward(node: Node, rewarded: Collection[Target]) -> bool:
+    span_id = node.call.span.span_id
+    return (span_id, node.choice.index) in rewarded or (span_id, None) in rewarded
+
+
+def _asked_in_another_run(
+    nodes: Sequence[Node], decided: Collection[int]
+) -> Iterable[Tuple[int, CallReason]]:
+    """Yield the half answers to prompts that another run of an agent, which has a span of its own, asked for whole."""
+    broken = [node for node in nodes if _is_broken_off(node) and node.index not in decided]
+    whole: Dict[Ids, Set[Optional[str]]] = {}
+    for node in nodes if broken else ():
+        if not _is_broken_off(node):
+            whole.setdefault(node.prompt, set()).add(node.call.agent_span)
+    for node in broken:
+        if whole.get(node.prompt, set()) - {node.call.agent_span}:
+            yield node.index, CallReason.ASKED_AGAIN
+
+
+def _siblings(nodes: Sequence[Node]) -> Iterable[List[Node]]:
+    """Yield the answers of each prompt that has several."""
+    siblings: Dict[Tuple[Optional[int], Optional[str], Ids], List[Node]] = {}
     for node in nodes:
         key = (node.parent, node.call.agent_span, node.prompt)
-        siblings.setdefault(key, []).append(node.index)
-    return frozenset(
-        index
-        for same in siblings.values()
-        if any(children[index] for index in same)
-        for index in same
-        if not children[index]
-    )
+        siblings.setdefault(key, []).append(node)
+    return (same for same in siblings.values() if len(same) > 1)
+
+
+def _asked_again(same: Sequence[Node]) -> Dict[int, CallReason]:
+    """Return which of several answers, all of which end the conversation, are not the agent's, and why."""
+    found: Dict[int, CallReason] = {}
+    for node in same:
+        if not _is_unfinished(node):
+            continue
+        broken = _is_broken_off(node)
+        others = [other for other in same if other.call is not node.call]
+        if not broken:
+            order = [_asked_after(node.call, other.call) for other in others]
+            others = [other for other, after in zip(others, order, strict=True) if after is not False]
+            if None in order:  # nobody knows who was asked first, so nobody knows whose place it takes
+                found.update({each.index: CallReason.RETRY_UNDECIDED for each in (node, *others)})
+                continue
+        complete = _BROKEN_OFF if broken else _UNFINISHED
+        if any(other.choice.finish_reason not in complete for other in others):
+            found.setdefault(node.index, CallReason.ASKED_AGAIN)
+        elif others:
+            found.update({each.index: CallReason.RETRY_UNDECIDED for each in (node, *others)})
+    return found
+
+
+def _is_broken_off(node: Node) -> bool:
+    return node.choice.finish_reason in _BROKEN_OFF
+
+
+def _is_unfinished(node: Node) -> bool:
+    return node.choice.finish_reason in _UNFINISHED
+
+
+def _asked_after(first: Call, second: Call) -> Optional[bool]:
+    """Return whether ``second`` was asked when ``first`` had ended; ``None`` where that cannot be told.
+
+    The store numbers spans as they end, and unlike a clock it never goes back: where the clock puts two calls one
+    behind the other, their numbers say which came first.
+    """
+    start, end = moment(first.span.start_time), moment(first.span.end_time)
+    other_start, other_end = moment(second.span.start_time), moment(second.span.end_time)
+    if start is None or end is None or other_start is None or other_end is None:
+        return None
+    number, other_number = sequence_of(first.span), sequence_of(second.span)
+    numbered = number is not None and other_number is not None and number != other_number
+    earlier = numbered and (number or 0) < (other_number or 0)
+    if other_start >= end or start >= other_end:
+        return earlier if numbered else other_start >= end
+    if numbered and end != other_end and earlier != (end < other_end):
+        return None  # the clock was set back between the two
+    return False  # they were asked side by side
+
+
+class _LaterMessages:
+    """What the calls of an attempt say, to find the answer that a later call repeats; read when it is asked for."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls = calls
+        self._says: Dict[str, List[Saying]] = {}
+
+    def went_on_with(self, same: Sequence[Node]) -> Set[int]:
+        """Return which of the answers to one prompt stand in later messages.
+
+        Of a whole answer and an unfinished one that say the same, it is the whole one.
+        """
+        own = {node.call.span.span_id for node in same}
+        agent = same[0].call.agent_span
+        others = [each for each in self._calls if each.span.span_id not in own and each.agent_span == agent]
+        repeated = [node for node in same if any(self._repeats(other, node) for other in others)]
+        whole = [saying(each.choice.message()) for each in repeated if not _is_unfinished(each)]
+        return {
+            node.index
+            for node in repeated
+            if not _is_unfinished(node) or saying(node.choice.message()) not in whole
+        }
+
+    def _repeats(self, other: Call, node: Node) -> bool:
+        asked = self._of(node.call)
+        says = self._of(other)
+        if not asked or len(says) <= len(asked) or says[len(asked)] != saying(node.choice.message()):
+            return False
+        return says[: len(asked)] == asked
+
+    def _of(self, call: Call) -> List[Saying]:
+        span_id = call.span.span_id
+        if span_id not in self._says:
+            messages = () if call.record is None else call.record.request_messages
+            self._says[span_id] = [saying(message) for message in messages]
+        return self._says[span_id]

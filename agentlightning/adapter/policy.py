@@ -59,7 +59,8 @@ class RowPolicy:
     exclude_llm_call_in_reward: bool = True
     """Whether calls made while a reward was computed are left out."""
     abandoned: Literal["skip", "train"] = "skip"
-    """What to do with an answer that the agent gave up for another one to the same prompt."""
+    """What to do with an answer that is not the agent's answer to its prompt: it was given up for another one, asked
+    again after it was broken off, or nobody can tell which of them counts."""
     require_logprobs: bool = True
     """Whether answers without log-probabilities are context only; ``False`` trains them with ``None`` for each."""
     min_version: Optional[int] = None
@@ -146,8 +147,9 @@ def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> Optional[Tuple
         return CallReason.OTHER_ROLE.code, role_of(call)
     if policy.require_logprobs and node.choice.logprobs is None:
         return NO_LOGPROBS, ""
-    if node.index in graph.abandoned and policy.abandoned == "skip":
-        return CallReason.ABANDONED.code, ""
+    if node.index in graph.given_up and policy.abandoned == "skip":
+        why = graph.given_up[node.index]
+        return why.code, "" if why is CallReason.ABANDONED else node.choice.finish_reason or ""
     stale = _stale(node.choice, policy.min_version)
     if stale is not None:
         return stale

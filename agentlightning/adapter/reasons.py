@@ -237,6 +237,16 @@ class CallReason(Explained):
         "the agent went on with another answer to the same prompt",
         "RowPolicy(abandoned='train') trains such answers, too",
     )
+    ASKED_AGAIN = (
+        "asked_again",
+        "the answer was broken off or cut at its limit, and another one was asked for in its place",
+        "none needed; RowPolicy(abandoned='train') trains such answers, too",
+    )
+    RETRY_UNDECIDED = (
+        "retry_undecided",
+        "the prompt was asked again after an unfinished answer, and nothing tells which answer counts",
+        "give the answer that counts a reward: emit_reward(…, attributes=reward_target(response_id=…))",
+    )
     STALE = (
         "stale",
         "a token was sampled by a policy that is older than min_version",

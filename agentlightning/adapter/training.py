@@ -248,18 +248,12 @@ class _Builder:
 
     def build(self) -> RowSet:
         rows: List[TrainingRow] = []
-        for leaf in self._leaves():
+        for leaf in self._graph.leaves(given_up=self._policy.abandoned == "train"):
             row = self._row(leaf, len(rows))
             if row is not None:
                 rows.append(row)
         rewards = self._rewards
         return RowSet(tuple(rows), tuple(self._decisions()), rewards.unknown, rewards.steps, rewards.outcome)
-
-    def _leaves(self) -> Tuple[int, ...]:
-        leaves = self._graph.leaves()
-        if self._policy.abandoned == "train":
-            leaves = tuple(sorted((*leaves, *self._graph.abandoned)))
-        return leaves
 
     # -- one row
 

@@ -28,6 +28,12 @@ def moment(seconds: Any) -> Optional[float]:
     return None
 
 
+def sequence_of(span: Span) -> Optional[int]:
+    """Return the number that the store gave the span when it came, from 1; ``None`` where it has none."""
+    number = span.sequence_id
+    return number if type(number) is int and number > 0 else None
+
+
 def order_key(span: Span) -> OrderKey:
     """Sort key of spans: by start, sequence id, end and span id; without a start, last."""
     start, end = moment(span.start_time), moment(span.end_time)

@@ -148,7 +148,7 @@ def write_examples(examples: Sequence[Dict[str, Any]], path: Path) -> None:
 
 def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Optional[Rollout]) -> Iterable[Conversation]:
     outcome = rewards_of(analysis, policy).outcome
-    nodes = (analysis.graph.nodes[index] for index in analysis.graph.abandoned)
+    nodes = (analysis.graph.nodes[index] for index in analysis.graph.given_up)
     given_up = {(node.call.span.span_id, node.choice.index) for node in nodes}
     said = [
         (call, choice, (*map(dict, call.record.request_messages), choice.message()))

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from agentlightning.adapter.tree import order_key
+from agentlightning.codec.attributes import make_link_attributes
 from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import VALID, Choice, ModelCall, PolicySpan, Usage, invalid
+from agentlightning.codec.model_call import VALID, Choice, FinishReason, ModelCall, PolicySpan, Usage, invalid
 from agentlightning.types import Span
 
 Ids = tuple[int, ...]
@@ -30,6 +31,7 @@ ROOT_ID = "e" * 16
 ACTIONS = {
     "turn": 8,  # the environment says something, the agent asks
     "retry": 3,  # the last prompt is sent again
+    "again": 3,  # the answer is broken off, or ends at its limit, and the prompt is sent again
     "fork": 2,  # the conversation goes on in two ways
     "drift": 2,  # the text of an answer comes back as other tokens
     "edit": 2,  # the history is written anew somewhere
@@ -47,6 +49,7 @@ FLAWS = {
     "prompt_length": 1,  # the counts of the server do not agree: nothing of the call can be used
 }
 UNUSABLE = frozenset({"partial", "prompt_length"})
+UNFINISHED: list[FinishReason] = ["abort", "length"]
 CLOCKS = ("steps", "steps", "overlapping", "equal", "backwards", "skewed")
 AGENTS = ("own", "shared", "none")
 
@@ -79,6 +82,9 @@ class Answer:
     """The answer that the prompt was built on, with nothing changed up to its end."""
     flaw: str
     """Code of the reason why it must not be trained, whatever became of it; empty = none."""
+    finish: FinishReason = "stop"
+    times: tuple[float, float] = (0.0, 0.0)
+    """Start and end of the call as the clock said; the player asks one after another."""
 
     @property
     def key(self) -> Key:
@@ -106,8 +112,19 @@ class Branch:
     anchors: tuple[tuple[Key, int], ...] = ()
     """Answers that stand in the context unchanged, and where each ends."""
     messages: tuple[dict[str, Any], ...] = ()
-    asked: tuple[Ids, tuple[tuple[Key, int], ...], tuple[dict[str, Any], ...]] | None = None
-    """The last prompt, what it was built on, and its messages."""
+    said: tuple[tuple[Key, int], ...] = ()
+    """Answers whose message stands in the messages, with all before it as it was, and its place."""
+    asked: Branch | None = None
+    """The branch when the last prompt was sent."""
+
+    def restore(self, kept: Branch) -> None:
+        """Be what the branch was."""
+        self.context, self.anchors, self.messages, self.said = (
+            kept.context,
+            kept.anchors,
+            kept.messages,
+            kept.said,
+        )
 
 
 @dataclass
@@ -117,6 +134,12 @@ class Story:
     answers: list[Answer] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
+    repeated: set[Key] = field(default_factory=set)
+    """Answers that a later request repeats in its messages."""
+    rewarded: set[Key] = field(default_factory=set)
+    """Answers that were given a reward of their own."""
+    side_by_side: bool = False
+    """Whether the times of calls may overlap."""
 
     def ordered(self) -> list[Answer]:
         """The usable answers by start of their call."""
@@ -124,30 +147,51 @@ class Story:
         usable = [answer for answer in self.answers if answer.usable]
         return sorted(usable, key=lambda answer: (places[answer.span_id], answer.choice))
 
-    def abandoned(self) -> set[Key]:
-        """Answers that were given up for another one to the same prompt."""
-        continued = {answer.parent for answer in self.answers if answer.usable}
-        kept = {_question(each) for each in self.answers if each.usable and each.key in continued}
-        return {
-            each.key
-            for each in self.answers
-            if each.usable and each.key not in continued and _question(each) in kept
-        }
+    def given_up(self) -> dict[Key, str]:
+        """Answers that are not the agent's answer to their prompt, and the code of the reason."""
+        usable = [answer for answer in self.answers if answer.usable]
+        continued = {answer.parent for answer in usable}
+        found: dict[Key, str] = {}
+        for same in _groups(usable):
+            went_on = {each.key for each in same} & continued or {each.key for each in same} & self.repeated
+            if went_on:
+                found |= {each.key: "abandoned" for each in same if each.key not in went_on}
+            else:
+                found |= self._ended(same)
+        return {key: code for key, code in found.items() if key not in self.rewarded}
+
+    def _ended(self, same: Sequence[Answer]) -> dict[Key, str]:
+        found: dict[Key, str] = {}
+        for place, answer in enumerate(same):
+            if answer.finish == "stop":
+                continue
+            others = [other for other in same if other.span_id != answer.span_id]
+            if answer.finish == "length":
+                others = [other for other in same[place:] if other in others and self._follows(answer, other)]
+            whole = {"stop", "length"} if answer.finish == "abort" else {"stop"}
+            if any(other.finish in whole for other in others):
+                found.setdefault(answer.key, "asked_again")
+            elif others:
+                found |= {each.key: "retry_undecided" for each in (answer, *others)}
+        return found
+
+    def _follows(self, first: Answer, second: Answer) -> bool:
+        return not self.side_by_side or second.times[0] >= first.times[1]
 
     def trained(self) -> list[Answer]:
         """The answers that a default policy trains."""
-        abandoned = self.abandoned()
-        return [each for each in self.ordered() if not each.flaw and each.key not in abandoned]
+        given_up = self.given_up()
+        return [each for each in self.ordered() if not each.flaw and each.key not in given_up]
 
     def rows(self) -> list[Row]:
         """The rows of a default policy."""
         ordered, wanted = self.ordered(), {each.key for each in self.trained()}
         by_key = {each.key: each for each in ordered}
-        parents = {each.parent for each in ordered}
-        abandoned = self.abandoned()
+        given_up = self.given_up()
+        parents = {each.parent for each in ordered if each.key not in given_up}
         rows = []
         for leaf in ordered:
-            if leaf.key in parents or leaf.key in abandoned:
+            if leaf.key in parents or leaf.key in given_up:
                 continue
             path = [leaf]
             while path[0].parent is not None:
@@ -160,8 +204,12 @@ class Story:
         return rows
 
 
-def _question(answer: Answer) -> Any:
-    return answer.parent, answer.agent, answer.prompt
+def _groups(answers: Iterable[Answer]) -> list[list[Answer]]:
+    """The answers to one question of one agent, by the order in which they were asked for."""
+    groups: dict[Any, list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault((answer.parent, answer.agent, answer.prompt), []).append(answer)
+    return list(groups.values())
 
 
 def _row(path: Sequence[Answer], wanted: set[Key]) -> Row:
@@ -189,7 +237,7 @@ class Player:
     """Plays steps; numbers are counted within a conversation, so that it is the same whoever talks beside it."""
 
     def __init__(self, *, clock: str, agents: str, distinct: bool) -> None:
-        self.story = Story()
+        self.story = Story(side_by_side=clock in {"overlapping", "equal"})
         self._clock, self._agents, self._distinct = clock, agents, distinct
         self._branches: dict[int, list[Branch]] = {}
         self._counts: Counter[tuple[str, int]] = Counter()
@@ -211,8 +259,12 @@ class Player:
         elif action == "cut":
             self._cut(branch)
         elif action == "resume":
-            self._ask(branch, step.flaw, stopped=True)
+            self._ask(branch, step.flaw, "abort")
             self._ask(branch, step.flaw)
+        elif action == "again":
+            self._ask(branch, step.flaw, self._chance.choice(UNFINISHED))
+            for _ in range(self._chance.choice([1, 1, 2])):
+                self._retry(branch, step.flaw, self._chance.choice(["stop", "stop", *UNFINISHED]))
         elif action == "repeat":
             branches.append(replace(branch))
             self._ask(branches[-1], step.flaw)
@@ -248,19 +300,19 @@ class Player:
             branch.context += said
             branch.messages += ({"role": "user", "content": " ".join(map(str, said))},)
 
-    def _retry(self, branch: Branch, flaw: str) -> None:
+    def _retry(self, branch: Branch, flaw: str, finish: FinishReason = "stop") -> None:
         assert branch.asked is not None
         kept = replace(branch)
-        branch.context, branch.anchors, branch.messages = branch.asked
-        self._ask(branch, flaw)
+        branch.restore(branch.asked)
+        self._ask(branch, flaw, finish)
         if self._chance.random() < 0.3:  # the agent looks at both, and goes on with the first
-            branch.context, branch.anchors, branch.messages = kept.context, kept.anchors, kept.messages
+            branch.restore(kept)
 
     def _cut(self, branch: Branch) -> None:
         self._hear(branch)
         answers = self._sample(branch, "partial", 1)
         kept = answers[0].output[: self._chance.randint(0, len(answers[0].output))]
-        branch.asked = branch.context, branch.anchors, branch.messages
+        branch.asked = replace(branch)
         if kept and self._chance.random() < 0.5:  # the agent goes on with what it got
             branch.context += kept
             branch.messages += ({"role": "assistant", "content": "..."},)
@@ -270,6 +322,7 @@ class Player:
         branch.context = branch.context[:kept] + self._text(2)
         branch.anchors = tuple(each for each in branch.anchors if each[1] <= kept)
         branch.messages = branch.messages[:1]
+        branch.said = tuple(each for each in branch.said if each[1] < 1)
 
     def _rewrite(self, branch: Branch, *, inside: bool) -> None:
         low, high = 0, len(branch.context) - 1
@@ -282,26 +335,36 @@ class Player:
         branch.context = branch.context[:position] + self._text(0) + branch.context[position + gone :]
         branch.anchors = tuple(each for each in branch.anchors if each[1] <= position)
         if not inside and branch.messages:
-            branch.messages = ({"role": "user", "content": "edited"}, *branch.messages[1:])
+            self._counts["edit", self._number] += 1
+            edited = f"edited {self._counts['edit', self._number]}"
+            branch.messages = ({"role": "user", "content": edited}, *branch.messages[1:])
+            branch.said = ()
 
-    def _ask(self, branch: Branch, flaw: str, *, stopped: bool = False) -> None:
-        choices = 1 if stopped else self._chance.choice([1, 1, 1, 1, 2, 3])
+    def _ask(self, branch: Branch, flaw: str, finish: FinishReason = "stop") -> None:
+        choices = self._chance.choice([1, 1, 1, 1, 2, 3]) if finish == "stop" else 1
         self.story.seen["several choices"] += choices > 1
-        answers = self._sample(branch, flaw, choices, "abort" if stopped else "stop")
-        branch.asked = branch.context, branch.anchors, branch.messages
+        answers = self._sample(branch, flaw, choices, finish)
+        branch.asked = replace(branch)
         chosen = self._chance.choice(answers)
         branch.context += chosen.output
         branch.messages += ({"role": "assistant", "content": _words(chosen.output)},)
         if chosen.usable:
             branch.anchors += ((chosen.key, len(branch.context)),)
+            branch.said += ((chosen.key, len(branch.messages) - 1),)
+        if flaw not in UNUSABLE and self._chance.random() < 0.1:
+            judged = self._chance.choice(answers)
+            self.story.rewarded.add(judged.key)
+            self.story.seen["rewarded"] += 1
 
     # -- what the engine does
 
-    def _sample(self, branch: Branch, flaw: str, choices: int, finish: str = "stop") -> list[Answer]:
+    def _sample(self, branch: Branch, flaw: str, choices: int, finish: FinishReason = "stop") -> list[Answer]:
         self._counts["call", self._number] += 1
         turn = self._counts["call", self._number]
         span_id = f"{self._number + 1:08x}{turn:08x}"
         versions = self._versions(turn)
+        times = self._times()
+        self.story.repeated |= {key for key, _ in branch.said}
         answers = []
         for index in range(choices):
             empty = finish == "stop" and flaw != "partial" and self._chance.random() < 0.06
@@ -319,6 +382,8 @@ class Player:
                     versions=versions(len(output)),
                     parent=branch.anchors[-1][0] if branch.anchors else None,
                     flaw=flaw,
+                    finish=finish,
+                    times=times,
                 )
             )
         self.story.answers += answers
@@ -346,15 +411,17 @@ class Player:
         if self._clock == "equal":
             return 1.0, 2.0
         if self._clock == "overlapping":
-            return tick, tick + self._chance.choice([0.5, 3.0, 50.0])
+            return tick, tick + self._chance.choice([0.5, 500.0])
         if self._clock == "backwards":
             return tick, tick - 0.5
         if self._clock == "skewed":
-            return (start := tick + self._chance.choice([-6.25, 0.0, 7.5])), start + 0.5
+            return (start := tick + self._chance.choice([-6.25, 0.0, 7.5])), start + 0.25
         return tick, tick + 0.5
 
-    def _span(self, answers: Sequence[Answer], messages: Iterable[dict[str, Any]], finish: str) -> Span:
-        start, end = self._times()
+    def _span(
+        self, answers: Sequence[Answer], messages: Iterable[dict[str, Any]], finish: FinishReason
+    ) -> Span:
+        start, end = answers[0].times
         attributes = call_attributes(_record(answers, tuple(messages), finish))
         flaw = answers[0].flaw
         if flaw == "other_role":
@@ -384,14 +451,26 @@ class Player:
             start, end = min(s.start_time or 0.0 for s in own), max(s.end_time or 0.0 for s in own)
             span = work(agent, ROOT_ID, start - 0.1, end + 0.1, {"gen_ai.agent.name": f"agent-{agent[:8]}"})
             found.append(span.model_copy(update={"sequence_id": 1000 + place}))
-        return found
+        return [*found, *(_reward_of(*key) for key in sorted(self.story.rewarded))]
+
+
+def _reward_of(span_id: str, choice: int) -> Span:
+    attributes = {
+        "agentlightning.reward.0.name": "primary",
+        "agentlightning.reward.0.value": 0.5,
+        **make_link_attributes({"span_id": span_id, "choice_index": str(choice)}),
+    }
+    name = f"{span_id[4:8]}{span_id[-4:]}{choice:04x}{'d' * 4}"
+    return work(name, ROOT_ID, 900.0, None, attributes, "agentlightning.annotation")
 
 
 def _words(ids: Ids) -> str:
     return " ".join(map(str, ids))
 
 
-def _record(answers: Sequence[Answer], messages: tuple[dict[str, Any], ...], finish: str) -> ModelCall:
+def _record(
+    answers: Sequence[Answer], messages: tuple[dict[str, Any], ...], finish: FinishReason
+) -> ModelCall:
     first = answers[0]
     partial, verdict = first.flaw == "partial", VALID
     if first.flaw in UNUSABLE:
@@ -400,7 +479,7 @@ def _record(answers: Sequence[Answer], messages: tuple[dict[str, Any], ...], fin
         Choice(
             index=each.choice,
             content=_words(each.output),
-            finish_reason="abort" if finish == "abort" or partial else "stop",
+            finish_reason="abort" if partial else finish,
             finish_reason_raw=None if partial else finish,
             token_ids=each.output,
             logprobs=None if each.flaw == "no_logprobs" else each.logprobs,
@@ -475,6 +554,7 @@ def call(
     agent = changes.pop("agent", None)
     logprobs = changes.pop("logprobs", None)
     versions = changes.pop("versions", ())
+    finish, asked = changes.pop("finish", "stop"), changes.pop("asked", ())
     span_id = f"{number:016x}"
     answers = [
         Answer(
@@ -493,7 +573,7 @@ def call(
     ]
     moment = float(number if start is None else start)
     span = Span.from_attributes(
-        attributes=call_attributes(_record(answers, (), "stop")),
+        attributes=call_attributes(_record(answers, tuple(asked), finish)),
         rollout_id=ROLLOUT,
         attempt_id=ATTEMPT,
         sequence_id=number,
@@ -522,6 +602,10 @@ def tell(steps: Sequence[Step], *, clock: str = "steps", agents: str = "own", di
     player = Player(clock=clock, agents=agents, distinct=distinct)
     for step in steps:
         player.play(step)
+    if clock == "overlapping":  # a store numbers spans as they end
+        ended = sorted(player.story.spans, key=lambda span: span.end_time or 0.0)
+        for number, span in enumerate(ended, start=1):
+            span.sequence_id = number
     player.story.spans += player.surroundings()
     player.story.seen[f"{len({step.conversation for step in steps})} conversations"] += 1
     return player.story

@@ -35,6 +35,9 @@ anything = stories | lookalikes
 ROOT = work(ROOT_ID, None, 0.0, 1000.0)
 
 
+GIVEN_UP = {"abandoned", "asked_again", "retry_undecided"}
+
+
 def keys_of(row: TrainingRow) -> tuple[Key, ...]:
     return tuple((segment.span_id, segment.choice.index) for segment in row.segments)
 
@@ -69,7 +72,7 @@ def test_the_hard_cases_come_often() -> None:
     @given(stories)
     def look(story: Story) -> None:
         seen.update(name for name, times in story.seen.items() if times)
-        seen["abandoned"] += bool(story.abandoned())
+        seen.update(set(story.given_up().values()))
         parents = Counter(answer.parent for answer in story.answers if answer.usable and answer.parent)
         seen["goes on in two ways"] += any(times > 1 for times in parents.values())
         seen["goes on"] += bool(parents)
@@ -78,6 +81,8 @@ def test_the_hard_cases_come_often() -> None:
     look()
     rare = {name: seen[name] for name in (*ACTIONS, *filter(None, FLAWS)) if seen[name] < 10}
     assert not rare
+    for name in ("asked_again", "retry_undecided", "rewarded"):
+        assert seen[name] >= 15, (name, seen)
     for name in ("abandoned", "goes on in two ways", "several choices", "2 conversations", "3 conversations"):
         assert seen[name] >= 30, (name, seen)
     for name in ("goes on", "several rows", "two version", "none version"):
@@ -127,7 +132,7 @@ def test_b2_every_sampled_token_is_trained_once_or_left_out_for_a_reason(story: 
         if usable[key].flaw:
             assert decision.code == usable[key].flaw
     left_out = {key for key, answer in usable.items() if not answer.flaw} - trained
-    assert {decided[key].code for key in left_out} <= {"abandoned"}
+    assert {decided[key].code for key in left_out} <= GIVEN_UP
     lost = {answer.span_id for answer in story.answers} - {span_id for span_id, _ in usable}
     assert {each.span_id for each in rows.decisions if each.choice is None} == lost
     assert all(each.code for each in rows.decisions if each.choice is None)
@@ -313,13 +318,13 @@ def test_b7_the_same_conversation_twice_side_by_side_is_two_rows(agents: tuple[s
 def test_b8_an_answer_that_was_given_up_is_counted_and_not_trained(story: Story) -> None:
     rows = build_rows(story.spans)
     answers = by_key(story)
-    given_up = {key for key in story.abandoned() if not answers[key].flaw}
+    given_up = {key: code for key, code in story.given_up().items() if not answers[key].flaw}
 
-    assert {(each.span_id, each.choice) for each in rows.decisions if each.code == "abandoned"} == given_up
-    assert rows.counts.get("abandoned", 0) == len(given_up)
-    assert not trained_once(rows) & given_up
+    decided = {(each.span_id, each.choice): each.code for each in rows.decisions}
+    assert {key: code for key, code in decided.items() if code in GIVEN_UP} == given_up
+    assert not trained_once(rows) & given_up.keys()
     wanted = build_rows(story.spans, RowPolicy(abandoned="train"))
-    assert trained_once(wanted) == trained_once(rows) | given_up
+    assert trained_once(wanted) == trained_once(rows) | given_up.keys()
 
 
 def test_b8_an_abandoned_retry_is_not_trained_and_two_answers_that_end_are_both_kept() -> None:
@@ -618,7 +623,7 @@ def test_attempts_have_rows_of_their_own() -> None:
 @some
 @given(stories)
 def test_a_lost_root_and_lost_agents_change_no_row_of_conversations_that_are_apart(story: Story) -> None:
-    assume(not story.abandoned())
+    assume(not story.given_up())
     calls = [span for span in story.spans if span.name.startswith("chat")]
 
     assert said(build_rows(calls)) == said(build_rows(story.spans))

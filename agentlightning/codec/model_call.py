@@ -40,6 +40,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "partial": "the answer was cut off before its end",
         "body_truncated": "the response was larger than what is kept of it",
         "encoding": "the response is compressed in a way that cannot be read here",
+        "too_costly": "reading the response would take more memory or time than it may",
         "malformed": "the response is not what the API promises",
         "prompt_length": "the number of prompt ids differs from usage.prompt_tokens",
         "response_length": "the number of sampled ids differs from usage.completion_tokens",

@@ -19,7 +19,7 @@ from typing import Any, Optional
 
 from pydantic_core import from_json
 
-from . import content_encoding, sse
+from . import bounds, content_encoding, sse
 from .model_call import (
     VALID,
     Choice,
@@ -35,6 +35,9 @@ from .model_call import (
 from .raw_call import RawCall
 
 _NUMBERS = frozenset({int, float})
+
+MOST_EVENTS_NAMED = 100
+"""Events of one stream that are named as unreadable."""
 
 LOGPROB_SENTINEL = -9999.0
 """What vLLM's OpenAI server writes where a token has no log-probability."""
@@ -240,6 +243,10 @@ def _read_response(raw: RawCall, issues: list[Issue]) -> tuple[_Answer, Optional
         return answer, none("no_response")
     try:
         body = content_encoding.undo(raw.response_body, raw.content_encoding)
+        bounds.check(body)
+    except bounds.TooCostlyError as error:
+        issues.append(Issue("warn", "too_costly", str(error)))
+        return answer, invalid("too_costly")
     except content_encoding.UnreadableEncodingError as error:
         issues.append(Issue("warn", "encoding", str(error)))
         return answer, invalid("encoding")
@@ -258,7 +265,7 @@ def _read_response(raw: RawCall, issues: list[Issue]) -> tuple[_Answer, Optional
 def _read_body(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) -> Optional[str]:
     """Read events, one JSON object, or one in each line; which of them it is, the bytes say, not their type."""
     if _is_event_stream(raw, body):
-        _read_events(answer, sse.events(body), raw, issues)
+        _read_events(answer, sse.events(body), issues)
         return None
     found = _json_object(body.removeprefix(sse.BOM))
     if found is not None:
@@ -267,7 +274,7 @@ def _read_body(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) 
         return None
     lines = [line for line in body.splitlines() if line.strip()]
     if raw.start.stream and lines and _json_object(lines[0].removeprefix(sse.BOM)) is not None:
-        _read_events(answer, (sse.Event("", line.decode("utf-8", "replace")) for line in lines), raw, issues)
+        _read_events(answer, (sse.Event("", line.decode("utf-8", "replace")) for line in lines), issues)
         answer.done = answer.done or raw.complete
         return None
     return invalid("malformed" if raw.complete else "partial")
@@ -280,15 +287,17 @@ def _is_event_stream(raw: RawCall, body: bytes) -> bool:
     return named or sse.looks_like_events(body)
 
 
-def _read_events(answer: _Answer, events: Iterable[sse.Event], raw: RawCall, issues: list[Issue]) -> None:
+def _read_events(answer: _Answer, events: Iterable[sse.Event], issues: list[Issue]) -> None:
+    unreadable = 0
     for event in events:
         if event.data.strip() == sse.DONE:
             answer.done = True
             continue
-        found = _json_object(event.data)
+        found = _json_object(event.data) if event.data else None
         if found is not None:
             _read_object(answer, found)
-        elif raw.complete or event.data:
+        elif event.data and unreadable < MOST_EVENTS_NAMED:
+            unreadable += 1
             issues.append(Issue("warn", "event_unreadable", f"{len(event.data)} characters"))
         if event.name == "error" and answer.error is None:
             answer.error = "error"

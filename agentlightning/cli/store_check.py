@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Dict, List, Literal, Optional, Tuple
 
 from ..store.base import LightningStore, receipt_of
 from ..store.sqlite import SqliteLightningStore
-from ..tracer.spool import Spool, store_key
+from ..tracer.spool import Spool
 from ..types import Attempt, Receipt, Rollout, Span
 from . import lookup, options, output, receipts
 from .entry import DONE, NEGATIVE
@@ -120,23 +118,23 @@ def _sequence(attempt: Attempt, spans: Sequence[Span]) -> List[Finding]:
 
 def _spool(store: LightningStore) -> List[Finding]:
     spool = Spool(store)
-    files = [file for file in spool.files() if _is_for(file, store)]
-    if not files:
-        return []
-    size = sum(file.stat().st_size for file in files)
-    sentence = (
-        f"{output.count(len(files), 'batch')} ({size:,} bytes) in {spool.folder} for this store; "
-        "the next tracer that starts on it delivers them"
-    )
-    return [Finding("note", "spool", sentence)]
-
-
-def _is_for(file: Path, store: LightningStore) -> bool:
-    try:
-        with file.open(encoding="ascii") as lines:
-            return bool(json.loads(next(lines))["store"] == store_key(store))
-    except (OSError, ValueError, KeyError, StopIteration):
-        return False
+    found = []
+    files = spool.own_files()
+    if files:
+        size = sum(file.stat().st_size for file in files)
+        sentence = (
+            f"{output.count(len(files), 'batch')} ({size:,} bytes) in {spool.folder} for this store; "
+            "the next tracer that starts on it delivers them"
+        )
+        found.append(Finding("note", "spool", sentence))
+    aside = spool.aside()
+    if aside:
+        sentence = (
+            f"{output.count(len(aside), 'file')} in {aside[0].parent} can never be delivered: "
+            + ", ".join(path.name for path in aside[:SHOWN])
+        )
+        found.append(Finding("note", "spool", sentence))
+    return found
 
 
 def _print(findings: Sequence[Finding], total: int, url: Optional[str]) -> None:

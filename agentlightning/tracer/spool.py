@@ -1,34 +1,47 @@
 """Where spans wait on disk when their store does not answer.
 
-A spool is a folder of JSON Lines files. Each file is one batch, written under a temporary name, synced, and
-renamed, so that a file is either whole or not there. The first line names the format and the store; the others
-are arguments of ``add_many_spans``. The next start delivers every file that was meant for its store and deletes
-it after the store has acknowledged it; delivering twice is harmless, because ``add_many_spans`` is idempotent.
+A spool is a folder of JSON Lines files. Each file is one batch, written under a temporary name, synced, renamed, and
+its folder synced, so that a file is either whole or not there. The first line names the format and the store, by the
+identity that the store keeps with its data where it has one; the others are arguments of ``add_many_spans``. The next
+start delivers every file that was meant for its store and deletes it after the store has acknowledged it; delivering
+twice is harmless, because ``add_many_spans`` is idempotent. A file that cannot be read or that the store cannot keep
+goes aside, into the folder ``aside`` in the spool, and stops no other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
+import stat
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import IO, Any, Deque, Dict, List, NamedTuple, Optional, Tuple
 
+from .._private_files import create_file, folder_mode
 from ..env_var import LightningEnvVar, resolve_setting
-from ..store.base import LightningStore, add_batch, new_writer_id
+from ..errors import StoreError
+from ..store.base import LightningStore, new_writer_id
 from ..types import Account, Span
 
 _log = logging.getLogger(__name__)
 
 FORMAT = "agentlightning-spool"
-VERSION = 1
+VERSION = 2
+"""Version 1 had no ``store_id``; its files are delivered to the store of their URL."""
 DEFAULT_MAX_BYTES = 512 * 1024 * 1024
+ASIDE = "aside"
+"""Folder in the spool for files that can never be delivered."""
+MOST_FAILURES = 3
+"""After so many files in a row that the store does not take now, the rest waits for the next start."""
 RACES = 100
 """How often a write finds its folder taken away by a delivery before it gives up."""
+_HEAD_BYTES = 64 * 1024
 
 ABOUT_DATA = (ValueError, TypeError, OverflowError, RecursionError, AttributeError, KeyError)
 """What a store may raise because of what is in a batch (an unknown attempt is a ``ValueError``); trying again does
@@ -63,7 +76,7 @@ def spool_dir_for(store: LightningStore) -> Path:
     if named:
         return Path(named)
     if store.local_path:
-        return Path(f"{store.local_path}.spool")
+        return Path(f"{os.path.realpath(store.local_path)}.spool")  # the same for a link to the file
     state = os.environ.get("XDG_STATE_HOME")
     if state:
         return Path(state, "agentlightning", "spool")
@@ -75,14 +88,18 @@ def spool_dir_for(store: LightningStore) -> Path:
 
 
 def store_key(store: LightningStore) -> str:
-    """Return what names a store in a spool file: its URL, else its class.
+    """Return what names a store that has no identity of its own in a spool file: its URL, else its class.
 
     A store that is neither durable nor elsewhere ends with its process, so its name says which process that is.
     """
     if store.url:
         return store.url
     kind = f"{type(store).__module__}.{type(store).__qualname__}"
-    return kind if store.capabilities.get("durable") else f"{kind} in {new_writer_id(0)}"
+    return kind if store.capabilities["durable"] else f"{kind} in {new_writer_id(0)}"
+
+
+class _UnusableError(Exception):
+    """A spool file that can never be delivered, and why."""
 
 
 class Spool:
@@ -92,6 +109,10 @@ class Spool:
         self._store = store
         self.folder = spool_dir_for(store)
         self._max_bytes = max_bytes
+        self._to_send: Deque[Path] = deque()
+        self._failures = 0
+
+    # ------------------------------------------------------------------ writing
 
     def write(self, batch: Batch, name: str) -> bool:
         """Put a batch on disk; return whether it is there. Never raises.
@@ -117,7 +138,12 @@ class Spool:
 
     def _encode(self, batch: Batch) -> bytes:
         lines: List[Dict[str, Any]] = [
-            {"format": FORMAT, "version": VERSION, "store": store_key(self._store)}
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "store": store_key(self._store),
+                "store_id": self._store.store_id,
+            }
         ]
         lines += [{"span": span.model_dump()} for span in batch.spans]
         lines += [{"opened": span.model_dump()} for span in batch.opened]
@@ -125,26 +151,37 @@ class Spool:
         return "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines).encode("ascii")
 
     def _put(self, data: bytes, name: str) -> bool:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_private_folder(self.folder)
         if self._used() + len(data) > self._max_bytes:
             _log.error("spool %s is full (%d bytes); the batch is dropped", self.folder, self._max_bytes)
             return False
         temporary = self.folder / f".{name}.tmp"
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.folder / f"{name}.jsonl")
+        descriptor = create_file(temporary)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                fcntl.flock(
+                    file, fcntl.LOCK_EX
+                )  # or a delivery would take it for one that a dead process left
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.rename(self.folder / f"{name}.jsonl")
+        except BaseException:  # half of a file would keep a full disk full
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(self.folder)
         return True
 
     def _used(self) -> int:
         return sum(status.st_size for _, status in self._waiting())
 
+    # ------------------------------------------------------------------ what waits
+
     def _waiting(self) -> List[Tuple[Path, os.stat_result]]:
         found = []
         for path in self.folder.glob("*.jsonl"):
             with contextlib.suppress(OSError):  # delivered meanwhile
-                found.append((path, path.stat()))
+                found.append((path, path.lstat()))
         return found
 
     def files(self) -> List[Path]:
@@ -157,29 +194,87 @@ class Spool:
             path for path, status in sorted(waiting, key=lambda each: (each[1].st_mtime_ns, each[0].name))
         ]
 
+    def own_files(self) -> List[Path]:
+        """Return the files that wait for this store, oldest first."""
+        found = []
+        for path in self.files():
+            with contextlib.suppress(OSError, _UnusableError), _opened(path) as file:
+                if self._is_for_this_store(_head_of(file)):
+                    found.append(path)
+        return found
+
+    def aside(self) -> List[Path]:
+        """Return the files that went aside, of whatever store they are."""
+        try:
+            return sorted((self.folder / ASIDE).iterdir())
+        except OSError:
+            return []
+
+    def _is_for_this_store(self, head: Dict[str, Any]) -> bool:
+        if head.get("version") not in (1, VERSION):  # a newer release will read it
+            return False
+        own = self._store.store_id
+        if own is not None and head.get("store_id") is not None:
+            return bool(head["store_id"] == own)
+        return bool(head.get("store") == store_key(self._store))
+
+    # ------------------------------------------------------------------ delivering
+
     async def deliver(self) -> int:
         """Send what waits for this store; return the number of spans that it acknowledged.
 
         A file of which the store refuses a part (an attempt that it does not know) stays where it is, and is named
-        in the log; so does one that cannot be read. A failing store ends the delivery with its own exception.
+        in the log; one that cannot be read goes aside. A failing store ends the delivery with its own exception.
         """
         delivered = 0
-        for path in self.files():
-            with _claimed(path) as mine:
-                batch = self._read(path) if mine else None
-                if batch is None:
-                    continue
-                taken, refusal = await self._send(batch)
-                delivered += taken
-                if refusal is None:
-                    path.unlink(missing_ok=True)
-                else:
-                    _log.warning("spooled spans in %s stay there: %s", path, refusal)
-        if delivered:
-            _log.info("delivered %d spooled spans from %s", delivered, self.folder)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
+        self.begin_delivery()
+        while (number := await self.deliver_next()) is not None:
+            delivered += number
         return delivered
+
+    def begin_delivery(self) -> bool:
+        """Look at what waits now; return whether there is anything for :meth:`deliver_next`."""
+        self._remove_unfinished()
+        self._to_send = deque(self.files())
+        self._failures = 0
+        return bool(self._to_send)
+
+    async def deliver_next(self) -> Optional[int]:
+        """Send the oldest file that was found; return how many spans the store acknowledged, ``None`` at the end."""
+        try:
+            path = self._to_send.popleft()
+        except IndexError:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+            return None
+        try:
+            with _claimed(path) as file:
+                return await self._deliver_file(path, file) if file is not None else 0
+        except _UnusableError as error:
+            self._put_aside(path, error)
+            return 0
+
+    async def _deliver_file(self, path: Path, file: IO[bytes]) -> int:
+        batch = self._read(file)
+        if batch is None:
+            return 0
+        try:
+            taken, refusal = await self._send(batch)
+        except Exception as error:
+            self._failures += 1
+            if self._failures == MOST_FAILURES or not self._to_send:
+                raise
+            _log.warning("spooled spans in %s stay there: %s", path, error)
+            return 0
+        self._failures = 0
+        if refusal is None:
+            path.unlink(missing_ok=True)
+            _log.info("delivered %d spooled spans from %s", taken, path)
+        elif isinstance(refusal, ABOUT_DATA):
+            _log.warning("spooled spans in %s stay there: %s", path, refusal)
+        else:
+            raise _UnusableError(str(refusal))
+        return taken
 
     async def _send(self, batch: Batch) -> Tuple[int, Optional[Exception]]:
         """Send a batch, attempt by attempt if the store refuses it whole; return how much, and what was refused."""
@@ -187,47 +282,154 @@ class Spool:
             return await self._add(batch), None
         except ABOUT_DATA:
             pass
+        except StoreError as error:
+            if (
+                type(error) is not StoreError
+            ):  # of those with a name of their own only these are about the data
+                raise
         taken, refusal = 0, None
         for part in batch.by_attempt():
             try:
                 taken += await self._add(part)
             except ABOUT_DATA as error:
                 refusal = error
+            except StoreError as error:
+                if type(error) is not StoreError:
+                    raise
+                refusal = error
         return taken, refusal
 
     async def _add(self, batch: Batch) -> int:
-        stored = await add_batch(self._store, batch.spans, opened=batch.opened, accounts=batch.accounts)
-        return len(batch.spans if stored is None else stored)
+        return len(
+            await self._store.add_many_spans(batch.spans, opened=batch.opened, accounts=batch.accounts)
+        )
 
-    def _read(self, path: Path) -> Optional[Batch]:
-        try:
-            head, *lines = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
-            if head.get("format") != FORMAT or head.get("version") != VERSION:
-                raise ValueError(f"it is not a spool file of version {VERSION}")  # noqa: TRY301
-            if head["store"] != store_key(self._store):
-                return None
-            return Batch(
-                [Span(**line["span"]) for line in lines if "span" in line],
-                [Span(**line["opened"]) for line in lines if "opened" in line],
-                [Account(**line["account"]) for line in lines if "account" in line],
-            )
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            _log.warning("spool file %s stays there, it cannot be read: %s", path, error)
+    def _read(self, file: IO[bytes]) -> Optional[Batch]:
+        """Return what a file holds; ``None`` where it is another store's.
+
+        Raises:
+            _UnusableError: It cannot be read.
+        """
+        head = _head_of(file)
+        if not self._is_for_this_store(head):
             return None
+        if os.fstat(file.fileno()).st_size > self._max_bytes:
+            raise _UnusableError(f"it has more than {self._max_bytes} bytes")
+        batch = Batch([], [], [])
+        try:
+            for text in file:
+                line = json.loads(text)
+                if "span" in line:
+                    batch.spans.append(Span(**line["span"]))
+                elif "opened" in line:
+                    batch.opened.append(Span(**line["opened"]))
+                elif "account" in line:
+                    batch.accounts.append(Account(**line["account"]))
+        except Exception as error:
+            raise _UnusableError(f"{type(error).__name__}: {str(error)[:200]}") from error
+        return batch
+
+    def _put_aside(self, path: Path, why: Exception) -> None:
+        """Move a file out of the way of the others; nobody reads it again."""
+        try:
+            folder = self.folder / ASIDE
+            folder.mkdir(mode=0o700, exist_ok=True)
+            path.rename(folder / path.name)
+            _log.warning("spool file %s cannot be delivered and lies in %s now: %s", path.name, folder, why)
+        except OSError as error:
+            _log.warning("spool file %s cannot be delivered (%s) nor moved: %s", path, why, error)
+
+    def _remove_unfinished(self) -> None:
+        """Remove what processes that are gone were writing when they died."""
+        try:
+            unfinished = list(self.folder.glob(".*.tmp"))
+        except OSError:  # the folder has just been taken away
+            return
+        for path in unfinished:
+            with contextlib.suppress(OSError, _UnusableError), _claimed(path) as file:
+                if file is not None:
+                    path.unlink()
+
+
+def _make_private_folder(folder: Path) -> None:
+    """Make a folder that is the user's alone, unless the one above says otherwise; or find it.
+
+    Raises:
+        PermissionError: Somebody else made it, in a place where everybody may.
+    """
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mode = folder_mode(folder.parent)
+        folder.mkdir(exist_ok=True, mode=0o777 if mode is None else mode)
+        _sync_folder(folder.parent)
+    for status in (folder.lstat(), folder.stat()):  # a link, and where it leads
+        if status.st_uid not in (os.geteuid(), 0) and _is_open_to_all(folder.parent):
+            raise PermissionError(f"{folder} belongs to another user; set AGL_SPOOL_DIR to a folder of yours")
+
+
+def _is_open_to_all(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & stat.S_IWOTH)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a name in a folder survive a loss of power."""
+    with contextlib.suppress(OSError):  # some file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open a file of the spool for reading; nothing else than a file, and no link.
+
+    Raises:
+        OSError: It is gone, or cannot be opened now.
+        _UnusableError: It is no file.
+    """
+    try:
+        # Without O_NONBLOCK a named pipe would wait for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise _UnusableError("it is no file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _UnusableError("it is no file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _head_of(file: IO[bytes]) -> Dict[str, Any]:
+    """Read the first line.
+
+    Raises:
+        _UnusableError: It is not that of a spool file.
+    """
+    try:
+        head = json.loads(file.readline(_HEAD_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise _UnusableError(f"it does not begin as a spool file does: {str(error)[:200]}") from error
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise _UnusableError("it is no spool file")
+    return head
 
 
 @contextlib.contextmanager
-def _claimed(path: Path) -> Iterator[bool]:
-    """Hold an advisory lock on a file; yields whether this process has it and the file still exists."""
+def _claimed(path: Path) -> Iterator[Optional[IO[bytes]]]:
+    """Hold an advisory lock on a file; yields the file, or ``None`` where it is another process's or gone."""
     try:
-        file = path.open("rb")
-    except OSError:
-        yield False
+        opened = _opened(path)
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            _log.warning("spool file %s stays there: %s", path, error)
+        yield None
         return
-    with file:
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            yield False
+            yield None
             return
-        yield path.exists()
+        yield file if path.exists() else None

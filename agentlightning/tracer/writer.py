@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from opentelemetry import context as otel_context
@@ -306,7 +307,12 @@ class Writer:
 
     def _has_batch(self) -> bool:
         """Whether a whole batch waits, which is reason enough not to wait for more."""
-        return len(self._queue) >= self._whole_batch or self._bytes >= self.settings.max_batch_bytes
+        batch = self._whole_batch
+        return (
+            len(self._queue) >= batch
+            or len(self._fresh) >= batch
+            or self._bytes >= self.settings.max_batch_bytes
+        )
 
     def _is_full(self, size: int) -> bool:
         settings = self.settings
@@ -416,7 +422,13 @@ class Writer:
                 return False
             return bool(scope.put != scope.settled or scope in self._dirty or self._in_flight or self._jobs)
         return bool(
-            self._queue or self._dirty or self._jobs or self._waiters or self._in_flight or self._undelivered
+            self._queue
+            or self._fresh
+            or self._dirty
+            or self._jobs
+            or self._waiters
+            or self._in_flight
+            or self._undelivered
         )
 
     def after(self, scope: Scope, work: Callable[[], Awaitable[Any]], otherwise: str) -> None:
@@ -433,7 +445,7 @@ class Writer:
 
     def deliver_spool(self, store: LightningStore) -> None:
         """Send what waits on disk for ``store``, in the background; nothing happens where nothing waits."""
-        if self._spool_of(store).files():
+        if self._spool_of(store).begin_delivery():
             with self._lock:
                 self._undelivered[id(store)] = store
             self._nudge()
@@ -467,9 +479,8 @@ class Writer:
             with self._disk:
                 with self._lock:
                     self._stopped = True
-                    leftover = self._take_everything()
                     undone, self._jobs = self._jobs, []
-                self._spool_leftover(leftover)
+                self._spool_leftover()
         for job in undone:
             _log.warning("%s: the store did not answer in time", job.otherwise)
         self._resolve_waiters()
@@ -506,7 +517,7 @@ class Writer:
                         return
                     if self._has_work(None) and not (self._stopping and self._backoff.failing):
                         self._wake.set()
-                        if self._waiters or self._has_batch():
+                        if self._waiters or self._undelivered or self._has_batch():
                             self._full.set()
                     elif self._stopping:
                         return
@@ -522,9 +533,9 @@ class Writer:
                 loop.close()
 
     async def _cycle_once(self) -> None:
-        for store in list(self._undelivered.values()):
-            await self._deliver_spool_of(store)
         with self._lock:
+            if self._stopped:
+                return
             self._cycle += 1
             self._in_flight += self._collect()  # what a writer that died had in hand comes first
         while self._in_flight and not self._stopped:
@@ -532,6 +543,10 @@ class Writer:
             with self._lock:
                 del self._in_flight[:1]
         await self._do_jobs()
+        self._resolve_waiters()
+        # One file each, after what is new: a large spool keeps no trace_context waiting.
+        for store in list(self._undelivered.values()):
+            await self._deliver_spool_of(store)
         self._resolve_waiters()
 
     async def _do_jobs(self) -> None:
@@ -544,7 +559,8 @@ class Writer:
 
     async def _deliver_spool_of(self, store: LightningStore) -> None:
         try:
-            await within(self._spool_of(store).deliver(), self.settings.write_timeout)
+            if await within(self._spool_of(store).deliver_next(), self.settings.write_timeout) is not None:
+                return
         except Exception as error:  # noqa: BLE001 - a store may raise anything
             _log.warning(
                 "spooled spans in %s wait for the next start: %s", self._spool_of(store).folder, error
@@ -571,7 +587,8 @@ class Writer:
             size += entry.size
             entries.append(entry)
         with self._lock:
-            fresh, self._fresh = self._fresh, {}
+            # No more than a batch of them: each becomes a record of its start, which is larger than the span.
+            fresh = {record: self._fresh.pop(record) for record in [*islice(self._fresh, self._whole_batch)]}
             dirty, self._dirty = self._dirty, set()
             for entry in entries:
                 scope = entry.record.scope
@@ -706,7 +723,8 @@ class Writer:
 
     def _is_done(self, waiter: _Waiter) -> bool:
         settled = self._settled if waiter.scope is None else waiter.scope.settled
-        return self._stopped or (self._cycle >= waiter.cycle and settled >= waiter.put)
+        is_settled = self._cycle >= waiter.cycle and settled >= waiter.put
+        return self._stopped or (is_settled and (waiter.scope is not None or not self._undelivered))
 
     def _account(self, scope: Scope, in_batch: int, closing: Dict[Scope, int]) -> Account:
         """Return an account; where it is the last, note the scope in ``closing`` with its number of spans."""
@@ -786,24 +804,22 @@ class Writer:
                 self._fresh[record] = span
                 self._dirty.add(scope)
 
-    def _take_everything(self) -> List[_InFlight]:
-        leftover = list(self._in_flight)
-        while self._queue or self._fresh or self._dirty:
-            leftover.extend(self._collect())
-        return leftover
+    def _spool_leftover(self) -> None:
+        """Put on disk what was not written, a batch at a time.
 
-    def _spool_leftover(self, leftover: List[_InFlight]) -> None:
-        """Put on disk what was not written."""
-        for in_flight in leftover:
-            spans, by_id = self._make_spans(in_flight)
-            if (
-                not spans
-                and not in_flight.opened
-                and not any(scope in self._unclosed for scope in in_flight.scopes)
-            ):
-                continue
+        What a batch's account says is then on disk with it or before it, wherever the process may be killed.
+        """
+        for in_flight in list(self._in_flight):
+            self._spool_batch(in_flight)
+        while self._queue or self._fresh or self._dirty:
+            for in_flight in self._collect():
+                self._spool_batch(in_flight)
+
+    def _spool_batch(self, in_flight: _InFlight) -> None:
+        spans, by_id = self._make_spans(in_flight)
+        if spans or in_flight.opened or any(scope in self._unclosed for scope in in_flight.scopes):
             self._put_aside(in_flight, spans, by_id, opened_too=True)
-            self._settle(in_flight)  # or no account of the next ones would be the last
+        self._settle(in_flight)  # or no account of the next ones would be the last
 
     # ------------------------------------------------------------------ fork
 

@@ -25,7 +25,7 @@ def start_from_environment() -> bool:
     if not rollout_id or not attempt_id:
         return False
     try:
-        tracer = OtelTracer(fallback_attempt=(rollout_id, attempt_id))
+        tracer = OtelTracer(fallback_attempt=(rollout_id, attempt_id), accept_context=True)
         tracer.init()
         tracer.init_worker(0, open_store())
     except Exception as error:  # noqa: BLE001 - see above

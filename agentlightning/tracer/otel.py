@@ -16,7 +16,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 
 from .._handover import Future
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
@@ -34,6 +33,7 @@ from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, 
 from ..types.tracer import to_attributes
 from .base import TraceContext, Tracer, context_with_active_tracer
 from .delivery import within
+from .handed_work import carry_handed_work
 from .model_calls import ModelCallRecorder
 from .portal import in_event_loop, run_sync
 from .process_end import EXIT_TIMEOUT, ProcessEnd
@@ -71,6 +71,9 @@ class OtelTracer(Tracer):
         policy: What happens to an error of ours inside user code; by default each kind is logged once.
         instrument_llm_calls: Whether model calls are recorded. Without it no HTTP client is touched.
         default_tags: Tags that every span gets, as ``agentlightning.tag.<i>``.
+        accept_context: Whether the ids in the baggage of an incoming request choose the attempt of what starts in its
+            context, outside of every ``trace_context``. Whoever can reach the agent's server can then name an attempt
+            of the store; accept it only where all clients are yours. A process that ``agl run`` starts accepts it.
         redaction: Where secrets are masked; ``ingest`` adds a ``Redactor`` of the default rules behind ``chain``.
             Default: ``AGL_REDACTION``, else ``egress``.
 
@@ -90,11 +93,13 @@ class OtelTracer(Tracer):
         policy: Optional[Policy] = None,
         instrument_llm_calls: bool = True,
         default_tags: Sequence[str] = (),
+        accept_context: bool = False,
         redaction: Union[RedactionPolicy, str, None] = None,
     ) -> None:
         super().__init__()
         self._instrument_llm_calls = instrument_llm_calls
         self._fallback_attempt = fallback_attempt
+        self._accept_context = accept_context
         self._capture_tokens = _capture_mode(capture_tokens)
         self._endpoints = [_endpoint(each) for each in endpoints]
         self._redaction = redaction_policy(redaction)
@@ -336,7 +341,10 @@ class _Worker:
 
     def __init__(self, tracer: OtelTracer, store: Optional[LightningStore]) -> None:
         self.processor = LightningSpanProcessor(
-            settings=tracer._settings, chain=tracer._chain, policy=tracer._policy
+            settings=tracer._settings,
+            chain=tracer._chain,
+            policy=tracer._policy,
+            accept_context=tracer._accept_context,
         )
         self.processor.default_store = store
         self._calls: Optional[ModelCallPatches] = None
@@ -347,9 +355,7 @@ class _Worker:
             self.session = ProviderSession(self.processor)
             undo.callback(self.session.close)
             self.tracer = self.session.provider.get_tracer(TRACER_NAME)
-            leave_threading = _instrument_threading()
-            if leave_threading is not None:
-                undo.callback(leave_threading)
+            undo.callback(carry_handed_work())
             if tracer._instrument_llm_calls:
                 self._calls = instrument_model_calls(
                     ModelCallRecorder(self.processor, self.tracer),
@@ -530,33 +536,6 @@ class _TraceContext(TraceContext):
             "still queued or open after the flush timeout" if written is None else "queued or open",
             receipt.dropped or "none",
         )
-
-
-_threading_users = 0
-"""Workers of this process for which we keep the threading instrumentation on."""
-
-
-def _instrument_threading() -> Optional[Callable[[], None]]:
-    """Let threads and executors carry the OpenTelemetry context, unless somebody has switched that on before.
-
-    Returns:
-        What takes it back when the last worker is gone; ``None`` where it is not ours.
-    """
-    global _threading_users  # noqa: PLW0603 - the instrumentation is one per process
-    instrumentor = ThreadingInstrumentor()
-    if not _threading_users:
-        if instrumentor.is_instrumented_by_opentelemetry:
-            return None
-        instrumentor.instrument(skip_dep_check=True)
-    _threading_users += 1
-    return _leave_threading
-
-
-def _leave_threading() -> None:
-    global _threading_users  # noqa: PLW0603 - as above
-    _threading_users -= 1
-    if not _threading_users:
-        ThreadingInstrumentor().uninstrument()
 
 
 def _is_under(url: str, endpoint: str) -> bool:

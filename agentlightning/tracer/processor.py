@@ -3,7 +3,8 @@
 The order: ids that the span carries as attributes; the generator at work that has opened a ``trace_context`` (see
 ``tracer.generators``); a scope in the OpenTelemetry context that the span starts in (the parent, if it was started
 inside the same ``trace_context``, has the same one); the trace of a parent that was started inside a
-``trace_context``; ids in the context's baggage, sent by another process; the fallback attempt, if the user named one.
+``trace_context``; ids in the context's baggage, sent by another process, where the user accepts them and no
+``trace_context`` is open around them; the fallback attempt, if the user named one.
 
 A span with none of these is *unattributed*: kept aside, counted, never filed under a guess. So is one whose scope is
 closed, because whoever carries a context on (a worker, a pool) works for others, too: it is *late* of that attempt. So
@@ -42,9 +43,13 @@ from .scope import (
     Scope,
     context_with_scope,
     current_scope,
+    current_worker,
     enclosing,
+    enter,
     ids_among,
     ids_in_baggage,
+    is_inside_any,
+    leave,
     live_context,
     scope_in,
     size_of,
@@ -64,7 +69,8 @@ _log = logging.getLogger(__name__)
 UNATTRIBUTED_KEPT = 1000
 UNATTRIBUTED_BYTES = 16 * 1024 * 1024
 TRACES_REMEMBERED = 1024
-REMOTE_SCOPES = 1024
+REMOTE_SCOPES = 1000
+"""Attempts that are known by their ids only, at a time; whoever sends baggage can invent ids."""
 
 
 class LightningSpanProcessor(SpanProcessor):
@@ -75,6 +81,8 @@ class LightningSpanProcessor(SpanProcessor):
         settings: Bounds of the writer.
         chain: Pipeline that every span passes before it is stored.
         policy: What happens to an error of ours inside user code (logged once, by default).
+        accept_context: Whether ids in incoming baggage choose the attempt of a span that starts outside of every
+            ``trace_context``.
     """
 
     def __init__(
@@ -84,7 +92,9 @@ class LightningSpanProcessor(SpanProcessor):
         settings: Optional[WriterSettings] = None,
         chain: Chain = NO_STAGES,
         policy: Optional[Policy] = None,
+        accept_context: bool = False,
     ) -> None:
+        self.accept_context = accept_context
         self.disable_store_submission = disable_store_submission
         self.fallback: Optional[Scope] = None
         self.default_store: Optional[LightningStore] = None
@@ -207,6 +217,8 @@ class LightningSpanProcessor(SpanProcessor):
             frame: The frame that enters it.
         """
         scope.before = context
+        scope.opened_by = current_worker()
+        enter(scope)
         self._generators.opened(scope, frame)
 
     def owns(self, context: otel_context.Context) -> bool:
@@ -236,6 +248,7 @@ class LightningSpanProcessor(SpanProcessor):
         another one (an async fixture, a cancelled generator). What lies inside of the scope, as a session that the
         agent has left open, goes with it. What is put back is never the context of a scope that is closed.
         """
+        leave(scope)
         current = scope_in(otel_context.get_current())
         if current is scope:
             assert scope.before is not None
@@ -307,7 +320,7 @@ class LightningSpanProcessor(SpanProcessor):
             scope = self._traces.get(span.parent.trace_id)
         if scope is not None:
             return (None, scope) if scope.closed else (scope, None)
-        ids = ids_in_baggage(context)
+        ids = ids_in_baggage(context) if self.accept_context and not is_inside_any() else None
         scope = None if ids is None else self._scope_for(*ids, context)
         return (scope if scope is not None else self.fallback), None
 
@@ -319,6 +332,7 @@ class LightningSpanProcessor(SpanProcessor):
         scope = self._remote.get(key)
         if scope is None and self.default_store is not None:
             scope = self._remote[key] = self.new_scope(self.default_store, rollout_id, attempt_id)
+            scope.named_by_ids = True
             scope.finished = None
             while len(self._remote) > REMOTE_SCOPES:
                 self.close_scope(self._remote.popitem(last=False)[1])

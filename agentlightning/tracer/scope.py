@@ -12,9 +12,12 @@ writer's lock only.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
+import threading
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from opentelemetry import baggage, trace
@@ -39,6 +42,9 @@ ROLLOUT_KEY = LightningResourceAttributes.ROLLOUT_ID.value
 ATTEMPT_KEY = LightningResourceAttributes.ATTEMPT_ID.value
 
 _SCOPE_KEY = otel_context.create_key("agentlightning-scope")
+_innermost: ContextVar[Optional[Scope]] = ContextVar("agentlightning_innermost", default=None)
+"""The ``trace_context`` that was entered last. Code that makes an extracted OpenTelemetry context current hides its
+scope, and is inside of it all the same."""
 _numbers = itertools.count(1)
 
 _ENTRY_OVERHEAD = 600
@@ -149,8 +155,12 @@ class Scope:
         """The context that its ``trace_context`` was opened in; what it encloses may outlive it."""
         self.generator: Optional[FrameType] = None
         """The generator whose ``with`` opened it, where one did; ``None`` once it is closed."""
+        self.opened_by: object = None
+        """The task or thread that opened it; ``None`` once it is closed. All others inherit it."""
         self.opened_inside: Optional[Scope] = None
         """The scope whose generator was running when this one was opened."""
+        self.named_by_ids = False
+        """Nobody but a span's attributes or baggage named it: the store may not know it."""
         self.alternates = False
         """Another rollout was at work in the same context at the same time, and nothing tells their spans apart."""
         self.left_open: Optional[List[Record]] = []
@@ -188,7 +198,7 @@ class Scope:
     def close(self) -> None:
         """Note that its ``trace_context`` is over (under the writer's lock)."""
         self.closed = True
-        self.generator = None
+        self.generator = self.opened_by = None
         if self._unplaced_until is None:
             self._unplaced_until = self._unplaced.count
 
@@ -268,6 +278,32 @@ def current_scope() -> Optional[Scope]:
     return scope_in(otel_context.get_current())
 
 
+def current_worker() -> object:
+    """Return the task that runs, or the thread where none does."""
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - cheaper than an exception for each item of a queue
+        task = asyncio.current_task()
+        if task is not None:
+            return task
+    return threading.current_thread()
+
+
+def enter(scope: Scope) -> None:
+    """Note that a ``trace_context`` is open here, whatever OpenTelemetry context is made current inside of it."""
+    _innermost.set(scope)
+
+
+def leave(scope: Scope) -> None:
+    """Note that a ``trace_context`` is over."""
+    if _innermost.get() is scope:
+        _innermost.set(scope_in(scope.before) if scope.before is not None else None)
+
+
+def is_inside_any() -> bool:
+    """Whether a ``trace_context`` is open here, also where a server has made another context current."""
+    scope = _innermost.get()
+    return scope is not None and not scope.closed
+
+
 def enclosing(scope: Optional[Scope]) -> Iterator[Scope]:
     """Yield a scope and those that were current where it was opened, innermost first."""
     while scope is not None:
@@ -295,6 +331,14 @@ def context_with_scope(scope: Scope, context: otel_context.Context) -> otel_cont
     context = otel_context.set_value(_SCOPE_KEY, scope, context)
     context = baggage.set_baggage(ROLLOUT_KEY, scope.rollout_id, context)
     context = baggage.set_baggage(ATTEMPT_KEY, scope.attempt_id, context)
+    return trace.set_span_in_context(trace.INVALID_SPAN, context)
+
+
+def context_without_scope(context: otel_context.Context) -> otel_context.Context:
+    """Return ``context`` without its attempt: no scope, none of its ids as baggage, and no current span."""
+    context = otel_context.set_value(_SCOPE_KEY, None, context)
+    for key in (ROLLOUT_KEY, ATTEMPT_KEY):
+        context = baggage.remove_baggage(key, context)
     return trace.set_span_in_context(trace.INVALID_SPAN, context)
 
 

@@ -688,7 +688,9 @@ class Writer:
         if entry.record.dropped:
             return False
         scope.drop(entry.record, reason, accounted=True)
-        self._losses += reason is not DropReason.PIPELINE
+        # A flush promises what this process records; ids that the store does not know are somebody else's invention.
+        is_expected = reason is DropReason.STORE_REFUSED and scope.named_by_ids
+        self._losses += reason is not DropReason.PIPELINE and not is_expected
         self._dirty.add(scope)
         return True
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from multiprocessing.pool import ThreadPool
 from typing import List, Tuple
 
 import pytest
@@ -269,3 +272,195 @@ def test_rollouts_that_alternate_in_one_context_are_both_marked(
     for each in ids:
         (root,) = [span for span in spans_in(store, each) if span.name == "rollout"]
         assert root.attributes["agentlightning.alternates"] is True
+
+
+# ---------------------------------------------------------------------- handed work
+
+
+def test_a_worker_of_one_rollout_that_works_for_another_open_one_is_nobodys(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    ids = attempts(store, 3)
+    work: queue.Queue[Tuple[str, threading.Event] | None] = queue.Queue()
+
+    def worker() -> None:
+        while (item := work.get()) is not None:
+            call(item[0])
+            item[1].set()
+
+    thread = threading.Thread(target=worker, daemon=True)
+    with ExitStack() as rollouts:  # all are open at once, so that closing settles nothing
+        go: List[queue.Queue[str]] = []
+        for number, each in enumerate(ids):
+            go.append(queue.Queue())
+            rollouts.callback(_rollout_thread(tracer, store, each, go[-1], work, thread).join)
+            _ask(go[-1], f"first-{number}")
+        for number in range(3):
+            _ask(go[number], f"second-{number}")
+        for asked in go:
+            asked.put("")
+    work.put(None)
+    thread.join()
+    assert tracer.processor.force_flush(20_000)
+    # The worker is the first one's, or the item's, and both are open: only where they agree is it known.
+    assert [names(store, each) for each in ids] == [["first-0", "second-0"], [], []]
+    assert [receipt(store, each).unattributed for each in ids] == [4, 4, 3]
+
+
+def _ask(go: queue.Queue[str], name: str) -> None:
+    go.put(name)
+    go.join()
+
+
+def _rollout_thread(
+    tracer: OtelTracer,
+    store: LightningStore,
+    ids: Ids,
+    go: queue.Queue[str],
+    work: queue.Queue[Tuple[str, threading.Event] | None],
+    worker: threading.Thread,
+) -> threading.Thread:
+    """Start a rollout that hands each name that it is given to the shared worker, which the first one starts."""
+
+    def rollout() -> None:
+        with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+            if worker.ident is None:
+                worker.start()
+            while name := go.get():
+                done = threading.Event()
+                work.put((name, done))
+                assert done.wait(20)
+                go.task_done()
+
+    thread = threading.Thread(target=rollout)
+    thread.start()
+    return thread
+
+
+def test_a_worker_that_lives_on_does_the_work_of_whoever_put_it_on_the_queue(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    ids = attempts(store, 3)
+    work: queue.Queue[str] = queue.Queue()
+
+    def worker() -> None:
+        for _ in range(4):
+            call(work.get())
+            work.task_done()
+
+    thread = threading.Thread(target=worker)
+    for number, (rollout_id, attempt_id) in enumerate(ids):
+        with tracer.trace_context(store=store, rollout_id=rollout_id, attempt_id=attempt_id):
+            if not number:
+                thread.start()
+            work.put(f"call-{number}")
+            work.join()
+    work.put("nobody's")
+    thread.join()
+    assert tracer.processor.force_flush(20_000)
+    assert [names(store, each) for each in ids] == [["call-0"], ["call-1"], ["call-2"]]
+    assert [receipt(store, each).late for each in ids] == [1, 0, 0]
+
+
+@pytest.mark.asyncio
+async def test_an_asynchronous_worker_that_lives_on_does_the_work_of_whoever_put_it_on_the_queue(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    ids = [await new_attempt(store, number) for number in range(3)]
+    work: asyncio.Queue[str] = asyncio.Queue()
+    workers: List[asyncio.Task[None]] = []
+
+    async def worker() -> None:
+        while True:
+            call(await work.get())
+            work.task_done()
+
+    for number, (rollout_id, attempt_id) in enumerate(ids):
+        async with tracer.trace_context(store=store, rollout_id=rollout_id, attempt_id=attempt_id):
+            if not workers:
+                workers.append(asyncio.create_task(worker()))
+            await work.put(f"call-{number}")
+            await work.join()
+            call(f"own-{number}")
+    workers[0].cancel()
+    assert tracer.processor.force_flush(20_000)
+    found = [sorted(span.name for span in await read(store, each)) for each in ids]
+    assert found == [[f"call-{number}", f"own-{number}", "rollout"] for number in range(3)]
+
+
+def test_what_a_worker_borrows_from_a_queue_says_nothing_of_whose_work_it_does(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    ids = attempts(store, 2)
+    clients: queue.Queue[object] = queue.Queue()
+    clients.put(object())
+
+    def helper(name: str) -> None:
+        client = clients.get()
+        call(name)
+        clients.put(client)
+
+    with ThreadPoolExecutor(1) as pool:
+        with tracer.trace_context(store=store, rollout_id=ids[0][0], attempt_id=ids[0][1]):
+            pool.submit(helper, "first").result()
+            with tracer.trace_context(store=store, rollout_id=ids[1][0], attempt_id=ids[1][1]):
+                pool.submit(helper, "second").result()
+            pool.submit(helper, "third").result()
+    assert tracer.processor.force_flush(20_000)
+    assert [names(store, each) for each in ids] == [["first", "third"], ["second"]]
+
+
+def test_one_object_that_several_rollouts_put_is_of_nobody(store: LightningStore, tracer: OtelTracer) -> None:
+    ids = attempts(store, 2)
+    work: queue.Queue[str] = queue.Queue()
+    for rollout_id, attempt_id in ids:
+        with tracer.trace_context(store=store, rollout_id=rollout_id, attempt_id=attempt_id):
+            work.put("the same")
+
+    def worker() -> None:
+        for _ in range(2):
+            call(work.get())
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    thread.join()
+    assert [names(store, each) for each in ids] == [[], []]
+    assert tracer.processor.unattributed_count == 2
+
+
+class OwnRun(threading.Thread):
+    """A thread as agents write them."""
+
+    def run(self) -> None:
+        call("own run")
+
+
+def test_a_thread_with_a_run_of_its_own_has_its_starters_context(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    (ids,) = attempts(store, 1)
+    thread = OwnRun()
+    with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+        thread.start()
+        thread.join()
+    assert names(store, ids) == ["own run"]
+    assert "run" not in vars(thread)
+
+
+def test_a_pool_of_threads_that_lives_on_serves_each_rollout_as_its_own(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    ids = attempts(store, 3)
+    with ExitStack() as undo:
+        pool = None
+        for number, (rollout_id, attempt_id) in enumerate(ids):
+            with tracer.trace_context(store=store, rollout_id=rollout_id, attempt_id=attempt_id):
+                if pool is None:
+                    pool = undo.enter_context(ThreadPool(2))
+                pool.map(call, [f"map-{number}"])
+                pool.apply(call, (f"apply-{number}",))
+                list(pool.imap(call, [f"imap-{number}"]))
+    assert tracer.processor.force_flush(20_000)
+    assert [names(store, each) for each in ids] == [
+        [f"map-{number}", f"apply-{number}", f"imap-{number}"] for number in range(3)
+    ]

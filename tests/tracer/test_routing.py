@@ -7,8 +7,9 @@ from functools import partial
 from typing import Dict, List, Tuple
 
 import pytest
-from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.propagate import extract
 from opentelemetry.sdk.trace import TracerProvider
 from tracer_sample import new_attempt, read
 
@@ -182,16 +183,52 @@ async def test_explicit_ids_on_a_span_come_first(store: LightningStore, tracer: 
     assert [span.name for span in await read(store, here)] == ["rollout"]
 
 
+def incoming(ids: Ids) -> otel_context.Context:
+    """What a server extracts from the headers of a client that names an attempt."""
+    return extract({"baggage": f"agentlightning.rollout_id={ids[0]},agentlightning.attempt_id={ids[1]}"})
+
+
 @pytest.mark.asyncio
-async def test_ids_in_baggage_route_spans_of_another_process(
-    store: LightningStore, tracer: OtelTracer
+@pytest.mark.parametrize("accepts", [True, False])
+async def test_ids_in_baggage_count_only_where_the_user_accepts_them(
+    store: LightningStore, accepts: bool
 ) -> None:
     ids = await new_attempt(store)
-    context = baggage.set_baggage("agentlightning.rollout_id", ids[0], otel_context.Context())
-    context = baggage.set_baggage("agentlightning.attempt_id", ids[1], context)
-    trace.get_tracer("service").start_span("handler", context=context).end()
-    assert tracer.processor.force_flush(5000)
-    assert [span.name for span in await read(store, ids)] == ["handler"]
+    tracer = OtelTracer(accept_context=accepts)
+    with tracer.lifespan(store):
+        trace.get_tracer("service").start_span("handler", context=incoming(ids)).end()
+        assert tracer.processor.force_flush(20_000)
+        assert tracer.processor.unattributed_count == (0 if accepts else 1)
+    assert [span.name for span in await read(store, ids)] == (["handler"] if accepts else [])
+
+
+@pytest.mark.asyncio
+async def test_ids_in_baggage_count_never_inside_a_trace_context(store: LightningStore) -> None:
+    own, other = await new_attempt(store), await new_attempt(store)
+    tracer = OtelTracer(accept_context=True)
+    with tracer.lifespan(store):
+        async with tracer.trace_context(store=store, rollout_id=own[0], attempt_id=own[1]):
+            token = otel_context.attach(incoming(other))
+            agent_span(0, 0)
+            otel_context.detach(token)
+        assert tracer.processor.unattributed_count == 1
+    assert [span.name for span in await read(store, other)] == []
+    assert (await store.get_receipt(*own)).unattributed == 1
+
+
+@pytest.mark.asyncio
+async def test_invented_ids_cost_nobody_a_flush(store: LightningStore) -> None:
+    ids = await new_attempt(store)
+    tracer = OtelTracer(accept_context=True)
+    with tracer.lifespan(store):
+        for number in range(1_100):
+            context = incoming((f"ro-{number}", f"at-{number}"))
+            trace.get_tracer("service").start_span("invented", context=context).end()
+        async with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+            agent_span(0, 0)
+        assert tracer.processor.force_flush(60_000)
+    assert {span.name for span in await read(store, ids)} == {"rollout", "step-0-0"}
+    assert (await store.get_receipt(*ids)).whole
 
 
 @pytest.mark.asyncio

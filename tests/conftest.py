@@ -37,6 +37,7 @@ SHARED_THREADS = (
     "asyncio_",  # the default executor of an event loop: it ends with its loop
     "ThreadPoolExecutor-",  # idle workers of an executor that its owner shut down without waiting
     "CrewAISyncHandler",  # of the executor of CrewAI's event bus, which lives as long as the process
+    "litellm-logging",  # of LiteLLM's executor of log records, which lives as long as the process
     "rollout-trace-logger",  # of TRL's queue of rollouts; nothing ends it
     "pydevd",
     "tqdm",

@@ -66,6 +66,8 @@ class Scorer:
         open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
         self._takes_mask = "attention_mask" in known or (self._is_module and open_ended)
         self._takes_cache = "use_cache" in known
+        # Called "cache" since transformers 5.24; the name before that one goes with 5.40.
+        self._cache = "cache" if "cache" in known else "past_key_values"
         self._takes_keep = "logits_to_keep" in known
         self._batch_size = batch_size if self._takes_mask else 1
 
@@ -157,7 +159,7 @@ class Scorer:
             return None, None
         ids = torch.tensor([prefix], device=self._device)
         found = self._model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
-        cache = getattr(found, "past_key_values", None)
+        cache = getattr(found, self._cache, None)
         if not hasattr(cache, "batch_repeat_interleave"):
             return None, None
         return cache, found.logits[:, -1:]
@@ -168,7 +170,7 @@ class Scorer:
         own.batch_repeat_interleave(len(tails))
         ids = torch.tensor(tails, device=self._device)
         mask = torch.ones((len(tails), length), dtype=torch.long, device=self._device)
-        found = self._model(input_ids=ids, attention_mask=mask, past_key_values=own, use_cache=True)
+        found = self._model(input_ids=ids, attention_mask=mask, use_cache=True, **{self._cache: own})
         return torch.cat([last.expand(len(tails), -1, -1), found.logits[:, :-1]], dim=1)
 
     def logits(self, asks: Sequence[Ask]) -> List[Any]:

@@ -7,6 +7,7 @@ its sequence's own random numbers: what else is in the batch changes an answer b
 
 from __future__ import annotations
 
+import inspect
 import queue
 import random
 import threading
@@ -86,6 +87,9 @@ class Weights:
 
     def __init__(self, model: Any, version: str) -> None:
         self._model = model.eval()
+        # Called "cache" since transformers 5.24; the name before that one goes with 5.40.
+        known = inspect.signature(model.forward).parameters
+        self._cache = "cache" if "cache" in known else "past_key_values"
         self._version = version
         self._lock = threading.Lock()
         self._running = threading.Event()
@@ -101,15 +105,16 @@ class Weights:
         with self._lock:
             return {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
 
-    def forward(self, **inputs: Any) -> tuple[Any, Any, str]:
+    def forward(self, cache: Any, **inputs: Any) -> tuple[Any, Any, str]:
         """Run the model; return logits of the last position (float32), the cache, and the version."""
+        inputs[self._cache] = cache
         while True:
             self._running.wait()
             with self._lock:
                 if not self._running.is_set():
                     continue  # paused between the wait and the lock
                 found = self._model(**inputs, use_cache=True, logits_to_keep=1)
-                return found.logits[:, -1].float(), found.past_key_values, self._version
+                return found.logits[:, -1].float(), getattr(found, self._cache), self._version
 
     def pause(self) -> None:
         """Return when no token is being sampled; none will be before ``resume``."""
@@ -168,10 +173,7 @@ class Batch:
         """Sample the next token of each sequence that has not ended."""
         with torch.inference_mode():
             logits, self._cache, version = self._weights.forward(
-                input_ids=self._ids,
-                attention_mask=self._mask,
-                position_ids=self._positions,
-                past_key_values=self._cache,
+                self._cache, input_ids=self._ids, attention_mask=self._mask, position_ids=self._positions
             )
             tokens = self._sample(logits, version)
             for sequence, token in zip(self._alive, tokens, strict=True):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import json
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,6 +101,46 @@ def test_practice_makes_replies_likelier(tokenizer: Any) -> None:
     before = sum(recomputed(model, prompt, reply))
     practise(model, tokenizer, steps=8, seed=0, batch=8)
     assert sum(recomputed(model, prompt, reply)) > before + 1
+
+
+# ------------------------------------------------------------------ releases of transformers
+
+
+def test_a_deprecation_in_a_library_is_not_what_the_server_answers(model: Any, tokenizer: Any) -> None:
+    class Warns(type(model)):  # type: ignore[misc]
+        @functools.wraps(type(model).forward)
+        def forward(self, *values: Any, **named: Any) -> Any:
+            warnings.warn("`forward` is deprecated", FutureWarning, stacklevel=2)
+            return super().forward(*values, **named)
+
+    warns = copy.deepcopy(model)
+    warns.__class__ = Warns
+    with Engine(warns, tokenizer) as engine, connected(engine) as opened:
+        assert asked(opened).choices[0].token_ids
+
+
+def test_the_cache_goes_by_the_name_that_the_model_has_for_it(model: Any, tokenizer: Any) -> None:
+    """Transformers calls it ``past_key_values``, and ``cache`` since 5.24."""
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+    class Before(type(model)):  # type: ignore[misc]
+        def forward(self, input_ids: Any, past_key_values: Any = None, **more: Any) -> Any:
+            found = super().forward(input_ids, **{name: past_key_values}, **more)
+            return SimpleNamespace(logits=found.logits, past_key_values=getattr(found, name))
+
+    class Since(type(model)):  # type: ignore[misc]
+        def forward(self, input_ids: Any, cache: Any = None, **more: Any) -> Any:
+            found = super().forward(input_ids, **{name: cache}, **more)
+            return SimpleNamespace(logits=found.logits, cache=getattr(found, name))
+
+    answers = []
+    for kind in (Before, Since):
+        named = copy.deepcopy(model)
+        named.__class__ = kind
+        with Engine(named, tokenizer) as engine, connected(engine) as opened:
+            answers.append(asked(opened).choices[0].token_ids)
+    assert answers[0] == answers[1]
+    assert len(answers[0]) > 1
 
 
 # ------------------------------------------------------------------ what an answer says of its tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any, Dict, List, Optional
 
@@ -191,6 +192,41 @@ def test_a_group_that_stays_short_goes_on_at_the_end_of_the_source(
 
     assert [each.advantage for each in handed_over(worker, 2)] == pytest.approx([1.0, -1.0])
     assert worker.counts["short_groups"] == 1
+
+
+def test_a_worker_that_has_nothing_to_give_says_so_with_the_reasons(
+    workers: List[TraceRolloutWorker],
+) -> None:
+    def hopeless() -> Iterator[Any]:
+        yield rows_of(LINEAR, "ro-1", 1.0, "good")
+        yield rows_of(LINEAR, "ro-2", 0.0, "good")
+        for number in itertools.count():
+            group = f"g{number}"
+            yield RefusedAttempt(rollout_of(f"ro-a{number}", group), None, REFUSED.reasons)
+            yield rows_of(LINEAR, f"ro-b{number}", None, group)
+
+    workers.append(worker := TraceRolloutWorker(hopeless(), group_size=2, give_up_after=6))
+    worker.start()
+    wait_until(lambda: worker._ended, deadline=20)
+    worker.check_health(300.0)  # what there is comes first
+    for _ in range(2):
+        worker.rollout_buffer.get_nowait()
+    with pytest.raises(
+        NotExportable,
+        match=r"none of the last 6 rollouts can be trained: \{'agent_failed': 3, 'unscored': 3\}",
+    ):
+        worker.check_health(300.0)
+    assert worker.reasons == {TraceReason.AGENT_FAILED.code: 3}
+
+
+def test_a_worker_that_has_something_now_and_then_goes_on(workers: List[TraceRolloutWorker]) -> None:
+    refused = [RefusedAttempt(rollout_of(f"ro-{n}", f"g{n}"), None, REFUSED.reasons) for n in range(4)]
+    some = [rows_of(LINEAR, f"ro-t{n}", 1.0, f"t{n}") for n in range(2)]
+    source: List[Any] = [*refused[:2], some[0], *refused[2:], some[1]]
+    workers.append(worker := TraceRolloutWorker(source, group_size=1, give_up_after=3))
+    handed_over(worker, 2)
+    with pytest.raises(RuntimeError, match=r"has ended.*refused because of \{'agent_failed': 4\}"):
+        worker.check_health(300.0)
 
 
 def test_a_worker_without_room_waits_and_stops_when_told(workers: List[TraceRolloutWorker]) -> None:

@@ -212,44 +212,50 @@ def test_a_batch_of_which_nothing_can_be_trained_stops_the_trainer(
 # ------------------------------------------------------------------ AsyncGRPOTrainer
 
 
+def async_trainer(tiny: Tuple[Any, Any, Path], engine: Engine, worker: Any, folder: Path) -> Any:
+    """Return an ``AsyncGRPOTrainer``; make it and train inside of ``without_a_gpu``."""
+    from datasets import Dataset
+    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
+
+    from examples.grpo_trl.on_cpu import EngineTransfer
+
+    config = AsyncGRPOConfig(
+        output_dir=str(folder), use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False,
+        dtype="float32", per_device_train_batch_size=8, num_generations=4, max_steps=3,
+        learning_rate=1e-3, token_budget=0, max_staleness=1, weight_sync_steps=1, temperature=1.0,
+        max_inflight_tasks=1, report_to=[], logging_steps=1, save_strategy="no", disable_tqdm=True,
+        seed=0, dataloader_pin_memory=False,
+    )  # fmt: skip
+    return AsyncGRPOTrainer(
+        model=str(tiny[2]),
+        reward_funcs=[],
+        args=config,
+        train_dataset=Dataset.from_list([{"prompt": "unused"}] * 4),
+        processing_class=tiny[1],
+        rollout_worker=worker,
+        weight_transfer=EngineTransfer(engine),
+    )
+
+
 @pytest.mark.parametrize("keep_ids", [True, False], ids=["one row each", "two rows each"])
 def test_d2_and_d3_the_async_trainer_trains_what_was_sampled(
     keep_ids: bool, tiny: Tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path
 ) -> None:
-    from datasets import Dataset
+    from examples.grpo_trl.on_cpu import without_a_gpu
 
-    from examples.grpo_trl.on_cpu import EngineTransfer, without_a_gpu
-
-    with without_a_gpu():
-        from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
-
-        config = AsyncGRPOConfig(
-            output_dir=str(tmp_path), use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False,
-            dtype="float32", per_device_train_batch_size=8, num_generations=4, max_steps=3,
-            learning_rate=1e-3, token_budget=0, max_staleness=1, weight_sync_steps=1, temperature=1.0,
-            max_inflight_tasks=1, report_to=[], logging_steps=1, save_strategy="no", disable_tqdm=True,
-            seed=0, dataloader_pin_memory=False,
-        )  # fmt: skip
-        with (
-            Engine(copy.deepcopy(tiny[0]), tiny[1], keep_ids=keep_ids) as engine,
-            (tracer := traced(engine)).lifespan(memory),
-        ):
-            prompts = (f"box {number}" for number in itertools.count(1))
-            source = rollout_source(
-                talker(engine), prompts, store=memory, tracer=tracer, group_size=4, concurrency=8
-            )
-            worker = TraceRolloutWorker(source, group_size=4, max_staleness=0, max_queued=16)
-            trainer = AsyncGRPOTrainer(
-                model=str(tiny[2]),
-                reward_funcs=[],
-                args=config,
-                train_dataset=Dataset.from_list([{"prompt": "unused"}] * 4),
-                processing_class=tiny[1],
-                rollout_worker=worker,
-                weight_transfer=EngineTransfer(engine),
-            )
-            trainer.train()
-            assert engine.version == "4"
+    with (
+        without_a_gpu(),
+        Engine(copy.deepcopy(tiny[0]), tiny[1], keep_ids=keep_ids) as engine,
+        (tracer := traced(engine)).lifespan(memory),
+    ):
+        prompts = (f"box {number}" for number in itertools.count(1))
+        source = rollout_source(
+            talker(engine), prompts, store=memory, tracer=tracer, group_size=4, concurrency=8
+        )
+        worker = TraceRolloutWorker(source, group_size=4, max_staleness=0, max_queued=16)
+        trainer = async_trainer(tiny, engine, worker, tmp_path)
+        trainer.train()
+        assert engine.version == "4"
 
     first, *_ = trainer.state.log_history
     assert first["ratio"] == pytest.approx(1.0, abs=NEAR)
@@ -258,6 +264,28 @@ def test_d2_and_d3_the_async_trainer_trains_what_was_sampled(
     rows_each = (worker.counts["rows"] + worker.counts["stale_rows"]) / worker.counts["rollouts"]
     assert rows_each <= 1 if keep_ids else rows_each > 1.5  # it stops in the midst of a rollout
     assert all(entry["sample/staleness_max"] <= 1 for entry in trainer.state.log_history[:3])
+
+
+def test_rollouts_that_all_fail_end_the_async_trainer_with_the_reasons(
+    tiny: Tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path
+) -> None:
+    from examples.grpo_trl.on_cpu import without_a_gpu
+
+    def broken(prompt: str) -> None:
+        raise OSError(prompt)
+
+    with (
+        without_a_gpu(),
+        Engine(copy.deepcopy(tiny[0]), tiny[1]) as engine,
+        (tracer := traced(engine)).lifespan(memory),
+    ):
+        prompts = (f"box {number}" for number in itertools.count(1))
+        source = rollout_source(broken, prompts, store=memory, tracer=tracer, group_size=4, concurrency=8)
+        worker = TraceRolloutWorker(source, group_size=4, give_up_after=16)
+        with pytest.raises(
+            NotExportable, match=r"none of the last 16 rollouts can be trained: \{'agent_failed': 16\}"
+        ):
+            async_trainer(tiny, engine, worker, tmp_path).train()
 
 
 # ------------------------------------------------------------------ the page

@@ -55,7 +55,7 @@ def rollout_dict(
         entry = (
             _entry(rows, on_fork, vocabulary)
             if rows
-            else _nothing(id_of(rollout), placeholder, _why_none(rollout, rows))
+            else _nothing(id_of(rollout), placeholder, ",".join(why_none(rollout, rows)))
         )
         for name, value in entry.items():
             found[name].append(value)
@@ -154,7 +154,9 @@ def id_of(rollout: Rollouts) -> str:
     return rollout.rollout.rollout_id if isinstance(rollout, (SealedAttempt, RefusedAttempt)) else ""
 
 
-def _why_none(rollout: Rollouts, rows: Sequence[TrainingRow]) -> str:
+def why_none(rollout: Rollouts, rows: Sequence[TrainingRow]) -> Sequence[str]:
+    """Return the codes of why a rollout gives no row."""
     if isinstance(rollout, RefusedAttempt):
-        return ",".join(rollout.codes)
-    return ",".join(code.code for code in rows.reasons) if isinstance(rows, RowSet) else "no_rows"
+        return rollout.codes
+    codes = [code.code for code in rows.reasons] if isinstance(rows, RowSet) else []
+    return codes or ["no_rows"]

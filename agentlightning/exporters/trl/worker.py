@@ -19,7 +19,7 @@ from ...adapter.training import TrainingRow, group_of
 from ...errors import MissingExtra, NotExportable
 from ...store.sealing import RefusedAttempt, SealedAttempt
 from ..checks import numbers
-from .rows import Rollouts, check_tokens, id_of, rows_of
+from .rows import Rollouts, check_tokens, id_of, rows_of, why_none
 
 OPEN_GROUPS = 1024
 """Groups that may be incomplete at a time; of more, the oldest goes on without those that are missing."""
@@ -32,6 +32,12 @@ class _Group:
     number: int
     rollouts: List[Sequence[TrainingRow]] = field(default_factory=list)
     """One per rollout; without rows where it was refused."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Codes of those that were refused."""
+
+
+class _NothingToTrain(NotExportable):
+    """What the worker gives up with; an error of the source may be a ``NotExportable``, too."""
 
 
 class TraceRolloutWorker:
@@ -43,7 +49,8 @@ class TraceRolloutWorker:
     counted in ``counts``, and in TRL's log as ``trace/<name>_total``.
 
     TRL reads ahead by a step and blocks on an empty queue: give it a source that does not end before it. Where one
-    ends, or fails, or stays away, the trainer stops with an error that says so.
+    ends, or fails, or stays away, or has nothing to train for ``give_up_after`` rollouts, the trainer stops with an
+    error that says so.
 
     Args:
         source: Rollouts as they come, such as :func:`~agentlightning.exporters.playing.rollout_source` yields them.
@@ -56,6 +63,8 @@ class TraceRolloutWorker:
             over; ``None`` leaves it to the trainer, which has a ``max_staleness`` of its own.
         advantage: A formula, or a function of the rewards of a group.
         max_queued: Rows that may wait for the trainer. The source is not asked for more meanwhile.
+        give_up_after: Rollouts of complete groups, one after the other, that were all refused or unscored, after which
+            the training ends; ``None`` = go on for ever.
         patience: Seconds without any rollout after which a trainer that waits is told so; not less than TRL's own
             ``heartbeat_stale_after_s``.
 
@@ -75,10 +84,13 @@ class TraceRolloutWorker:
         max_staleness: Optional[int] = None,
         advantage: Union[Formula, str, AdvantageFunction] = Formula.TRL_ASYNC,
         max_queued: int = 256,
+        give_up_after: Optional[int] = 64,
         patience: float = 600.0,
     ) -> None:
-        if group_size < 1 or max_queued < 1 or (max_staleness or 0) < 0:
-            raise ValueError("group_size and max_queued are at least 1, max_staleness at least 0")
+        if group_size < 1 or max_queued < 1 or (max_staleness or 0) < 0 or give_up_after == 0:
+            raise ValueError(
+                "group_size, max_queued and give_up_after are at least 1, max_staleness at least 0"
+            )
         self._new_sample = _sample_class()
         self._source = source
         self._group_size = group_size
@@ -88,6 +100,11 @@ class TraceRolloutWorker:
         self._max_staleness = max_staleness
         self._advantage = advantage
         self._patience = patience
+        self._give_up_after = math.inf if give_up_after is None else give_up_after
+        self._untrained: Counter[str] = Counter()
+        """Why, of the groups since the last one that could be trained."""
+        self._barren = 0
+        """Their rollouts."""
         self.rollout_buffer: queue.Queue[Any] = queue.Queue(max_queued)
         """What the trainer takes."""
         self.metrics_queue: queue.Queue[Dict[str, Any]] = queue.Queue()
@@ -96,6 +113,8 @@ class TraceRolloutWorker:
         """The version that the trainer has sent to the engine last."""
         self.counts: Counter[str] = Counter()
         """``rollouts`` and ``rows`` handed over; ``refused``, ``unscored``, ``stale_rows``, ``short_groups``."""
+        self.reasons: Counter[str] = Counter()
+        """Code → refused rollouts that have it; a rollout may have several."""
         self._groups: OrderedDict[str, _Group] = OrderedDict()
         self._started = 0
         self._heard = time.monotonic()
@@ -138,8 +157,13 @@ class TraceRolloutWorker:
         """Say why no row comes, where none will; the trainer asks while it waits.
 
         Raises:
+            NotExportable: Nothing could be trained of the last rollouts.
             RuntimeError: The source has ended or failed, or nothing has come from it for too long.
         """
+        if isinstance(self._error, _NothingToTrain):
+            if self.rollout_buffer.empty():
+                raise self._error
+            return
         if self._error is not None:
             raise RuntimeError(
                 "the source of rollouts failed; see the error before this one"
@@ -148,14 +172,16 @@ class TraceRolloutWorker:
             return
         if self._ended:
             raise RuntimeError(
-                f"the source of rollouts has ended, and the trainer wants more: {dict(self.counts)}. Give it a "
+                f"the source of rollouts has ended, and the trainer wants more: {self._told()}. Give it a "
                 "source that goes on, or fewer steps (it reads ahead by one)"
             )
         silent = time.monotonic() - self._heard
         if silent > max(stale_after_s, self._patience):
-            raise RuntimeError(
-                f"no row to train has come from the source for {silent:.0f} s: {dict(self.counts)}"
-            )
+            raise RuntimeError(f"no row to train has come from the source for {silent:.0f} s: {self._told()}")
+
+    def _told(self) -> str:
+        why = f", refused because of {dict(self.reasons)}" if self.reasons else ""
+        return f"{dict(self.counts)}{why}"
 
     # -- the thread
 
@@ -194,6 +220,9 @@ class TraceRolloutWorker:
             self._started += 1
         group.rollouts.append(rows)
         if not rows:
+            codes = why_none(rollout, rows)
+            group.reasons.update(codes)
+            self.reasons.update(codes)
             self._count("refused")
         if len(group.rollouts) >= self._group_size:
             await self._finish(group_id)
@@ -210,15 +239,32 @@ class TraceRolloutWorker:
         scored = [reward for reward in rewards if reward is not None]
         mean = math.fsum(scored) / len(scored) if scored else 0.0
         spread = math.sqrt(math.fsum((each - mean) ** 2 for each in scored) / len(scored)) if scored else 0.0
+        trained = False
         for rows, reward, advantage in zip(group.rollouts, rewards, advantages, strict=True):
             if not rows:
                 continue
             if reward is None or advantage is None:
                 self._count("unscored")
+                group.reasons["unscored"] += 1
                 continue
+            trained = True
             self._count("rollouts")
             for row in rows:
                 await self._hand_over(row, group.number, advantage, {"reward": reward, "reward_std": spread})
+        self._give_up_if_barren(group, trained=trained)
+
+    def _give_up_if_barren(self, group: _Group, *, trained: bool) -> None:
+        """End the source where nothing could be trained for too long: TRL would wait for a row without end."""
+        if trained:
+            self._untrained = Counter()
+            self._barren = 0
+            return
+        self._untrained.update(group.reasons)
+        self._barren += len(group.rollouts)
+        if self._barren >= self._give_up_after:
+            raise _NothingToTrain(
+                f"none of the last {self._barren} rollouts can be trained: {dict(self._untrained)}"
+            )
 
     async def _hand_over(
         self, row: TrainingRow, group: int, advantage: float, metrics: Dict[str, float]

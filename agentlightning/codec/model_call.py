@@ -76,6 +76,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "attribute_unreadable": "an attribute could not be read and is left out",
         "role_inferred": "a message named no role",
         "finish_reason_unknown": "the finish reason is not one of the known ones",
+        "asking_refused": "the endpoint refused what was added for capture, so that the agent's own request was sent",
         "added_fields_visible": "fields that were added for capture could not be taken out again",
     }
 )

@@ -106,7 +106,7 @@ def finish_reason(raw: Optional[str]) -> Optional[FinishReason]:
 
 def _decode(raw: RawCall) -> ModelCall:
     issues: list[Issue] = [Issue("warn", note) for note in raw.notes]
-    request = _json_object(raw.request_body)
+    request = json_object(raw.request_body)
     if request is None:
         issues.append(Issue("warn", "request_unreadable"))
         request = {}
@@ -267,13 +267,13 @@ def _read_body(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) 
     if _is_event_stream(raw, body):
         _read_events(answer, sse.events(body), issues)
         return None
-    found = _json_object(body.removeprefix(sse.BOM))
+    found = json_object(body.removeprefix(sse.BOM))
     if found is not None:
         _read_object(answer, found)
         answer.done = raw.error is None
         return None
     lines = [line for line in body.splitlines() if line.strip()]
-    if raw.start.stream and lines and _json_object(lines[0].removeprefix(sse.BOM)) is not None:
+    if raw.start.stream and lines and json_object(lines[0].removeprefix(sse.BOM)) is not None:
         _read_events(answer, (sse.Event("", line.decode("utf-8", "replace")) for line in lines), issues)
         answer.done = answer.done or raw.complete
         return None
@@ -293,7 +293,7 @@ def _read_events(answer: _Answer, events: Iterable[sse.Event], issues: list[Issu
         if event.data.strip() == sse.DONE:
             answer.done = True
             continue
-        found = _json_object(event.data) if event.data else None
+        found = json_object(event.data) if event.data else None
         if found is not None:
             _read_object(answer, found)
         elif event.data and unreadable < MOST_EVENTS_NAMED:
@@ -708,7 +708,8 @@ def _check_usage(usage: Optional[Usage], prompt: int, sampled: int, issues: list
 # -- JSON
 
 
-def _json_object(data: bytes | str) -> Optional[dict[str, Any]]:
+def json_object(data: bytes | str) -> Optional[dict[str, Any]]:
+    """Return the JSON object that ``data`` is, or ``None`` where it is none."""
     try:
         found = from_json(data)
     except ValueError:  # also what json reads and the faster parser does not, such as lone surrogates

@@ -98,10 +98,10 @@ def looks_like_events(body: bytes) -> bool:
     return _FIELD.match(body) is not None
 
 
-def events(body: bytes) -> Iterator[Event]:
-    """Yield the events of a whole body that have a payload, also a last one that no blank line closes."""
+def events(body: bytes, *, only_whole: bool = False) -> Iterator[Event]:
+    """Yield the events of a body that have a payload, also a last one that no blank line closes."""
     splitter = EventSplitter()
-    for event in (*splitter.feed(body), splitter.rest()):
+    for event in (*splitter.feed(body), b"" if only_whole else splitter.rest()):
         data = data_of(event)
         if data is not None:
             yield Event("error" if b"event" in event and _ERROR.search(event) is not None else "", data)

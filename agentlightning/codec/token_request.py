@@ -1,13 +1,13 @@
 """Asking a server for token ids on the agent's behalf, and taking the answer to that out again.
 
-``ask`` adds fields to a request; ``strip_body`` and ``EventStripper`` cut out of the answer exactly what those
+``ask`` adds fields to a request; ``AnswerStripper`` cuts out of the answer exactly what those
 fields brought, as edits of the text: everything else keeps its bytes. What cannot be read is passed on as it is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Union
 
 from . import sse
@@ -48,36 +48,86 @@ def strip_body(body: bytes, added: frozenset[str]) -> bytes:
     return _edited(body, _rules(added - {INCLUDE_USAGE}))
 
 
-class BodyStripper:
-    """``strip_body`` for an answer that comes in pieces: it waits for the last one."""
+class AnswerStripper:
+    """``strip_body`` for an answer that comes in pieces, whatever it turns out to be.
 
-    def __init__(self, added: frozenset[str]) -> None:
+    Events and lines of JSON are edited as they pass; one JSON object waits for its end. What is none of them passes at
+    once, as it is.
+    """
+
+    def __init__(self, added: frozenset[str], *, stream: bool) -> None:
         self._added = added
-        self._chunks: list[bytes] = []
+        self._stream = stream
+        self._held = b""
+        self._edit: Callable[[bytes], bytes] | None = None
+        self._events: _EventEditor | None = None
 
     def feed(self, chunk: bytes) -> bytes:
-        """Keep ``chunk``."""
-        self._chunks.append(chunk)
-        return b""
+        """Return what may be passed on, edited."""
+        if self._edit is not None:
+            return self._edit(chunk)
+        self._held += chunk
+        if not self._stream:
+            return b""
+        start = self._held.removeprefix(sse.BOM).lstrip()
+        if sse.looks_like_events(start):
+            self._events = _EventEditor(self._added)
+            self._edit = self._events.feed
+        elif start[:1] == b"{":
+            line, end, _ = start.partition(b"\n")
+            if not end or not _is_object(line):
+                return b""
+            self._edit = self._lines
+        elif len(start) < len(b"retry:"):
+            return b""
+        else:
+            self._edit = _unedited
+        held, self._held = self._held, b""
+        return self._edit(held)
 
     def finish(self) -> bytes:
-        """Return the whole answer, edited."""
-        body, self._chunks = b"".join(self._chunks), []
-        return strip_body(body, self._added)
+        """Return what was held back until the end, edited."""
+        held, self._held = self._held, b""
+        if self._edit is None and sse.looks_like_events(held):  # nobody asked for a stream
+            self._events = _EventEditor(self._added)
+            return self._events.feed(held) + self._events.finish()
+        if self._edit is None:
+            # A plain answer has its usage whether one asks or not.
+            return strip_body(held, self._added)
+        if self._events is not None:
+            return self._events.finish()
+        return _edited(held, _rules(self._added))
 
     def rest(self) -> bytes:
-        """Return what has been kept, unedited."""
-        body, self._chunks = b"".join(self._chunks), []
-        return body
+        """Return what was held back, as it came."""
+        held, self._held = self._held, b""
+        return self._events.rest() if self._events is not None else held
+
+    def _lines(self, chunk: bytes) -> bytes:
+        *lines, self._held = (self._held + chunk).split(b"\n")
+        rules = _rules(self._added)
+        return b"".join(_edited(line, rules) + b"\n" for line in lines)
 
 
-class EventStripper:
+def _unedited(chunk: bytes) -> bytes:
+    return chunk
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+class _EventEditor:
     """Edits a stream of events as it passes."""
 
     def __init__(self, added: frozenset[str]) -> None:
         self._added = added
         self._rules = _rules(added)
         self._splitter = sse.EventSplitter()
+        self._left_out = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the events that ``chunk`` completes, edited; nothing where it completes none."""
@@ -92,10 +142,16 @@ class EventStripper:
         return self._splitter.rest()
 
     def _event(self, event: bytes) -> bytes:
+        if event == b"\n" and self._left_out:  # the second half of a CRLF
+            return b""
         payload = (sse.data_of(event) or "").encode()
-        if not payload or payload not in event:  # no data, or data over several lines, which no server sends
+        self._left_out = bool(payload) and self._is_ours(payload)
+        if not payload or self._left_out:
+            return b"" if self._left_out else event
+        edited = _edited(payload, self._rules)
+        if edited == payload:
             return event
-        return b"" if self._is_ours(payload) else event.replace(payload, _edited(payload, self._rules), 1)
+        return event.replace(payload, edited, 1) if payload in event else sse.with_data(event, edited)
 
     def _is_ours(self, payload: bytes) -> bool:
         """Whether the event would not have come without what was added."""

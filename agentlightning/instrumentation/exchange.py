@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
+from ..codec import content_encoding
+from ..codec.openai_wire import json_object
 from ..codec.raw_call import CallStart, Endpoint, RawCall
+from .asking import Kind
 from .guard import Guard
 from .sink import CallSink
 
@@ -20,6 +25,39 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 """How much of one response is remembered; a chat answer with 100,000 token ids has about 10 MB."""
 
 _SECRET_HEADERS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie")
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request as its client built it."""
+
+    method: str
+    scheme: str
+    host: str
+    """Name or address, and port where it is named."""
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    """By their names in lower case."""
+    body: bytes | None
+    """``None`` where it is made while it is sent; then :meth:`Exchange.sent` hears of it."""
+
+    @property
+    def url(self) -> str:
+        """Without query and credentials."""
+        return f"{self.scheme}://{self.host}{self.path}"
+
+    def json(self) -> dict[str, Any] | None:
+        """Return the body as a JSON object, or ``None`` where it is none or not known yet."""
+        return None if self.body is None else json_object(plain_body(self.body, self.headers))
+
+
+def plain_body(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Return the body of a request without its ``Content-Encoding``, or as it is where that cannot be undone."""
+    try:
+        return content_encoding.undo(body, headers.get("content-encoding", ""))
+    except content_encoding.UnreadableEncodingError:
+        return body
 
 
 class Scope:
@@ -123,7 +161,7 @@ class Exchange:
         self,
         call: Call,
         start: CallStart,
-        request: Any,
+        request: Outgoing,
         *,
         endpoint: Optional[Endpoint],
         retries: Optional[int],
@@ -136,8 +174,9 @@ class Exchange:
         call.exchanges += 1
         call.current = self
         self.start = start
-        self._request_body: bytes = request.content
-        self._headers = request.headers
+        self._request = request
+        self._sent: list[bytes] = []
+        self._sent_size = 0
         self._max_body_bytes = max_body_bytes
         self._started_ns = time.time_ns()
         self._first_chunk_ns: Optional[int] = None
@@ -148,8 +187,16 @@ class Exchange:
         self.is_over = False
         self.endpoint = endpoint
         self.added: frozenset[str] = frozenset()
+        self.kind: Kind | None = None
+        """By which a refusal of what was added is remembered."""
         self.notes: list[str] = []
         under_way.add(self)
+
+    def sent(self, chunk: bytes) -> None:
+        """Note a piece of a body that is made while it is sent, as far as there is room."""
+        self._sent_size += len(chunk)
+        if self._sent_size <= self._max_body_bytes:
+            self._sent.append(bytes(chunk))
 
     def answered(self, status: int, content_type: str, content_encoding: str) -> None:
         """Note the head of the response."""
@@ -196,9 +243,11 @@ class Exchange:
             )
 
     def _raw(self, *, complete: bool, error: Optional[str]) -> RawCall:
+        body = self._request.body if self._request.body is not None else b"".join(self._sent)
+        body = plain_body(body, self._request.headers)
         return RawCall(
-            start=self.start,
-            request_body=self._request_body,
+            start=self.start if self._request.body is not None else _completed(self.start, body),
+            request_body=body,
             status=self._status,
             content_type=self._content_type,
             content_encoding=self._content_encoding,
@@ -217,10 +266,17 @@ class Exchange:
     def _describe(self, error: BaseException) -> str:
         """Return ``Type: message``, or the type alone where the message could quote a credential."""
         kind, text = type(error).__name__, str(error)
-        secrets = [self._headers.get(name, "").strip() for name in _SECRET_HEADERS]
+        secrets = [self._request.headers.get(name, "").strip() for name in _SECRET_HEADERS]
         words = {
             word for secret in secrets for word in secret.split() if len(word) > 4
         }  # "Bearer", and the key
         # h11 quotes the value of a header that it refuses.
         quotes = "header" in text.lower() or any(word in text for word in words)
         return kind if quotes or not text else f"{kind}: {text[:300]}"
+
+
+def _completed(start: CallStart, body: bytes) -> CallStart:
+    """Return what is known of a call whose body was made while it was sent."""
+    request = json_object(body) or {}
+    model = request.get("model")
+    return replace(start, model=model if isinstance(model, str) else None, stream=bool(request.get("stream")))

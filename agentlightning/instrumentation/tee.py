@@ -11,9 +11,12 @@ from __future__ import annotations
 import _thread
 import contextlib
 import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any, Optional, Protocol
 
+from .asking import FirstLook
 from .exchange import Exchange
 from .guard import Guard
 
@@ -66,7 +69,8 @@ class _Flow:
         return stripper.rest() if stripper is not None else b""
 
 
-def _collected(exchange: Exchange) -> None:
+def collected(exchange: Exchange) -> None:
+    """End an exchange whose stream the garbage collector has taken."""
     if exchange.is_over:
         return
     # The garbage collector may run anywhere, also inside the sink while it holds a lock: never call it from here.
@@ -80,7 +84,7 @@ class _Tee:
     def __init__(self, inner: Any, flow: _Flow) -> None:
         self._inner = inner
         self._flow = flow
-        finalizer: Any = weakref.finalize(self, _collected, flow.exchange)
+        finalizer: Any = weakref.finalize(self, collected, flow.exchange)
         finalizer.atexit = False
 
     def __getattr__(self, name: str) -> Any:
@@ -161,6 +165,79 @@ class _AsyncChunks:
                 return passed
 
 
+class _SyncHeld:
+    """A stream of which the beginning was read before anybody asked for it."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._source = iter(inner)
+        self._held: deque[bytes] = deque()
+
+    def look(self, look: FirstLook) -> None:
+        for chunk in self._source:
+            self._held.append(chunk)
+            if look.feed(chunk):
+                return
+        look.finish()
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> bytes:
+        return self._held.popleft() if self._held else next(self._source)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _AsyncHeld:
+    """As ``_SyncHeld``, for asynchronous streams."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._source = aiter(inner)
+        self._held: deque[bytes] = deque()
+
+    async def look(self, look: FirstLook) -> None:
+        async for chunk in self._source:
+            self._held.append(chunk)
+            if look.feed(chunk):
+                return
+        look.finish()
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return self._held.popleft() if self._held else await anext(self._source)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _SyncBody:
+    """The body of a request that is made while it is sent."""
+
+    def __init__(self, inner: Any, exchange: Exchange) -> None:
+        self._inner = inner
+        self._exchange = exchange
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._inner:
+            self._exchange.sent(chunk)
+            yield chunk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _AsyncBody(_SyncBody):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._inner:
+            self._exchange.sent(chunk)
+            yield chunk
+
+
 class Tees:
     """The two tees of one HTTP library, as subclasses of its own stream classes."""
 
@@ -168,6 +245,30 @@ class Tees:
         self._sync = type("RecordedSyncStream", (_SyncTee, library.SyncByteStream), {})
         self._async = type("RecordedAsyncStream", (_AsyncTee, library.AsyncByteStream), {})
         self._sync_base, self._async_base = library.SyncByteStream, library.AsyncByteStream
+        self._sync_held = type("HeldSyncStream", (_SyncHeld, library.SyncByteStream), {})
+        self._async_held = type("HeldAsyncStream", (_AsyncHeld, library.AsyncByteStream), {})
+        self._sync_body = type("NotedSyncBody", (_SyncBody, library.SyncByteStream), {})
+        self._async_body = type("NotedAsyncBody", (_AsyncBody, library.AsyncByteStream), {})
+
+    def note_request(self, request: Any, exchange: Exchange) -> None:
+        """Take the place of ``request.stream``, so that the exchange hears of what is sent."""
+        if isinstance(request.stream, self._async_base) and not isinstance(request.stream, self._sync_base):
+            request.stream = self._async_body(request.stream, exchange)
+        elif isinstance(request.stream, self._sync_base):
+            request.stream = self._sync_body(request.stream, exchange)
+
+    def held(self, response: Any) -> Any:
+        """Take the place of ``response.stream`` by one that can be looked at; ``None`` where it is no stream."""
+        stream = response.stream
+        if response.is_closed:
+            return None
+        if isinstance(stream, self._async_base) and not isinstance(stream, self._sync_base):
+            response.stream = self._async_held(stream)
+        elif isinstance(stream, self._sync_base):
+            response.stream = self._sync_held(stream)
+        else:
+            return None
+        return response.stream
 
     def put(self, response: Any, exchange: Exchange, guard: Guard, stripper: Optional[Stripper]) -> bool:
         """Take the place of ``response.stream``; false where it is no stream that the library would read."""

@@ -11,7 +11,8 @@ seconds: a ``gate`` holds a stream until the test opens it.
 
 from __future__ import annotations
 
-import gzip
+import functools
+import importlib
 import io
 import itertools
 import json
@@ -106,7 +107,10 @@ class Answer:
     """Number of an event → what must be set before it is sent; -1 waits before the head of the response."""
     write_sizes: Optional[Sequence[int]] = None
     """Sizes, in turns, of the pieces in which the body of a stream is written; default one piece per event."""
-    content_encoding: Literal["", "gzip", "deflate"] = ""
+    content_encoding: Literal["", "gzip", "deflate", "br", "zstd", "none"] = ""
+    """``br`` and ``zstd`` need ``brotli`` and ``zstandard``."""
+    content_type: str = "text/event-stream; charset=utf-8"
+    """Of a stream."""
     indent: Optional[int] = None
     """White space of a plain answer."""
     refuses: frozenset[str] = frozenset()
@@ -152,8 +156,9 @@ class ReceivedRequest:
     """Everything from the request line to the end of the body."""
 
     def json(self) -> Any:
-        """Return the body as JSON."""
-        return json.loads(self.body)
+        """Return the body as JSON; one that is compressed by gzip is read, too."""
+        is_gzip = self.headers.get("content-encoding") == "gzip"
+        return json.loads(zlib.decompress(self.body, zlib.MAX_WBITS | 16) if is_gzip else self.body)
 
 
 def tokens_of(text: str) -> tuple[Token, ...]:
@@ -589,7 +594,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(200, {"content-type": "application/json"}, json.dumps(models).encode())
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = self._body()
         raw = bytes(self.reader.seen)
         self.reader.seen.clear()
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -599,6 +604,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(404, {}, b"")
             return
         self._say(self.server.fake.answer_to(request), request, chat=path.endswith("/chat/completions"))
+
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     def _say(self, scripted: Scripted, request: ReceivedRequest, *, chat: bool) -> None:
         if isinstance(scripted, Reset):
@@ -637,7 +652,7 @@ class _Handler(BaseHTTPRequestHandler):
             cut = events[answer.die_after] if answer.die_after < len(events) else b""
             events = [*events[: answer.die_after], cut[: len(cut) // 2]]
         self.send_response(200)
-        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.send_header("content-type", answer.content_type)
         if answer.content_encoding:
             self.send_header("content-encoding", answer.content_encoding)
         self.send_header("transfer-encoding", "chunked")
@@ -687,21 +702,41 @@ def _refusal(scripted: Scripted, asked: Mapping[str, Any], *, chat: bool) -> Opt
 
 
 def _encoded(body: bytes, answer: Answer) -> tuple[bytes, dict[str, str]]:
-    if answer.content_encoding == "gzip":
-        return gzip.compress(body), {"content-encoding": "gzip"}
-    if answer.content_encoding == "deflate":
-        return zlib.compress(body), {"content-encoding": "deflate"}
-    return body, {}
+    if not answer.content_encoding:
+        return body, {}
+    compressed = b"".join(_compressed([body], answer.content_encoding))
+    return compressed, {"content-encoding": answer.content_encoding}
+
+
+def _compressed(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Compress a body piece by piece, so that each can be read when it arrives."""
+    feed, flush, finish = _compressor(name)
+    for piece in pieces:
+        yield feed(piece) + flush()
+    yield finish()
+
+
+def _compressor(name: str) -> tuple[Callable[[bytes], bytes], Callable[[], bytes], Callable[[], bytes]]:
+    """Return what compresses a piece, what lets it go, and what ends the body."""
+    if name in {"gzip", "deflate"}:
+        zipping = zlib.compressobj(wbits=zlib.MAX_WBITS | (16 if name == "gzip" else 0))
+        return zipping.compress, functools.partial(zipping.flush, zlib.Z_SYNC_FLUSH), zipping.flush
+    if name == "br":
+        brotli: Any = importlib.import_module("brotli").Compressor()
+        return brotli.process, brotli.flush, brotli.finish
+    if name == "zstd":
+        zstandard: Any = importlib.import_module("zstandard")
+        compressor = zstandard.ZstdCompressor().compressobj()
+        block = functools.partial(compressor.flush, zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        return compressor.compress, block, compressor.flush
+    return bytes, bytes, bytes
 
 
 def _written(events: Iterable[bytes], answer: Answer) -> Iterator[bytes]:
     """Return the pieces in which the body of a stream goes out."""
     pieces = list(events)
     if answer.content_encoding:
-        wbits = zlib.MAX_WBITS | 16 if answer.content_encoding == "gzip" else zlib.MAX_WBITS
-        compressor = zlib.compressobj(wbits=wbits)
-        flushed = [compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
-        pieces = [*flushed, compressor.flush()]
+        pieces = list(_compressed(pieces, answer.content_encoding))
     if not answer.write_sizes:
         yield from pieces
         return

@@ -9,6 +9,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from ..codec.genai import span_name
+from ..instrumentation.suppression import heard
 from ..semconv import ModelCallAttributes
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class ModelCallRecorder:
             attributes["server.port"] = address.port
         if call.model:
             attributes["gen_ai.request.model"] = call.model
-        span = self._tracer.start_span(span_name(call), kind=trace.SpanKind.CLIENT, attributes=attributes)
+        with heard():  # another library's suppression is about its spans
+            span = self._tracer.start_span(span_name(call), kind=trace.SpanKind.CLIENT, attributes=attributes)
         self._processor.adoptions.keep_out(span)
         return _CallSpan(span, ours=True)
 

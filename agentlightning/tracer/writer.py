@@ -35,6 +35,7 @@ from .._handover import Bell, Future
 from .._threads import started
 from .._turn import Turn
 from ..env_var import LightningEnvVar, resolve_count, resolve_milliseconds
+from ..instrumentation.suppression import own_work
 from ..semconv import DropReason
 from ..types import Account, Span
 from .delivery import Backoff, deliver, insist, within
@@ -498,7 +499,7 @@ class Writer:
             ended.set_result(None)
 
     def _write_on(self) -> None:
-        otel_context.attach(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        otel_context.attach(own_work(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True)))
         loop: Optional[asyncio.AbstractEventLoop] = None
         try:
             loop = asyncio.new_event_loop()  # needs files, of which a process may have none left

@@ -14,7 +14,7 @@ from agentlightning.codec.token_request import (
     INCLUDE_USAGE,
     LOGPROBS,
     RETURN_TOKEN_IDS,
-    EventStripper,
+    AnswerStripper,
     ask,
     strip_body,
 )
@@ -76,7 +76,7 @@ def test_a6_a_stream_is_what_it_would_have_been_however_it_arrives(
     )
     stripped = "".join(f"data: {json.dumps(each, **layout)}{end}" for _, each in pairs)
     body, passed, position = whole.encode(), b"", 0
-    stripper = EventStripper(frozenset({RETURN_TOKEN_IDS, LOGPROBS}))
+    stripper = AnswerStripper(frozenset({RETURN_TOKEN_IDS, LOGPROBS}), stream=True)
     while position < len(body):
         size = data.draw(st.integers(1, 60))
         passed += stripper.feed(body[position : position + size])
@@ -87,7 +87,7 @@ def test_a6_a_stream_is_what_it_would_have_been_however_it_arrives(
 @given(st.binary(max_size=60))
 def test_a6_what_is_no_json_passes_as_it_is(body: bytes) -> None:
     assert strip_body(b"x" + body, ALL) == b"x" + body
-    stripper = EventStripper(ALL)
+    stripper = AnswerStripper(ALL, stream=True)
     assert stripper.feed(b"event: x" + body) + stripper.finish() == b"event: x" + body
 
 
@@ -103,7 +103,7 @@ def test_usage_is_taken_out_of_chunks_and_the_chunk_that_is_usage_alone_does_not
         {"choices": [], "usage": {"prompt_tokens": 1}, "id": "x"},
         {"choices": [], "usage": {"prompt_tokens": 1}, "sglext": {}},
     ]
-    stripper = EventStripper(frozenset({INCLUDE_USAGE}))
+    stripper = AnswerStripper(frozenset({INCLUDE_USAGE}), stream=True)
     passed = b"".join(stripper.feed(f"data: {json.dumps(chunk)}\n\n".encode()) for chunk in chunks)
     assert (
         passed

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from agentlightning.codec.model_call import VALID
 from agentlightning.instrumentation.guard import Guard, reraise
 from agentlightning.instrumentation.patch import Patch
+from agentlightning.instrumentation.suppression import own_work
 from agentlightning.instrumentation.wire import instrument_model_calls
 from agentlightning.testing.clock import wait_until, wait_until_async
 from agentlightning.testing.fake_openai import (
@@ -533,7 +534,9 @@ def test_what_is_no_model_call_passes_untouched(server: FakeOpenAI) -> None:
 
 
 @pytest.mark.parametrize("key", ["suppress_instrumentation", "_SUPPRESS_INSTRUMENTATION_KEY"])
-def test_a_context_that_suppresses_instrumentation_is_not_seen(server: FakeOpenAI, key: str) -> None:
+def test_a_flag_by_which_another_library_suppresses_its_spans_hides_no_call(
+    server: FakeOpenAI, key: str
+) -> None:
     from opentelemetry import context
 
     sink = RecordedCalls()
@@ -541,6 +544,21 @@ def test_a_context_that_suppresses_instrumentation_is_not_seen(server: FakeOpenA
     token = context.attach(context.set_value(getattr(context, key, key), True))
     try:
         run(server, plain, "chat")
+    finally:
+        context.detach(token)
+        patch.undo()
+    assert sink.call().token_capture == VALID
+
+
+def test_what_the_recorder_itself_does_is_not_seen(server: FakeOpenAI) -> None:
+    from opentelemetry import context
+
+    sink = RecordedCalls()
+    patch = observe(sink)
+    token = context.attach(own_work())
+    try:
+        run(server, plain, "chat")
+        run(server, aplain, "chat")
     finally:
         context.detach(token)
         patch.undo()
@@ -719,7 +737,7 @@ def test_a_mock_transport_whose_answer_has_no_stream_is_seen() -> None:
     assert second.operation == "text_completion"
 
 
-def test_bodies_that_cannot_be_read_twice_pass_untouched() -> None:
+def test_a_body_that_cannot_be_read_twice_passes_untouched_and_is_noted() -> None:
     library = http_library()
     sink = RecordedCalls()
     patch = observe(sink)
@@ -737,7 +755,8 @@ def test_bodies_that_cannot_be_read_twice_pass_untouched() -> None:
         assert asyncio.run(agent()) == 200
     finally:
         patch.undo()
-    assert not sink.starts
+    assert sink.raw[0].request_body == b'{"model": "m"}'
+    assert sink.call().request_model == "m"
 
 
 def test_a_stream_that_nobody_reads_ends_when_it_is_collected(server: FakeOpenAI) -> None:

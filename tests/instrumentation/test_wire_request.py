@@ -270,7 +270,7 @@ def test_an_answer_that_breaks_half_way_breaks_for_the_agent_as_ever(
     server: FakeOpenAI, act: Callable[..., Any]
 ) -> None:
     answer = Answer(CHOICES, die_after=3)
-    server.enqueue(answer, answer)
+    server.enqueue(*[answer] * 3)
     without = run(server, act)
     sink = RecordedCalls()
     patch = asking(sink, server)

@@ -7,6 +7,7 @@ from typing import Any, Tuple
 
 import openai
 import pytest
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from tracer_sample import new_attempt, read
 
 from agentlightning.adapter import TracerTraceToTriplet
@@ -106,6 +107,19 @@ async def test_an_error_in_a_body_whose_status_is_200_is_an_error_span(store: Li
     (call,) = chat_spans(await read(store, ids))
     assert (call.status.status_code, call.status.description) == ("ERROR", "overloaded")
     assert call.attributes[ModelCallAttributes.TOKEN_CAPTURE.value] == "none(error_answer)"
+
+
+@pytest.mark.asyncio
+async def test_a_call_is_recorded_while_another_library_suppresses_its_own_spans(
+    store: LightningStore,
+) -> None:
+    ids = await new_attempt(store)
+    tracer = OtelTracer()
+    with FakeOpenAI(echo) as server, tracer.lifespan(store):
+        with openai.OpenAI(base_url=server.base_url, api_key="unused") as client, suppress_instrumentation():
+            async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]):
+                client.chat.completions.create(messages=[{"role": "user", "content": "7"}], **ASK)
+    assert len(chat_spans(await read(store, ids))) == 1
 
 
 @pytest.mark.asyncio

@@ -1,0 +1,324 @@
+"""Model calls of aiohttp: ``ClientSession._request``, through which all its requests go.
+
+An answer is read through ``response.content``. A reader of our own takes its place, which gets its data from the one
+that was there when somebody waits for them; so nothing is read that nobody asked for, and the very bytes are noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import weakref
+from collections.abc import AsyncIterator, Iterator, Mapping
+from types import ModuleType
+from typing import Any, Optional
+from urllib.parse import urlsplit
+
+from .asking import FirstLook
+from .exchange import Exchange, Outgoing
+from .patch import AttributePatch, Patch, defining_class
+from .suppression import is_own_work
+from .tee import Stripper, collected
+from .watch import CallWatch, operation_of
+
+_BREAKS = ("ServerDisconnectedError", "ClientOSError", "ClientPayloadError", "ConnectionResetError")
+
+
+class AiohttpCalls:
+    """The patch of aiohttp."""
+
+    def __init__(self, watch: CallWatch) -> None:
+        self._watch = watch
+
+    def patch_aiohttp(self, client: ModuleType) -> list[Patch]:
+        """Patch ``aiohttp.client``."""
+        owner = defining_class(client.ClientSession, "_request")
+        if owner is None:
+            return []
+        from aiohttp import streams
+
+        reader = _reader_class(streams.StreamReader)
+        wrap = functools.partial(self._request, reader)
+        return [AttributePatch(owner, "_request", wrap, "notes the bytes of model calls")]
+
+    def _request(self, reader: Any, original: Any, patch: Patch) -> Any:
+        @functools.wraps(original)
+        async def _request(session: Any, method: str, str_or_url: Any, **kwargs: Any) -> Any:
+            if not patch.active or is_own_work():
+                return await original(session, method, str_or_url, **kwargs)
+            outgoing = exchange = None
+            with self._watch.guard("noting a request"):
+                outgoing = _outgoing(session, method, str_or_url, kwargs)
+                exchange = None if outgoing is None else self._watch.begin(outgoing)
+            if outgoing is None or exchange is None:
+                return await original(session, method, str_or_url, **kwargs)
+            if outgoing.body is None:
+                kwargs["data"] = _noted(kwargs["data"], exchange)
+            try:
+                question = self._watch.question(exchange, outgoing)
+                if question is None:
+                    response = await original(session, method, str_or_url, **kwargs)
+                else:
+                    send = functools.partial(original, session, method, str_or_url)
+                    response = await self._ask(reader, send, kwargs, exchange, question)
+            except BaseException as error:
+                status = getattr(error, "status", None)
+                if isinstance(status, int) and status >= 400:  # the session raises for statuses
+                    exchange.answered(status, "", "")
+                exchange.failed(error)
+                raise
+            with self._watch.guard("noting a response"):
+                stripper = self._watch.answered(exchange, response.status, _read_headers(response))
+                _put(reader, response, exchange, self._watch, stripper)
+                return response
+            exchange.over(complete=False)
+            return response
+
+        return _request
+
+    async def _ask(
+        self, reader: Any, send: Any, kwargs: Mapping[str, Any], exchange: Exchange, question: bytes
+    ) -> Any:
+        """Send a request that asks for more; after a refusal, the agent's own."""
+        status: Optional[int] = None
+        try:
+            response = await send(**_with_body(kwargs, question))
+        except Exception as error:
+            status = getattr(error, "status", None)
+            refused = type(error).__name__ in _BREAKS
+            if isinstance(status, int) and status >= 400:
+                headers = {
+                    name.lower(): value for name, value in (getattr(error, "headers", None) or {}).items()
+                }
+                refused = self._watch.is_refusal(status, headers)
+            if not refused:
+                raise
+        else:
+            status = response.status
+            if not await self._is_refused(reader, response, exchange):
+                self._watch.settled(exchange, refused=False, status=status)
+                return response
+            response.close()
+        self._watch.takes_back(exchange)
+        response = await send(**kwargs)
+        self._watch.settled(exchange, refused=True, status=status, own=response.status)
+        return response
+
+    async def _is_refused(self, reader: Any, response: Any, exchange: Exchange) -> bool:
+        if self._watch.is_refusal(response.status, _read_headers(response)):
+            return True
+        if response.status >= 400:
+            return False
+        look = FirstLook(stream=exchange.start.stream)  # the client has undone the encoding, if there was one
+        held = reader(response.content)
+        response.content = held
+        try:
+            await held.look(look)
+        except Exception as error:
+            if type(error).__name__ not in _BREAKS:
+                response.close()
+                raise
+            return True
+        return look.is_error
+
+
+def _outgoing(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, Any]) -> Optional[Outgoing]:
+    build = getattr(session, "_build_url", None)
+    url = urlsplit(str(build(str_or_url) if build is not None else str_or_url))
+    if operation_of(method.upper(), url.path) is None:
+        return None
+    headers = {str(name).lower(): str(value) for name, value in (session.headers or {}).items()}
+    given = kwargs.get("headers") or {}
+    pairs = given.items() if hasattr(given, "items") else given
+    headers.update({str(name).lower(): str(value) for name, value in pairs})
+    if kwargs.get("compress"):
+        headers["content-encoding"] = str(
+            kwargs["compress"]
+        )  # what is sent; the body here is not compressed yet
+    data, document = kwargs.get("data"), kwargs.get("json")
+    body: Optional[bytes] = None
+    if document is not None:
+        serialize = getattr(session, "json_serialize", None) or json.dumps
+        said = serialize(document)
+        body = said.encode() if isinstance(said, str) else bytes(said)
+    elif isinstance(data, (bytes, bytearray, memoryview)):
+        body = bytes(data)
+    elif isinstance(data, str):
+        body = data.encode()
+    elif not hasattr(data, "__aiter__") and not hasattr(data, "__iter__"):
+        return None
+    return Outgoing(
+        method="POST",
+        scheme=url.scheme,
+        host=url.netloc.rpartition("@")[2],
+        path=url.path,
+        query=url.query,
+        headers=headers,
+        body=body,
+    )
+
+
+def _noted(data: Any, exchange: Exchange) -> Any:
+    """Return a body that is made while it is sent, so that the exchange hears of it."""
+
+    async def in_turns() -> AsyncIterator[bytes]:
+        async for chunk in data:
+            exchange.sent(chunk)
+            yield chunk
+
+    def at_once() -> Iterator[bytes]:
+        for chunk in data:
+            exchange.sent(chunk)
+            yield chunk
+
+    if hasattr(data, "__aiter__"):
+        return in_turns()
+    return data if hasattr(data, "read") or isinstance(data, (dict, list, tuple)) else at_once()
+
+
+def _with_body(kwargs: Mapping[str, Any], body: bytes) -> dict[str, Any]:
+    """Return the arguments of a request as the agent's, with another body."""
+    given = kwargs.get("headers") or {}
+    pairs = list(given.items() if hasattr(given, "items") else given)
+    headers = [
+        (name, value)
+        for name, value in pairs
+        if str(name).lower() not in {"content-length", "accept-encoding"}
+    ]
+    if not any(str(name).lower() == "content-type" for name, _ in headers):
+        headers.append(("Content-Type", "application/json"))
+    headers.append(("Accept-Encoding", "identity"))
+    others = {name: value for name, value in kwargs.items() if name not in {"json", "data", "headers"}}
+    return {**others, "data": body, "headers": dict(headers)}
+
+
+def _read_headers(response: Any) -> dict[str, str]:
+    """Return the headers of a response whose body the client hands out decompressed."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    if getattr(response, "_auto_decompress", True):
+        headers.pop("content-encoding", None)
+    return headers
+
+
+class _Idle:
+    """What a reader takes for its connection: the one below it holds the real one back."""
+
+    connected = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self, *, resume_parser: bool = True) -> None: ...
+
+
+def _put(
+    reader: Any, response: Any, exchange: Exchange, watch: CallWatch, stripper: Optional[Stripper]
+) -> None:
+    content = response.content
+    if not isinstance(content, reader):
+        content = response.content = reader(content)
+    content.follow(exchange, watch, stripper)
+
+
+def _reader_class(base: Any) -> Any:
+    class RecordedReader(base):  # type: ignore[misc]
+        """A ``StreamReader`` that gets its data from another one."""
+
+        def __init__(self, inner: Any) -> None:
+            super().__init__(_Idle(), inner.get_read_buffer_limits()[0], loop=inner._loop)  # noqa: SLF001
+            self._inner = inner
+            self._inner_read: list[tuple[bytes, bool]] = []
+            self._exchange: Optional[Exchange] = None
+            self._watch: Optional[CallWatch] = None
+            self._stripper: Optional[Stripper] = None
+            if inner.exception() is not None:
+                super().set_exception(inner.exception())
+
+        # -- before anybody reads
+
+        async def look(self, look: FirstLook) -> None:
+            while not self._inner.at_eof():
+                piece = await self._inner.readchunk()
+                if not piece[0] and not piece[1] and self._inner.at_eof():
+                    break
+                self._inner_read.append(piece)
+                if look.feed(piece[0]):
+                    return
+            look.finish()
+
+        def follow(self, exchange: Exchange, watch: CallWatch, stripper: Optional[Stripper]) -> None:
+            self._exchange, self._watch, self._stripper = exchange, watch, stripper
+            finalizer: Any = weakref.finalize(self, collected, exchange)
+            finalizer.atexit = False
+            while self._inner_read:
+                self._take(*self._inner_read.pop(0))
+            self._take_what_is_there()
+
+        # -- as somebody reads
+
+        async def _wait(self, func_name: str) -> None:  # noqa: ARG002 - aiohttp's signature
+            try:
+                data, ends_chunk = await self._inner.readchunk()
+            except BaseException as error:
+                if self._exchange is not None:
+                    self._exchange.failed(error)
+                if isinstance(error, Exception):
+                    super().set_exception(error)
+                raise
+            self._take(data, ends_chunk)
+            self._take_what_is_there()
+
+        def _take_what_is_there(self) -> None:
+            """Notice the end at once, as ``at_eof`` of the other reader would say it."""
+            if self._inner.at_eof() and self._inner.exception() is None and not self._eof:
+                self._end()
+
+        def _take(self, data: bytes, ends_chunk: bool) -> None:
+            if data and self._exchange is not None:
+                self._exchange.note(data)
+            passed = self._edit(data)
+            if passed:
+                if ends_chunk and self._http_chunk_splits is None and not self.total_bytes:
+                    self.begin_http_chunk_receiving()
+                self.feed_data(passed)
+            if ends_chunk and self._http_chunk_splits is not None:
+                self.end_http_chunk_receiving()
+
+        def _edit(self, data: bytes) -> bytes:
+            if self._stripper is None or self._watch is None:
+                return data
+            with self._watch.guard("taking out what was asked for"):
+                return self._stripper.feed(data)
+            return self._give_up() + data
+
+        def _give_up(self) -> bytes:
+            stripper, self._stripper = self._stripper, None
+            if self._exchange is not None:
+                self._exchange.notes.append("added_fields_visible")
+            return b"" if stripper is None else stripper.rest()
+
+        def _end(self) -> None:
+            left = b""
+            if self._stripper is not None and self._watch is not None:
+                with self._watch.guard("taking out what was asked for"):
+                    left = self._stripper.finish()
+            if left:
+                self.feed_data(left)
+            self.feed_eof()
+            if self._exchange is not None:
+                self._exchange.over(complete=True)
+
+        def set_exception(self, exc: BaseException, *args: Any) -> None:
+            super().set_exception(exc, *args)
+            with contextlib.suppress(Exception):
+                self._inner.set_exception(exc, *args)
+            if self._exchange is not None:  # the response was closed or released before its end
+                self._exchange.over(complete=False)
+
+        def is_eof(self) -> bool:
+            return bool(self._eof or self._inner.is_eof())
+
+        async def wait_eof(self) -> None:
+            await self._inner.wait_eof()
+
+    return RecordedReader

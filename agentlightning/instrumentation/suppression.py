@@ -1,0 +1,41 @@
+"""Whose word silences the capture: ours alone.
+
+OpenTelemetry's instrumentations, logfire and OpenInference set keys of the context while a library of theirs works,
+or while their user wants no spans of theirs. That says nothing of what an agent's calls are worth to us. What we do
+ourselves (a store or an exporter over HTTP) is done under a key of our own, and is never captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry import context
+from opentelemetry.context import Context
+
+_OURS = context.create_key("agentlightning-own-work")
+
+
+def own_work(current: Context | None = None) -> Context:
+    """Return a context in which nothing is captured."""
+    return context.set_value(_OURS, True, current)
+
+
+def is_own_work() -> bool:
+    """Whether what happens now is the recorder's own."""
+    return bool(context.get_value(_OURS))
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Go on in a context without the suppression keys of others, in which their providers would start no span."""
+    current = context.get_current()
+    kept = {key: value for key, value in current.items() if not key.startswith("suppress")}
+    if len(kept) == len(current):
+        yield
+        return
+    token = context.attach(Context(kept))
+    try:
+        yield
+    finally:
+        context.detach(token)

@@ -1,0 +1,175 @@
+"""What the patches of all HTTP libraries share: which requests are model calls, and what becomes of each exchange.
+
+A patch of a library turns a request into an :class:`~.exchange.Outgoing`, begins an exchange with it here, and asks
+here whether the request may ask for token ids as well, whether an answer is a refusal of that, and what takes out of
+it what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, Optional
+
+from ..codec import token_request
+from ..codec.raw_call import CallStart, Endpoint, Operation
+from .asking import FirstLook, Refusals, is_fixed, is_refusal, kind_of
+from .exchange import Call, Exchange, Outgoing, scope_of
+from .guard import Guard
+from .own_hosts import Baggage
+from .sink import CallSink
+from .tee import Stripper
+
+CaptureTokens = Literal["observe", "request"]
+EndpointFor = Callable[[str], Optional[Endpoint]]
+
+NO_ENCODING = frozenset({"", "identity", "none"})
+
+
+def operation_of(method: str, path: str) -> Optional[Operation]:
+    """Return the operation of a request, or ``None`` where it is no model call.
+
+    A base URL may have any path before these: ``/v1``, Azure's ``/openai/deployments/<name>``, a gateway's.
+    """
+    path = path.rstrip("/")
+    if method != "POST" or not path.endswith("/completions"):
+        return None
+    return "chat" if path.endswith("/chat/completions") else "text_completion"
+
+
+class CallWatch:
+    """One capture: its sink, what it asks for, and the exchanges that are under way."""
+
+    def __init__(
+        self,
+        sink: CallSink,
+        *,
+        capture_tokens: CaptureTokens,
+        endpoint_for: EndpointFor,
+        baggage: Baggage,
+        guard: Guard,
+        max_body_bytes: int,
+        refusals: Refusals,
+    ) -> None:
+        self._sink = sink
+        self._asks = capture_tokens == "request"
+        self._endpoint_for = endpoint_for
+        self.baggage = baggage
+        self.guard = guard
+        self._max_body_bytes = max_body_bytes
+        self._refusals = refusals
+        self.under_way: set[Exchange] = set()
+
+    def begin(self, request: Outgoing, *, retries: Optional[int] = None) -> Optional[Exchange]:
+        """Tell the sink that a call leaves; ``None`` where ``request`` is no model call.
+
+        Args:
+            request: What leaves.
+            retries: How many exchanges of the same call the client says it has made before.
+        """
+        with self.guard("noting a request"):
+            operation = operation_of(request.method, request.path)
+            if operation is None:
+                return None
+            body = request.json()
+            if body is None and request.body is not None:
+                return None
+            model = (body or {}).get("model")
+            start = CallStart(
+                operation=operation,
+                url=request.url,
+                model=model if isinstance(model, str) else None,
+                stream=bool((body or {}).get("stream")),
+            )
+            scope = scope_of(self)
+            call = scope.begin() if scope is not None else None
+            if call is None:
+                call = Call(self._sink, self.guard, self._sink.started(start), scope)
+            if scope is not None:
+                scope.call = call
+            return Exchange(
+                call,
+                start,
+                request,
+                endpoint=self.endpoint(start.url),
+                retries=retries if scope is None else None,
+                max_body_bytes=self._max_body_bytes,
+                under_way=self.under_way,
+            )
+        return None
+
+    def endpoint(self, url: str) -> Optional[Endpoint]:
+        """Return what is known of the endpoint of ``url``."""
+        with self.guard("finding an endpoint"):
+            return self._endpoint_for(url)
+        return None
+
+    # -- asking
+
+    def may_ask(self, request: Outgoing) -> bool:
+        """Whether ``request``, of which the body may still come, could be changed at all."""
+        if not self._asks or operation_of(request.method, request.path) is None:
+            return False
+        return not is_fixed(request.headers, request.query) and self.endpoint(request.url) is not None
+
+    def question(self, exchange: Exchange, request: Outgoing) -> Optional[bytes]:
+        """Return the body that also asks for token ids, or ``None`` where the request leaves as it is."""
+        if not self._asks or exchange.endpoint is None:
+            return None
+        with self.guard("asking for token ids"):
+            asked = request.json()
+            if asked is None or is_fixed(request.headers, request.query):
+                return None
+            kind = kind_of(exchange.endpoint.url, exchange.start.operation, asked)
+            if self._refusals.hold(kind):
+                exchange.notes.append("asking_refused")
+                return None
+            body, added = token_request.ask(asked, exchange.start.operation)
+            if not added:
+                return None
+            exchange.added = added
+            exchange.kind = kind
+            return body
+        return None
+
+    def is_refusal(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether the answer to a question is thrown away."""
+        return is_refusal(status, headers)
+
+    def first_look(self, exchange: Exchange, content_encoding: str) -> Optional[FirstLook]:
+        """Return what decides whether an answer is an error; ``None`` where its bytes cannot be read as they come."""
+        if content_encoding.strip().lower() not in NO_ENCODING:
+            return None
+        return FirstLook(stream=exchange.start.stream)
+
+    def takes_back(self, exchange: Exchange) -> None:
+        """The agent's own request is sent in place of the one that asked."""
+        exchange.added = frozenset()
+        exchange.notes.append("asking_refused")
+
+    def settled(self, exchange: Exchange, *, refused: bool, status: Optional[int], own: int = 0) -> None:
+        """Note what a question was answered with.
+
+        Args:
+            exchange: Whose question.
+            refused: Whether the agent's own request was sent after it.
+            status: The status of the refusal; ``None`` for a broken connection, 200 for an error in the body.
+            own: The status of the answer to the agent's own request.
+        """
+        kind = exchange.kind
+        if kind is None:
+            return
+        if not refused:
+            self._refusals.accepted(kind)
+        elif own < 400:
+            self._refusals.refused(kind, status)
+
+    def answered(self, exchange: Exchange, status: int, headers: Mapping[str, str]) -> Optional[Stripper]:
+        """Note the head of the answer that the agent gets; return what takes out of it what was asked for."""
+        encoding = headers.get("content-encoding", "")
+        exchange.answered(status, headers.get("content-type", ""), encoding)
+        if not exchange.added or status >= 400:
+            return None
+        if encoding.strip().lower() not in NO_ENCODING:
+            exchange.notes.append("added_fields_visible")  # the server compresses although asked not to
+            return None
+        return token_request.AnswerStripper(exchange.added, stream=exchange.start.stream)

@@ -159,6 +159,8 @@ class DropReason(str, Enum):
     SAME_CALL = "same_call"
     """It is the second span of one model call, made by an instrumentation that was applied twice; the first has all
     that is known of the call, and the children of this one."""
+    NO_ROLLOUT = "no_rollout"
+    """The store did not start its rollout when its ``trace_context`` was opened."""
     EVICTED = "evicted"
     """It was stored, and a store in memory gave it up for room."""
 

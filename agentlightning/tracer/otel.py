@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
@@ -30,12 +29,14 @@ from ..pipeline.policy import RedactionPolicy, redaction_policy, stages_of
 from ..pipeline.tags import Tagging
 from ..semconv import SpanFlagAttributes
 from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
+from ..types.ids import new_attempt_id, new_rollout_id
 from ..types.tracer import to_attributes
 from .base import TraceContext, Tracer, context_with_active_tracer
 from .delivery import within
 from .handed_work import carry_handed_work
 from .model_calls import ModelCallRecorder
-from .portal import in_event_loop, run_sync
+from .opening import Opened, Opening, wait_for_future
+from .portal import in_event_loop
 from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
 from .provider import TRACER_NAME, ProviderSession
@@ -179,7 +180,8 @@ class OtelTracer(Tracer):
             store: Default: the store of ``init_worker``. Without any store, spans are kept in memory.
             rollout_id: Rollout to record under; goes together with ``attempt_id``.
             attempt_id: Attempt to record under. Without ids, a rollout is started in the store, and it succeeds or
-                fails with the body.
+                fails with the body. Where the store does not start it within 5 s, the body runs all the same, under ids
+                that the store does not know; its spans are counted as dropped (``no_rollout``), and the log says so.
 
         Yields:
             A :class:`TraceHandle`.
@@ -397,17 +399,25 @@ class _TraceContext(TraceContext):
         self._store = store
         self._ids = ids
         self._owns_attempt = ids is None and store is not None
+        self._is_unopened = False
+        self._known_endpoints: Optional[List[Endpoint]] = None
         self._pid = os.getpid()
 
     def __enter__(self) -> TraceHandle:
         if self._needs_store():
-            run_sync(self._prepare())
+            try:
+                self._is_opened(self._opening().result())
+            except Exception as error:  # noqa: BLE001 - a store may raise anything, and the agent has work to do
+                self._without_store(error)
         return self._open(sys._getframe(1))
 
     async def __aenter__(self) -> TraceHandle:
         frame = sys._getframe(1)
         if self._needs_store():
-            await self._prepare()
+            try:
+                self._is_opened(await self._opening().result_async())
+            except Exception as error:  # noqa: BLE001 - as above
+                self._without_store(error)
         return self._open(frame)
 
     def __exit__(
@@ -435,34 +445,44 @@ class _TraceContext(TraceContext):
         /,
     ) -> None:
         flush = self._close(exc)
-        written: Optional[bool]
-        if flush.done():
-            written = flush.result()
-        else:
-            done, _ = await asyncio.wait(
-                [flush.in_loop()],
-                timeout=self._tracer._flush_timeout,
-            )
-            written = done.pop().result() if done else None
-        self._report(written)
+        in_time = flush.done() or await wait_for_future(flush, self._tracer._flush_timeout)
+        self._report(flush.result() if in_time else None)
 
     def _needs_store(self) -> bool:
         return self._store is not None and (self._owns_attempt or self._tracer._capture_tokens == "request")
 
-    async def _prepare(self) -> None:
+    def _opening(self) -> Opening:
         """Start the rollout if none was named, and learn the rollout's model endpoints if they are asked for ids."""
+        assert self._store is not None
+        asks_for_tokens = self._tracer._capture_tokens == "request"
+        return Opening(
+            self._store,
+            self._name if self._owns_attempt else None,
+            self._endpoints_of_rollout if asks_for_tokens else None,
+        )
+
+    def _is_opened(self, opened: Opened) -> None:
+        self._ids = opened.ids or self._ids
+        self._known_endpoints = opened.endpoints
+
+    def _without_store(self, error: Exception) -> None:
+        """Go on with ids that are made here where the store has started no rollout: its spans are counted as lost."""
+        self._known_endpoints = []
+        if not self._owns_attempt:
+            return
+        self._ids = new_rollout_id(), new_attempt_id()
+        self._owns_attempt = False
+        self._is_unopened = True
+        why = "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+        _log.warning(
+            "the store started no rollout %r, whose spans will be lost and counted: %s", self._name, why
+        )
+
+    async def _endpoints_of_rollout(self, started: Optional[str]) -> List[Endpoint]:
+        """Ask for the rollout's endpoints; where the store does not say, none is asked for token ids."""
+        rollout_id = started or (self._ids[0] if self._ids else "")
         store = self._store
         assert store is not None
-        if self._owns_attempt:
-            started = await store.start_rollout(input={"name": self._name})
-            self._ids = started.rollout_id, started.attempt.attempt_id
-        self._known_endpoints: Optional[List[Endpoint]] = None
-        if self._tracer._capture_tokens == "request":
-            self._known_endpoints = await self._endpoints_of_rollout(store)
-
-    async def _endpoints_of_rollout(self, store: LightningStore) -> List[Endpoint]:
-        """Ask for the rollout's endpoints; where the store does not say, none is asked for token ids."""
-        rollout_id = self._ids[0] if self._ids else ""
         try:
             return await within(_resource_endpoints(store, rollout_id), self._tracer._flush_timeout)
         except Exception as error:  # noqa: BLE001 - a store may raise anything, and the agent has work to do
@@ -471,8 +491,11 @@ class _TraceContext(TraceContext):
 
     def _open(self, frame: FrameType) -> TraceHandle:
         processor = self._worker.processor
-        self._scope = processor.new_scope(self._store, *(self._ids or ("", "")))
-        self._scope.endpoints = getattr(self, "_known_endpoints", None)
+        self._scope = processor.new_scope(
+            None if self._is_unopened else self._store, *(self._ids or ("", ""))
+        )
+        self._scope.unopened = self._is_unopened
+        self._scope.endpoints = self._known_endpoints
         before = live_context(otel_context.get_current())
         processor.open_scope(self._scope, before, frame)
         outer = trace.get_current_span(before).get_span_context()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .._handover import Future
@@ -23,22 +23,32 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     if not in_event_loop() and threading.current_thread() is not threading.main_thread():
         return _run(coroutine)
+    return in_background(lambda: coroutine).result()
+
+
+def in_background(work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+    """Run a coroutine on a thread of its own; its future cannot be cancelled."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            future.set_result(_run(coroutine))
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+            future.set_result(_run(work()))
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks for the result
             future.set_exception(error)
 
-    if started(
-        threading.Thread(target=contextvars.copy_context().run, args=(run,), name="agl-portal", daemon=True)
-    ):
-        return future.result()
-    if in_event_loop():
-        coroutine.close()
-        raise RuntimeError("the interpreter ends, and gives no thread beside a running event loop")
-    return _run(coroutine)
+    thread = threading.Thread(
+        target=contextvars.copy_context().run, args=(run,), name="agl-portal", daemon=True
+    )
+    if not started(thread):
+        if not in_event_loop():
+            run()
+        else:
+            work().close()
+            future.set_exception(
+                RuntimeError("the interpreter ends, and gives no thread beside a running event loop")
+            )
+    return future
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -161,6 +161,8 @@ class Scope:
         """The scope whose generator was running when this one was opened."""
         self.named_by_ids = False
         """Nobody but a span's attributes or baggage named it: the store may not know it."""
+        self.unopened = False
+        """The store has started no rollout for it: nothing of it can be stored."""
         self.alternates = False
         """Another rollout was at work in the same context at the same time, and nothing tells their spans apart."""
         self.left_open: Optional[List[Record]] = []

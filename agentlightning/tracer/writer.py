@@ -250,7 +250,10 @@ class Writer:
                 self._keep(scope, entry)
                 record.ended = True
                 scope.live -= 1
-                scope.stored += 1
+                if scope.unopened:
+                    scope.drop(record, DropReason.NO_ROLLOUT)
+                else:
+                    scope.stored += 1
             elif self._stopped:
                 self._over(record)
                 scope.drop(record, DropReason.SHUTDOWN)

@@ -1,0 +1,132 @@
+"""What a ``trace_context`` asks of its store before its body begins, with a deadline.
+
+The store is asked on a thread of its own: the caller may be a signal handler that has interrupted what the store waits
+for, or may be interrupted or cancelled itself, and the store's own deadlines may be long. A rollout that is started
+after nobody waits for it any more is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Tuple
+
+from .._handover import Future
+from ..codec.raw_call import Endpoint
+from .portal import in_background, in_event_loop
+
+if TYPE_CHECKING:
+    from ..store.base import LightningStore
+
+_log = logging.getLogger(__name__)
+
+OPEN_TIMEOUT = 5.0
+"""Seconds that the beginning of a ``trace_context`` may wait for its store."""
+
+
+class Opened(NamedTuple):
+    """What the store has said."""
+
+    ids: Optional[Tuple[str, str]]
+    """The rollout and attempt that were started; ``None`` where the caller named them."""
+    endpoints: Optional[list[Endpoint]]
+    """Model endpoints of the rollout; ``None`` where nobody asked for them."""
+
+
+class Opening:
+    """One question to a store, under way.
+
+    Args:
+        store: Whom to ask.
+        name: Name of the rollout to start; ``None`` where none is to be started.
+        endpoints_of: Finds the endpoints of the rollout that was started, or of the caller's where its argument is
+            ``None``; ``None`` where nobody asks for them.
+    """
+
+    def __init__(
+        self,
+        store: LightningStore,
+        name: Optional[str],
+        endpoints_of: Optional[Callable[[Optional[str]], Awaitable[list[Endpoint]]]],
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._endpoints_of = endpoints_of
+        self._lock = (
+            threading.Lock()
+        )  # guards the two below: a rollout is cancelled once, by whoever comes second
+        self._started: Optional[Tuple[str, str]] = None
+        self._abandoned = False
+        self._future: Future[Opened] = in_background(self._ask)
+
+    def result(self) -> Opened:
+        """Wait for the answer.
+
+        Raises:
+            TimeoutError: It has not come within ``OPEN_TIMEOUT``.
+            Exception: What the store has raised.
+        """
+        try:
+            return self._future.result(OPEN_TIMEOUT)
+        except BaseException:  # also what a signal handler raises here
+            self._abandon()
+            raise
+
+    async def result_async(self) -> Opened:
+        """Await the answer; see :meth:`result`."""
+        try:
+            await wait_for_future(self._future, OPEN_TIMEOUT)
+            return self._future.result(0)
+        except BaseException:  # also a cancellation
+            self._abandon()
+            raise
+
+    async def _ask(self) -> Opened:
+        ids: Optional[Tuple[str, str]] = None
+        if self._name is not None:
+            started = await self._store.start_rollout(input={"name": self._name})
+            ids = started.rollout_id, started.attempt.attempt_id
+            with self._lock:
+                self._started = ids
+                abandoned = self._abandoned
+            if abandoned:
+                await self._cancel()
+                return Opened(ids, None)
+        endpoints = None if self._endpoints_of is None else await self._endpoints_of(ids[0] if ids else None)
+        return Opened(ids, endpoints)
+
+    def _abandon(self) -> None:
+        with self._lock:
+            self._abandoned = True
+            started = self._started is not None
+        if started:
+            in_background(self._cancel)
+
+    async def _cancel(self) -> None:
+        assert self._started is not None
+        try:
+            await self._store.update_rollout(self._started[0], status="cancelled")
+        except Exception as error:  # noqa: BLE001 - a store may raise anything
+            _log.warning("rollout %s could not be cancelled: %r", self._started[0], error)
+
+
+async def wait_for_future(future: Future[Any], timeout: float) -> bool:
+    """Wait for a thread's future in whatever event loop is running; return whether it is done in time."""
+    if in_event_loop():
+        await asyncio.wait([future.in_loop()], timeout=timeout)
+    elif not future.done():
+        trio: Any = sys.modules.get("trio")
+        if trio is None:
+            _wait(future, timeout)
+        else:
+            await trio.to_thread.run_sync(_wait, future, timeout, abandon_on_cancel=True)
+    return future.done()
+
+
+def _wait(future: Future[Any], timeout: float) -> None:
+    with suppress(Exception):  # the outcome is asked for afterwards
+        future.result(timeout)

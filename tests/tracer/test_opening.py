@@ -1,0 +1,133 @@
+"""Opening a trace_context has a deadline, never raises what a store raises, and leaves no rollout half begun."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.testing import FaultyStore, wait_until
+from agentlightning.tracer import OtelTracer
+
+
+def statuses(store: LightningStore) -> list[str]:
+    async def read() -> list[str]:
+        return [rollout.status for rollout in await store.query_rollouts()]
+
+    return asyncio.run(read())
+
+
+@contextmanager
+def alarm() -> Iterator[None]:
+    """Raise KeyboardInterrupt in this thread soon."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_store_that_fails_does_not_fail_the_agent(caplog: pytest.LogCaptureFixture) -> None:
+    faulty = FaultyStore(InMemoryLightningStore())
+    faulty.fail_for_ever(lambda: OSError(28, "No space left on device"))
+    tracer = OtelTracer()
+    with tracer.lifespan(faulty):
+        with tracer.trace_context("task") as handle, handle.start_as_current_span("step"):
+            pass
+        faulty.heal()
+    receipt = handle.receipt()
+    assert handle.rollout_id
+    assert (receipt.started, receipt.dropped, receipt.balanced) == (2, {"no_rollout": 2}, True)
+    assert any("No space left" in record.message for record in caplog.records)
+
+
+def test_a_store_that_hangs_keeps_the_agent_for_its_deadline_only() -> None:
+    inner = InMemoryLightningStore()
+    faulty = FaultyStore(inner)
+    tracer = OtelTracer()
+    with tracer.lifespan(faulty):
+        faulty.hold()
+        began = time.monotonic()
+        with tracer.trace_context("task") as handle:
+            took = time.monotonic() - began
+            faulty.release()
+        assert took >= 5
+        assert handle.receipt().dropped == {"no_rollout": 1}
+        wait_until(lambda: statuses(inner) == ["cancelled"])
+
+
+@pytest.mark.asyncio
+async def test_cancelling_the_entering_cancels_the_rollout() -> None:
+    inner = InMemoryLightningStore()
+    faulty = FaultyStore(inner)
+    tracer = OtelTracer()
+
+    async def agent() -> None:
+        async with tracer.trace_context("task"):
+            raise AssertionError("it was entered")
+
+    with tracer.lifespan(faulty):
+        faulty.hold()
+        task = asyncio.create_task(agent())
+        await asyncio.to_thread(wait_until, lambda: faulty.held == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        faulty.release()
+        await asyncio.to_thread(wait_until, lambda: statuses(inner) == ["cancelled"])
+
+
+def test_interrupting_the_entering_cancels_the_rollout() -> None:
+    inner = InMemoryLightningStore()
+    faulty = FaultyStore(inner)
+    tracer = OtelTracer()
+    with tracer.lifespan(faulty):
+        faulty.hold()
+        with pytest.raises(KeyboardInterrupt), alarm():
+            with tracer.trace_context("task"):
+                pass
+        faulty.release()
+        wait_until(lambda: statuses(inner) == ["cancelled"])
+
+
+def test_a_context_can_be_opened_in_a_signal_handler(store: LightningStore, tracer: OtelTracer) -> None:
+    opened: list[str] = []
+
+    def handler(*_: object) -> None:
+        with tracer.trace_context("in the handler") as handle:
+            opened.append(handle.rollout_id)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with tracer.trace_context("around"):
+            signal.raise_signal(signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert tracer.processor.force_flush(20_000)
+    assert len(opened) == 1
+    assert statuses(store) == ["succeeded", "succeeded"]
+    assert threading.current_thread() is threading.main_thread()
+
+
+def test_a_context_works_in_trio(store: LightningStore, tracer: OtelTracer) -> None:
+    trio = pytest.importorskip("trio")
+
+    async def agent() -> None:
+        async with tracer.trace_context("in trio") as handle:
+            handle.start_span("step").end()
+
+    trio.run(agent)
+    assert tracer.processor.force_flush(20_000)
+    assert statuses(store) == ["succeeded"]

@@ -21,6 +21,7 @@ from .transition import Row, transitions
 
 _NO_ANSWER = frozenset({"no_response", "http_error", "error_answer", "no_choices"})
 _NO_IDS = frozenset({"no_token_ids", "no_response_token_ids", "no_prompt_token_ids", "foreign_span"})
+_UNCAPTURED = SpanFlagAttributes.UNCAPTURED_SERVER.value
 _DROPPED = SpanFlagAttributes.DROPPED_ATTRIBUTES.value
 
 
@@ -257,6 +258,8 @@ def _of_receipt(receipt: Optional[Receipt]) -> List[TraceReason]:
 def _of_spans(analyses: Sequence[Analysis]) -> Iterable[TraceReason]:
     if any(_DROPPED in span.attributes for analysis in analyses for span in analysis.spans):
         yield TraceReason.ATTRIBUTES_DROPPED
+    if any(_UNCAPTURED in span.attributes for analysis in analyses for span in analysis.spans):
+        yield TraceReason.UNCAPTURED_SERVER
     if len(analyses) > 1:
         yield TraceReason.SEVERAL_ATTEMPTS
 

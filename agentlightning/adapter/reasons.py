@@ -48,8 +48,15 @@ class TraceReason(Explained):
     )
     NO_MODEL_CALLS = (
         "no_model_calls",
-        "spans were recorded, but none of them is a model call",
-        "call the model through an OpenAI-compatible client in the traced process, after the tracer's init",
+        "spans were recorded, but none of them is a model call: the agent made none, its client is not watched, or a "
+        "cache of its framework answered",
+        "call the model through an OpenAI-compatible client in the traced process, after the tracer's init, and turn "
+        "the framework's cache off (dspy: cache=False; LangChain: set_llm_cache(None))",
+    )
+    UNCAPTURED_SERVER = (
+        "uncaptured_server",
+        "a model server was connected to, and no call of it was captured",
+        "see the server in `agl show`; use a client that is watched: httpx, requests, urllib3, http.client, aiohttp",
     )
     NO_SELECTED_CALLS = (
         "no_selected_calls",

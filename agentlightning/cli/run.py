@@ -24,7 +24,8 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ..env_var import LightningEnvVar
 from ..errors import InvalidArgument, InvalidTransition
-from ..store.base import receipt_of
+from ..semconv import AGL_UNCAPTURED, SpanFlagAttributes
+from ..store.base import LightningStore, receipt_of
 from ..store.registry import open_store
 from ..types import Receipt
 from . import lookup, options, output, receipts
@@ -41,6 +42,9 @@ FORWARDED = (
     signal.SIGUSR2,
 )
 FROM_THE_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+
+LOOKED_AT = 10_000
+"""Of an attempt with more spans than this nobody looks for one that is a model call."""
 
 STARTUP = str(Path(__file__).parent / "startup")
 
@@ -80,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
         return NOT_FOUND if not Path(program[0]).exists() else NOT_EXECUTABLE
     url, rollout_id, attempt_id = asyncio.run(_begin(args, program))
     code = execute(program, environment(url, rollout_id, attempt_id, args.capture_tokens))
-    receipt = asyncio.run(_end(url, rollout_id, attempt_id, None if args.attempt else code))
+    ended = asyncio.run(_end(url, rollout_id, attempt_id, None if args.attempt else code))
     if not args.quiet:
-        _tell(rollout_id, receipt, options.again(args))
+        _tell(rollout_id, *ended, options.again(args))
     return code
 
 
@@ -185,18 +189,41 @@ def _in_foreground() -> bool:
         os.close(terminal)
 
 
-async def _end(url: str, rollout_id: str, attempt_id: str, code: Optional[int]) -> Optional[Receipt]:
+async def _end(
+    url: str, rollout_id: str, attempt_id: str, code: Optional[int]
+) -> Tuple[Optional[Receipt], List[str]]:
+    """End the attempt; return its receipt, and what is to be said of model calls that are missing."""
     async with open_store(url) as store:
         if code is not None:
             try:
                 await store.update_attempt(rollout_id, attempt_id, "failed" if code else "succeeded")
             except InvalidTransition as error:  # the program ended the attempt itself
                 output.say(f"agl run: the attempt keeps its status: {error}")
-        return await receipt_of(store, rollout_id, attempt_id)
+        receipt = await receipt_of(store, rollout_id, attempt_id)
+        return receipt, await _missing_calls(store, rollout_id, attempt_id)
 
 
-def _tell(rollout_id: str, receipt: Optional[Receipt], option: str) -> None:
+async def _missing_calls(store: LightningStore, rollout_id: str, attempt_id: str) -> List[str]:
+    from ..adapter.reasons import TraceReason
+    from ..codec.genai import read_call
+
+    uncaptured = await store.query_spans(rollout_id, attempt_id, name=AGL_UNCAPTURED)
+    servers = [span.attributes.get(SpanFlagAttributes.UNCAPTURED_SERVER.value) for span in uncaptured]
+    said = [
+        f"the program connected to the model server {server}, and no model call of it was captured: its client is "
+        "not watched, or it called no model"
+        for server in dict.fromkeys(servers)
+    ]
+    spans = await store.query_spans(rollout_id, attempt_id, limit=LOOKED_AT)
+    if said or not spans or len(spans) == LOOKED_AT or any(read_call(span) is not None for span in spans):
+        return said
+    return [TraceReason.NO_MODEL_CALLS.sentence]
+
+
+def _tell(rollout_id: str, receipt: Optional[Receipt], missing: Sequence[str], option: str) -> None:
     output.say(f"agl: {receipts.line(receipt)}")
+    for sentence in missing:
+        output.say(f"agl: {output.one_line(sentence, 300)}")
     if receipt is None or receipt.started:
         output.say(f"agl: next: agl show {rollout_id}{option}")
     else:

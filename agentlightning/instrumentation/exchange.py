@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
-from ..codec import content_encoding
+from ..codec import bounds, content_encoding
 from ..codec.openai_wire import json_object
 from ..codec.raw_call import CallStart, Endpoint, RawCall
 from .asking import Kind
@@ -56,7 +56,7 @@ def plain_body(body: bytes, headers: Mapping[str, str]) -> bytes:
     """Return the body of a request without its ``Content-Encoding``, or as it is where that cannot be undone."""
     try:
         return content_encoding.undo(body, headers.get("content-encoding", ""))
-    except content_encoding.UnreadableEncodingError:
+    except (content_encoding.UnreadableEncodingError, bounds.TooCostlyError):
         return body
 
 

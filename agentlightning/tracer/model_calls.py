@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Dict, NamedTuple, Optional
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from ..codec.genai import span_name
+from ..instrumentation.connections import server_of
 from ..instrumentation.suppression import heard
-from ..semconv import ModelCallAttributes
+from ..semconv import AGL_UNCAPTURED, ModelCallAttributes, SpanFlagAttributes
+from .scope import current_scope
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
     from ..codec.raw_call import CallStart, RawCall
     from .processor import LightningSpanProcessor
+    from .scope import Scope
 
 
 class ModelCallRecorder:
@@ -27,11 +33,33 @@ class ModelCallRecorder:
     def __init__(self, processor: LightningSpanProcessor, tracer: trace.Tracer) -> None:
         self._processor = processor
         self._tracer = tracer
+        self._servers: WeakKeyDictionary[Scope, dict[str, bool]] = WeakKeyDictionary()
+        """Attempt → server that it connected to or called → whether a call was seen."""
+
+    def connected(self, server: str) -> None:
+        """A socket connects to a model server."""
+        scope = self._scope()
+        if scope is not None:
+            self._servers.setdefault(scope, {}).setdefault(server, False)
+
+    def name_uncaptured(self, scope: Scope, context: Optional[Context] = None) -> None:
+        """Record the model servers that an attempt connected to without a call that was seen; it ends now."""
+        for server, seen in self._servers.pop(scope, {}).items():
+            if not seen:
+                attributes = {SpanFlagAttributes.UNCAPTURED_SERVER.value: server}
+                self._tracer.start_span(AGL_UNCAPTURED, context=context, attributes=attributes).end()
+
+    def _scope(self) -> Optional[Scope]:
+        scope = current_scope()
+        return scope if scope is not None else self._processor.fallback
 
     def started(self, call: CallStart) -> Optional[_CallSpan]:
         """Find or start the span; ours is named as OpenTelemetry's GenAI conventions say: operation and model."""
         if not self._processor.owns(otel_context.get_current()):
             return None
+        scope, server = self._scope(), server_of(call.url)
+        if scope is not None and server is not None:
+            self._servers.setdefault(scope, {})[server] = True
         adopting = self._processor.adoptions.adopt(call.model)
         if adopting is not None:
             return _CallSpan(adopting, ours=False)

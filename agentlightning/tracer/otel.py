@@ -21,6 +21,7 @@ from ..codec.attributes import format_exception_attributes, sanitize_attributes
 from ..codec.raw_call import Endpoint
 from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
 from ..errors import ConfigurationError, ContextArgumentsError, TracerNotReady
+from ..instrumentation.connections import Connections
 from ..instrumentation.guard import Guard, Policy
 from ..instrumentation.own_hosts import IsOwnHost, is_loopback
 from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
@@ -358,16 +359,25 @@ class _Worker:
             undo.callback(self.session.close)
             self.tracer = self.session.provider.get_tracer(TRACER_NAME)
             undo.callback(carry_handed_work())
+            self.guard = Guard(tracer._policy)
+            self.recorder = ModelCallRecorder(self.processor, self.tracer)
             if tracer._instrument_llm_calls:
                 self._calls = instrument_model_calls(
-                    ModelCallRecorder(self.processor, self.tracer),
+                    self.recorder,
                     capture_tokens=tracer._capture_tokens,
                     endpoint_for=tracer.endpoint_for,
                     is_own_host=_is_own_host(tracer),
-                    guard=Guard(tracer._policy),
+                    guard=self.guard,
                 )
                 undo.callback(self._calls.leave)  # while the provider still tells our processor of ends
                 undo.callback(self._calls.undo)
+                connections = Connections(
+                    lambda: [known.url for known in tracer._known_endpoints()],
+                    self.recorder.connected,
+                    self.guard,
+                )
+                for patch in connections.patches():
+                    undo.callback(patch.undo)
             self.processor.writer.begin()  # the first span may come when the program ends
             if store is not None:
                 self.processor.writer.deliver_spool(store)
@@ -375,6 +385,8 @@ class _Worker:
 
     def _finish(self, timeout: float) -> None:
         if self.processor.fallback is not None:
+            with self.guard("naming model servers"):
+                self.recorder.name_uncaptured(self.processor.fallback)
             self.processor.close_scope(self.processor.fallback)
         if self._calls is not None:
             self._calls.leave()
@@ -521,6 +533,11 @@ class _TraceContext(TraceContext):
         if in_this_process:
             if error is not None:
                 OtelSpanRecordingContext(self._root).record_exception(error)
+            with self._worker.guard("naming model servers"):
+                inside = context_with_scope(self._scope, otel_context.get_current())
+                self._worker.recorder.name_uncaptured(
+                    self._scope, trace.set_span_in_context(self._root, inside)
+                )
             if self._scope.alternates:
                 self._root.set_attribute(SpanFlagAttributes.ALTERNATES.value, True)
             self._root.end()

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from cli_sample import agl
 
+from agentlightning.testing import FakeOpenAI
+
 SCRIPT = """
 from openai import OpenAI
 
@@ -93,3 +95,37 @@ def test_an_unchanged_script_becomes_training_rows(endpoint: str, tmp_path: Path
     explained = agl("explain", "latest", "--store", url)
     assert explained.code == 0
     assert "no_reward" in explained.out
+
+
+def test_the_summary_names_a_model_server_whose_calls_nobody_saw(tmp_path: Path) -> None:
+    with FakeOpenAI() as server:
+        port = server.url.rpartition(":")[2]
+        code = (
+            f"import socket; s = socket.create_connection(('127.0.0.1', {port})); "
+            "s.sendall(b'GET /v1/models HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n'); s.recv(9); s.close()"
+        )
+        done = _run(tmp_path, code, {"OPENAI_BASE_URL": server.base_url})
+    assert (
+        f"connected to the model server localhost:{port}, and no model call of it was captured" in done.stderr
+    )
+
+
+def test_the_summary_says_where_a_program_with_spans_called_no_model(tmp_path: Path) -> None:
+    done = _run(
+        tmp_path, "from opentelemetry import trace; trace.get_tracer('t').start_span('agent').end()", {}
+    )
+    assert "none of them is a model call" in done.stderr
+    assert "cache" in done.stderr
+
+
+def _run(tmp_path: Path, code: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    url = f"sqlite:///{tmp_path}/runs.db"
+    return subprocess.run(
+        [sys.executable, "-m", "agentlightning.cli", "run", "--store", url, "--", sys.executable, "-c", code],
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )

@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import ClassVar
 
 ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ROOT / "scripts" / "locks"
 PAGES = ROOT / "docs" / "reference"
 CELL_SECONDS = 400
 
@@ -76,9 +77,14 @@ class Cell:
         return f"agentops-{self.agentops}/opentelemetry-{self.opentelemetry}/openai-{self.openai}"
 
     @property
+    def lock(self) -> str:
+        """The lock of its environment, if it has one."""
+        return f"agentops-{self.agentops}-{self.opentelemetry}-{self.openai}"
+
+    @property
     def folder(self) -> Path:
         """Its environment."""
-        return ROOT / f".venv-agentops-{self.agentops}-{self.opentelemetry}-{self.openai}"
+        return ROOT / f".venv-{self.lock}"
 
     def requirements(self) -> list[str]:
         """What is installed beside the project itself."""
@@ -113,9 +119,14 @@ class Client:
         return f"agentops-{self.agentops}/client"
 
     @property
+    def lock(self) -> str:
+        """The lock of its environment, if it has one."""
+        return self.home.lock if self.home else f"agentops-client-{self.agentops}"
+
+    @property
     def folder(self) -> Path:
         """Its environment."""
-        return self.home.folder if self.home else ROOT / f".venv-agentops-client-{self.agentops}"
+        return ROOT / f".venv-{self.lock}"
 
     def requirements(self) -> list[str]:
         """What is installed beside the project itself."""
@@ -146,16 +157,39 @@ def clients(only: str, *, small: bool) -> Iterator[Client]:
 
 
 def install(cell: Cell | Client) -> None:
-    """Make the environment, unless it is there and not older than a week: the newest may have changed."""
-    wanted = " ".join([*cell.requirements(), (ROOT / "pyproject.toml").read_text(), time.strftime("%G-%V")])
+    """Make the environment from its lock; without one, of what the day of the locks had. Nothing if it is there."""
+    pins = LOCKS / f"{cell.lock}.txt"
+    locked = pins.read_text(encoding="utf-8") if pins.exists() else f"{locked_on()} {cell.requirements()}"
+    wanted = f"{locked}{(ROOT / 'pyproject.toml').read_text(encoding='utf-8')}"
     mark = cell.folder / ".installed"
     with (ROOT / "pyproject.toml").open(encoding="utf-8") as lock:  # the lock of scripts/_venv.sh
         fcntl.flock(lock, fcntl.LOCK_EX)
         if mark.exists() and mark.read_text(encoding="utf-8") == wanted:
             return
         uv("venv", "--clear", "--python", sys.executable, str(cell.folder))
-        uv("pip", "install", "--python", str(cell.folder / "bin" / "python"), "-e", ".", *cell.requirements())
+        into = ("--python", str(cell.folder / "bin" / "python"))
+        build = ("--build-constraints", str(LOCKS / "build.txt"))
+        if pins.exists():
+            uv("pip", "sync", *into, "--require-hashes", str(pins))
+            uv("pip", "install", *into, *build, "--no-deps", "-e", ".")
+        else:
+            uv(
+                "pip",
+                "install",
+                *into,
+                *build,
+                "--exclude-newer",
+                locked_on(),
+                "-e",
+                ".",
+                *cell.requirements(),
+            )
         mark.write_text(wanted, encoding="utf-8")
+
+
+def locked_on() -> str:
+    """Return the day of which the locks are."""
+    return re.findall(r"\d{4}-\d\d-\d\d", (LOCKS / "test.txt").read_text(encoding="utf-8"))[0]
 
 
 def uv(*arguments: str) -> None:

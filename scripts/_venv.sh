@@ -1,6 +1,6 @@
-# Sourced by the scripts beside it. `need EXTRA...` makes the repository's virtual environment, installs the
-# project with these extras into it, and puts it first on PATH; where that was done before, it costs nothing.
-# Set PYTHON to choose the interpreter.
+# Sourced by the scripts beside it. `need LOCK` makes the repository's virtual environment, installs what
+# scripts/locks/LOCK.txt names into it, and puts it first on PATH; `prepare LOCK FOLDER` makes another environment.
+# Where that was done before, it costs nothing. Set PYTHON to choose the interpreter.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$root"
@@ -27,8 +27,14 @@ find_python() {
     return 1
 }
 
-# What an installation depends on: the metadata, the place (it is editable) and the interpreter.
-fingerprint() { { cat pyproject.toml; pwd; "$1" -V; } | cksum; }
+# fingerprint PYTHON LOCK...: what an installation depends on: the metadata, the locks, the place (it is editable) and
+# the interpreter.
+fingerprint() {
+    local python="$1" names=()
+    shift
+    (($#)) && names=("${@/#/scripts/locks/}")
+    { cat pyproject.toml "${names[@]/%/.txt}"; pwd; "$python" -V; } | cksum
+}
 
 make_venv() {
     local folder="$1" python="$2"
@@ -60,30 +66,121 @@ with_lock() (
     "$@"
 )
 
-install_extras() {
-    local folder="$root/.venv" extra wanted missing=()
-    make_venv "$folder" "$(find_python)"
-    wanted="$(fingerprint "$folder/bin/python")"
-    for extra in "$@"; do
-        if [[ "$(cat "$folder/.installed-$extra" 2>/dev/null)" != "$wanted" ]]; then
-            missing+=("$extra")
-        fi
-    done
-    if ((${#missing[@]} == 0)); then
+uv="$root/.venv-tools/bin/uv"
+
+# is_installed FOLDER LOCK...: whether this was installed from these very locks
+is_installed() {
+    local folder="$1"
+    shift
+    [[ -x "$folder/bin/python" ]] &&
+        [[ "$(cat "$folder/.installed-$1" 2>/dev/null)" == "$(fingerprint "$folder/bin/python" "$@")" ]]
+}
+
+mark_installed() {
+    local folder="$1"
+    shift
+    fingerprint "$folder/bin/python" "$@" >"$folder/.installed-$1"
+}
+
+# uv installs the locks: what takes it seconds takes pip minutes. pip brings the one that the lock "tools" names.
+install_uv() {
+    local folder="$root/.venv-tools"
+    if is_installed "$folder" tools; then
         return
     fi
-    # Debian 12's pip gives up on this set of requirements; the newest resolves it in a minute.
-    "$folder/bin/python" -m pip install -qq --disable-pip-version-check -U pip
-    local joined
-    joined="$(IFS=,; echo "${missing[*]}")"
-    say "installing agentlightning-otel[$joined] into .venv (once)"
-    "$folder/bin/python" -m pip install -qq --disable-pip-version-check -e ".[$joined]"
-    for extra in "${missing[@]}"; do
-        printf '%s\n' "$wanted" >"$folder/.installed-$extra"
+    make_venv "$folder" "$(find_python)"
+    "$folder/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r scripts/locks/tools.txt
+    mark_installed "$folder" tools
+}
+
+# uv_pip COMMAND FOLDER ARGUMENT...
+uv_pip() {
+    local command="$1" folder="$2"
+    shift 2
+    "$uv" pip "$command" -q --python "$folder/bin/python" "$@"
+}
+
+# The project as it lies here, without what it depends on, built by what the lock "build" names.
+install_project() {
+    uv_pip install "$1" --no-deps --build-constraints scripts/locks/build.txt -e .
+}
+
+# local_torch FOLDER LOCK: prints torch's build for CPUs where one lies in a folder that PIP_FIND_LINKS names, fits the
+# Python of FOLDER, and has a hash that the lock knows
+local_torch() {
+    local place wheel tag
+    tag="$("$1/bin/python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')"
+    for place in ${PIP_FIND_LINKS:-}; do
+        for wheel in "$place"/torch-*+cpu-"$tag"-*.whl; do
+            if [[ -f "$wheel" ]] && grep -q "sha256:$(sha256sum "$wheel" | cut -d' ' -f1)" "scripts/locks/$2.txt"; then
+                printf '%s\n' "$wheel"
+                return
+            fi
+        done
     done
 }
 
+# install_lock FOLDER LOCK: into a new environment
+install_lock() {
+    local folder="$1" lock="$2" wheel rest
+    local from_hashes=(install "$folder" --no-deps --require-hashes -r)
+    if ! grep -q '^torch==' "scripts/locks/$lock.txt"; then
+        uv_pip "${from_hashes[@]}" "scripts/locks/$lock.txt"
+        return
+    fi
+    wheel="$(local_torch "$folder" "$lock")"
+    if [[ -z "$wheel" ]]; then
+        uv_pip "${from_hashes[@]}" "scripts/locks/$lock.txt"
+        # On Linux, torch from the index needs CUDA's libraries also where there is no GPU.
+        [[ "$(uname)" != Linux ]] || uv_pip "${from_hashes[@]}" scripts/locks/cuda.txt
+        return
+    fi
+    uv_pip install "$folder" --no-deps "$wheel"
+    rest="$(mktemp)"
+    awk '/^[a-zA-Z0-9]/ {torch = /^torch==/} !torch' "scripts/locks/$lock.txt" >"$rest"
+    uv_pip "${from_hashes[@]}" "$rest"
+    rm "$rest"
+}
+
+# prepare LOCK FOLDER [PYTHON]: an environment that holds what the lock names, the project, and nothing else
+prepare() {
+    local lock="$1" folder="$2" python="${3:-}"
+    if is_installed "$folder" "$lock"; then
+        return
+    fi
+    install_uv
+    say "installing the lock $lock into ${folder##*/}"
+    # Made anew: of an older lock something would stay.
+    "$uv" venv -q --clear --python "${python:-$(find_python)}" "$folder"
+    install_lock "$folder" "$lock"
+    install_project "$folder"
+    mark_installed "$folder" "$lock"
+}
+
+# What somebody has installed into .venv by hand stays.
+install_main() {
+    local folder="$root/.venv"
+    # The lock "test" holds all of the others of this environment, in the same releases.
+    if is_installed "$folder" "$1" || is_installed "$folder" test; then
+        return
+    fi
+    install_uv
+    make_venv "$folder" "$(find_python)"
+    say "installing the lock $1 into .venv (once)"
+    rm -f "$folder"/.installed*
+    install_lock "$folder" "$1"
+    install_project "$folder"
+    mark_installed "$folder" "$1"
+}
+
+need_uv() { with_lock install_uv; }
+
 need() {
-    with_lock install_extras "$@"
+    with_lock install_main "$1"
     export VIRTUAL_ENV="$root/.venv" PATH="$root/.venv/bin:$PATH"
+}
+
+# releases FOLDER PATTERN: those installed there whose names match, in a line
+releases() {
+    "$uv" pip list -q --python "$1/bin/python" --format freeze | grep -E "^($2)==" | tr '\n' ' '
 }

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import ROOT
 
-# What a fresh install brings beyond these breaks both releases: their exporter writes to a private field that 1.45
-# moved, a server imports pkg_resources, and newer FastAPI and openai releases change what they patch.
-_SURROUNDINGS = ("opentelemetry-sdk<1.45", "openai<3", "fastapi<0.163", "setuptools<81")
-PINS: Mapping[str, tuple[str, ...]] = {
-    "0.3.0": ("agentlightning==0.3.0", *_SURROUNDINGS),
-    # The newest agentops that it takes: the one that our own environment has.
-    "0.2.2": ("agentlightning==0.2.2", "agentops==0.4.21", *_SURROUNDINGS),
-}
-"""Release → what is installed."""
+RELEASES = ("0.3.0", "0.2.2")
 INSTALL_LIMIT = 1200.0
 
 
@@ -33,20 +25,23 @@ def interpreter(release: str) -> Path:
 
 
 def install(release: str, say: Callable[[str], None]) -> str | None:
-    """Make the environment unless it is there; return its interpreter, or ``None`` where it cannot be had."""
-    pins, place = PINS[release], folder(release)
-    wanted = "\n".join((*pins, sys.version))
+    """Make the environment from its lock unless it is there; return its interpreter, or ``None`` where that fails.
+
+    Needs uv, which ``scripts/bench`` installs; ``UV`` names it.
+    """
+    place, lock = folder(release), ROOT / "scripts" / "locks" / f"peer-{release}.txt"
+    wanted = f"{sys.version}\n{lock.read_text(encoding='utf-8')}"
     marker = place / ".installed"
     if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
         return str(interpreter(release))
     say(f"installing Agent Lightning {release} into {place.name} (once; minutes, 0.8 GB)")
-    shutil.rmtree(place, ignore_errors=True)
-    pip = [str(interpreter(release)), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *pins]
+    uv = [os.environ.get("UV", "uv"), "-q"]
+    sync = [*uv, "pip", "sync", "--python", str(interpreter(release)), "--require-hashes", str(lock)]
     try:
-        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True, capture_output=True, text=True)
-        subprocess.run(pip, check=True, capture_output=True, text=True, timeout=INSTALL_LIMIT)
-    except subprocess.TimeoutExpired:
-        say(f"Agent Lightning {release} could not be installed in time; going on without it")
+        for command in ([*uv, "venv", "--clear", "--python", sys.executable, str(place)], sync):
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_LIMIT)
+    except (subprocess.TimeoutExpired, FileNotFoundError) as error:
+        say(f"Agent Lightning {release} could not be installed; going on without it: {error}")
         return None
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["no message"])[-1]

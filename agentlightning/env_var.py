@@ -48,6 +48,14 @@ class LightningEnvVar(Enum):
     AGL_CAPTURE_TOKENS = "AGL_CAPTURE_TOKENS"
     """``observe`` (default): requests and responses stay untouched. ``request``: ask known endpoints for ids."""
 
+    AGL_SAMPLING_DEFAULTS = "AGL_SAMPLING_DEFAULTS"
+    """What model servers apply where a request names nothing, as a JSON object, for endpoints of which no resource and
+    no ``endpoints=`` says it; ``{}``: nothing of their own (vLLM: ``--generation-config vllm``). Default: not known."""
+
+    AGL_LOGPROB_KIND = "AGL_LOGPROB_KIND"
+    """``processed`` or ``raw``: whether log-probabilities are those after temperature, truncation and penalties, for
+    endpoints of which nothing else says it. Default: not known."""
+
     AGL_REDACTION = "AGL_REDACTION"
     """``egress`` (default): the store keeps everything, copies for others are masked. ``ingest``: what is stored is
     masked, too. ``off``: neither."""

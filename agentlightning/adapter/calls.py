@@ -3,7 +3,8 @@
 A span is a model call if it records one (``codec.genai.read_call``) or is named like one. Each gets exactly one
 verdict: trainable, or the code of the first reason why not, in this order: it is another agent's; it was made
 while a reward was computed; it records nothing; it was marked; its token capture is not valid; it has no
-tokens; its log-probabilities are not comparable; another span records the same call.
+tokens; its tokens were not sampled; another span records the same call. Whether its log-probabilities are proven is
+another question (``Call.unproven``), and by itself no reason to leave it out.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Tuple, cast
 
+from ..codec.distribution import Why, forced_tokens, unproven, was_searched
 from ..codec.genai import read_call
-from ..codec.model_call import VALID, Choice, ModelCall, PolicySpan, comparable
+from ..codec.model_call import VALID, Choice, ModelCall, PolicySpan
 from ..codec.openai_wire import LOGPROB_SENTINEL
 from ..semconv import SpanFlagAttributes
 from ..types import Span
@@ -65,9 +67,11 @@ class Rules:
     dedup: bool = True
     believe_response_ids: bool = True
     """Whether one response id is one call, also where the tokens differ, as 0.3 has it."""
-    require_logprobs: bool = True
-    """Whether our own captures without log-probabilities are left out. Those of other instrumentations, which
+    require_logprobs: bool = False
+    """Whether our own captures without proven log-probabilities are left out. Those of other instrumentations, which
     record none, are not."""
+    whole_answers: bool = True
+    """Whether a row trains all tokens of an answer or none, so that one with forced tokens gives no row."""
     require_tokens: bool = True
     """Whether calls for which no token ids came are left out; without, they give rows of text alone."""
 
@@ -96,6 +100,10 @@ class Call:
         """Whether the call is the agent's own."""
         return self.reason not in SELECTION_REASONS
 
+    def unproven(self, choice: Choice) -> Optional[Why]:
+        """Return why the log-probabilities of one of its answers are not proven, or ``None`` where they are."""
+        return None if self.record is None else unproven(self.record, choice)
+
     @property
     def response_id(self) -> Optional[str]:
         """The server's id of the response."""
@@ -116,7 +124,10 @@ def trainable_choices(call: Call, rules: Rules) -> List[Choice]:
         return []
     if not rules.require_tokens and call.record.token_capture != VALID:
         return list(call.record.choices)
-    return [choice for choice in call.record.choices if choice.token_ids]
+    sampled = [choice for choice in call.record.choices if choice.token_ids]
+    return [
+        choice for choice in sampled if not_sampled(call.record, choice, whole=rules.whole_answers) is None
+    ]
 
 
 def _walk(root: Tree, rules: Rules, agent: Optional[str]) -> List[Call]:
@@ -194,13 +205,36 @@ def _verdict(span: Span, record: Optional[ModelCall], tokens: Optional[str], rul
     if tokens is not None:
         without_ids = record.token_capture.startswith("none(") and record.choices
         return None if without_ids and not rules.require_tokens else tokens
-    why = comparable(record)
-    if why == NO_LOGPROBS:  # of some choices; those that have them must be comparable all the same
-        having = tuple(choice for choice in record.choices if choice.logprobs is not None)
-        why = (comparable(replace(record, choices=having)) if having else None) or NO_LOGPROBS
-    if why == NO_LOGPROBS and not (rules.require_logprobs and record.capture_source != FOREIGN):
+    sampled = [choice for choice in record.choices if choice.token_ids]
+    refusals = [not_sampled(record, choice, whole=rules.whole_answers) for choice in sampled]
+    refusal = refusals[0]
+    if refusal is not None and all(each is not None for each in refusals):
+        return refusal.code
+    if not rules.require_logprobs:
         return None
-    return why
+    open_ = [why for why in (unproven(record, choice) for choice in sampled) if why is not None]
+    if len(open_) < len(sampled) or (record.capture_source == FOREIGN and open_[0].code == NO_LOGPROBS):
+        return None
+    return open_[0].code
+
+
+def not_sampled(record: ModelCall, choice: Choice, *, whole: bool) -> Optional[Why]:
+    """Return why an answer is not what the model sampled, so that it cannot be trained; ``None`` = it is.
+
+    Args:
+        record: The call.
+        choice: The answer.
+        whole: Whether an answer with some forced tokens cannot be trained, either.
+    """
+    if was_searched(record):
+        return Why("beam_search")
+    forced = forced_tokens(record, choice)
+    if isinstance(forced, Why):
+        return forced
+    everything = len(forced) == len(choice.token_ids or ())
+    if forced and (whole or everything):
+        return Why("forced_tokens", f"{len(forced)} of {len(choice.token_ids or ())}")
+    return None
 
 
 def is_marked(span: Span) -> bool:

@@ -6,6 +6,7 @@ the two cannot disagree. Codes are those of ``adapter.reasons`` and ``codec.mode
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, List, Optional, Set, Tuple
@@ -15,6 +16,7 @@ from ..types import Receipt, Rollout, SpanLike
 from .analysis import Analysis, analyse
 from .calls import NO_LOGPROBS, Call, Rules
 from .continuity import Continuity
+from .cures import lines_to_add
 from .matching import RewardMatch, RewardMatchPolicy
 from .reasons import CallReason, Code, RewardReason, TraceReason, explained
 from .transition import Row, transitions
@@ -51,6 +53,12 @@ class CallVerdict:
     """How its prompt continues an earlier call; see ``adapter.continuity``."""
     issues: Tuple[str, ...] = ()
     """Codes of what capture noticed beside its verdict."""
+    unproven: Optional[str] = None
+    """Why its rows have no log-probabilities; ``None`` = they have, or it gives no row."""
+    unproven_detail: str = ""
+    unproven_cure: str = ""
+    lines_to_add: Tuple[str, ...] = ()
+    """What to write about the endpoint to have it otherwise: the line in Python, and the same by environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,11 @@ class Explanation:
         return tuple(reason.code for reason in self.reasons)
 
     @property
+    def unproven(self) -> Dict[str, int]:
+        """Code → calls whose rows have no log-probabilities because of it."""
+        return dict(Counter(call.unproven for call in self.calls if call.unproven is not None))
+
+    @property
     def skipped(self) -> Dict[str, int]:
         """Code → calls that give no row because of it."""
         counts: Dict[str, int] = {}
@@ -101,7 +114,12 @@ class Explanation:
 
     def as_json(self) -> Dict[str, Any]:
         """Return the explanation as a JSON value."""
-        return {**asdict(self), "codes": list(self.codes), "skipped": self.skipped}
+        return {
+            **asdict(self),
+            "codes": list(self.codes),
+            "skipped": self.skipped,
+            "unproven": self.unproven,
+        }
 
 
 def explain(
@@ -153,6 +171,9 @@ def _calls(analysis: Analysis, rows: Sequence[Row]) -> Iterable[CallVerdict]:
 def _call(call: Call, rows: Sequence[Row], attempt_id: str, relation: Optional[Continuity]) -> CallVerdict:
     why = explained(call.reason) if call.reason is not None else Code("", "")
     record = call.record
+    open_ = [each for row in rows if (each := call.unproven(row.choice)) is not None]
+    unproven = open_[0] if open_ and record is not None else None
+    stated = call.reason if unproven is None else unproven.code
     return CallVerdict(
         attempt_id=attempt_id,
         span_id=call.span.span_id,
@@ -170,6 +191,10 @@ def _call(call: Call, rows: Sequence[Row], attempt_id: str, relation: Optional[C
         reward=next((row.triplet.reward for row in rows if row.triplet.reward is not None), None),
         prefix=None if relation is None else relation.as_json(),
         issues=() if record is None else tuple(issue.code for issue in record.issues),
+        unproven=None if unproven is None else unproven.code,
+        unproven_detail="" if unproven is None else unproven.detail,
+        unproven_cure="" if unproven is None else explained(unproven.code).cure,
+        lines_to_add=() if record is None or stated is None else lines_to_add(record, stated),
     )
 
 
@@ -195,7 +220,7 @@ def _of_calls(analyses: Sequence[Analysis], rows: Sequence[Row]) -> Iterable[Tra
     if not analyses:
         return [TraceReason.NO_SPANS]
     if rows:
-        return []
+        return _of_logprobs(rows)
     calls = [call for analysis in analyses for call in analysis.calls]
     recorded = [call for call in calls if call.record is not None]
     if not recorded:
@@ -205,6 +230,14 @@ def _of_calls(analyses: Sequence[Analysis], rows: Sequence[Row]) -> Iterable[Tra
         return [TraceReason.NO_SELECTED_CALLS]
     causes: Set[TraceReason] = {_cause(call) for call in selected}
     return [causes.pop() if len(causes) == 1 else TraceReason.NO_TRAINABLE_CALLS]
+
+
+def _of_logprobs(rows: Sequence[Row]) -> Iterable[TraceReason]:
+    """Return what is to be said of rows that have no log-probabilities."""
+    found = {why.code for row in rows if (why := row.call.unproven(row.choice)) is not None}
+    found -= _NO_IDS  # rows of text
+    if found:
+        yield TraceReason.NO_LOGPROBS if found == {NO_LOGPROBS} else TraceReason.LOGPROBS_UNPROVEN
 
 
 def _cause(call: Call) -> TraceReason:

@@ -14,7 +14,7 @@ from typing import Literal, Optional, Tuple
 
 from ..codec.model_call import Choice
 from ..semconv import SpanFlagAttributes
-from .calls import LLM_CALL_MATCH, NO_LOGPROBS, Call, Rules
+from .calls import LLM_CALL_MATCH, Call, Rules, not_sampled
 from .continuity import Continuity
 from .graph import CallGraph, Node
 from .matching import RewardMatchPolicy
@@ -43,7 +43,7 @@ class Use(str, Enum):
 class RowPolicy:
     """Which calls are trained, what their reward is, and how long a row may be.
 
-    A pure value. The defaults train every call of the agent whose tokens and log-probabilities can be trusted.
+    A pure value. The defaults train every call of the agent whose tokens can be trusted.
 
     Raises:
         re.error: A regular expression is not one.
@@ -61,8 +61,9 @@ class RowPolicy:
     abandoned: Literal["skip", "train"] = "skip"
     """What to do with an answer that is not the agent's answer to its prompt: it was given up for another one, asked
     again after it was broken off, or nobody can tell which of them counts."""
-    require_logprobs: bool = True
-    """Whether answers without log-probabilities are context only; ``False`` trains them with ``None`` for each."""
+    require_logprobs: bool = False
+    """Whether answers without proven log-probabilities are context only. By default they are trained and have ``None``
+    for each: right for a trainer that recomputes them; what needs them refuses such rows."""
     min_version: Optional[int] = None
     """Answers with a token of an older policy version are stale, and context only. Versions are whole numbers."""
     max_prompt_tokens: Optional[int] = None
@@ -99,7 +100,8 @@ class RowPolicy:
             agent_match=None if self.agent_match is None else re.compile(self.agent_match),
             exclude_in_reward=self.exclude_llm_call_in_reward,
             believe_response_ids=False,
-            require_logprobs=self.require_logprobs,
+            require_logprobs=False,  # decided for each answer, in ``untrained``
+            whole_answers=False,
         )
 
 
@@ -145,8 +147,11 @@ def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> Optional[Tuple
         return call.reason, ""
     if policy.roles is not None and role_of(call) not in policy.roles:
         return CallReason.OTHER_ROLE.code, role_of(call)
-    if policy.require_logprobs and node.choice.logprobs is None:
-        return NO_LOGPROBS, ""
+    refusal = not_sampled(call.record, node.choice, whole=False) if call.record is not None else None
+    if refusal is None and policy.require_logprobs:
+        refusal = call.unproven(node.choice)
+    if refusal:
+        return refusal
     if node.index in graph.given_up and policy.abandoned == "skip":
         why = graph.given_up[node.index]
         return why.code, "" if why is CallReason.ABANDONED else node.choice.finish_reason or ""

@@ -80,13 +80,18 @@ class TraceReason(Explained):
     )
     NOT_COMPARABLE = (
         "not_comparable",
-        "the log-probabilities of every call differ from those that a trainer recomputes",
-        "sample at temperature 1 without top_p, top_k and penalties, or serve processed log-probabilities",
+        "no call is known to be a plain sample of the model",
+        "see the code of each call",
+    )
+    LOGPROBS_UNPROVEN = (
+        "logprobs_unproven",
+        "rows have no log-probabilities: those that were recorded are not known to be what a trainer recomputes",
+        "see the cause of each call; a trainer that recomputes them takes the rows as they are",
     )
     NO_LOGPROBS = (
         "no_logprobs",
         "token ids came without log-probabilities",
-        "ask for logprobs, or build rows with require_logprobs=False and recompute them",
+        "ask for logprobs; a trainer that recomputes them takes the rows as they are",
     )
     UNTRAINABLE = (
         "untrainable",
@@ -335,13 +340,44 @@ class Code:
     cure: str = ""
 
 
+_CURES: Mapping[str, str] = {
+    "sampling_unknown": (
+        "say what the server applies, on the endpoint's resource or in AGL_SAMPLING_DEFAULTS: {} where it is started "
+        "with --generation-config vllm, else what its generation_config.json says"
+    ),
+    "temperature": (
+        "serve log-probabilities of the distribution that is sampled from (vLLM: --logprobs-mode processed_logprobs) "
+        "and say so: logprob_kind='processed'; or sample at temperature 1"
+    ),
+    "temperature_zero": "none where greedy answers are wanted; else sample at a temperature above 0",
+    "truncated_sampling": "sample with top_p=1, top_k=0, min_p=0, or let the trainer recompute them",
+    "penalised_sampling": "sample without penalties, biases and minimum lengths, or let the trainer recompute them",
+    "constrained_sampling": "sample without a grammar, or let the trainer recompute them",
+    "setting_unknown": "leave the setting out, or let the trainer recompute them",
+    "sampling_unreadable": "send a number",
+    "beam_search": "sample: a beam or the best of several is chosen, not sampled",
+    "forced_unknown": (
+        "serve log-probabilities of the distribution that is sampled from, in which a forced token has 0 (vLLM: "
+        "--logprobs-mode processed_logprobs), and say so: logprob_kind='processed'"
+    ),
+    "forced_tokens": "build_rows has rows with a mask in which forced tokens are context; triplets have none",
+}
+"""What to do about a code that the record of a call gives."""
+
+
 def explained(code: str) -> Code:
     """Return the sentence and cure of any code of this package; an unknown one explains itself."""
     for kind in (TraceReason, CallReason, RewardReason):
         member = next((member for member in kind if member.code == code), None)
         if member is not None:
             return Code(member.code, member.sentence, member.cure)
-    return Code(code, CODES.get(code, f"marked {code!r}"))
+    return Code(code, CODES.get(code, f"marked {code!r}"), _CURES.get(code, ""))
+
+
+def with_detail(code: str, detail: str = "") -> Code:
+    """Return a code whose sentence names what it is about."""
+    found = explained(code)
+    return Code(found.code, f"{found.sentence} ({detail})" if detail else found.sentence, found.cure)
 
 
 ALL_CODES: Mapping[str, Code] = {

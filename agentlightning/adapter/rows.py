@@ -79,6 +79,7 @@ def training_row(row: TrainingRow) -> Dict[str, Any]:
         "prompt_length": row.prompt_length,
         "loss_mask": list(row.loss_mask),
         "logprobs": list(row.logprobs),
+        "unproven": [code.code for code in row.unproven],
         "reward": row.reward,
         "rewards": dict(row.rewards),
         "finish_reason": row.finish_reason,
@@ -89,7 +90,7 @@ def training_row(row: TrainingRow) -> Dict[str, Any]:
 
 
 def _segment(segment: Segment) -> Dict[str, Any]:
-    record = segment.call.record
+    record, truncation, why = segment.call.record, segment.truncation, segment.unproven
     return {
         "start": segment.start,
         "end": segment.end,
@@ -101,6 +102,10 @@ def _segment(segment: Segment) -> Dict[str, Any]:
         "model": None if record is None else record.response_model or record.request_model,
         "finish_reason": segment.choice.finish_reason,
         "logprob_kind": None if record is None else record.logprob_kind,
+        "unproven": None if why is None else {"code": why.code, "detail": why.detail},
+        "forced": list(segment.forced),
+        "temperature": segment.temperature,
+        "truncation": None if truncation is None else dict(truncation),
         "sampling": {} if record is None else dict(record.sampling_effective),
         "versions": [
             {"version": part.version, "start": part.start, "end": part.end} for part in segment.versions

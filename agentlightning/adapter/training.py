@@ -3,8 +3,9 @@
 ``build_rows`` is the one function behind every exporter. It is pure: the spans stay as they are, their order does
 not matter, and converting twice gives the same. A row is the token sequence that the policy saw and sampled on one
 way through the attempt, bit for bit: ``last prompt + last answer``. Of it, the sampled tokens of trained answers have
-mask 1 and the engine's own log-probability; everything else is context, mask 0, log-probability 0.0. An answer that
-several paths share is trained in the first of them only, by start time.
+mask 1 and the engine's own log-probability, or ``None`` where it is not proven to be the one that a trainer recomputes
+(``Segment.unproven``). Everything else is context, mask 0, log-probability 0.0: so are tokens inside of an answer that
+a grammar or a budget forced. An answer that several paths share is trained in the first of them only, by start time.
 
 >>> rows = build_rows(spans, RowPolicy(agent_match="planner"))
 >>> [(row.token_ids, row.loss_mask, row.reward) for row in rows]
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Dict, List, Optional, Set, Tuple, Union, overload
 
+from ..codec.distribution import Why, forced_tokens, temperature_of, truncation_of
 from ..codec.model_call import Choice, PolicySpan
 from ..types import Rollout, SpanLike
 from .analysis import Analysis, analyse
@@ -27,7 +29,7 @@ from .graph import CallGraph, Node
 from .matching import RewardMatch, RewardMatchPolicy
 from .outcome import Outcome, Rewards, StepReward, rewards_of
 from .policy import Decision, RowPolicy, Use, untrained, version_number
-from .reasons import CallReason, Code, TraceReason, explained
+from .reasons import CallReason, Code, TraceReason, explained, with_detail
 
 GROUP_ID = "group_id"
 """Key in ``Rollout.metadata``: rollouts with the same value are samples of one task, and share a baseline."""
@@ -57,6 +59,33 @@ class Segment:
         return "length" if is_cut else self.choice.finish_reason
 
     @property
+    def temperature(self) -> Optional[float]:
+        """The temperature that the tokens were sampled at; 0 = greedily, ``None`` = nobody knows."""
+        return None if self.call.record is None else temperature_of(self.call.record)
+
+    @property
+    def truncation(self) -> Optional[Mapping[str, float]]:
+        """What cut the distribution, such as ``{"top_p": 0.9}``; empty = it was whole, ``None`` = nobody knows."""
+        return None if self.call.record is None else truncation_of(self.call.record)
+
+    @property
+    def unproven(self) -> Optional[Why]:
+        """Why the log-probabilities are not given; ``None`` = they are those of all tokens at ``temperature``."""
+        return self.call.unproven(self.choice)
+
+    @property
+    def forced(self) -> Tuple[int, ...]:
+        """Positions in the row of tokens that a grammar or a budget forced: context, in a trained answer, too."""
+        found = () if self.call.record is None else forced_tokens(self.call.record, self.choice)
+        places = () if isinstance(found, Why) else found
+        return tuple(self.start + at for at in places if self.start + at < self.end)
+
+    @property
+    def trained_tokens(self) -> int:
+        """How many of the tokens have mask 1."""
+        return self.end - self.start - len(self.forced) if self.trained else 0
+
+    @property
     def versions(self) -> Tuple[PolicySpan, ...]:
         """Versions of the weights, as positions in the row; empty where the server named none."""
         length = self.end - self.start
@@ -81,7 +110,7 @@ class TrainingRow:
     loss_mask: Tuple[int, ...] = field(repr=False)
     """One for each token: 1 = trained."""
     logprobs: Tuple[Optional[float], ...] = field(repr=False)
-    """One for each token: the engine's where the mask is 1 (``None`` where it gave none), else 0.0."""
+    """One for each token: the engine's where the mask is 1 (``None`` where it is not proven), else 0.0."""
     segments: Tuple[Segment, ...]
     """The answers of the row, trained or not, by position."""
     reward: Optional[float]
@@ -100,6 +129,17 @@ class TrainingRow:
     def trained_tokens(self) -> int:
         """How many tokens have mask 1."""
         return sum(self.loss_mask)
+
+    @property
+    def unproven(self) -> Tuple[Code, ...]:
+        """Why log-probabilities of trained answers are not given, each reason once; empty = all are."""
+        found = (segment.unproven for segment in self.segments if segment.trained)
+        return tuple(with_detail(*why) for why in dict.fromkeys(why for why in found if why is not None))
+
+    @property
+    def temperatures(self) -> Tuple[Optional[float], ...]:
+        """The temperatures that the trained answers were sampled at, each once; ``None`` = one of them is not known."""
+        return tuple(dict.fromkeys(segment.temperature for segment in self.segments if segment.trained))
 
     @property
     def prompt_ids(self) -> Tuple[int, ...]:
@@ -182,6 +222,12 @@ class RowSet(Sequence[TrainingRow]):
     def counts(self) -> Dict[str, int]:
         """Reason → sampled answers that are not trained because of it."""
         return dict(Counter(each.code for each in self.decisions if each.code is not None))
+
+    @property
+    def unproven(self) -> Dict[str, int]:
+        """Reason → trained answers whose log-probabilities are not given because of it."""
+        found = (segment.unproven for row in self.rows for segment in row.segments if segment.trained)
+        return dict(Counter(why.code for why in found if why is not None))
 
     @property
     def breaks(self) -> Dict[Cause, int]:
@@ -302,10 +348,14 @@ class _Builder:
             trained = node.index in new
             if trained:
                 mask[node.start : node.end] = [1] * len(node.output)
-                logprobs[node.start : node.end] = node.choice.logprobs or [None] * len(node.output)
-            segments.append(
-                Segment(node.start, min(node.end, end), trained, node.call, node.choice, self._steps(node))
+                proven = None if node.call.unproven(node.choice) else node.choice.logprobs
+                logprobs[node.start : node.end] = proven or [None] * len(node.output)
+            segment = Segment(
+                node.start, min(node.end, end), trained, node.call, node.choice, self._steps(node)
             )
+            for at in segment.forced if trained else ():
+                mask[at], logprobs[at] = 0, 0.0
+            segments.append(segment)
         token_ids = last.prompt + last.output
         outcome, rollout = self._rewards.outcome, self._rollout
         return TrainingRow(

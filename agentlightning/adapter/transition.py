@@ -66,7 +66,8 @@ def _triplet(call: Call, choice: Choice, match: Optional[RewardMatch]) -> Triple
     assert record is not None  # only calls with a record have choices
     asked, answered = _content(record, choice, span)
     trusted = record.token_capture == VALID  # else this is a row of text
-    logprobs = choice.logprobs if trusted else None
+    why = call.unproven(choice)
+    logprobs = choice.logprobs if trusted and why is None else None
     return Triplet(
         prompt={
             "token_ids": list(record.prompt_token_ids or ()) if trusted else [],
@@ -92,6 +93,7 @@ def _triplet(call: Call, choice: Choice, match: Optional[RewardMatch]) -> Triple
             "policy_version": [
                 {"version": part.version, "start": part.start, "end": part.end} for part in choice.policy
             ],
+            "logprobs_unproven": None if why is None else {"code": why.code, "detail": why.detail},
             "logprob_kind": record.logprob_kind if logprobs is not None else None,
             "sampling": dict(record.sampling_effective),
             "tools": [dict(tool) for tool in record.tools],

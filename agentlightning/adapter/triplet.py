@@ -62,8 +62,9 @@ class TracerTraceToTriplet(TraceToTripletBase):
         reward_match: How rewards without a link find their call.
         _skip_empty_token_spans: Whether calls without token ids are left out. 0.3's default is to keep them;
             with ``False`` they give rows of text with empty ids, which no policy gradient can use.
-        require_logprobs: Whether our own captures that have ids and no log-probabilities are left out; with
-            ``False`` they give rows whose log-probabilities are ``None``, for trainers that recompute them.
+        require_logprobs: Whether our own captures that have ids and no proven log-probabilities are left out; by
+            default they give rows whose log-probabilities are ``None``, for trainers that recompute them, with the
+            reason in ``metadata["logprobs_unproven"]``.
 
     Raises:
         re.error: A regular expression is not one.
@@ -79,7 +80,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         reward_match: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
         _skip_empty_token_spans: bool = True,
         *,
-        require_logprobs: bool = True,
+        require_logprobs: bool = False,
     ) -> None:
         self.repair_hierarchy = repair_hierarchy
         self.reward_match = RewardMatchPolicy(reward_match)

@@ -52,6 +52,7 @@ TRAINING_COLUMNS: Final[Dict[str, Kind]] = {
     "prompt_length": "integer",
     "loss_mask": "integers",
     "logprobs": "numbers",
+    "unproven": "json",
     "reward": "number",
     "rewards": "json",
     "finish_reason": "text",

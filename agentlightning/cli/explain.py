@@ -8,6 +8,7 @@ from typing import Dict, List, Tuple
 
 from ..adapter import CallVerdict, Explanation, RewardVerdict
 from ..adapter import explain as explain_trace
+from ..adapter.reasons import with_detail
 from ..store.base import receipt_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
@@ -54,6 +55,14 @@ def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation) -> None
         _print_calls(explanation.calls)
     for code, (sentence, cure) in _skips(explanation).items():
         _say(code, sentence, cure)
+    for call in _unproven(explanation):
+        why = with_detail(call.unproven or "", call.unproven_detail)
+        _say(why.code, why.sentence, why.cure)
+    for lines in dict.fromkeys(call.lines_to_add for call in explanation.calls if call.lines_to_add):
+        print("\nwhat to add, where it is true of the server (vLLM: --generation-config vllm --logprobs-mode")
+        print("processed_logprobs; else name its defaults); the resource, or the environment:")
+        for line in lines:
+            print(f"  {line}")
     if explanation.rewards:
         output.out()
         _print_rewards(explanation)
@@ -79,6 +88,12 @@ def _skips(explanation: Explanation) -> Dict[str, Tuple[str, str]]:
     }
 
 
+def _unproven(explanation: Explanation) -> List[CallVerdict]:
+    """Return one call for each reason why rows have no log-probabilities."""
+    found = {(call.unproven, call.unproven_detail): call for call in explanation.calls if call.unproven}
+    return list(found.values())
+
+
 def _print_calls(calls: Tuple[CallVerdict, ...]) -> None:
     from . import terminal
 
@@ -100,6 +115,7 @@ def _print_calls(calls: Tuple[CallVerdict, ...]) -> None:
 
 def _verdict(call: CallVerdict) -> str:
     words: List[str] = [f"left out: {call.code}" if call.code else output.count(call.rows, "row")]
+    words += [f"log-probabilities unproven: {call.unproven}"] if call.unproven else []
     words += [f"same as {call.same_as}"] if call.same_as else []
     words += list(call.issues)
     return ", ".join(words)

@@ -81,6 +81,7 @@ def _as_json(rows: RowSet) -> Dict[str, Any]:
         "decisions": [_decision(decision) for decision in rows.decisions],
         "unknown_rewards": [match.span.span_id for match in rows.unknown_rewards],
         "breaks": {cause.value: count for cause, count in rows.breaks.items()},
+        "unproven": rows.unproven,
         "reasons": [reason.code for reason in rows.reasons],
     }
 
@@ -106,6 +107,13 @@ def _print(rollout: Rollout, attempt: Attempt, rows: RowSet, *, why: bool) -> No
     if rows:
         output.out()
         _print_rows(rows)
+    if rows.unproven:
+        causes = ", ".join(
+            f"{code}: {output.count(count, 'answer')}" for code, count in rows.unproven.items()
+        )
+        output.say(
+            f"without log-probabilities, which are not proven ({causes}); agl explain says what to add"
+        )
     if why or not rows:
         _print_why(rows)
     else:

@@ -16,6 +16,7 @@ from typing import Any, Optional
 from ..types import SpanLike
 from . import messages, openai_wire, span_events, whole_bodies
 from .attribute_values import first, value_of
+from .distribution import CONTENT, SETTINGS
 from .flat_attributes import numbered_messages, numbered_texts, openai_message, tool_definitions
 from .model_call import Issue, ModelCall, none
 from .raw_call import CallStart, RawCall
@@ -54,14 +55,8 @@ _REASONING_TOKENS = (
 _FIRST_CHUNK = ("gen_ai.response.time_to_first_chunk", "gen_ai.streaming.time_to_first_token")
 _CHAT = re.compile(r"gen_ai\.prompt\.\d+\.role$|gen_ai\.input\.messages$")
 _STREAM = ("gen_ai.request.stream", "gen_ai.request.streaming", "gen_ai.is_streaming", "llm.is_streaming")
-_REQUEST_FIELDS = openai_wire.SAMPLING_FIELDS | {
-    "model",
-    "messages",
-    "prompt",
-    "tools",
-    "functions",
-    "stream",
-}
+_REQUEST_FIELDS = SETTINGS | {"model", "messages", "prompt", "tools", "functions", "stream"}
+"""Of a body that may hold the response as well."""
 _ID_FIELDS = frozenset({"token_ids", "response_token_ids", "prompt_token_ids", "provider_specific_fields"})
 _SAMPLING: Mapping[str, tuple[str, ...]] = {
     "temperature": ("gen_ai.request.temperature",),
@@ -300,9 +295,7 @@ def _invocation(attributes: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(found, dict):
         return {}
     return {
-        name: value
-        for name, value in found.items()
-        if name in openai_wire.SAMPLING_FIELDS or (name in {"model", "stream"} and value is not None)
+        name: value for name, value in found.items() if name in {"model", "stream"} or name not in CONTENT
     }
 
 

@@ -57,6 +57,8 @@ _LOGPROB_KIND = Ours.LOGPROB_KIND.value
 _PARTIAL = Ours.PARTIAL.value
 _POLICY_VERSION = Ours.POLICY_VERSION.value
 _PROMPT_TOKEN_IDS = Ours.PROMPT_TOKEN_IDS.value
+_PROMPT_LOGPROBS = Ours.PROMPT_LOGPROBS.value
+_SAMPLING_DEFAULTS = Ours.SAMPLING_DEFAULTS.value
 _SAMPLING_EFFECTIVE = Ours.SAMPLING_EFFECTIVE.value
 _SAMPLING_REQUESTED = Ours.SAMPLING_REQUESTED.value
 _STREAM = Ours.STREAM.value
@@ -102,11 +104,15 @@ def call_attributes(call: ModelCall) -> dict[str, AttributeValue]:
         **_error(call),
         Ours.SAMPLING_REQUESTED.value: _dump(call.sampling_requested),
         Ours.SAMPLING_EFFECTIVE.value: _dump(call.sampling_effective),
+        Ours.SAMPLING_DEFAULTS.value: (
+            None if call.sampling_defaults is None else _dump(call.sampling_defaults)
+        ),
         Ours.LOGPROB_KIND.value: call.logprob_kind,
         Ours.PARTIAL.value: call.partial,
         Ours.CAPTURE_SOURCE.value: call.capture_source,
         Ours.ISSUES.value: _dump([_issue(each) for each in call.issues]) if call.issues else None,
         Ours.PROMPT_TOKEN_IDS.value: None if call.prompt_token_ids is None else list(call.prompt_token_ids),
+        Ours.PROMPT_LOGPROBS.value: (None if call.prompt_logprobs is None else _dump(call.prompt_logprobs)),
         Ours.TOKEN_CAPTURE.value: call.token_capture,
     }
     for choice in call.choices:
@@ -214,6 +220,12 @@ def _choice(choice: Choice, verdict: str) -> dict[str, Any]:
         Ours.CHOICE_TOKEN_CAPTURE.at(choice.index): (
             choice.token_capture if choice.token_capture != verdict else None
         ),
+        Ours.ROUTED_EXPERTS.at(choice.index): (
+            None if choice.routed_experts is None else _dump(choice.routed_experts)
+        ),
+        Ours.SAMPLING_MASK.at(choice.index): (
+            None if choice.sampling_mask is None else _dump(choice.sampling_mask)
+        ),
     }
 
 
@@ -267,9 +279,11 @@ def _read(attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
         ),
         choices=choices,
         prompt_token_ids=prompt_ids,
+        prompt_logprobs=_prompt_logprobs(attributes, issues),
         usage=_read_usage(attributes),
         sampling_requested=_load(attributes.get(_SAMPLING_REQUESTED), issues, {}),
         sampling_effective=_load(attributes.get(_SAMPLING_EFFECTIVE), issues, {}),
+        sampling_defaults=_defaults(attributes.get(_SAMPLING_DEFAULTS), issues),
         logprob_kind=_logprob_kind(attributes.get(_LOGPROB_KIND)),
         partial=bool(attributes.get(_PARTIAL)),
         token_capture=verdict,
@@ -335,6 +349,8 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
                 for span in (versions[position] if position < len(versions) else ())
             ),
             token_capture=_verdict(own, issues) if own else verdict,
+            routed_experts=_json(attributes.get(Ours.ROUTED_EXPERTS.at(index)), issues),
+            sampling_mask=_json(attributes.get(Ours.SAMPLING_MASK.at(index)), issues),
         )
 
 
@@ -351,6 +367,31 @@ def _read_usage(attributes: Mapping[str, Any]) -> Optional[Usage]:
 def _read_issues(attributes: Mapping[str, Any], issues: list[Issue]) -> Iterable[Issue]:
     for each in _load(attributes.get(Ours.ISSUES.value), issues, []):
         yield Issue(each["level"], each["code"], each.get("detail", ""))
+
+
+def _defaults(value: Any, issues: list[Issue]) -> Optional[Mapping[str, Any]]:
+    found = _json(value, issues)
+    return found if isinstance(found, dict) else None
+
+
+def _prompt_logprobs(
+    attributes: Mapping[str, Any], issues: list[Issue]
+) -> Optional[tuple[Optional[float], ...]]:
+    found = _json(attributes.get(_PROMPT_LOGPROBS), issues)
+    if not isinstance(found, list):
+        return None
+    return tuple(None if value is None else float(value) for value in found)
+
+
+def _json(value: Any, issues: list[Issue]) -> Any:
+    """Return the value of an attribute that is JSON text of any kind; ``None`` where it has none."""
+    if not isinstance(value, str):
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        issues.append(Issue("warn", "attribute_unreadable"))
+        return None
 
 
 def _logprob_kind(value: Any) -> Any:

@@ -3,13 +3,11 @@
 A :class:`ModelCall` is a value: ``openai_wire.decode`` makes it from bytes, ``genai.read_call`` from a span,
 and nobody changes it. Token ids and log-probabilities are the engine's own, never recomputed from text. Two
 verdicts stand apart: ``token_capture`` says whether the ids are the very ids that were sampled, and
-:func:`comparable` says whether the log-probabilities can be compared with those of a trainer that recomputes
-them over the whole vocabulary.
+``distribution.unproven`` whether the log-probabilities are those that a trainer recomputes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -57,7 +55,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "versions": "the policy versions do not tile the sampled tokens",
         "sources_disagree": "two fields of the response name different ids",
         "other_call": "the span that adopted this call names another response",
-        # comparable()
+        # unproven()
         "no_logprobs": "the response holds no log-probabilities",
         "temperature": "log-probabilities that may be raw are comparable only at temperature 1",
         "temperature_zero": "greedy decoding has no sampling distribution",
@@ -66,8 +64,13 @@ CODES: Mapping[str, str] = MappingProxyType(
         "constrained_sampling": "a grammar, schema or forced tool constrained the distribution",
         "beam_search": "the answer was selected from several candidates",
         "sampling_unreadable": "a sampling setting is not a number",
+        "sampling_unknown": "what the request does not name is the server's own, and nobody said what that is",
+        "setting_unknown": "a setting was asked for whose effect on the distribution is not known",
+        # forced_tokens()
+        "forced_unknown": "a grammar or a budget may have forced tokens, and nothing tells which",
+        "forced_tokens": "a grammar or a budget forced some of the tokens",
         # issues beside a verdict
-        "sampling_assumed": "settings that nobody named are taken from the API's documented defaults",
+        "prompt_logprobs_unreadable": "the log-probabilities of the prompt are not one for each of its ids",
         "usage_absent": "the response has no usage, so lengths could not be checked against it",
         "stream_error": "the stream carried an error",
         "event_unreadable": "an event of the stream is not JSON",
@@ -152,6 +155,10 @@ class Choice:
     policy: tuple[PolicySpan, ...] = ()
     token_capture: str = _NO_TOKEN_IDS
     """The verdict on this choice alone."""
+    routed_experts: Any = None
+    """As the server sent it: which experts each token went through (vLLM, SGLang: ``return_routed_experts``)."""
+    sampling_mask: Any = None
+    """As the server sent it: for each sampled token, the ids that it was sampled from."""
 
     def message(self) -> dict[str, Any]:
         """Return the answer as an OpenAI chat message."""
@@ -192,10 +199,14 @@ class ModelCall:
     choices: tuple[Choice, ...] = ()
     """By index."""
     prompt_token_ids: Optional[tuple[int, ...]] = None
+    prompt_logprobs: Optional[tuple[Optional[float], ...]] = None
+    """One for each prompt id, the engine's; the first has none. ``None`` where nobody asked."""
     usage: Optional[Usage] = None
     sampling_requested: Mapping[str, Any] = field(default_factory=dict)
     sampling_effective: Mapping[str, Any] = field(default_factory=dict)
-    """Requested, else the endpoint's, else the API's documented defaults."""
+    """What is known to have been in force: the answer's word, else requested, else ``sampling_defaults``."""
+    sampling_defaults: Optional[Mapping[str, Any]] = None
+    """What the server applies where a request names nothing; empty = nothing of its own, ``None`` = nobody said."""
     logprob_kind: LogprobKind = "unknown"
     partial: bool = False
     """The answer was cut off: abandoned, disconnected, or an error half way."""
@@ -230,103 +241,3 @@ def invalid(code: str) -> str:
 def capture_code(token_capture: str) -> Optional[str]:
     """Return ``code`` of ``none(code)`` or ``invalid(code)``, and ``None`` of ``valid``."""
     return None if token_capture == VALID else token_capture.partition("(")[2].rstrip(")")
-
-
-def comparable(call: ModelCall) -> Optional[str]:
-    """Return why the log-probabilities of ``call`` cannot be compared with recomputed ones, or ``None``.
-
-    The reference recomputes them over the whole vocabulary. ``processed`` log-probabilities (after
-    temperature) are comparable at any temperature above 0, ``raw`` and ``unknown`` ones only at temperature
-    1; neither where the distribution was cut, penalised or constrained. The answer is a key of ``CODES``.
-    Never raises.
-    """
-    if call.token_capture != VALID:
-        return call.capture_code
-    if any(choice.logprobs is None for choice in call.choices):
-        return "no_logprobs"
-    return _distribution(call.sampling_effective, call.logprob_kind)
-
-
-# Setting → the values at which it changes nothing. vLLM and SGLang accept 0 and -1 as "no top_k".
-_TRUNCATION: Mapping[str, frozenset[float]] = MappingProxyType(
-    {
-        "top_p": frozenset({1.0}),
-        "top_k": frozenset({0.0, -1.0}),
-        "min_p": frozenset({0.0}),
-        "typical_p": frozenset({1.0}),
-    }
-)
-_PENALTIES: Mapping[str, frozenset[float]] = MappingProxyType(
-    {
-        "presence_penalty": frozenset({0.0}),
-        "frequency_penalty": frozenset({0.0}),
-        "repetition_penalty": frozenset({1.0}),
-    }
-)
-_BIASES = (
-    "logit_bias",
-    "bad_words",
-    "allowed_token_ids",
-    "logits_processors",
-    "custom_logit_processor",
-    "min_tokens",
-)
-_CONSTRAINTS = (
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "structured_outputs",
-    "json_schema",
-    "regex",
-    "ebnf",
-    "ignore_eos",
-)
-
-
-def _distribution(sampling: Mapping[str, Any], kind: LogprobKind) -> Optional[str]:
-    temperature = _number(sampling.get("temperature"), 1.0)
-    if temperature is None:
-        return "sampling_unreadable"
-    if temperature == 0:
-        return "temperature_zero"
-    if kind != "processed" and temperature != 1.0:
-        return "temperature"
-    for table, code in ((_TRUNCATION, "truncated_sampling"), (_PENALTIES, "penalised_sampling")):
-        for name, neutral in table.items():
-            value = sampling.get(name)
-            if value is None:
-                continue
-            number = _number(value, 0.0)
-            if number is None:
-                return "sampling_unreadable"
-            if number not in neutral:
-                return code
-    if any(sampling.get(name) for name in _BIASES):
-        return "penalised_sampling"
-    if any(sampling.get(name) for name in _CONSTRAINTS) or _is_constrained(sampling):
-        return "constrained_sampling"
-    if sampling.get("use_beam_search"):
-        return "beam_search"
-    best_of = _number(sampling.get("best_of"), 1.0)
-    return "beam_search" if best_of is None or best_of > (_number(sampling.get("n"), 1.0) or 1.0) else None
-
-
-def _is_constrained(sampling: Mapping[str, Any]) -> bool:
-    """Whether the request forces a format or a tool, which engines do with a grammar."""
-    response_format, tool_choice = sampling.get("response_format"), sampling.get("tool_choice")
-    if isinstance(response_format, Mapping) and response_format.get("type") not in {None, "text"}:
-        return True
-    return isinstance(tool_choice, Mapping) or tool_choice == "required"
-
-
-def _number(value: Any, default: float) -> Optional[float]:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None

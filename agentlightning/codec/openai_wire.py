@@ -20,6 +20,7 @@ from typing import Any, Optional
 from pydantic_core import from_json
 
 from . import bounds, content_encoding, sse
+from .distribution import CONTENT, NEUTRAL
 from .model_call import (
     VALID,
     Choice,
@@ -41,24 +42,6 @@ MOST_EVENTS_NAMED = 100
 
 LOGPROB_SENTINEL = -9999.0
 """What vLLM's OpenAI server writes where a token has no log-probability."""
-
-SAMPLING_FIELDS = frozenset(
-    {
-        "temperature", "top_p", "top_k", "min_p", "typical_p", "n", "best_of", "seed", "stop",
-        "stop_token_ids", "max_tokens", "max_completion_tokens", "min_tokens", "presence_penalty",
-        "frequency_penalty", "repetition_penalty", "length_penalty", "logit_bias", "bad_words",
-        "allowed_token_ids", "ignore_eos", "logits_processors", "custom_logit_processor", "use_beam_search",
-        "response_format", "tool_choice", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-        "structured_outputs", "json_schema", "regex", "ebnf", "logprobs", "top_logprobs", "reasoning_effort",
-        "include_reasoning", "echo", "suffix", "parallel_tool_calls",
-    }
-)  # fmt: skip
-"""Request fields that shape what is sampled: the OpenAI API's, vLLM's and SGLang's."""
-
-API_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {"temperature": 1.0, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "n": 1}
-)
-"""The OpenAI API reference, "Create chat completion" and "Create completion"."""
 
 _FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
     {
@@ -112,8 +95,11 @@ def _decode(raw: RawCall) -> ModelCall:
         request = {}
     answer, failure = _read_response(raw, issues)
     requested = {
-        name: request[name] for name in sorted(SAMPLING_FIELDS & request.keys()) if request[name] is not None
+        name: request[name] for name in sorted(request.keys() - CONTENT) if request[name] is not None
     }
+    defaults = raw.endpoint.sampling_defaults if raw.endpoint else None
+    if answer.settings is not None:
+        defaults = answer.settings
     choices = _choices(answer, raw, issues)
     prompt_ids, prompt_failure = _prompt_ids(answer)
     partial = _is_partial(answer, raw, request)
@@ -140,9 +126,11 @@ def _decode(raw: RawCall) -> ModelCall:
         tools=_tools(request),
         choices=choices,
         prompt_token_ids=prompt_ids,
+        prompt_logprobs=_prompt_logprobs(answer, prompt_ids, issues),
         usage=answer.usage,
         sampling_requested=requested,
-        sampling_effective=_effective(raw, requested, issues),
+        sampling_effective=_in_force(requested, defaults, answer.settings),
+        sampling_defaults=defaults,
         logprob_kind=raw.endpoint.logprob_kind if raw.endpoint else "unknown",
         partial=partial,
         token_capture=verdict,
@@ -181,13 +169,13 @@ def _tools(request: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     return ()
 
 
-def _effective(raw: RawCall, requested: Mapping[str, Any], issues: list[Issue]) -> dict[str, Any]:
-    endpoint = raw.endpoint.sampling_parameters if raw.endpoint else {}
-    named = {**{name: value for name, value in endpoint.items() if value is not None}, **requested}
-    assumed = sorted(API_DEFAULTS.keys() - named.keys() - {"n"})
-    if assumed:
-        issues.append(Issue("info", "sampling_assumed", ", ".join(assumed)))
-    return {**API_DEFAULTS, **named}
+def _in_force(
+    requested: Mapping[str, Any], defaults: Optional[Mapping[str, Any]], said: Optional[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the settings that were in force, so far as they are known."""
+    neutral = {} if defaults is None else NEUTRAL
+    stated = {name: value for name, value in (defaults or {}).items() if value is not None}
+    return {**neutral, **stated, **requested, **(said or {})}
 
 
 # -- the response
@@ -213,6 +201,9 @@ class _Parts:
     logprobs: list[Any] = field(default_factory=list)
     has_logprobs: bool = False
     versions: Any = None
+    prompt_logprobs: Any = None
+    routed_experts: Any = None
+    sampling_mask: Any = None
 
     def add_ids(self, source: str, value: Any) -> None:
         if value is not None:
@@ -228,7 +219,10 @@ class _Answer:
     usage: Optional[Usage] = None
     parts: dict[int, _Parts] = field(default_factory=dict)
     prompt_ids: list[Any] = field(default_factory=list)
+    prompt_logprobs: Any = None
     versions: Any = None
+    settings: Optional[dict[str, Any]] = None
+    """The sampling settings that were in force, where the server says them."""
     error: Optional[str] = None
     done: bool = False
 
@@ -312,6 +306,8 @@ def _read_object(answer: _Answer, found: Mapping[str, Any]) -> None:
     answer.usage = _usage(found.get("usage")) or answer.usage
     answer.error = error_of(found) or answer.error
     _append(answer.prompt_ids, found.get("prompt_token_ids"))
+    answer.prompt_logprobs = _later(answer.prompt_logprobs, found.get("prompt_logprobs"))
+    answer.settings = _settings(found) or answer.settings
     metadata = found.get("metadata")
     if isinstance(metadata, dict):
         answer.versions = metadata.get("weight_versions") or metadata.get("weight_version") or answer.versions
@@ -344,6 +340,10 @@ def _read_sglext(answer: _Answer, found: Any) -> None:
     for index, ids in enumerate(_list(found.get("output_ids"))):
         if isinstance(ids, list):
             answer.at(index).ids["sglext"] = [ids]
+    experts = found.get("routed_experts")
+    for index, each in enumerate(experts if isinstance(experts, list) else [experts]):
+        if each is not None:
+            answer.at(index).routed_experts = each
 
 
 def _read_choice(parts: _Parts, choice: Mapping[str, Any]) -> None:
@@ -363,6 +363,16 @@ def _read_choice(parts: _Parts, choice: Mapping[str, Any]) -> None:
         parts.add_ids("provider_specific_fields", provider.get("token_ids"))
         parts.versions = provider.get("weight_versions") or parts.versions
     parts.versions = choice.get("weight_versions") or parts.versions
+    parts.prompt_logprobs = _later(parts.prompt_logprobs, choice.get("prompt_logprobs"))
+    meta = _dict(choice.get("meta_info"))  # SGLang
+    parts.routed_experts = _later(
+        parts.routed_experts, choice.get("routed_experts", meta.get("routed_experts"))
+    )
+    mask = choice.get("sampling_mask", meta.get("sampling_mask"))
+    if isinstance(mask, list) and isinstance(parts.sampling_mask, list):
+        parts.sampling_mask = [*parts.sampling_mask, *mask]  # a stream brings those of each chunk
+    else:
+        parts.sampling_mask = _later(parts.sampling_mask, mask)
     _read_logprobs(parts, choice.get("logprobs"))
 
 
@@ -517,6 +527,8 @@ def _choice(
         token_strings=strings,
         policy=versions,
         token_capture=invalid(failure) if failure else verdict,
+        routed_experts=parts.routed_experts,
+        sampling_mask=parts.sampling_mask,
     )
 
 
@@ -642,6 +654,37 @@ def _prompt_ids(answer: _Answer) -> tuple[Optional[tuple[int, ...]], Optional[st
     return first, None
 
 
+def _prompt_logprobs(
+    answer: _Answer, ids: Optional[Sequence[int]], issues: list[Issue]
+) -> Optional[tuple[Optional[float], ...]]:
+    """Return one log-probability for each prompt id.
+
+    vLLM has for each position ``null`` or an object: token id -> ``{"logprob", ...}``, the prompt's own token among
+    them.
+    """
+    found = answer.prompt_logprobs
+    for parts in answer.parts.values():
+        found = _later(found, parts.prompt_logprobs)
+    if found is None or ids is None:
+        return None
+    if not isinstance(found, list) or len(found) != len(ids):
+        issues.append(Issue("warn", "prompt_logprobs_unreadable"))
+        return None
+    values = [_logprob_of(entry, token) for entry, token in zip(found, ids, strict=True)]
+    if any(value is None for value in values[1:]):
+        issues.append(Issue("warn", "prompt_logprobs_unreadable"))
+        return None
+    return tuple(values)
+
+
+def _logprob_of(entry: Any, token: int) -> Optional[float]:
+    own = entry.get(str(token)) if isinstance(entry, dict) else entry
+    value = own.get("logprob") if isinstance(own, dict) else own
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
 def _is_partial(answer: _Answer, raw: RawCall, request: Mapping[str, Any]) -> bool:
     """Whether the answer was cut off.
 
@@ -729,6 +772,34 @@ def _usage(found: Any) -> Optional[Usage]:
         cached_input_tokens=_count(_dict(found.get("prompt_tokens_details")).get("cached_tokens")),
         reasoning_tokens=_count(_dict(found.get("completion_tokens_details")).get("reasoning_tokens")),
     )
+
+
+_NO_SETTINGS = frozenset(
+    {
+        "samplers", "n_keep", "n_discard", "grammar_lazy", "grammar_triggers", "preserved_tokens", "chat_format",
+        "reasoning_in_content", "thinking_forced_open", "generation_prompt", "backend_sampling",
+    }
+)  # fmt: skip
+"""What llama.cpp says beside the settings themselves."""
+
+
+def _settings(found: Mapping[str, Any]) -> Optional[dict[str, Any]]:
+    """Return the settings in force, which llama.cpp says in full (``generation_settings``)."""
+    said = found.get("generation_settings", _dict(found.get("__verbose")).get("generation_settings"))
+    if not isinstance(said, dict) or not NEUTRAL.keys() - {"repetition_penalty"} <= said.keys():
+        return None
+    return {
+        name: value
+        for name, value in said.items()
+        if name not in _NO_SETTINGS | CONTENT
+        and not name.startswith("speculative.")
+        and value not in (None, "", [])
+        and value is not False
+    }
+
+
+def _later(known: Any, value: Any) -> Any:
+    return known if value is None else value
 
 
 def _append(chunks: list[Any], value: Any) -> None:

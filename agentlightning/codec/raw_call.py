@@ -16,9 +16,14 @@ class Endpoint:
 
     url: str
     """Base URL; a request belongs to it when its URL starts with it."""
-    sampling_parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that the server applies where a request names none."""
+    sampling_defaults: Optional[Mapping[str, Any]] = None
+    """What the server applies where a request names nothing: every setting that is not neutral; ``{}`` = none is
+    (vLLM: ``--generation-config vllm``). ``None`` = not known."""
     logprob_kind: LogprobKind = "unknown"
+    """Whether its log-probabilities are of the distribution that was sampled from (``processed``) or of the one
+    before temperature, truncation and penalties (``raw``)."""
+    may_ask: bool = True
+    """Whether ``capture_tokens='request'`` may ask it for token ids."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,10 @@ def numbers(row: TrainingRow) -> List[float]:
     """
     found = [value for value in row.logprobs if value is not None]
     if len(found) != len(row.logprobs):
+        why = "; ".join(f"{code.code}: {code.sentence}" for code in row.unproven) or "it has none"
         raise NotExportable(
-            f"{_name(row)} trains tokens without log-probabilities; build the rows with require_logprobs=True"
+            f"{_name(row)} trains tokens without proven log-probabilities ({why}), and this trainer needs them; "
+            "agl explain says what to add, RowPolicy(require_logprobs=True) leaves such answers out"
         )
     return found
 
@@ -76,7 +78,7 @@ def _checked(row: TrainingRow) -> TrainingRow:
         raise NotExportable(f"{_name(row)} has {length} tokens and lists of other lengths")
     if not row.trained_tokens:
         raise NotExportable(f"{_name(row)} trains nothing")
-    sampled = sum(segment.end - segment.start for segment in row.segments if segment.trained)
+    sampled = sum(segment.trained_tokens for segment in row.segments)
     if sampled != row.trained_tokens or not 0 < row.prompt_length < length:
         raise NotExportable(f"{_name(row)} has a mask that is not that of its answers")
     return row

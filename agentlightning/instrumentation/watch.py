@@ -109,11 +109,12 @@ class CallWatch:
         """Whether ``request``, of which the body may still come, could be changed at all."""
         if not self._asks or operation_of(request.method, request.path) is None:
             return False
-        return not is_fixed(request.headers, request.query) and self.endpoint(request.url) is not None
+        known = self.endpoint(request.url)
+        return not is_fixed(request.headers, request.query) and known is not None and known.may_ask
 
     def question(self, exchange: Exchange, request: Outgoing) -> Optional[bytes]:
         """Return the body that also asks for token ids, or ``None`` where the request leaves as it is."""
-        if not self._asks or exchange.endpoint is None:
+        if not self._asks or exchange.endpoint is None or not exchange.endpoint.may_ask:
             return None
         with self.guard("asking for token ids"):
             asked = request.json()

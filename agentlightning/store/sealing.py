@@ -41,6 +41,11 @@ class SealedAttempt:
         """Return its training rows."""
         return build_rows(self.spans, policy, rollout=self.rollout)
 
+    def unproven(self, policy: Optional[RowPolicy] = None) -> Tuple[Code, ...]:
+        """Return why rows have no log-probabilities, each reason once; empty where all of them have."""
+        reasons = [code for row in self.rows(policy) for code in row.unproven]
+        return tuple({(code.code, code.sentence): code for code in reasons}.values())
+
 
 @dataclass(frozen=True, slots=True)
 class RefusedAttempt:

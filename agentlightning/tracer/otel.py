@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -18,7 +19,7 @@ from opentelemetry import trace
 
 from .._handover import Future
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
-from ..codec.raw_call import Endpoint
+from ..codec.raw_call import Endpoint, LogprobKind
 from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
 from ..errors import ConfigurationError, ContextArgumentsError, TracerNotReady
 from ..instrumentation.connections import Connections
@@ -65,7 +66,9 @@ class OtelTracer(Tracer):
             token ids and takes out again what the agent did not ask for. Default: ``AGL_CAPTURE_TOKENS``, else
             ``observe``.
         endpoints: Model endpoints that are known beside the rollout's resources: URLs, ``LLM`` resources, or
-            ``Endpoint`` values.
+            ``Endpoint`` values. The last two say of which distribution the log-probabilities are
+            (``sampling_defaults``, ``logprob_kind``); for those that do not, ``AGL_SAMPLING_DEFAULTS`` and
+            ``AGL_LOGPROB_KIND`` do.
         chain: Stages that every span passes before it is stored, such as ``pipeline.redact``.
         max_wait_time: Milliseconds that leaving ``trace_context`` may wait for its spans to be stored. Default:
             ``AGL_MAX_WAIT_TIME``, else 5,000.
@@ -104,6 +107,7 @@ class OtelTracer(Tracer):
         self._accept_context = accept_context
         self._capture_tokens = _capture_mode(capture_tokens)
         self._endpoints = [_endpoint(each) for each in endpoints]
+        self._stated = _stated_distribution()
         self._redaction = redaction_policy(redaction)
         self._chain = _with_own_stages(chain, default_tags, self._redaction)
         milliseconds = resolve_milliseconds(LightningEnvVar.AGL_MAX_WAIT_TIME, max_wait_time, 5_000)
@@ -252,8 +256,22 @@ class OtelTracer(Tracer):
             )
 
     def endpoint_for(self, url: str) -> Optional[Endpoint]:
-        """Return what is known of the endpoint that a request goes to, or ``None``."""
-        return next((known for known in self._known_endpoints() if _is_under(url, known.url)), None)
+        """Return what is known of the endpoint that a request goes to, or ``None``.
+
+        What neither a resource nor ``endpoints`` says of its distribution, the environment may say of every endpoint;
+        that alone makes none that is asked for token ids.
+        """
+        found = next((known for known in self._known_endpoints() if _is_under(url, known.url)), None)
+        defaults, kind = self._stated
+        if defaults is None and kind == "unknown":
+            return found
+        if found is None:
+            return Endpoint(url, defaults, kind, may_ask=False)
+        return replace(
+            found,
+            sampling_defaults=defaults if found.sampling_defaults is None else found.sampling_defaults,
+            logprob_kind=kind if found.logprob_kind == "unknown" else found.logprob_kind,
+        )
 
     def _known_endpoints(self) -> List[Endpoint]:
         scope = current_scope()
@@ -605,7 +623,7 @@ def _endpoint(value: Union[str, LLM, Endpoint]) -> Endpoint:
         return replace(value, url=_without_credentials(value.url))
     if isinstance(value, LLM):
         url = _without_credentials(value.endpoint)
-        return Endpoint(url, dict(value.sampling_parameters), value.logprob_kind)
+        return Endpoint(url, value.sampling_defaults, value.logprob_kind)
     return Endpoint(_without_credentials(value))
 
 
@@ -625,6 +643,25 @@ def _capture_mode(value: Optional[str]) -> CaptureTokens:
     if mode in {"observe", "request"}:
         return cast("CaptureTokens", mode)
     raise ConfigurationError(f"capture_tokens is 'observe' or 'request', not {mode!r}")
+
+
+def _stated_distribution() -> Tuple[Optional[Dict[str, Any]], LogprobKind]:
+    """Return what the settings say of every endpoint: its sampling defaults, and the kind of its log-probabilities."""
+    text = resolve_setting(LightningEnvVar.AGL_SAMPLING_DEFAULTS)
+    kind = resolve_setting(LightningEnvVar.AGL_LOGPROB_KIND, None, "unknown")
+    if kind not in {"processed", "raw", "unknown"}:
+        raise ConfigurationError(f"AGL_LOGPROB_KIND is 'processed', 'raw' or 'unknown', not {kind!r}")
+    if text is None:
+        return None, cast("LogprobKind", kind)
+    try:
+        defaults = json.loads(text)
+    except (ValueError, RecursionError):
+        defaults = None
+    if not isinstance(defaults, dict):
+        raise ConfigurationError(
+            f'AGL_SAMPLING_DEFAULTS is a JSON object such as {{}} or {{"top_k": 20}}, not {text!r}'
+        )
+    return defaults, cast("LogprobKind", kind)
 
 
 def _otel_status(status: TraceStatus) -> trace.Status:

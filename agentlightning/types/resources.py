@@ -31,7 +31,10 @@ class LLM(Resource):
     model: str
     api_key: Optional[str] = Field(default=None, repr=False)
     sampling_parameters: Dict[str, Any] = Field(default_factory=dict)
-    """Sampling settings of the endpoint, as the server applies them where a request names none."""
+    """Settings that an agent is to put into its requests (0.3); nothing is said here of what a server does without."""
+    sampling_defaults: Optional[Dict[str, Any]] = None
+    """What the server applies where a request names nothing: every setting that is not neutral; ``{}`` = none is
+    (vLLM: ``--generation-config vllm``). ``None`` = not known, and log-probabilities count as unproven."""
     logprob_kind: Literal["processed", "raw", "unknown"] = "unknown"
     """Whether its log-probabilities are of the distribution that was sampled from (``processed``) or of the one
     before temperature, truncation and penalties (``raw``, vLLM's default)."""
@@ -76,6 +79,8 @@ class ProxyLLM(LLM):
             model=self.model,
             api_key=self.api_key,
             sampling_parameters=self.sampling_parameters,
+            sampling_defaults=self.sampling_defaults,
+            logprob_kind=self.logprob_kind,
         )
 
 

@@ -227,10 +227,8 @@ class _Reading:
 
 
 def _temperature(segment: Segment) -> float:
-    """Return the temperature that an answer was sampled at; 1 is the API's own default, and greedy has none."""
-    record = segment.call.record
-    found = None if record is None else record.sampling_effective.get("temperature")
-    return float(found) if isinstance(found, (int, float)) and 0 < found < float("inf") else 1.0
+    """Return the temperature that an answer was sampled at; 1 where that is not known, and greedy has none."""
+    return segment.temperature or 1.0
 
 
 def _versions(segment: Segment, places: Sequence[int]) -> Tuple[Optional[str], ...]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from openai import AsyncOpenAI
 
 from agentlightning import (
+    Endpoint,
     LightningStore,
     OtelTracer,
     RolloutMode,
@@ -95,7 +96,7 @@ async def train(store: LightningStore, settings: Settings, report: Callable[[Poi
     policy = Policy()
     with PolicyServer(policy, settings.seed) as server:
         # The agent does not ask for token ids, so the tracer does, and hides them from the agent.
-        tracer = OtelTracer(capture_tokens="request", endpoints=[server.url])
+        tracer = OtelTracer(capture_tokens="request", endpoints=[Endpoint(server.url, {}, "processed")])
         with tracer.lifespan(store):
             async with AsyncOpenAI(base_url=server.url, api_key="none") as client:
                 player = Player(store, tracer, client, settings.at_once)

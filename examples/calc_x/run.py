@@ -23,6 +23,7 @@ from mcp.client.stdio import stdio_client
 from openai import AsyncOpenAI
 
 from agentlightning import (
+    Endpoint,
     LightningStore,
     OtelTracer,
     RolloutMode,
@@ -95,7 +96,7 @@ async def play(
         tools = await stack.enter_async_context(calculator())
         store = await stack.enter_async_context(open_store(f"sqlite:///{database}"))
         server = stack.enter_context(CalculatorPolicyServer(policy, training.seed))
-        tracer = OtelTracer(capture_tokens="request", endpoints=[server.url])
+        tracer = OtelTracer(capture_tokens="request", endpoints=[Endpoint(server.url, {}, "processed")])
         stack.enter_context(tracer.lifespan(store))
         model = await stack.enter_async_context(AsyncOpenAI(base_url=server.url, api_key="none"))
 

@@ -90,7 +90,7 @@ def _train_in(settings: Settings, store: LightningStore, report: Callable[[str],
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         served, tokenizer = make(folder / "model", settings.seed, settings.lessons)
         engine = stack.enter_context(Engine(served, tokenizer, seed=settings.seed))
-        endpoint = LLM(endpoint=engine.url, model=engine.name, logprob_kind="processed")
+        endpoint = LLM(endpoint=engine.url, model=engine.name, sampling_defaults={}, logprob_kind="processed")
         tracer = OtelTracer(capture_tokens="request", endpoints=[endpoint], max_wait_time=60_000)
         stack.enter_context(tracer.lifespan(store))
         run = Run(settings, store, tracer, engine, tokenizer, folder, report)

@@ -139,7 +139,7 @@ async def _train_on(
         base_model=str(model), rank=settings.rank, seed=settings.seed
     )
     with TinkerEngine(tokenizer, CONTEXT, seed=settings.seed) as engine:
-        endpoint = LLM(endpoint=engine.url, model=engine.name, logprob_kind="raw")
+        endpoint = LLM(endpoint=engine.url, model=engine.name, sampling_defaults={}, logprob_kind="raw")
         tracer = OtelTracer(capture_tokens="request", endpoints=[endpoint], max_wait_time=60_000)
         with tracer.lifespan(store):
             run = Run(settings, store, tracer, engine, trainer, report)

@@ -88,6 +88,7 @@ def spans_of(number: int, rollout_id: str, attempt_id: str) -> list[Any]:
             prompt_token_ids=tuple(turn.prompt),
             usage=Usage(len(turn.prompt), len(turn.answer)),
             sampling_effective={"temperature": 1.0},
+            sampling_defaults={},
             logprob_kind="processed",
             token_capture="valid",
             http_status=200,

@@ -42,10 +42,10 @@ ACTIONS = {
 }
 FLAWS = {
     "": 14,
-    "no_logprobs": 2,
+    "forced_unknown": 2,  # a grammar, and log-probabilities that do not tell what it forced
     "other_role": 1,
     "untrainable": 1,
-    "truncated_sampling": 1,
+    "beam_search": 1,
     "prompt_length": 1,  # the counts of the server do not agree: nothing of the call can be used
 }
 UNUSABLE = frozenset({"partial", "prompt_length"})
@@ -502,10 +502,12 @@ def _record(
         ),
         sampling_effective={
             "temperature": 1.0,
-            "top_p": 0.9 if first.flaw == "truncated_sampling" else 1.0,
             "n": len(answers),
+            **({"best_of": 9} if first.flaw == "beam_search" else {}),
+            **({"guided_regex": "a"} if first.flaw == "forced_unknown" else {}),
         },
-        logprob_kind="processed",
+        sampling_defaults={},
+        logprob_kind="raw" if first.flaw == "forced_unknown" else "processed",
         partial=partial,
         token_capture=verdict,
     )

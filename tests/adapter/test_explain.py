@@ -20,6 +20,7 @@ GOOD = ModelCall(
     choices=(CHOICE,),
     prompt_token_ids=(1, 2),
     sampling_effective={"temperature": 1.0},
+    sampling_defaults={},
     logprob_kind="processed",
     token_capture="valid",
 )
@@ -70,14 +71,28 @@ UNKNOWN = {"agentlightning.link.0.key_match": "span_id", "agentlightning.link.0.
             [call("a", 1.0, replace(GOOD, token_capture=invalid("prompt_length"))), REWARD],
             ("token_capture_invalid",),
         ),
-        ([call("a", 1.0, replace(GOOD, sampling_effective={"temperature": 0})), REWARD], ("not_comparable",)),
+        (
+            [call("a", 1.0, replace(GOOD, sampling_effective={"temperature": 0})), REWARD],
+            ("logprobs_unproven",),
+        ),
+        (
+            [
+                call("a", 1.0, replace(GOOD, sampling_effective={"guided_regex": "a"}, logprob_kind="raw")),
+                REWARD,
+            ],
+            ("not_comparable",),
+        ),
         (
             [call("a", 1.0, replace(GOOD, choices=(replace(CHOICE, logprobs=None),))), REWARD],
             ("no_logprobs",),
         ),
         ([call("a", 1.0, GOOD, **{"agentlightning.untrainable": "redacted"}), REWARD], ("untrainable",)),
         (
-            [call("a", 1.0, HOSTED), call("b", 2.0, replace(GOOD, sampling_effective={"top_k": 5})), REWARD],
+            [
+                call("a", 1.0, HOSTED),
+                call("b", 2.0, replace(GOOD, sampling_effective={"best_of": 5})),
+                REWARD,
+            ],
             ("no_trainable_calls",),
         ),
         ([call("a", 1.0, GOOD)], ("no_reward",)),

@@ -35,6 +35,7 @@ def call(number: int, prompt: Sequence[int], sampled: Sequence[int], **fields: A
         response_id=fields.pop("response_id", "same"),
         request_messages=({"role": "user", "content": fields.pop("question", f"question {number}")},),
         sampling_effective={"temperature": 1.0},
+        sampling_defaults={},
         logprob_kind="processed",
     )
     at = {"start_time": float(number), "end_time": number + 0.5, **fields}

@@ -332,7 +332,7 @@ def test_a_reward_for_this_rollout_or_attempt_is_the_outcome() -> None:
 
 
 def test_a_reward_for_an_answer_that_no_row_trains_is_shown() -> None:
-    spans = [ROOT, call(1, (1,), (2,), flaw="no_logprobs"), call(2, (5,), (6,))]
+    spans = [ROOT, call(1, (1,), (2,), flaw="forced_unknown"), call(2, (5,), (6,))]
     judged = reward(1, 0.5, span_id=f"{1:016x}")
 
     rows = build_rows([*spans, judged])

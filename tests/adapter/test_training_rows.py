@@ -540,10 +540,12 @@ def test_one_call_without_log_probabilities_does_not_cost_its_neighbours_theirs(
         call(3, (1, 2, 3, 4, 4, 5), (6,)),
     ]
 
-    (row,) = build_rows(spans)
+    (row,) = build_rows(spans, RowPolicy(require_logprobs=True))
     assert row.loss_mask == (0, 1, 0, 0, 0, 0, 1)
     assert row.logprobs == (0.0, -1.125, 0.0, 0.0, 0.0, 0.0, -3.125)
-    (row,) = build_rows(spans, RowPolicy(require_logprobs=False))
+    assert row.unproven == ()
+    (row,) = build_rows(spans)
+    assert [code.code for code in row.unproven] == ["no_logprobs"]
     assert row.loss_mask == (0, 1, 0, 1, 1, 0, 1)
     assert row.logprobs == (0.0, -1.125, 0.0, None, None, 0.0, -3.125)
 

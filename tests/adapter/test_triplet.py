@@ -67,6 +67,7 @@ def record(
         "prompt_token_ids": prompt,
         "usage": Usage(len(prompt), len(response)),
         "sampling_effective": {"temperature": 1.0, "top_p": 1.0},
+        "sampling_defaults": {},
         "logprob_kind": "processed",
         "token_capture": "valid",
     }
@@ -118,6 +119,9 @@ def rewards_of(spans: list[Span], **options: Any) -> dict[str, float | None]:
     return {row.metadata["span_id"]: row.reward for row in TracerTraceToTriplet(**options).adapt(spans)}
 
 
+HALF_FORCED = replace(record(response=(3, 4)).choices[0], logprobs=(-0.0, -1.0))
+
+
 def codes_of(spans: list[Span], **options: Any) -> dict[str, str | None]:
     return {each.span_id: each.code for each in TracerTraceToTriplet(**options).explain(spans).calls}
 
@@ -152,6 +156,7 @@ def test_a_call_becomes_a_row_with_the_very_ids_and_log_probabilities() -> None:
         "choices": 1,
         "finish_reason": "stop",
         "policy_version": [],
+        "logprobs_unproven": None,
         "logprob_kind": "processed",
         "sampling": {"temperature": 1.0, "top_p": 1.0},
         "tools": [],
@@ -198,9 +203,9 @@ def test_every_choice_with_tokens_is_a_row_of_its_own() -> None:
         ({"token_capture": invalid("response_length")}, "response_length"),
         ({"token_capture": none("no_token_ids"), "prompt_token_ids": None}, "no_token_ids"),
         ({"mark": "redacted"}, "redacted"),
-        ({"sampling_effective": {"temperature": 0.7}, "logprob_kind": "raw"}, "temperature"),
-        ({"sampling_effective": {"top_p": 0.9}}, "truncated_sampling"),
-        ({"choices": (replace(record().choices[0], logprobs=None),)}, "no_logprobs"),
+        ({"sampling_effective": {"guided_regex": "a"}, "logprob_kind": "raw"}, "forced_unknown"),
+        ({"sampling_effective": {"ebnf": "a"}, "choices": (HALF_FORCED,)}, "forced_tokens"),
+        ({"sampling_effective": {"use_beam_search": True}}, "beam_search"),
         ({"choices": (replace(record().choices[0], token_ids=(), logprobs=()),)}, "empty_response"),
         ({"prompt_token_ids": ()}, "no_prompt"),
     ],
@@ -212,13 +217,26 @@ def test_what_cannot_be_trained_on_gives_no_row_and_a_code(changes: dict[str, An
     assert list(rewards_of(spans)) == ["c2"]
 
 
-def test_calls_without_log_probabilities_give_rows_on_request() -> None:
-    spans = [ROOT, call("c1", 1.0, choices=(replace(record().choices[0], logprobs=None),))]
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"sampling_defaults": None}, "sampling_unknown"),
+        ({"sampling_effective": {"temperature": 0.7}, "logprob_kind": "raw"}, "temperature"),
+        ({"sampling_effective": {"top_p": 0.9}}, "truncated_sampling"),
+        ({"choices": (replace(record().choices[0], logprobs=None),)}, "no_logprobs"),
+    ],
+)
+def test_calls_without_proven_log_probabilities_give_rows_without_and_the_reason(
+    changes: dict[str, Any], code: str
+) -> None:
+    spans = [ROOT, call("c1", 1.0, **changes)]
 
-    (row,) = TracerTraceToTriplet(require_logprobs=False).adapt(spans)
+    (row,) = TracerTraceToTriplet().adapt(spans)
 
     assert row.response["logprobs"] is None
     assert row.metadata["logprob_kind"] is None
+    assert row.metadata["logprobs_unproven"]["code"] == code
+    assert TracerTraceToTriplet(require_logprobs=True).adapt(spans) == []
 
 
 def test_calls_without_ids_give_rows_of_text_on_request() -> None:

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agentlightning.adapter import RowSet, build_rows
+from agentlightning.adapter import RowPolicy, RowSet, build_rows
+from agentlightning.codec.distribution import forced_tokens, temperature_of, truncation_of, unproven
 from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import CODES, VALID, ModelCall, comparable
+from agentlightning.codec.model_call import CODES, VALID, ModelCall
 from agentlightning.codec.openai_wire import decode
 from agentlightning.codec.raw_call import CallStart, Endpoint, RawCall
 from agentlightning.testing.fake_openai import (
@@ -139,11 +140,16 @@ def test_a5_how_an_answer_is_cut_into_chunks_does_not_show_in_the_record(
     assert without_stream(cut) == without_stream(whole)
 
 
-def rows_of(call: ModelCall) -> RowSet:
+def comparable(call: ModelCall) -> str | None:
+    why = unproven(call)
+    return None if why is None else why.code
+
+
+def rows_of(call: ModelCall, policy: RowPolicy | None = None) -> RowSet:
     span = Span.from_attributes(
         attributes=call_attributes(call), name="chat m", span_id="a" * 16, start_time=1.0
     )
-    return build_rows([span])
+    return build_rows([span], policy)
 
 
 @given(answers, st.booleans(), chunkings)
@@ -264,7 +270,7 @@ def test_a2_log_probabilities_of_another_length_are_found_and_absent_ones_are_no
 
 
 @given(answers, st.booleans(), st.data())
-def test_a2_log_probabilities_that_are_lost_on_the_way_are_noticed_and_nothing_is_trained(
+def test_a2_log_probabilities_that_are_lost_on_the_way_are_noticed_and_none_is_made_up(
     answer: Answer, stream: bool, data: st.DataObject
 ) -> None:
     known = dataclasses.replace(answer, show_usage="always")
@@ -287,20 +293,29 @@ def test_a2_log_probabilities_that_are_lost_on_the_way_are_noticed_and_nothing_i
     whole = all(choice.logprobs is not None for choice in call.choices)
     assert call.token_capture == (VALID if not whole else "invalid(logprob_length)")
     assert comparable(call) == ("logprob_length" if whole else "no_logprobs")
-    assert rows_of(call).trained_tokens == 0
+    # The tokens are true where nothing contradicts them; a log-probability that is not there is not made up.
+    rows = rows_of(call)
+    if whole:
+        assert not rows
+    for row in rows:
+        for segment in row.segments:
+            mine = row.logprobs[segment.start : segment.end]
+            assert mine == (segment.choice.logprobs if segment.unproven is None else (None,) * len(mine))
 
 
 @given(answers, st.booleans())
-def test_a2_without_log_probabilities_ids_are_kept_and_their_mask_is_zero(
-    answer: Answer, stream: bool
-) -> None:
+def test_a2_without_log_probabilities_ids_are_kept_and_given_without(answer: Answer, stream: bool) -> None:
     without = dataclasses.replace(answer, logprobs="never", token_strings=False)
     call = decode(raw_stream(without) if stream else raw_plain(without))
     assert call.token_capture == VALID
     assert [choice.token_ids for choice in call.choices] == [ids(choice) for choice in answer.choices]
     if any(ids(choice) for choice in answer.choices):
         assert comparable(call) == "no_logprobs"
-    assert rows_of(call).trained_tokens == 0
+    assert rows_of(call, RowPolicy(require_logprobs=True)).trained_tokens == 0
+    rows = rows_of(call)
+    assert rows.trained_tokens == sum(len(ids(choice)) for choice in answer.choices)
+    for row in rows:
+        assert row.logprobs[row.prompt_length :] == (None,) * row.trained_tokens
 
 
 @given(answers, st.booleans(), st.booleans(), st.data())
@@ -456,7 +471,7 @@ def test_a9_sglangs_versions_are_those_of_the_whole_answer() -> None:
 
 
 def call_with(kind: Any = "unknown", endpoint: Mapping[str, Any] | None = None, **sampling: Any) -> ModelCall:
-    known = Endpoint("http://127.0.0.1:8000/v1", endpoint or {}, kind)
+    known = Endpoint("http://127.0.0.1:8000/v1", endpoint or {}, kind)  # its defaults are stated
     return decode(raw_plain(Answer.of("one two"), {**ASKED, **sampling}, endpoint=known))
 
 
@@ -481,6 +496,7 @@ def call_with(kind: Any = "unknown", endpoint: Mapping[str, Any] | None = None, 
         ("processed", {"response_format": {"type": "text"}, "tool_choice": "auto"}, None),
         ("processed", {"tool_choice": "required"}, "constrained_sampling"),
         ("processed", {"best_of": 3}, "beam_search"),
+        ("raw", {"top_p": 0.9}, "truncated_sampling"),
         ("processed", {"temperature": "warm"}, "sampling_unreadable"),
         ("processed", {"temperature": None}, None),
     ],
@@ -526,8 +542,19 @@ def test_a7_what_was_asked_and_what_was_in_force_are_both_stored_and_decide_what
     temperature = in_force.get("temperature", 1)
     whole = all(in_force.get(name, value) == value for name, value in NEUTRAL.items())
     whole = whole and in_force.get("top_k", 0) <= 0
-    trained = whole and temperature > 0 and (kind == "processed" or temperature == 1)
-    assert (comparable(call) is None) == trained == (rows_of(call).trained_tokens > 0)
+    proven = whole and temperature > 0 and (kind == "processed" or temperature == 1)
+    assert (comparable(call) is None) == proven
+    (row,) = rows_of(call)
+    (segment,) = row.segments
+    assert row.trained_tokens == 2
+    assert (None not in row.logprobs) == proven == (not row.unproven)
+    assert segment.temperature == temperature
+    cut = {
+        name
+        for name in ("top_p", "top_k", "min_p")
+        if in_force.get(name, NEUTRAL.get(name, 0)) != NEUTRAL.get(name, 0)
+    }
+    assert set(segment.truncation or {}) == cut - ({"top_k"} if in_force.get("top_k", 0) <= 0 else set())
 
 
 def test_a7_requested_beats_the_endpoint_beats_the_documented_defaults() -> None:
@@ -536,9 +563,190 @@ def test_a7_requested_beats_the_endpoint_beats_the_documented_defaults() -> None
     assert "top_p" not in call.sampling_requested
     assert (call.sampling_effective["temperature"], call.sampling_effective["top_p"]) == (0.9, 0.8)
     assert call.sampling_effective["presence_penalty"] == 0.0
-    assert [i.detail for i in call.issues if i.code == "sampling_assumed"] == [
-        "frequency_penalty, presence_penalty"
+    assert call.sampling_defaults == {"temperature": 0.6, "top_p": 0.8}
+
+
+@pytest.mark.parametrize("asked", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 1.0}])
+def test_what_nobody_named_is_not_known(asked: dict[str, Any]) -> None:
+    for endpoint in (None, Endpoint("http://127.0.0.1:8000/v1", None, "processed")):
+        call = decode(raw_plain(Answer.of("one two"), {**ASKED, **asked}, endpoint=endpoint))
+        why = unproven(call)
+        assert why is not None
+        assert why.code == "sampling_unknown"
+        assert ("temperature" in why.detail) == ("temperature" not in asked)
+        assert (temperature_of(call), truncation_of(call)) == (asked.get("temperature"), None)
+        (row,) = rows_of(call)
+        assert row.trained_tokens == 2
+        assert [code.code for code in row.unproven] == ["sampling_unknown"]
+        assert row.logprobs[row.prompt_length :] == (None, None)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"thinking_token_budget": 100}, {"min_tokens": 1}, {"min_new_tokens": 4}, {"xtc_probability": 0.5},
+        {"xtc_threshold": 0.1}, {"dry_multiplier": 0.8}, {"dry_base": 1.75}, {"mirostat": 2}, {"mirostat_tau": 5.0},
+        {"repetition_detection": {"max_pattern_size": 4}}, {"logit_processors": ["x"]}, {"logits_processors": ["x"]},
+        {"vllm_xargs": {"a": 1}}, {"custom_params": {"a": 1}}, {"custom_logit_processor": "x"}, {"typical_p": 0.9},
+        {"top_n_sigma": 1.5}, {"dynatemp_range": 0.5}, {"watermark": True}, {"no_repeat_ngram_size": 3},
+        {"ignore_eos": True}, {"an_invented_one": 0}, {"another": False}, {"do_sample": False}, {"logit_bias": {"5": 1}},
+        {"bad_words": ["x"]}, {"allowed_token_ids": [1, 2]}, {"presence_penalty": 0.1}, {"top_k": 3},
+    ],
+)  # fmt: skip
+def test_a_setting_that_may_change_the_distribution_is_recorded_and_leaves_log_probabilities_unproven(
+    setting: dict[str, Any],
+) -> None:
+    call = call_with("processed", **setting)
+    assert setting.items() <= call.sampling_requested.items()
+    why = unproven(call)
+    assert why is not None
+    assert next(iter(setting)) in why.detail or why.code == "temperature_zero"
+    (row,) = rows_of(call)
+    assert row.trained_tokens == 2  # the tokens are true all the same
+    assert row.logprobs[row.prompt_length :] == (None, None)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"user": "me"}, {"seed": 4}, {"max_tokens": 9}, {"stop": ["x"]}, {"stop_token_ids": [4]}, {"n": 1},
+        {"reasoning_effort": "low"}, {"parallel_tool_calls": False}, {"skip_special_tokens": False}, {"priority": 1},
+        {"min_tokens": 0}, {"dry_multiplier": 0, "dry_base": 1.75}, {"mirostat": 0, "mirostat_eta": 0.1},
+        {"thinking_token_budget": None}, {"reasoning_budget": -1}, {"logit_bias": {}}, {"best_of": 1},
+    ],
+)  # fmt: skip
+def test_a_setting_that_changes_nothing_leaves_them_proven(setting: dict[str, Any]) -> None:
+    assert unproven(call_with("processed", **setting)) is None
+
+
+def strict(choice: Any = None, *, kind: str = "function") -> dict[str, Any]:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}, "strict": True}}
+    grammar = {"type": "custom", "custom": {"name": "f", "format": {"type": "grammar"}}}
+    found: dict[str, Any] = {"tools": [tool if kind == "function" else grammar]}
+    return found if choice is None else {**found, "tool_choice": choice}
+
+
+@pytest.mark.parametrize("asked", [strict(), strict("auto"), strict(kind="custom")])
+def test_a_strict_tool_may_bring_a_grammar(asked: dict[str, Any]) -> None:
+    call = call_with("processed", **asked)
+    assert comparable(call) == "constrained_sampling"
+    assert forced_tokens(call, call.choices[0]) == ()  # it called none
+    assert unproven(call_with("processed", **strict("none"))) is None
+
+
+FORCED = Answer((AnswerChoice((Token("{", 5, -0.0), Token("a", 6, -0.7), Token("}", 7, 0.0))),))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"response_format": {"type": "json_object"}}, {"structured_outputs": {"json": {}}}, {"guided_regex": "a"},
+        {"ebnf": "root ::= a"}, {"grammar": "root ::= a"}, {"tool_choice": "required"}, {"allowed_token_ids": [5]},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}}, {"thinking_token_budget": 2},
+        {"custom_params": {"thinking_budget": 1}},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["processed", "raw", "unknown"])
+def test_tokens_that_a_grammar_or_a_budget_forced_are_context_or_the_call_is_refused(
+    asked: dict[str, Any], kind: Any
+) -> None:
+    endpoint = Endpoint("http://127.0.0.1:8000/v1", {}, kind)
+    call = decode(raw_plain(FORCED, {**ASKED, **asked}, endpoint=endpoint))
+    rows = rows_of(call)
+    if kind != "processed":  # nothing tells which they are
+        assert not rows
+        assert rows.counts == {"forced_unknown": 1}
+        return
+    (row,) = rows
+    assert row.loss_mask[row.prompt_length :] == (0, 1, 0)[: len(row) - row.prompt_length]
+    assert row.logprobs[row.prompt_length :] == (0.0, None, 0.0)
+    assert row.segments[0].forced == (row.prompt_length, row.prompt_length + 2)
+
+
+def test_a_budget_that_was_not_reached_forced_nothing() -> None:
+    endpoint = Endpoint("http://127.0.0.1:8000/v1", {}, "raw")
+    call = decode(raw_plain(FORCED, {**ASKED, "thinking_token_budget": 3}, endpoint=endpoint))
+    (row,) = rows_of(call)
+    assert row.trained_tokens == 3
+    assert [code.code for code in row.unproven] == ["constrained_sampling"]
+
+
+def test_a_sampling_mask_tells_which_tokens_were_forced() -> None:
+    found = plain_answer(FORCED, {**ASKED, "ebnf": "x"}, chat=True)
+    found["choices"][0]["sampling_mask"] = [[5], [6, 7], [7]]
+    raw = raw_plain(FORCED, {**ASKED, "ebnf": "x"}, response_body=json.dumps(found).encode())
+    call = decode(raw)
+    assert call.choices[0].sampling_mask == [[5], [6, 7], [7]]
+    (row,) = rows_of(call)
+    assert row.loss_mask[row.prompt_length :] == (0, 1, 0)
+
+
+def test_what_was_searched_for_is_no_sample() -> None:
+    for asked in ({"use_beam_search": True}, {"best_of": 3}, {"beam_width": 4}):
+        assert rows_of(call_with("processed", **asked)).counts == {"beam_search": 1}
+
+
+def test_the_answer_may_say_what_was_in_force() -> None:
+    said = {
+        "temperature": 0.5, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "xtc_probability": 0.0,
+        "xtc_threshold": 0.1, "repeat_penalty": 1.0, "repeat_last_n": 64, "presence_penalty": 0.0, "mirostat": 0,
+        "frequency_penalty": 0.0, "dry_multiplier": 0.0, "dry_base": 1.75, "mirostat_tau": 5.0, "samplers": ["top_k"],
+        "grammar": "", "logit_bias": [], "ignore_eos": False, "seed": 3, "n_predict": -1, "speculative.n_max": 16,
+    }  # fmt: skip
+    endpoint = Endpoint("http://127.0.0.1:8000/v1", {"top_k": 40}, "processed")
+    call = decode(raw_plain(Answer.of("one two"), fields={"generation_settings": said}, endpoint=endpoint))
+    assert unproven(call) is None
+    assert temperature_of(call) == 0.5
+    said["top_k"] = 40
+    cut = decode(raw_plain(Answer.of("one two"), fields={"generation_settings": said}))
+    assert (comparable(cut), truncation_of(cut)) == ("truncated_sampling", {"top_k": 40.0})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_experts_masks_and_log_probabilities_of_the_prompt_are_kept_with_the_call(stream: bool) -> None:
+    answer = Answer.of("one two")
+    prompt = [
+        None,
+        {"2": {"logprob": -1.5, "rank": 3}, "9": {"logprob": -0.5, "rank": 1}},
+        {"3": {"logprob": -2.0}},
     ]
+    more: dict[str, Any] = {"routed_experts": [[[0, 1]], [[2, 3]]], "sampling_mask": [[1, 2], [3]]}
+    if stream:
+        events = [json.loads(event[6:]) for event in events_of(answer) if b"[DONE]" not in event]
+        events[0]["prompt_logprobs"] = prompt
+        events[1]["choices"][0]["sampling_mask"] = more["sampling_mask"][:1]
+        last = next(event for event in reversed(events) if event["choices"])
+        last["choices"][0].update(
+            routed_experts=more["routed_experts"], sampling_mask=more["sampling_mask"][1:]
+        )
+        body = (
+            b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in events) + b"data: [DONE]\n\n"
+        )
+        call = decode(raw_stream(answer, response_body=body))
+    else:
+        found = plain_answer(answer, ASKED, chat=True)
+        found["prompt_logprobs"] = prompt
+        found["choices"][0].update(more)
+        call = decode(raw_plain(answer, response_body=json.dumps(found).encode()))
+    assert call.prompt_logprobs == (None, -1.5, -2.0)
+    assert call.choices[0].routed_experts == more["routed_experts"]
+    assert call.choices[0].sampling_mask == more["sampling_mask"]
+
+
+def test_sglangs_experts_are_read_where_it_puts_them() -> None:
+    answer = Answer.of("one two", dialect="sglang")
+    for place in ({"sglext": {"routed_experts": "AAEC"}}, {"meta_info": {"routed_experts": "AAEC"}}):
+        found = plain_answer(answer, ASKED, chat=True)
+        (found if "sglext" in place else found["choices"][0]).update(place)
+        call = decode(raw_plain(answer, response_body=json.dumps(found).encode()))
+        assert call.choices[0].routed_experts == "AAEC"
+
+
+def test_log_probabilities_of_another_prompt_are_said_to_be_unreadable() -> None:
+    for found in ([None, {"7": {"logprob": -1.0}}, {"3": {"logprob": -1.0}}], [None], "x"):
+        call = decode(raw_plain(Answer.of("one two"), fields={"prompt_logprobs": found}))
+        assert call.prompt_logprobs is None
+        assert "prompt_logprobs_unreadable" in [issue.code for issue in call.issues]
 
 
 # -- what is no answer at all

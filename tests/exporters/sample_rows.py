@@ -46,6 +46,7 @@ def spans_of(turns: Sequence[Turn], rollout_id: str, reward: Optional[float], **
             request_model="policy",
             request_messages=tuple(messages),
             sampling_effective={"temperature": 1.0},
+            sampling_defaults={},
             logprob_kind="processed",
         )
         call_fields = {**call_attributes(call), **fields}

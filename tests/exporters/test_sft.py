@@ -228,6 +228,7 @@ def said(number: int, asked: List[Any], answer: str, prompt: Tuple[int, ...], **
         prompt_token_ids=prompt,
         token_capture=VALID,
         sampling_effective={"temperature": 1.0},
+        sampling_defaults={},
         logprob_kind="processed",
     )
     place: Any = {"rollout_id": "ro-1", "attempt_id": "at-ro-1", "span_id": f"{number:016x}"}

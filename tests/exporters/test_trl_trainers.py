@@ -60,7 +60,7 @@ def memory() -> Iterator[LightningStore]:
 
 
 def traced(engine: Engine) -> OtelTracer:
-    endpoint = LLM(endpoint=engine.url, model=engine.name, logprob_kind="processed")
+    endpoint = LLM(endpoint=engine.url, model=engine.name, sampling_defaults={}, logprob_kind="processed")
     return OtelTracer(capture_tokens="request", endpoints=[endpoint], max_wait_time=60_000, policy=reraise)
 
 

@@ -168,6 +168,7 @@ def _call(asked: Any, prompt: Tuple[int, ...], choice: Choice, usage: Usage) -> 
         tools=(TOOL,),
         usage=usage,
         sampling_effective={"temperature": 1.0},
+        sampling_defaults={},
         logprob_kind="processed",
     )
 

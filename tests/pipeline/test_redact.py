@@ -277,6 +277,7 @@ CALL = ModelCall(
     prompt_token_ids=(70001, 70002),
     sampling_requested={"logprobs": True},
     sampling_effective={"temperature": 1.0},
+    sampling_defaults={},
     logprob_kind="processed",
     token_capture="valid",
 )

@@ -67,7 +67,7 @@ async def test_concurrent_rollouts_get_their_own_calls_with_ids(store: Lightning
 @pytest.mark.asyncio
 async def test_an_endpoint_among_the_resources_of_the_rollout_is_asked_for_ids(store: LightningStore) -> None:
     with FakeOpenAI(echo) as server:
-        llm = LLM(endpoint=server.base_url, model="policy", logprob_kind="processed")
+        llm = LLM(endpoint=server.base_url, model="policy", sampling_defaults={}, logprob_kind="processed")
         await store.add_resources({"main": llm})
         ids = await new_attempt(store)
         tracer = OtelTracer(capture_tokens="request")

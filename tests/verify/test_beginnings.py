@@ -48,6 +48,7 @@ def row(number: int, prompt: Sequence[int], logprobs: Sequence[float]) -> Traini
         choices=(choice,),
         token_capture=VALID,
         sampling_effective={"temperature": 1.0},
+        sampling_defaults={},
         logprob_kind="processed",
     )
     span = Span.from_attributes(

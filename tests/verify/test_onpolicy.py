@@ -63,7 +63,7 @@ async def talk(client: AsyncOpenAI, seed: int, temperature: float | None, turns:
 async def recorded(
     engine: Engine, temperature: float | None = 1.0, rollouts: int = 4, turns: int = TURNS
 ) -> Spans:
-    endpoint = LLM(endpoint=engine.url, model=engine.name, logprob_kind="processed")
+    endpoint = LLM(endpoint=engine.url, model=engine.name, sampling_defaults={}, logprob_kind="processed")
     tracer = OtelTracer(capture_tokens="request", endpoints=[endpoint], max_wait_time=60_000)
     async with open_store("memory://") as store:
 

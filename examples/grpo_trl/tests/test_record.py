@@ -11,8 +11,9 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 
 from agentlightning import LLM, LightningStore, OtelTracer, emit_reward, find_final_reward, open_store
+from agentlightning.codec.distribution import unproven
 from agentlightning.codec.genai import read_call
-from agentlightning.codec.model_call import ModelCall, comparable
+from agentlightning.codec.model_call import ModelCall
 from agentlightning.codec.raw_call import LogprobKind
 
 pytest.importorskip("torch", reason="needs pip install 'agentlightning-otel[trl]'")
@@ -62,7 +63,7 @@ def hunter(
 
 
 def traced(engine: Engine, kind: LogprobKind = "processed") -> OtelTracer:
-    endpoint = LLM(endpoint=engine.url, model=engine.name, logprob_kind=kind)
+    endpoint = LLM(endpoint=engine.url, model=engine.name, sampling_defaults={}, logprob_kind=kind)
     return OtelTracer(capture_tokens="request", endpoints=[endpoint], max_wait_time=60_000)
 
 
@@ -120,7 +121,7 @@ async def test_the_record_holds_exactly_what_was_sampled(store: LightningStore, 
     assert {len(rollout) for rollout in rollouts} == {1, 2, 3}
     assert tokens(calls) == sampled(engine)
     assert {each.token_capture for each in calls} == {"valid"}
-    assert {comparable(each) for each in calls} == {None}
+    assert {unproven(each) for each in calls} == {None}
     assert {each.choices[0].finish_reason for each in calls} == {"stop", "tool_calls"}
     for rollout in rollouts:
         known: tuple[int, ...] = ()
@@ -138,7 +139,7 @@ async def test_a_random_model_is_recorded_as_exactly(store: LightningStore, toke
     calls = [each for rollout in rollouts for each in rollout]
     assert tokens(calls) == sampled(engine)
     assert {each.token_capture for each in calls} == {"valid"}
-    assert {comparable(each) for each in calls} == {None}
+    assert {unproven(each) for each in calls} == {None}
 
 
 @pytest.mark.asyncio
@@ -146,7 +147,9 @@ async def test_raw_log_probabilities_are_known_as_such(store: LightningStore, to
     with hunter(tokenizer, mode="raw_logprobs") as engine:
         ((first, *_),) = await recorded(engine, traced(engine, "raw"), store, [0], temperature=0.7)
     assert first.token_capture == "valid"
-    assert comparable(first) == "temperature"
+    why = unproven(first)
+    assert why is not None
+    assert why.code == "temperature"
 
 
 async def streamed(client: AsyncOpenAI, n: int) -> None:

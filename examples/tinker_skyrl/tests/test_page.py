@@ -45,7 +45,7 @@ async def test_the_page_on_tinker_runs(tmp_path: Path) -> None:
                 base_model=str(tmp_path / "model"), rank=8
             )
             engine.use(await client.save_weights_and_get_sampling_client_async(), 0)
-            endpoint = LLM(endpoint=engine.url, model=engine.name, logprob_kind="raw")
+            endpoint = LLM(endpoint=engine.url, model=engine.name, sampling_defaults={}, logprob_kind="raw")
             tracer = OtelTracer(capture_tokens="request", endpoints=[endpoint], max_wait_time=60_000)
             with tracer.lifespan(store):
                 names: Any = {

@@ -1,0 +1,28 @@
+"""What to add so that the log-probabilities of a call are proven: one line of Python, or one of the shell."""
+
+from __future__ import annotations
+
+import json
+
+from ..codec.model_call import ModelCall
+
+_STATED = frozenset({"sampling_unknown", "temperature", "forced_unknown"})
+"""Reasons that a word about the endpoint takes away."""
+
+
+def lines_to_add(record: ModelCall, code: str) -> tuple[str, ...]:
+    """Return what to write for an endpoint whose log-probabilities are unproven because of ``code``.
+
+    First the resource, then the same by environment; empty where nothing that is said of an endpoint would help. Both
+    say what is true of ``vllm serve MODEL --generation-config vllm --logprobs-mode processed_logprobs``.
+    """
+    if code not in _STATED:
+        return ()
+    defaults = json.dumps(record.sampling_defaults or {})
+    base = record.endpoint.removesuffix("/completions").removesuffix("/chat")
+    model = record.request_model or "MODEL"
+    resource = (
+        f"LLM(endpoint={json.dumps(base)}, model={json.dumps(model)}, sampling_defaults={defaults}, "
+        'logprob_kind="processed")'
+    )
+    return resource, f"AGL_SAMPLING_DEFAULTS='{defaults}' AGL_LOGPROB_KIND=processed"

@@ -66,16 +66,19 @@ def _lightning_flushes() -> List[Callable[[], object]]:
 @pytest.fixture
 def agentops_tracer(
     agentops_server: AgentOpsServer,
+    fake_openai: FakeOpenAI,
     lightning_store: LightningStore,
     _lightning_flushes: List[Callable[[], object]],
 ) -> Iterator[AgentOpsTracer]:
     """A tracer that records into ``lightning_store``, with ``agentops`` if it is installed, on this machine only.
 
+    It knows ``fake_openai`` as an endpoint whose log-probabilities can be trusted.
+
     After the test the process is as it was: ``print``, ``__import__``, the environment, OpenTelemetry's providers.
     """
     from .tracer.agentops import AgentOpsTracer
 
-    tracer = AgentOpsTracer(server=agentops_server.manager)
+    tracer = AgentOpsTracer(server=agentops_server.manager, endpoints=[fake_openai.endpoint])
 
     def flush() -> bool:
         return tracer.processor.force_flush(FLUSH_MILLISECONDS)

@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Optional, Self, Union
 from urllib.parse import urlsplit
 
+from ..codec.raw_call import Endpoint
 from ..errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -208,6 +209,14 @@ class FakeOpenAI:
     def base_url(self) -> str:
         """What a client of the OpenAI API takes as its base URL."""
         return f"{self.url}/v1"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What a tracer is to know of this server: the script's log-probabilities are those of its tokens.
+
+        No setting is applied that a request does not name, because none is applied at all.
+        """
+        return Endpoint(self.url, sampling_defaults={}, logprob_kind="processed")
 
     def client(self, **options: Any) -> openai.OpenAI:
         """Return a client of this server; nothing of it has to be closed.

@@ -13,6 +13,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 
 from agentlightning import (
+    Endpoint,
     Span,
     TracerTraceToTriplet,
     find_final_reward,
@@ -87,7 +88,9 @@ async def test_an_operation_and_a_reward_are_one_span_each(store: LightningStore
 async def test_the_agent_with_decorators_gives_the_rows_that_it_gives_without(store: LightningStore) -> None:
     spans: list[Span] = []
     with CalculatorPolicyServer(Policy(), run_seed=0) as policy:
-        tracer = AgentOpsTracer(capture_tokens="request", endpoints=[policy.url], max_wait_time=60_000)
+        tracer = AgentOpsTracer(
+            capture_tokens="request", endpoints=[Endpoint(policy.url, {}, "processed")], max_wait_time=60_000
+        )
         async with (
             calculator() as tools,
             AsyncOpenAI(base_url=policy.url, api_key="none") as model,

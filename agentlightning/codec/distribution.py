@@ -302,7 +302,7 @@ def _grammar(sampling: Mapping[str, Any]) -> str | None:
     response_format = sampling.get("response_format")
     if response_format is not None:
         kind = response_format.get("type") if isinstance(response_format, Mapping) else response_format
-        if kind not in {None, "text"}:
+        if kind not in (None, "text"):
             return "response_format"
     for name in ("tool_choice", "function_call"):
         choice = sampling.get(name)

@@ -32,7 +32,7 @@ def numbers(row: TrainingRow) -> List[float]:
     if len(found) != len(row.logprobs):
         why = "; ".join(f"{code.code}: {code.sentence}" for code in row.unproven) or "it has none"
         raise NotExportable(
-            f"{_name(row)} trains tokens without proven log-probabilities ({why}), and this trainer needs them; "
+            f"{_name(row)} trains tokens without log-probabilities ({why}), and this trainer needs them; "
             "agl explain says what to add, RowPolicy(require_logprobs=True) leaves such answers out"
         )
     return found

@@ -57,7 +57,7 @@ def _turn(row: TrainingRow, segment: Segment, logprobs: Sequence[float]) -> Dict
         "prompt_token_ids": list(row.token_ids[:start]),
         "completion_token_ids": list(row.token_ids[start:end]),
         "per_token_logps": list(known),
-        "loss_mask": [0] * start + [int(segment.trained)] * (end - start),
+        "loss_mask": [0] * start + list(row.loss_mask[start:end]),
         "request": _request(segment),
         "response": {
             "id": segment.call.response_id,

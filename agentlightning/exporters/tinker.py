@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optiona
 
 from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
 from ..adapter.training import TrainingRow
-from ..errors import MissingExtra
+from ..errors import MissingExtra, NotExportable
 from .checks import by_rollout, exportable, group, numbers, scored
 
 if TYPE_CHECKING:
@@ -172,6 +172,11 @@ def _transitions(row: TrainingRow) -> Iterator[Transition]:
     logprobs = numbers(row)
     trained = [segment for segment in row.segments if segment.trained]
     for segment in trained:
+        if segment.forced:
+            raise NotExportable(
+                f"span {segment.span_id} has tokens that were forced, not sampled, and a transition has no mask; "
+                "use to_datums"
+            )
         tokens = list(row.token_ids[segment.start : segment.end])
         yield Transition(
             ob=list(row.token_ids[: segment.start]),

@@ -194,8 +194,10 @@ class _Graph:
             self.nodes[index]["mask"] = [False] * (segment.end - at)
             self.calls.append(self._call(segment, index))
         if segment.trained:
-            self.nodes[index]["mask"][segment.start - at :] = [True] * (segment.end - segment.start)
-            self.nodes[index]["logprobs"] = list(logprobs[segment.start : segment.end])
+            mask = [bool(trained) for trained in row.loss_mask[segment.start : segment.end]]
+            own = logprobs[segment.start : segment.end]
+            self.nodes[index]["mask"][segment.start - at :] = mask
+            self.nodes[index]["logprobs"] = [value for value, is_on in zip(own, mask, strict=True) if is_on]
         return index
 
     def _node(

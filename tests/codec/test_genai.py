@@ -306,7 +306,7 @@ def test_a_span_of_openinference_is_read() -> None:
     assert call.token_capture == "none(foreign_span)"
     assert call.choices[0].tool_calls == (ToolCall("c1", "add", '{"a": 2}'),)
     assert call.choices[0].finish_reason == "tool_calls"
-    assert call.sampling_requested == {"temperature": 0.25}
+    assert call.sampling_requested == {"temperature": 0.25, "unknown": 1}
     assert call.request_messages[0]["content"] == [{"type": "text", "text": "2 + 2?"}]
 
 

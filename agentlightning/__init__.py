@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from .env_var import resolve_bool_env_var as resolve_bool_env_var
     from .env_var import resolve_int_env_var as resolve_int_env_var
     from .env_var import resolve_str_env_var as resolve_str_env_var
+    from .logging import configure_logger as configure_logger
+    from .logging import setup as setup
+    from .logging import setup_logging as setup_logging
+    from .logging import setup_module as setup_module
+    from .logging import setup_module_logging as setup_module_logging
     from .store import InMemoryLightningStore as InMemoryLightningStore
     from .store import LightningStore as LightningStore
     from .store import LightningStoreCapabilities as LightningStoreCapabilities
@@ -150,6 +155,13 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "resolve_bool_env_var",
             "resolve_int_env_var",
             "resolve_str_env_var",
+        ),
+        ".logging": (
+            "configure_logger",
+            "setup",
+            "setup_logging",
+            "setup_module",
+            "setup_module_logging",
         ),
         ".store": (
             "InMemoryLightningStore",

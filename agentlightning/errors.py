@@ -25,7 +25,7 @@
     ├── UnknownStoreScheme (ValueError)
     ├── TracerError (RuntimeError)
     │   ├── TracerNotReady
-    │   └── ActiveTracerError
+    │   └── ActiveTracerError (ValueError)
     ├── NotExportable (ValueError)
     ├── MisalignedWriteBack (ValueError)
     ├── NotVerifiable (ValueError)
@@ -202,7 +202,7 @@ class TracerNotReady(TracerError):
     code = "tracer_not_ready"
 
 
-class ActiveTracerError(TracerError):
+class ActiveTracerError(TracerError, ValueError):
     """Another tracer is already active in this context."""
 
     code = "active_tracer"

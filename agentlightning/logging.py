@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Dict, Literal, Optional, Union
+from typing import Any, Dict, Literal, Union
 
 from opentelemetry import baggage, trace
 
@@ -29,6 +29,8 @@ DATE_FORMAT = "%H:%M:%S"
 PACKAGE = "agentlightning"
 
 _OURS = "_agentlightning_handler"
+_set_up: set[str] = set()
+"""Loggers that the last ``setup`` gave handlers; the next one takes them back."""
 _RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -66,56 +68,118 @@ class TextFormatter(logging.Formatter):
 def setup(
     level: Level = "INFO",
     *,
-    format: LogFormat = "text",  # noqa: A002 - what the setting is called
-    submodule_levels: Optional[Mapping[str, Level]] = None,
-    apply_to: Sequence[str] = (),
-    handler: Optional[logging.Handler] = None,
+    console: bool = True,
+    color: bool | Mapping[str, Any] = True,
     propagate: bool = False,
+    disable_existing_loggers: bool = False,
+    capture_warnings: bool = False,
+    submodule_levels: Mapping[str, Level] | None = None,
+    extra_handlers: Sequence[logging.Handler] = (),
+    formatter: logging.Formatter | None = None,
+    apply_to: Sequence[str] = (),
+    files: str | Mapping[str, str] | None = None,
+    format: LogFormat = "text",  # noqa: A002 - what the setting is called
+    handler: logging.Handler | None = None,
 ) -> None:
     """Let this package log, with keys, tokens and passwords masked; a repeat replaces what an earlier one set up.
 
+    All but the last two arguments are 0.3's.
+
     Args:
         level: Level of the ``agentlightning`` logger, by name or number; it can be changed at any time by another call.
-        format: ``text`` for people, ``json`` for programs.
-        submodule_levels: Logger → level, such as ``{"agentlightning.store": "DEBUG"}``.
-        apply_to: Other loggers that are to be written in the same way.
-        handler: Where lines go; default standard error.
+        console: Whether lines go to standard error.
+        color: Taken, and not needed: lines have no colours.
         propagate: Whether handlers of the root logger get the lines too.
+        disable_existing_loggers: Whether all other loggers that exist are silenced.
+        capture_warnings: Whether Python's warnings are logged, by the logger ``py.warnings``.
+        submodule_levels: Logger → level, such as ``{"agentlightning.store": "DEBUG"}``.
+        extra_handlers: Handlers that get the lines, too; those with a formatter of their own keep it.
+        formatter: How lines are written, in place of ``format``.
+        apply_to: Other loggers that are to be written in the same way.
+        files: A file that gets the lines of this package, or logger → file.
+        format: ``text`` for people, ``json`` for programs.
+        handler: Where lines go, in place of standard error.
 
     Raises:
         ValueError: A level or the format is unknown.
+        OSError: A file cannot be opened.
     """
+    del color
     if format not in ("text", "json"):
         raise ValueError(f"the log format is 'text' or 'json', not {format!r}")
-    levels = {PACKAGE: level, **dict.fromkeys(apply_to, level), **(submodule_levels or {})}
+    names = (PACKAGE, *apply_to)
+    levels = {**dict.fromkeys(names, level), **(submodule_levels or {})}
     numbers = {name: _number(each) for name, each in levels.items()}
-    made = handler or logging.StreamHandler(sys.stderr)
-    made.setFormatter(JsonFormatter() if format == "json" else TextFormatter(DEFAULT_FORMAT, DATE_FORMAT))
-    if not any(isinstance(each, SecretFilter) for each in made.filters):
-        made.addFilter(SecretFilter(_keys()))
-    setattr(made, _OURS, True)
-    for name in (PACKAGE, *apply_to):
-        logger = logging.getLogger(name)
-        for earlier in [each for each in logger.handlers if hasattr(each, _OURS)]:
-            logger.removeHandler(earlier)
-        logger.addHandler(made)
-        logger.propagate = propagate
+    made = formatter or (JsonFormatter() if format == "json" else TextFormatter(DEFAULT_FORMAT, DATE_FORMAT))
+    of_all = [handler or logging.StreamHandler(sys.stderr)] if console or handler else []
+    for each in of_all:
+        each.setFormatter(made)
+    targets = {name: [*of_all, *extra_handlers] for name in names}
+    for name, path in ({PACKAGE: files} if isinstance(files, str) else files or {}).items():
+        to_file = logging.FileHandler(path, encoding="utf-8")
+        for target in names if name == PACKAGE else (name,):
+            targets.setdefault(target, []).append(to_file)
+    for name in {*targets, *_set_up}:
+        _replace_handlers(logging.getLogger(name), targets.get(name, ()), made)
+    _set_up.clear()
+    _set_up.update(targets)
+    for name in names:
+        logging.getLogger(name).propagate = propagate
+    if disable_existing_loggers:
+        _disable_all_but(targets)
     for name, number in numbers.items():
         logging.getLogger(name).setLevel(number)
+    if capture_warnings:
+        logging.captureWarnings(True)
 
 
-def setup_module(level: Level = "INFO", *, name: str = PACKAGE, propagate: bool = False) -> logging.Logger:
+def _replace_handlers(
+    logger: logging.Logger, handlers: Sequence[logging.Handler], formatter: logging.Formatter
+) -> None:
+    for earlier in [each for each in logger.handlers if hasattr(each, _OURS)]:
+        logger.removeHandler(earlier)
+        if isinstance(earlier, logging.FileHandler) and earlier not in handlers:
+            earlier.close()
+    for each in dict.fromkeys(handlers):
+        if each.formatter is None:
+            each.setFormatter(formatter)
+        if not any(isinstance(known, SecretFilter) for known in each.filters):
+            each.addFilter(SecretFilter(_keys()))
+        setattr(each, _OURS, True)
+        logger.addHandler(each)
+
+
+def _disable_all_but(kept: Mapping[str, object]) -> None:
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        ours = any(name == each or name.startswith(f"{each}.") for each in kept)
+        if isinstance(logger, logging.Logger) and not ours:
+            logger.disabled = True
+
+
+def setup_module(
+    level: Level = "INFO",
+    *,
+    name: str = PACKAGE,
+    console: bool = True,
+    color: bool | Mapping[str, Any] = True,
+    propagate: bool = False,
+    disable_existing_loggers: bool = False,
+) -> logging.Logger:
     """Let one logger log as :func:`setup` does, and return it (0.3)."""
-    if name == PACKAGE:
-        setup(level, propagate=propagate)
-    else:
-        setup(
-            logging.getLogger(PACKAGE).level,
-            apply_to=(name,),
-            submodule_levels={name: level},
-            propagate=propagate,
-        )
+    setup(
+        level if name == PACKAGE else logging.getLogger(PACKAGE).level,
+        console=console,
+        color=color,
+        propagate=propagate,
+        disable_existing_loggers=disable_existing_loggers,
+        apply_to=() if name == PACKAGE else (name,),
+        submodule_levels={name: level},
+    )
     return logging.getLogger(name)
+
+
+setup_logging = setup
+setup_module_logging = setup_module
 
 
 def configure_logger(level: int = logging.INFO, name: str = PACKAGE) -> logging.Logger:

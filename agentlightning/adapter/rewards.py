@@ -6,7 +6,7 @@ Three forms are read, the first that fits:
    ``agentlightning.reward``, with ``agentlightning.reward.<i>.name`` and ``.value``; 0 is the primary reward.
 2. AgentOps and 0.1: ``agentops.task.output`` or ``agentops.entity.output`` holding
    ``{"type": "reward", "value": …}`` as JSON.
-3. 0.2: a span ``agentlightning.reward`` with the attribute ``reward``.
+3. 0.2: a span ``agentlightning.reward``, and 0.3's ``emit_annotation({"reward": …})``: the attribute ``reward``.
 
 A reward that is no finite number is *unscored*: its value is ``None`` with a reason, never 0.
 """
@@ -225,7 +225,7 @@ def _dimensions(span: SpanLike) -> List[Tuple[str, Any]]:
         output = _mapping(attributes.get(key))
         if output.get("type") == "reward":
             return [(PRIMARY, output.get("value"))]
-    if getattr(span, "name", None) == AGL_REWARD and "reward" in attributes:
+    if getattr(span, "name", None) in {AGL_REWARD, AGL_ANNOTATION} and "reward" in attributes:
         return [(PRIMARY, attributes["reward"])]
     return []
 

@@ -76,7 +76,7 @@ def _loaded(text: Any) -> Any:
 _READ: Dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
-    "bool": lambda text: {"True": True, "False": False}[text],
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "bytes": lambda text: b64decode(text, validate=True),
 }
 

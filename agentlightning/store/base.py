@@ -273,12 +273,13 @@ class LightningStore:
     async def start_attempt(self, rollout_id: str, worker_id: Optional[str] = None) -> AttemptedRollout:
         """Start one more attempt of a rollout by hand; it becomes the latest, the rollout ``preparing``.
 
-        A place in the queue is given up. The former latest attempt is superseded: what it reports from now on
+        A rollout that has failed is at work again: this is the manual retry of 0.3, and asks no retry policy. A place
+        in the queue is given up. The former latest attempt is superseded: what it reports from now on
         changes its own record only.
 
         Raises:
             RolloutNotFound: The rollout is unknown.
-            InvalidTransition: The rollout is finished.
+            InvalidTransition: The rollout has succeeded or was cancelled.
         """
         raise _not_implemented(self, "start_attempt")
 

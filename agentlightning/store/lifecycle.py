@@ -84,6 +84,21 @@ def move_rollout(rollout: Rollout, status: RolloutStatus, now: float) -> Rollout
     return rollout.model_copy(update={"status": status, "end_time": end_time})
 
 
+def retried_by_hand(rollout: Rollout) -> Rollout:
+    """Return a rollout to which somebody gives one more attempt: one that has failed is at work again.
+
+    Raises:
+        InvalidTransition: It has succeeded or was cancelled.
+    """
+    if rollout.status not in FINISHED:
+        return rollout
+    if rollout.status != "failed":
+        raise InvalidTransition(
+            f"rollout {rollout.rollout_id!r} is {rollout.status}, which is final; it gets no more attempts"
+        )
+    return rollout.model_copy(update={"status": "requeuing", "end_time": None})
+
+
 def rollout_status(attempt: Attempt, config: RolloutConfig) -> RolloutStatus:
     """Return the status that the latest attempt gives its rollout.
 

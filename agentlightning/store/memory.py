@@ -11,6 +11,7 @@ as one of them has it open.
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 import threading
 import time
@@ -31,6 +32,8 @@ from .values import copy_span, copy_value, numbered
 from .waiting import Waits
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -355,6 +358,8 @@ class InMemoryLightningStore(TransactionalStore):
         eviction_memory_threshold: Optional[float] = None,
         safe_memory_threshold: Optional[float] = None,
         span_size_estimator: Optional[Estimator] = None,
+        tracker: object = None,
+        scan_debounce_seconds: float = 1.0,
         clock: Clock = time.time,
         data: Optional[MemoryData] = None,
     ) -> None:
@@ -368,12 +373,18 @@ class InMemoryLightningStore(TransactionalStore):
                 given up as dropped (``evicted``), and the statistics as ``total_evicted_spans``.
             safe_memory_threshold: Down to this; default 0.8 of the eviction threshold.
             span_size_estimator: Bytes that a span takes; default :func:`estimate_model_size`.
+            tracker: 0.3's metrics; taken, and told nothing yet.
+            scan_debounce_seconds: 0.3's pause between two looks for attempts that are overdue; taken, and not needed:
+                each has a deadline of its own, and nothing is scanned.
             clock: Seconds since the epoch.
             data: The data of another store of this process, to be shared.
 
         Raises:
             InvalidArgument: A threshold is out of range, or the safe one is not below the other.
         """
+        del scan_debounce_seconds
+        if tracker is not None:
+            _log.warning("InMemoryLightningStore tells its tracker nothing: there are no metrics yet")
         self._data = MemoryData() if data is None else data
         super().__init__(clock=clock, waits=self._data.waits)
         self._declares_thread_safe = thread_safe

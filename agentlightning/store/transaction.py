@@ -24,7 +24,6 @@ from ..errors import (
     AlreadySealed,
     AttemptNotFound,
     InvalidArgument,
-    InvalidTransition,
     NotSealable,
     ResourcesNotFound,
     RolloutNotFound,
@@ -522,11 +521,7 @@ class TransactionalStore(LightningStore):
 
         def work(unit: Unit) -> AttemptedRollout:
             rollout = unit.rollout(rollout_id)
-            if rollout.status in FINISHED:
-                raise InvalidTransition(
-                    f"rollout {rollout_id!r} is {rollout.status}, which is final; it gets no more attempts"
-                )
-            return unit.begin_attempt(rollout, worker_id)
+            return unit.begin_attempt(lifecycle.retried_by_hand(rollout), worker_id)
 
         return await self._change(work)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
 from ..errors import AgentOpsError, AgentOpsUnsupported, ConfigurationError, UnknownOption
 from ..instrumentation.agentops import attach
+from ..instrumentation.agentops.attach import instrument_all, uninstrument_all
 from ..instrumentation.agentops.environment import around_proxies, set_environment
 from ..instrumentation.agentops.foreign_errors import translated
 from ..instrumentation.agentops.probe import Found, probe
@@ -21,11 +22,14 @@ from ..instrumentation.guard import Guard
 from ..pipeline.policy import RedactionPolicy
 from ..remote.rule import checked_url
 from .otel import OtelTracer
+from .processor import LightningSpanProcessor
 from .provider import remove_processor
 from .to_server import ToServer
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
+
+__all__ = ["AgentOpsTracer", "LightningSpanProcessor"]
 
 _log = logging.getLogger(__name__)
 
@@ -142,8 +146,25 @@ class AgentOpsTracer(OtelTracer):
         if self._agentops_managed and self._starts_server:
             self._server.stop()
 
-    def get_langchain_handler(self) -> Optional[Any]:
+    def instrument(self, worker_id: int) -> None:
+        """Record what ``instrumentation.instrument_all`` records, outside of ``init_worker`` (0.3)."""
+        del worker_id
+        instrument_all()
+
+    def uninstrument(self, worker_id: int) -> None:
+        """Take back what ``instrument`` did (0.3)."""
+        del worker_id
+        uninstrument_all()
+
+    def get_langchain_callback_handler(self, tags: list[str] | None = None) -> Any | None:
+        """Return :meth:`get_langchain_handler` (0.2's name)."""
+        return self.get_langchain_handler(tags)
+
+    def get_langchain_handler(self, tags: list[str] | None = None) -> Any | None:
         """Return AgentOps' LangChain callback handler, or ``None`` where there is none or LangChain is missing.
+
+        Args:
+            tags: Given on to AgentOps' handler.
 
         Given as ``config={"callbacks": [handler]}``, it adds the runs of chains, graphs and tools to the tree; each
         model call stays one span.
@@ -151,7 +172,7 @@ class AgentOpsTracer(OtelTracer):
         from ..instrumentation.agentops.langchain import callback_handler
 
         try:
-            return callback_handler()
+            return callback_handler(tags)
         except ImportError:
             return None
 

@@ -91,7 +91,7 @@ class Tracer(ParallelWorkerBase):
         async with self.trace_context(name=getattr(func, "__name__", None)):
             return await func(*args, **kwargs)
 
-    def get_langchain_handler(self) -> Optional[Any]:
+    def get_langchain_handler(self, tags: list[str] | None = None) -> Any | None:  # noqa: ARG002 - of subclasses
         """Return a LangChain callback handler, or ``None`` where this tracer has none."""
         return None
 
@@ -113,10 +113,10 @@ def set_active_tracer(tracer: Tracer) -> None:
     """Make ``tracer`` the active one of this context.
 
     Raises:
-        ActiveTracerError: Another tracer is active in this context.
+        ActiveTracerError: A tracer is active in this context already, this one or another.
     """
     present = get_active_tracer()
-    if present is not None and present is not tracer:
+    if present is not None:
         raise ActiveTracerError(
             f"{type(present).__name__} is already active in this context; leave its trace_context first"
         )

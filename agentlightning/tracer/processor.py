@@ -16,9 +16,9 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Deque, List, Optional, Tuple
+from typing import TYPE_CHECKING, Deque, List, Optional, Self, Set, Tuple
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -110,6 +110,10 @@ class LightningSpanProcessor(SpanProcessor):
         self._armed = True
         self._generators = Generators()
         self._said_late = self._said_unplaced = False
+        self._given: Set[Scope] = set()
+        """Scopes that the user opened on this processor itself; whatever ends in one of them belongs to it."""
+        self._last_given: Optional[Scope] = None
+        self._entered: List[ExitStack] = []
         self._traces: OrderedDict[int, Optional[Scope]] = OrderedDict()
         self._remote: OrderedDict[Tuple[str, str], Scope] = OrderedDict()
 
@@ -143,11 +147,20 @@ class LightningSpanProcessor(SpanProcessor):
         """Queue the span."""
         try:
             context = span.get_span_context()
-            record = self.writer.records.get(id(context))
+            record = self.writer.records.get(id(context)) or self._unstarted(context)
             if record is not None and not self.adoptions.ended(span, record):
                 self._settle(span, record)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
             self._policy("queueing a span", error)
+
+    def _unstarted(self, context: Optional[trace.SpanContext]) -> Optional[Record]:
+        """Return a record of a span whose start nobody told us of, where the user has named its attempt (0.3)."""
+        scope = current_scope()
+        if scope not in self._given or context is None or not context.trace_flags.sampled:
+            return None
+        record = Record(scope, context)
+        self.writer.started(None, record)
+        return record
 
     def _settle(self, span: ReadableSpan, record: Record) -> None:
         self.writer.records.pop(id(record.context), None)
@@ -228,18 +241,34 @@ class LightningSpanProcessor(SpanProcessor):
 
     @contextmanager
     def with_context(
-        self, store: LightningStore, rollout_id: str, attempt_id: str
+        self, store: Optional[LightningStore], rollout_id: str, attempt_id: str
     ) -> Iterator[LightningSpanProcessor]:
-        """Route spans that start in this context to an attempt; nothing is flushed at the end (0.3)."""
+        """Route spans that start in this context to an attempt; nothing is flushed at the end (0.3).
+
+        A span that ends in it and whose start this processor was not told of belongs to the attempt, too.
+        """
         scope = self.new_scope(store, rollout_id, attempt_id)
         before = live_context(otel_context.get_current())
         self.open_scope(scope, before, None)
         otel_context.attach(context_with_scope(scope, before))
+        self._given.add(scope)
+        self._last_given = scope
         try:
             yield self
         finally:
+            self._given.discard(scope)
             self.leave_scope(scope)
             self.close_scope(scope)
+
+    def __enter__(self) -> Self:
+        """Keep the spans of this context in memory, for ``spans()``, without any store (0.3)."""
+        entered = ExitStack()
+        entered.enter_context(self.with_context(None, "rollout-dummy", "attempt-dummy"))
+        self._entered.append(entered)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._entered.pop().close()
 
     def leave_scope(self, scope: Scope) -> None:
         """Put back what was current before ``scope``, where that is what is current.
@@ -263,8 +292,11 @@ class LightningSpanProcessor(SpanProcessor):
         self.writer.closed(scope)
 
     def spans(self) -> List[Span]:
-        """Return the finished spans of the current context's attempt, as this process saw them."""
-        scope = current_scope()
+        """Return the finished spans of the current context's attempt, as this process saw them.
+
+        Outside of every attempt: those of the last ``with_context`` or ``with`` of this processor.
+        """
+        scope = current_scope() or self._last_given
         return [] if scope is None else self.spans_of(scope.finished or [])
 
     def spans_of(self, entries: List[Entry]) -> List[Span]:

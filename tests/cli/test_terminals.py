@@ -10,6 +10,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_sample import agl
@@ -44,7 +45,7 @@ def _fill(url: str) -> None:
     async def fill() -> None:
         async with open_store(url) as store:
             at = await store.start_rollout(EVIL, mode="train", metadata={EVIL: EVIL})
-            ids = {"rollout_id": at.rollout_id, "attempt_id": at.attempt.attempt_id}
+            ids: dict[str, Any] = {"rollout_id": at.rollout_id, "attempt_id": at.attempt.attempt_id}
             root = Span.from_attributes(
                 attributes={EVIL: EVIL, "agentlightning.tag.0": EVIL, "agent.name": EVIL},
                 name=EVIL,

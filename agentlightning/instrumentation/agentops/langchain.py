@@ -18,14 +18,14 @@ from opentelemetry.trace import Status, StatusCode
 from .managed import core_provider
 
 
-def callback_handler() -> Any:
+def callback_handler(tags: list[str] | None = None) -> Any:
     """Return a handler for ``config={"callbacks": [handler]}``; it may be shared by runs at the same time.
 
     Raises:
         ImportError: This ``agentops`` has none, or LangChain is not installed.
     """
     theirs = importlib.import_module("agentops.integration.callbacks.langchain").LangchainCallbackHandler
-    return type("LangchainCallbackHandler", (_InPlace, theirs), {})(auto_session=False)
+    return type("LangchainCallbackHandler", (_InPlace, theirs), {})(auto_session=False, tags=tags)
 
 
 class _InPlace:

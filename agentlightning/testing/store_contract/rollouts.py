@@ -242,7 +242,17 @@ class StartContract(ContractBase):
             await store.start_attempt("ro-unknown", worker_id="w")
         assert len(await store.query_workers()) == 0
 
-    @pytest.mark.parametrize("status", sorted(FINISHED))
+    async def test_a_failed_rollout_is_tried_again_by_hand(self, store: LightningStore) -> None:
+        rollout_id = await in_status(store, "failed")
+        again = await store.start_attempt(rollout_id, worker_id="w")
+        assert (again.status, again.end_time, again.attempt.sequence_id) == ("preparing", None, 2)
+        assert await store.dequeue_rollout() is None
+        await store.update_attempt(rollout_id, again.attempt.attempt_id, status="succeeded")
+        (finished,) = await store.wait_for_rollouts(rollout_ids=[rollout_id], timeout=0)
+        assert finished.status == "succeeded"
+        assert finished.end_time is not None
+
+    @pytest.mark.parametrize("status", sorted(FINISHED - {"failed"}))
     async def test_a_finished_rollout_begins_no_attempt(
         self, store: LightningStore, status: RolloutStatus
     ) -> None:

@@ -457,8 +457,19 @@ def _begins_another(known: Mapping[str, Any], tool_id: Optional[str], name: str)
     """
     if tool_id is not None and known["id"] is not None:
         return True
-    # A piece without an id that brings a name belongs to a call whose name has not come whole.
-    return bool(name and known["name"] and (tool_id is not None or known["arguments"]))
+    if not name or not known["name"]:
+        return False
+    # Some servers repeat the name with each piece of the arguments; arguments that are whole take no further piece.
+    said = "".join(known["arguments"])
+    return tool_id is not None or bool(said and (name != known["name"] or _is_json(said)))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        from_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_logprobs(parts: _Parts, found: Any) -> None:

@@ -76,6 +76,20 @@ def test_parallel_tool_calls_of_a_stream_are_told_apart(deltas: list[Any]) -> No
     assert [(each.name, each.arguments) for each in call.choices[0].tool_calls] == BOTH
 
 
+@pytest.mark.parametrize("more", [{}, {"index": 0}, {"index": 0, "id": "a"}])
+def test_a_name_that_is_repeated_with_each_piece_is_one_call(more: dict[str, Any]) -> None:
+    pieces = [[tool("get_weather", '{"a"', **more)], [tool("get_weather", ": 1}", **more)]]
+    call = record(stream(*({"tool_calls": calls} for calls in pieces)))
+    assert [(each.name, each.arguments) for each in call.choices[0].tool_calls] == BOTH[:1]
+
+
+@pytest.mark.parametrize("ids", [("a", "b"), (None, None)])
+def test_parallel_calls_of_one_tool_are_two(ids: tuple[str | None, str | None]) -> None:
+    pieces = [[tool("f", '{"x": 1}', index=0, id=ids[0])], [tool("f", '{"x": 2}', index=0, id=ids[1])]]
+    call = record(stream(*({"tool_calls": calls} for calls in pieces)))
+    assert [each.arguments for each in call.choices[0].tool_calls] == ['{"x": 1}', '{"x": 2}']
+
+
 def test_parallel_tool_calls_of_a_plain_answer_are_told_apart_whatever_their_index() -> None:
     calls = [tool(name, arguments, index=0, id=name) for name, arguments in BOTH]
     body = {"choices": [{"index": 0, "message": {"tool_calls": calls}, "finish_reason": "tool_calls"}]}

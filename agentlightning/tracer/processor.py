@@ -231,6 +231,7 @@ class LightningSpanProcessor(SpanProcessor):
         """
         scope.before = context
         scope.opened_by = current_worker()
+        scope.is_mixed = scope_in(context) is not None
         enter(scope)
         self._generators.opened(scope, frame)
 
@@ -346,7 +347,7 @@ class LightningSpanProcessor(SpanProcessor):
             at_work = self._generators.at_work()
             if at_work is not None:
                 return (scope if _is_open_inside(scope, at_work) else at_work), None
-            if scope is not None and scope.generator is not None and waits_at_yield(scope.generator):
+            if scope is not None and _is_another_at_work(scope):
                 return None, None
         if scope is None and span.parent is not None:
             scope = self._traces.get(span.parent.trace_id)
@@ -431,6 +432,13 @@ def _is_open_inside(scope: Optional[Scope], at_work: Scope) -> bool:
     if scope is None or scope.closed or scope.opened_inside is not at_work:
         return False
     return scope.generator is None or not waits_at_yield(scope.generator)
+
+
+def _is_another_at_work(scope: Scope) -> bool:
+    """Whether a scope that is current says nothing, because its generator is not at work here."""
+    if scope.generator is None:
+        return False
+    return waits_at_yield(scope.generator) or (scope.is_mixed and scope.opened_by is not current_worker())
 
 
 def _mark_alternating(closing: Scope, current: Scope) -> None:

@@ -155,6 +155,9 @@ class Scope:
         """The context that its ``trace_context`` was opened in; what it encloses may outlive it."""
         self.generator: Optional[FrameType] = None
         """The generator whose ``with`` opened it, where one did; ``None`` once it is closed."""
+        self.is_mixed = False
+        """Opened by a generator while another one was open around it: their context may have been handed to threads and
+        tasks by either."""
         self.opened_by: object = None
         """The task or thread that opened it; ``None`` once it is closed. All others inherit it."""
         self.opened_inside: Optional[Scope] = None

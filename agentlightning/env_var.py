@@ -69,6 +69,10 @@ class LightningEnvVar(Enum):
     AGL_MAX_QUEUE_SIZE = "AGL_MAX_QUEUE_SIZE"
     """Finished spans that may wait for the store; then the newest are dropped and counted; default 50000."""
 
+    AGL_MAX_QUEUE_BYTES = "AGL_MAX_QUEUE_BYTES"
+    """Bytes of memory for finished spans that wait for the store and for answers that are arriving; at half of it the
+    oldest are moved to disk; default a sixteenth of the memory of the control group or machine, 64 MB to 1 GB."""
+
     AGL_MAX_WAIT_TIME = "AGL_MAX_WAIT_TIME"
     """Milliseconds that leaving a ``trace_context`` may wait for its spans to be stored; default 5000."""
 

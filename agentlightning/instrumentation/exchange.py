@@ -127,6 +127,7 @@ class Call:
 
     def __init__(self, sink: CallSink, guard: Guard, token: Any, scope: Optional[Scope]) -> None:
         self._sink = sink
+        self.reserve, self.release = sink.reserve, sink.release
         self.guard = guard
         self._token = token
         self._scope = scope
@@ -183,7 +184,7 @@ class Exchange:
         self._status: Optional[int] = None
         self._content_type = self._content_encoding = ""
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._size = self._reserved = 0
         self.is_over = False
         self.endpoint = endpoint
         self.added: frozenset[str] = frozenset()
@@ -208,10 +209,19 @@ class Exchange:
         if not self._chunks:
             self._first_chunk_ns = time.time_ns()
         self._size += len(chunk)
-        if self._size <= self._max_body_bytes:
+        if self._size <= self._max_body_bytes and self._has_memory(len(chunk)):
             self._chunks.append(chunk)
         elif "body_truncated" not in self.notes:
             self.notes.append("body_truncated")
+
+    def _has_memory(self, size: int) -> bool:
+        if "body_truncated" in self.notes:  # a later piece would not follow the last one
+            return False
+        with self._call.guard("taking memory for an answer"):
+            if self._call.reserve(size):
+                self._reserved += size
+                return True
+        return False
 
     def note_whole(self, body: bytes) -> None:
         """Note a body that the client has read and decompressed."""
@@ -241,17 +251,22 @@ class Exchange:
             self._call.over(
                 self, self._raw(complete=complete and "body_truncated" not in self.notes, error=error)
             )
+        reserved, self._reserved = self._reserved, 0
+        with self._call.guard("giving memory back"):
+            self._call.release(reserved)
 
     def _raw(self, *, complete: bool, error: Optional[str]) -> RawCall:
         body = self._request.body if self._request.body is not None else b"".join(self._sent)
         body = plain_body(body, self._request.headers)
+        answer = b"".join(self._chunks)
+        self._chunks = []
         return RawCall(
             start=self.start if self._request.body is not None else _completed(self.start, body),
             request_body=body,
             status=self._status,
             content_type=self._content_type,
             content_encoding=self._content_encoding,
-            response_body=b"".join(self._chunks),
+            response_body=answer,
             complete=complete,
             error=error,
             started_ns=self._started_ns,

@@ -25,3 +25,11 @@ class CallSink(Protocol):
         Called exactly once per started call, possibly on another thread and in another context.
         """
         ...
+
+    def reserve(self, size: int) -> bool:
+        """Take memory for a piece of an answer; ``False`` where there is none, and the piece is to be forgotten."""
+        ...
+
+    def release(self, size: int) -> None:
+        """Give memory back that was reserved: the call has ended, and what was noted is the sink's."""
+        ...

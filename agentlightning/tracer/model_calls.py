@@ -94,6 +94,14 @@ class ModelCallRecorder:
             span.set_attribute("error.type", call.error.partition(":")[0] if call.error else str(call.status))
         span.end(call.ended_ns or None)
 
+    def reserve(self, size: int) -> bool:
+        """Take memory for a piece of an answer, out of what the writer has."""
+        return self._processor.writer.reserve(size)
+
+    def release(self, size: int) -> None:
+        """Give it back; the span that has the answer counts it now."""
+        self._processor.writer.release(size)
+
 
 class _CallSpan(NamedTuple):
     """The span of a call that is under way."""

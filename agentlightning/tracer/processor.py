@@ -315,6 +315,8 @@ class LightningSpanProcessor(SpanProcessor):
             if entry.span is None:
                 self._policy("reading a finished span", error)
             return entry.span
+        if entry.record.dropped:  # meanwhile
+            return None
         entry.span = entry.span or made
         return entry.span
 
@@ -390,12 +392,13 @@ class LightningSpanProcessor(SpanProcessor):
             )
 
     def _keep_aside(self, span: ReadableSpan) -> None:
-        self.unattributed_count += 1
-        self._unattributed_bytes += size_of(span, NO_RECORD)
-        self.unattributed.append(span)
-        while len(self.unattributed) > UNATTRIBUTED_KEPT or self._unattributed_bytes > UNATTRIBUTED_BYTES:
-            oldest = self.unattributed.popleft()
-            self._unattributed_bytes -= size_of(oldest, NO_RECORD)
+        with self.writer.lock:  # or a count would be lost where two threads end spans at once
+            self.unattributed_count += 1
+            self._unattributed_bytes += size_of(span, NO_RECORD)
+            self.unattributed.append(span)
+            while len(self.unattributed) > UNATTRIBUTED_KEPT or self._unattributed_bytes > UNATTRIBUTED_BYTES:
+                oldest = self.unattributed.popleft()
+                self._unattributed_bytes -= size_of(oldest, NO_RECORD)
 
     # ------------------------------------------------------------------ the writer's thread
 
@@ -404,7 +407,7 @@ class LightningSpanProcessor(SpanProcessor):
         assert readable is not None
         assert scope is not None
         span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
-        for raw in entry.record.calls or ():
+        for raw in entry.calls():
             call = decode(raw)
             if other_call(span.attributes, call.response_id):
                 call = replace(call, token_capture=invalid("other_call"))

@@ -16,7 +16,7 @@ import asyncio
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..codec.raw_call import RawCall
     from ..store.base import LightningStore
     from .adoption import Adoption
+    from .overflow import MovedCalls
 
 ROLLOUT_KEY = LightningResourceAttributes.ROLLOUT_ID.value
 ATTEMPT_KEY = LightningResourceAttributes.ATTEMPT_ID.value
@@ -104,14 +105,33 @@ NO_RECORD = Record(None, trace.INVALID_SPAN_CONTEXT)
 class Entry:
     """A finished span on its way to the store."""
 
-    __slots__ = ("readable", "record", "size", "span")
+    __slots__ = ("moved", "readable", "record", "size", "span")
 
     def __init__(self, readable: ReadableSpan, record: Record, size: int) -> None:
         self.readable: Optional[ReadableSpan] = readable
         self.record = record
         self.size = size
+        """Bytes in memory."""
+        self.moved: Optional[MovedCalls] = None
+        """Its model calls, where the writer has moved their bodies to disk."""
         self.span: Optional[Span] = None
         """The span as it was or will be stored, once the writer has made it."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes in memory and on disk, which is what the writer has to work through."""
+        return self.size + (self.moved.size if self.moved is not None else 0)
+
+    def calls(self) -> Sequence[RawCall]:
+        """Return its model calls, from memory or from disk.
+
+        Raises:
+            OSError: They cannot be read from disk.
+        """
+        calls = self.record.calls  # before ``moved``: they are moved by another thread
+        if calls is not None:
+            return calls
+        return () if self.moved is None else self.moved.read()
 
 
 class Unplaced:

@@ -151,7 +151,7 @@ class Spool:
         return "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines).encode("ascii")
 
     def _put(self, data: bytes, name: str) -> bool:
-        _make_private_folder(self.folder)
+        make_private_folder(self.folder)
         if self._used() + len(data) > self._max_bytes:
             _log.error("spool %s is full (%d bytes); the batch is dropped", self.folder, self._max_bytes)
             return False
@@ -351,7 +351,7 @@ class Spool:
                     path.unlink()
 
 
-def _make_private_folder(folder: Path) -> None:
+def make_private_folder(folder: Path) -> None:
     """Make a folder that is the user's alone, unless the one above says otherwise; or find it.
 
     Raises:

@@ -39,8 +39,10 @@ from ..instrumentation.suppression import own_work
 from ..semconv import DropReason
 from ..types import Account, Span
 from .delivery import Backoff, deliver, insist, within
+from .memory import queue_bytes
+from .overflow import Overflow
 from .scope import Entry, Record, Scope, Unplaced, next_writer_id
-from .spool import Batch, Spool
+from .spool import DEFAULT_MAX_BYTES, Batch, Spool
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -51,6 +53,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
 THREAD_NAME = "otel-loop"
+
+DISK_THREAD_NAME = "otel-disk"
+DISK_SECONDS = 1.0
+"""How long a shutdown waits for the disk to take what is being moved there."""
+
+COSTLY_BYTES = 1024 * 1024
+"""What is larger takes long to decode, and waits behind what is not, except in its own scope."""
+LEAST_MOVED_BYTES = 16 * 1024
+"""What is smaller is not worth the way to the disk."""
 
 MakeSpan = Callable[[Entry], Optional[Span]]
 """Turns a queued entry into the span to store; ``None`` = a pipeline stage took it out."""
@@ -80,8 +91,13 @@ class WriterSettings:
     )
     """Finished spans that wait for a batch (``AGL_MAX_QUEUE_SIZE``)."""
     max_batch_bytes: int = 4 * 1024 * 1024
-    max_queue_bytes: int = 64 * 1024 * 1024
-    """A single larger span is still taken when the queue is empty."""
+    max_queue_bytes: int = field(
+        default_factory=lambda: resolve_count(LightningEnvVar.AGL_MAX_QUEUE_BYTES, None, queue_bytes())
+    )
+    """Bytes of memory for finished spans and for answers that are arriving (``AGL_MAX_QUEUE_BYTES``; default a
+    sixteenth of the memory of the control group or machine, between 64 MB and 1 GB). From half of it on, bodies of
+    model calls are moved to disk. Threads with a running event loop, which may not wait, may exceed it to twice. A
+    single larger span is still taken when the queue is empty."""
     block_timeout: float = 0.1
     """How many seconds threads of one attempt may wait, in all, for room in a full queue."""
     write_timeout: float = 30.0
@@ -92,6 +108,7 @@ class WriterSettings:
     def __post_init__(self) -> None:
         resolve_count(LightningEnvVar.AGL_BATCH_SIZE, self.batch_size, 0)
         resolve_count(LightningEnvVar.AGL_MAX_QUEUE_SIZE, self.max_queue_size, 0)
+        resolve_count(LightningEnvVar.AGL_MAX_QUEUE_BYTES, self.max_queue_bytes, 0)
         resolve_milliseconds(LightningEnvVar.AGL_FLUSH_INTERVAL, self.flush_interval, 0)
 
 
@@ -156,6 +173,20 @@ class Writer:
         self._waiting_for_room: Deque[Bell] = deque()
         self._queue: Deque[Entry] = deque()
         self._bytes = 0
+        self._arriving = 0
+        """Bytes of answers that are arriving."""
+        self._later: Deque[Entry] = deque()
+        """What takes long to decode, and what came after it in the same scope; the writer's thread's alone."""
+        self._behind: Dict[Scope, int] = {}
+        """Scope → how many of its spans are among these."""
+        self._overflow: Optional[Overflow] = None
+        self._overflows = True
+        """Whether the disk takes what is moved there."""
+        self._asked_to_move = False
+        self._not_movable = 0
+        """Bytes that were left in memory the last time."""
+        self._mover: Optional[threading.Thread] = None
+        self._to_move = Bell()
         self.records: Dict[int, Record] = {}
         """Spans that this process started and has not ended, by identity of their context."""
         self._fresh: Dict[Record, SdkSpan] = {}
@@ -221,6 +252,7 @@ class Writer:
             self._full.set()
         if self._idle and scope.store is not None:
             self._nudge()
+        self._ask_to_move()
 
     def unplaced(self, late_of: Optional[Scope]) -> None:
         """Count a started span that belongs to no attempt.
@@ -315,14 +347,115 @@ class Writer:
         return (
             len(self._queue) >= batch
             or len(self._fresh) >= batch
+            or bool(self._later)
             or self._bytes >= self.settings.max_batch_bytes
         )
 
     def _is_full(self, size: int) -> bool:
         settings = self.settings
-        if not self._queue:
+        waiting = len(self._queue) + len(self._later)
+        if not waiting:
             return False
-        return len(self._queue) >= settings.max_queue_size or self._bytes + size > settings.max_queue_bytes
+        times = self._times()
+        held = self.held_bytes + size
+        return waiting >= times * settings.max_queue_size or held > times * settings.max_queue_bytes
+
+    def _times(self) -> int:
+        """How often this thread may use up the bounds: where an event loop runs, it may not wait."""
+        return 1 if asyncio._get_running_loop() is None else 2  # noqa: SLF001
+
+    # ------------------------------------------------------------------ memory
+
+    def reserve(self, size: int) -> bool:
+        """Take memory for a piece of an answer that is arriving; ``False`` where there is none."""
+        with self._lock:
+            held = self.held_bytes + size
+            if self._arriving and held > 2 * self.settings.max_queue_bytes:
+                return False
+            self._arriving += size
+        self._ask_to_move()
+        return True
+
+    def release(self, size: int) -> None:
+        """Give memory back that was reserved."""
+        with self._lock:
+            self._arriving -= size
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that finished spans and arriving answers take now."""
+        return self._bytes + self._arriving
+
+    def _is_pressed(self) -> bool:
+        """Whether half of the memory is taken, by what could be moved to disk."""
+        half = self.settings.max_queue_bytes // 2
+        return self.held_bytes > max(half, self._not_movable + half // 8)
+
+    def _ask_to_move(self) -> None:
+        """Have bodies moved to disk, by a thread that neither decodes nor waits for the store."""
+        if self._asked_to_move or not self._overflows or not self._is_pressed():
+            return
+        self._asked_to_move = True
+        self._full.set()
+        with self._lock:
+            if self._mover is None and not self._stopped:
+                self._mover = threading.Thread(target=self._move_on, name=DISK_THREAD_NAME, daemon=True)
+                with suppress(RuntimeError):  # there are too many threads; then it stays in memory
+                    started(self._mover)
+        self._to_move.set()
+
+    def _move_on(self) -> None:
+        while True:
+            self._to_move.wait()
+            if self._stopped:
+                return
+            try:
+                self._move_to_disk()
+            except Exception as error:  # noqa: BLE001 - what stays in memory is bounded there
+                self._stop_moving(error)
+
+    def _move_to_disk(self) -> None:
+        """Move bodies of the oldest spans to disk, until half of the memory is free."""
+        self._asked_to_move = False
+        half = self.settings.max_queue_bytes // 2
+        with self._lock:
+            waiting = [*self._later, *self._queue] if self._is_pressed() else []
+        for entry in waiting:
+            if self.held_bytes <= half or not self._overflows:
+                break
+            self._move(entry)
+        with self._lock:
+            self._not_movable = self.held_bytes
+        self._tell_of_room()
+
+    def _move(self, entry: Entry) -> None:
+        calls, scope = entry.record.calls, entry.record.scope
+        if entry.moved is not None or not calls or scope is None or scope.store is None:
+            return
+        if sum(len(call.request_body) + len(call.response_body) for call in calls) < LEAST_MOVED_BYTES:
+            return
+        try:
+            if self._overflow is None:
+                name = next_writer_id().replace(":", "-")
+                self._overflow = Overflow(self._spool_of(scope.store).folder, name, DEFAULT_MAX_BYTES)
+            moved = self._overflow.move(calls)
+        except OSError as error:
+            self._stop_moving(error)
+            return
+        if moved is None:
+            return
+        with self._lock:
+            if entry.record.calls is not calls:  # it has been written meanwhile
+                moved.free()
+                return
+            entry.moved = moved  # before ``calls`` goes: they are read by other threads
+            entry.record.calls = None
+            entry.size -= moved.size
+            self._bytes -= moved.size
+
+    def _stop_moving(self, error: Exception) -> None:
+        self._overflows = False
+        _log.warning("spans that wait for the store stay in memory, the disk does not take them: %s", error)
 
     def _is_behind(self) -> bool:
         """Whether a quarter of the queue is taken: then being whole comes before being polite."""
@@ -427,6 +560,7 @@ class Writer:
             return bool(scope.put != scope.settled or scope in self._dirty or self._in_flight or self._jobs)
         return bool(
             self._queue
+            or self._later
             or self._fresh
             or self._dirty
             or self._jobs
@@ -484,7 +618,14 @@ class Writer:
                 with self._lock:
                     self._stopped = True
                     undone, self._jobs = self._jobs, []
+                self._to_move.set()
+                mover = self._mover
+                if mover is not None and mover.is_alive():
+                    mover.join(DISK_SECONDS)
                 self._spool_leftover()
+                overflow, self._overflow = self._overflow, None
+                if overflow is not None:
+                    overflow.close()
         for job in undone:
             _log.warning("%s: the store did not answer in time", job.otherwise)
         self._resolve_waiters()
@@ -537,15 +678,16 @@ class Writer:
                 loop.close()
 
     async def _cycle_once(self) -> None:
-        with self._lock:
-            if self._stopped:
-                return
-            self._cycle += 1
-            self._in_flight += self._collect()  # what a writer that died had in hand comes first
-        while self._in_flight and not self._stopped:
-            await self._write(self._in_flight[0])
+        self._cycle += 1
+        for collect in (self._collect, self._collect_later):
             with self._lock:
-                del self._in_flight[:1]
+                if self._stopped:
+                    return
+                self._in_flight += collect()  # what a writer that died had in hand comes first
+            while self._in_flight and not self._stopped:
+                await self._write(self._in_flight[0])
+                with self._lock:
+                    del self._in_flight[:1]
         await self._do_jobs()
         self._resolve_waiters()
         # One file each, after what is new: a large spool keeps no trace_context waiting.
@@ -574,6 +716,51 @@ class Writer:
 
     def _collect(self) -> List[_InFlight]:
         """Take a batch off the queue, and the starts that are new, by store."""
+        # Entries first: what is popped here has left ``_fresh`` before, so nothing is both opened and stored.
+        return self._batches_of(self._pop_entries(), with_news=True)
+
+    def _collect_later(self) -> List[_InFlight]:
+        """Take what was put off; after the others are written, or their accounts would speak of it."""
+        return self._batches_of(self._pop_costly(), with_news=False)
+
+    def _pop_entries(self) -> List[Entry]:
+        """Take what is decoded soon, and put off what is not."""
+        entries: List[Entry] = []
+        size = 0
+        settings = self.settings
+        while self._queue and len(entries) < settings.batch_size and size < settings.max_batch_bytes:
+            entry = self._queue.popleft()
+            scope = entry.record.scope
+            assert scope is not None
+            if entry.weight > COSTLY_BYTES or scope in self._behind:  # the order within an attempt stays
+                self._behind[scope] = self._behind.get(scope, 0) + 1
+                self._later.append(entry)
+            else:
+                size += entry.weight
+                entries.append(entry)
+        return entries
+
+    def _pop_costly(self) -> List[Entry]:
+        """Take one span that takes long, and what waits behind it."""
+        entries: List[Entry] = []
+        size = 0
+        while (
+            self._later and len(entries) < self.settings.batch_size and size < self.settings.max_batch_bytes
+        ):
+            if entries and self._later[0].weight > COSTLY_BYTES:
+                break
+            entry = self._later.popleft()
+            size += entry.weight
+            entries.append(entry)
+            scope = entry.record.scope
+            assert scope is not None
+            self._behind[scope] -= 1
+            if not self._behind[scope]:
+                del self._behind[scope]
+        return entries
+
+    def _batches_of(self, entries: List[Entry], *, with_news: bool) -> List[_InFlight]:
+        """Return entries by store; with news, also the starts that are new and the accounts that have changed."""
         batches: Dict[int, _InFlight] = {}
 
         def batch_of(scope: Scope) -> _InFlight:
@@ -581,19 +768,17 @@ class Writer:
             assert store is not None
             return batches.setdefault(id(store), _InFlight(store))
 
-        # Entries first: what is popped here has left ``_fresh`` before, so nothing is both opened and stored.
-        entries: List[Entry] = []
-        size = 0
-        while (
-            self._queue and len(entries) < self.settings.batch_size and size < self.settings.max_batch_bytes
-        ):
-            entry = self._queue.popleft()
-            size += entry.size
-            entries.append(entry)
+        if not entries and not with_news:
+            return []
         with self._lock:
-            # No more than a batch of them: each becomes a record of its start, which is larger than the span.
-            fresh = {record: self._fresh.pop(record) for record in [*islice(self._fresh, self._whole_batch)]}
-            dirty, self._dirty = self._dirty, set()
+            fresh: Dict[Record, SdkSpan] = {}
+            dirty: Set[Scope] = set()
+            if with_news:
+                # No more than a batch of them: each becomes a record of its start, which is larger than the span.
+                fresh = {
+                    record: self._fresh.pop(record) for record in [*islice(self._fresh, self._whole_batch)]
+                }
+                dirty, self._dirty = self._dirty, dirty
             for entry in entries:
                 scope = entry.record.scope
                 assert scope is not None
@@ -707,10 +892,14 @@ class Writer:
                 scope.settled += 1
                 scope.stored += not entry.record.dropped
                 freed += entry.size
+                if entry.moved is not None:
+                    entry.moved.free()
+                    entry.moved = None
                 entry.readable = None if entry.span is not None else entry.readable
                 entry.record.calls = None
             self._settled += len(in_flight.entries)
             self._bytes -= freed
+            self._not_movable = min(self._not_movable, self._bytes)
         self._tell_of_room()
 
     def _resolve_waiters(self, *, in_vain: bool = False) -> None:
@@ -817,8 +1006,8 @@ class Writer:
         """
         for in_flight in list(self._in_flight):
             self._spool_batch(in_flight)
-        while self._queue or self._fresh or self._dirty:
-            for in_flight in self._collect():
+        while self._queue or self._later or self._fresh or self._dirty:
+            for in_flight in self._collect() or self._collect_later():
                 self._spool_batch(in_flight)
 
     def _spool_batch(self, in_flight: _InFlight) -> None:

@@ -179,7 +179,7 @@ async def test_a_full_queue_drops_the_tail_counts_it_and_marks_the_attempt(store
         stuck.release()
     names = [span.name for span in await read(store, ids)]
     assert names == [f"s{number}" for number in range(len(names))]
-    assert 100 <= len(names) <= 120
+    assert 200 <= len(names) <= 220  # twice the bound, where an event loop runs
     receipt = await store.get_receipt(*ids)
     assert receipt.started == 1001
     assert receipt.dropped == {"queue_full": 1001 - len(names)}

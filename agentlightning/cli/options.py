@@ -19,6 +19,8 @@ COMMANDS = {
     "export": "Write training rows or spans to a JSON Lines or Parquet file.",
     "stats": "Count what a store holds.",
     "store": "Check or migrate a store.",
+    "backup": "Copy a SQLite store as it is at one moment, also while it is in use.",
+    "restore": "Put a copy of a backup in the place of a SQLite store that nobody has open.",
     "doctor": "Tell whether this machine will record correctly.",
     "agentops": "Run a local AgentOps server: agentops sends to it, and nothing leaves the machine.",
 }

@@ -14,6 +14,9 @@ from typing import Any
 from .._printable import printable
 from ..errors import MissingExtra
 
+Advance = Callable[..., None]
+"""Moves a bar by a number of steps, one if none is given."""
+
 
 def print_json(value: Any) -> None:
     """Print one JSON document; NaN and infinities as Python writes and reads them."""
@@ -35,14 +38,14 @@ def say(text: str) -> None:
     print(printable(text, lines=True), file=sys.stderr)
 
 
-def progress(total: int, what: str) -> AbstractContextManager[Callable[[], None]]:
+def progress(total: int, what: str) -> AbstractContextManager[Advance]:
     """Show a bar on stderr where that is a terminal; what is yielded moves it by one."""
     if not sys.stderr.isatty():
-        return nullcontext(lambda: None)
+        return nullcontext(lambda _=1: None)
     try:
         from . import terminal
     except MissingExtra:  # a bar is a comfort, not a need
-        return nullcontext(lambda: None)
+        return nullcontext(lambda _=1: None)
     return terminal.progress(total, what)
 
 

@@ -68,7 +68,8 @@ async def _run(args: argparse.Namespace) -> int:
 async def _file(store: LightningStore) -> List[Finding]:
     if not isinstance(store, SqliteLightningStore):
         return []
-    return [Finding("wrong", "file", sentence) for sentence in await store.check()]
+    wrong = [Finding("wrong", "file", sentence) for sentence in await store.check()]
+    return wrong + [Finding("note", "file", sentence) for sentence in await store.doubts()]
 
 
 async def _attempts(store: LightningStore) -> List[Finding]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import List
 
 from ..errors import InvalidArgument
+from ..store.sqlite.backup import back_up
 from ..store.sqlite.connection import MIGRATIONS, connect, prepare_file, recognise, translated
 from ..store.sqlite.store import BUSY_TIMEOUT
 from . import lookup, options, output
@@ -99,9 +100,4 @@ def steps(path: Path) -> List[Step]:
 def _back_up(path: Path) -> Path:
     """Copy the file as one moment has it, log included, and return the copy's name."""
     copy = path.with_name(f"{path.name}.before-{time.strftime('%Y%m%dT%H%M%S')}")
-    try:
-        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
-            source.backup(target)
-    except sqlite3.Error as error:
-        raise translated(error, path) from error
-    return copy
+    return back_up(path, copy, BUSY_TIMEOUT).path

@@ -23,10 +23,12 @@ What holds for every method:
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
+import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Dict, Final, List, Literal, Optional, Self, Tuple, TypedDict, Union
@@ -650,6 +652,10 @@ async def receipt_of(store: LightningStore, rollout_id: str, attempt_id: str) ->
 # ---------------------------------------------------------------------- writers
 
 
+LEASE_SECONDS: Final = 30.0
+"""Seconds of silence after which a process that cannot be looked at counts as dead; stores hear of it more often."""
+
+
 def process_start_ticks(pid: int) -> Optional[str]:
     """Return the kernel's start time of a process, or ``None`` where it is gone or the system does not say.
 
@@ -657,24 +663,78 @@ def process_start_ticks(pid: int) -> Optional[str]:
     process for as long as the machine is up. A zombie counts as gone: it writes nothing any more.
     """
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123 - no import
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - no import
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]
 
 
-def new_writer_id(number: int) -> str:
-    """Return the id of the ``number``-th writer of this process: ``<host>:<pid>:<process start>:<number>``."""
+def process_id() -> str:
+    """Return what names this process: ``<boot>:<pid namespace>:<pid>:<start>``.
+
+    Containers may share a host name, and each counts its processes from 1: a pid means something in its namespace
+    only, and a namespace for as long as the machine is up.
+    """
     pid = os.getpid()
-    return f"{socket.gethostname()}:{pid}:{process_start_ticks(pid) or 0}:{number}"
+    return f"{_boot_id()}:{_pid_namespace()}:{pid}:{process_start_ticks(pid) or 0}"
 
 
-def writer_is_gone(writer_id: str) -> bool:
-    """Whether the process of a writer is known to be dead; ``False`` where it cannot be known (another host)."""
-    host, _, rest = writer_id.partition(":")
-    pid, _, rest = rest.partition(":")
-    start, _, _ = rest.partition(":")
-    if host != socket.gethostname() or not pid.isdigit() or start == "0":
+def process_is_gone(process: str, last_seen: Callable[[str], float | None]) -> bool:
+    """Whether a process is known to be dead.
+
+    Args:
+        process: Its :func:`process_id`.
+        last_seen: When it last gave a sign of life, in seconds since the epoch: asked where it cannot be looked at, in
+            another namespace or before a restart of the machine. ``None``: nobody knows.
+    """
+    boot, namespace, pid, start = process.split(":")
+    if (boot, namespace) != (_boot_id(), _pid_namespace()) or start == "0":
+        seen = last_seen(process)
+        return seen is not None and time.time() - seen > LEASE_SECONDS
+    if process_start_ticks(int(pid)) == start:
         return False
-    return process_start_ticks(int(pid)) != start
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # of another user, whose processes may be hidden (proc(5), hidepid)
+        return process_start_ticks(int(pid)) is not None
+    return True  # a zombie, or a later process of this number
+
+
+def new_writer_id(number: int) -> str:
+    """Return the id of the ``number``-th writer of this process: ``<process_id>:<number>``."""
+    return f"{process_id()}:{number}"
+
+
+def writer_is_gone(writer_id: str, last_seen: Callable[[str], float | None] = lambda _: None) -> bool:
+    """Whether the process of a writer is known to be dead; ``False`` where it cannot be known.
+
+    Args:
+        writer_id: From :func:`new_writer_id`; of others nothing is known.
+        last_seen: See :func:`process_is_gone`.
+    """
+    process, _, _ = writer_id.rpartition(":")
+    fields = process.split(":")
+    return len(fields) == _FIELDS_OF_A_PROCESS and fields[2].isdigit() and process_is_gone(process, last_seen)
+
+
+_FIELDS_OF_A_PROCESS: Final = 4
+
+
+@functools.cache
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:  # noqa: PTH123 - no import
+            return file.read().strip()
+    except OSError:  # no Linux
+        return socket.gethostname().replace(":", "-")
+
+
+def _pid_namespace() -> str:
+    # Not kept: a child may be in another one than its parent.
+    try:
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no import; pid:[4026531836]
+    except OSError:
+        return "0"

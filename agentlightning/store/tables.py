@@ -162,6 +162,11 @@ class Tables(ABC):
     def get_accounts(self, key: AttemptKey) -> Sequence[Account]:
         """Return the accounts of an attempt."""
 
+    def last_seen(self, process: str) -> float | None:
+        """Return when a process last said that it is there, 0 for never; ``None`` where nobody says so here."""
+        del process
+        return None
+
     @abstractmethod
     def get_revision(self, key: AttemptKey, writer_id: str) -> Optional[int]:
         """Return the ``revision`` of what a writer says of an attempt, or ``None``."""

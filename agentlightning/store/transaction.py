@@ -50,7 +50,16 @@ from ..types import (
 )
 from ..types.ids import new_attempt_id, new_resources_id, new_rollout_id
 from . import lifecycle, query, values
-from .base import FINISHED, LATEST, QUEUING, UNSET, LightningStore, LightningStoreStatistics, Unset
+from .base import (
+    FINISHED,
+    LATEST,
+    QUEUING,
+    UNSET,
+    LightningStore,
+    LightningStoreStatistics,
+    Unset,
+    writer_is_gone,
+)
 from .tables import AttemptKey, NewSpan, Tables
 from .waiting import Waits
 from .watchdog import Watchdog
@@ -368,7 +377,9 @@ def receipt_of(attempt: Attempt, tables: Tables) -> Receipt:
         late=sum(account.late for account in accounts),
         unattributed=sum(account.unattributed for account in accounts),
         truncated=dropped.get(DropReason.QUEUE_FULL.value, 0) > 0,
-        interrupted=lifecycle.interrupted(accounts, attempt.status),
+        interrupted=lifecycle.interrupted(
+            accounts, attempt.status, lambda writer_id: writer_is_gone(writer_id, tables.last_seen)
+        ),
         under_way=not all(account.closed for account in accounts),
     )
 

@@ -31,7 +31,7 @@ class Account(Model):
     revision: int = 0
     """One more with every change; the store keeps the highest of each writer."""
     writer_id: str
-    """``<host>:<pid>:<process start>:<n>``; ``store.base.writer_is_gone`` reads it."""
+    """``<boot>:<pid namespace>:<pid>:<process start>:<n>``; ``store.base.writer_is_gone`` reads it."""
     started: int = 0
     """Spans whose start this writer saw and whose fate is committed: stored, dropped or open."""
     dropped: Dict[str, int] = Field(default_factory=dict)

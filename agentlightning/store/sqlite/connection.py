@@ -29,6 +29,7 @@ from urllib.parse import quote
 
 from ..._private_files import create_file
 from ...errors import NotAStore, SchemaTooNew, StoreBusy, StoreError, StoreFileError, StoreUnavailable
+from ..base import process_is_gone
 from .opened import OpenedFiles, StoreConnection, check_usable, moved
 from .statements import SQL
 
@@ -117,7 +118,7 @@ def connect(
     check_usable(before)
     if store_id is not None and before.file is None:
         raise moved(path)
-    connection = _open(path, "rw")
+    connection = open_file(path, "rw")
     try:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA cache_size = -{cache_kib}")
@@ -141,7 +142,8 @@ def _identify(connection: StoreConnection, store_id: str, before: OpenedFiles) -
     connection.identified(opened)
 
 
-def _open(path: Path, mode: Literal["ro", "rw", "rwc"]) -> StoreConnection:
+def open_file(path: Path, mode: Literal["ro", "rw", "rwc"]) -> StoreConnection:
+    """Open a SQLite file of any kind; only ``rwc`` makes one."""
     connection: StoreConnection = sqlite3.connect(
         f"file://{quote(os.fsencode(path))}?mode={mode}",
         uri=True,
@@ -172,7 +174,7 @@ def patiently(
         try:
             return work()
         except sqlite3.OperationalError as error:
-            if not _is_busy(error):
+            if not is_busy(error):
                 raise
             if interrupted():
                 return None
@@ -187,7 +189,7 @@ def patiently(
 def translated(error: sqlite3.Error, path: Path) -> StoreError:
     """Return the error of ours that says what SQLite's means, with a cure."""
     code = _code(error)
-    if _is_busy(error):
+    if is_busy(error):
         return StoreBusy(f"{path} is held by another process; try again")
     if code == sqlite3.SQLITE_FULL:
         return StoreUnavailable(f"no room left for {path}; nothing was written. Make room and try again")
@@ -205,7 +207,8 @@ def translated(error: sqlite3.Error, path: Path) -> StoreError:
     return StoreError(f"{path}: {error}")
 
 
-def _is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection is in the way."""
     # PROTOCOL: SQLite found the index of the log changing under it again and again, while many open and close.
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
@@ -269,9 +272,8 @@ def _recognise(path: Path) -> None:
         return
     # Where another program left a log behind, the last connection that may write would copy it into the file. Where
     # there is none, one that may not write would leave an empty one. What is read is one snapshot in either case.
-    log = _status(path.with_name(f"{path.name}-wal"))
     try:
-        _look(path, "ro" if log is not None and log.st_size else "rw")
+        _look(path, "ro" if _has_log(path) else "rw")
     except sqlite3.OperationalError as error:
         if _code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             raise
@@ -280,9 +282,14 @@ def _recognise(path: Path) -> None:
         )  # a process died in the middle of a write: SQLite undoes it before anything can be read
 
 
+def _has_log(path: Path) -> bool:
+    status = _status(path.with_name(f"{path.name}-wal"))
+    return status is not None and status.st_size > 0
+
+
 def _look(path: Path, mode: Literal["ro", "rw"]) -> None:
     try:
-        connection = _open(path, mode)
+        connection = open_file(path, mode)
     except sqlite3.OperationalError:
         if _status(path) is None:  # removed meanwhile
             return
@@ -338,14 +345,38 @@ def _bring_up(path: Path) -> Prepared:
     """Create or migrate, and return what is in it."""
     if _status(path) is None:
         _create(path)
+    with_log = _has_log(path)
     with closing(connect(path)) as connection:
         version = _version(connection, path)
         _enter_wal(connection)
         for step in MIGRATIONS[version:]:
             _apply(connection, step, path)
+        _look_at_openings(connection, path, with_log)
         deadlines = connection.execute(SQL["next_deadline"]).fetchall()
         ((store_id,),) = connection.execute(SQL["store_id"]).fetchall()
         return Prepared(store_id, deadlines[0][0] if deadlines else None)
+
+
+def _look_at_openings(connection: sqlite3.Connection, path: Path, with_log: bool) -> None:
+    """Notice that the file is a copy which was made while the store was open, and forget writers that are gone.
+
+    A file that is written names the inode that it is written to; under another one it is a copy.
+    """
+    inode = str(path.stat().st_ino)
+    found = connection.execute(SQL["get_openings"]).fetchall()
+    if any(where != inode for _, _, where, _ in found):
+        connection.execute("BEGIN IMMEDIATE")
+        with connection:
+            if any(where != inode for _, _, where, _ in connection.execute(SQL["get_openings"]).fetchall()):
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                connection.execute(SQL["add_copy"], (now, with_log))
+                connection.execute(SQL["forget_openings"])
+        return
+    seen = {process: last for _, process, _, last in found}
+    gone = [(opening_id,) for opening_id, process, _, _ in found if process_is_gone(process, seen.get)]
+    if gone:
+        with suppress(sqlite3.OperationalError):  # whoever holds the file does it, or the next
+            connection.executemany(SQL["sign_out"], gone)
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
@@ -372,7 +403,7 @@ def _create(path: Path) -> None:
             path.hardlink_to(temporary)
     except OSError:  # this file system has no hard links
         mode = stat.S_IMODE(temporary.stat().st_mode)
-        with closing(_open(path, "rwc")):
+        with closing(open_file(path, "rwc")):
             path.chmod(mode)
     finally:
         temporary.unlink(missing_ok=True)

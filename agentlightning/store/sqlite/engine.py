@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import secrets
 import sqlite3
 import threading
 import time
@@ -36,11 +37,13 @@ from typing import Any, Dict, Final, Generic, List, Optional, TypeVar
 from ..._handover import Bell, Future
 from ..._threads import started
 from ...errors import StoreClosed, StoreError, StoreUnavailable
+from ..base import LEASE_SECONDS, process_id
 from ..tables import Tables
 from ..transaction import Command
 from ..waiting import Waits
 from .connection import Synchronous, check_schema, connect, patiently, translated
 from .opened import StoreConnection, keep_for_ever
+from .statements import SQL
 from .tables import SqliteTables
 
 T = TypeVar("T")
@@ -53,8 +56,12 @@ MOST_COMMANDS: Final = 128
 WRITER_CACHE_KIB: Final = 8_192
 READER_CACHE_KIB: Final = 2_048
 """SQLite's page caches; beyond them the system's own cache of the file serves."""
+RENEW_SECONDS: Final = LEASE_SECONDS / 3
+"""How often a process that has written says that it is still there."""
 POLL_SECONDS: Final = 0.1
 """How often a wait looks for commits of other processes; a look reads one number in shared memory."""
+SIGN_OUT_SECONDS: Final = 1.0
+"""How long the end of a store waits for others before it leaves its word that it is there to expire."""
 EXIT_SECONDS: Final = 5.0
 """How long the end of the interpreter waits for commands that are queued."""
 FORK_SECONDS: Final = 5.0
@@ -183,6 +190,8 @@ class Engine:
         self._poll_stopped = Bell()
         self._resource_keys: Dict[str, int] = {}
         self._here = threading.Lock()
+        self._opening_id = secrets.token_hex(8)
+        self._signed_in: float | None = None  # by the monotonic clock
 
     # ------------------------------------------------------------------ from any thread
 
@@ -283,12 +292,17 @@ class Engine:
         connection = _Lazy(self, WRITER_CACHE_KIB)
         while self._write_next(connection):
             pass
+        self._sign_out(connection)
         connection.drop()
 
     def _write_next(self, connection: _Lazy) -> bool:
         """Write all that is queued, waiting for the first; ``False`` where nothing more will come."""
         # A method of its own: while the thread waits, no local of its loop may keep a command and its store alive.
-        job = self._commands.get()
+        try:
+            job = self._commands.get(timeout=RENEW_SECONDS)
+        except queue.Empty:
+            self._renew(connection)
+            return True
         jobs = []
         while job is not None:
             if job.future.set_running_or_notify_cancel():
@@ -301,6 +315,39 @@ class Engine:
                 break
         self._write_group(jobs, connection)
         return job is not None
+
+    # ------------------------------------------------------------------ having it open
+
+    def _sign_in(self, connection: StoreConnection) -> bool:
+        """Say in a transaction, now and then, that this process has the store open to write; return whether it did."""
+        if self._signed_in is not None and time.monotonic() - self._signed_in < RENEW_SECONDS:
+            return False
+        now = time.time()
+        connection.execute(SQL["sign_in"], (self._opening_id, process_id(), str(connection.inode), now))
+        connection.execute(SQL["forget_expired"], (now - LEASE_SECONDS,))
+        return True
+
+    def _signed(self, connection: sqlite3.Connection) -> None:
+        """The transaction is committed; the first one is copied into the file, for whoever copies the file alone."""
+        is_first, self._signed_in = self._signed_in is None, time.monotonic()
+        if is_first:
+            with suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _renew(self, lazy: _Lazy) -> None:
+        if self._signed_in is not None:
+            with suppress(sqlite3.Error, StoreError):
+                self._transact([], lazy)
+
+    def _sign_out(self, lazy: _Lazy) -> None:
+        if self._signed_in is None:
+            return
+        with suppress(sqlite3.Error, StoreError, OSError):
+            patiently(
+                lambda: lazy.get().execute(SQL["sign_out"], (self._opening_id,)), SIGN_OUT_SECONDS, self._path
+            )
+
+    # ------------------------------------------------------------------ a group
 
     def _write_group(self, jobs: List[_Job[Any]], connection: _Lazy) -> None:
         ready = []
@@ -344,6 +391,7 @@ class Engine:
                 if connection is None:
                     continue
                 try:
+                    signs_in = self._sign_in(connection)
                     outcomes = [self._attempt(job, connection) for job in jobs]
                     connection.execute("COMMIT")
                     lazy.check()
@@ -351,6 +399,8 @@ class Engine:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
+                if signs_in:
+                    self._signed(connection)
                 return outcomes
 
     def _attempt(self, job: _Job[Any], connection: sqlite3.Connection) -> Any:
@@ -525,7 +575,7 @@ def _is_there(connection: StoreConnection) -> bool:
     return connection.opened is not None and connection.opened.is_there()
 
 
-def _begin_writing(lazy: _Lazy) -> sqlite3.Connection:
+def _begin_writing(lazy: _Lazy) -> StoreConnection:
     return _begin(lazy, "BEGIN IMMEDIATE")
 
 
@@ -533,7 +583,7 @@ def _begin_reading(lazy: _Lazy) -> sqlite3.Connection:
     return _begin(lazy, "BEGIN")
 
 
-def _begin(lazy: _Lazy, statement: str) -> sqlite3.Connection:
+def _begin(lazy: _Lazy, statement: str) -> StoreConnection:
     connection = lazy.get()
     connection.execute(statement)
     try:

@@ -66,6 +66,12 @@ class StoreConnection(sqlite3.Connection):
         with _lock:
             _live.add(self)
 
+    @property
+    def inode(self) -> int:
+        """Of the file that is written to."""
+        assert self.opened is not None and self.opened.file is not None  # noqa: PT018 - they are known together
+        return self.opened.file[1]
+
     def close(self) -> None:
         """Close, without harm to a file that took the place of the one that is open."""
         if self.opened is not None and not self._may_close(self.opened):

@@ -133,6 +133,15 @@ class SqliteLightningStore(TransactionalStore):
 
         return await self._read(work)
 
+    async def doubts(self) -> List[str]:
+        """Return what cannot be told about the file, a sentence each: a copy may lack what nobody can see."""
+
+        def work(tables: Tables) -> List[str]:
+            assert isinstance(tables, SqliteTables)
+            return tables.doubts()
+
+        return await self._read(work)
+
     def _encode(self, span: Span) -> SpanRow:
         return encode_span(span)
 

@@ -408,6 +408,10 @@ class SqliteTables(Tables):
             )
         ]
 
+    def last_seen(self, process: str) -> float | None:
+        ((seen,),) = self._all(SQL["last_seen"], (process,))
+        return seen or 0.0
+
     def get_revision(self, key: AttemptKey, writer_id: str) -> Optional[int]:
         row = self._one("get_revision", self._attempt_key(key), writer_id)
         return None if row is None else row[0]
@@ -506,7 +510,27 @@ class SqliteTables(Tables):
         problems = [f"integrity: {text}" for (text,) in self._all("PRAGMA integrity_check") if text != "ok"]
         for table, row, parent, _ in self._all("PRAGMA foreign_key_check"):
             problems.append(f"row {row} of {table} refers to a row of {parent} that does not exist")
+        problems += [sentence for sentence, with_log in self._copies() if not with_log]
         return problems
+
+    def doubts(self) -> List[str]:
+        """Return what cannot be told about the file, a sentence each."""
+        return [sentence for sentence, with_log in self._copies() if with_log]
+
+    def _copies(self) -> List[Tuple[str, bool]]:
+        return [
+            (
+                f"it began as a copy that was made while the store was open (noticed at {noticed_at}), "
+                + (
+                    "with a log, which may be of another moment"
+                    if with_log
+                    else "without its log: its last commits are missing"
+                )
+                + "; `agl backup` makes copies of one moment",
+                bool(with_log),
+            )
+            for noticed_at, with_log in self._all(SQL["get_copies"])
+        ]
 
 
 @lru_cache(maxsize=256)  # rollouts of one run share one config, mostly the default

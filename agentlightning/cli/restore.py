@@ -1,0 +1,41 @@
+"""``agl restore``: put a copy of a backup in the place of a SQLite store."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..store.sqlite.backup import restore
+from ..store.sqlite.store import BUSY_TIMEOUT
+from . import options, output
+from .backup import percents, report, store_file
+from .entry import DONE
+
+
+def add_parser(subparsers: options.Subparsers) -> None:
+    """Declare the command."""
+    parser = options.command(
+        subparsers,
+        "restore",
+        run,
+        details="The backup is checked and stays as it is. A store that any process has open is not touched.",
+    )
+    parser.add_argument("file", metavar="FILE", help="the backup")
+    parser.add_argument(
+        "--replace", action="store_true", help="a store that is there gets another name, and is kept"
+    )
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Put the copy in place, and say what is in it."""
+    with output.progress(100, "copying") as advance:
+        copied = restore(
+            Path(args.file),
+            store_file(args.store),
+            BUSY_TIMEOUT,
+            replace=args.replace,
+            progress=percents(advance),
+        )
+    report(copied, args.json)
+    return DONE

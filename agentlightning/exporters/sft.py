@@ -30,7 +30,7 @@ from ..types import Rollout, SpanLike
 if TYPE_CHECKING:
     import datasets
 
-TESTED_WITH = "TRL 1.16, datasets 4"
+TESTED_WITH = "TRL 1.16, datasets 5.2"
 
 Message = Dict[str, Any]
 
@@ -85,9 +85,13 @@ def conversations(
 
 
 def to_sft(found: Iterable[Conversation], *, min_reward: Optional[float] = None) -> List[Dict[str, Any]]:
-    """Return examples for supervised training; with ``min_reward`` only of attempts that earned as much."""
+    """Return examples for supervised training; with ``min_reward`` only of attempts that earned as much.
+
+    Arguments of tool calls, which the API has as JSON text, are objects: chat templates write them as JSON, and of a
+    text they would make JSON within JSON. What is no JSON object stays text.
+    """
     return [
-        {"messages": list(each.messages), **({"tools": list(each.tools)} if each.tools else {})}
+        {"messages": _for_templates(each.messages), **({"tools": list(each.tools)} if each.tools else {})}
         for each in found
         if min_reward is None or (each.reward is not None and each.reward >= min_reward)
     ]
@@ -95,6 +99,9 @@ def to_sft(found: Iterable[Conversation], *, min_reward: Optional[float] = None)
 
 def to_dpo(found: Iterable[Conversation], *, margin: float = 0.0) -> List[Dict[str, Any]]:
     """Return pairs for preference training: of one group, with the same prompt and tools, the better one chosen.
+
+    Two that say the same are no pair: nothing tells them apart but their rewards. Arguments of tool calls are objects,
+    as in :func:`to_sft`.
 
     Args:
         found: Conversations; those without a group or a reward take no part.
@@ -107,21 +114,23 @@ def to_dpo(found: Iterable[Conversation], *, margin: float = 0.0) -> List[Dict[s
             alike.setdefault((each.group_id, tuple(map(saying, each.prompt)), tools), []).append(each)
     return [
         {
-            "prompt": list(better.prompt),
-            "chosen": list(better.completion),
-            "rejected": list(worse.completion),
+            "prompt": _for_templates(better.prompt),
+            "chosen": _for_templates(better.completion),
+            "rejected": _for_templates(worse.completion),
             **({"tools": list(better.tools)} if better.tools else {}),
         }
         for same in alike.values()
         for better, worse in permutations(same, 2)
         if better.reward is not None and worse.reward is not None and better.reward - worse.reward > margin
+        if _answer(better) != _answer(worse)
     ]
 
 
 def to_dataset(examples: Sequence[Dict[str, Any]]) -> datasets.Dataset:
     """Return examples as a Hugging Face dataset.
 
-    A column has one type: tools are JSON text, and content in parts that are all text is one text.
+    A column has one type: tools are JSON text, content in parts that are all text is one text, and what has no common
+    type, as the arguments of different tool calls, is kept as ``datasets.Json``.
 
     Raises:
         MissingExtra: ``datasets`` is not installed.
@@ -130,7 +139,7 @@ def to_dataset(examples: Sequence[Dict[str, Any]]) -> datasets.Dataset:
         import datasets
     except ImportError as error:
         raise MissingExtra("datasets", "datasets") from error
-    return datasets.Dataset.from_list([_with_text(example) for example in examples])
+    return datasets.Dataset.from_list(list(map(_with_text, examples)), on_mixed_types="use_json")
 
 
 def write_examples(examples: Sequence[Dict[str, Any]], path: Path) -> None:
@@ -187,6 +196,31 @@ def _is_wanted(call: Call, policy: RowPolicy) -> bool:
 
 def _is_answer(choice: Choice) -> bool:
     return bool(choice.content or choice.tool_calls) and choice.role == "assistant"
+
+
+def _answer(found: Conversation) -> List[Tuple[Any, ...]]:
+    """Return what was said after the prompt, without the ids of tool calls, which differ each time."""
+    return [saying(message)[:3] for message in found.completion]
+
+
+def _for_templates(messages: Iterable[Message]) -> List[Message]:
+    return [
+        {**message, "tool_calls": [_with_object(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def _with_object(call: Dict[str, Any]) -> Dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:
+        return call
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
 
 
 def _with_text(example: Dict[str, Any]) -> Dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import warnings
@@ -166,11 +167,33 @@ def test_a_real_dataset_and_parquet_hold_what_was_said(trl: Any, tmp_path: Path)
 
     assert [each["messages"][0]["content"] for each in found] == ["1 + 1?"] * 3
     call = found[0]["messages"][1]["tool_calls"][0]
-    assert call["function"] == {"name": "add", "arguments": '{"a":1,"b":1}'}
+    assert call["function"] == {"name": "add", "arguments": {"a": 1, "b": 1}}
     assert json.loads(found[0]["tools"]) == [TOOL]
     write_examples(examples, tmp_path / "set.parquet")
     again = datasets.Dataset.from_parquet(str(tmp_path / "set.parquet"), cache_dir=str(tmp_path))
     assert again.to_list() == found.to_list()
+
+
+def test_arguments_that_are_no_object_stay_text() -> None:
+    for arguments in ("", "[1]", '{"a":', "null"):
+        broken = Choice(tool_calls=(ToolCall(id="c1", name="add", arguments=arguments),))
+        ((example),) = to_sft(calls_of([([USER], broken)]))
+        assert example["messages"][1]["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def test_two_that_say_the_same_are_no_pair() -> None:
+    again = dataclasses.replace(CALL, tool_calls=(dataclasses.replace(CALL.tool_calls[0], id="c2"),))
+    same = [*calls_of([([USER], CALL)], "ro-1", 1.0), *calls_of([([USER], again)], "ro-2", 0.0)]
+    assert to_dpo(same) == []
+    other = calls_of([([USER], Choice(content="2"))], "ro-3", 0.5)
+    assert [pair["rejected"][0]["content"] for pair in to_dpo([same[0], *other])] == ["2"]
+
+
+def test_a_data_set_keeps_the_arguments_of_different_tools_apart(trl: Any) -> None:
+    find = Choice(tool_calls=(ToolCall(id="c1", name="find", arguments='{"city":"Bonn"}'),))
+    found = [*calls_of([([USER], CALL)], "ro-1"), *calls_of([([USER], find)], "ro-2")]
+    calls = [row["messages"][1]["tool_calls"][0]["function"] for row in to_dataset(to_sft(found))]
+    assert [call["arguments"] for call in calls] == [{"a": 1, "b": 1}, {"city": "Bonn"}]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -149,7 +149,7 @@ def test_no_value_of_a_setting_makes_anything_raise(value: Any) -> None:
         spans = [Span.from_attributes(attributes=attributes, name="chat", span_id="a" * 16, start_time=1.0)]
         build_rows(spans, RowPolicy(require_logprobs=True))
         for row in build_rows(spans):
-            assert row.segments[0].truncation is None or row.segments[0].temperature is not None, name
+            assert row.trained_tokens + len(row.segments[0].forced) == len(answer.choices[0].tokens), name
 
 
 def test_every_setting_that_the_engine_knows_is_drawn() -> None:

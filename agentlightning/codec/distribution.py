@@ -132,8 +132,11 @@ _GRAMMARS = frozenset(
     }
 )  # fmt: skip
 _BUDGETS = frozenset(
-    {"thinking_token_budget", "thinking_budget", "thinking_budget_tokens", "reasoning_budget"}
-)
+    {
+        "thinking_token_budget", "thinking_budget", "thinking_budget_tokens", "reasoning_budget",
+        "reasoning_max_tokens", "max_thinking_tokens", "max_think_tokens",
+    }
+)  # fmt: skip
 _BEAMS = frozenset({"use_beam_search", "beam_width", "best_of", "num_beams"})
 _SPECIAL = frozenset(
     {"temperature", "response_format", "tool_choice", "function_call", "do_sample", "ignore_eos"}

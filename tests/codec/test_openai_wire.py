@@ -643,7 +643,7 @@ FORCED = Answer((AnswerChoice((Token("{", 5, -0.0), Token("a", 6, -0.7), Token("
         {"response_format": {"type": "json_object"}}, {"structured_outputs": {"json": {}}}, {"guided_regex": "a"},
         {"ebnf": "root ::= a"}, {"grammar": "root ::= a"}, {"tool_choice": "required"}, {"allowed_token_ids": [5]},
         {"tool_choice": {"type": "function", "function": {"name": "f"}}}, {"thinking_token_budget": 2},
-        {"custom_params": {"thinking_budget": 1}},
+        {"custom_params": {"thinking_budget": 1}}, {"reasoning_max_tokens": 1},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["processed", "raw", "unknown"])

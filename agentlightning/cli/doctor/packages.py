@@ -21,7 +21,9 @@ OLDEST_PYTHON = (3, 11)
 OLDEST_OPENTELEMETRY = (1, 35)
 OURS = "agentlightning-otel"
 OPENTELEMETRY = "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrumentation-threading"
-CLIENTS = "openai", "httpx", "httpx2"
+CLIENTS = "openai", "httpx", "httpx2", "requests", "urllib3", "aiohttp"
+UNWATCHED = "curl_cffi", "pycurl", "niquests", "primp", "rnet"
+"""HTTP clients whose calls of models are not captured."""
 TREES = (OURS, *OPENTELEMETRY, "opentelemetry-exporter-otlp-proto-http", "openai", "agentops")
 """Distributions whose requirements are compared with what is installed."""
 IMPORTED = "agentlightning", "agentops", "openai", "httpx", "opentelemetry", "sqlite3"
@@ -71,6 +73,11 @@ def clients(_: Subject) -> Iterator[Finding]:
     """The libraries through which agents call models."""
     found = [f"{name} {version}" for name in CLIENTS if (version := installed_version(name))]
     yield Finding("ok", "clients", f"model calls through {', '.join(found) or 'nothing that is installed'}")
+    unwatched = [name for name in UNWATCHED if installed_version(name)]
+    if unwatched:
+        sentence = f"model calls through {', '.join(unwatched)} are not captured"
+        cure = "agl run says which model server was reached and not captured; use one of the clients above"
+        yield Finding("warn", "clients", sentence, cure)
 
 
 def agentops(_: Subject) -> Iterator[Finding]:

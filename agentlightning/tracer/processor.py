@@ -307,7 +307,7 @@ class LightningSpanProcessor(SpanProcessor):
 
     def _seen_now(self, entry: Entry) -> Optional[Span]:
         """Return an entry that the writer has not come to; its row, if it comes to it meanwhile, takes precedence."""
-        if entry.record.dropped:
+        if _is_dropped(entry):
             return None
         try:
             made = self._make_span(entry)
@@ -315,7 +315,7 @@ class LightningSpanProcessor(SpanProcessor):
             if entry.span is None:
                 self._policy("reading a finished span", error)
             return entry.span
-        if entry.record.dropped:  # meanwhile
+        if _is_dropped(entry):  # meanwhile
             return None
         entry.span = entry.span or made
         return entry.span
@@ -454,6 +454,11 @@ def _mark_alternating(closing: Scope, current: Scope) -> None:
         return
     for scope in chain[: chain.index(closing) + 1]:
         scope.alternates = True
+
+
+def _is_dropped(entry: Entry) -> bool:
+    """Whether the writer has dropped it by now."""
+    return entry.record.dropped
 
 
 def _move_up(span: Span, scope: Scope) -> None:

@@ -287,7 +287,8 @@ class Spool:
                 type(error) is not StoreError
             ):  # of those with a name of their own only these are about the data
                 raise
-        taken, refusal = 0, None
+        taken = 0
+        refusal: Optional[Exception] = None
         for part in batch.by_attempt():
             try:
                 taken += await self._add(part)

@@ -31,7 +31,7 @@ class Analysis:
     calls: Tuple[Call, ...]
     """By start time."""
     rewards: Tuple[RewardMatch, ...]
-    """By start time."""
+    """In the order in which they came."""
     final_reward: Optional[float]
     """The outcome; see ``rewards.find_final_reward``."""
     graph: CallGraph

@@ -20,7 +20,7 @@ from typing import Dict, List, Optional, Tuple, cast
 from ..codec.distribution import Why, forced_tokens, unproven, was_searched
 from ..codec.genai import read_call
 from ..codec.model_call import VALID, Choice, ModelCall, PolicySpan
-from ..codec.openai_wire import LOGPROB_SENTINEL
+from ..codec.openai_wire import LOGPROB_ROUNDING, LOGPROB_SENTINEL
 from ..semconv import SpanFlagAttributes
 from ..types import Span
 from .reasons import CallReason
@@ -65,8 +65,6 @@ class Rules:
     """Only calls inside of an agent with such a name; ``None`` = all."""
     exclude_in_reward: bool = True
     dedup: bool = True
-    believe_response_ids: bool = True
-    """Whether one response id is one call, also where the tokens differ, as 0.3 has it."""
     require_logprobs: bool = False
     """Whether our own captures without proven log-probabilities are left out. Those of other instrumentations, which
     record none, are not."""
@@ -115,7 +113,7 @@ class Call:
 def find_calls(root: Tree, rules: Rules, *, agent: Optional[str] = None) -> List[Call]:
     """Return the model calls of ``root`` by start time, each with its verdict; ``agent`` is the one around it."""
     calls = sorted(_walk(root, rules, agent), key=lambda call: order_key(call.span))
-    return _deduplicated(calls, believe_ids=rules.believe_response_ids) if rules.dedup else calls
+    return _deduplicated(calls) if rules.dedup else calls
 
 
 def trainable_choices(call: Call, rules: Rules) -> List[Choice]:
@@ -265,7 +263,7 @@ def _disagreement(record: ModelCall) -> Optional[str]:
             return "logprob_sentinel"
         if not all(map(math.isfinite, choice.logprobs)):
             return "logprob_not_finite"
-        if max(choice.logprobs, default=0.0) > 0:
+        if max(choice.logprobs, default=0.0) > LOGPROB_ROUNDING:
             return "logprob_positive"
     return None
 
@@ -308,8 +306,11 @@ def _differ(left: Call, right: Call) -> bool:
     ]
 
 
-def _deduplicated(calls: Sequence[Call], *, believe_ids: bool) -> List[Call]:
-    """Of spans that record the same call keep the one that can be trained on, else the first."""
+def _deduplicated(calls: Sequence[Call]) -> List[Call]:
+    """Of spans that record the same call keep the one that can be trained on, else the first.
+
+    Different answers under one response id are different calls: some servers give every response the same one.
+    """
     kept: Dict[str, Call] = {}
     by_response: Dict[str, List[str]] = {}
     for call in calls:
@@ -326,7 +327,7 @@ def _deduplicated(calls: Sequence[Call], *, believe_ids: bool) -> List[Call]:
             continue
         known = by_response.setdefault(call.response_id, [])  # several, where the server gives them one id
         firsts = (kept[span_id] for span_id in known)
-        first = next((each for each in firsts if believe_ids or not _differ(each, call)), None)
+        first = next((each for each in firsts if not _differ(each, call)), None)
         if first is None:
             known.append(call.span.span_id)
         elif first.reason is not None and call.reason is None:

@@ -1,33 +1,49 @@
-"""Whether an attempt can be trusted as a whole: nothing lost, tokens that agree, a reward that is known.
+"""Whether an attempt can be trusted as a whole: nothing lost, an answer that can be trained, a reward that is known.
 
-What is judged here is the content; whether all spans are there is the store's to say (``seal_attempt``).
+What is judged here is the content; whether all spans are there is the store's to say (``seal_attempt``). A call whose
+tokens cannot be trusted is left out of the rows and is no reason to refuse the others: each answer has a prompt of its
+own, and a row holds only prompts and answers that agree.
 """
 
 from __future__ import annotations
 
-from typing import List, Literal
+from typing import List, Literal, Optional
 
 from ..codec.model_call import VALID
 from .policy import Decision
 from .reasons import CallReason, Code, TraceReason, explained
 from .training import RowSet
 
-RewardRule = Literal["required", "optional"]
-"""Whether an attempt without a scored reward is complete: only where its absence is declared (``optional``)."""
+RewardRule = Literal["required", "steps", "optional"]
+"""Which rewards an attempt needs: one for the rollout (``required``); one for the rollout or, for trainers that take
+rewards per step, for an answer that is trained (``steps``); or none at all (``optional``)."""
 
 
 def incomplete(rows: RowSet, reward: RewardRule = "required") -> List[Code]:
     """Return why the attempt of ``rows`` is not complete; empty where it is."""
     found = list(rows.reasons)
-    if any(_disagrees(decision) for decision in rows.decisions):
+    if found and any(_disagrees(decision) for decision in rows.decisions):
         found.append(explained(TraceReason.TOKEN_CAPTURE_INVALID.code))
     if rows.unknown_rewards:
         found.append(explained(TraceReason.REWARD_UNKNOWN_TARGET.code))
-    if reward == "required" and rows.outcome.value is None:
-        missing = TraceReason.REWARD_UNSCORED if rows.outcome.span_ids else TraceReason.NO_REWARD
-        if not rows.step_rewards or any(step.value is None for step in rows.step_rewards):
-            found.append(explained(missing.code))
+    missing = None if reward == "optional" else _missing_reward(rows, steps_count=reward == "steps")
+    if missing is not None:
+        found.append(explained(missing.code))
     return list({code.code: code for code in found}.values())
+
+
+def _missing_reward(rows: RowSet, *, steps_count: bool) -> Optional[TraceReason]:
+    outcome = rows.outcome
+    if outcome.value is not None:
+        return None
+    if outcome.span_ids:
+        return TraceReason.REWARD_UNSCORED
+    steps = [step for row in rows for segment in row.segments if segment.trained for step in segment.rewards]
+    if any(step.value is None for step in steps):
+        return TraceReason.REWARD_UNSCORED
+    if steps:
+        return None if steps_count else TraceReason.STEP_REWARDS_ONLY
+    return TraceReason.NO_REWARD
 
 
 _NOTHING_SAMPLED = frozenset({CallReason.EMPTY_RESPONSE.code, CallReason.NO_PROMPT.code})

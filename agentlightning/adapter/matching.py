@@ -3,7 +3,8 @@
 1. **Link.** A reward that names a target (``agentlightning.link.<i>.*``, all of them together) is for that call;
    a link to another span is for the last call inside of it; a link to ``agentlightning.rollout_id`` or
    ``agentlightning.attempt_id`` makes it the outcome. ``choice_index`` and ``token_range`` beside the call name a
-   part of it; a part that was not sampled is refused. The last of several rewards for one call stands. A link
+   part of it; a part that was not sampled is refused. The last of several rewards for one call stands, by the
+   numbers that the store gave them: a clock may be set back between the two. A link
    that finds nothing leaves the reward without a call: another target is never guessed.
 2. **Time.** The others are dealt out in the order of their start. Each goes to the latest call that had ended
    before and has no reward yet: of the whole trace (``first_occurrence``), or of the calls with the same parent
@@ -30,7 +31,7 @@ from ..types.semconv import LinkPydanticModel
 from .calls import Call
 from .reasons import RewardReason
 from .rewards import CHOICE_INDEX, TOKEN_RANGE, Reward, read_reward
-from .tree import Tree, moment, order_key
+from .tree import Tree, moment, order_key, sequence_of
 
 _ROLLOUT_ID = LightningResourceAttributes.ROLLOUT_ID.value
 _ATTEMPT_ID = LightningResourceAttributes.ATTEMPT_ID.value
@@ -80,7 +81,7 @@ class _Given:
 
 
 def match_rewards(root: Tree, calls: Sequence[Call], policy: RewardMatchPolicy) -> List[RewardMatch]:
-    """Return every reward beneath ``root`` by time, with the call that it is for."""
+    """Return every reward beneath ``root`` in the order in which they came, with the call that it is for."""
     parents = {child.id: node.id for node in root.walk() for child in node.children}
     given = _rewards(root, parents)
     taking_part = [call for call in calls if call.selected]
@@ -100,7 +101,9 @@ def match_rewards(root: Tree, calls: Sequence[Call], policy: RewardMatchPolicy) 
 def _rewards(root: Tree, parents: Mapping[str, str]) -> List[_Given]:
     read = ((node, read_reward(node.span)) for node in root.walk())
     found = [_Given(node.span, reward, parents.get(node.id)) for node, reward in read if reward is not None]
-    return sorted(found, key=lambda each: order_key(each.span))
+    if any(sequence_of(each.span) is None for each in found):  # of a file, say: there is only the clock
+        return sorted(found, key=lambda each: order_key(each.span))
+    return sorted(found, key=lambda each: (sequence_of(each.span), order_key(each.span)))
 
 
 def _deals(given: _Given) -> bool:

@@ -99,7 +99,6 @@ class RowPolicy:
             llm_call_match=re.compile(self.llm_call_match),
             agent_match=None if self.agent_match is None else re.compile(self.agent_match),
             exclude_in_reward=self.exclude_llm_call_in_reward,
-            believe_response_ids=False,
             require_logprobs=False,  # decided for each answer, in ``untrained``
             whole_answers=False,
         )

@@ -108,6 +108,11 @@ class TraceReason(Explained):
         "no reward was given",
         "call emit_reward() inside the trace context, or return a number from the agent",
     )
+    STEP_REWARDS_ONLY = (
+        "step_rewards_only",
+        "single answers have rewards, and the rollout has none",
+        "call emit_reward() without a target, too; or seal with reward='steps', where the trainer takes such rewards",
+    )
     REWARD_UNSCORED = (
         "reward_unscored",
         "the final reward is no finite number, so the rollout is unscored",

@@ -110,7 +110,7 @@ class TrainingRow:
     loss_mask: Tuple[int, ...] = field(repr=False)
     """One for each token: 1 = trained."""
     logprobs: Tuple[Optional[float], ...] = field(repr=False)
-    """One for each token: the engine's where the mask is 1 (``None`` where it is not proven), else 0.0."""
+    """One for each token: the engine's where the mask is 1 (``None`` where it is not proven), else 0.0; never above 0."""
     segments: Tuple[Segment, ...]
     """The answers of the row, trained or not, by position."""
     reward: Optional[float]
@@ -349,7 +349,7 @@ class _Builder:
             if trained:
                 mask[node.start : node.end] = [1] * len(node.output)
                 proven = None if node.call.unproven(node.choice) else node.choice.logprobs
-                logprobs[node.start : node.end] = proven or [None] * len(node.output)
+                logprobs[node.start : node.end] = _at_most_zero(proven, len(node.output))
             segment = Segment(
                 node.start, min(node.end, end), trained, node.call, node.choice, self._steps(node)
             )
@@ -407,6 +407,11 @@ class _Builder:
             return None, ""
         beyond = CallReason.OVER_LONG.code, f"max_tokens={self._policy.max_tokens}"
         return self._untrained.get(index) or self._refused.get(index) or beyond
+
+
+def _at_most_zero(logprobs: Optional[Sequence[float]], length: int) -> List[Optional[float]]:
+    """Return log-probabilities as trainers want them: those that rounding put above 0 are 0."""
+    return [None] * length if logprobs is None else [min(value, 0.0) for value in logprobs]
 
 
 def group_of(rollout: Optional[Rollout]) -> Optional[str]:

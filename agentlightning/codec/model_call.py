@@ -45,7 +45,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "logprob_length": "the number of log-probabilities differs from the number of sampled ids",
         "logprob_missing": "a sampled token has no log-probability",
         "logprob_not_finite": "a log-probability is not finite",
-        "logprob_positive": "a log-probability is above 0",
+        "logprob_positive": "a log-probability is above 0 by more than rounding",
         "logprob_sentinel": "a log-probability is the engine's placeholder -9999",
         "token_id_type": "a token id is not a whole number of 0 or more",
         "token_string_mismatch": "the token_id:N strings differ from the ids",
@@ -150,7 +150,7 @@ class Choice:
     token_ids: Optional[tuple[int, ...]] = None
     """What the engine sampled, also where ``token_capture`` is invalid; ``None`` where there are none."""
     logprobs: Optional[tuple[float, ...]] = None
-    """One for each sampled id."""
+    """One for each sampled id, as the engine gave it: rounding may put it a little above 0."""
     token_strings: Optional[tuple[str, ...]] = None
     policy: tuple[PolicySpan, ...] = ()
     token_capture: str = _NO_TOKEN_IDS

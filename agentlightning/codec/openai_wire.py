@@ -43,6 +43,9 @@ MOST_EVENTS_NAMED = 100
 LOGPROB_SENTINEL = -9999.0
 """What vLLM's OpenAI server writes where a token has no log-probability."""
 
+LOGPROB_ROUNDING = 1e-5
+"""A log-probability is at most 0; so far above, it is a rounded 0: engines sum over the vocabulary in 32 bits."""
+
 _FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
     {
         "stop": "stop",
@@ -616,7 +619,7 @@ def _logprobs(
         return values, "logprob_sentinel"
     if not all(map(math.isfinite, values)):
         return values, "logprob_not_finite"
-    if max(values, default=0.0) > 0:
+    if max(values, default=0.0) > LOGPROB_ROUNDING:
         return values, "logprob_positive"
     return values, None
 

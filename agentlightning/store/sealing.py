@@ -1,7 +1,8 @@
 """Complete attempts for trainers: wait until an attempt is whole, seal it, and read exactly what was sealed.
 
-Whole means that its receipt adds up and no writer has anything of it under way (the store's word), and that its
-tokens agree and its reward is known (``adapter.completeness``). What cannot be sealed comes with the reasons.
+Whole means that its receipt adds up and no writer has anything of it under way (the store's word), and that it has an
+answer that can be trained and its reward is known (``adapter.completeness``). What cannot be sealed comes with the
+reasons; single calls that cannot be trained are in ``rows().counts``.
 
 >>> batch = await wait_sealed(store, rollout_ids, timeout=600)
 >>> rows = [row for attempt in batch.sealed for row in attempt.rows()]
@@ -97,7 +98,8 @@ async def wait_sealed(
         rollout_ids: Rollouts, in the order in which the answer names them.
         timeout: Seconds to wait for them to finish; ``None`` = for ever.
         policy: Which calls are trained: an attempt that gives no row by it is refused.
-        reward: ``required``, or ``optional`` to declare that an attempt needs no scored reward.
+        reward: ``required``: an attempt needs a scored reward for the rollout; ``steps``: one for an answer that is
+            trained will do, for a trainer that takes rewards per step; ``optional``: it needs none.
         settle: Seconds to wait, once it has finished, for spans of an attempt that are still under way.
 
     Raises:

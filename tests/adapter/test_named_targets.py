@@ -114,6 +114,8 @@ def test_a_server_that_gives_all_responses_one_id_loses_and_doubles_nothing() ->
     rows = build_rows([first, second, again])
     assert sorted(row.token_ids for row in rows) == [(1, 2, 5), (1, 3, 6, 7)]
     assert rows.trained_tokens == 3
+    triplets = TracerTraceToTriplet().adapt([first, second, again])
+    assert [each.response["token_ids"] for each in triplets] == [[5], [6, 7]]
     named = reward(0.5, reward_target(response_id="same"))
     assert [
         match.reason.code for match in build_rows([first, second, named]).unknown_rewards if match.reason
@@ -124,10 +126,15 @@ def test_a_server_that_gives_all_responses_one_id_loses_and_doubles_nothing() ->
 
 @pytest.mark.parametrize("response_id", ["same", "other"])
 @pytest.mark.parametrize("place", [0, 2])
-def test_a_call_that_cannot_be_trusted_is_seen_whatever_its_response_id(response_id: str, place: int) -> None:
+def test_a_call_that_cannot_be_trusted_is_counted_whatever_its_response_id(
+    response_id: str, place: int
+) -> None:
     bad = call(place, (1, 2, 9), (6, 7), verdict=invalid("response_length"), response_id=response_id)
     rows = build_rows([call(1, (1, 2), (5,)), bad, reward(1.0)])
-    assert "token_capture_invalid" in {reason.code for reason in incomplete(rows)}
+    assert [row.token_ids for row in rows] == [(1, 2, 5)]
+    assert rows.counts == {"response_length": 1}
+    assert incomplete(rows) == []
+    assert "token_capture_invalid" in {reason.code for reason in incomplete(build_rows([bad, reward(1.0)]))}
 
 
 def test_a_second_capture_of_one_call_stands_for_it_although_the_first_cannot_be_trusted() -> None:

@@ -282,6 +282,57 @@ def test_c8_weights_that_name_nothing_are_refused() -> None:
         RowPolicy(reward_weights={})
 
 
+@some
+@given(
+    st.lists(st.tuples(scores, st.floats(-1e9, 1e9)), min_size=1, max_size=5),
+    st.randoms(use_true_random=False),
+)
+def test_c8_the_reward_that_came_last_counts_whatever_the_clock_said(
+    given: list[tuple[float, float]], chance: random.Random
+) -> None:
+    spans = [
+        at(reward(number, value), moment).model_copy(update={"sequence_id": 10 + number})
+        for number, (value, moment) in enumerate(given)
+    ]
+    linked = [
+        span.model_copy(
+            update={
+                "span_id": f"{number:08x}{'f' * 8}",
+                "sequence_id": 100 + number,
+                "attributes": {**span.attributes, **make_link_attributes({"span_id": f"{1:016x}"})},
+            }
+        )
+        for number, span in enumerate(spans)
+    ]
+    arrived = [*spans, *linked]
+    chance.shuffle(arrived)
+
+    row = rows_of(*arrived)[0]
+
+    assert row.reward == given[-1][0]
+    assert [step.value for step in row.segments[0].rewards] == [given[-1][0]]
+
+
+def test_c8_where_nothing_is_numbered_there_is_only_the_clock() -> None:
+    later, earlier = (
+        each.model_copy(update={"sequence_id": 0})
+        for each in (at(reward(1, 0.5), 9.0), at(reward(2, 0.25), 8.0))
+    )
+
+    assert rows_of(later, earlier)[0].reward == 0.5
+
+
+def test_a_log_probability_that_rounding_put_above_0_is_0_and_one_that_is_higher_is_no_log_probability() -> (
+    None
+):
+    rounded, wrong = (call(1, (1,), (2, 3), logprobs=(above, -0.5)) for above in (1e-7, 1e-3))
+
+    (row,) = build_rows([ROOT, rounded])
+
+    assert row.logprobs == (0.0, 0.0, -0.5)
+    assert build_rows([ROOT, wrong]).counts == {"logprob_positive": 1}
+
+
 # ------------------------------------------------------------------ targets
 
 

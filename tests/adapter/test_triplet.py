@@ -564,7 +564,7 @@ def test_spans_of_0_3_give_the_rows_of_0_3() -> None:
     spans = [
         ROOT,
         old_call("c1", 1.0, "r-1", [1, 2], [3, 4]),
-        old_call("c2", 2.0, "r-1", [9], [8]),
+        old_call("c2", 2.0, "r-1", [1, 2], [3, 4]),
         old_call("c3", 3.0, "r-3", [], []),
         span("reward", 6.0, name="agent.reward", attributes=old_reward),
     ]

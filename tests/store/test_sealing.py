@@ -23,12 +23,17 @@ from agentlightning.tracer import OtelTracer
 from agentlightning.types import AttemptedRollout, AttemptStatus, Receipt, Span
 
 PATIENCE = 20.0
+FOR_THE_CALL = {
+    "agentlightning.link.0.key_match": "agentlightning.endpoint",
+    "agentlightning.link.0.value_match": "http://policy/v1",
+}
 
 
 def call(rollout: AttemptedRollout, verdict: str = VALID) -> Span:
     """Make a model call that sampled two tokens."""
     choice = Choice(token_ids=(3, 4), logprobs=(-0.5, -0.25), token_capture=verdict)
     record = ModelCall(
+        endpoint="http://policy/v1",
         prompt_token_ids=(1, 2),
         choices=(choice,),
         token_capture=verdict,
@@ -75,9 +80,14 @@ async def test_a_complete_attempt_is_sealed_and_read_as_it_was_sealed(store: Lig
         pytest.param([call, lambda of: reward(of, float("nan"))], "reward_unscored", id="NaN"),
         pytest.param([lambda of: reward(of, 1.0)], "no_model_calls", id="no call"),
         pytest.param(
-            [lambda of: call(of, invalid("response_length")), call, lambda of: reward(of, 1.0)],
+            [lambda of: call(of, invalid("response_length")), lambda of: reward(of, 1.0)],
             "token_capture_invalid",
             id="tokens disagree",
+        ),
+        pytest.param(
+            [call, lambda of: reward(of, 1.0, **FOR_THE_CALL)],
+            "step_rewards_only",
+            id="a reward for a call only",
         ),
         pytest.param(
             [
@@ -110,6 +120,39 @@ async def test_an_attempt_that_is_not_complete_comes_with_the_reason(
     assert batch.counts[code] == 1
     assert refused.attempt is not None
     assert refused.attempt.seal is None
+
+
+@pytest.mark.asyncio
+async def test_one_call_that_cannot_be_trusted_costs_the_attempt_its_own_tokens_alone(
+    store: LightningStore,
+) -> None:
+    rollout = await attempt(
+        store, [lambda of: call(of, invalid("response_length")), call, lambda of: reward(of, 1.0)]
+    )
+
+    found = await seal(store, rollout.rollout_id)
+
+    assert isinstance(found, SealedAttempt)
+    assert [row.token_ids for row in found.rows()] == [(1, 2, 3, 4)]
+    assert found.rows().counts == {"response_length": 1}
+
+
+@pytest.mark.asyncio
+async def test_rewards_of_single_answers_are_enough_for_a_trainer_that_takes_them(
+    store: LightningStore,
+) -> None:
+    spans = [call, lambda of: reward(of, 0.25, **FOR_THE_CALL)]
+    rollout = await attempt(store, spans)
+    unscored = await attempt(store, [*spans, lambda of: reward(of, float("nan"), **FOR_THE_CALL)])
+
+    found = await seal(store, rollout.rollout_id, reward="steps")
+    refused = await seal(store, unscored.rollout_id, reward="steps")
+
+    assert isinstance(found, SealedAttempt)
+    (row,) = found.rows()
+    assert (row.reward, [step.value for step in row.segments[0].rewards]) == (None, [0.25])
+    assert isinstance(refused, RefusedAttempt)
+    assert refused.codes == ("reward_unscored",)
 
 
 @pytest.mark.asyncio

@@ -2,9 +2,9 @@
 
 A span is a model call if it records one (``codec.genai.read_call``) or is named like one. Each gets exactly one
 verdict: trainable, or the code of the first reason why not, in this order: it is another agent's; it was made
-while a reward was computed; it records nothing; it was marked; its token capture is not valid; it has no
-tokens; its tokens were not sampled; another span records the same call. Whether its log-probabilities are proven is
-another question (``Call.unproven``), and by itself no reason to leave it out.
+while a reward was computed; it records nothing; it is of another model; it was marked; its token capture is not
+valid; it has no tokens; its tokens were not sampled; another span records the same call. Whether its log-probabilities
+are proven is another question (``Call.unproven``), and by itself no reason to leave it out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import re
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Tuple, cast
 
@@ -23,6 +23,7 @@ from ..codec.model_call import VALID, Choice, ModelCall, PolicySpan
 from ..codec.openai_wire import LOGPROB_ROUNDING, LOGPROB_SENTINEL
 from ..semconv import SpanFlagAttributes
 from ..types import Span
+from .models import wanted_name
 from .reasons import CallReason
 from .rewards import is_reward_operation, is_reward_span
 from .tree import Tree, agent_name_of, order_key
@@ -63,6 +64,8 @@ class Rules:
     """Spans with such a name are model calls, too."""
     agent_match: Optional[re.Pattern[str]] = None
     """Only calls inside of an agent with such a name; ``None`` = all."""
+    models: Optional[Collection[str]] = None
+    """Only calls of a model with one of these names; ``None`` = all."""
     exclude_in_reward: bool = True
     dedup: bool = True
     require_logprobs: bool = False
@@ -195,6 +198,8 @@ def token_fault(record: Optional[ModelCall]) -> Optional[str]:
 def _verdict(span: Span, record: Optional[ModelCall], tokens: Optional[str], rules: Rules) -> Optional[str]:
     if record is None:
         return tokens
+    if rules.models is not None and wanted_name(record, rules.models) is None:
+        return CallReason.OTHER_MODEL.code
     if is_marked(span):
         mark = span.attributes[_UNTRAINABLE]
         return mark if isinstance(mark, str) and mark else CallReason.MARKED.code

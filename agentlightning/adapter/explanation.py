@@ -246,6 +246,8 @@ def _cause(call: Call) -> TraceReason:
     assert record is not None
     if SpanFlagAttributes.UNTRAINABLE.value in call.span.attributes:
         return TraceReason.UNTRAINABLE
+    if code == CallReason.OTHER_MODEL.code:
+        return TraceReason.NO_SELECTED_CALLS
     if code in _NO_ANSWER:
         return TraceReason.CALLS_FAILED
     if code in _NO_IDS:

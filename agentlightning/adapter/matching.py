@@ -29,7 +29,7 @@ from ..semconv import LightningResourceAttributes
 from ..types import Span
 from ..types.semconv import LinkPydanticModel
 from .calls import Call
-from .reasons import RewardReason
+from .reasons import CallReason, RewardReason
 from .rewards import CHOICE_INDEX, TOKEN_RANGE, Reward, read_reward
 from .tree import Tree, moment, order_key, sequence_of
 
@@ -87,7 +87,8 @@ def match_rewards(root: Tree, calls: Sequence[Call], policy: RewardMatchPolicy) 
     taking_part = [call for call in calls if call.selected]
     linked = _linked(root, given, calls, taking_part)
     taken = {match.call for match in linked.values() if match.call is not None}
-    free = [call for call in taking_part if call.span.span_id not in taken]
+    other = CallReason.OTHER_MODEL.code  # a link may name such a call; by time, none is for it
+    free = [call for call in taking_part if call.span.span_id not in taken and call.reason != other]
     by_time = _by_time([each for each in given if _deals(each)], free, parents, policy)
     matches = {**{id(each): RewardMatch(each.span, each.reward) for each in given}, **linked, **by_time}
     for each in given:

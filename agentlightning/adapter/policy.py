@@ -7,17 +7,18 @@ Nothing is chosen in silence: ``agl rows ROLLOUT --why`` prints the decisions.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, Optional, Tuple
+from typing import FrozenSet, Literal, Optional, Tuple, Union
 
 from ..codec.model_call import Choice
 from ..semconv import SpanFlagAttributes
-from .calls import LLM_CALL_MATCH, Call, Rules, not_sampled
+from .calls import LLM_CALL_MATCH, Call, Rules, is_marked, not_sampled
 from .continuity import Continuity
 from .graph import CallGraph, Node
 from .matching import RewardMatchPolicy
+from .models import model_name
 from .reasons import CallReason, explained
 
 AGENT = "agent"
@@ -50,6 +51,9 @@ class RowPolicy:
         ValueError: A limit is not positive, or a reward weight names nothing to weigh.
     """
 
+    model: Union[str, Collection[str], None] = None
+    """Only calls of this model, or of models with these names: the server's name for it, or the one that the agent
+    asked for. ``None``: the model of the rollout's resources, else the only one whose token ids came, else none."""
     agent_match: Optional[str] = None
     """Only calls whose nearest agent's name matches this regular expression; ``None`` = all agents."""
     roles: Optional[Collection[str]] = frozenset({AGENT})
@@ -91,11 +95,20 @@ class RowPolicy:
                 raise ValueError(f"{name} is a number of tokens of at least 1, not {limit}")
         if self.reward_weights is not None and not self.reward_weights:
             raise ValueError("reward_weights is empty: name at least one dimension, or leave it out")
+        if self.model is not None and not self.models():
+            raise ValueError("model is empty: name at least one, or leave it out")
         self.rules()
+
+    def models(self) -> Optional[FrozenSet[str]]:
+        """Return the names of the models that are trained; ``None`` where none is chosen."""
+        if self.model is None:
+            return None
+        return frozenset([self.model] if isinstance(self.model, str) else self.model) - {""}
 
     def rules(self) -> Rules:
         """Return the part of the policy that reads spans."""
         return Rules(
+            models=self.models(),
             llm_call_match=re.compile(self.llm_call_match),
             agent_match=None if self.agent_match is None else re.compile(self.agent_match),
             exclude_in_reward=self.exclude_llm_call_in_reward,
@@ -143,8 +156,8 @@ def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> Optional[Tuple
     """Return the code and detail of the first reason why ``node`` is not trained, or ``None`` where it is."""
     call = node.call
     if call.reason is not None:
-        return call.reason, ""
-    if policy.roles is not None and role_of(call) not in policy.roles:
+        return call.reason, _model(call) if call.reason == CallReason.OTHER_MODEL.code else ""
+    if not _has_role(call, policy):
         return CallReason.OTHER_ROLE.code, role_of(call)
     refusal = not_sampled(call.record, node.choice, whole=False) if call.record is not None else None
     if refusal is None and policy.require_logprobs:
@@ -160,6 +173,33 @@ def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> Optional[Tuple
     if policy.trains is not None and not policy.trains(call):
         return CallReason.NOT_WANTED.code, ""
     return None
+
+
+def _model(call: Call) -> str:
+    return "" if call.record is None else model_name(call.record)
+
+
+def models_of(calls: Iterable[Call], policy: RowPolicy, wanted: Optional[Collection[str]]) -> FrozenSet[str]:
+    """Return the models of those calls that may be trained and of which token ids came.
+
+    Token ids that cannot be trusted count: that they came says that the model could be the policy. A hosted model,
+    which sends none, could not.
+    """
+    return frozenset(
+        model_name(call.record, wanted)
+        for call in calls
+        if call.record is not None
+        and call.selected
+        and call.reason != CallReason.OTHER_MODEL.code
+        and not call.record.token_capture.startswith("none(")
+        and not is_marked(call.span)
+        and _has_role(call, policy)
+        and (policy.trains is None or policy.trains(call))
+    )
+
+
+def _has_role(call: Call, policy: RowPolicy) -> bool:
+    return policy.roles is None or role_of(call) in policy.roles
 
 
 def version_number(version: str) -> Optional[int]:

@@ -60,8 +60,8 @@ class TraceReason(Explained):
     )
     NO_SELECTED_CALLS = (
         "no_selected_calls",
-        "there are model calls, but agent_match or a reward's subtree leaves all of them out",
-        "check agent_match against the agents that `agl show` prints",
+        "there are model calls, but agent_match, the model or a reward's subtree leaves all of them out",
+        "check agent_match and the model against the agents and models that `agl show` prints",
     )
     CALLS_FAILED = (
         "calls_failed",
@@ -193,6 +193,16 @@ class CallReason(Explained):
         "other_agent",
         "agent_match does not match the agent that made the call",
         "change agent_match",
+    )
+    OTHER_MODEL = (
+        "other_model",
+        "the call was made to a model that is not trained",
+        "name the policy: RowPolicy(model=…), --model, or the LLM of the rollout's resources",
+    )
+    SEVERAL_MODELS = (
+        "several_models",
+        "the calls are of several models, and nothing says which one is trained",
+        "name the policy: RowPolicy(model=…), --model or an LLM in the rollout's resources; or give others a role(…)",
     )
     IN_REWARD = (
         "in_reward",

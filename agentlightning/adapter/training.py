@@ -15,21 +15,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Dict, List, Optional, Set, Tuple, Union, overload
 
 from ..codec.distribution import Why, forced_tokens, temperature_of, truncation_of
 from ..codec.model_call import Choice, PolicySpan
 from ..types import Rollout, SpanLike
+from ..types.resources import Resource
 from .analysis import Analysis, analyse
 from .calls import Call
 from .continuity import Cause
 from .graph import CallGraph, Node
 from .matching import RewardMatch, RewardMatchPolicy
+from .models import resource_models
 from .outcome import Outcome, Rewards, StepReward, rewards_of
-from .policy import Decision, RowPolicy, Use, untrained, version_number
+from .policy import Decision, RowPolicy, Use, models_of, untrained, version_number
 from .reasons import CallReason, Code, TraceReason, explained, with_detail
+
+_NAMING = frozenset({CallReason.SEVERAL_MODELS.code, CallReason.OTHER_MODEL.code})
+"""Reasons that are told with the names that they are about."""
 
 GROUP_ID = "group_id"
 """Key in ``Rollout.metadata``: rollouts with the same value are samples of one task, and share a baseline."""
@@ -110,7 +115,7 @@ class TrainingRow:
     loss_mask: Tuple[int, ...] = field(repr=False)
     """One for each token: 1 = trained."""
     logprobs: Tuple[Optional[float], ...] = field(repr=False)
-    """One for each token: the engine's where the mask is 1 (``None`` where it is not proven), else 0.0; never above 0."""
+    """One for each token: the engine's, at most 0.0, where the mask is 1 (``None`` where not proven), else 0.0."""
     segments: Tuple[Segment, ...]
     """The answers of the row, trained or not, by position."""
     reward: Optional[float]
@@ -240,8 +245,9 @@ class RowSet(Sequence[TrainingRow]):
         """Why there is no row; empty where there is one."""
         if self.rows:
             return ()
-        codes = dict.fromkeys(each.code for each in self.decisions if each.code is not None)
-        return tuple(map(explained, codes)) or (explained(TraceReason.NO_MODEL_CALLS.code),)
+        codes = {each.code: each.detail for each in self.decisions if each.code is not None}
+        reasons = (with_detail(code, detail if code in _NAMING else "") for code, detail in codes.items())
+        return tuple(reasons) or (explained(TraceReason.NO_MODEL_CALLS.code),)
 
 
 def build_rows(
@@ -249,6 +255,7 @@ def build_rows(
     policy: Optional[RowPolicy] = None,
     *,
     rollout: Optional[Rollout] = None,
+    resources: Optional[Mapping[str, Resource]] = None,
 ) -> RowSet:
     """Return the training rows of an attempt. Pure, and no trace makes it raise.
 
@@ -256,10 +263,13 @@ def build_rows(
         attempt: Its spans, in any order. Spans of several attempts give the rows of each, one after another.
         policy: Which calls are trained; default ``RowPolicy()``.
         rollout: Its rollout, for ``group_id`` (``metadata['group_id']``) and ``mode``.
+        resources: The rollout's resources (``ResourcesUpdate.resources``), which tell the policy's model where
+            ``policy`` names none.
     """
     policy = policy or RowPolicy()
     matching = policy.step_rewards or RewardMatchPolicy.FIRST_OCCURRENCE
-    analyses = analyse(attempt, policy.rules(), matching, repair_hierarchy=policy.repair_hierarchy)
+    rules = replace(policy.rules(), models=policy.models() or resource_models(resources))
+    analyses = analyse(attempt, rules, matching, repair_hierarchy=policy.repair_hierarchy)
     found = [_Builder(analysis, policy, rollout).build() for analysis in analyses]
     if len(found) == 1:
         return found[0]
@@ -286,11 +296,21 @@ class _Builder:
             why = untrained(node, self._graph, policy)
             if why is not None:
                 self._untrained[node.index] = why
+        several = self._several_models()
+        for node in self._graph.nodes if several is not None else ():
+            self._untrained.setdefault(node.index, (CallReason.SEVERAL_MODELS.code, several or ""))
         self._done: Set[int] = set()
         """Nodes whose tokens a row trains."""
         self._rows_of: Dict[int, List[int]] = {}
         self._refused: Dict[int, Tuple[str, str]] = {}
         """Nodes that would be trained, if their row were not too long."""
+
+    def _several_models(self) -> Optional[str]:
+        """Return the names of the models that may be the policy, where there are several and nobody has chosen."""
+        if self._policy.model is not None:
+            return None
+        names = models_of(self._analysis.calls, self._policy, self._analysis.rules.models)
+        return ", ".join(sorted(names)) if len(names) > 1 else None
 
     def build(self) -> RowSet:
         rows: List[TrainingRow] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
@@ -65,6 +65,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         require_logprobs: Whether our own captures that have ids and no proven log-probabilities are left out; by
             default they give rows whose log-probabilities are ``None``, for trainers that recompute them, with the
             reason in ``metadata["logprobs_unproven"]``.
+        model: Only calls of this model, or of models with these names; ``None`` = all, as in 0.3.
 
     Raises:
         re.error: A regular expression is not one.
@@ -81,6 +82,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         _skip_empty_token_spans: bool = True,
         *,
         require_logprobs: bool = False,
+        model: Union[str, Collection[str], None] = None,
     ) -> None:
         self.repair_hierarchy = repair_hierarchy
         self.reward_match = RewardMatchPolicy(reward_match)
@@ -90,6 +92,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
             exclude_in_reward=exclude_llm_call_in_reward,
             require_tokens=_skip_empty_token_spans,
             require_logprobs=require_logprobs,
+            models=None if model is None else frozenset([model] if isinstance(model, str) else model),
         )
 
     def adapt(self, source: Union[Sequence[Span], Sequence[ReadableSpan]], /) -> List[Triplet]:
@@ -132,7 +135,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         return analyse(source, self.rules, self.reward_match, repair_hierarchy=self.repair_hierarchy)
 
 
-def _rules(llm_call_match: str, agent_match: Optional[str], **options: bool) -> Rules:
+def _rules(llm_call_match: str, agent_match: Optional[str], **options: Any) -> Rules:
     return Rules(
         re.compile(llm_call_match), None if agent_match is None else re.compile(agent_match), **options
     )

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, AsyncIterator, List, Protocol, Sequence, Tuple
 
-from ..adapter import TracerTraceToTriplet, build_rows
+from ..adapter import RowPolicy, TracerTraceToTriplet, build_rows
 from ..errors import InvalidArgument
 from ..store.base import LightningStore
+from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
 from .columns import (
@@ -74,6 +75,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
         default="triplets",
         help="triplets: a row per model call; rows: a row per path, to train on (default: triplets)",
     )
+    options.add_model(parser)
     parser.add_argument(
         "--all-attempts", action="store_true", help="also those that were retried (default: the latest)"
     )
@@ -97,7 +99,9 @@ async def _run(args: argparse.Namespace, wanted: str) -> int:
             whole_file(args.output, wanted, columns) as (writer, keep),
             output.progress(len(rollouts), "exporting") as advance,
         ):
-            async for rows in _rows(store, rollouts, what=args.what, all_attempts=args.all_attempts):
+            async for rows in _rows(
+                store, rollouts, what=args.what, all_attempts=args.all_attempts, model=args.model
+            ):
                 for row in rows:
                     writer.write(row)
                 written += len(rows)
@@ -108,10 +112,15 @@ async def _run(args: argparse.Namespace, wanted: str) -> int:
 
 
 async def _rows(
-    store: LightningStore, rollouts: Sequence[Rollout], *, what: str, all_attempts: bool
+    store: LightningStore,
+    rollouts: Sequence[Rollout],
+    *,
+    what: str,
+    all_attempts: bool,
+    model: List[str] | None,
 ) -> AsyncIterator[List[Row]]:
     """Yield the rows of each rollout, in the order of the rollouts."""
-    adapter = TracerTraceToTriplet()
+    adapter, policy = TracerTraceToTriplet(model=model), RowPolicy(model=model)
     for rollout in rollouts:
         attempts: List[Attempt] = list(await store.query_attempts(rollout.rollout_id))
         rows: List[Row] = []
@@ -120,7 +129,8 @@ async def _rows(
             if what == "spans":
                 rows += span_rows(spans)
             elif what == "rows":
-                rows += training_rows(build_rows(spans, rollout=rollout))
+                resources = await resources_of(store, rollout)
+                rows += training_rows(build_rows(spans, policy, rollout=rollout, resources=resources))
             else:
                 rows += triplet_rows(rollout, attempt.attempt_id, adapter.adapt(spans))
         yield rows

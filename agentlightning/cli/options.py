@@ -90,6 +90,23 @@ def add_rollout(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model(parser: argparse.ArgumentParser, name: str = "--model") -> None:
+    """Declare the model whose calls are meant."""
+    parser.add_argument(
+        name,
+        action="append",
+        type=_model_name,
+        metavar="NAME",
+        help="only calls of this model, as the server or the agent named it; repeat for several names",
+    )
+
+
+def _model_name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("a model has a name")
+    return text
+
+
 def add_filters(parser: argparse.ArgumentParser, *, limit: int) -> None:
     """Declare the filters on rollouts; ``limit`` -1 means all."""
     parser.add_argument("--status", action="append", choices=ROLLOUT_STATUSES, help="repeat for several")

@@ -11,6 +11,7 @@ from ..adapter import Decision, RowPolicy, RowSet, TrainingRow, build_rows
 from ..adapter.reasons import explained
 from ..adapter.rows import training_row
 from ..errors import InvalidArgument
+from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
 from .entry import DONE, NEGATIVE
@@ -25,6 +26,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
     parser.add_argument(
         "--why", action="store_true", help="also print train, context or skip for each call, and the reason"
     )
+    options.add_model(parser)
     parser.add_argument("--agent", metavar="REGEX", help="train only calls of agents with such a name")
     parser.add_argument(
         "--role",
@@ -51,6 +53,7 @@ def policy_of(args: argparse.Namespace) -> RowPolicy:
     roles = {"agent"} if args.role is None else None if ANY_ROLE in args.role else set(args.role)
     try:
         return RowPolicy(
+            model=args.model,
             agent_match=args.agent,
             roles=roles,
             abandoned="train" if args.abandoned else "skip",
@@ -67,7 +70,8 @@ async def _run(args: argparse.Namespace, policy: RowPolicy) -> int:
         rollout = await lookup.find_rollout(store, args.rollout)
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
         spans = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
-    rows = build_rows(spans, policy, rollout=rollout)
+        resources = await resources_of(store, rollout)
+    rows = build_rows(spans, policy, rollout=rollout, resources=resources)
     if args.json:
         output.print_json(_as_json(rows))
     else:

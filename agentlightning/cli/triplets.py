@@ -16,6 +16,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
     """Declare the command."""
     parser = options.command(subparsers, "triplets", run, details="Exit code 1: there is none.")
     options.add_rollout(parser)
+    options.add_model(parser)
     options.add_json(parser)
 
 
@@ -29,7 +30,7 @@ async def _run(args: argparse.Namespace) -> int:
         rollout = await lookup.find_rollout(store, args.rollout)
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
         spans = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
-    rows = TracerTraceToTriplet().adapt(list(spans))
+    rows = TracerTraceToTriplet(model=args.model).adapt(list(spans))
     if args.json:
         output.print_json([row.model_dump() for row in rows])
     elif rows:

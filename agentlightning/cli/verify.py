@@ -8,8 +8,9 @@ import math
 from pathlib import Path
 from typing import List
 
-from ..adapter import TrainingRow, build_rows
+from ..adapter import RowPolicy, TrainingRow, build_rows
 from ..errors import InvalidArgument, NotVerifiable
+from ..store.sealing import resources_of
 from ..verify.onpolicy import TOLERANCE, Verification, verify_onpolicy
 from . import lookup, options, output
 from .entry import DONE, NEGATIVE
@@ -27,6 +28,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
         "rollouts", metavar="ROLLOUT", nargs="+", help="id, the unique beginning of one, or: latest"
     )
     parser.add_argument("--model", metavar="PATH", required=True, help="folder of a Hugging Face model")
+    options.add_model(parser, "--policy-model")
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="tokens were sampled at (default: as recorded)"
     )
@@ -92,11 +94,13 @@ def _check(args: argparse.Namespace) -> None:
 async def _rows(args: argparse.Namespace) -> List[TrainingRow]:
     """Return the rows of the latest attempt of each rollout, each rollout once."""
     rows: List[TrainingRow] = []
+    policy = RowPolicy(model=args.policy_model)
     async with lookup.open_existing(args.store) as store:
         found = [await lookup.find_rollout(store, text) for text in args.rollouts]
         for rollout in {each.rollout_id: each for each in found}.values():
             spans = await store.query_spans(rollout.rollout_id, "latest")
-            rows += build_rows(spans, rollout=rollout)
+            resources = await resources_of(store, rollout)
+            rows += build_rows(spans, policy, rollout=rollout, resources=resources)
     return rows
 
 

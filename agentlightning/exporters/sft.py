@@ -22,6 +22,7 @@ from ..adapter.continuity import saying
 from ..adapter.matching import RewardMatchPolicy
 from ..adapter.outcome import rewards_of
 from ..adapter.policy import RowPolicy, role_of
+from ..adapter.reasons import CallReason
 from ..adapter.training import group_of
 from ..codec.model_call import Choice
 from ..errors import MissingExtra
@@ -185,7 +186,11 @@ def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Optional[Rollout
 
 
 def _is_wanted(call: Call, policy: RowPolicy) -> bool:
-    if not call.selected or (call.record is not None and call.record.partial):
+    if (
+        not call.selected
+        or call.reason == CallReason.OTHER_MODEL.code
+        or (call.record is not None and call.record.partial)
+    ):
         return False
     if is_marked(call.span):
         return False

@@ -21,7 +21,7 @@ from ..adapter.policy import RowPolicy
 from ..adapter.reasons import Code, TraceReason, explained
 from ..adapter.training import RowSet, build_rows
 from ..errors import AlreadySealed, NotSealable, RolloutNotFound
-from ..types import Attempt, Rollout, Span
+from ..types import Attempt, NamedResources, Rollout, Span
 from .base import LATEST, LightningStore, receipt_of
 
 SETTLE_SECONDS = 10.0
@@ -37,10 +37,12 @@ class SealedAttempt:
     rollout: Rollout
     attempt: Attempt
     spans: Tuple[Span, ...] = field(repr=False)
+    resources: Optional[NamedResources] = field(default=None, repr=False)
+    """What the rollout runs with; its model is the policy, where a ``RowPolicy`` names none."""
 
     def rows(self, policy: Optional[RowPolicy] = None) -> RowSet:
         """Return its training rows."""
-        return build_rows(self.spans, policy, rollout=self.rollout)
+        return build_rows(self.spans, policy, rollout=self.rollout, resources=self.resources)
 
     def unproven(self, policy: Optional[RowPolicy] = None) -> Tuple[Code, ...]:
         """Return why rows have no log-probabilities, each reason once; empty where all of them have."""
@@ -138,9 +140,11 @@ async def seal(
     if attempt is None:
         return RefusedAttempt(rollout, None, (explained(TraceReason.NO_SPANS.code),))
     spans = tuple(await store.query_spans(rollout_id, attempt.attempt_id))
+    resources = await resources_of(store, rollout)
     if attempt.seal is not None:
-        return _as_sealed(rollout, attempt, spans)
-    reasons: List[Code] = incomplete(build_rows(spans, policy, rollout=rollout), reward)
+        return _as_sealed(rollout, attempt, spans, resources)
+    rows = build_rows(spans, policy, rollout=rollout, resources=resources)
+    reasons: List[Code] = incomplete(rows, reward)
     if reasons:
         return RefusedAttempt(rollout, attempt, tuple(reasons))
     try:
@@ -150,17 +154,25 @@ async def seal(
     except NotSealable as error:
         why = explained(TraceReason.NOT_SEALABLE.code)
         return RefusedAttempt(rollout, attempt, (Code(why.code, str(error), why.cure),))
-    return SealedAttempt(rollout, sealed, spans)
+    return SealedAttempt(rollout, sealed, spans, resources)
+
+
+async def resources_of(store: LightningStore, rollout: Rollout) -> Optional[NamedResources]:
+    """Return the resources of a rollout; ``None`` where it has none."""
+    if rollout.resources_id is None:
+        return None
+    update = await store.get_resources_by_id(rollout.resources_id)
+    return None if update is None else update.resources
 
 
 def _as_sealed(
-    rollout: Rollout, attempt: Attempt, spans: Sequence[Span]
+    rollout: Rollout, attempt: Attempt, spans: Sequence[Span], resources: Optional[NamedResources]
 ) -> Union[SealedAttempt, RefusedAttempt]:
     assert attempt.seal is not None
     covered = tuple(span for span in spans if span.sequence_id <= attempt.seal.sequence_id)
     if len(covered) != attempt.seal.spans:
         return RefusedAttempt(rollout, attempt, (explained(TraceReason.CHANGED_AFTER_SEAL.code),))
-    return SealedAttempt(rollout, attempt, covered)
+    return SealedAttempt(rollout, attempt, covered, resources)
 
 
 async def _settled(

@@ -46,6 +46,21 @@ def test_the_options_choose_what_is_trained(sample: Sample) -> None:
     assert agl("rows", sample.solved, "--role", "any", "--store", sample.url).code == 0
 
 
+def test_the_model_that_is_named_is_the_one_that_is_shown(sample: Sample, tmp_path: Path) -> None:
+    file = tmp_path / "none.jsonl"
+    for command in (
+        ["rows", sample.solved],
+        ["triplets", sample.solved],
+        ["export", "-o", str(file)],
+        ["export", "--what", "rows", "-o", str(file)],
+    ):
+        assert agl(*command, "--model", "tiny", "--store", sample.url).code == 0, command
+        assert agl(*command, "--model", "another", "--store", sample.url).code == 1, command
+    told = agl("rows", sample.solved, "--why", "--model", "another", "--store", sample.url)
+    assert "other_model" in told.out
+    assert agl("rows", sample.solved, "--model", "", "--store", sample.url).code == 2
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [(["--agent", "("], "regular expression"), (["--max-tokens", "0"], "at least 1")],

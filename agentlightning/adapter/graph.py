@@ -1,9 +1,10 @@
 """The model calls of one attempt as a graph: which sampled answer does a prompt continue, token by token?
 
 A node is one sampled answer: a choice of a call whose token ids are what the engine saw and said. Its parent is the
-answer whose prompt and tokens its own prompt begins with, the longest such one, whenever it arrived and whatever
-was sampled in between. Agents that run side by side, a conversation that forks, one that starts anew after its
-context was shortened: each comes out as paths of its own, without anybody saying where one begins.
+answer whose prompt and tokens its own prompt begins with, and whose images, audio and files: the longest such one,
+whenever it arrived and whatever was sampled in between. Agents that run side by side, a conversation that forks, one
+that starts anew after its context was shortened: each comes out as paths of its own, without anybody saying where one
+begins.
 
 Several answers may be the same, token by token (a greedy retry, two runs of one agent). Then a prompt continues the
 one of its own agent's span, which had ended before, which nothing continues yet, the latest of those, in this order.
@@ -26,6 +27,7 @@ from typing import Dict, List, Optional, Set, Tuple
 from ..codec.model_call import Choice
 from .calls import Call
 from .continuity import Continuity, PastCall, Prefix, Saying, packed_ids, relate, saying
+from .media import Media, media_of
 from .reasons import CallReason
 from .tree import moment, sequence_of
 
@@ -57,6 +59,8 @@ class Node:
     """Index of the answer that the prompt continues."""
     packed: bytes = field(repr=False)
     """Prompt and output as ``continuity.packed_ids``."""
+    media: Tuple[Media, ...] = ()
+    """Images, audio and files of the prompt."""
 
     @property
     def start(self) -> int:
@@ -142,9 +146,10 @@ def build_graph(calls: Sequence[Call], rewarded: Collection[Target] = ()) -> Cal
         same = number and call is found[number - 1][0]
         head = packed[-1][0] if same else packed_ids(prompt)
         packed.append((head, head + packed_ids(output)))
-    parents = _parents([call for call, *_ in found], packed)
+    shown = [() if call.record is None else media_of(call.record) for call, *_ in found]
+    parents = _parents([call for call, *_ in found], packed, shown)
     nodes = tuple(
-        Node(index, call, choice, prompt, output, parents[index], packed[index][1])
+        Node(index, call, choice, prompt, output, parents[index], packed[index][1], shown[index])
         for index, (call, choice, prompt, output) in enumerate(found)
     )
     children: List[List[int]] = [[] for _ in nodes]
@@ -154,10 +159,12 @@ def build_graph(calls: Sequence[Call], rewarded: Collection[Target] = ()) -> Cal
     return CallGraph(nodes, tuple(map(tuple, children)), _given_up(nodes, children, calls, rewarded))
 
 
-def _parents(calls: Sequence[Call], packed: Sequence[Tuple[bytes, bytes]]) -> List[Optional[int]]:
+def _parents(
+    calls: Sequence[Call], packed: Sequence[Tuple[bytes, bytes]], shown: Sequence[Tuple[Media, ...]]
+) -> List[Optional[int]]:
     parents: List[Optional[int]] = []
     claimed: Set[int] = set()
-    for index, same in enumerate(_longest_beginnings(packed)):
+    for index, same in enumerate(_longest_beginnings(packed, shown)):
         if index and calls[index] is calls[index - 1]:  # one prompt for all choices of a call
             parents.append(parents[-1])
             continue
@@ -168,8 +175,12 @@ def _parents(calls: Sequence[Call], packed: Sequence[Tuple[bytes, bytes]]) -> Li
     return parents
 
 
-def _longest_beginnings(packed: Sequence[Tuple[bytes, bytes]]) -> List[List[int]]:
+def _longest_beginnings(
+    packed: Sequence[Tuple[bytes, bytes]], shown: Sequence[Tuple[Media, ...]]
+) -> List[List[int]]:
     """Return for each prompt the answers, all of one length, that make up the longest beginning of it.
+
+    The prompt of each of them showed the same media, in the same order, as the beginning of this one.
 
     In the order of their bytes, what begins with an answer stands directly behind it.
     """
@@ -181,12 +192,17 @@ def _longest_beginnings(packed: Sequence[Tuple[bytes, bytes]]) -> List[List[int]
         while around and not ids.startswith(around[-1][0]):
             around.pop()
         if is_prompt:
-            found[index] = around[-1][1] if around else []
+            alike = ([at for at in same if _begins(shown[index], shown[at])] for _, same in reversed(around))
+            found[index] = next(filter(None, alike), [])
         elif around and len(around[-1][0]) == len(ids):
             around[-1][1].append(index)
         else:
             around.append((ids, [index]))
     return found
+
+
+def _begins(media: Tuple[Media, ...], beginning: Tuple[Media, ...]) -> bool:
+    return media[: len(beginning)] == beginning
 
 
 def _likeness(
@@ -234,20 +250,20 @@ def _asked_in_another_run(
 ) -> Iterable[Tuple[int, CallReason]]:
     """Yield the half answers to prompts that another run of an agent, which has a span of its own, asked for whole."""
     broken = [node for node in nodes if _is_broken_off(node) and node.index not in decided]
-    whole: Dict[Ids, Set[Optional[str]]] = {}
+    whole: Dict[Tuple[Ids, Tuple[Media, ...]], Set[Optional[str]]] = {}
     for node in nodes if broken else ():
         if not _is_broken_off(node):
-            whole.setdefault(node.prompt, set()).add(node.call.agent_span)
+            whole.setdefault((node.prompt, node.media), set()).add(node.call.agent_span)
     for node in broken:
-        if whole.get(node.prompt, set()) - {node.call.agent_span}:
+        if whole.get((node.prompt, node.media), set()) - {node.call.agent_span}:
             yield node.index, CallReason.ASKED_AGAIN
 
 
 def _siblings(nodes: Sequence[Node]) -> Iterable[List[Node]]:
     """Yield the answers of each prompt that has several."""
-    siblings: Dict[Tuple[Optional[int], Optional[str], Ids], List[Node]] = {}
+    siblings: Dict[Tuple[Optional[int], Optional[str], Ids, Tuple[Media, ...]], List[Node]] = {}
     for node in nodes:
-        key = (node.parent, node.call.agent_span, node.prompt)
+        key = (node.parent, node.call.agent_span, node.prompt, node.media)
         siblings.setdefault(key, []).append(node)
     return (same for same in siblings.values() if len(same) > 1)
 

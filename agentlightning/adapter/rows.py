@@ -84,6 +84,7 @@ def training_row(row: TrainingRow) -> Dict[str, Any]:
         "rewards": dict(row.rewards),
         "finish_reason": row.finish_reason,
         "cut_tokens": row.cut_tokens,
+        "media": [{"kind": each.kind, "sha256": each.sha256} for each in row.media],
         "segments": [_segment(segment) for segment in row.segments],
         "messages": [copy.deepcopy(message) for message in row.messages],
     }

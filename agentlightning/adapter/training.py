@@ -28,6 +28,7 @@ from .calls import Call
 from .continuity import Cause
 from .graph import CallGraph, Node
 from .matching import RewardMatch, RewardMatchPolicy
+from .media import Media
 from .models import resource_models
 from .outcome import Outcome, Rewards, StepReward, rewards_of
 from .policy import Decision, RowPolicy, Use, models_of, untrained, version_number
@@ -126,6 +127,9 @@ class TrainingRow:
     mode: Optional[str] = None
     cut_tokens: int = 0
     """Tokens that ``max_tokens`` took off the end."""
+    media: Tuple[Media, ...] = ()
+    """Images, audio and files that the policy saw, of which the ids hold placeholders only. A row that has some cannot
+    be trained from its ids alone."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -392,6 +396,7 @@ class _Builder:
             group_id=group_of(rollout),
             mode=None if rollout is None else rollout.mode,
             cut_tokens=len(token_ids) - end,
+            media=path[-1].media,
         )
 
     def _steps(self, node: Node) -> Tuple[StepReward, ...]:

@@ -57,6 +57,7 @@ TRAINING_COLUMNS: Final[Dict[str, Kind]] = {
     "rewards": "json",
     "finish_reason": "text",
     "cut_tokens": "integer",
+    "media": "json",
     "segments": "json",
     "messages": "json",
 }

@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
 from typing import Dict, List, Tuple
@@ -42,7 +42,7 @@ class Program:
         self.made[owner] += 1
         trace.get_tracer("agent").start_span(f"call of {owner}").end()
 
-    def rollout(self, owner: str, actions: List[str]) -> Iterator[None]:
+    def rollout(self, owner: str, actions: List[str]) -> Generator[None, None, None]:
         """One rollout that takes a step for each action, and waits for its driver behind each."""
         with self.tracer.trace_context(owner) as handle:
             self.ids[owner] = handle.rollout_id, handle.attempt_id
@@ -137,7 +137,7 @@ def run(plan: List[List[str]], schedule: List[Tuple[str, int]]) -> None:
         asyncio.run(check(store, program, tracer.processor.unattributed_count))
 
 
-def take(program: Program, running: Dict[int, Iterator[None]], move: str, number: int) -> None:
+def take(program: Program, running: Dict[int, Generator[None, None, None]], move: str, number: int) -> None:
     if move == "step" and number in running:
         next(running[number], None)
     elif move == "leave" and number in running:

@@ -11,22 +11,29 @@ gave it no log-probabilities they are 0.0, as everywhere on context.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, List, Optional, Set
 
 from ..adapter.training import Segment, TrainingRow
 from ..errors import NotExportable
-from .checks import exportable, numbers
+from .checks import exportable, numbers, sampled_at
 
 TESTED_WITH = "openenv 0.10.0, and the harness worker of trl 1.16.0"
 
 
-def to_training_trace(rows: Iterable[TrainingRow]) -> Dict[str, Any]:
+def to_training_trace(rows: Iterable[TrainingRow], *, temperature: Optional[float] = 1.0) -> Dict[str, Any]:
     """Return the rows of one rollout as a ``TrainingTrace``.
 
+    Args:
+        rows: Rows of one attempt.
+        temperature: The ``temperature`` of the trainer's configuration, at which it computes log-probabilities; rows
+            that were sampled otherwise are refused. ``None`` compares nothing.
+
     Raises:
-        NotExportable: The rows are of several attempts, or one trains tokens without log-probabilities.
+        NotExportable: The rows are of several attempts, or one trains tokens without log-probabilities, saw media, or
+            was sampled otherwise than the trainer computes.
     """
     given = exportable(rows)
+    sampled_at(given, temperature)
     attempts = {(row.rollout_id, row.attempt_id) for row in given}
     if len(attempts) > 1:
         raise NotExportable(f"a TrainingTrace is of one attempt, and these rows are of {len(attempts)}")

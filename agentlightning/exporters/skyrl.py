@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple, TypedDict
 
 from ..adapter.training import TrainingRow
-from .checks import by_rollout, exportable, group, numbers, scored
+from .checks import by_rollout, exportable, group, numbers, sampled_at, scored
 
 TESTED_WITH = "skyrl 0.3.0 (its checks, merging, tensors and advantages); the documented shape of 0.4.0"
 
@@ -42,13 +42,22 @@ class GeneratorOutput(TypedDict):
     is_last_step: Optional[List[bool]]
 
 
-def to_generator_output(rows: Iterable[TrainingRow]) -> GeneratorOutput:
+def to_generator_output(
+    rows: Iterable[TrainingRow], *, temperature: Optional[float] = 1.0
+) -> GeneratorOutput:
     """Return the rows as SkyRL takes them.
 
+    Args:
+        rows: Rows.
+        temperature: SkyRL's ``generator.sampling_params.temperature``, at which it computes log-probabilities; rows
+            that were sampled otherwise are refused. ``None`` compares nothing.
+
     Raises:
-        NotExportable: A row is unscored, has no group, or trains tokens without log-probabilities.
+        NotExportable: A row is unscored, has no group, saw media, was sampled otherwise than the trainer computes, or
+            trains tokens without log-probabilities.
     """
     given = exportable(rows)
+    sampled_at(given, temperature)
     repetitions: Dict[str, int] = {}
     found: List[Tuple[TrainingRow, TrajectoryID, bool]] = []
     for _, own in by_rollout(given):

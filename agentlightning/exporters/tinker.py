@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optiona
 from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
 from ..adapter.training import TrainingRow
 from ..errors import MissingExtra, NotExportable
-from .checks import by_rollout, exportable, group, numbers, scored
+from .checks import by_rollout, exportable, group, numbers, sampled_at, scored
 
 if TYPE_CHECKING:
     import tinker
@@ -31,12 +31,21 @@ class Run(NamedTuple):
     length: int
 
 
-def loss_inputs(row: TrainingRow, advantage: float) -> Dict[str, List[Any]]:
+def loss_inputs(
+    row: TrainingRow, advantage: float, *, temperature: Optional[float] = 1.0
+) -> Dict[str, List[Any]]:
     """Return the shifted lists of one row, each one shorter than the row: plain numbers, without Tinker.
 
+    Args:
+        row: A row.
+        advantage: Of its trained tokens.
+        temperature: See :func:`to_datums`.
+
     Raises:
-        NotExportable: A trained token has no log-probability.
+        NotExportable: A trained token has no log-probability, or the row saw media or was sampled otherwise than the
+            trainer computes.
     """
+    sampled_at(exportable([row]), temperature)
     logprobs = numbers(row)
     return {
         "target_tokens": list(row.token_ids[1:]),
@@ -65,6 +74,7 @@ def to_datums(
     advantage: Union[Formula, str, AdvantageFunction, Sequence[float]] = Formula.CENTER,
     with_provenance: bool = True,
     on_unscored: str = "drop",
+    temperature: Optional[float] = 1.0,
 ) -> List[tinker.Datum]:
     """Return one ``Datum`` per row.
 
@@ -75,9 +85,12 @@ def to_datums(
         with_provenance: Whether runs name the sampling requests that the tokens come from; clients before
             0.38 have no place for it (seen with 0.16.1), and their data goes without.
         on_unscored: ``drop`` leaves rows of unscored rollouts out, ``error`` refuses them.
+        temperature: At which the trainer computes log-probabilities; rows that were sampled otherwise are refused.
+            Tinker computes at 1 and has no setting for it. ``None`` compares nothing.
 
     Raises:
-        NotExportable: A trained token has no log-probability, or a row is unscored and that is an error.
+        NotExportable: A trained token has no log-probability, a row saw media or was sampled otherwise than the
+            trainer computes, or a row is unscored and that is an error.
         ValueError: A row has no group, or there are not as many advantages as rows.
         MissingExtra: Tinker is not installed.
     """
@@ -94,7 +107,7 @@ def to_datums(
             continue
         datum = tinker.Datum(
             model_input=tinker.ModelInput.from_ints(list(row.token_ids[:-1])),
-            loss_fn_inputs=loss_inputs(row, value),
+            loss_fn_inputs=loss_inputs(row, value, temperature=temperature),
         )
         runs = provenance(row) if with_provenance and hasattr(datum, "with_provenance") else []
         if runs:
@@ -127,17 +140,22 @@ class TrajectoryGroup(NamedTuple):
     """One per trajectory: the reward of its rollout."""
 
 
-def to_trajectory_groups(rows: Iterable[TrainingRow]) -> List[TrajectoryGroup]:
+def to_trajectory_groups(
+    rows: Iterable[TrainingRow], *, temperature: Optional[float] = 1.0
+) -> List[TrajectoryGroup]:
     """Return groups of trajectories as the cookbook (0.6) has them; the reward is given once, at the end.
 
     A rollout with several rows gives several trajectories with the same reward: where its baseline must not count
-    it more than once, use :func:`to_datums`.
+    it more than once, use :func:`to_datums`, which also says what ``temperature`` is.
 
     Raises:
-        NotExportable: A row is unscored, has no group, or trains tokens without log-probabilities.
+        NotExportable: A row is unscored, has no group, saw media, was sampled otherwise than the trainer computes, or
+            trains tokens without log-probabilities.
     """
+    given = exportable(rows)
+    sampled_at(given, temperature)
     groups: Dict[str, TrajectoryGroup] = {}
-    for _, own in by_rollout(exportable(rows)):
+    for _, own in by_rollout(given):
         for row in own:
             name = group(row)
             found = groups.setdefault(name, TrajectoryGroup(name, [], []))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, TypedDict, U
 from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
 from ..adapter.training import TrainingRow
 from ..errors import MissingExtra, NotExportable
-from .checks import by_rollout, exportable, group, numbers, scored
+from .checks import by_rollout, exportable, group, numbers, sampled_at, scored
 from .cutting import UNSCORED, LeftOut, cut_to, left_out
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ class AgentLoopOutput(TypedDict):
 
 
 def to_agent_loop_outputs(
-    rows: Iterable[TrainingRow], *, response_length: Optional[int] = None, with_logprobs: bool = True
+    rows: Iterable[TrainingRow],
+    *,
+    response_length: Optional[int] = None,
+    with_logprobs: bool = True,
+    temperature: Optional[float] = 1.0,
 ) -> List[AgentLoopOutput]:
     """Return what an agent loop returns for one session: one output per row, the reward on the last.
 
@@ -52,14 +56,18 @@ def to_agent_loop_outputs(
         rows: Rows of one attempt.
         response_length: verl's ``rollout.response_length``: what is longer is cut, as its loops must do themselves.
         with_logprobs: Whether every output has log-probabilities, or none: verl takes them from all or from none.
+        temperature: verl's ``rollout.temperature``, at which it computes log-probabilities; rows that were sampled
+            otherwise are refused. ``None`` compares nothing.
 
     Raises:
-        NotExportable: The rows are of several attempts, or a trained token has no log-probability.
+        NotExportable: The rows are of several attempts, a trained token has no log-probability, or a row saw media
+            or was sampled otherwise than the trainer computes.
         ValueError: ``response_length`` is not positive.
     """
     given = exportable(rows)
     if len({(row.rollout_id, row.attempt_id) for row in given}) > 1:
         raise NotExportable("these rows are of several attempts; an agent loop returns one at a time")
+    sampled_at(given, temperature)
     kept, gone = cut_to(sorted(given, key=lambda row: row.index), response_length=response_length)
     indices = [each.index for each in gone]
     return [_output(row, row is kept[-1], indices, with_logprobs) for row in kept]
@@ -124,9 +132,11 @@ def padded_batch(
     pad_token_id: int,
     advantage: Union[Formula, str, AdvantageFunction, None] = Formula.VERL,
     with_logprobs: bool = True,
+    temperature: Optional[float] = 1.0,
 ) -> PaddedBatch:
     """Return the batch of :func:`to_dataproto` without verl and without torch; same arguments, same errors."""
     given = [row for _, own in by_rollout(exportable(rows)) for row in own]
+    sampled_at(given, temperature)
     for row in given:
         group(row)
     values = [None] * len(given) if advantage is None else row_advantages(given, advantage)
@@ -163,6 +173,7 @@ def to_dataproto(
     pad_token_id: int,
     advantage: Union[Formula, str, AdvantageFunction, None] = Formula.VERL,
     with_logprobs: bool = True,
+    temperature: Optional[float] = 1.0,
 ) -> verl.DataProto:
     """Return the rows as a batch, with the tensors that verl's agent loops give, and ``uid`` = the group.
 
@@ -179,9 +190,12 @@ def to_dataproto(
             ``non_tensor_batch["batch_keys"]`` to its ``compute_advantage_for_multi_trajectories``, so that a rollout
             with several rows counts once.
         with_logprobs: Whether ``rollout_log_probs`` is in it.
+        temperature: verl's ``rollout.temperature``, at which it computes log-probabilities; rows that were sampled
+            otherwise are refused. ``None`` compares nothing.
 
     Raises:
-        NotExportable: A row has no group, a trained token has no log-probability, or no row is left.
+        NotExportable: A row has no group, saw media or was sampled otherwise than the trainer computes, a trained
+            token has no log-probability, or no row is left.
         ValueError: A limit is not positive.
         MissingExtra: verl is not installed.
     """
@@ -192,6 +206,7 @@ def to_dataproto(
         pad_token_id=pad_token_id,
         advantage=advantage,
         with_logprobs=with_logprobs,
+        temperature=temperature,
     )
     if not batch.rows:
         raise NotExportable(f"no row is left of these: {batch.left_out}")

@@ -45,7 +45,8 @@ class RolloutFunction:
         """Run the agent on each prompt.
 
         Raises:
-            NotExportable: No rollout at all can be trained.
+            NotExportable: No rollout at all can be trained, or a row is one that TRL would train wrongly: see
+                :func:`rollout_dict`, which gets the trainer's own temperature.
         """
         self._calls += 1
         played = self._loop.run(self._play(self._jobs(prompts, trainer)))
@@ -56,6 +57,7 @@ class RolloutFunction:
             policy=self._policy,
             placeholder=_end_token(trainer),
             vocabulary=getattr(getattr(model, "config", None), "vocab_size", None),
+            temperature=trainer.temperature if model.training else None,  # an evaluation may be greedy
         )
         self._count(found, alone=trainer.accelerator.num_processes == 1)
         return found

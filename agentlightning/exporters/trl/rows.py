@@ -10,7 +10,7 @@ from ...adapter.policy import RowPolicy
 from ...adapter.training import RowSet, TrainingRow
 from ...errors import NotExportable
 from ...store.sealing import RefusedAttempt, SealedAttempt
-from ..checks import exportable
+from ..checks import exportable, sampled_at
 
 OnFork = Literal["longest", "error"]
 Rollouts = Union[SealedAttempt, RefusedAttempt, Sequence[TrainingRow]]
@@ -29,6 +29,7 @@ def rollout_dict(
     policy: Optional[RowPolicy] = None,
     placeholder: int = 0,
     vocabulary: Optional[int] = None,
+    temperature: Optional[float] = 1.0,
 ) -> Dict[str, List[Any]]:
     """Return what a ``rollout_func`` returns: lists with one entry per rollout, in the order given.
 
@@ -43,9 +44,12 @@ def rollout_dict(
         policy: Which calls of sealed attempts are trained.
         placeholder: Token of rows that train nothing.
         vocabulary: Size of the model's vocabulary, where it is known.
+        temperature: TRL's ``temperature``, at which it computes log-probabilities, also where a row has none; rows
+            that were sampled otherwise are refused. ``None`` compares nothing.
 
     Raises:
-        NotExportable: A row is not sound, or has several rows and that is an error.
+        NotExportable: A row is not sound, saw media or was sampled otherwise than the trainer computes, or a rollout
+            has several rows and that is an error.
     """
     found: Dict[str, List[Any]] = {
         name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", *EXTRA)
@@ -53,7 +57,7 @@ def rollout_dict(
     for rollout in rollouts:
         rows = rows_of(rollout, policy)
         entry = (
-            _entry(rows, on_fork, vocabulary)
+            _entry(rows, on_fork, vocabulary, temperature)
             if rows
             else _nothing(id_of(rollout), placeholder, ",".join(why_none(rollout, rows)))
         )
@@ -84,7 +88,9 @@ def trace_reward(
     return list(trace_reward)
 
 
-def _entry(rows: Sequence[TrainingRow], on_fork: OnFork, vocabulary: Optional[int]) -> Dict[str, Any]:
+def _entry(
+    rows: Sequence[TrainingRow], on_fork: OnFork, vocabulary: Optional[int], temperature: Optional[float]
+) -> Dict[str, Any]:
     if len(rows) > 1 and on_fork == "error":
         raise NotExportable(
             f"rollout {rows[0].rollout_id} has {len(rows)} rows, and TRL's GRPOTrainer takes one; use "
@@ -92,6 +98,7 @@ def _entry(rows: Sequence[TrainingRow], on_fork: OnFork, vocabulary: Optional[in
         )
     row = max(rows, key=lambda each: each.trained_tokens)
     check_tokens(row, vocabulary)
+    sampled_at([row], temperature)
     start = row.prompt_length
     return {
         "prompt_ids": list(row.prompt_ids),
@@ -124,7 +131,7 @@ def check_tokens(row: TrainingRow, vocabulary: Optional[int] = None) -> None:
 
     Raises:
         NotExportable: A token id is not one of the vocabulary, a log-probability is positive, not finite or the
-            engine's placeholder, or one stands on a token that is not trained.
+            engine's placeholder, one stands on a token that is not trained, or the policy saw images or other media.
     """
     limit = math.inf if vocabulary is None else vocabulary
     where = f"row {row.index} of rollout {row.rollout_id}"

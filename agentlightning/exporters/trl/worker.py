@@ -18,7 +18,7 @@ from ...adapter.policy import RowPolicy
 from ...adapter.training import TrainingRow, group_of
 from ...errors import MissingExtra, NotExportable
 from ...store.sealing import RefusedAttempt, SealedAttempt
-from ..checks import numbers
+from ..checks import numbers, sampled_at
 from .rows import Rollouts, check_tokens, id_of, rows_of, why_none
 
 OPEN_GROUPS = 1024
@@ -67,6 +67,8 @@ class TraceRolloutWorker:
             the training ends; ``None`` = go on for ever.
         patience: Seconds without any rollout after which a trainer that waits is told so; not less than TRL's own
             ``heartbeat_stale_after_s``.
+        temperature: The ``temperature`` of ``AsyncGRPOConfig``, at which the trainer computes log-probabilities; a row
+            that was sampled otherwise ends the source with an error. ``None`` compares nothing.
 
     Raises:
         MissingExtra: TRL is not installed.
@@ -86,6 +88,7 @@ class TraceRolloutWorker:
         max_queued: int = 256,
         give_up_after: Optional[int] = 64,
         patience: float = 600.0,
+        temperature: Optional[float] = 1.0,
     ) -> None:
         if group_size < 1 or max_queued < 1 or (max_staleness or 0) < 0 or give_up_after == 0:
             raise ValueError(
@@ -100,6 +103,7 @@ class TraceRolloutWorker:
         self._max_staleness = max_staleness
         self._advantage = advantage
         self._patience = patience
+        self._temperature = temperature
         self._give_up_after = math.inf if give_up_after is None else give_up_after
         self._untrained: Counter[str] = Counter()
         """Why, of the groups since the last one that could be trained."""
@@ -270,6 +274,7 @@ class TraceRolloutWorker:
         self, row: TrainingRow, group: int, advantage: float, metrics: Dict[str, float]
     ) -> None:
         check_tokens(row)
+        sampled_at([row], self._temperature)
         version = self._version_of(row)
         if version is None:
             raise NotExportable(

@@ -64,6 +64,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "constrained_sampling": "a grammar, schema or forced tool constrained the distribution",
         "beam_search": "the answer was selected from several candidates",
         "sampling_unreadable": "a sampling setting is not a number",
+        "sampling_assumed": "settings that nobody named were taken from the API's defaults; earlier versions did so",
         "sampling_unknown": "what the request does not name is the server's own, and nobody said what that is",
         "setting_unknown": "a setting was asked for whose effect on the distribution is not known",
         # forced_tokens()

@@ -119,6 +119,8 @@ def expectation(recipe: Recipe, spans: list[Span], said: list[Said]) -> dict[str
     if len(calls) != len(which):
         raise ValueError(f"{len(which)} spans should be model calls; these are: {[s.name for s in calls]}")
     rows = list(range(len(said))) if recipe.rows is None and recipe.tokens else list(recipe.rows or ())
+    # The scripted server is not asked what it would do with settings that a request does not name.
+    reasons = recipe.reasons or (("logprobs_unproven",) if rows else ("no_token_ids",))
     return {
         "calls": [
             {"span": span.span_id, **expected_call(recipe, place, said[number])}
@@ -129,7 +131,7 @@ def expectation(recipe: Recipe, spans: list[Span], said: list[Said]) -> dict[str
             for number in rows
             for answer in said[number].get("answers", ())
         ],
-        "reasons": sorted({"no_reward", *(recipe.reasons or ([] if rows else ["no_token_ids"]))}),
+        "reasons": sorted({"no_reward", *reasons}),
     }
 
 

@@ -90,7 +90,8 @@ RECIPES: tuple[Recipe, ...] = (
     _own("litellm-tools", "litellm_tools", "litellm"),
     _own("langchain-agent", "langchain_agent", "langchain", "langchain-openai"),
     _own("langgraph-agent", "langgraph_agent", "langgraph", "langchain-openai"),
-    _own("openai-agents", "openai_agents", "openai-agents"),
+    # Its tools are strict: a grammar may have forced tokens of the answer that calls one.
+    _own("openai-agents", "openai_agents", "openai-agents", rows=(1,)),
     *(
         Recipe(
             f"agentops-{version}-{what}",

@@ -51,7 +51,8 @@ def checked(rows: RowSet) -> RowSet:
             at = segment.end
             output = segment.choice.token_ids or ()
             assert row.token_ids[segment.start : segment.end] == output[: segment.end - segment.start]
-            said = segment.choice.logprobs or (None,) * len(output)
+            given = None if segment.unproven else segment.choice.logprobs
+            said = given or (None,) * len(output)
             expected = said[: segment.end - segment.start] if segment.trained else (0.0,) * len(output)
             assert row.logprobs[segment.start : segment.end] == expected[: segment.end - segment.start]
             assert set(row.loss_mask[segment.start : segment.end]) == {int(segment.trained)}

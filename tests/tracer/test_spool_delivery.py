@@ -245,9 +245,9 @@ async def test_new_spans_do_not_wait_for_a_large_spool(tmp_path: Path) -> None:
         async with tracer.trace_context("new", store=noting, rollout_id=ids[0], attempt_id=ids[1]):
             trace.get_tracer("agent").start_span("step").end()
             noting.release()
-        assert noting.names.index("step") < noting.names.index("old") + 10
         assert isinstance(tracer, OtelTracer)
         assert await asyncio.to_thread(tracer.processor.force_flush, 60_000)
+    assert noting.names.index("step") < 10
     assert noting.names.count("old") == 50
     await store.close()
 

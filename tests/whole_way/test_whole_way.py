@@ -41,9 +41,8 @@ async def test_a_long_chat_arrives_bit_for_bit(tmp_path: Path) -> None:
     answer = Answer(
         choices=(AnswerChoice(tuple(tokens)),), prompt_token_ids=prompt_ids, ids="always", logprobs="always"
     )
-    tracer = OtelTracer()
     async with open_store(url) as store:
-        with FakeOpenAI(answer) as server, tracer.lifespan(store):
+        with FakeOpenAI(answer) as server, OtelTracer(endpoints=[server.endpoint]).lifespan(store) as tracer:
             async with openai.AsyncOpenAI(base_url=server.base_url, api_key="unused") as client:
                 async with tracer.trace_context("long chat") as handle:
                     reply = await client.chat.completions.create(

@@ -10,6 +10,7 @@ from typing import List
 
 from ..adapter.training import TrainingRow
 from ..adapter.transition import image_urls
+from ..errors import NotExportable
 from ..types import Triplet
 
 TESTED_WITH = "Agent Lightning 0.3.0"
@@ -19,18 +20,29 @@ def to_trajectory_triplets(rows: Iterable[TrainingRow]) -> List[Triplet]:
     """Return one triplet per row: the first prompt, and everything behind it with a mask.
 
     ``response["token_ids"]`` holds answers and what the environment said between them;
-    ``metadata["response_mask"]`` is 1 on the tokens that are trained.
+    ``metadata["response_mask"]`` is 1 on the tokens that are trained. Images go with their row,
+    as ``prompt["image_urls"]``: 0.3's trainer has a place for them, and for no other media.
+
+    Raises:
+        NotExportable: A row saw audio, files or other media than images.
     """
     return [_triplet(row) for row in rows]
 
 
 def _triplet(row: TrainingRow) -> Triplet:
     messages = list(row.messages)
+    urls = image_urls(messages[:-1])
+    if len(urls) != len(row.media):
+        kinds = ", ".join(dict.fromkeys(each.kind for each in row.media))
+        raise NotExportable(
+            f"row {row.index} of rollout {row.rollout_id}, attempt {row.attempt_id} saw media ({kinds}) that are not "
+            "all images with a URL, and a triplet has a place for these only"
+        )
     return Triplet(
         prompt={
             "token_ids": list(row.prompt_ids),
             "raw_content": messages[:-1],
-            "image_urls": image_urls(messages[:-1]),
+            "image_urls": urls,
         },
         response={
             "token_ids": list(row.completion_ids),

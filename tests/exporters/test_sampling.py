@@ -16,6 +16,7 @@ from agentlightning.errors import NotExportable
 from agentlightning.exporters.openenv import to_training_trace
 from agentlightning.exporters.skyrl import to_generator_output
 from agentlightning.exporters.tinker import loss_inputs, to_trajectory_groups
+from agentlightning.exporters.triplets import to_trajectory_triplets
 from agentlightning.exporters.trl import check_tokens, rollout_dict
 from agentlightning.exporters.verifiers import to_wire_traces
 from agentlightning.exporters.verl import padded_batch, to_agent_loop_outputs
@@ -117,3 +118,19 @@ def test_a_distribution_that_nobody_knows_to_be_cut_is_taken_where_none_needs_lo
     assert [code.code for code in rows[0].unproven] == ["sampling_unknown"]
     for export in WITHOUT_LOGPROBS.values():
         assert export(rows)
+
+
+def seeing(part: Dict[str, Any]) -> Sequence[TrainingRow]:
+    """Return the row of a call whose prompt has a part that is no text."""
+    call, reward = spans_of(LINEAR[:1], "ro-1", 1.0)
+    asked = ({"role": "user", "content": [part]},)
+    return build_rows([changed(call, request_messages=asked), reward], rollout=rollout_of("ro-1", "g"))
+
+
+def test_triplets_carry_images_and_refuse_what_else_the_policy_saw() -> None:
+    (found,) = to_trajectory_triplets(seeing({"type": "image_url", "image_url": {"url": "http://a/cat.png"}}))
+    assert found.prompt["image_urls"] == ["http://a/cat.png"]
+
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    with pytest.raises(NotExportable, match=r"row 0 of rollout ro-1.*saw media \(input_audio\)"):
+        to_trajectory_triplets(seeing(sound))

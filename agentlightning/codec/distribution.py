@@ -183,6 +183,8 @@ def unproven(call: ModelCall, choice: Choice | None = None) -> Why | None:
         unnamed = [name for name in NEUTRAL if call.sampling_effective.get(name) is None]
         return Why("sampling_unknown", ", ".join(unnamed))
     temperature = temperature_of(call)
+    if temperature is None:  # a statement was stored, and what was in force was not
+        return Why("sampling_unknown", "temperature")
     if call.logprob_kind != "processed" and temperature != 1.0:
         return Why("temperature", f"temperature {temperature:g}, log-probabilities {call.logprob_kind}")
     return None

@@ -581,6 +581,14 @@ def test_what_nobody_named_is_not_known(asked: dict[str, Any]) -> None:
         assert row.logprobs[row.prompt_length :] == (None, None)
 
 
+@pytest.mark.parametrize("kind", ["raw", "processed"])
+def test_a_statement_that_was_stored_without_what_was_in_force_proves_nothing(kind: Any) -> None:
+    endpoint = Endpoint("http://127.0.0.1:8000/v1", {}, kind)
+    call = decode(raw_plain(Answer.of("one two"), ASKED, endpoint=endpoint))
+    stored = dataclasses.replace(call, sampling_effective={})
+    assert unproven(stored) == ("sampling_unknown", "temperature")
+
+
 @pytest.mark.parametrize(
     "setting",
     [

@@ -120,7 +120,9 @@ async def test_what_agentops_raises_in_the_agent_reaches_it_unchanged(
 def test_an_option_that_there_is_not_is_named_with_what_was_meant() -> None:
     with pytest.raises(UnknownOption, match=r"no option 'default_tag'; did you mean default_tags\?"):
         AgentOpsTracer(default_tag=["a"])
-    with pytest.raises(ConfigurationError, match="no option 'xyzzy'; there are capture_tokens, "):
+    with pytest.raises(
+        ConfigurationError, match="no option 'xyzzy'; there are accept_context, capture_tokens, "
+    ):
         AgentOpsTracer(xyzzy=1)
     with pytest.raises(TypeError):
         AgentOpsTracer(xyzzy=1)

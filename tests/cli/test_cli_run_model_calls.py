@@ -74,13 +74,24 @@ def endpoint() -> Iterator[str]:
         thread.join()
 
 
-def test_an_unchanged_script_becomes_training_rows(endpoint: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "logprobs", "codes"),
+    [
+        ({}, None, ["logprobs_unproven", "no_reward"]),
+        ({"AGL_SAMPLING_DEFAULTS": "{}"}, [-0.25, -0.5], ["no_reward"]),
+        ({"AGL_SAMPLING_DEFAULTS": '{"top_k": 20}'}, None, ["logprobs_unproven", "no_reward"]),
+    ],
+    ids=["nothing", "no defaults", "cut"],
+)
+def test_an_unchanged_script_becomes_training_rows(
+    endpoint: str, tmp_path: Path, said: dict[str, str], logprobs: list[float] | None, codes: list[str]
+) -> None:
     url = f"sqlite:///{tmp_path}/runs.db"
     (tmp_path / "agent.py").write_text(SCRIPT, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "agentlightning.cli", "run", "--store", url, "--", sys.executable, "agent.py"],
         cwd=tmp_path,
-        env={**os.environ, "OPENAI_BASE_URL": endpoint, "OPENAI_API_KEY": "none"},
+        env={**os.environ, "OPENAI_BASE_URL": endpoint, "OPENAI_API_KEY": "none", **said},
         capture_output=True,
         text=True,
         check=False,
@@ -90,11 +101,12 @@ def test_an_unchanged_script_becomes_training_rows(endpoint: str, tmp_path: Path
     (row,) = json.loads(agl("triplets", "latest", "--json", "--store", url).out)
     assert row["prompt"]["token_ids"] == [11, 12, 13]
     assert row["response"]["token_ids"] == [21, 22]
-    assert row["response"]["logprobs"] == [-0.25, -0.5]
+    assert row["response"]["logprobs"] == logprobs
     assert row["reward"] is None
     explained = agl("explain", "latest", "--store", url)
     assert explained.code == 0
-    assert "no_reward" in explained.out
+    assert all(code in explained.out for code in codes)
+    assert ("AGL_SAMPLING_DEFAULTS=" in explained.out) == ("logprobs_unproven" in codes and not said)
 
 
 def test_the_summary_names_a_model_server_whose_calls_nobody_saw(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def call(prompt_ids: list[int], ids: list[int], content: str) -> dict[str, Any]:
             ),
             prompt_token_ids=tuple(prompt_ids),
             usage=Usage(len(prompt_ids), len(ids)),
+            sampling_effective={"temperature": 1.0},
             sampling_defaults={},
             logprob_kind="processed",
             token_capture="valid",

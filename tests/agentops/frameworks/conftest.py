@@ -21,6 +21,13 @@ def shared_server() -> Iterator[AgentOpsServerManager]:
         yield manager
 
 
+@pytest.fixture(autouse=True)
+def _scripted_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say of the model server what ``FakeOpenAI.endpoint`` says; else strict tools may have forced any token."""
+    monkeypatch.setenv("AGL_SAMPLING_DEFAULTS", "{}")
+    monkeypatch.setenv("AGL_LOGPROB_KIND", "processed")
+
+
 @pytest.fixture
 def recorder(store: LightningStore, shared_server: AgentOpsServerManager) -> Iterator[AgentOpsTracer]:
     """A worker in managed mode; errors of ours come out."""

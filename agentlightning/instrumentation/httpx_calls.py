@@ -95,7 +95,8 @@ class HttpxCalls:
                 steps = _Steps(self._steps(tees, exchange, outgoing, request, kwargs))
                 while (step := self._next(steps)) is not None:
                     try:
-                        steps.outcome = step.perform(original, client)
+                        with self._watch.sending(exchange):
+                            steps.outcome = step.perform(original, client)
                     except BaseException as error:
                         exchange.failed(error)
                         raise
@@ -120,7 +121,8 @@ class HttpxCalls:
                 steps = _Steps(self._steps(tees, exchange, outgoing, request, kwargs))
                 while (step := self._next(steps)) is not None:
                     try:
-                        steps.outcome = await step.aperform(original, client)
+                        with self._watch.sending(exchange):
+                            steps.outcome = await step.aperform(original, client)
                     except BaseException as error:
                         exchange.failed(error)
                         raise

@@ -7,7 +7,9 @@ it what was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Literal, Optional
 
 from ..codec import token_request
@@ -23,6 +25,11 @@ CaptureTokens = Literal["observe", "request"]
 EndpointFor = Callable[[str], Optional[Endpoint]]
 
 NO_ENCODING = frozenset({"", "identity", "none"})
+
+_being_sent: ContextVar[tuple[tuple[CallWatch, str], ...]] = ContextVar(
+    "agentlightning_being_sent", default=()
+)
+"""Requests that a patched library is sending in this context: whose they are, and their URLs."""
 
 
 def operation_of(method: str, path: str) -> Optional[Operation]:
@@ -80,6 +87,8 @@ class CallWatch:
                 model=model if isinstance(model, str) else None,
                 stream=bool((body or {}).get("stream")),
             )
+            if (self, start.url) in _being_sent.get():
+                return None  # the library above has noted it
             scope = scope_of(self)
             call = scope.begin() if scope is not None else None
             if call is None:
@@ -96,6 +105,21 @@ class CallWatch:
                 under_way=self.under_way,
             )
         return None
+
+    @contextmanager
+    def sending(self, exchange: Exchange) -> Iterator[None]:
+        """While a library sends a request that was noted, those that it is made of do not note it again.
+
+        httpx may have a transport that sends with aiohttp, as LiteLLM's and ``httpx-aiohttp``'s do.
+        """
+        token = _being_sent.set((*_being_sent.get(), (self, exchange.start.url)))
+        try:
+            yield
+        finally:
+            with suppress(
+                ValueError
+            ):  # closed in another context than it was sent in, which has no such request
+                _being_sent.reset(token)
 
     def endpoint(self, url: str) -> Optional[Endpoint]:
         """Return what is known of the endpoint of ``url``."""

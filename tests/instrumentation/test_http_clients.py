@@ -155,6 +155,40 @@ def by_httpx_async(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
     return asyncio.run(run())
 
 
+class OverAiohttp(httpx.AsyncBaseTransport):
+    """Sends with aiohttp, as the transports of LiteLLM and of ``httpx-aiohttp`` do."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        session = aiohttp.ClientSession(auto_decompress=False)
+        body, headers = await request.aread(), dict(request.headers)
+        try:
+            response = await session.request(request.method, str(request.url), data=body, headers=headers)
+        except aiohttp.ClientError as error:
+            await session.close()
+            raise httpx.ReadError(str(error), request=request) from error
+
+        class Chunks(httpx.AsyncByteStream):
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                async for chunk in response.content.iter_any():
+                    yield chunk
+
+            async def aclose(self) -> None:
+                response.close()
+                await session.close()
+
+        return httpx.Response(response.status, headers=list(response.headers.items()), stream=Chunks())
+
+
+def by_httpx_over_aiohttp(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
+    async def run() -> Any:
+        async with httpx.AsyncClient(transport=OverAiohttp()) as client:
+            url, headers = f"{server.base_url}/chat/completions", {**HEADERS, "accept-encoding": encoding}
+            response = await client.post(url, content=body, headers=headers)
+            return response.status_code, response.content
+
+    return asyncio.run(run())
+
+
 def aiohttp_run(
     server: FakeOpenAI, body: bytes, encoding: str, read: Callable[[Any], Any], **more: Any
 ) -> Any:
@@ -218,6 +252,7 @@ CLIENTS = (
     by_httpx,
     by_httpx_with_an_iterator,
     by_httpx_async,
+    by_httpx_over_aiohttp,
     by_aiohttp,
     by_aiohttp_with_json,
     by_aiohttp_with_an_iterator,

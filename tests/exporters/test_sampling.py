@@ -22,7 +22,7 @@ from agentlightning.exporters.verifiers import to_wire_traces
 from agentlightning.exporters.verl import padded_batch, to_agent_loop_outputs
 from agentlightning.types import Span
 
-WIDTHS: Dict[str, int] = {"max_prompt_length": 16, "max_response_length": 16, "pad_token_id": 0}
+WIDTHS: Dict[str, Any] = {"max_prompt_length": 16, "max_response_length": 16, "pad_token_id": 0}
 
 COMPUTING: Dict[str, Callable[..., Any]] = {
     "trl": lambda rows, **setting: rollout_dict([rows], **setting),

@@ -95,7 +95,7 @@ def store_key(store: LightningStore) -> str:
     if store.url:
         return store.url
     kind = f"{type(store).__module__}.{type(store).__qualname__}"
-    return kind if store.capabilities["durable"] else f"{kind} in {new_writer_id(0)}"
+    return kind if store.capabilities.get("durable") else f"{kind} in {new_writer_id(0)}"
 
 
 class _UnusableError(Exception):

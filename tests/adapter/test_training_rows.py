@@ -424,7 +424,8 @@ def test_b12_a_limit_cuts_everything_alike_and_trains_no_answer_without_its_prom
         assert row.token_ids == (last.prompt + last.output)[: len(row)]
         assert row.prompt_length <= (longest_prompt or row.prompt_length)
         assert not (row.cut_tokens and over_long == "drop")
-        assert (row.finish_reason == "length") == (row.cut_tokens > 0)
+        cut_by_the_model = row.segments[-1].choice.finish_reason == "length"
+        assert (row.finish_reason == "length") == (row.cut_tokens > 0 or cut_by_the_model)
         for segment in row.segments:
             answer = answers[segment.span_id, segment.choice.index]
             assert row.token_ids[: segment.start] == answer.prompt

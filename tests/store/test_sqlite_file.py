@@ -421,8 +421,8 @@ async def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
         assert any("spans" in problem for problem in await store.check())
 
 
-def test_a_file_is_created_once_by_many_at_the_same_time(tmp_path: Path) -> None:
-    path, failures = tmp_path / "store.db", []
+def create_at_once(path: Path) -> None:
+    failures: List[Exception] = []
     together = threading.Barrier(8)
 
     def make() -> None:
@@ -441,6 +441,17 @@ def test_a_file_is_created_once_by_many_at_the_same_time(tmp_path: Path) -> None
     assert failures == []
     assert rows(path, "SELECT count(*) FROM migrations") == [(len(MIGRATIONS),)]
     assert rows(path, "SELECT count(*) FROM spans") == [(8,)]
+
+
+def test_a_file_is_created_once_by_many_at_the_same_time(tmp_path: Path) -> None:
+    create_at_once(tmp_path / "store.db")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_files_are_created_once_by_many_at_the_same_time_again_and_again(tmp_path: Path) -> None:
+    for number in range(300):
+        create_at_once(tmp_path / f"store-{number}.db")
 
 
 # ---------------------------------------------------------------------- the URL

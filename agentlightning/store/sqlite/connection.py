@@ -115,7 +115,7 @@ def connect(
         StoreFileMoved: ``store_id`` is given, and the path leads to another store, or to none.
     """
     before = OpenedFiles.at(path)
-    check_usable(before)
+    check_usable(path)
     if store_id is not None and before.file is None:
         raise moved(path)
     connection = open_file(path, "rw")

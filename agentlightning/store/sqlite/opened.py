@@ -105,7 +105,7 @@ _live: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
 """Connections of this process that are open and know what they have open."""
 
 
-def check_usable(found: OpenedFiles) -> None:
+def check_usable(path: Path) -> None:
     """Refuse a file of which this process has another log open.
 
     SQLite shares one index of the log among all connections of a process to a file: a new one would look in its own
@@ -115,9 +115,16 @@ def check_usable(found: OpenedFiles) -> None:
         StoreFileMoved: Its log was taken away while this process had it open.
     """
     with _lock:
-        others = [connection.opened for connection in _live]
-    if any(other and other.file == found.file and other.log != found.log for other in others):
-        raise log_gone(found.path)
+        others = list(_live)
+    for other in others:
+        found = OpenedFiles.at(path)
+        # A connection leaves _live before it closes. Whoever is still in it after the look had its log open during it;
+        # of another one, the last close of all may have ended the log, and an opening begun a new one.
+        if other.opened is not None and other.opened.file == found.file and other.opened.log != found.log:
+            with _lock:
+                is_open = other in _live
+            if is_open:
+                raise log_gone(path)
 
 
 def moved(path: Path) -> StoreFileMoved:

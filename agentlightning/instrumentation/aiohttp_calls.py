@@ -50,7 +50,7 @@ class AiohttpCalls:
             outgoing = exchange = None
             with self._watch.guard("noting a request"):
                 outgoing = _outgoing(session, method, str_or_url, kwargs)
-                exchange = None if outgoing is None else self._watch.begin(outgoing)
+                exchange = None if outgoing is None else self._watch.begin(outgoing, below=True)
             if outgoing is None or exchange is None:
                 return await original(session, method, str_or_url, **kwargs)
             if outgoing.body is None:

@@ -119,7 +119,7 @@ class HttpClientCalls:
                 headers={},
                 body=bytes(body) if isinstance(body, (bytes, bytearray)) else None,
             )
-            exchange = self._watch.begin(outgoing)
+            exchange = self._watch.begin(outgoing, below=True)
             if exchange is not None:
                 exchange.failed(error)
 
@@ -206,7 +206,7 @@ class _Request:
         if self._exchange is None:
             with self._watch.guard("noting a request"):
                 self._whole = self._outgoing(b"".join(self._pieces) if self._is_complete else None)
-                self._exchange = self._watch.begin(self._whole)
+                self._exchange = self._watch.begin(self._whole, below=True)
 
     def _release(self, original: Any) -> None:
         """Send what was held: the agent's own request, or one that asks for more."""

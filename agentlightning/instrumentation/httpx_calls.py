@@ -95,8 +95,7 @@ class HttpxCalls:
                 steps = _Steps(self._steps(tees, exchange, outgoing, request, kwargs))
                 while (step := self._next(steps)) is not None:
                     try:
-                        with self._watch.sending(exchange):
-                            steps.outcome = step.perform(original, client)
+                        steps.outcome = step.perform(original, client)
                     except BaseException as error:
                         exchange.failed(error)
                         raise
@@ -121,8 +120,7 @@ class HttpxCalls:
                 steps = _Steps(self._steps(tees, exchange, outgoing, request, kwargs))
                 while (step := self._next(steps)) is not None:
                     try:
-                        with self._watch.sending(exchange):
-                            steps.outcome = await step.aperform(original, client)
+                        steps.outcome = await step.aperform(original, client)
                     except BaseException as error:
                         exchange.failed(error)
                         raise
@@ -146,13 +144,15 @@ class HttpxCalls:
     ) -> Generator[_Step, Any, None]:
         """What to do with one request, without doing it; :class:`_Steps` has what is for the agent."""
         question = self._watch.question(exchange, outgoing)
+        own = _Send(request, kwargs, self._watch.sending(exchange, outgoing.body))
         if question is None:
-            response = yield _Send(request, kwargs)
+            response = yield own
             self._answered(tees, exchange, response)
             return
         # The body has to pass through a tee before the client reads it, so the response comes unread.
         asking = _with_body(request, question)
-        answer = yield _Ask(asking, {**kwargs, "stream": True}, instead_of=request)
+        sending = self._watch.sending(exchange, question)
+        answer = yield _Ask(asking, {**kwargs, "stream": True}, sending, instead_of=request)
         status = None if isinstance(answer, Exception) else answer.status_code
         refused = status is None or self._watch.is_refusal(status, answer.headers)
         if status is not None and status < 400:
@@ -164,7 +164,7 @@ class HttpxCalls:
             if status is not None:
                 yield _Close(answer)
             self._watch.takes_back(exchange)
-            response = yield _Send(request, kwargs)
+            response = yield own
             self._watch.settled(exchange, refused=True, status=status, own=response.status_code)
             self._answered(tees, exchange, response)
             return
@@ -238,22 +238,33 @@ class _Step(Protocol):
 class _Send:
     """Send a request with the client's own method."""
 
-    def __init__(self, request: Any, kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, request: Any, kwargs: dict[str, Any], sending: contextlib.AbstractContextManager[None]
+    ) -> None:
         self._request = request
         self._kwargs = kwargs
+        self._sending = sending
 
     def perform(self, original: Any, client: Any) -> Any:
-        return original(client, self._request, **self._kwargs)
+        with self._sending:
+            return original(client, self._request, **self._kwargs)
 
     async def aperform(self, original: Any, client: Any) -> Any:
-        return await original(client, self._request, **self._kwargs)
+        with self._sending:
+            return await original(client, self._request, **self._kwargs)
 
 
 class _Ask(_Send):
     """Send a request that asks for more; a connection that breaks is an outcome, since the agent's own follows."""
 
-    def __init__(self, request: Any, kwargs: dict[str, Any], instead_of: Any) -> None:
-        super().__init__(request, kwargs)
+    def __init__(
+        self,
+        request: Any,
+        kwargs: dict[str, Any],
+        sending: contextlib.AbstractContextManager[None],
+        instead_of: Any,
+    ) -> None:
+        super().__init__(request, kwargs, sending)
         self._instead_of = instead_of
 
     def perform(self, original: Any, client: Any) -> Any:

@@ -7,8 +7,8 @@ it what was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from typing import Literal, Optional
 
@@ -26,10 +26,8 @@ EndpointFor = Callable[[str], Optional[Endpoint]]
 
 NO_ENCODING = frozenset({"", "identity", "none"})
 
-_being_sent: ContextVar[tuple[tuple[CallWatch, str], ...]] = ContextVar(
-    "agentlightning_being_sent", default=()
-)
-"""Requests that a patched library is sending in this context: whose they are, and their URLs."""
+_being_sent: ContextVar[tuple[_Sending, ...]] = ContextVar("agentlightning_being_sent", default=())
+"""Requests that a patched library is sending in this context."""
 
 
 def operation_of(method: str, path: str) -> Optional[Operation]:
@@ -41,6 +39,34 @@ def operation_of(method: str, path: str) -> Optional[Operation]:
     if method != "POST" or not path.endswith("/completions"):
         return None
     return "chat" if path.endswith("/chat/completions") else "text_completion"
+
+
+class _Sending:
+    """A request that a library is sending, perhaps by means of another one.
+
+    The context of a task that a hook starts meanwhile is a copy, in which this request stays; so it says itself that
+    it has been sent, and which request it is.
+    """
+
+    def __init__(self, watch: CallWatch, url: str, body: Optional[bytes]) -> None:
+        self._watch = watch
+        self._url = url
+        self._body = body
+        self._is_open = False
+
+    def __enter__(self) -> None:
+        self._is_open = True
+        self._token = _being_sent.set((*_being_sent.get(), self))
+
+    def __exit__(self, *_: object) -> None:
+        self._is_open = False
+        with suppress(ValueError):  # left in another context than entered in, which has no such request
+            _being_sent.reset(self._token)
+
+    def is_made_of(self, watch: CallWatch, url: str, body: Optional[bytes]) -> bool:
+        """Whether the request of a library below is this one."""
+        is_it = self._is_open and (self._watch, self._url) == (watch, url)
+        return is_it and (None in (body, self._body) or body == self._body)
 
 
 class CallWatch:
@@ -66,12 +92,16 @@ class CallWatch:
         self._refusals = refusals
         self.under_way: set[Exchange] = set()
 
-    def begin(self, request: Outgoing, *, retries: Optional[int] = None) -> Optional[Exchange]:
+    def begin(
+        self, request: Outgoing, *, retries: Optional[int] = None, below: bool = False
+    ) -> Optional[Exchange]:
         """Tell the sink that a call leaves; ``None`` where ``request`` is no model call.
 
         Args:
             request: What leaves.
             retries: How many exchanges of the same call the client says it has made before.
+            below: Whether another library may send its requests by means of this one, as httpx does with the
+                transports of LiteLLM and ``httpx-aiohttp``. Such a request has been noted above.
         """
         with self.guard("noting a request"):
             operation = operation_of(request.method, request.path)
@@ -87,8 +117,8 @@ class CallWatch:
                 model=model if isinstance(model, str) else None,
                 stream=bool((body or {}).get("stream")),
             )
-            if (self, start.url) in _being_sent.get():
-                return None  # the library above has noted it
+            if below and any(it.is_made_of(self, start.url, request.body) for it in _being_sent.get()):
+                return None
             scope = scope_of(self)
             call = scope.begin() if scope is not None else None
             if call is None:
@@ -106,20 +136,9 @@ class CallWatch:
             )
         return None
 
-    @contextmanager
-    def sending(self, exchange: Exchange) -> Iterator[None]:
-        """While a library sends a request that was noted, those that it is made of do not note it again.
-
-        httpx may have a transport that sends with aiohttp, as LiteLLM's and ``httpx-aiohttp``'s do.
-        """
-        token = _being_sent.set((*_being_sent.get(), (self, exchange.start.url)))
-        try:
-            yield
-        finally:
-            with suppress(
-                ValueError
-            ):  # closed in another context than it was sent in, which has no such request
-                _being_sent.reset(token)
+    def sending(self, exchange: Exchange, body: Optional[bytes]) -> AbstractContextManager[None]:
+        """While ``body`` is sent, the libraries below do not note it again."""
+        return _Sending(self, exchange.start.url, body)
 
     def endpoint(self, url: str) -> Optional[Endpoint]:
         """Return what is known of the endpoint of ``url``."""

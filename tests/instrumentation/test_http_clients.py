@@ -403,6 +403,41 @@ def test_a_server_that_is_not_there_is_a_call_without_an_answer(client: Callable
     assert sink.call().error is not None
 
 
+@pytest.mark.parametrize("how", ["meanwhile", "later"])
+def test_a_call_that_a_hook_makes_with_another_library_is_a_call_of_its_own(how: str) -> None:
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def run(server: FakeOpenAI) -> None:
+        url, over = f"{server.base_url}/chat/completions", asyncio.Event()
+
+        async def beside() -> None:
+            if how == "later":
+                await over.wait()
+            async with aiohttp.ClientSession() as session:
+                question = body_of(stream=how == "meanwhile", asks=True)
+                async with session.post(url, data=question, headers=HEADERS) as response:
+                    await response.read()
+
+        async def hook(_request: httpx.Request) -> None:
+            tasks.append(asyncio.create_task(beside()))
+            if how == "meanwhile":
+                await tasks[0]
+
+        async with httpx.AsyncClient(transport=OverAiohttp(), event_hooks={"request": [hook]}) as client:
+            await client.post(url, content=body_of(stream=False, asks=True), headers=HEADERS)
+            over.set()
+            await tasks[0]
+
+    with FakeOpenAI(answer) as server:
+        sink = RecordedCalls()
+        patch = watching(sink, "observe")
+        try:
+            asyncio.run(run(server))
+        finally:
+            patch.undo()
+    assert [call.token_capture for call in sink.calls(2)] == [VALID, VALID]
+
+
 def test_an_answer_that_is_left_ends_its_call() -> None:
     body = body_of(stream=True, asks=True)
     with FakeOpenAI(answer) as server:

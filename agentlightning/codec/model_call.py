@@ -79,6 +79,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "message_unreadable": "a message could not be read and is left out",
         "attribute_unreadable": "an attribute could not be read and is left out",
         "role_inferred": "a message named no role",
+        "finish_reason_absent": "the answer does not say why it ended, so it counts as broken off",
         "finish_reason_unknown": "the finish reason is not one of the known ones",
         "asking_refused": "the endpoint refused what was added for capture, so that the agent's own request was sent",
         "added_fields_visible": "fields that were added for capture could not be taken out again",

@@ -51,6 +51,7 @@ _FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
         "stop": "stop",
         "eos": "stop",
         "eos_token": "stop",
+        "completed": "stop",
         "stop_sequence": "stop",
         "end_turn": "stop",
         "length": "length",
@@ -61,8 +62,15 @@ _FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
         "tool_use": "tool_calls",
         "content_filter": "content_filter",
         "abort": "abort",
+        "aborted": "abort",
+        "cancel": "abort",
+        "canceled": "abort",
         "cancelled": "abort",
+        "interrupted": "abort",
+        "preempted": "abort",
         "error": "error",
+        "failed": "error",
+        "timeout": "error",
     }
 )
 
@@ -357,7 +365,7 @@ def _read_choice(parts: _Parts, choice: Mapping[str, Any]) -> None:
     message = choice.get("delta") or choice.get("message")
     if isinstance(message, dict):
         _read_message(parts, message)
-    parts.finish = _text(choice.get("finish_reason")) or parts.finish
+    parts.finish = _finish_word(choice) or parts.finish
     _append(parts.prompt_ids, choice.get("prompt_token_ids"))
     for source in ("token_ids", "response_token_ids"):
         parts.add_ids(source, choice.get(source))
@@ -377,6 +385,19 @@ def _read_choice(parts: _Parts, choice: Mapping[str, Any]) -> None:
     else:
         parts.sampling_mask = _later(parts.sampling_mask, mask)
     _read_logprobs(parts, choice.get("logprobs"))
+
+
+def _finish_word(choice: Mapping[str, Any]) -> Optional[str]:
+    """Return the word for why a choice ended.
+
+    SGLang's own form is an object: ``{"type": "length", "length": 8}``, ``{"type": "stop", "matched": 2}``,
+    ``{"type": "abort", "message": …}``; without OpenAI's field it stands in ``meta_info``.
+    """
+    for found in (choice.get("finish_reason"), _dict(choice.get("meta_info")).get("finish_reason")):
+        word = _text(found.get("type") if isinstance(found, dict) else found)
+        if word is not None:
+            return word
+    return None
 
 
 def _read_message(parts: _Parts, message: Mapping[str, Any]) -> None:
@@ -496,12 +517,10 @@ def _read_logprobs(parts: _Parts, found: Any) -> None:
 
 def _choices(answer: _Answer, raw: RawCall, issues: list[Issue]) -> tuple[Choice, ...]:
     cumulative = _are_cumulative(answer)
+    # An engine that was stopped ends the stream or the body as it should, without saying why the answer ended.
     unfinished: FinishReason = "abort" if _was_left(raw) and answer.error is None else "error"
     return tuple(
-        _choice(
-            parts, answer, cumulative, None if answer.done and answer.error is None else unfinished, issues
-        )
-        for _, parts in sorted(answer.parts.items())
+        _choice(parts, answer, cumulative, unfinished, issues) for _, parts in sorted(answer.parts.items())
     )
 
 
@@ -511,14 +530,16 @@ def _was_left(raw: RawCall) -> bool:
 
 
 def _choice(
-    parts: _Parts, answer: _Answer, cumulative: bool, unfinished: Optional[FinishReason], issues: list[Issue]
+    parts: _Parts, answer: _Answer, cumulative: bool, unfinished: FinishReason, issues: list[Issue]
 ) -> Choice:
     ids, ids_failure = _ids(parts, cumulative)
     logprobs, logprobs_failure = _logprobs(parts, ids)
     strings = tuple(parts.strings) if parts.strings else None
     versions, versions_failure = _policy(parts, answer, ids)
     failure = ids_failure or logprobs_failure or versions_failure
-    if parts.finish is not None and finish_reason(parts.finish) is None:
+    if parts.finish is None:
+        issues.append(Issue("warn", "finish_reason_absent"))
+    elif finish_reason(parts.finish) is None:
         issues.append(Issue("info", "finish_reason_unknown", parts.finish))
     verdict = VALID if ids is not None else none("no_token_ids")
     text = "".join(parts.content)

@@ -5,7 +5,8 @@ A :class:`Redactor` masks texts, JSON values and whole spans. Its invariants:
 * **Whole.** Attributes, events, links, resource, name and status of a span, keys and numbers as well as texts,
   JSON inside of texts, and texts that are split over the items of a list.
 * **Token ids are text.** A model call in whose record something was masked loses all its prompt ids, response
-  ids and log-probabilities as well, since they decode to the secret, and is marked untrainable. So is a call
+  ids and what else was captured of each token (log-probabilities, sampling masks, experts, versions) as well,
+  since they decode to the secret or tell of it, and is marked untrainable. So is a call
   that holds ids without the text that would show what they say.
 * **Fails closed.** A value that cannot be masked is replaced; one value's failure costs no other.
 * **Idempotent.** Masking what is masked changes nothing, and returns the very same span.
@@ -69,10 +70,12 @@ SENSITIVE_KEYS: Final = frozenset(
 """Names, in lower case and with dashes, whose value is a secret whatever it looks like."""
 
 _TOKEN_KEY = re.compile(
-    r"(?:^|[._])(?:token_ids|input_ids|output_ids|prompt_ids|response_ids|logprobs?|token_strings)(?:\.|$)"
+    r"(?:^|[._])(?:token_ids|input_ids|output_ids|prompt_ids|response_ids|logprobs?|token_strings|sampling_mask"
+    r"|routed_experts|routing_matrices|hidden_states|policy_version|weight_versions)(?:\.|$)"
 )
 _TOKEN_TEXT = re.compile(r"token_id:[0-9]|(?:token_ids|logprobs?)[\"'\\]*\s*[:=]\s*[\[({-]")
 """Tokens in a text that is no JSON: ``token_id:N`` strings, or Python's ``repr`` of a response."""
+_OWN = "agentlightning."
 _SETTINGS = ("gen_ai.request.", "agentlightning.sampling.")
 """Attributes that hold what was asked for (``logprobs: true``), and no tokens."""
 
@@ -357,7 +360,11 @@ def _says_what_it_sampled(choice: Choice) -> bool:
 
 def _untrainable(fields: Mapping[str, Any]) -> Dict[str, Any]:
     """Take every token id and log-probability out of a call's span, and mark it."""
-    attributes = _without_tokens(fields["attributes"], top=True)
+    without = _without_tokens(fields["attributes"], top=True)
+    # A capture's own field is absent where nothing is known, and never a text that has to be read.
+    attributes = {
+        key: value for key, value in without.items() if value != TOKENS_MARKER or not key.startswith(_OWN)
+    }
     attributes |= {
         SpanFlagAttributes.UNTRAINABLE.value: REDACTED,
         ModelCallAttributes.TOKEN_CAPTURE.value: invalid(REDACTED),

@@ -410,11 +410,77 @@ def test_a8_finish_reasons_are_normalised_and_kept() -> None:
         "function_call": "tool_calls",
         "content_filter": "content_filter",
         "abort": "abort",
+        "aborted": "abort",
+        "Aborted": "abort",
+        "canceled": "abort",
+        "cancelled": "abort",
+        "error": "error",
         "something_new": None,
     }
     for raw, normalised in known.items():
-        choice = decode(raw_plain(Answer((AnswerChoice(tokens_of("a"), finish_reason=raw),)))).choices[0]
-        assert (choice.finish_reason_raw, choice.finish_reason) == (raw, normalised)
+        answer = Answer((AnswerChoice(tokens_of("a"), finish_reason=raw),))
+        for call in (decode(raw_plain(answer)), decode(raw_stream(answer))):
+            choice = call.choices[0]
+            assert (choice.finish_reason_raw, choice.finish_reason) == (raw, normalised)
+
+
+@pytest.mark.parametrize(
+    ("written", "word", "normalised"),
+    [
+        ({"type": "abort", "message": "Abort before prefill", "status_code": None}, "abort", "abort"),
+        ({"type": "length", "length": 8}, "length", "length"),
+        ({"type": "stop", "matched": 151645}, "stop", "stop"),
+        ({"type": "stop", "matched": "</answer>"}, "stop", "stop"),
+        ({"length": 8}, None, "abort"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("in_meta_info", [False, True])
+def test_a8_sglangs_own_form_of_a_finish_reason_is_read(
+    written: dict[str, Any], word: str | None, normalised: str, stream: bool, in_meta_info: bool
+) -> None:
+    reason: Any = None if in_meta_info else written
+    answer = Answer((AnswerChoice(tokens_of("a b"), finish_reason=reason),), show_usage="always")
+    parts = streamed_answer(answer, ASKED, chat=True) if stream else [plain_answer(answer, ASKED, chat=True)]
+    if in_meta_info:
+        last = next(part for part in reversed(parts) if part["choices"])
+        last["choices"][0]["meta_info"] = {"finish_reason": written}
+    if stream:
+        body = b"".join(b"data: %b\n\n" % json.dumps(part).encode() for part in parts) + b"data: [DONE]\n\n"
+        call = decode(raw_stream(answer, response_body=body))
+    else:
+        call = decode(raw_plain(answer, response_body=json.dumps(parts[0]).encode()))
+    (choice,) = call.choices
+    assert (choice.finish_reason_raw, choice.finish_reason) == (word, normalised)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a8_an_answer_that_ends_without_a_finish_reason_was_broken_off(stream: bool) -> None:
+    answer = Answer((AnswerChoice(tokens_of("a b"), finish_reason=None),), show_usage="always")
+    call = decode(raw_stream(answer) if stream else raw_plain(answer))
+    (choice,) = call.choices
+    assert (choice.finish_reason_raw, choice.finish_reason) == (None, "abort")
+    assert "finish_reason_absent" in [issue.code for issue in call.issues]
+    assert call.token_capture == VALID  # what came is what was sampled
+
+
+@pytest.mark.parametrize("finish", [None, "aborted", {"type": "abort"}])
+def test_a8_an_answer_that_the_engine_broke_off_and_that_was_asked_again_is_not_trained(finish: Any) -> None:
+    broken = Answer((AnswerChoice(tokens_of("a b"), finish_reason=finish),), id="1")
+    spans = [
+        Span.from_attributes(
+            attributes=call_attributes(decode(raw_plain(answer))),
+            name="chat m",
+            span_id=f"{number:016x}",
+            start_time=float(number),
+            end_time=number + 0.5,
+            sequence_id=number,
+        )
+        for number, answer in enumerate((broken, Answer.of("a b c d", id="2")), start=1)
+    ]
+    rows = build_rows(spans)
+    assert rows.counts == {"asked_again": 1}
+    assert [row.trained_tokens for row in rows] == [4]
 
 
 def test_a8_an_agent_that_leaves_and_a_server_that_breaks_are_told_apart() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agentlightning.adapter import TracerTraceToTriplet
 from agentlightning.codec.genai import call_attributes, read_call
-from agentlightning.codec.model_call import Choice, ModelCall, ToolCall
+from agentlightning.codec.model_call import Choice, ModelCall, PolicySpan, ToolCall
 from agentlightning.pipeline import Chain, RedactionRule, Redactor, SecretFilter
 from agentlightning.pipeline.rules import is_card_number, is_cnpj, is_cpf
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
@@ -378,6 +378,36 @@ def test_a_call_with_a_match_loses_all_its_ids_and_is_not_trained_on(call: Model
     assert TracerTraceToTriplet().adapt([span]) == []
     assert TracerTraceToTriplet().explain([span]).skipped == {"redacted": 1}
     assert redactor.span(span) is span
+
+
+def test_a_call_with_a_match_loses_everything_that_was_captured_of_each_token() -> None:
+    choice = replace(
+        CHOICE,
+        policy=(PolicySpan("v70017", 0, 2),),
+        routed_experts="ZXhwZXJ0cw==",
+        sampling_mask=[[3, 70018], None],
+    )
+    call = replace(
+        CALL,
+        request_messages=({"role": "user", "content": "bob@example.com"},),
+        choices=(choice,),
+        prompt_logprobs=(None, -7.25),
+    )
+    body = {
+        "choices": [{"routed_experts": "ZXhwZXJ0cw==", "hidden_states": [-7.25], "sampling_mask": [[70018]]}]
+    }
+
+    span = masked_call(call, body=json.dumps(body))
+    record = read_call(span)
+
+    document = span.model_dump_json()
+    assert [said for said in ("v70017", "70018", "ZXhwZXJ0cw", "-7.25") if said in document] == []
+    assert record is not None
+    assert record.prompt_logprobs is None
+    assert [(each.policy, each.routed_experts, each.sampling_mask) for each in record.choices] == [
+        ((), None, None)
+    ]
+    assert "attribute_unreadable" not in [issue.code for issue in record.issues]
 
 
 def test_ids_in_other_forms_are_masked_too() -> None:

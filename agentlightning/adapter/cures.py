@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from ..codec.endpoint_urls import without_attempt
 from ..codec.model_call import ModelCall
 
 _STATED = frozenset({"sampling_unknown", "temperature", "forced_unknown"})
@@ -19,10 +20,12 @@ def lines_to_add(record: ModelCall, code: str) -> tuple[str, ...]:
     if code not in _STATED:
         return ()
     defaults = json.dumps(record.sampling_defaults or {})
-    base = record.endpoint.removesuffix("/completions").removesuffix("/chat")
+    called = record.endpoint.removesuffix("/completions").removesuffix("/chat")
+    base = without_attempt(called)
     model = record.request_model or "MODEL"
+    kind = "LLM" if base == called else "ProxyLLM"
     resource = (
-        f"LLM(endpoint={json.dumps(base)}, model={json.dumps(model)}, sampling_defaults={defaults}, "
+        f"{kind}(endpoint={json.dumps(base)}, model={json.dumps(model)}, sampling_defaults={defaults}, "
         'logprob_kind="processed")'
     )
     return resource, f"AGL_SAMPLING_DEFAULTS='{defaults}' AGL_LOGPROB_KIND=processed"

@@ -24,6 +24,8 @@ class Endpoint:
     before temperature, truncation and penalties (``raw``)."""
     may_ask: bool = True
     """Whether ``capture_tokens='request'`` may ask it for token ids."""
+    names_attempts: bool = False
+    """Whether its URLs may name the attempt before ``/v1``: ``…/rollout/<id>/attempt/<id>/v1`` (``ProxyLLM``)."""
 
 
 @dataclass(frozen=True, slots=True)

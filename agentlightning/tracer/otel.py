@@ -18,6 +18,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from .._handover import Future
+from ..codec import endpoint_urls
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
 from ..codec.raw_call import Endpoint, LogprobKind
 from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
@@ -30,7 +31,7 @@ from ..pipeline.chain import NO_STAGES, Chain
 from ..pipeline.policy import RedactionPolicy, redaction_policy, stages_of
 from ..pipeline.tags import Tagging
 from ..semconv import SpanFlagAttributes
-from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
+from ..types import LLM, Attributes, ProxyLLM, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
 from ..types.ids import new_attempt_id, new_rollout_id
 from ..types.tracer import to_attributes
 from .base import TraceContext, Tracer, context_with_active_tracer
@@ -261,7 +262,7 @@ class OtelTracer(Tracer):
         What neither a resource nor ``endpoints`` says of its distribution, the environment may say of every endpoint;
         that alone makes none that is asked for token ids.
         """
-        found = next((known for known in self._known_endpoints() if _is_under(url, known.url)), None)
+        found = endpoint_urls.find(url, self._known_endpoints())
         defaults, kind = self._stated
         if defaults is None and kind == "unknown":
             return found
@@ -596,14 +597,10 @@ class _TraceContext(TraceContext):
         )
 
 
-def _is_under(url: str, endpoint: str) -> bool:
-    """Whether a URL is the endpoint's or below it: hosts, ports and names of folders are whole."""
-    return f"{url}/".startswith(f"{endpoint.rstrip('/')}/")
-
-
 def _is_own_host(tracer: OtelTracer) -> IsOwnHost:
     def is_own(host: str) -> bool:
         known = tracer._known_endpoints()
+        host = host.lower()
         return is_loopback(host) or any(urlsplit(endpoint.url).hostname == host for endpoint in known)
 
     return is_own
@@ -622,8 +619,8 @@ def _endpoint(value: Union[str, LLM, Endpoint]) -> Endpoint:
     if isinstance(value, Endpoint):
         return replace(value, url=_without_credentials(value.url))
     if isinstance(value, LLM):
-        url = _without_credentials(value.endpoint)
-        return Endpoint(url, value.sampling_defaults, value.logprob_kind)
+        url, is_proxy = _without_credentials(value.endpoint), isinstance(value, ProxyLLM)
+        return Endpoint(url, value.sampling_defaults, value.logprob_kind, names_attempts=is_proxy)
     return Endpoint(_without_credentials(value))
 
 

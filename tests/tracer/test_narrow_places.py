@@ -6,17 +6,20 @@ import asyncio
 import importlib
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
 from opentelemetry import trace
 from tracer_sample import new_attempt
 
+from agentlightning.codec.raw_call import Endpoint
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import start_child
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.exporter import LightningSpanExporter
 from agentlightning.tracer.writer import WriterSettings
+from agentlightning.types import ProxyLLM
 
 
 def test_a_rollout_that_is_started_for_a_context_leaves_the_agents_event_loop() -> None:
@@ -37,12 +40,49 @@ def test_a_rollout_that_is_started_for_a_context_leaves_the_agents_event_loop() 
         ("http://gpu2:80", "http://gpu2:80/v1", ["http://gpu2:8000/v1"]),
         ("http://gpu3/v1", "http://gpu3/v1", ["http://gpu3/v1beta"]),
         ("http://gpu3/v1/", "http://gpu3/v1", ["http://gpu3/v1beta"]),
+        ("http://GPU4/v1", "http://gpu4/v1", ["http://gpu4/V1"]),
+        ("HTTP://gpu4:80/v1", "http://gpu4/v1", ["https://gpu4/v1"]),
+        ("https://gpu4/v1", "https://gpu4:443/v1", ["https://gpu4:80/v1"]),
+        ("http://[::1]:80/v1", "http://[::1]/v1", ["http://[::2]/v1"]),
+        ("http://gpu5/v1", "http://gpu5/v1", ["http://gpu5/rollout/r/attempt/a/v1"]),
     ],
 )
 def test_an_endpoint_is_a_whole_host_port_and_folder(endpoint: str, asked: str, others: list[str]) -> None:
     tracer = OtelTracer(capture_tokens="request", endpoints=[endpoint])
     assert tracer.endpoint_for(f"{asked}/chat/completions") is not None
     assert [tracer.endpoint_for(f"{other}/chat/completions") for other in others] == [None] * len(others)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "other"),
+    [
+        ("http://gw:80/v1", "http://gw2/rollout/r/attempt/a/v1"),
+        ("http://gw/v1/", "http://gw/rollout/r/attempt/a/v2"),
+        ("http://GW", "http://gw:81/rollout/r/attempt/a/v1"),
+        ("http://gw/a/v1", "http://gw/rollout/r/attempt/a/v1"),
+        ("http://gw/a", "http://gw/b/rollout/r/attempt/a"),
+    ],
+)
+def test_a_call_through_a_proxy_goes_to_its_endpoint_with_and_without_the_attempt_in_its_url(
+    endpoint: str, other: str
+) -> None:
+    proxy = ProxyLLM(endpoint=endpoint, model="m", sampling_defaults={}, logprob_kind="processed")
+    tracer = OtelTracer(endpoints=[proxy])
+    for base in (proxy.get_base_url(), proxy.get_base_url("ro-1", "at-1")):
+        url = urlsplit(base)  # as a client sends it
+        path = f"{url.path.rstrip('/')}/chat/completions"
+        found = tracer.endpoint_for(f"{url.scheme}://{url.hostname}{path}")
+        assert found is not None
+        assert (found.sampling_defaults, found.logprob_kind) == ({}, "processed")
+    assert tracer.endpoint_for(f"{other}/chat/completions") is None
+
+
+def test_of_several_endpoints_the_nearest_one_speaks_of_a_call() -> None:
+    whole, judge = Endpoint("http://gw/v1", {"top_k": 20}), Endpoint("http://gw/v1/judge", {})
+    for known in ([whole, judge], [judge, whole]):
+        tracer = OtelTracer(endpoints=known)
+        assert tracer.endpoint_for("http://gw/v1/judge/chat/completions") == judge
+        assert tracer.endpoint_for("http://gw/v1/chat/completions") == whole
 
 
 @pytest.mark.asyncio
@@ -73,6 +113,7 @@ NO_FILES = """
 import asyncio, os, resource
 from contextlib import ExitStack, suppress
 from opentelemetry import trace
+from agentlightning.codec.raw_call import Endpoint
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.testing import wait_until
 from agentlightning.tracer import OtelTracer

@@ -4,6 +4,9 @@ Retries follow the project's one policy: base 0.5 s, factor 2, cap 30 s, full ji
 refuses a batch for good (unknown attempt, value that it cannot keep) is asked again attempt by attempt and then
 span by span, so that one bad span costs none of its neighbours. What a store that keeps failing does not take comes
 back unwritten; the next batches are then tried once each until one succeeds.
+
+A single span is written without an account: it then counts as itself, and a process may be killed between any two of
+them. The account, which speaks of all of them, is the writer's to send when it knows which were refused.
 """
 
 from __future__ import annotations
@@ -11,13 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, List, Tuple, TypeVar
+from typing import Any, List, TypeVar
 
 from .._handover import Bell
 from ..errors import InvalidArgument, NotFound, StoreError
-from ..semconv import DropReason
 from ..store.base import LightningStore, add_batch
 from ..types import Span
 from .spool import ABOUT_DATA, Batch
@@ -70,9 +72,18 @@ class Outcome:
 
     stored: List[Span] = field(default_factory=list)
     """Spans that the store has newly stored, with their sequence ids."""
-    refused: List[Tuple[Span, DropReason]] = field(default_factory=list)
+    refused: List[Span] = field(default_factory=list)
+    """Spans that the store cannot keep."""
+    refused_starts: List[Span] = field(default_factory=list)
+    """Starts of spans that it cannot keep."""
+    unknown: List[Batch] = field(default_factory=list)
+    """What belongs to attempts that the store does not know, one batch for each of them."""
+    uncounted: List[Batch] = field(default_factory=list)
+    """What it has taken without its accounts, one batch for each attempt that was split."""
     unwritten: List[Span] = field(default_factory=list)
     """Spans that the store could not take now."""
+    unwritten_starts: List[Span] = field(default_factory=list)
+    """Starts of spans that it could not take now."""
     failed: bool = False
     """Whether a part of the batch, spans or not, was not written."""
     at_once: bool = False
@@ -82,7 +93,11 @@ class Outcome:
         """Add the outcome of a part."""
         self.stored += other.stored
         self.refused += other.refused
+        self.refused_starts += other.refused_starts
+        self.unknown += other.unknown
+        self.uncounted += other.uncounted
         self.unwritten += other.unwritten
+        self.unwritten_starts += other.unwritten_starts
         self.failed |= other.failed
 
 
@@ -114,7 +129,7 @@ async def deliver(
                 continue
             backoff.failing = True
             _log.warning("the store does not take spans: %s: %s", type(error).__name__, error)
-            return Outcome(unwritten=list(batch.spans), failed=True)
+            return Outcome(unwritten=list(batch.spans), unwritten_starts=list(batch.opened), failed=True)
         backoff.failing = False
         return Outcome(stored=stored, at_once=attempt == 1)
 
@@ -164,32 +179,35 @@ async def _in_parts(store: LightningStore, batch: Batch, write_timeout: float) -
     for part in batch.by_attempt():
         try:
             outcome.stored += await _write(store, part, write_timeout)
-        except NotFound as error:
-            if part.spans:
-                _log.warning("%d spans are dropped: %s", len(part.spans), error)
-            outcome.refused += [(span, DropReason.STORE_REFUSED) for span in part.spans]
+        except NotFound:
+            outcome.unknown.append(part)
         except ABOUT_DATA:
             outcome.add(await _one_by_one(store, part, write_timeout))
         except Exception as error:  # noqa: BLE001 - a store may raise anything
-            outcome.add(_unwritten(part.spans, error))
+            outcome.add(_unwritten(part, error))
     return outcome
 
 
 async def _one_by_one(store: LightningStore, part: Batch, write_timeout: float) -> Outcome:
-    outcome = Outcome()
-    singles = [Batch([span], [], part.accounts) for span in part.spans]
-    singles += [Batch([], [span], part.accounts) for span in part.opened]
+    taken = Batch([], [], part.accounts)
+    outcome = Outcome(uncounted=[taken] if store.capabilities.get("receipts") else [])
+    singles = [Batch([span], [], []) for span in part.spans]
+    singles += [Batch([], [span], []) for span in part.opened]
     for single in singles:
         try:
             outcome.stored += await _write(store, single, write_timeout)
         except InvalidArgument as error:
-            outcome.refused += [(span, DropReason.NOT_ENCODABLE) for span in single.spans]
+            outcome.refused += single.spans
+            outcome.refused_starts += single.opened
             _log.warning("a span cannot be stored and is dropped: %s", error)
         except Exception as error:  # noqa: BLE001 - a store may raise anything
-            outcome.add(_unwritten(single.spans, error))
+            outcome.add(_unwritten(single, error))
+        else:
+            taken.spans.extend(single.spans)
+            taken.opened.extend(single.opened)
     return outcome
 
 
-def _unwritten(spans: Sequence[Span], error: Exception) -> Outcome:
-    _log.warning("the store does not take %d spans: %s: %s", len(spans), type(error).__name__, error)
-    return Outcome(unwritten=list(spans), failed=True)
+def _unwritten(batch: Batch, error: Exception) -> Outcome:
+    _log.warning("the store does not take %d spans: %s: %s", len(batch.spans), type(error).__name__, error)
+    return Outcome(unwritten=list(batch.spans), unwritten_starts=list(batch.opened), failed=True)

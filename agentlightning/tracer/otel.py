@@ -526,6 +526,7 @@ class _TraceContext(TraceContext):
             None if self._is_unopened else self._store, *(self._ids or ("", ""))
         )
         self._scope.unopened = self._is_unopened
+        self._scope.is_known = self._owns_attempt  # the store has just started it
         self._scope.endpoints = self._known_endpoints
         before = live_context(otel_context.get_current())
         processor.open_scope(self._scope, before, frame)

@@ -184,6 +184,10 @@ class Scope:
         """The scope whose generator was running when this one was opened."""
         self.named_by_ids = False
         """Nobody but a span's attributes or baggage named it: the store may not know it."""
+        self.is_known = False
+        """The store has acknowledged something of its attempt."""
+        self.is_gone = False
+        """… and has said since that there is no such attempt."""
         self.unopened = False
         """The store has started no rollout for it: nothing of it can be stored."""
         self.alternates = False

@@ -21,7 +21,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import IO, Any, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from .._private_files import create_file, folder_mode
 from ..env_var import LightningEnvVar, resolve_setting
@@ -54,6 +54,10 @@ class Batch(NamedTuple):
     spans: List[Span]
     opened: List[Span]
     accounts: List[Account]
+
+    def attempts(self) -> Set[Tuple[str, str]]:
+        """Return rollout and attempt of all that is in it."""
+        return {(each.rollout_id, each.attempt_id) for kind in self for each in kind}
 
     def by_attempt(self) -> List[Batch]:
         """Return the same as one batch for each attempt, with order kept."""

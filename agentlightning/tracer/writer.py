@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -145,6 +145,49 @@ class _InFlight:
         self.opened: List[Tuple[SdkSpan, Record]] = []
         self.scopes: Dict[Scope, int] = {}
         """Scope → how many of its finished spans are in the batch."""
+
+    def scopes_of(self, part: Batch) -> Dict[Scope, int]:
+        """Return those of the attempts of a part."""
+        attempts = part.attempts()
+        return {
+            scope: count
+            for scope, count in self.scopes.items()
+            if (scope.rollout_id, scope.attempt_id) in attempts
+        }
+
+
+class _Sending:
+    """What is said of some scopes with a batch, and what follows from its acknowledgement."""
+
+    def __init__(
+        self, writer: Writer, in_flight: _InFlight, scopes: Dict[Scope, int], without: Batch
+    ) -> None:
+        self._writer = writer
+        self._in_flight = in_flight
+        self.scopes = scopes
+        self._without = without
+        self._named: Dict[Scope, int] = {}
+        self._closing: Dict[Scope, int] = {}
+
+    def batch(self) -> Batch:
+        """Return the batch with accounts that are counted now."""
+        with self._writer.lock:
+            accounts = [
+                self._writer._account(scope, self._in_flight.scopes[scope], self._closing)  # noqa: SLF001 - one module
+                for scope in self.scopes
+            ]
+            self._named.update((scope, len(scope.unstored)) for scope in self.scopes)
+        return Batch(self._without.spans, self._without.opened, accounts)
+
+    def acknowledged(self, apart: Collection[Tuple[str, str]] = ()) -> None:
+        """Note that the store has these accounts (under the lock), but for those of the attempts ``apart``."""
+        for scope in self.scopes:
+            if (scope.rollout_id, scope.attempt_id) in apart:
+                continue
+            scope.is_known = True
+            del scope.unstored[: self._named[scope]]
+            if scope in self._closing:
+                self._writer._are_closed({scope: self._closing[scope]})  # noqa: SLF001
 
 
 class Writer:
@@ -804,47 +847,79 @@ class Writer:
     async def _write(self, in_flight: _InFlight) -> None:
         spans, by_id = self._make_spans(in_flight)
         opened = [self._make_opened(span, record) for span, record in in_flight.opened]
-
-        named: Dict[Scope, int] = {}
-        closing: Dict[Scope, int] = {}
-
-        def batch() -> Batch:
-            with self._lock:
-                accounts = [self._account(scope, count, closing) for scope, count in in_flight.scopes.items()]
-                named.update((scope, len(scope.unstored)) for scope in in_flight.scopes)
-            return Batch(spans, opened, accounts)
-
-        outcome = await deliver(in_flight.store, batch, self._backoff, self.settings.write_timeout)
+        sending = _Sending(self, in_flight, in_flight.scopes, Batch(spans, opened, []))
+        outcome = await deliver(in_flight.store, sending.batch, self._backoff, self.settings.write_timeout)
         for span in outcome.stored:
-            entry = by_id.get((span.attempt_id, span.span_id))
+            entry = by_id.get(_key(span))
             if entry is not None:
                 entry.span = span
+        apart = {ids for part in (*outcome.unknown, *outcome.uncounted) for ids in part.attempts()}
         with self._lock:
             if self._stopped:  # shutdown has spooled this batch while the store held on to it
                 return
-            for span, reason in outcome.refused:
-                self._fail(by_id[span.attempt_id, span.span_id], reason)
+            for span in outcome.refused:
+                self._fail(by_id[_key(span)], DropReason.NOT_ENCODABLE)
+            self._take_back_starts(in_flight, outcome.refused_starts, again=False)
+            self._take_back_starts(in_flight, outcome.unwritten_starts)
             if outcome.at_once:
-                for key in by_id.keys() - {(span.attempt_id, span.span_id) for span in outcome.stored}:
+                for key in by_id.keys() - {_key(span) for span in outcome.stored}:
                     self._fail(by_id[key], DropReason.DUPLICATE)
             if not outcome.failed:
-                for scope, count in named.items():
-                    del scope.unstored[:count]
-                self._are_closed(closing)
-        if outcome.failed:
-            self._not_written(in_flight, outcome.unwritten, by_id)
+                sending.acknowledged(apart)
+            elif not outcome.unwritten:
+                self._dirty.update(in_flight.scopes)
+        if outcome.unwritten:
+            with self._disk:
+                self._put_aside(in_flight, in_flight.scopes, outcome.unwritten, by_id)
+        for part in outcome.unknown:
+            self._is_gone(in_flight, part, by_id)
+        for part in outcome.uncounted:
+            await self._count(in_flight, part, by_id)
         self._settle(in_flight)
 
-    def _not_written(
-        self, in_flight: _InFlight, spans: List[Span], by_id: Dict[Tuple[str, str], Entry]
-    ) -> None:
-        if spans:
-            with self._disk:
-                self._put_aside(in_flight, spans, by_id, opened_too=False)
-            return
+    async def _count(self, in_flight: _InFlight, part: Batch, by_id: Dict[Tuple[str, str], Entry]) -> None:
+        """Have an attempt's account take over what the store has got without one, in one step."""
+        sending = _Sending(self, in_flight, in_flight.scopes_of(part), part)
+        outcome = await deliver(in_flight.store, sending.batch, self._backoff, self.settings.write_timeout)
         with self._lock:
-            self._take_back_starts(in_flight)
-            self._dirty.update(in_flight.scopes)
+            if self._stopped:
+                return
+            if not (outcome.failed or outcome.unknown or outcome.uncounted):
+                sending.acknowledged()
+                return
+            self._take_back_starts(in_flight, part.opened)
+        with self._disk:
+            self._put_aside(in_flight, sending.scopes, part.spans, by_id)
+
+    def _is_gone(self, in_flight: _InFlight, part: Batch, by_id: Dict[Tuple[str, str], Entry]) -> None:
+        """Keep what the store refuses because it does not know, or does not know any more, the attempt."""
+        scopes = in_flight.scopes_of(part)
+        ids = next(iter(part.attempts()))
+        if not any(scope.is_known for scope in scopes):
+            if part.spans:
+                _log.warning(
+                    "%d spans are dropped: the store has no attempt %s of rollout %s",
+                    len(part.spans),
+                    ids[1],
+                    ids[0],
+                )
+            with self._lock:
+                for span in part.spans:
+                    self._fail(by_id[_key(span)], DropReason.STORE_REFUSED)
+            return
+        is_new = not all(scope.is_gone for scope in scopes)
+        for scope in scopes:
+            scope.is_gone = True
+        if is_new:
+            _log.warning(
+                "attempt %s of rollout %s was in the store and is not any more, as where a backup took its place; "
+                "its spans wait in %s, and are sent at the first start at which the store has it again",
+                ids[1],
+                ids[0],
+                self._spool_of(in_flight.store).folder,
+            )
+        with self._disk:
+            self._put_aside(in_flight, scopes, part.spans, by_id, part.opened)
 
     def _make_spans(self, in_flight: _InFlight) -> Tuple[List[Span], Dict[Tuple[str, str], Entry]]:
         spans: List[Span] = []
@@ -859,7 +934,7 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - one span must not cost its neighbours
                 _log.warning("a span could not be made into a row: %r", error)
                 span, reason = None, DropReason.NOT_ENCODABLE
-            if span is None or (span.attempt_id, span.span_id) in by_id:
+            if span is None or _key(span) in by_id:
                 with self._lock:
                     self._fail(entry, reason if span is None else DropReason.DUPLICATE)
                 continue
@@ -867,7 +942,7 @@ class Writer:
             spans.append(span)
             if not self._is_behind():
                 turn.pass_on()
-            by_id[span.attempt_id, span.span_id] = entry
+            by_id[_key(span)] = entry
         return spans, by_id
 
     def _fail(self, entry: Entry, reason: DropReason) -> bool:
@@ -945,57 +1020,64 @@ class Writer:
     def _put_aside(
         self,
         in_flight: _InFlight,
-        spans: List[Span],
+        scopes: Collection[Scope],
+        spans: Sequence[Span],
         by_id: Dict[Tuple[str, str], Entry],
-        *,
-        opened_too: bool,
+        opened: Sequence[Span] = (),
     ) -> bool:
-        """Move spans to the spool; return whether they are on disk.
+        """Move spans and starts to the spool, with the accounts of scopes; return whether they are on disk.
 
-        The scopes' own accounts count them as dropped (``spooled``); the file carries a second account under
+        The scopes' own accounts count the spans as dropped (``spooled``); the file carries a second account under
         another writer id that takes this back when the store acknowledges the file.
         """
-        scopes: Dict[Scope, int] = dict.fromkeys(in_flight.scopes, 0)
+        counts: Dict[Scope, int] = dict.fromkeys(scopes, 0)
         closing: Dict[Scope, int] = {}
         with self._lock:
             for span in spans:
-                entry = by_id[span.attempt_id, span.span_id]
+                entry = by_id[_key(span)]
                 assert entry.record.scope is not None
-                scopes[entry.record.scope] += self._fail(entry, DropReason.SPOOLED)
-            if not opened_too:
-                self._take_back_starts(in_flight)
-            accounts = [self._account(scope, in_flight.scopes[scope], closing) for scope in scopes]
-            accounts += [_correction(scope, count) for scope, count in scopes.items() if count]
-        opened = [self._make_opened(*each) for each in in_flight.opened] if opened_too else []
+                counts[entry.record.scope] += self._fail(entry, DropReason.SPOOLED)
+            accounts = [self._account(scope, in_flight.scopes[scope], closing) for scope in counts]
+            accounts += [_correction(scope, count) for scope, count in counts.items() if count]
         spool = self._spool_of(in_flight.store)
-        if spool.write(Batch(spans, opened, accounts), next_writer_id().replace(":", "-")):
-            _log.warning(
-                "%d spans could not be written to %s; they wait in %s and are sent at the next start",
-                len(spans),
-                type(in_flight.store).__name__,
-                spool.folder,
-            )
+        if spool.write(Batch([*spans], [*opened], accounts), next_writer_id().replace(":", "-")):
+            if spans and not any(scope.is_gone for scope in counts):
+                _log.warning(
+                    "%d spans could not be written to %s; they wait in %s and are sent at the next start",
+                    len(spans),
+                    type(in_flight.store).__name__,
+                    spool.folder,
+                )
             with self._lock:
                 self._are_closed(closing)
             return True
         with self._lock:
-            for scope, count in scopes.items():
+            for scope, count in counts.items():
+                if not count:
+                    continue
                 scope.dropped[DropReason.SPOOLED.value] -= count
                 full = DropReason.SPOOL_FULL.value
                 scope.dropped[full] = scope.dropped.get(full, 0) + count
         _log.error("%d spans are lost: no store and no spool takes them", len(spans))
         return False
 
-    def _take_back_starts(self, in_flight: _InFlight) -> None:
-        """The store was never told of these starts: announce them again with the next batch."""
+    def _take_back_starts(
+        self, in_flight: _InFlight, starts: Collection[Span], *, again: bool = True
+    ) -> None:
+        """Note that the store was never told of these starts; ``again``: announce them with the next batch."""
+        if not starts:
+            return
+        taken_back = {_key(start) for start in starts}
         for span, record in in_flight.opened:
             scope = record.scope
             assert scope is not None
+            if (scope.attempt_id, record.span_id) not in taken_back:
+                continue
             record.announced = False
             if record.dropped:
                 continue
             scope.accounted -= 1
-            if not record.ended:
+            if again and not record.ended:
                 self._fresh[record] = span
                 self._dirty.add(scope)
 
@@ -1013,7 +1095,10 @@ class Writer:
     def _spool_batch(self, in_flight: _InFlight) -> None:
         spans, by_id = self._make_spans(in_flight)
         if spans or in_flight.opened or any(scope in self._unclosed for scope in in_flight.scopes):
-            self._put_aside(in_flight, spans, by_id, opened_too=True)
+            opened = [
+                self._make_opened(span, record) for span, record in in_flight.opened if record.announced
+            ]
+            self._put_aside(in_flight, in_flight.scopes, spans, by_id, opened)
         self._settle(in_flight)  # or no account of the next ones would be the last
 
     # ------------------------------------------------------------------ fork
@@ -1052,6 +1137,10 @@ def bare_opened_span(record: Record) -> Span:
     )
     opened.end_time = None
     return opened
+
+
+def _key(span: Span) -> Tuple[str, str]:
+    return span.attempt_id, span.span_id
 
 
 def _correction(scope: Scope, count: int) -> Account:

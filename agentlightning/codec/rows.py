@@ -2,9 +2,9 @@
 
 A row is made to be read with any tool: one column per field, JSON text for what is nested, and long lists of
 numbers (token ids, log-probabilities) packed little-endian beside it, four to ten times smaller than as text.
-What the columns cannot say exactly (a remote parent, NaN as a time, a lone surrogate in a name) stands in
-``extra``, which is ``None`` for almost every span. ``decode_span(encode_span(span)) == span`` for every span whose
-attribute values are JSON values.
+What the columns cannot say exactly (a remote parent, NaN as a time, a lone surrogate in a name, fields that a span
+does not know) stands in ``extra``, which is ``None`` for almost every span.
+``decode_span(encode_span(span)) == span`` for every span whose attribute values are JSON values.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class SpanRow(NamedTuple):
     attributes: str
     """JSON object; ``{"$array": n}`` stands for the ``n``-th of ``arrays``."""
     events: str
-    """JSON list of ``{"name", "attributes", "timestamp"}``."""
+    """JSON list of ``{"name", "attributes", "timestamp"}``, and fields that an event does not know."""
     links: str
-    """JSON list of ``{"context", "attributes"}``."""
+    """JSON list of ``{"context", "attributes"}``, and fields that a link does not know."""
     extra: Optional[str]
     """JSON object of the fields that the columns do not say exactly."""
     resource: str
@@ -101,6 +101,10 @@ def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
                     arrays.append(array)
     _note_contexts(span, extra)
     status = span.status
+    if span.model_extra:
+        extra["unknown"] = span.model_extra
+    if status.model_extra:
+        extra["unknown_of_status"] = status.model_extra
     return SpanRow(
         span.trace_id,
         span.span_id,
@@ -135,11 +139,13 @@ def decode_span(rollout_id: str, attempt_id: str, sequence_id: int, row: SpanRow
             "span_id": row.span_id,
             "parent_id": parent_id,
             "name": extra.get("name", row.name),
-            "status": build(TraceStatus, {"status_code": row.status_code, "description": description}),
+            "status": build(
+                TraceStatus,
+                {"status_code": row.status_code, "description": description},
+                extra.get("unknown_of_status"),
+            ),
             "attributes": loads(row.attributes, arrays),
-            "events": []
-            if row.events == "[]"
-            else [Event.model_construct(**event) for event in loads(row.events)],
+            "events": [] if row.events == "[]" else [_to_event(event) for event in loads(row.events)],
             "links": [] if row.links == "[]" else [_to_link(link) for link in loads(row.links)],
             "start_time": extra.get("start_time", row.start_time),
             "end_time": extra.get("end_time", row.end_time),
@@ -155,6 +161,7 @@ def decode_span(rollout_id: str, attempt_id: str, sequence_id: int, row: SpanRow
             ),
             "resource": decode_resource(row.resource),
         },
+        extra.get("unknown"),
     )
 
 
@@ -203,6 +210,7 @@ def _is_local(context: SpanContext, trace_id: str, span_id: str) -> bool:
         and context.trace_id == trace_id
         and context.is_remote is False
         and not context.trace_state
+        and not context.model_extra
     )
 
 
@@ -218,22 +226,42 @@ def _context(context: SpanContext) -> Dict[str, Any]:
         "span_id": context.span_id,
         "is_remote": context.is_remote,
         "trace_state": dict(context.trace_state),
+        **(context.model_extra or {}),
     }
 
 
 def _to_context(value: Optional[Dict[str, Any]]) -> Optional[SpanContext]:
-    return None if value is None else SpanContext.model_construct(**value)
+    if value is None:
+        return None
+    return build(SpanContext, _fields(value, "trace_id", "span_id", "is_remote", "trace_state"), value)
 
 
 def _event(event: Event) -> Dict[str, Any]:
-    return {"name": event.name, "attributes": event.attributes, "timestamp": event.timestamp}
+    return {
+        "name": event.name,
+        "attributes": event.attributes,
+        "timestamp": event.timestamp,
+        **(event.model_extra or {}),
+    }
+
+
+def _to_event(value: Dict[str, Any]) -> Event:
+    return build(Event, _fields(value, "name", "attributes", "timestamp"), value)
 
 
 def _link(link: Link) -> Dict[str, Any]:
-    return {"context": _context(link.context), "attributes": link.attributes}
+    return {
+        "context": _context(link.context),
+        "attributes": link.attributes,
+        **(link.model_extra or {}),
+    }
 
 
 def _to_link(value: Dict[str, Any]) -> Link:
-    return Link.model_construct(
-        context=SpanContext.model_construct(**value["context"]), attributes=value["attributes"]
-    )
+    value["context"] = _to_context(value["context"])
+    return build(Link, _fields(value, "context", "attributes"), value)
+
+
+def _fields(value: Dict[str, Any], *names: str) -> Dict[str, Any]:
+    """Take the fields of these names out of a value, in which unknown ones are left."""
+    return {name: value.pop(name) for name in names}

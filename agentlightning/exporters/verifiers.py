@@ -22,6 +22,7 @@ from ..adapter.continuity import saying
 from ..adapter.training import Segment, TrainingRow
 from ..codec.model_call import Usage
 from ..errors import NotExportable
+from ..store.values import json_copy
 from ..types import Rollout
 from .checks import by_rollout, exportable, numbers, scored
 
@@ -56,6 +57,7 @@ def to_wire_traces(
     Raises:
         NotExportable: A row is unscored, a trained token has no log-probability, a rollout is missing, or an attempt
             has several rewards and the weights do not make its reward of them.
+        InvalidArgument: JSON cannot say something in the input of a rollout (of ``memory://``).
     """
     known = {rollout.rollout_id: rollout for rollout in rollouts}
     found = []
@@ -79,14 +81,15 @@ def _trace(
     versions = [row.versions for row in rows if row.versions is not None]
     agents = dict.fromkeys(segment.call.agent for row in rows for segment in row.segments if segment.trained)
     models = {call["model"] for call in graph.calls}
+    task = json_copy("input", rollout.input)
     return {
         "id": f"{first.rollout_id}.{first.attempt_id}",
         "task": {
             "type": "Rollout",
             "key": first.group_id,
             "data": {
-                "prompt": rollout.input if isinstance(rollout.input, str) else None,
-                "input": rollout.input,
+                "prompt": task if isinstance(task, str) else None,
+                "input": task,
             },
         },
         "agent": {

@@ -22,6 +22,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Dict, Final, List, Optional, Tuple, TypeVar
 
+from pydantic import BaseModel
+
 from ..codec.genai import read_call
 from ..codec.model_call import Choice, ModelCall, invalid
 from ..semconv import ModelCallAttributes, SpanFlagAttributes
@@ -191,6 +193,7 @@ class Redactor:
             "attributes": self._attributes(span.attributes),
             "events": self._each(span.events, self._event),
             "links": self._each(span.links, self._link),
+            **self._unknown(span),
         }
         around = {
             "context": self._context(span.context),
@@ -216,23 +219,38 @@ class Redactor:
         return masked
 
     def _status(self, span: Span) -> Any:
-        if not span.status.description:
+        description = span.status.description
+        if not description and not span.status.model_extra:
             return span.status
-        return span.status.model_copy(update={"description": self.text(span.status.description)})
+        masked = self.text(description) if description else description
+        return span.status.model_copy(update={"description": masked, **self._unknown(span.status)})
 
     def _event(self, event: Event) -> Event:
         return event.model_copy(
-            update={"name": self.text(event.name), "attributes": self._attributes(event.attributes)}
+            update={
+                "name": self.text(event.name),
+                "attributes": self._attributes(event.attributes),
+                **self._unknown(event),
+            }
         )
 
     def _link(self, link: Link) -> Link:
         attributes = None if link.attributes is None else self._attributes(link.attributes)
-        return link.model_copy(update={"context": self._context(link.context), "attributes": attributes})
+        update = {"context": self._context(link.context), "attributes": attributes, **self._unknown(link)}
+        return link.model_copy(update=update)
 
     def _context(self, context: Optional[SpanContext]) -> Any:
-        if context is None or not context.trace_state:
+        if context is None or not (context.trace_state or context.model_extra):
             return context
-        return context.model_copy(update={"trace_state": self._attributes(context.trace_state)})
+        masked = self._attributes(context.trace_state)
+        return context.model_copy(update={"trace_state": masked, **self._unknown(context)})
+
+    def _unknown(self, model: BaseModel) -> Dict[str, Any]:
+        """Return the fields that a model does not know, with masked values under their own names."""
+        return {
+            name: KEY_MARKER if _is_sensitive(name, value) else self._safely(self.value, value, ERROR_MARKER)
+            for name, value in (model.model_extra or {}).items()
+        }
 
     def _each(self, items: Sequence[T], mask: Callable[[T], T]) -> List[T]:
         masked = [self._safely(mask, item, None) for item in items]

@@ -218,10 +218,12 @@ class LightningStore:
         """Create a rollout and its first attempt, past the queue; both are ``preparing``.
 
         ``resources_id=None`` takes the latest resources, if there are any. With ``worker_id`` the worker
-        becomes ``busy`` with this attempt.
+        becomes ``busy`` with this attempt. A durable store keeps what JSON can say of ``input``: dates as ISO 8601
+        text, tuples and sets as lists, dataclasses and pydantic models as maps; a store that is not keeps any object.
 
         Raises:
             ResourcesNotFound: ``resources_id`` is unknown.
+            InvalidArgument: JSON cannot say something in ``input``; the message has its place, ``input.items[3].when``.
         """
         raise _not_implemented(self, "start_rollout")
 

@@ -23,12 +23,12 @@ from typing import Any, Dict, List, Optional, Set, Tuple, TypeVar
 from pydantic import BaseModel
 
 from ..errors import InvalidArgument, StoreClosed
-from ..types import Account, Attempt, PaginatedResult, ResourcesUpdate, Rollout, Span, Worker
+from ..types import Account, Attempt, PaginatedResult, ResourcesUpdate, Rollout, Span, TaskInput, Worker
 from .base import FINISHED, LightningStoreCapabilities, LightningStoreStatistics
 from .query import Query
 from .tables import AttemptKey, NewSpan, SpanCounts, Tables
 from .transaction import Clock, Command, TransactionalStore
-from .values import copy_span, copy_value, numbered
+from .values import copy_span, copy_value, numbered, object_copy
 from .waiting import Waits
 
 T = TypeVar("T")
@@ -48,7 +48,8 @@ def estimate_model_size(value: Any) -> int:
     if isinstance(value, str):
         return 49 + len(value)  # sys.getsizeof("") is 49 in CPython 3.11
     if isinstance(value, BaseModel):
-        return sum(estimate_model_size(item) for item in value.__dict__.values())
+        fields = {**value.__dict__, **(value.model_extra or {})}
+        return sum(map(estimate_model_size, fields.values()))
     if isinstance(value, Mapping):
         return sum(len(str(key)) + 8 + estimate_model_size(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -436,6 +437,9 @@ class InMemoryLightningStore(TransactionalStore):
         """Wait for one rollout (0.3); ``None`` where it is not finished in time."""
         finished = await self.wait_for_rollouts(rollout_ids=[rollout_id], timeout=timeout)
         return finished[0] if finished else None
+
+    def _task_input(self, value: TaskInput) -> TaskInput:
+        return object_copy("input", value)
 
     def _encode(self, span: Span) -> Span:
         return copy_span(span)

@@ -415,6 +415,10 @@ class TransactionalStore(LightningStore):
     async def _read(self, work: Callable[[Tables], T]) -> T:
         """Run a function that only reads, on one state of the store; a result is the caller's own."""
 
+    def _task_input(self, value: TaskInput) -> TaskInput:
+        """Return a rollout's input as it is kept: what JSON can say of it; a store that keeps objects keeps it."""
+        return values.json_copy("input", value)
+
     def _encode(self, span: Span) -> Any:
         """Turn a span into what ``Tables.add_spans`` keeps; called before the transaction."""
         return span
@@ -487,7 +491,7 @@ class TransactionalStore(LightningStore):
         request = EnqueueRolloutRequest.model_construct(
             input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
         )
-        draft = _draft(request)
+        draft = _draft(request, self._task_input(request.input))
         values.optional_text("worker_id", worker_id)
 
         def work(unit: Unit) -> AttemptedRollout:
@@ -496,7 +500,7 @@ class TransactionalStore(LightningStore):
         return await self._change(work)
 
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
-        drafts = [_draft(request) for request in rollouts]
+        drafts = [_draft(request, self._task_input(request.input)) for request in rollouts]
 
         def work(unit: Unit) -> List[Rollout]:
             created = [_created(unit, draft) for draft in drafts]
@@ -548,7 +552,7 @@ class TransactionalStore(LightningStore):
     ) -> Rollout:
         changes: Dict[str, Any] = {}
         if not isinstance(input, Unset):
-            changes["input"] = values.json_copy("input", input)
+            changes["input"] = self._task_input(input)
         if not isinstance(mode, Unset):
             changes["mode"] = values.optional_mode(mode)
         if not isinstance(config, Unset):
@@ -890,11 +894,11 @@ class TransactionalStore(LightningStore):
         return await self._look(lambda unit: unit.tables.find_workers(asked))
 
 
-def _draft(request: EnqueueRolloutRequest) -> Rollout:
+def _draft(request: EnqueueRolloutRequest, task: TaskInput) -> Rollout:
     """Check a request and return a rollout that still lacks its start time and its resources."""
     return Rollout.model_construct(
         rollout_id=new_rollout_id(),
-        input=values.json_copy("input", request.input),
+        input=task,
         start_time=0.0,
         end_time=None,
         mode=values.optional_mode(request.mode),

@@ -1,14 +1,21 @@
 """Values at the border of a store: checked on the way in, and never shared with what is kept.
 
 A store keeps JSON values. What a caller hands in is copied into plain lists, dicts and scalars, so that the
-caller's objects and the store's never meet; what is not JSON is refused by name and place.
+caller's objects and the store's never meet; what JSON cannot say is refused by name and place. Only the input of a
+rollout may be more, in a store that keeps objects.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from collections.abc import Mapping
+from datetime import date, time
+from enum import Enum
+from pathlib import PurePath
 from typing import Any, Dict, Optional, TypeVar, Union, cast
+from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -26,6 +33,7 @@ from ..types import (
     SpanContext,
     TraceStatus,
 )
+from ..types._model import Model
 from ..types.tracer import build, to_attributes
 
 M = TypeVar("M", bound=BaseModel)
@@ -38,10 +46,14 @@ _LARGEST_NUMBER = 2**62  # leaves a 64-bit counter room to go on
 
 
 def json_copy(name: str, value: Any) -> Any:
-    """Return a deep copy of a JSON value made of plain lists, dicts and scalars; tuples become lists.
+    """Return what JSON can say of a value, as new plain lists, dicts and scalars.
+
+    Tuples become lists, and so do sets, in the order of their items' text. Dates and times become ISO 8601 text, paths
+    and UUIDs text, members of enums their value, dataclasses and pydantic models maps of their fields, arrays (what has
+    ``tolist``) lists.
 
     Raises:
-        InvalidArgument: Something inside is not JSON; the message says what and where.
+        InvalidArgument: JSON cannot say something inside; the message says what and where (``input.items[3].when``).
     """
     return _json_copy(name, value, 0)
 
@@ -50,24 +62,70 @@ def _json_copy(place: str, value: Any, depth: int) -> Any:
     if value is None or type(value) in (str, bool, int, float):
         return value
     if depth > _DEEPEST:
-        raise InvalidArgument(f"{place.partition('[')[0]} is nested deeper than {_DEEPEST} levels")
+        raise too_deep(place)
     if isinstance(value, Mapping):
         return {
-            _json_key(place, key): _json_copy(f"{place}[{key!r}]", item, depth + 1)
+            _json_key(place, key): _json_copy(_item_place(place, key), item, depth + 1)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
         return [_json_copy(f"{place}[{index}]", item, depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, Enum):
+        return _json_copy(place, value.value, depth + 1)
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return float(value)
+    return _json_copy(place, _said_in_json(place, value), depth + 1)
+
+
+def _said_in_json(place: str, value: Any) -> Any:
+    """Return an object's nearest form in JSON, what is inside unchanged."""
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, (PurePath, UUID)):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=lambda item: (type(item).__name__, str(item)))
+    if isinstance(value, BaseModel):
+        return value.model_dump(warnings=False)
+    if not isinstance(value, type):
+        if dataclasses.is_dataclass(value):
+            return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        if callable(getattr(value, "tolist", None)):
+            return value.tolist()
     raise InvalidArgument(
-        f"{place} is a {type(value).__qualname__}, which is not JSON; "
+        f"{place} is a {type(value).__qualname__}, which JSON cannot say; "
         "a store keeps text, numbers, true, false, null, lists and dicts of them"
     )
+
+
+def _item_place(place: str, key: Any) -> str:
+    return f"{place}.{key}" if isinstance(key, str) and key.isidentifier() else f"{place}[{key!r}]"
+
+
+def too_deep(place: str) -> InvalidArgument:
+    """Return the error for a value that is nested too deeply, or contains itself."""
+    return InvalidArgument(
+        f"{re.split(r'[.[]', place, maxsplit=1)[0]} is nested deeper than {_DEEPEST} levels"
+    )
+
+
+def object_copy(name: str, value: Any, depth: int = 0) -> Any:
+    """Return a copy of the lists, tuples and dicts of a value; every other object is the same, whatever it is.
+
+    Raises:
+        InvalidArgument: It is nested too deeply, or contains itself.
+    """
+    if depth > _DEEPEST:
+        raise too_deep(name)
+    if type(value) is dict:
+        return {key: object_copy(name, item, depth + 1) for key, item in value.items()}
+    if type(value) is list or type(value) is tuple:
+        return type(value)(object_copy(name, item, depth + 1) for item in value)
+    return value
 
 
 def _json_key(place: str, key: Any) -> str:
@@ -205,7 +263,7 @@ def account(value: Any) -> Account:
 
 
 def copy_model(model: M) -> M:
-    """Return a copy that shares nothing mutable; the model's fields hold JSON values and models of them."""
+    """Return a copy that shares nothing mutable, but objects in a rollout's input that are no JSON values."""
     if isinstance(model, Span):
         return cast("M", copy_span(model))
     fields = {name: copy_value(value) for name, value in model.__dict__.items()}
@@ -213,13 +271,17 @@ def copy_model(model: M) -> M:
 
 
 def copy_value(value: Any) -> Any:
-    """Copy one field, or anything that a store returns: models, lists and dicts of models, JSON values."""
-    if isinstance(value, BaseModel):
+    """Copy one field, or anything that a store returns: our models, lists, tuples and dicts of them, JSON values.
+
+    What else is in a rollout's input is the same object.
+    """
+    if isinstance(value, Model):
         return copy_model(value)
-    if isinstance(value, dict):
+    kind = type(value)
+    if kind is dict:
         return {key: copy_value(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [copy_value(item) for item in value]
+    if kind is list or kind is tuple:
+        return kind(map(copy_value, value))
     return value
 
 
@@ -227,7 +289,7 @@ def numbered(span: Span, sequence_id: int) -> Span:
     """Return a span with its sequence id; what is inside is shared."""
     if type(span) is not Span:
         return copy_span(span, sequence_id)
-    return build(Span, {**span.__dict__, "sequence_id": sequence_id})
+    return build(Span, {**span.__dict__, "sequence_id": sequence_id}, span.model_extra)
 
 
 def copy_span(span: Span, sequence_id: Optional[int] = None) -> Span:
@@ -252,21 +314,25 @@ def copy_span(span: Span, sequence_id: Optional[int] = None) -> Span:
             "parent": None if span.parent is None else _copy_context(span.parent),
             "resource": _copy_resource(span.resource),
         },
+        to_attributes(span.model_extra),
     )
 
 
 def _copy_status(status: TraceStatus) -> TraceStatus:
-    return build(TraceStatus, {"status_code": status.status_code, "description": status.description})
+    fields = {"status_code": status.status_code, "description": status.description}
+    return build(TraceStatus, fields, to_attributes(status.model_extra))
 
 
 def _copy_event(event: Event) -> Event:
     attributes = to_attributes(event.attributes)
-    return build(Event, {"name": event.name, "attributes": attributes, "timestamp": event.timestamp})
+    fields = {"name": event.name, "attributes": attributes, "timestamp": event.timestamp}
+    return build(Event, fields, to_attributes(event.model_extra))
 
 
 def _copy_link(link: Link) -> Link:
     attributes = None if link.attributes is None else to_attributes(link.attributes)
-    return build(Link, {"context": _copy_context(link.context), "attributes": attributes})
+    fields = {"context": _copy_context(link.context), "attributes": attributes}
+    return build(Link, fields, to_attributes(link.model_extra))
 
 
 def _copy_resource(resource: OtelResource) -> OtelResource:
@@ -283,4 +349,5 @@ def _copy_context(context: SpanContext) -> SpanContext:
             "is_remote": context.is_remote,
             "trace_state": dict(context.trace_state),
         },
+        to_attributes(context.model_extra),
     )

@@ -64,7 +64,9 @@ def same_value(left: Any, right: Any) -> bool:
     if type(left) is not type(right):
         return False
     if isinstance(left, BaseModel):
-        return same_value(vars(left), vars(right))
+        return same_value(
+            {**vars(left), **(left.model_extra or {})}, {**vars(right), **(right.model_extra or {})}
+        )
     if isinstance(left, Mapping):
         return left.keys() == right.keys() and all(same_value(left[key], right[key]) for key in left)
     if isinstance(left, (list, tuple)):

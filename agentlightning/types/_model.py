@@ -13,3 +13,9 @@ class Model(BaseModel):
     """A model that is built at its first use."""
 
     model_config = ConfigDict(defer_build=tuple(map(int, VERSION.split(".")[:2])) >= (2, 11))
+
+
+class OpenModel(Model):
+    """A model that keeps fields that it does not know, as 0.3's models of spans do (``model_extra``)."""
+
+    model_config = ConfigDict(extra="allow")

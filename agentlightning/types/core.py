@@ -31,7 +31,7 @@ T_item = TypeVar("T_item")
 T_co = TypeVar("T_co", covariant=True)
 
 TaskInput = Any
-"""What an agent is asked to do: any JSON value."""
+"""What an agent is asked to do: a JSON value, or what a store can say in JSON; ``memory://`` keeps any object."""
 
 RolloutMode = Literal["train", "val", "test"]
 RolloutStatus = Literal["queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing"]

@@ -2,7 +2,8 @@
 
 ``Span`` adds ``rollout_id``, ``attempt_id`` and ``sequence_id`` to an OpenTelemetry span. Times are seconds
 since the epoch. Attribute values are JSON values; what is not is turned into one, never refused: the
-OpenTelemetry SDK keeps ``None``, maps and mixed lists since 1.45, and a telemetry value must not raise.
+OpenTelemetry SDK keeps ``None``, maps and mixed lists since 1.45, and a telemetry value must not raise. Fields that
+a span does not know are kept, as in 0.3, and become JSON values in a store.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import (
     Optional,
     Protocol,
     Set,
+    Tuple,
     TypeVar,
     Union,
     runtime_checkable,
@@ -29,7 +31,7 @@ from typing import (
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from ._model import Model
+from ._model import Model, OpenModel
 from .ids import generate_id
 
 if TYPE_CHECKING:
@@ -120,21 +122,25 @@ T_model = TypeVar("T_model", bound=BaseModel)
 
 
 @cache
-def _all_fields(cls: type[BaseModel]) -> Set[str]:
-    return set(cls.model_fields)
+def _fields_of(cls: type[BaseModel]) -> Tuple[Set[str], bool]:
+    """Return the names of a class's fields, and whether it keeps others."""
+    return set(cls.model_fields), issubclass(cls, OpenModel)
 
 
-def build(cls: type[T_model], values: Dict[str, Any]) -> T_model:
+def build(cls: type[T_model], values: Dict[str, Any], unknown: Optional[Dict[str, Any]] = None) -> T_model:
     """Return a model with these values for all of its fields, unvalidated; ``model_construct`` in a tenth of the time.
+
+    ``unknown`` are the fields beyond those, of a class that keeps any; the dict becomes the model's own.
 
     The slots are those that ``BaseModel`` documents for ``model_construct``; a test compares both. All models of a
     class share the set of names of their fields: pydantic only adds names of fields to it, and it has them all.
     """
+    fields, is_open = _fields_of(cls)
     model = cls.__new__(cls)
     put = object.__setattr__
     put(model, "__dict__", values)
-    put(model, "__pydantic_fields_set__", _all_fields(cls))
-    put(model, "__pydantic_extra__", None)
+    put(model, "__pydantic_fields_set__", fields)
+    put(model, "__pydantic_extra__", (unknown or {}) if is_open else None)
     put(model, "__pydantic_private__", None)
     return model
 
@@ -147,7 +153,7 @@ def _seconds(nanoseconds: Optional[int]) -> Optional[float]:
     return None if nanoseconds is None else nanoseconds / _NS_PER_SECOND
 
 
-class SpanContext(Model):
+class SpanContext(OpenModel):
     """The identity of a span."""
 
     trace_id: str
@@ -171,7 +177,7 @@ class SpanContext(Model):
         )
 
 
-class TraceStatus(Model):
+class TraceStatus(OpenModel):
     """Status of a span."""
 
     status_code: StatusCode
@@ -183,7 +189,7 @@ class TraceStatus(Model):
         return build(cls, {"status_code": src.status_code._name_, "description": src.description})
 
 
-class Event(Model):
+class Event(OpenModel):
     """Something that happened at one moment of a span."""
 
     name: str
@@ -203,7 +209,7 @@ class Event(Model):
         )
 
 
-class Link(Model):
+class Link(OpenModel):
     """A reference to a span that is not the parent."""
 
     context: SpanContext
@@ -245,7 +251,7 @@ class SpanCoreFields(Model):
     end_time: Optional[float] = None
 
 
-class Span(Model):
+class Span(OpenModel):
     """A span under its attempt."""
 
     rollout_id: str

@@ -42,7 +42,9 @@ CONTEXTS = st.builds(
     span_id=HEX16,
     is_remote=st.booleans(),
     trace_state=st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=2),
+    hops=VALUES,
 )
+UNKNOWN_FIELDS = st.just({}) | st.fixed_dictionaries({"kind": VALUES, "extra": VALUES})
 TIMES = st.one_of(st.none(), st.floats())
 
 
@@ -64,26 +66,34 @@ def spans(draw: st.DrawFn) -> Span:
         status=TraceStatus(
             status_code=draw(st.sampled_from(["UNSET", "OK", "ERROR"])),
             description=draw(st.none() | ANY_TEXT),
+            **draw(UNKNOWN_FIELDS),
         ),
         attributes=draw(ATTRIBUTES),
         events=draw(
-            st.lists(st.builds(Event, name=ANY_TEXT, attributes=ATTRIBUTES, timestamp=TIMES), max_size=2)
+            st.lists(
+                st.builds(Event, name=ANY_TEXT, attributes=ATTRIBUTES, timestamp=TIMES, weight=VALUES),
+                max_size=2,
+            )
         ),
         links=draw(
-            st.lists(st.builds(Link, context=CONTEXTS, attributes=st.none() | ATTRIBUTES), max_size=2)
+            st.lists(
+                st.builds(Link, context=CONTEXTS, attributes=st.none() | ATTRIBUTES, weight=VALUES),
+                max_size=2,
+            )
         ),
         start_time=draw(TIMES),
         end_time=draw(TIMES),
         context=draw(st.sampled_from([usual, None]) | CONTEXTS),
         parent=draw(st.sampled_from([above if parent_id else None, None]) | CONTEXTS),
         resource=OtelResource(attributes=draw(ATTRIBUTES), schema_url=draw(ANY_TEXT)),
+        **draw(UNKNOWN_FIELDS),
     )
 
 
 def exact(value: Any) -> Any:
     """Make a value comparable to the bit: types of numbers, the sign of zero, NaN, the order of keys."""
     if hasattr(value, "model_dump"):
-        return exact(value.__dict__)
+        return exact({**value.__dict__, **(value.model_extra or {})})
     if isinstance(value, dict):
         return [(exact(key), exact(item)) for key, item in value.items()]
     if isinstance(value, list):

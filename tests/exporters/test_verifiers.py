@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import warnings
+from datetime import date
 from typing import Any, Dict, List, Tuple
 
 import pytest
@@ -16,7 +17,7 @@ from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of, two_group
 from agentlightning.adapter import RowPolicy, RowSet, build_rows
 from agentlightning.codec.genai import call_attributes
 from agentlightning.codec.model_call import VALID, Choice, ModelCall, ToolCall, Usage
-from agentlightning.errors import NotExportable
+from agentlightning.errors import InvalidArgument, NotExportable
 from agentlightning.exporters.verifiers import to_wire_traces
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.types import Span
@@ -103,6 +104,15 @@ def test_unscored_rows_and_unknown_rollouts_are_refused() -> None:
         trace_of(rows_of(LINEAR, reward=None))
     with pytest.raises(NotExportable, match="rollout ro-9 is not among the rollouts"):
         trace_of(rows_of(LINEAR, "ro-9"))
+
+
+def test_a_task_is_what_json_can_say_of_the_input() -> None:
+    of_memory = [*GROUPS[1:], GROUPS[0].model_copy(update={"input": {"due": date(2026, 1, 2)}})]
+    (trace, *_) = to_wire_traces(rows_of(LINEAR), of_memory)
+    assert trace["task"]["data"]["input"] == {"due": "2026-01-02"}
+    unsayable = [*GROUPS[1:], GROUPS[0].model_copy(update={"input": {"due": object()}})]
+    with pytest.raises(InvalidArgument, match=r"input\.due"):
+        to_wire_traces(rows_of(LINEAR), unsayable)
 
 
 def test_whether_it_ended_well_is_the_rollouts_word() -> None:

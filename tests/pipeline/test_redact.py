@@ -291,16 +291,23 @@ def call_span(call: ModelCall = CALL, **changes: Any) -> Span:
 
 
 def planted(secret: str) -> Span:
+    unknown: dict[str, Any] = {"kind": [secret], "place": {"deep": secret}}
     context = SpanContext(
-        trace_id="a" * 32, span_id="b" * 16, is_remote=False, trace_state={"vendor": secret}
+        trace_id="a" * 32, span_id="b" * 16, is_remote=False, trace_state={"vendor": secret}, **unknown
     )
     return call_span(
+        **unknown,
         name=f"call {secret}",
-        status=TraceStatus(status_code="ERROR", description=f"refused {secret}"),
+        status=TraceStatus(status_code="ERROR", description=f"refused {secret}", **unknown),
         events=[
-            Event(name=f"event {secret}", attributes={"message": secret, secret: [secret]}, timestamp=1.0)
+            Event(
+                name=f"event {secret}",
+                attributes={"message": secret, secret: [secret]},
+                timestamp=1.0,
+                **unknown,
+            )
         ],
-        links=[Link(context=context, attributes={"why": {"deep": secret}})],
+        links=[Link(context=context, attributes={"why": {"deep": secret}}, **unknown)],
         context=context,
         parent=context,
         resource=OtelResource(attributes={"host": secret}, schema_url=f"https://x/{secret}"),

@@ -16,6 +16,7 @@ from typing import Any, Dict
 from ...errors import InvalidArgument, LightningError, StoreBusy
 from ...store.registry import open_store
 from ...store.sqlite.connection import connect, translated
+from ...store.sqlite.log import state_of
 from .. import store_migrate
 from .finding import Finding, Subject, existing, scratch, write_into
 from .machine import file_system
@@ -38,7 +39,13 @@ def store(subject: Subject) -> Iterator[Finding]:
         yield Finding("warn", "store", sentence, "AGL_STORE=sqlite:///agentlightning.db")
         return
     try:
-        yield _sqlite(subject.path, subject) if subject.path is not None else _other(subject)
+        if subject.path is None:
+            yield _other(subject)
+            return
+        yield _sqlite(subject.path, subject)
+        log = state_of(subject.path)
+        if log.is_large:
+            yield Finding("warn", "store", log.sentence(), "end what the processes that are named have open")
     except StoreBusy as error:
         yield Finding("warn", "store", str(error), "end the process that holds it, or wait")
     except (LightningError, OSError) as error:

@@ -30,6 +30,7 @@ from urllib.parse import quote
 from ..._private_files import create_file
 from ...errors import NotAStore, SchemaTooNew, StoreBusy, StoreError, StoreFileError, StoreUnavailable
 from ..base import process_is_gone
+from .log import KEPT_BYTES
 from .opened import OpenedFiles, StoreConnection, check_usable, moved
 from .statements import SQL
 
@@ -123,6 +124,7 @@ def connect(
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA cache_size = -{cache_kib}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {KEPT_BYTES}")
         connection.execute("PRAGMA temp_store = memory")
         if store_id is not None:
             _identify(connection, store_id, before)

@@ -42,6 +42,7 @@ from ..tables import Tables
 from ..transaction import Command
 from ..waiting import Waits
 from .connection import Synchronous, check_schema, connect, patiently, translated
+from .log import KEPT_BYTES, shorten, state_of
 from .opened import StoreConnection, keep_for_ever
 from .statements import SQL
 from .tables import SqliteTables
@@ -192,6 +193,9 @@ class Engine:
         self._here = threading.Lock()
         self._opening_id = secrets.token_hex(8)
         self._signed_in: float | None = None  # by the monotonic clock
+        self._look_at_log = False
+        self._log_said = 0
+        """Bytes of the log when the last word of it was said."""
 
     # ------------------------------------------------------------------ from any thread
 
@@ -302,6 +306,7 @@ class Engine:
             job = self._commands.get(timeout=RENEW_SECONDS)
         except queue.Empty:
             self._renew(connection)
+            self._keep_log_small(connection)
             return True
         jobs = []
         while job is not None:
@@ -314,6 +319,7 @@ class Engine:
             except queue.Empty:
                 break
         self._write_group(jobs, connection)
+        self._keep_log_small(connection)  # after those who wait have their answers: copying may take long
         return job is not None
 
     # ------------------------------------------------------------------ having it open
@@ -330,6 +336,7 @@ class Engine:
     def _signed(self, connection: sqlite3.Connection) -> None:
         """The transaction is committed; the first one is copied into the file, for whoever copies the file alone."""
         is_first, self._signed_in = self._signed_in is None, time.monotonic()
+        self._look_at_log = True
         if is_first:
             with suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -338,6 +345,24 @@ class Engine:
         if self._signed_in is not None:
             with suppress(sqlite3.Error, StoreError):
                 self._transact([], lazy)
+
+    def _keep_log_small(self, lazy: _Lazy) -> None:
+        """Now and then, give back the room of a log that has grown large, or say who is in the way."""
+        if not self._look_at_log:
+            return
+        self._look_at_log = False
+        state = state_of(self._path)
+        if state.size <= KEPT_BYTES:
+            self._log_said = 0
+            return
+        with suppress(sqlite3.Error, StoreError, OSError), self._gate.entered():
+            if shorten(lazy.get()):
+                self._log_said = 0
+                return
+        state = state_of(self._path)
+        if state.is_large and state.size >= 2 * self._log_said:
+            self._log_said = state.size
+            _log.warning("%s", state.sentence())
 
     def _sign_out(self, lazy: _Lazy) -> None:
         if self._signed_in is None:

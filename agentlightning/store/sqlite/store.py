@@ -25,6 +25,7 @@ from ..tables import Tables
 from ..transaction import Clock, Command, TransactionalStore
 from .connection import Synchronous, prepare_file
 from .engine import Engine
+from .log import state_of
 from .tables import SqliteTables
 
 T = TypeVar("T")
@@ -134,13 +135,14 @@ class SqliteLightningStore(TransactionalStore):
         return await self._read(work)
 
     async def doubts(self) -> List[str]:
-        """Return what cannot be told about the file, a sentence each: a copy may lack what nobody can see."""
+        """Return what is worth knowing about the file, a sentence each: what a copy may lack, how large its log is."""
 
         def work(tables: Tables) -> List[str]:
             assert isinstance(tables, SqliteTables)
             return tables.doubts()
 
-        return await self._read(work)
+        state = state_of(self.path)
+        return await self._read(work) + ([state.sentence()] if state.is_large else [])
 
     def _encode(self, span: Span) -> SpanRow:
         return encode_span(span)

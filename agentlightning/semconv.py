@@ -118,8 +118,11 @@ class SpanFlagAttributes(str, Enum):
     """What the recorder says of a span."""
 
     LATE = "agentlightning.late"
-    """True where the span started after its ``trace_context`` had closed; written by earlier versions, now
-    such a span belongs to no attempt."""
+    """True where the span started after its ``trace_context`` had closed; written by earlier versions, which filed it
+    under the attempt all the same."""
+    LATE_OF = "agentlightning.late_of"
+    """Attempt whose ``trace_context`` had closed when the span started, in a context that was carried on. The span
+    belongs to no attempt, and a store keeps it beside this one."""
     ALTERNATES = "agentlightning.alternates"
     """True on the root span of an attempt that shared its context with another one, each at work by turns."""
     UNCAPTURED_SERVER = "agentlightning.uncaptured_server"

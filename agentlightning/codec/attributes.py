@@ -15,7 +15,7 @@ from typing import Any, Dict, Generic, List, Optional, Set, TypeVar, Union
 
 from pydantic import ValidationError
 
-from ..semconv import LightningSpanAttributes, LinkAttributes
+from ..semconv import LightningSpanAttributes, LinkAttributes, SpanFlagAttributes
 from ..types import Attributes, AttributeValue, SpanLike
 from ..types.semconv import LinkPydanticModel
 
@@ -27,6 +27,7 @@ Nested = Union[Dict[str, Any], List[Any]]
 _LINK = LightningSpanAttributes.LINK.value
 _TAG = LightningSpanAttributes.TAG.value
 _TAG_PREFIX = f"{_TAG}."
+_LATE_OF = SpanFlagAttributes.LATE_OF.value
 _AGENTOPS_TAGS = "agentops.tags"  # of its default_tags, sessions and decorators; agentops/semconv/core.py
 
 
@@ -285,6 +286,11 @@ def make_tag_attributes(tags: Sequence[str]) -> Dict[str, Any]:
 def extract_tags_from_attributes(attributes: Mapping[str, Any]) -> List[str]:
     """Return the tags in order; what is no tag is skipped."""
     return [tag for tag in indexed_attributes(attributes, _TAG) if isinstance(tag, str)]
+
+
+def is_late(attributes: Mapping[str, Any]) -> bool:
+    """Whether a span started after the ``trace_context`` whose context it was started in had closed."""
+    return isinstance(attributes.get(_LATE_OF), str)
 
 
 def tags_of_span(attributes: Mapping[str, Any]) -> List[str]:

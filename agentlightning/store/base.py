@@ -461,10 +461,13 @@ class LightningStore:
            change no status.
         5. The rollout's ``tags`` gain those of the spans: ``agentlightning.tag.<i>`` and ``agentops.tags``. A rollout
            never loses a tag, and only stored spans give it one.
+        6. A span with the attribute ``agentlightning.late_of`` is *late*: it belongs to no attempt, and is kept beside
+           the one that it names its ids of. It has no ``sequence_id``, is not returned by ``query_spans``, and changes
+           no heartbeat, status or tag.
 
         Returns:
-            The spans that this call stored, with their sequence ids, in the order of the batch. Spans that
-            were stored before are left out.
+            The spans that this call stored, with their sequence ids, in the order of the batch, late ones after the
+            others. Spans that were stored before are left out.
 
         Raises:
             RolloutNotFound, AttemptNotFound: Of any span, opened span or account; nothing was written.
@@ -513,6 +516,15 @@ class LightningStore:
         """List spans with a committed start and no end, by start time; ``end_time`` is ``None``.
 
         None in a store that keeps no starts (``capabilities['receipts']`` is not true).
+        """
+        del rollout_id, attempt_id
+        return ()
+
+    async def query_late_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
+        """List the late spans that are kept beside the attempts, each attempt's in the order in which they were stored.
+
+        They started in the context of a ``trace_context`` that had closed; nobody knows whose they are. None in a store
+        that keeps none (``capabilities['receipts']`` is not true).
         """
         del rollout_id, attempt_id
         return ()

@@ -87,8 +87,10 @@ class MemoryData:
         self.counters: Dict[AttemptKey, int] = {}
         self.spans: Dict[AttemptKey, Dict[str, _Kept]] = {}
         self.open_spans: Dict[AttemptKey, Dict[str, _Kept]] = {}
+        self.late_spans: Dict[AttemptKey, Dict[str, _Kept]] = {}
         self.evicted: Dict[AttemptKey, Dict[str, bool]] = {}
         """Ids of spans that were given up for room, with their ``declared`` mark: a repeat stays a repeat."""
+        self.evicted_late: Dict[AttemptKey, Set[str]] = {}
         self.span_bytes = 0
         self.accounts: Dict[AttemptKey, Dict[str, Account]] = {}
         self.resources: Dict[str, ResourcesUpdate] = {}
@@ -266,6 +268,23 @@ class MemoryTables(Tables):
         for span_id in span_ids if kept else ():
             self._delete(self._data.open_spans[key], span_id)
 
+    def get_late(self, key: AttemptKey, span_ids: Collection[str]) -> Collection[str]:
+        kept, evicted = self._data.late_spans.get(key, {}), self._data.evicted_late.get(key, ())
+        return {span_id for span_id in span_ids if span_id in kept or span_id in evicted}
+
+    def add_late_spans(self, spans: Sequence[NewSpan]) -> None:
+        before = self._data.span_bytes
+        self._undo.append(lambda: setattr(self._data, "span_bytes", before))
+        for new in spans:
+            size = self._estimate(new.encoded)
+            span = numbered(new.encoded, 0)
+            of_attempt = self._data.late_spans.setdefault((span.rollout_id, span.attempt_id), {})
+            self._set(of_attempt, span.span_id, _Kept(span, True, size))
+            self._data.span_bytes += size
+
+    def get_late_spans(self, keys: Sequence[AttemptKey]) -> Sequence[Span]:
+        return [kept.span for key in keys for kept in self._data.late_spans.get(key, {}).values()]
+
     def find_spans(self, keys: Sequence[AttemptKey], query: Query) -> PaginatedResult[Span]:
         arranged: List[Span] = []
         for key in keys:
@@ -283,7 +302,9 @@ class MemoryTables(Tables):
             stored=len(stored),
             open=len(opened),
             undeclared=[*marks, *evicted.values()].count(False),
+            late=len(self._data.late_spans.get(key, {})),
             evicted=len(evicted),
+            evicted_late=len(self._data.evicted_late.get(key, ())),
         )
 
     def get_accounts(self, key: AttemptKey) -> Sequence[Account]:
@@ -479,7 +500,9 @@ class InMemoryLightningStore(TransactionalStore):
                 given_up = data.spans.pop(key, {})
                 marks = {span_id: kept.declared for span_id, kept in given_up.items()}
                 data.evicted.setdefault(key, {}).update(marks)
-                data.span_bytes -= sum(kept.size for kept in given_up.values())
+                late = data.late_spans.pop(key, {})
+                data.evicted_late.setdefault(key, set()).update(late)
+                data.span_bytes -= sum(kept.size for kept in (*given_up.values(), *late.values()))
             if data.span_bytes <= self._safe:
                 return
 

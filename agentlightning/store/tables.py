@@ -30,7 +30,7 @@ class NewSpan:
     span: Span
     """As it was handed in; the tables keep what ``encoded`` says, and take only the ids from here."""
     sequence_id: int
-    """Its place in the attempt; 0 for an open span."""
+    """Its place in the attempt; 0 for an open or late span."""
     declared: bool
     """Whether an account of its attempt counts it; see ``types.receipt``."""
     encoded: Any
@@ -45,8 +45,12 @@ class SpanCounts:
     open: int
     undeclared: int
     """Stored, open and evicted spans that no account counts."""
+    late: int = 0
+    """Late spans that are stored beside the others."""
     evicted: int = 0
     """Spans that were stored and then given up for room."""
+    evicted_late: int = 0
+    """Late spans of which the same is true."""
 
 
 class Tables(ABC):
@@ -145,6 +149,18 @@ class Tables(ABC):
     @abstractmethod
     def remove_open_spans(self, key: AttemptKey, span_ids: Collection[str]) -> None:
         """Forget open spans; ids that are not open are left out."""
+
+    @abstractmethod
+    def get_late(self, key: AttemptKey, span_ids: Collection[str]) -> Collection[str]:
+        """Return those of the ids that are stored as late beside an attempt."""
+
+    @abstractmethod
+    def add_late_spans(self, spans: Sequence[NewSpan]) -> None:
+        """Store spans as late, beside any attempts, that are not stored so."""
+
+    @abstractmethod
+    def get_late_spans(self, keys: Sequence[AttemptKey]) -> Sequence[Span]:
+        """Return the late spans beside attempts, each attempt's in the order in which they were stored."""
 
     @abstractmethod
     def find_spans(self, keys: Sequence[AttemptKey], query: Query) -> PaginatedResult[Span]:

@@ -121,6 +121,7 @@ class LightningStoreThreaded(LightningStore):
     add_otel_span = _delegated(LightningStore.add_otel_span)
     query_spans = _delegated(LightningStore.query_spans)
     query_open_spans = _delegated(LightningStore.query_open_spans)
+    query_late_spans = _delegated(LightningStore.query_late_spans)
     get_receipt = _delegated(LightningStore.get_receipt)
     get_next_span_sequence_id = _delegated(LightningStore.get_next_span_sequence_id)
     get_many_span_sequence_ids = _delegated(LightningStore.get_many_span_sequence_ids)

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Dict, Final, Generic, List, Literal, Optional, Tuple, TypeVar, Union
 
-from ..codec.attributes import tags_of_span
+from ..codec.attributes import is_late, tags_of_span
 from ..errors import (
     AlreadySealed,
     AttemptNotFound,
@@ -254,15 +254,19 @@ class SpanBatch:
     """The arguments of one ``add_many_spans``, and how they are written."""
 
     def __init__(self, spans: Sequence[Span], opened: Sequence[Span], accounts: Sequence[Account]) -> None:
-        self.spans = list(spans)
+        every = list(spans)
         self.opened = list(opened)
         self.accounts = [values.account(account) for account in accounts]
-        for span in (*self.spans, *self.opened):
+        for span in (*every, *self.opened):
             values.check_span(span)
+        self.spans = [span for span in every if not is_late(span.attributes)]
+        self.late = [span for span in every if is_late(span.attributes)]
         self.alive = dict.fromkeys(_key(span) for span in (*self.spans, *self.opened))
         self.declared = dict.fromkeys(_key(account) for account in self.accounts)
+        self.beside = dict.fromkeys(map(_key, self.late))
         self.encoded: List[Any] = []
         self.encoded_open: List[Any] = []
+        self.encoded_late: List[Any] = []
         self.tags: Dict[int, List[str]] = {}
         """Place of a span → its tags."""
 
@@ -270,14 +274,17 @@ class SpanBatch:
         """Turn the spans into what the tables keep."""
         self.encoded = [encode(span) for span in self.spans]
         self.encoded_open = [encode_open(span) for span in self.opened]
+        self.encoded_late = [encode_open(span) for span in self.late]
         tagged = ((place, tags_of_span(span.attributes)) for place, span in enumerate(self.spans))
         self.tags = {place: tags for place, tags in tagged if tags}
 
     def write(self, unit: Unit) -> List[Span]:
         """Write the batch and return the spans that are new, in its order, with their sequence ids."""
         attempts = {key: unit.attempt(*key) for key in {**self.alive, **self.declared}}
+        for key in self.beside:
+            unit.attempt(*key)
         self._write_accounts(unit.tables)
-        stored = self._write_spans(unit.tables)
+        stored = [*self._write_spans(unit.tables), *self._write_late(unit.tables)]
         self._write_opened(unit.tables)
         for key, before in attempts.items():
             after = lifecycle.heartbeat(before, unit.now)
@@ -329,6 +336,19 @@ class SpanBatch:
         for rollout_id, tags in of_rollouts.items():
             tables.add_tags(rollout_id, tags)
 
+    def _write_late(self, tables: Tables) -> List[Span]:
+        fresh: List[NewSpan] = []
+        for key, places in _by_key(self.late).items():
+            known = set(tables.get_late(key, [self.late[place].span_id for place in places]))
+            for place in places:
+                span = self.late[place]
+                if span.span_id not in known:
+                    known.add(span.span_id)
+                    fresh.append(NewSpan(span, 0, True, self.encoded_late[place]))
+        if fresh:
+            tables.add_late_spans(fresh)
+        return [values.numbered(new.span, 0) for new in fresh]
+
     def _write_opened(self, tables: Tables) -> None:
         fresh: List[NewSpan] = []
         for key, places in _by_key(self.opened).items():
@@ -363,18 +383,20 @@ def receipt_of(attempt: Attempt, tables: Tables) -> Receipt:
     """Count the receipt of an attempt; see ``types.receipt``."""
     accounts = tables.get_accounts((attempt.rollout_id, attempt.attempt_id))
     counts = tables.count_spans((attempt.rollout_id, attempt.attempt_id))
-    dropped: Dict[str, int] = {DropReason.EVICTED.value: counts.evicted}
-    for account in accounts:
-        for reason, number in account.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + number
+    dropped = _sum({DropReason.EVICTED.value: counts.evicted}, *(account.dropped for account in accounts))
+    late_dropped = _sum(
+        {DropReason.EVICTED.value: counts.evicted_late}, *(account.late_dropped for account in accounts)
+    )
     return Receipt(
         rollout_id=attempt.rollout_id,
         attempt_id=attempt.attempt_id,
         started=sum(account.started for account in accounts) + counts.undeclared,
         stored=counts.stored,
         open=counts.open,
-        dropped={reason: number for reason, number in dropped.items() if number},
+        dropped=dropped,
         late=sum(account.late for account in accounts),
+        late_stored=counts.late,
+        late_dropped=late_dropped,
         unattributed=sum(account.unattributed for account in accounts),
         truncated=dropped.get(DropReason.QUEUE_FULL.value, 0) > 0,
         interrupted=lifecycle.interrupted(
@@ -382,6 +404,15 @@ def receipt_of(attempt: Attempt, tables: Tables) -> Receipt:
         ),
         under_way=not all(account.closed for account in accounts),
     )
+
+
+def _sum(*parts: Mapping[str, int]) -> Dict[str, int]:
+    """Add up counts by reason; what cancels out is left out."""
+    total: Dict[str, int] = {}
+    for part in parts:
+        for reason, number in part.items():
+            total[reason] = total.get(reason, 0) + number
+    return {reason: number for reason, number in total.items() if number}
 
 
 class TransactionalStore(LightningStore):
@@ -699,7 +730,8 @@ class TransactionalStore(LightningStore):
             why = lifecycle.unsealable(attempt, receipt_of(attempt, unit.tables), spans)
             if why is not None:
                 raise NotSealable(f"attempt {attempt.attempt_id} cannot be sealed: {why}")
-            seal = Seal(time=unit.now, spans=spans, sequence_id=unit.tables.get_counter(key))
+            late = unit.tables.count_spans(key).late
+            seal = Seal(time=unit.now, spans=spans, sequence_id=unit.tables.get_counter(key), late=late)
             sealed = attempt.model_copy(update={"seal": seal})
             unit.report(attempt, sealed)
             return sealed
@@ -729,7 +761,7 @@ class TransactionalStore(LightningStore):
         self, spans: Sequence[Span], *, opened: Sequence[Span] = (), accounts: Sequence[Account] = ()
     ) -> Sequence[Span]:
         batch = SpanBatch(spans, opened, accounts)
-        if not (batch.spans or batch.opened or batch.accounts):
+        if not (spans or opened or accounts):
             return []
         return await self._change(batch.write, prepare=lambda: batch.encode(self._encode, self._encode_open))
 
@@ -778,6 +810,11 @@ class TransactionalStore(LightningStore):
             return sorted(found, key=lambda span: (span.start_time is None, span.start_time or 0.0))
 
         return await self._look(work)
+
+    async def query_late_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
+        return await self._look(
+            lambda unit: list(unit.tables.get_late_spans(_attempt_keys(unit, rollout_id, attempt_id)))
+        )
 
     async def get_receipt(self, rollout_id: str, attempt_id: Union[str, Literal["latest"]]) -> Receipt:
         return await self._look(lambda unit: receipt_of(unit.attempt(rollout_id, attempt_id), unit.tables))

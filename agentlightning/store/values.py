@@ -253,7 +253,8 @@ def account(value: Any) -> Account:
         raise InvalidArgument(f"account: {_first(error)}") from None
     for name in ("rollout_id", "attempt_id", "writer_id"):
         text(name, getattr(copy, name))
-    numbers = (copy.revision, copy.started, copy.late, copy.unattributed, *copy.dropped.values())
+    totals = (copy.started, copy.late, copy.unattributed)
+    numbers = (copy.revision, *totals, *copy.dropped.values(), *copy.late_dropped.values())
     if not all(-_LARGEST_NUMBER <= number <= _LARGEST_NUMBER for number in numbers):
         raise InvalidArgument(f"a total of the account of {copy.writer_id!r} is out of range")
     return copy

@@ -379,6 +379,9 @@ class FaultyStore(LightningStore):
     async def query_open_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
         return await self.inner.query_open_spans(rollout_id, attempt_id)
 
+    async def query_late_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
+        return await self.inner.query_late_spans(rollout_id, attempt_id)
+
     async def get_receipt(self, rollout_id: str, attempt_id: Union[str, Literal["latest"]]) -> Receipt:
         return await self.inner.get_receipt(rollout_id, attempt_id)
 

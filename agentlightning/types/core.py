@@ -92,6 +92,8 @@ class Seal(Model):
     """How many spans were stored."""
     sequence_id: int
     """The highest ``sequence_id`` among them; what is stored later has a higher one."""
+    late: int = 0
+    """How many late spans were stored beside them: the first so many of ``query_late_spans``."""
 
 
 class Attempt(Model):

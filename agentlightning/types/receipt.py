@@ -40,7 +40,9 @@ class Account(Model):
     """Ids of spans that were committed as open and then dropped; the store removes them from its open ones."""
     late: int = 0
     """Spans that started after the ``trace_context`` had closed, in a context that was carried on. They belong to no
-    attempt, and ``started`` does not count them."""
+    attempt, and ``started`` and ``dropped`` do not count them."""
+    late_dropped: Dict[str, int] = Field(default_factory=dict)
+    """Reason → late spans that are not stored."""
     unattributed: int = 0
     """Spans of the same process that nobody could place, and that started while the ``trace_context`` was open: this
     attempt could have made them. ``started`` does not count them."""
@@ -61,7 +63,11 @@ class Receipt(Model):
     """Spans with a committed start and no end, counted."""
     dropped: Dict[str, int] = Field(default_factory=dict)
     late: int = 0
-    """Spans beside ``started`` that belong to no attempt: they started after the ``trace_context`` had closed."""
+    """Spans beside ``started`` that belong to no attempt: they started after the ``trace_context`` had closed. Those that
+    are neither stored nor dropped have not ended, or their process has died."""
+    late_stored: int = 0
+    """Late spans in the store, counted; ``query_late_spans`` lists them."""
+    late_dropped: Dict[str, int] = Field(default_factory=dict)
     unattributed: int = 0
     """Spans beside ``started`` that belong to no attempt, and that this one could have made."""
     truncated: bool = False

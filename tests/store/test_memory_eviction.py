@@ -55,12 +55,15 @@ async def test_a_receipt_says_what_was_given_up_and_a_repeat_stays_one() -> None
     ) as store:
         rollout = await store.start_rollout("first")
         span = span_of(rollout)
+        late = span_of(rollout, attributes={"agentlightning.late_of": rollout.attempt.attempt_id})
         await store.add_span(span)
+        await store.add_span(late)
         await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
         await filled(store, clock, rollouts=1, spans=2)
 
         receipt = await store.get_receipt(rollout.rollout_id, "latest")
         assert (receipt.started, receipt.stored, receipt.dropped) == (1, 0, {"evicted": 1})
+        assert (receipt.late_stored, receipt.late_dropped) == (0, {"evicted": 1})
         assert receipt.balanced
         assert not receipt.whole
         assert await store.add_span(span) is None

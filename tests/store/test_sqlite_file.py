@@ -143,6 +143,21 @@ async def test_a_file_of_the_first_release_gets_the_tags_of_its_spans(tmp_path: 
     assert rows(old, tags) == rows(path, tags)
 
 
+def test_accounts_and_seals_of_before_say_nothing_of_late_spans() -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        before, (step,) = MIGRATIONS[:6], MIGRATIONS[6:7]
+        for statement in [each for old in before for each in statements_of(old.script)]:
+            connection.execute(statement)
+        connection.execute("INSERT INTO accounts VALUES (1, 'writer', 2, 3, 4, 5, 1, '{\"pipeline\":1}', '[]')")
+        connection.execute("INSERT INTO seals VALUES (1, 6.5, 7, 8)")
+        for statement in statements_of(step.script):
+            connection.execute(statement)
+
+        accounts = connection.execute("SELECT * FROM accounts").fetchall()
+        assert accounts == [(1, "writer", 2, 3, 4, 5, 1, '{"pipeline":1}', "{}", "[]")]
+        assert connection.execute("SELECT * FROM seals").fetchall() == [(1, 6.5, 7, 8, 0)]
+
+
 def test_rollouts_are_found_by_tags_without_reading_all_of_them_or_any_span() -> None:
     clause, parameters = where(Query((Condition("tags", "has", ("a", "b")),))) or ("", [])
     with closing(sqlite3.connect(":memory:")) as connection:

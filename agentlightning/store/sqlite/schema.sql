@@ -77,12 +77,14 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_by_deadline ON attempts (deadline) WHERE deadline IS NOT NULL;
 
--- The word that an attempt is complete: how many spans it has, and the highest sequence id among them.
+-- The word that an attempt is complete: how many spans it has, the highest sequence id among them, and how many late
+-- spans stood beside them.
 CREATE TABLE seals (
     attempt_key INTEGER PRIMARY KEY REFERENCES attempts (attempt_key),
     time REAL NOT NULL,
     spans INTEGER NOT NULL,
-    sequence_id INTEGER NOT NULL
+    sequence_id INTEGER NOT NULL,
+    late INTEGER NOT NULL
 );
 
 -- What produced spans: the same for thousands of them, so kept once, under a digest of its text.
@@ -143,6 +145,27 @@ CREATE TABLE open_spans (
     PRIMARY KEY (attempt_key, span_id)
 );
 
+-- Spans that started after the trace_context whose context they were started in had closed. They belong to no attempt,
+-- and stand beside the one that they are late of, in the order in which they were stored.
+CREATE TABLE late_spans (
+    late_key INTEGER PRIMARY KEY,
+    attempt_key INTEGER NOT NULL REFERENCES attempts (attempt_key),
+    resource_key INTEGER NOT NULL REFERENCES resources_otel (resource_key),
+    trace_id TEXT NOT NULL,
+    span_id TEXT NOT NULL,
+    parent_id TEXT,
+    name TEXT NOT NULL,
+    status_code TEXT NOT NULL,
+    status_description TEXT,
+    start_time REAL,
+    end_time REAL,
+    extra TEXT,
+    attributes TEXT NOT NULL,
+    events TEXT NOT NULL,
+    links TEXT NOT NULL
+);
+CREATE UNIQUE INDEX late_spans_by_attempt ON late_spans (attempt_key, span_id);
+
 -- What each writer says of each attempt; types/receipt.py says how receipts are made of it.
 CREATE TABLE accounts (
     attempt_key INTEGER NOT NULL REFERENCES attempts (attempt_key),
@@ -153,6 +176,7 @@ CREATE TABLE accounts (
     unattributed INTEGER NOT NULL,
     closed INTEGER NOT NULL,
     dropped TEXT NOT NULL,
+    late_dropped TEXT NOT NULL,
     unstored TEXT NOT NULL,
     PRIMARY KEY (attempt_key, writer_id)
 ) WITHOUT ROWID;

@@ -180,7 +180,7 @@ class SqliteTables(Tables):
             self._run("change_attempt", attempt.status, *changing, attempt_key)
             self._deadlines[attempt_key] = deadline
             if (seal := attempt.seal) is not None:
-                self._run("seal_attempt", attempt_key, seal.time, seal.spans, seal.sequence_id)
+                self._run("seal_attempt", attempt_key, seal.time, seal.spans, seal.sequence_id, seal.late)
             return
         self._run(
             "add_attempt",
@@ -231,7 +231,9 @@ class SqliteTables(Tables):
             worker_id=worker_id,
             last_heartbeat_time=heartbeat,
             metadata=_optional_loads(metadata),
-            seal=None if seal[0] is None else Seal(time=seal[0], spans=seal[1], sequence_id=seal[2]),
+            seal=None
+            if seal[0] is None
+            else Seal(time=seal[0], spans=seal[1], sequence_id=seal[2], late=seal[3]),
         )
 
     def _find_attempt_key(self, key: AttemptKey) -> Optional[int]:
@@ -326,6 +328,30 @@ class SqliteTables(Tables):
         rows = [(self._attempt_key(key), span_id) for span_id in span_ids if is_utf8(span_id)]
         self._connection.executemany(SQL["remove_open_span"], rows)
 
+    def get_late(self, key: AttemptKey, span_ids: Collection[str]) -> Collection[str]:
+        attempt_key = self._attempt_key(key)
+        return {
+            span_id
+            for places, part in in_parts(list(span_ids))
+            for (span_id,) in self._all(f"{SQL['late_among']} {places}", (attempt_key, *part))
+        }
+
+    def add_late_spans(self, spans: Sequence[NewSpan]) -> None:
+        self._connection.executemany(
+            SQL["add_late_span"],
+            [
+                (
+                    self._attempt_key((new.span.rollout_id, new.span.attempt_id)),
+                    self._resource_key(new.encoded.resource),
+                    *new.encoded[:12],
+                )
+                for new in spans
+            ],
+        )
+
+    def get_late_spans(self, keys: Sequence[AttemptKey]) -> Sequence[Span]:
+        return self._unpacked("get_late_spans", keys)
+
     def find_spans(self, keys: Sequence[AttemptKey], query: Query) -> PaginatedResult[Span]:
         known = [key for key in keys if self._find_attempt_key(key) is not None]
         if len(known) == 1 and page(query):
@@ -377,11 +403,15 @@ class SqliteTables(Tables):
         return decode_span(*key, sequence_id, SpanRow._make((*row[3:], arrays)))
 
     def get_open_spans(self, keys: Sequence[AttemptKey]) -> Sequence[Span]:
+        return self._unpacked("get_open_spans", keys)
+
+    def _unpacked(self, name: str, keys: Sequence[AttemptKey]) -> List[Span]:
+        """Return the spans of a table whose rows have everything in them, and no place in the attempt."""
         return [
             decode_span(*key, 0, SpanRow._make((*row, ())))
             for key in keys
             if (attempt_key := self._find_attempt_key(key)) is not None
-            for row in self._all(SQL["get_open_spans"], (attempt_key,))
+            for row in self._all(SQL[name], (attempt_key,))
         ]
 
     def count_spans(self, key: AttemptKey) -> SpanCounts:
@@ -401,11 +431,20 @@ class SqliteTables(Tables):
                 unattributed=unattributed,
                 closed=bool(closed),
                 dropped=loads(dropped),
+                late_dropped=loads(late_dropped),
                 unstored=loads(unstored),
             )
-            for writer_id, revision, started, late, unattributed, closed, dropped, unstored in self._all(
-                SQL["get_accounts"], (self._attempt_key(key),)
-            )
+            for (
+                writer_id,
+                revision,
+                started,
+                late,
+                unattributed,
+                closed,
+                dropped,
+                late_dropped,
+                unstored,
+            ) in self._all(SQL["get_accounts"], (self._attempt_key(key),))
         ]
 
     def last_seen(self, process: str) -> float | None:
@@ -427,6 +466,7 @@ class SqliteTables(Tables):
             account.unattributed,
             account.closed,
             dumps(account.dropped),
+            dumps(account.late_dropped),
             dumps(account.unstored),
         )
 

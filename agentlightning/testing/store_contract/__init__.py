@@ -26,6 +26,7 @@ mode. For readable failures, call ``pytest.register_assert_rewrite("agentlightni
 from __future__ import annotations
 
 from .attempts import AttemptStatusContract, LateResultContract, UpdateAttemptContract, WorkerContract
+from .late import LateContract
 from .life import CapabilitiesContract, CloseContract, StatisticsContract
 from .queries import (
     AliasingContract,
@@ -56,6 +57,7 @@ class StoreContract(
     AddSpansContract,
     OpenSpansContract,
     ReceiptContract,
+    LateContract,
     SealContract,
     QueryRolloutsContract,
     QueryAttemptsContract,

@@ -40,6 +40,7 @@ CALLS: Dict[str, Callable[[LightningStore], Awaitable[Any]]] = {
     "add_many_spans": lambda store: store.add_many_spans([STRAY]),
     "query_spans": lambda store: store.query_spans("ro"),
     "query_open_spans": lambda store: store.query_open_spans("ro"),
+    "query_late_spans": lambda store: store.query_late_spans("ro"),
     "get_receipt": lambda store: store.get_receipt("ro", "latest"),
     "get_next_span_sequence_id": lambda store: store.get_next_span_sequence_id("ro", "at"),
     "get_many_span_sequence_ids": lambda store: store.get_many_span_sequence_ids([("ro", "at")]),

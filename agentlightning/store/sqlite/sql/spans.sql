@@ -78,13 +78,32 @@ FROM open_spans JOIN resources_otel USING (resource_key)
 WHERE attempt_key = ?;
 
 -- name: count_attempt_spans
--- How many spans of an attempt are stored, how many are open, and how many of both no account counts.
+-- How many spans of an attempt are stored, how many are open, how many of both no account counts, and how many are late.
 SELECT
     (SELECT count(*) FROM spans WHERE spans.attempt_key = attempts.attempt_key),
     (SELECT count(*) FROM open_spans WHERE open_spans.attempt_key = attempts.attempt_key),
     (SELECT count(*) FROM spans WHERE spans.attempt_key = attempts.attempt_key AND NOT declared)
-    + (SELECT count(*) FROM open_spans WHERE open_spans.attempt_key = attempts.attempt_key AND NOT declared)
+    + (SELECT count(*) FROM open_spans WHERE open_spans.attempt_key = attempts.attempt_key AND NOT declared),
+    (SELECT count(*) FROM late_spans WHERE late_spans.attempt_key = attempts.attempt_key)
 FROM attempts WHERE attempt_key = ?;
+
+-- name: late_among
+-- Those of the given spans that are stored as late beside an attempt.
+SELECT span_id FROM late_spans WHERE attempt_key = ? AND span_id IN;
+
+-- name: add_late_span
+-- Store a span as late.
+INSERT INTO late_spans (
+    attempt_key, resource_key, trace_id, span_id, parent_id, name,
+    status_code, status_description, start_time, end_time, attributes, events, links, extra
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: get_late_spans
+-- The late spans beside an attempt, in the order in which they were stored.
+SELECT trace_id, span_id, parent_id, name, status_code, status_description, start_time, end_time,
+    attributes, events, links, extra, resource
+FROM late_spans JOIN resources_otel USING (resource_key)
+WHERE attempt_key = ? ORDER BY late_key;
 
 -- name: count_open_spans
 -- How many spans are open.
@@ -100,7 +119,7 @@ INSERT INTO resources_otel (digest, resource) VALUES (?, ?);
 
 -- name: get_accounts
 -- What the writers say of an attempt.
-SELECT writer_id, revision, started, late, unattributed, closed, dropped, unstored
+SELECT writer_id, revision, started, late, unattributed, closed, dropped, late_dropped, unstored
 FROM accounts WHERE attempt_key = ?;
 
 -- name: get_revision
@@ -110,5 +129,5 @@ SELECT revision FROM accounts WHERE attempt_key = ? AND writer_id = ?;
 -- name: put_account
 -- Insert or replace what a writer says of an attempt.
 INSERT OR REPLACE INTO accounts (
-    attempt_key, writer_id, revision, started, late, unattributed, closed, dropped, unstored
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+    attempt_key, writer_id, revision, started, late, unattributed, closed, dropped, late_dropped, unstored
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);

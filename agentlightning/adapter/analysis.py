@@ -7,10 +7,12 @@ it raise.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Set, Tuple
 
+from ..codec.attributes import is_late
 from ..types import Span, SpanLike
 from .calls import Call, Rules, find_calls
 from .graph import CallGraph, build_graph
@@ -18,7 +20,7 @@ from .matching import MatchedBy, RewardMatch, RewardMatchPolicy, is_for_rollout,
 from .reasons import RewardReason
 from .repair import repair
 from .rewards import find_final_reward
-from .tree import Tree, as_spans
+from .tree import Tree, as_spans, sequence_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,27 @@ def analyse(
     """Return an analysis of each attempt that ``source`` holds spans of, in the order of their first spans."""
     attempts: Dict[Tuple[str, str], List[Span]] = {}
     for span in as_spans(source):
-        attempts.setdefault((span.rollout_id, span.attempt_id), []).append(span)
+        if rules.late or not is_late(span.attributes):
+            attempts.setdefault((span.rollout_id, span.attempt_id), []).append(span)
     found = []
-    for spans in attempts.values():
+    for spans in map(_numbered, attempts.values()) if rules.late else attempts.values():
         root = Tree.from_ordered(spans)
         if repair_hierarchy:
             repair(root, rules)
         found.append(analyse_tree(root, rules, policy, spans))
     return found
+
+
+def _numbered(spans: List[Span]) -> List[Span]:
+    """Give late spans, which have no place in their attempt, the places after the last of its own."""
+    last = max((sequence_of(span) or 0 for span in spans), default=0)
+    numbers = itertools.count(last + 1)
+    return [
+        span.model_copy(update={"sequence_id": next(numbers)})
+        if is_late(span.attributes) and sequence_of(span) is None
+        else span
+        for span in spans
+    ]
 
 
 def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Sequence[Span]) -> Analysis:

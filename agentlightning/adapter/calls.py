@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Tuple, cast
 
+from ..codec.attributes import is_late
 from ..codec.distribution import Why, forced_tokens, unproven, was_searched
 from ..codec.genai import read_call
 from ..codec.model_call import VALID, Choice, ModelCall, PolicySpan
@@ -75,6 +76,8 @@ class Rules:
     """Whether a row trains all tokens of an answer or none, so that one with forced tokens gives no row."""
     require_tokens: bool = True
     """Whether calls for which no token ids came are left out; without, they give rows of text alone."""
+    late: bool = False
+    """Whether spans that are late of an attempt count as its own; see ``RowPolicy.late``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,7 @@ def _verdict(span: Span, record: Optional[ModelCall], tokens: Optional[str], rul
     if is_marked(span):
         mark = span.attributes[_UNTRAINABLE]
         return mark if isinstance(mark, str) and mark else CallReason.MARKED.code
-    if span.attributes.get(_LATE) is True:
+    if not rules.late and (span.attributes.get(_LATE) is True or is_late(span.attributes)):
         return CallReason.LATE.code
     if tokens is not None:
         without_ids = record.token_capture.startswith("none(") and record.choices

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Dict, List, Optional, Set, Tuple
 
+from ..codec.attributes import is_late
 from ..semconv import SpanFlagAttributes
 from ..types import Receipt, Rollout, SpanLike
 from .analysis import Analysis, analyse
@@ -134,17 +135,20 @@ def explain(
     """Explain the rows that the adapter makes of ``spans``; never raises, whatever the trace.
 
     Args:
-        spans: The spans of an attempt (or of several, which are told apart).
+        spans: The spans of an attempt (or of several, which are told apart). Of late ones, which belong to no attempt,
+            only the calls are named.
         receipt: The attempt's receipt, to say what is missing from the trace.
         rollout: The rollout, to say whether it failed.
         rules: Which calls give rows; default: those of ``TracerTraceToTriplet()``.
         reward_match: How rewards without a link find their call.
         repair_hierarchy: Whether calls that float beside their agent are put under it.
     """
-    analyses = analyse(spans, rules or Rules(), reward_match, repair_hierarchy=repair_hierarchy)
+    rules = rules or Rules()
+    analyses = analyse(spans, rules, reward_match, repair_hierarchy=repair_hierarchy)
     rows = [transitions(analysis) for analysis in analyses]
     every = [row for each in rows for row in each]
     calls = [call for analysis, own in zip(analyses, rows, strict=True) for call in _calls(analysis, own)]
+    calls += [] if rules.late else _late_calls(spans, rules, reward_match)
     reasons = [
         *_of_calls(analyses, every),
         *_of_rewards(analyses, every),
@@ -159,6 +163,15 @@ def explain(
         rewards=tuple(_reward(match, each) for each in analyses for match in each.rewards),
         reasons=tuple(Code(reason.code, reason.sentence, reason.cure) for reason in reasons),
     )
+
+
+def _late_calls(
+    spans: Sequence[SpanLike], rules: Rules, reward_match: RewardMatchPolicy
+) -> Iterable[CallVerdict]:
+    late = [span for span in spans if is_late(span.attributes or {})]
+    for analysis in analyse(late, replace(rules, late=True), reward_match, repair_hierarchy=False):
+        for call in analysis.calls:
+            yield _call(replace(call, reason=CallReason.LATE.code), (), analysis.attempt_id, None)
 
 
 def _calls(analysis: Analysis, rows: Sequence[Row]) -> Iterable[CallVerdict]:

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any, Dict, List, Optional, Tuple, TypedDict
 
-from ..codec.attributes import filter_and_unflatten_attributes
+from ..codec.attributes import filter_and_unflatten_attributes, is_late
 from ..codec.genai import read_call
 from ..codec.model_call import Choice, ModelCall
 from ..types import Span
@@ -33,7 +33,7 @@ class TraceToMessages(TraceAdapter[List[OpenAIMessages]]):
 
     def adapt(self, source: Sequence[Span], /) -> List[OpenAIMessages]:
         """Return one conversation per choice of each call that says anything."""
-        spans = as_spans(source)
+        spans = [span for span in as_spans(source) if not is_late(span.attributes)]
         found: List[OpenAIMessages] = []
         for span in spans:
             call = read_call(span)

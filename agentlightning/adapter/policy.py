@@ -68,6 +68,9 @@ class RowPolicy:
     require_logprobs: bool = False
     """Whether answers without proven log-probabilities are context only. By default they are trained and have ``None``
     for each: right for a trainer that recomputes them; what needs them refuses such rows."""
+    late: bool = False
+    """Whether what started after its ``trace_context`` had closed, in a context that was carried on, counts as the
+    attempt's own. Right where no worker of the agent serves several rollouts, wrong where one does."""
     min_version: Optional[int] = None
     """Answers with a token of an older policy version are stale, and context only. Versions are whole numbers."""
     max_prompt_tokens: Optional[int] = None
@@ -114,6 +117,7 @@ class RowPolicy:
             exclude_in_reward=self.exclude_llm_call_in_reward,
             require_logprobs=False,  # decided for each answer, in ``untrained``
             whole_answers=False,
+            late=self.late,
         )
 
 

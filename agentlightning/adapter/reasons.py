@@ -141,8 +141,9 @@ class TraceReason(Explained):
     SPANS_LATE = (
         "spans_late",
         "spans started after their trace_context had closed, in a task, thread or worker that lived on: they belong to "
-        "no attempt",
-        "wait for tasks and threads inside the trace_context, or give a span its ids as attributes",
+        "no attempt, and are stored beside this one",
+        "wait for tasks and threads inside the trace_context, give a span its ids as attributes, or, where no worker "
+        "serves several rollouts, take them with RowPolicy(late=True) or agl rows --late",
     )
     SPANS_UNATTRIBUTED = (
         "spans_unattributed",
@@ -242,7 +243,7 @@ class CallReason(Explained):
     LATE = (
         "late",
         "the call was made after the trace_context of its attempt had closed, so that nobody can tell whose it is",
-        "wait for tasks and threads inside the trace_context",
+        "wait for tasks and threads inside the trace_context; RowPolicy(late=True) takes such calls",
     )
     ALTERNATES = (
         "alternates",

@@ -31,9 +31,12 @@ async def _run(args: argparse.Namespace) -> int:
     async with lookup.open_existing(args.store) as store:
         rollout = await lookup.find_rollout(store, args.rollout)
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
-        spans = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
+        spans = [
+            *await store.query_spans(rollout.rollout_id, attempt.attempt_id),
+            *await store.query_late_spans(rollout.rollout_id, attempt.attempt_id),
+        ]
         receipt = await receipt_of(store, rollout.rollout_id, attempt.attempt_id)
-    explanation = explain_trace(list(spans), receipt=receipt, rollout=rollout)
+    explanation = explain_trace(spans, receipt=receipt, rollout=rollout)
     if args.json:
         output.print_json(explanation.as_json())
     else:

@@ -27,7 +27,7 @@ def line(receipt: Receipt | None) -> str:
         return "unknown: this store does not count what was started"
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(receipt.dropped.items()))
     dropped = f"{sum(receipt.dropped.values())} dropped{f' ({reasons})' if reasons else ''}"
-    notes = [f"{receipt.late} late, of no attempt"] if receipt.late else []
+    notes = [f"{receipt.late} late, of no attempt{_of_late(receipt)}"] if receipt.late else []
     notes += (
         [f"{receipt.unattributed} unattributed, which it could have made"] if receipt.unattributed else []
     )
@@ -40,3 +40,9 @@ def line(receipt: Receipt | None) -> str:
     notes += [] if receipt.balanced else ["OUT OF BALANCE"]
     text = f"{receipt.started} started = {receipt.stored} stored + {dropped} + {receipt.open} open"
     return "; ".join([text, *notes])
+
+
+def _of_late(receipt: Receipt) -> str:
+    words = [f"{receipt.late_stored} stored"]
+    words += [f"{reason} {count}" for reason, count in sorted(receipt.late_dropped.items())]
+    return f" ({', '.join(words)})"

@@ -35,6 +35,11 @@ def add_parser(subparsers: options.Subparsers) -> None:
         help=f"train calls of this role; {ANY_ROLE} = all (default: agent)",
     )
     parser.add_argument("--abandoned", action="store_true", help="train answers that the agent gave up, too")
+    parser.add_argument(
+        "--late",
+        action="store_true",
+        help="take spans that started after their trace_context had closed, too; see RowPolicy(late=True)",
+    )
     parser.add_argument("--max-tokens", type=int, metavar="N", help="cut rows that are longer")
     options.add_json(parser)
 
@@ -58,6 +63,7 @@ def policy_of(args: argparse.Namespace) -> RowPolicy:
             roles=roles,
             abandoned="train" if args.abandoned else "skip",
             max_tokens=args.max_tokens,
+            late=args.late,
         )
     except re.error as error:
         raise InvalidArgument(f"--agent {args.agent!r} is no regular expression: {error}") from error
@@ -69,7 +75,10 @@ async def _run(args: argparse.Namespace, policy: RowPolicy) -> int:
     async with lookup.open_existing(args.store) as store:
         rollout = await lookup.find_rollout(store, args.rollout)
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
-        spans = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
+        spans = [
+            *await store.query_spans(rollout.rollout_id, attempt.attempt_id),
+            *await store.query_late_spans(rollout.rollout_id, attempt.attempt_id),
+        ]
         resources = await resources_of(store, rollout)
     rows = build_rows(spans, policy, rollout=rollout, resources=resources)
     if args.json:

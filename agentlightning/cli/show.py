@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
 from ..adapter.rewards import PRIMARY
+from ..codec.attributes import is_late
 from ..emitter import get_rewards_from_span
 from ..semconv import ModelCallAttributes, SpanFlagAttributes
 from ..store.base import receipt_of
@@ -49,12 +50,13 @@ async def _run(args: argparse.Namespace) -> int:
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
         ended = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
         opened = await store.query_open_spans(rollout.rollout_id, attempt.attempt_id)
+        late = await store.query_late_spans(rollout.rollout_id, attempt.attempt_id)
         receipt = await receipt_of(store, rollout.rollout_id, attempt.attempt_id)
     if args.json:
-        output.print_json(_document(rollout, attempt, ended, opened, receipt))
+        output.print_json(_document(rollout, attempt, [*ended, *late], opened, receipt))
     else:
-        _print(rollout, attempt, list(tree(ended, opened)), receipt)
-        if not ended and not opened:
+        _print(rollout, attempt, list(tree([*ended, *late], opened)), receipt)
+        if not ended and not opened and not late:
             output.say(
                 f"no span yet; agl explain {rollout.rollout_id}{options.again(args)} says why there may be none"
             )
@@ -68,8 +70,8 @@ def _document(
     opened: Sequence[Span],
     receipt: Optional[Receipt],
 ) -> Dict[str, Any]:
-    spans = [{**span.model_dump(), "open": False} for span in ended]
-    spans += [{**span.model_dump(), "open": True} for span in opened]
+    spans = [{**span.model_dump(), "open": False, "late": is_late(span.attributes)} for span in ended]
+    spans += [{**span.model_dump(), "open": True, "late": False} for span in opened]
     return {
         "rollout": rollout.model_dump(exclude={"attempt"}),
         "attempt": attempt.model_dump(),
@@ -139,7 +141,7 @@ def notes(row: Row) -> str:
     if span.status.status_code == "ERROR":
         words.append(f"ERROR {output.one_line(span.status.description or '', 50)}".rstrip())
     words += ["open"] if row.open else []
-    words += ["late"] if attributes.get(SpanFlagAttributes.LATE.value) else []
+    words += ["late"] if is_late(attributes) or attributes.get(SpanFlagAttributes.LATE.value) else []
     words += ["partial"] if attributes.get(ModelCallAttributes.PARTIAL.value) else []
     words += ["redacted"] if attributes.get(SpanFlagAttributes.REDACTED.value) else []
     untrainable = attributes.get(SpanFlagAttributes.UNTRAINABLE.value)

@@ -39,10 +39,13 @@ class SealedAttempt:
     spans: Tuple[Span, ...] = field(repr=False)
     resources: Optional[NamedResources] = field(default=None, repr=False)
     """What the rollout runs with; its model is the policy, where a ``RowPolicy`` names none."""
+    late: Tuple[Span, ...] = field(default=(), repr=False)
+    """Late spans that were stored beside the attempt when it was sealed; a ``RowPolicy`` may want them."""
 
     def rows(self, policy: Optional[RowPolicy] = None) -> RowSet:
         """Return its training rows."""
-        return build_rows(self.spans, policy, rollout=self.rollout, resources=self.resources)
+        spans = (*self.spans, *self.late)
+        return build_rows(spans, policy, rollout=self.rollout, resources=self.resources)
 
     def unproven(self, policy: Optional[RowPolicy] = None) -> Tuple[Code, ...]:
         """Return why rows have no log-probabilities, each reason once; empty where all of them have."""
@@ -140,10 +143,11 @@ async def seal(
     if attempt is None:
         return RefusedAttempt(rollout, None, (explained(TraceReason.NO_SPANS.code),))
     spans = tuple(await store.query_spans(rollout_id, attempt.attempt_id))
+    late = tuple(await store.query_late_spans(rollout_id, attempt.attempt_id))
     resources = await resources_of(store, rollout)
     if attempt.seal is not None:
-        return _as_sealed(rollout, attempt, spans, resources)
-    rows = build_rows(spans, policy, rollout=rollout, resources=resources)
+        return _as_sealed(rollout, attempt, spans, late, resources)
+    rows = build_rows((*spans, *late), policy, rollout=rollout, resources=resources)
     reasons: List[Code] = incomplete(rows, reward)
     if reasons:
         return RefusedAttempt(rollout, attempt, tuple(reasons))
@@ -154,7 +158,9 @@ async def seal(
     except NotSealable as error:
         why = explained(TraceReason.NOT_SEALABLE.code)
         return RefusedAttempt(rollout, attempt, (Code(why.code, str(error), why.cure),))
-    return SealedAttempt(rollout, sealed, spans, resources)
+    if sealed.seal is not None and sealed.seal.late != len(late):  # more of them came meanwhile
+        late = tuple(await store.query_late_spans(rollout_id, attempt.attempt_id))
+    return _as_sealed(rollout, sealed, spans, late, resources)
 
 
 async def resources_of(store: LightningStore, rollout: Rollout) -> Optional[NamedResources]:
@@ -166,13 +172,17 @@ async def resources_of(store: LightningStore, rollout: Rollout) -> Optional[Name
 
 
 def _as_sealed(
-    rollout: Rollout, attempt: Attempt, spans: Sequence[Span], resources: Optional[NamedResources]
+    rollout: Rollout,
+    attempt: Attempt,
+    spans: Sequence[Span],
+    late: Sequence[Span],
+    resources: Optional[NamedResources],
 ) -> Union[SealedAttempt, RefusedAttempt]:
     assert attempt.seal is not None
     covered = tuple(span for span in spans if span.sequence_id <= attempt.seal.sequence_id)
     if len(covered) != attempt.seal.spans:
         return RefusedAttempt(rollout, attempt, (explained(TraceReason.CHANGED_AFTER_SEAL.code),))
-    return SealedAttempt(rollout, attempt, covered, resources)
+    return SealedAttempt(rollout, attempt, covered, resources, tuple(late[: attempt.seal.late]))
 
 
 async def _settled(

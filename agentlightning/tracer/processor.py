@@ -6,9 +6,10 @@ inside the same ``trace_context``, has the same one); the trace of a parent that
 ``trace_context``; ids in the context's baggage, sent by another process, where the user accepts them and no
 ``trace_context`` is open around them; the fallback attempt, if the user named one.
 
-A span with none of these is *unattributed*: kept aside, counted, never filed under a guess. So is one whose scope is
-closed, because whoever carries a context on (a worker, a pool) works for others, too: it is *late* of that attempt. So
-is one whose scope was opened by a generator that is not at work. Each attempt that could have made it counts it.
+A span with none of these is *unattributed*: kept aside, counted, never filed under a guess. So is one whose scope was
+opened by a generator that is not at work. So is one whose scope is closed, because whoever carries a context on (a
+worker, a pool) works for others, too: it is *late* of that attempt, and is stored beside it. Each attempt that could
+have made it counts it.
 """
 
 from __future__ import annotations
@@ -134,14 +135,25 @@ class LightningSpanProcessor(SpanProcessor):
             record = Record(scope, context)
             self.writer.records[id(context)] = record
             if scope is None:
-                self.writer.unplaced(late_of)
+                self.writer.unplaced()
                 self._say_where_it_is(span, late_of)
+                if late_of is not None:
+                    self._start_late(span, record, late_of, started_in)
             else:
                 record.marks = marks_in(started_in)
                 self.writer.started(span, record)
                 self.adoptions.started(span, record)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
             self._policy("deciding where a span belongs", error)
+
+    def _start_late(
+        self, span: SdkSpan, record: Record, late_of: Scope, context: otel_context.Context
+    ) -> None:
+        with self.writer.lock:
+            record.scope = late_of.late()
+        record.marks = marks_in(context)
+        self.writer.started(None, record)  # not announced as open: nobody waits for its end
+        self.adoptions.started(span, record)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span."""
@@ -164,9 +176,11 @@ class LightningSpanProcessor(SpanProcessor):
 
     def _settle(self, span: ReadableSpan, record: Record) -> None:
         self.writer.records.pop(id(record.context), None)
-        if record.scope is None:
+        if record.scope is None or record.scope.is_late:
             self._keep_aside(span)
-        elif record.duplicate:
+        if record.scope is None:
+            return
+        if record.duplicate:
             self.adoptions.drop_duplicate(record)
         else:
             self.writer.ended(span, record, size_of(span, record))
@@ -379,7 +393,8 @@ class LightningSpanProcessor(SpanProcessor):
             self._said_late = True
             _log.warning(
                 "span %r started after the trace_context of rollout %r had closed, in a context that was carried on; "
-                "such spans are kept aside as unattributed, and counted as late on that rollout's receipt",
+                "such spans are unattributed: counted as late on that rollout's receipt, stored beside its attempt, "
+                "and in no row unless RowPolicy(late=True) asks for them",
                 span.name,
                 late_of.rollout_id,
             )
@@ -421,7 +436,10 @@ class LightningSpanProcessor(SpanProcessor):
             span.attributes.update(entry.record.marks)
         if readable.dropped_attributes:
             span.attributes[SpanFlagAttributes.DROPPED_ATTRIBUTES.value] = readable.dropped_attributes
-        return self._chain(span) if self._chain else span
+        made = self._chain(span) if self._chain else span
+        if made is not None and scope.is_late:
+            made.attributes[SpanFlagAttributes.LATE_OF.value] = scope.attempt_id
+        return made
 
     def _make_opened(self, span: SdkSpan, record: Record) -> Span:
         opened = opened_span(span, record)

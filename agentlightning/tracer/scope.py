@@ -192,6 +192,8 @@ class Scope:
         """The store has started no rollout for it: nothing of it can be stored."""
         self.alternates = False
         """Another rollout was at work in the same context at the same time, and nothing tells their spans apart."""
+        self.is_late = False
+        """Its spans start after the ``trace_context`` has closed; see :class:`LateScope`."""
         self.left_open: Optional[List[Record]] = []
         """Spans of others whose model call was left half way; ``None`` once the ``trace_context`` has ended them."""
         self.replaced: Dict[int, int] = {}
@@ -208,7 +210,7 @@ class Scope:
         self.put = 0
         self.settled = 0
         self.stored = 0
-        self.late = 0
+        self._late: Optional[LateScope] = None
         self._unplaced_from = self._unplaced.count
         self._unplaced_until: Optional[int] = self._unplaced_from if self.closed else None
         self.revision = 0
@@ -223,6 +225,12 @@ class Scope:
         """How many spans that nobody could place started in this process while it was open."""
         until = self._unplaced.count if self._unplaced_until is None else self._unplaced_until
         return until - self._unplaced_from
+
+    def late(self) -> LateScope:
+        """Return the scope of what starts late of this one (under the writer's lock)."""
+        if self._late is None or self._late.pid != os.getpid():
+            self._late = LateScope(self)
+        return self._late
 
     def close(self) -> None:
         """Note that its ``trace_context`` is over (under the writer's lock)."""
@@ -275,14 +283,15 @@ class Scope:
             started=self.accounted,
             dropped=dict(self.dropped),
             unstored=list(self.unstored),
-            late=self.late,
+            late=0,
+            late_dropped={},
             unattributed=self.unattributed,
             closed=idle,
         )
 
     def receipt(self) -> Receipt:
         """Return what this process knows by itself: ``open`` also counts spans that are still queued."""
-        dropped = dict(self.dropped)
+        dropped, late = dict(self.dropped), self._late
         return Receipt(
             rollout_id=self.rollout_id,
             attempt_id=self.attempt_id,
@@ -290,9 +299,50 @@ class Scope:
             stored=self.stored,
             open=self.started - self.stored - sum(dropped.values()),
             dropped=dropped,
-            late=self.late,
+            late=0 if late is None else late.started,
+            late_stored=0 if late is None or late.store is None else late.stored,
+            late_dropped={} if late is None else dict(late.dropped),
             unattributed=self.unattributed,
             truncated=self.truncated,
+        )
+
+
+class LateScope(Scope):
+    """What starts after a scope has closed, in a context that was carried on.
+
+    It is written as the spans of any scope are, but belongs to no attempt: it is counted beside what the attempt has
+    started, so that no worker that lives on changes whether an attempt is whole, or keeps it from being sealed.
+    """
+
+    def __init__(self, of: Scope) -> None:
+        keeps_late = of.store is not None and of.store.capabilities.get("receipts")
+        super().__init__(
+            of.store if keeps_late else None,
+            of.rollout_id,
+            of.attempt_id,
+            owner=of.owner,
+            block_timeout=of.block_timeout,
+        )
+        self.is_late = self.closed = True
+        self.unopened = of.unopened
+        self.finished = self.left_open = None
+
+    def account(self, in_batch: int, *, ending: bool = False) -> Account:
+        """Return the account of late spans. It is always closed: nobody waits for them."""
+        del in_batch, ending
+        self.revision += 1
+        return Account.model_construct(
+            rollout_id=self.rollout_id,
+            attempt_id=self.attempt_id,
+            writer_id=self.writer_id,
+            revision=self.revision,
+            started=0,
+            dropped={},
+            unstored=[],
+            late=self.started,
+            late_dropped=dict(self.dropped),
+            unattributed=0,
+            closed=True,
         )
 
 

@@ -297,23 +297,10 @@ class Writer:
             self._nudge()
         self._ask_to_move()
 
-    def unplaced(self, late_of: Optional[Scope]) -> None:
-        """Count a started span that belongs to no attempt.
-
-        Args:
-            late_of: The scope that it would have belonged to, had it started before that was closed.
-        """
+    def unplaced(self) -> None:
+        """Count a started span that belongs to no attempt."""
         with self._lock:
             self.unplaced_spans.count += 1
-            if late_of is None:
-                return
-            if late_of.pid != self.pid:
-                late_of.forget_counts()
-            late_of.late += 1
-            if late_of.store is None or self._stopped:
-                return
-            self._dirty.add(late_of)
-        self._nudge()
 
     def _enqueue(self, entry: Entry) -> bool:
         """Queue an entry or count it as dropped; ``False`` where the thread is to wait for room first."""
@@ -1145,15 +1132,17 @@ def _key(span: Span) -> Tuple[str, str]:
 
 def _correction(scope: Scope, count: int) -> Account:
     """Return the account that undoes ``dropped{spooled}`` once a spool file has been delivered."""
+    undone = {DropReason.SPOOLED.value: -count}
     return Account.model_construct(
         rollout_id=scope.rollout_id,
         attempt_id=scope.attempt_id,
         writer_id=next_writer_id(),
         revision=1,
         started=0,
-        dropped={DropReason.SPOOLED.value: -count},
+        dropped={} if scope.is_late else undone,
         unstored=[],
         late=0,
+        late_dropped=undone if scope.is_late else {},
         unattributed=0,
         closed=True,
     )

@@ -63,8 +63,8 @@ class Receipt(Model):
     """Spans with a committed start and no end, counted."""
     dropped: Dict[str, int] = Field(default_factory=dict)
     late: int = 0
-    """Spans beside ``started`` that belong to no attempt: they started after the ``trace_context`` had closed. Those that
-    are neither stored nor dropped have not ended, or their process has died."""
+    """Spans beside ``started`` that belong to no attempt: they started after the ``trace_context`` had closed. Those
+    that are neither stored nor dropped have not ended, or their process has died."""
     late_stored: int = 0
     """Late spans in the store, counted; ``query_late_spans`` lists them."""
     late_dropped: Dict[str, int] = Field(default_factory=dict)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 from cli_sample import Sample, agl, build
+
+from agentlightning.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +83,26 @@ def test_rows_are_exported_as_they_are(sample: Sample, tmp_path: Path) -> None:
     exported = [json.loads(line) for line in file.read_text().splitlines()]
     shown = json.loads(agl("rows", sample.solved, "--json", "--store", sample.url).out)["rows"]
     assert [row for row in exported if row["rollout_id"] == sample.solved] == shown
+
+
+async def add_late_call(made: Sample) -> None:
+    async with open_store(made.url) as store:
+        call = (await store.query_spans(made.solved, name="chat tiny"))[0]
+        late = {"agentlightning.late_of": call.attempt_id, "gen_ai.response.id": "a late answer"}
+        changes = {"span_id": "f" * 16, "sequence_id": 0, "attributes": {**call.attributes, **late}}
+        await store.add_many_spans([call.model_copy(update=changes)])
+
+
+def test_late_calls_are_shown_explained_and_trained_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    made = build(tmp_path)
+    asyncio.run(add_late_call(made))
+
+    assert "tokens valid, late" in agl("show", made.solved, "--store", made.url).out
+    document = json.loads(agl("show", made.solved, "--json", "--store", made.url).out)
+    assert [span["span_id"] for span in document["spans"] if span["late"]] == ["f" * 16]
+    assert "left out: late" in agl("explain", made.solved, "--store", made.url).out
+    rows = [
+        json.loads(agl("rows", made.solved, "--json", *options, "--store", made.url).out)["decisions"]
+        for options in ((), ("--late",))
+    ]
+    assert [sum(each["span_id"] == "f" * 16 for each in decisions) for decisions in rows] == [0, 1]

@@ -148,7 +148,9 @@ def test_accounts_and_seals_of_before_say_nothing_of_late_spans() -> None:
         before, (step,) = MIGRATIONS[:6], MIGRATIONS[6:7]
         for statement in [each for old in before for each in statements_of(old.script)]:
             connection.execute(statement)
-        connection.execute("INSERT INTO accounts VALUES (1, 'writer', 2, 3, 4, 5, 1, '{\"pipeline\":1}', '[]')")
+        connection.execute(
+            "INSERT INTO accounts VALUES (1, 'writer', 2, 3, 4, 5, 1, '{\"pipeline\":1}', '[]')"
+        )
         connection.execute("INSERT INTO seals VALUES (1, 6.5, 7, 8)")
         for statement in statements_of(step.script):
             connection.execute(statement)

@@ -13,8 +13,9 @@ from typing import List, Tuple
 
 import pytest
 from opentelemetry import trace
-from tracer_sample import new_attempt, read, spans_in
+from tracer_sample import ask, new_attempt, read, spans_in
 
+from agentlightning.adapter import build_rows
 from agentlightning.adapter import explain as explain_trace
 from agentlightning.store import LightningStore
 from agentlightning.tracer import OtelTracer
@@ -272,6 +273,27 @@ def test_rollouts_that_alternate_in_one_context_are_both_marked(
     for each in ids:
         (root,) = [span for span in spans_in(store, each) if span.name == "rollout"]
         assert root.attributes["agentlightning.alternates"] is True
+
+
+def test_calls_of_rollouts_that_alternate_in_one_context_are_in_no_row(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    ids = attempts(store, 2)
+    outer, inner = (
+        tracer.trace_context(store=store, rollout_id=rollout_id, attempt_id=attempt_id)
+        for rollout_id, attempt_id in ids
+    )
+    outer.__enter__()
+    ask(7)
+    inner.__enter__()
+    ask(8)
+    outer.__exit__(None, None, None)  # the outer one is left first: they are no nesting
+    ask(9)
+    inner.__exit__(None, None, None)
+    assert tracer.processor.force_flush(20_000)
+    found = [build_rows(spans_in(store, each)) for each in ids]
+    assert [each.rows for each in found] == [(), ()]
+    assert [each.counts for each in found] == [{"alternates": 1}, {"alternates": 2}]
 
 
 # ---------------------------------------------------------------------- handed work

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import List, Tuple
+import itertools
+from typing import Any, Dict, List, Tuple
 
+from opentelemetry import trace
+
+from agentlightning.codec.genai import call_attributes
+from agentlightning.codec.model_call import VALID, Choice, ModelCall
 from agentlightning.store import LightningStore
 from agentlightning.types import Receipt, Span
+
+_answers = itertools.count(1)
 
 
 async def new_attempt(store: LightningStore, name: object = "task") -> Tuple[str, str]:
@@ -28,3 +35,23 @@ async def read(store: LightningStore, ids: Tuple[str, str]) -> List[Span]:
 def assert_balanced(receipt: Receipt) -> None:
     """Started = stored + dropped + open, whatever happened."""
     assert receipt.balanced, receipt
+
+
+def model_call(*token_ids: int) -> Dict[str, Any]:
+    """Return what a span of a model call says that can be trained."""
+    choice = Choice(0, "stop", token_ids=token_ids, logprobs=(-0.5,) * len(token_ids))
+    call = ModelCall(
+        token_capture=VALID,
+        response_id=f"answer-{next(_answers)}",
+        prompt_token_ids=(1, 2, 3),
+        choices=(choice,),
+        sampling_requested={"temperature": 1.0},
+        sampling_effective={"temperature": 1.0},
+        logprob_kind="processed",
+    )
+    return call_attributes(call)
+
+
+def ask(*token_ids: int) -> None:
+    """Call the model, as far as a trace shows it."""
+    trace.get_tracer("agent").start_span("chat", attributes=model_call(*token_ids)).end()

@@ -26,7 +26,16 @@ Progress = Callable[[int, int], None]
 
 STEP_PAGES: Final = 1_024
 """Pages between two calls of ``Progress``: 8 MB."""
-_TABLES: Final = ("rollouts", "attempts", "spans", "span_arrays", "open_spans", "late_spans", "accounts", "resources")
+_TABLES: Final = (
+    "rollouts",
+    "attempts",
+    "spans",
+    "span_arrays",
+    "open_spans",
+    "late_spans",
+    "accounts",
+    "resources",
+)
 """What is counted in the source and in the copy."""
 
 

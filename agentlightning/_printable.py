@@ -7,6 +7,7 @@ Standard Annex 9), so that what is read is not what is there. Both are written a
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Final
 
@@ -30,6 +31,25 @@ def printable(text: str, *, lines: bool = False) -> str:
     if text.isascii() and text.isprintable():
         return text
     return (_UNSAFE_IN_LINES if lines else _UNSAFE).sub(_escape, text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats a log record as one line, whatever is in it; only a traceback has lines of its own, which are indented.
+
+    A line that begins at the margin is a record of the program that logs: no name or message can look like one.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and the lines of its traceback."""
+        record.message = record.getMessage()
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        lines = [printable(self.formatMessage(record))]
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.formatException(record.exc_info)
+        for text in (record.exc_text, record.stack_info):
+            lines += [f"    {printable(line)}" for line in (text or "").splitlines()]
+        return "\n".join(lines)
 
 
 def _escape(found: re.Match[str]) -> str:

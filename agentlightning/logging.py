@@ -16,7 +16,7 @@ from typing import Any, Dict, Literal, Union
 
 from opentelemetry import baggage, trace
 
-from ._printable import printable
+from ._printable import PrintableFormatter
 from .pipeline.redact import Redactor, SecretFilter
 from .pipeline.rules import KEY_RULES
 from .semconv import LightningResourceAttributes
@@ -55,14 +55,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return str(_keys().value(json.dumps(line, default=repr, ensure_ascii=True)))
-
-
-class TextFormatter(logging.Formatter):
-    """Formats a record for people: what a terminal would obey, in a name or a message, is written as an escape."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line, and the lines of its traceback."""
-        return printable(super().format(record), lines=True)
 
 
 def setup(
@@ -110,7 +102,9 @@ def setup(
     names = (PACKAGE, *apply_to)
     levels = {**dict.fromkeys(names, level), **(submodule_levels or {})}
     numbers = {name: _number(each) for name, each in levels.items()}
-    made = formatter or (JsonFormatter() if format == "json" else TextFormatter(DEFAULT_FORMAT, DATE_FORMAT))
+    made = formatter or (
+        JsonFormatter() if format == "json" else PrintableFormatter(DEFAULT_FORMAT, DATE_FORMAT)
+    )
     of_all = [handler or logging.StreamHandler(sys.stderr)] if console or handler else []
     for each in of_all:
         each.setFormatter(made)

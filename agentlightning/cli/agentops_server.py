@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Optional
 
+from .._printable import PrintableFormatter
 from ..errors import AgentOpsServerError
 from ..instrumentation.agentops.server.address import listen
 from ..instrumentation.agentops.server.app import create_app
@@ -154,7 +155,9 @@ def main(argv: Optional[Iterable[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="agentops-server", description=options.COMMANDS["agentops"])
     declare(parser)
     args = parser.parse_args(None if argv is None else list(argv))
-    logging.basicConfig(level=args.log_level or "WARNING", format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=args.log_level or "WARNING", handlers=[handler])
     try:
         return run(args)
     except AgentOpsServerError as error:

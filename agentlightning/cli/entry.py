@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn, Optional, cast
 
-from .._printable import printable
+from .._printable import PrintableFormatter, printable
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import LightningError
 from . import output
@@ -45,7 +45,7 @@ def main(argv: Optional[Iterable[str]] = None) -> int:
             return BROKEN_PIPE
         except (LightningError, OSError) as error:
             logger.debug("agl %s failed", args.command, exc_info=True)
-            output.say(f"agl {args.command}: {_masked(str(error))}")
+            output.say(f"agl {args.command}: {printable(_masked(str(error)))}")
             return BAD_INPUT
     return code
 
@@ -89,13 +89,6 @@ class _MaskedLog(logging.Filter):
         return SecretFilter().filter(record)
 
 
-class _PrintableLog(logging.Formatter):
-    """Writes nothing that a terminal would obey."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), lines=True)
-
-
 def _masked(text: str) -> str:
     """Return an error's text without keys and passwords, such as that of a store's URL."""
     from ..pipeline.redact import Redactor
@@ -111,7 +104,7 @@ def _logging(level: Optional[str]) -> Iterator[None]:
     number = logging.getLevelNamesMapping().get(wanted.upper(), logging.WARNING)
     handler = logging.StreamHandler()
     handler.addFilter(_MaskedLog())
-    handler.setFormatter(_PrintableLog("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(number)

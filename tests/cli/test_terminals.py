@@ -132,3 +132,37 @@ def test_the_program_is_imported_without_rich_to_print_an_error() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert (done.stdout, done.stderr) == ("False\n", "\\x1b\n")
+
+
+FORGED = "12:00:00 CRITICAL agentlightning.store: everything is lost"
+
+
+def test_a_record_is_one_line_and_what_is_in_it_forges_no_other() -> None:
+    lines = io.StringIO()
+    agl_logging.setup("INFO", handler=logging.StreamHandler(lines))
+    logger = logging.getLogger("agentlightning.test")
+    try:
+        logger.warning("the reward %s", f"good\n{FORGED}\r\n{FORGED}\u2028{FORGED}\x1b[2J")
+        try:
+            raise ValueError(f"of a store\n{FORGED}\x85{FORGED}")
+        except ValueError:
+            logger.exception("it failed", stack_info=True)
+    finally:
+        agl_logging.setup("WARNING")
+    written = lines.getvalue().splitlines()
+    assert sum(FORGED in line for line in written) == 3
+    assert not any(line.startswith(FORGED) for line in written)
+    at_margin = [line for line in written if not line.startswith("    ")]
+    assert [line.partition("agentlightning.test: ")[2][:10] for line in at_margin] == [
+        "the reward",
+        "it failed",
+    ]
+    assert any("ValueError: of a store" in line for line in written)
+
+
+def test_the_program_logs_a_record_as_one_line(tmp_path: Path) -> None:
+    store = tmp_path / f"a\n{FORGED}.db"
+    store.write_text("no database", encoding="utf-8")
+    done = agl("stats", "--store", f"sqlite:///{store}")
+    assert done.code != 0
+    assert not any(line.startswith(FORGED) for line in (done.out + done.err).splitlines())

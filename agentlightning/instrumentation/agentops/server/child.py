@@ -15,6 +15,7 @@ from typing import Any, Dict, Optional
 
 from setproctitle import setproctitle
 
+from ...._printable import PrintableFormatter
 from .app import create_app
 from .process import READY, TITLE
 from .wsgi import WsgiServer
@@ -29,9 +30,9 @@ def main(told: str) -> None:
     setproctitle(TITLE)
     _own_signals()
     _allow_many_connections()
-    logging.basicConfig(
-        level=options.get("log_level", "WARNING"), format="%(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=options.get("log_level", "WARNING"), handlers=[handler])
     channel = socket.socket(fileno=options["channel"])
     listener = socket.socket(fileno=options["listener"])
     server = WsgiServer(listener, create_app(local_only=not options.get("allow_remote")))

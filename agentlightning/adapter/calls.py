@@ -39,10 +39,16 @@ NO_LOGPROBS = "no_logprobs"
 FOREIGN = "span"
 """``capture_source`` of a call that another instrumentation recorded."""
 
+AGENT = "agent"
+"""Role of a call that names none: it is the agent's own."""
+JUDGE = "judge"
+"""Role of a call that is asked what the agent's work is worth."""
+
 LARGEST_TOKEN_ID = 2**31 - 1
 """Engines and trainers hold ids in 32 or 64 bits; a larger number is none."""
 
 _UNTRAINABLE = SpanFlagAttributes.UNTRAINABLE.value
+_ROLE = SpanFlagAttributes.ROLE.value
 _LATE = SpanFlagAttributes.LATE.value
 _ALTERNATES = SpanFlagAttributes.ALTERNATES.value
 
@@ -241,6 +247,17 @@ def not_sampled(record: ModelCall, choice: Choice, *, whole: bool) -> Optional[W
     if forced and (whole or everything):
         return Why("forced_tokens", f"{len(forced)} of {len(choice.token_ids or ())}")
     return None
+
+
+def role_of(call: Call) -> str:
+    """Return the role in which the call was made."""
+    role = call.span.attributes.get(_ROLE)
+    return role if isinstance(role, str) and role else AGENT
+
+
+def is_judge(call: Call) -> bool:
+    """Whether the call only judges what the agent does: it shows answers to a model and goes on with none."""
+    return call.reason == CallReason.IN_REWARD.code or role_of(call) == JUDGE
 
 
 def is_marked(span: Span) -> bool:

@@ -10,11 +10,11 @@ Several answers may be the same, token by token (a greedy retry, two runs of one
 one of its own agent's span, which had ended before, which nothing continues yet, the latest of those, in this order.
 
 Of several answers to one prompt, the one that the agent went on with is its answer. Which one that is, is told by
-tokens (a later prompt continues it), else by text (the messages of a later call repeat it). The others are *abandoned*.
-Where all of them end the conversation and one was broken off or cut at its limit, a complete answer that was asked for
-after it stands in its place (``asked_again``); where there is none, nobody can tell which of them counts, and none is
-trained (``retry_undecided``). Complete answers that all end there are all kept, and so is each answer with a reward of
-its own: whoever gave it says that the answer counts.
+tokens (a later prompt continues it), else by text (the messages of a later call repeat it); a judge, who is only shown
+an answer, goes on with none. The others are *abandoned*. Where all of them end the conversation and one was broken off
+or cut at its limit, a complete answer that was asked for after it stands in its place (``asked_again``); where there is
+none, nobody can tell which of them counts, and none is trained (``retry_undecided``). Complete answers that all end
+there are all kept, and so is each answer with a reward of its own: whoever gave it says that the answer counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from itertools import groupby
 from typing import Dict, List, Optional, Set, Tuple
 
 from ..codec.model_call import Choice
-from .calls import Call
+from .calls import Call, is_judge
 from .continuity import Continuity, PastCall, Prefix, Saying, packed_ids, relate, saying
 from .media import Media, media_of
 from .reasons import CallReason
@@ -156,7 +156,7 @@ def build_graph(calls: Sequence[Call], rewarded: Collection[Target] = ()) -> Cal
     for node in nodes:
         if node.parent is not None:
             children[node.parent].append(node.index)
-    return CallGraph(nodes, tuple(map(tuple, children)), _given_up(nodes, children, calls, rewarded))
+    return CallGraph(nodes, tuple(map(tuple, children)), _given_up(nodes, calls, rewarded))
 
 
 def _parents(
@@ -219,13 +219,12 @@ def _likeness(
 
 def _given_up(
     nodes: Sequence[Node],
-    children: Sequence[Sequence[int]],
     calls: Sequence[Call],
     rewarded: Collection[Target],
 ) -> Dict[int, CallReason]:
     found: Dict[int, CallReason] = {}
-    later = _LaterMessages(calls)
-    goes_on = {node.index for node in nodes if children[node.index]}
+    later = _LaterMessages([call for call in calls if not is_judge(call)])
+    goes_on = {node.parent for node in nodes if node.parent is not None and not is_judge(node.call)}
     for same in _siblings(nodes):
         ends = [node for node in same if node.index not in goes_on]
         if not ends:

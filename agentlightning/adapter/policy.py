@@ -13,20 +13,15 @@ from enum import Enum
 from typing import FrozenSet, Literal, Optional, Tuple, Union
 
 from ..codec.model_call import Choice
-from ..semconv import SpanFlagAttributes
-from .calls import LLM_CALL_MATCH, Call, Rules, is_marked, not_sampled
+from .calls import AGENT, LLM_CALL_MATCH, Call, Rules, is_marked, not_sampled, role_of
 from .continuity import Continuity
 from .graph import CallGraph, Node
 from .matching import RewardMatchPolicy
 from .models import model_name
 from .reasons import CallReason, explained
 
-AGENT = "agent"
-"""Role of a call that names none: it is the agent's own."""
-
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 """Versions are counters; more digits than 64 bits hold are a name."""
-_ROLE = SpanFlagAttributes.ROLE.value
 
 
 class Use(str, Enum):
@@ -148,12 +143,6 @@ class Decision:
     def sentence(self) -> str:
         """The reason in words; empty where it is trained."""
         return "" if self.code is None else explained(self.code).sentence
-
-
-def role_of(call: Call) -> str:
-    """Return the role in which the call was made."""
-    role = call.span.attributes.get(_ROLE)
-    return role if isinstance(role, str) and role else AGENT
 
 
 def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> Optional[Tuple[str, str]]:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from ..adapter.analysis import Analysis, analyse
-from ..adapter.calls import Call, is_marked
+from ..adapter.calls import Call, is_marked, role_of
 from ..adapter.continuity import saying
 from ..adapter.matching import RewardMatchPolicy
 from ..adapter.outcome import rewards_of
-from ..adapter.policy import RowPolicy, role_of
+from ..adapter.policy import RowPolicy
 from ..adapter.reasons import CallReason
 from ..adapter.training import group_of
 from ..codec.model_call import Choice

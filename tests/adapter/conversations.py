@@ -1,12 +1,15 @@
 """Conversations with an engine that knows what it sampled: spans to convert, and the truth to hold rows against.
 
 ``tell`` plays a list of steps. Agents talk side by side; each conversation may fork, send a prompt again, have its text
-come back as other tokens, forget, be cut off and go on. The truth is written down while it happens: which answer a
+come back as other tokens, forget, be cut off and go on, show images, put another image under the same ids, and ask a
+second model: one that plays the user, a judge, one that answers in the policy's place. The truth is written down while it happens: which answer a
 prompt was built on is what the player did, not what a search for prefixes finds afterwards.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +18,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
+from agentlightning.adapter import RowPolicy, RowSet, build_rows
 from agentlightning.adapter.tree import order_key
 from agentlightning.codec.attributes import make_link_attributes
 from agentlightning.codec.genai import call_attributes
@@ -31,14 +35,20 @@ ROOT_ID = "e" * 16
 ACTIONS = {
     "turn": 8,  # the environment says something, the agent asks
     "retry": 3,  # the last prompt is sent again
-    "again": 3,  # the answer is broken off, or ends at its limit, and the prompt is sent again
+    "again": 5,  # the answer is broken off, or ends at its limit, and the prompt is sent again
     "fork": 2,  # the conversation goes on in two ways
     "drift": 2,  # the text of an answer comes back as other tokens
     "edit": 2,  # the history is written anew somewhere
     "compact": 2,  # the history is forgotten but for its beginning
     "cut": 2,  # the answer breaks off
     "resume": 2,  # the server stops half way, and the agent lets it go on
-    "repeat": 2,  # all of a conversation's prompt is sent by a second branch
+    "repeat": 3,  # all of a conversation's prompt is sent by a second branch
+    "look": 2,  # the user shows an image
+    "swap": 2,  # an image is another one, under the same ids
+    "user": 2,  # a second model plays the user, on a prompt of its own
+    "other": 2,  # a second model is asked on a prompt of its own, and its answer goes nowhere
+    "judge": 2,  # a judge, the same model or another, is shown the conversation, and its answer goes nowhere
+    "stand_in": 2,  # a second model answers on the very prompt, and the conversation goes on from there
 }
 FLAWS = {
     "": 14,
@@ -52,6 +62,9 @@ UNUSABLE = frozenset({"partial", "prompt_length"})
 UNFINISHED: list[FinishReason] = ["abort", "length"]
 CLOCKS = ("steps", "steps", "overlapping", "equal", "backwards", "skewed")
 AGENTS = ("own", "shared", "none")
+POLICY, FROZEN = "policy", "frozen"
+PLACEHOLDER = 7
+"""The id of any image: an engine renders images of one size alike."""
 
 
 class Step(NamedTuple):
@@ -85,10 +98,19 @@ class Answer:
     finish: FinishReason = "stop"
     times: tuple[float, float] = (0.0, 0.0)
     """Start and end of the call as the clock said; the player asks one after another."""
+    media: tuple[str, ...] = ()
+    """The images that the model saw, by name."""
+    role: str = ""
+    model: str = POLICY
 
     @property
     def key(self) -> Key:
         return self.span_id, self.choice
+
+    @property
+    def refused(self) -> str:
+        """Code of the reason why it is not trained where the policy is named; empty = none."""
+        return self.flaw if self.model == POLICY else "other_model"
 
     @property
     def usable(self) -> bool:
@@ -104,6 +126,16 @@ class Row:
     logprobs: tuple[float, ...]
     keys: tuple[Key, ...]
     trained: tuple[Key, ...]
+    media: tuple[str, ...]
+    """Hashes of the images that the policy saw."""
+
+
+class Shown(NamedTuple):
+    """An image of a conversation, by its place in the ids and in the messages."""
+
+    name: str
+    position: int
+    message: int
 
 
 @dataclass
@@ -114,16 +146,54 @@ class Branch:
     messages: tuple[dict[str, Any], ...] = ()
     said: tuple[tuple[Key, int], ...] = ()
     """Answers whose message stands in the messages, with all before it as it was, and its place."""
+    media: tuple[Shown, ...] = ()
+    """The images of the messages, by place."""
     asked: Branch | None = None
     """The branch when the last prompt was sent."""
 
     def restore(self, kept: Branch) -> None:
         """Be what the branch was."""
-        self.context, self.anchors, self.messages, self.said = (
+        self.context, self.anchors, self.messages, self.said, self.media = (
             kept.context,
             kept.anchors,
             kept.messages,
             kept.said,
+            kept.media,
+        )
+
+    def show(self, name: str, words: str) -> None:
+        """Show an image behind everything else."""
+        self.media += (Shown(name, len(self.context), len(self.messages)),)
+        self.context += (PLACEHOLDER,)
+        self.messages += (showing(name, words),)
+
+    def swap(self, place: int, name: str) -> None:
+        """Show another image where one is shown; what was answered behind it was answered to something else."""
+        shown = self.media[place]
+        self.media = (*self.media[:place], shown._replace(name=name), *self.media[place + 1 :])
+        words = self.messages[shown.message]["content"][0]["text"]
+        self.messages = (
+            *self.messages[: shown.message],
+            showing(name, words),
+            *self.messages[shown.message + 1 :],
+        )
+        self.anchors = tuple(each for each in self.anchors if each[1] <= shown.position)
+        self.said = tuple(each for each in self.said if each[1] < shown.message)
+
+    def hide(self, position: int, length: int) -> None:
+        """Take the images at these positions out of the messages: their ids are about to be written over."""
+        gone = [each for each in self.media if position <= each.position < position + length]
+        for shown in gone:
+            hidden = {"role": "user", "content": "an image was here"}
+            self.messages = (*self.messages[: shown.message], hidden, *self.messages[shown.message + 1 :])
+            self.said = tuple(each for each in self.said if each[1] < shown.message)
+        self.media = tuple(each for each in self.media if each not in gone)
+
+    def move(self, position: int, by: int) -> None:
+        """Say that the ids behind ``position`` have moved."""
+        self.media = tuple(
+            each._replace(position=each.position + by) if each.position >= position else each
+            for each in self.media
         )
 
 
@@ -150,7 +220,7 @@ class Story:
     def given_up(self) -> dict[Key, str]:
         """Answers that are not the agent's answer to their prompt, and the code of the reason."""
         usable = [answer for answer in self.answers if answer.usable]
-        continued = {answer.parent for answer in usable}
+        continued = {answer.parent for answer in usable if answer.role != "judge"}
         found: dict[Key, str] = {}
         for same in _groups(usable):
             went_on = {each.key for each in same} & continued or {each.key for each in same} & self.repeated
@@ -179,12 +249,17 @@ class Story:
         return not self.side_by_side or second.times[0] >= first.times[1]
 
     def trained(self) -> list[Answer]:
-        """The answers that a default policy trains."""
+        """The answers that are trained where the policy is named."""
         given_up = self.given_up()
-        return [each for each in self.ordered() if not each.flaw and each.key not in given_up]
+        return [each for each in self.ordered() if not each.refused and each.key not in given_up]
+
+    def models(self) -> set[str]:
+        """The models that may be the policy: somebody who has not seen the marks takes any of them for it."""
+        marked = {"other_role", "untrainable"}
+        return {answer.model for answer in self.answers if answer.flaw not in marked and not answer.role}
 
     def rows(self) -> list[Row]:
-        """The rows of a default policy."""
+        """The rows where the policy is named."""
         ordered, wanted = self.ordered(), {each.key for each in self.trained()}
         by_key = {each.key: each for each in ordered}
         given_up = self.given_up()
@@ -208,7 +283,7 @@ def _groups(answers: Iterable[Answer]) -> list[list[Answer]]:
     """The answers to one question of one agent, by the order in which they were asked for."""
     groups: dict[Any, list[Answer]] = {}
     for answer in answers:
-        groups.setdefault((answer.parent, answer.agent, answer.prompt), []).append(answer)
+        groups.setdefault((answer.parent, answer.agent, answer.prompt, answer.media), []).append(answer)
     return list(groups.values())
 
 
@@ -227,7 +302,15 @@ def _row(path: Sequence[Answer], wanted: set[Key]) -> Row:
         tuple(logprobs),
         tuple(each.key for each in path),
         tuple(each.key for each in path if each.key in wanted),
+        tuple(hashlib.sha256(name.encode()).hexdigest() for name in last.media),
     )
+
+
+def showing(name: str, words: str) -> dict[str, Any]:
+    """The message of a user who shows an image, whose bytes are its name."""
+    url = f"data:image/png;base64,{base64.b64encode(name.encode()).decode()}"
+    parts = [{"type": "text", "text": words}, {"type": "image_url", "image_url": {"url": url}}]
+    return {"role": "user", "content": parts}
 
 
 # ------------------------------------------------------------------ the player
@@ -268,6 +351,17 @@ class Player:
         elif action == "repeat":
             branches.append(replace(branch))
             self._ask(branches[-1], step.flaw)
+        elif action == "swap":
+            self._swap(branch, step.flaw)
+        elif action == "judge":
+            shown = replace(branch)
+            self._hear(shown)
+            model = self._chance.choice([POLICY, FROZEN])
+            self._sample(shown, step.flaw or "other_role", 1, model=model, role="judge")
+        elif action in {"user", "other"}:
+            self._consult(branch, step.flaw, goes_on=action == "user")
+        elif action == "stand_in":
+            self._ask(branch, step.flaw, model=FROZEN)
         else:
             if action == "fork":
                 branches.append(replace(branch))
@@ -276,6 +370,8 @@ class Player:
                 self._rewrite(branch, inside=action == "drift")
             elif action == "compact":
                 self._forget(branch)
+            if action == "look":
+                self._show(branch)
             self._hear(branch)
             self._ask(branch, step.flaw)
 
@@ -292,7 +388,39 @@ class Player:
         self._counts["token", self._number] += 1
         return (1000 * (self._number + 1) + self._counts["token", self._number], *small)
 
+    def _image(self) -> str:
+        return self._chance.choice(["cat", "dog", "map"])
+
     # -- what an agent does
+
+    def _show(self, branch: Branch) -> None:
+        said = self._text(0)
+        branch.context += said
+        branch.show(self._image(), _words(said))
+
+    def _swap(self, branch: Branch, flaw: str) -> None:
+        """Ask again, or go on, with an image that was never shown in the place of one."""
+        if branch.asked is None or not branch.asked.media:
+            self._show(branch)
+            self._ask(branch, flaw)
+        if branch.asked is not None and self._chance.random() < 0.5:
+            branch.restore(branch.asked)
+        self._counts["image", self._number] += 1
+        branch.swap(
+            self._chance.randrange(len(branch.media)),
+            f"image {self._number}.{self._counts['image', self._number]}",
+        )
+        self._ask(branch, flaw)
+
+    def _consult(self, branch: Branch, flaw: str, *, goes_on: bool) -> None:
+        """Ask the second model on a prompt of its own; what it says is the next that the user says, or nothing."""
+        words = self._text(1)
+        asked = Branch(words, messages=({"role": "user", "content": _words(words)},))
+        answer = self._sample(asked, flaw, 1, model=FROZEN)[0]
+        if goes_on:
+            branch.context += answer.output
+            branch.messages += ({"role": "user", "content": _words(answer.output)},)
+            self._ask(branch, flaw)
 
     def _hear(self, branch: Branch) -> None:
         if self._chance.random() < 0.8:
@@ -319,6 +447,7 @@ class Player:
 
     def _forget(self, branch: Branch) -> None:
         kept = self._chance.randint(0, 2)
+        branch.hide(0, len(branch.context))
         branch.context = branch.context[:kept] + self._text(2)
         branch.anchors = tuple(each for each in branch.anchors if each[1] <= kept)
         branch.messages = branch.messages[:1]
@@ -332,18 +461,23 @@ class Player:
             low, high = high - len(output), high - 1
         position = self._chance.randint(low, high)
         gone = self._chance.randint(0, 2)
-        branch.context = branch.context[:position] + self._text(0) + branch.context[position + gone :]
+        branch.hide(position, gone)
+        written = self._text(0)
+        branch.move(position, len(written) - gone)
+        branch.context = branch.context[:position] + written + branch.context[position + gone :]
         branch.anchors = tuple(each for each in branch.anchors if each[1] <= position)
         if not inside and branch.messages:
             self._counts["edit", self._number] += 1
             edited = f"edited {self._counts['edit', self._number]}"
-            branch.messages = ({"role": "user", "content": edited}, *branch.messages[1:])
+            shown = next((each for each in branch.media if each.message == 0), None)
+            first = {"role": "user", "content": edited} if shown is None else showing(shown.name, edited)
+            branch.messages = (first, *branch.messages[1:])
             branch.said = ()
 
-    def _ask(self, branch: Branch, flaw: str, finish: FinishReason = "stop") -> None:
+    def _ask(self, branch: Branch, flaw: str, finish: FinishReason = "stop", *, model: str = POLICY) -> None:
         choices = self._chance.choice([1, 1, 1, 1, 2, 3]) if finish == "stop" else 1
         self.story.seen["several choices"] += choices > 1
-        answers = self._sample(branch, flaw, choices, finish)
+        answers = self._sample(branch, flaw, choices, finish, model=model)
         branch.asked = replace(branch)
         chosen = self._chance.choice(answers)
         branch.context += chosen.output
@@ -358,13 +492,23 @@ class Player:
 
     # -- what the engine does
 
-    def _sample(self, branch: Branch, flaw: str, choices: int, finish: FinishReason = "stop") -> list[Answer]:
+    def _sample(
+        self,
+        branch: Branch,
+        flaw: str,
+        choices: int,
+        finish: FinishReason = "stop",
+        *,
+        model: str = POLICY,
+        role: str = "",
+    ) -> list[Answer]:
         self._counts["call", self._number] += 1
         turn = self._counts["call", self._number]
         span_id = f"{self._number + 1:08x}{turn:08x}"
         versions = self._versions(turn)
         times = self._times()
-        self.story.repeated |= {key for key, _ in branch.said}
+        if role != "judge":
+            self.story.repeated |= {key for key, _ in branch.said}
         answers = []
         for index in range(choices):
             empty = finish == "stop" and flaw != "partial" and self._chance.random() < 0.06
@@ -384,6 +528,9 @@ class Player:
                     flaw=flaw,
                     finish=finish,
                     times=times,
+                    media=tuple(each.name for each in branch.media),
+                    model=model,
+                    role=role,
                 )
             )
         self.story.answers += answers
@@ -425,7 +572,9 @@ class Player:
         attributes = call_attributes(_record(answers, tuple(messages), finish))
         flaw = answers[0].flaw
         if flaw == "other_role":
-            attributes["agentlightning.role"] = "judge"
+            attributes["agentlightning.role"] = "auxiliary"
+        if answers[0].role:
+            attributes["agentlightning.role"] = answers[0].role
         if flaw == "untrainable":
             attributes["agentlightning.untrainable"] = True
         return Span.from_attributes(
@@ -490,7 +639,7 @@ def _record(
     )
     return ModelCall(
         endpoint="http://127.0.0.1:8000/v1/chat/completions",
-        request_model="policy",
+        request_model=first.model,
         response_id=f"chatcmpl-{first.span_id}",
         request_messages=({"role": "system", "content": "be brief"}, *messages),
         choices=choices,
@@ -617,6 +766,15 @@ def _weighted(weights: dict[str, int]) -> st.SearchStrategy[str]:
     return st.sampled_from([name for name, weight in weights.items() for _ in range(weight)])
 
 
+NAMED = RowPolicy(model=POLICY)
+"""The user has said which model is the policy."""
+
+
+def rows_of(story: Story, **policy: Any) -> RowSet:
+    """The rows of a story, where the policy is named."""
+    return build_rows(story.spans, RowPolicy(model=POLICY, **policy))
+
+
 steps = st.lists(
     st.builds(
         Step,
@@ -627,7 +785,7 @@ steps = st.lists(
         st.integers(0, 2**20),
     ),
     min_size=3,
-    max_size=14,
+    max_size=16,
 )
 stories = st.builds(tell, steps, clock=st.sampled_from(CLOCKS), agents=st.sampled_from(AGENTS))
 """Attempts in which every prompt could only be built in one way: the truth is one."""

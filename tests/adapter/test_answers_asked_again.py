@@ -49,6 +49,28 @@ def test_a_half_answer_that_the_agent_goes_on_with_is_its_answer() -> None:
     assert trained(half, again, resumed) == ([(1, 2, 5)], {"abandoned": 1})
 
 
+JUDGED = {"role": {"agentlightning.role": "judge"}, "reward": {}}
+
+
+@pytest.mark.parametrize("by", ["tokens", "text"])
+@pytest.mark.parametrize("judged", JUDGED)
+def test_a_judge_who_is_shown_a_half_answer_does_not_make_it_the_agents(judged: str, by: str) -> None:
+    half = call(1, (1,), (2, 3), finish="length", asked=[user("?")])
+    shown = (1, 2, 3, 8) if by == "tokens" else (9,)
+    judge = call(2, shown, (5,), asked=[user("?"), answer((2, 3)), user("how good is it?")])
+    again = call(3, (1,), (4,), asked=[user("?")])
+    judge.attributes.update(JUDGED[judged])
+    if judged == "reward":
+        judge.parent_id = "b" * 16
+    operation = {"agentlightning.operation.name": "agentlightning.reward"}
+    rating = work("b" * 16, ROOT_ID, 1.5, 5.0, operation, "agentlightning.operation")
+
+    rows = build_rows([ROOT, half, judge, again, rating])
+
+    assert [row.token_ids for row in rows] == [(1, 4)]
+    assert {each.span_id: each.code for each in rows.decisions}[half.span_id] == "asked_again"
+
+
 def test_an_answer_whose_text_a_later_request_repeats_is_the_agents() -> None:
     half = call(1, (1,), (2, 3), finish="length", asked=[user("?")])
     again = call(2, (1,), (4,), finish="length", asked=[user("?")])

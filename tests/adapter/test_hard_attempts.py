@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from conversations import ROOT_ID, Ids, Story, call, lookalikes, stories, work
+from conversations import ROOT_ID, Ids, Story, call, lookalikes, rows_of, stories, work
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,7 +136,7 @@ def test_broken_attributes_anywhere_cost_no_exception_and_no_token_twice(
     for name, value in broken:
         chance.choice(story.spans).attributes[name] = value
 
-    checked(build_rows(story.spans))
+    checked(rows_of(story))
 
 
 CALLED: Any = [5, "x", {"a": 1}, [None], [{"function": 7}], [{"function": {"name": None, "arguments": [1]}}]]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conversations import ROOT_ID, Ids, Story, call, stories, work
+from conversations import FROZEN, NAMED, POLICY, ROOT_ID, Ids, Story, call, stories, work
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,10 +29,10 @@ def llm(model: str) -> LLM:
     return LLM(endpoint="http://127.0.0.1:8000/v1", model=model)
 
 
-POLICY = call(1, (1,), (2,))
+ASKED = call(1, (1,), (2,))
 USER = to("frozen", call(2, (1, 2, 3), (4,)))
 AGAIN = call(3, (1, 2, 3, 4, 5), (6,))
-TALK = [ROOT, POLICY, USER, AGAIN]
+TALK = [ROOT, ASKED, USER, AGAIN]
 
 
 def said(rows: RowSet) -> list[tuple[Ids, Ids]]:
@@ -68,15 +68,15 @@ def test_the_rollouts_resources_name_the_policy(named: str) -> None:
 
     assert len(build_rows(TALK, resources={"main": llm(named), "prompt": prompt})) == 1
     assert build_rows(TALK, resources={"prompt": prompt}).counts == {"several_models": 3}
-    assert said(build_rows([ROOT, POLICY], resources={"main": llm("another")})) == []
+    assert said(build_rows([ROOT, ASKED], resources={"main": llm("another")})) == []
     assert len(build_rows(TALK, RowPolicy(model="frozen"), resources={"main": llm(named)})) == 1
     both = {"main": llm(named), "user": llm("frozen")}
     assert build_rows(TALK, resources=both).counts == {"several_models": 3}
-    assert len(build_rows([ROOT, POLICY], resources=both)) == 1
+    assert len(build_rows([ROOT, ASKED], resources=both)) == 1
 
 
 def test_a_router_that_answers_with_several_models_is_not_one_model() -> None:
-    routed = [to("small", POLICY, asked="auto"), to("large", AGAIN, asked="auto")]
+    routed = [to("small", ASKED, asked="auto"), to("large", AGAIN, asked="auto")]
 
     assert build_rows([ROOT, *routed]).counts == {"several_models": 2}
     assert (
@@ -88,13 +88,13 @@ def test_calls_that_nobody_wants_to_train_are_of_no_model() -> None:
     judge = to("frozen", USER, **{"agentlightning.role": "judge"})
     hosted = to("gpt", call(4, (9,), (9,)), **{"agentlightning.token_capture": "none(no_token_ids)"})
 
-    assert len(build_rows([ROOT, POLICY, judge, AGAIN, hosted])) == 1
+    assert len(build_rows([ROOT, ASKED, judge, AGAIN, hosted])) == 1
 
 
 def test_a_model_whose_tokens_cannot_be_trusted_may_be_the_policy_all_the_same() -> None:
     broken = to("frozen", call(2, (7,), (4,), flaw="prompt_length"))
 
-    assert build_rows([ROOT, POLICY, broken]).counts == {"several_models": 1, "prompt_length": 1}
+    assert build_rows([ROOT, ASKED, broken]).counts == {"several_models": 1, "prompt_length": 1}
 
 
 def test_a_reward_for_a_call_of_another_model_has_its_target_and_one_by_time_is_not_for_it() -> None:
@@ -125,18 +125,34 @@ def test_a_model_without_a_name_is_refused_as_a_choice() -> None:
 
 
 @settings(max_examples=60)
+@given(stories)
+def test_who_names_no_policy_gets_rows_of_the_only_model_or_none(story: Story) -> None:
+    rows = build_rows(story.spans)
+    models = story.models()
+
+    if len(models) > 1:
+        assert (len(rows), {each.code for each in rows.decisions} & {None}) == (0, set())
+        for decision in rows.decisions:
+            if decision.code == "several_models":
+                assert decision.detail == f"{FROZEN}, {POLICY}"
+    else:
+        assert said(rows) == said(build_rows(story.spans, RowPolicy(model=list(models) or "nobody")))
+    named = {"main": llm(POLICY)}
+    assert said(build_rows(story.spans, resources=named)) == said(build_rows(story.spans, NAMED))
+
+
+@settings(max_examples=60)
 @given(stories, st.randoms(use_true_random=False))
 def test_rows_of_one_model_are_those_of_the_conversations_in_which_the_others_are_context(
     story: Story, chance: random.Random
 ) -> None:
     calls = sorted({answer.span_id for answer in story.answers})
     frozen = set(chance.sample(calls, chance.randint(0, len(calls))))
-    spans = [to("frozen", span) if span.span_id in frozen else span for span in story.spans]
+    spans = [to(FROZEN, span) if span.span_id in frozen else span for span in story.spans]
     story.answers = [
-        replace(each, flaw=each.flaw or "other_model") if each.span_id in frozen else each
-        for each in story.answers
+        replace(each, model=FROZEN) if each.span_id in frozen else each for each in story.answers
     ]
 
-    rows = build_rows(spans, RowPolicy(model="policy"))
+    rows = build_rows(spans, NAMED)
 
     assert said(rows) == [(row.token_ids, row.loss_mask) for row in story.rows()]

@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from conversations import Story, stories
+from conversations import Story, rows_of, stories
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from agentlightning.adapter import build_rows
 from agentlightning.adapter.analysis import analyse
 from agentlightning.adapter.calls import Rules
 from agentlightning.adapter.matching import RewardMatchPolicy
@@ -75,7 +74,7 @@ def merged_and_apart(story: Story) -> tuple[list[Sample], list[Sample], int]:
     """The same tokens as rows of whole paths, and as one row per call; ids are numbered from 0."""
     used = sorted({each for answer in story.answers for each in (*answer.prompt, *answer.output)})
     number = {token: place for place, token in enumerate(used)}
-    rows = build_rows(story.spans)
+    rows = rows_of(story)
     trained = {(s.span_id, s.choice.index) for row in rows for s in row.segments if s.trained}
     apart = []
     (analysis,) = analyse(story.spans, Rules(), RewardMatchPolicy.FIRST_OCCURRENCE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from conversations import (
     ACTIONS,
     CLOCKS,
     FLAWS,
+    NAMED,
     ROOT_ID,
     Answer,
     Ids,
@@ -19,6 +21,7 @@ from conversations import (
     Story,
     call,
     lookalikes,
+    rows_of,
     steps,
     stories,
     tell,
@@ -48,7 +51,17 @@ def trained_of(row: TrainingRow) -> tuple[Key, ...]:
 
 def said(rows: RowSet) -> list[Any]:
     """What the rows say, without their numbers and the times of their spans."""
-    return [(row.token_ids, row.loss_mask, row.logprobs, keys_of(row), trained_of(row)) for row in rows]
+    return [
+        (
+            row.token_ids,
+            row.loss_mask,
+            row.logprobs,
+            keys_of(row),
+            trained_of(row),
+            tuple(each.sha256 for each in row.media),
+        )
+        for row in rows
+    ]
 
 
 def by_key(story: Story) -> dict[Key, Answer]:
@@ -68,7 +81,7 @@ def trained_once(rows: RowSet) -> set[Key]:
 def test_the_hard_cases_come_often() -> None:
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=200, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=300, derandomize=True, phases=[Phase.generate])
     @given(stories)
     def look(story: Story) -> None:
         seen.update(name for name, times in story.seen.items() if times)
@@ -94,10 +107,10 @@ def test_the_hard_cases_come_often() -> None:
 
 @given(stories)
 def test_b1_to_b9_rows_are_the_ways_that_the_agents_went(story: Story) -> None:
-    rows = build_rows(story.spans)
+    rows = rows_of(story)
 
     assert said(rows) == [
-        (row.token_ids, row.loss_mask, row.logprobs, row.keys, row.trained) for row in story.rows()
+        (row.token_ids, row.loss_mask, row.logprobs, row.keys, row.trained, row.media) for row in story.rows()
     ]
 
 
@@ -105,7 +118,7 @@ def test_b1_to_b9_rows_are_the_ways_that_the_agents_went(story: Story) -> None:
 @given(anything)
 def test_b1_a_row_is_the_last_prompt_and_its_answer_bit_for_bit(story: Story) -> None:
     answers = by_key(story)
-    for row in build_rows(story.spans):
+    for row in rows_of(story):
         last = answers[keys_of(row)[-1]]
         assert row.token_ids == last.prompt + last.output
         assert row.prompt_ids + row.completion_ids == row.token_ids
@@ -116,7 +129,7 @@ def test_b1_a_row_is_the_last_prompt_and_its_answer_bit_for_bit(story: Story) ->
 @some
 @given(anything)
 def test_b2_every_sampled_token_is_trained_once_or_left_out_for_a_reason(story: Story) -> None:
-    rows = build_rows(story.spans)
+    rows = rows_of(story)
     usable = {answer.key: answer for answer in story.answers if answer.usable}
     trained = trained_once(rows)
 
@@ -129,9 +142,9 @@ def test_b2_every_sampled_token_is_trained_once_or_left_out_for_a_reason(story: 
         assert bool(decision.rows) == (decision.use is not Use.SKIP)
         assert decision.tokens == len(usable[key].output)
         assert decision.sentence or decision.code is None
-        if usable[key].flaw:
-            assert decision.code == usable[key].flaw
-    left_out = {key for key, answer in usable.items() if not answer.flaw} - trained
+        if usable[key].refused:
+            assert decision.code == usable[key].refused
+    left_out = {key for key, answer in usable.items() if not answer.refused} - trained
     assert {decided[key].code for key in left_out} <= GIVEN_UP
     lost = {answer.span_id for answer in story.answers} - {span_id for span_id, _ in usable}
     assert {each.span_id for each in rows.decisions if each.choice is None} == lost
@@ -142,7 +155,7 @@ def test_b2_every_sampled_token_is_trained_once_or_left_out_for_a_reason(story: 
 @given(anything)
 def test_b3_a_trained_token_has_the_engines_log_probability_and_context_has_none(story: Story) -> None:
     answers = by_key(story)
-    for row in build_rows(story.spans):
+    for row in rows_of(story):
         for segment in row.segments:
             if segment.trained:
                 answer = answers[segment.span_id, segment.choice.index]
@@ -159,7 +172,7 @@ def test_b3_a_trained_token_has_the_engines_log_probability_and_context_has_none
 @given(anything)
 def test_b4_every_answer_stands_behind_the_very_prompt_that_it_was_given(story: Story) -> None:
     answers = by_key(story)
-    for row in build_rows(story.spans):
+    for row in rows_of(story):
         for segment in row.segments:
             answer = answers[segment.span_id, segment.choice.index]
             assert row.token_ids[: segment.start] == answer.prompt
@@ -170,7 +183,7 @@ def test_b4_every_answer_stands_behind_the_very_prompt_that_it_was_given(story: 
 @given(stories)
 def test_b5_what_was_not_built_on_an_answer_is_not_joined_to_it(story: Story) -> None:
     answers = by_key(story)
-    rows = build_rows(story.spans)
+    rows = rows_of(story)
     for row in rows:
         chain = [None, *keys_of(row)]
         assert [answers[key].parent for key in keys_of(row)] == chain[:-1]
@@ -199,11 +212,11 @@ def test_b5_a_drift_of_one_token_makes_a_second_row_and_keeps_what_was_sampled()
 def test_b6_rows_do_not_depend_on_the_order_in_which_spans_arrive(
     story: Story, chance: random.Random
 ) -> None:
-    expected = said(build_rows(story.spans))
+    expected = said(rows_of(story))
     arrived = story.spans[:]
     chance.shuffle(arrived)
 
-    assert said(build_rows(arrived)) == expected
+    assert said(build_rows(arrived, NAMED)) == expected
     starts = [span.start_time for span in story.spans]
     if len(set(starts)) == len(
         starts
@@ -211,7 +224,7 @@ def test_b6_rows_do_not_depend_on_the_order_in_which_spans_arrive(
         arrived = [
             span.model_copy(update={"sequence_id": number}) for number, span in enumerate(arrived, start=1)
         ]
-        assert said(build_rows(arrived)) == expected
+        assert said(build_rows(arrived, NAMED)) == expected
 
 
 def test_b6_an_answer_that_arrives_after_what_was_built_on_it_is_its_beginning_all_the_same() -> None:
@@ -234,7 +247,7 @@ def test_b7_conversations_that_are_mixed_in_time_give_the_rows_of_each_alone(
     mixed: list[Step], clock: str, agents: str
 ) -> None:
     # A call beside its agent is put under one by time, which is a guess: a root agent's may go under a sub-agent.
-    policy = RowPolicy(repair_hierarchy=agents != "mixed")
+    policy = replace(NAMED, repair_hierarchy=agents != "mixed")
     together = said(build_rows(tell(mixed, clock=clock, agents=agents).spans, policy))
     apart = []
     for number in {step.conversation for step in mixed}:
@@ -316,14 +329,14 @@ def test_b7_the_same_conversation_twice_side_by_side_is_two_rows(agents: tuple[s
 @some
 @given(stories)
 def test_b8_an_answer_that_was_given_up_is_counted_and_not_trained(story: Story) -> None:
-    rows = build_rows(story.spans)
+    rows = rows_of(story)
     answers = by_key(story)
-    given_up = {key: code for key, code in story.given_up().items() if not answers[key].flaw}
+    given_up = {key: code for key, code in story.given_up().items() if not answers[key].refused}
 
     decided = {(each.span_id, each.choice): each.code for each in rows.decisions}
     assert {key: code for key, code in decided.items() if code in GIVEN_UP} == given_up
     assert not trained_once(rows) & given_up.keys()
-    wanted = build_rows(story.spans, RowPolicy(abandoned="train"))
+    wanted = rows_of(story, abandoned="train")
     assert trained_once(wanted) == trained_once(rows) | given_up.keys()
 
 
@@ -363,7 +376,7 @@ def test_b8_a_greedy_retry_is_continued_once_by_all_choices_of_a_call() -> None:
 @some
 @given(stories)
 def test_b9_tokens_that_several_rows_share_are_trained_in_the_first(story: Story) -> None:
-    rows = build_rows(story.spans)
+    rows = rows_of(story)
     wanted = {answer.key for answer in story.trained()}
     places: dict[Key, list[bool]] = {}
     for row in rows:
@@ -392,12 +405,12 @@ def test_b9_a_fork_is_two_rows_and_its_stem_is_trained_once() -> None:
 def test_b10_converting_changes_nothing_and_twice_gives_the_same(story: Story) -> None:
     before = [span.model_dump_json() for span in story.spans]
 
-    first = build_rows(story.spans)
-    second = build_rows(story.spans)
+    first = rows_of(story)
+    second = rows_of(story)
 
     assert [span.model_dump_json() for span in story.spans] == before
     assert second == first
-    assert build_rows(iter(story.spans)) == first
+    assert build_rows(iter(story.spans), NAMED) == first
 
 
 # ------------------------------------------------------------------ B12-B14
@@ -413,9 +426,8 @@ def test_b10_converting_changes_nothing_and_twice_gives_the_same(story: Story) -
 def test_b12_a_limit_cuts_everything_alike_and_trains_no_answer_without_its_prompt(
     story: Story, longest: int | None, longest_prompt: int | None, over_long: Any
 ) -> None:
-    whole = trained_once(build_rows(story.spans))
-    policy = RowPolicy(max_tokens=longest, max_prompt_tokens=longest_prompt, over_long=over_long)
-    rows = build_rows(story.spans, policy)
+    whole = trained_once(rows_of(story))
+    rows = rows_of(story, max_tokens=longest, max_prompt_tokens=longest_prompt, over_long=over_long)
     answers = by_key(story)
 
     for row in rows:
@@ -468,7 +480,7 @@ def test_b12_a_cut_is_recorded_and_an_over_long_prompt_is_dropped() -> None:
 @given(anything)
 def test_b13_each_row_trains_something_and_ends_with_it(story: Story) -> None:
     answers = by_key(story)
-    for row in build_rows(story.spans):
+    for row in rows_of(story):
         assert row.loss_mask[-1] == 1
         assert row.trained_tokens == sum(row.loss_mask) > 0
         assert all(answers[key].output for key in keys_of(row))
@@ -500,13 +512,10 @@ def test_b14_no_token_is_special_also_not_one_that_pads_and_ends(story: Story, c
     others = chance.sample(range(len(used) + 10), len(used))
     names = dict(zip(used, others, strict=True))
 
-    rows = build_rows(story.spans)
-    again = build_rows([renamed(span, names) for span in story.spans])
+    rows = rows_of(story)
+    again = build_rows([renamed(span, names) for span in story.spans], NAMED)
 
-    assert said(again) == [
-        (tuple(names[each] for each in ids), mask, logprobs, keys, trained)
-        for ids, mask, logprobs, keys, trained in said(rows)
-    ]
+    assert said(again) == [(tuple(names[each] for each in ids), *others) for ids, *others in said(rows)]
 
 
 @given(st.lists(st.integers(0, 3), max_size=4), st.lists(st.integers(1, 4), min_size=1, max_size=4))
@@ -629,19 +638,19 @@ def test_a_lost_root_and_lost_agents_change_no_row_of_conversations_that_are_apa
     assume(not story.given_up())
     calls = [span for span in story.spans if span.name.startswith("chat")]
 
-    assert said(build_rows(calls)) == said(build_rows(story.spans))
+    assert said(build_rows(calls, NAMED)) == said(rows_of(story))
 
 
 @pytest.mark.soak
 @settings(max_examples=3_000)
 @given(stories)
 def test_b1_to_b9_soak(story: Story) -> None:
-    rows = build_rows(story.spans)
+    rows = rows_of(story)
 
     assert said(rows) == [
-        (row.token_ids, row.loss_mask, row.logprobs, row.keys, row.trained) for row in story.rows()
+        (row.token_ids, row.loss_mask, row.logprobs, row.keys, row.trained, row.media) for row in story.rows()
     ]
-    assert said(build_rows(list(reversed(story.spans)))) == said(rows)
+    assert said(build_rows(list(reversed(story.spans)), NAMED)) == said(rows)
 
 
 def grown(turns: int, prompt: int, heard: int, length: int) -> list[Span]:

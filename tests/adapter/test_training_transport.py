@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conversations import ATTEMPT, ROLLOUT, Story, stories
+from conversations import ATTEMPT, NAMED, ROLLOUT, Story, rows_of, stories
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
 from hypothesis import HealthCheck, given, settings
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -104,9 +104,9 @@ def said(rows: RowSet) -> list[Any]:
 def test_b15_spans_that_travelled_give_the_very_rows(
     travel: Callable[[list[Span]], list[Span]], story: Story
 ) -> None:
-    expected = build_rows(story.spans)
+    expected = rows_of(story)
 
-    there = build_rows(travel(story.spans))
+    there = build_rows(travel(story.spans), NAMED)
 
     assert said(there) == said(expected)
     assert there.counts == expected.counts
@@ -115,7 +115,7 @@ def test_b15_spans_that_travelled_give_the_very_rows(
 @settings(max_examples=10)
 @given(story=stories)
 def test_b15_rows_in_files_hold_every_digit(story: Story, tmp_path_factory: pytest.TempPathFactory) -> None:
-    rows = build_rows(story.spans)
+    rows = rows_of(story)
     written = list(training_rows(rows))
     path: Path = tmp_path_factory.mktemp("rows") / "rows.parquet"
     with ParquetWriter(path, TRAINING_COLUMNS) as writer:

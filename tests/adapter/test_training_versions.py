@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conversations import ROOT_ID, Story, call, stories, work
+from conversations import ROOT_ID, Story, call, rows_of, stories, work
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ ROOT = work(ROOT_ID, None, 0.0, 1000.0)
 @given(stories)
 def test_d1_each_sampled_token_has_its_version_and_a_row_the_oldest_and_the_newest(story: Story) -> None:
     answers = {answer.key: answer for answer in story.answers}
-    for row in build_rows(story.spans):
+    for row in rows_of(story):
         for segment in row.segments:
             answer = answers[segment.span_id, segment.choice.index]
             named = [part.version for part in segment.versions for _ in range(part.start, part.end)]
@@ -35,7 +35,7 @@ def test_d1_each_sampled_token_has_its_version_and_a_row_the_oldest_and_the_newe
 @some
 @given(stories, st.integers(0, 6))
 def test_d3_stale_answers_are_context_and_counted(story: Story, oldest: int) -> None:
-    rows = build_rows(story.spans, RowPolicy(min_version=oldest))
+    rows = rows_of(story, min_version=oldest)
 
     codes = {(each.span_id, each.choice): each.code for each in rows.decisions}
     expected = {}

@@ -56,6 +56,10 @@ class LightningEnvVar(Enum):
     """``processed`` or ``raw``: whether log-probabilities are those after temperature, truncation and penalties, for
     endpoints of which nothing else says it. Default: not known."""
 
+    AGL_SPAN_NAMES = "AGL_SPAN_NAMES"
+    """``0.3``: model calls are named as in Agent Lightning 0.3 (``openai.chat.completion``) and have its attributes
+    beside ours (``gen_ai.prompt.<i>.*``, ``response_token_ids``, …). Default: ours alone."""
+
     AGL_REDACTION = "AGL_REDACTION"
     """``egress`` (default): the store keeps everything, copies for others are masked. ``ingest``: what is stored is
     masked, too. ``off``: neither."""

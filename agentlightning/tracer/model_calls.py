@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from ..codec.genai import span_name
+from ..codec import genai, names_of_0_3
 from ..instrumentation.connections import server_of
 from ..instrumentation.suppression import heard
 from ..semconv import AGL_UNCAPTURED, ModelCallAttributes, SpanFlagAttributes
@@ -73,8 +73,9 @@ class ModelCallRecorder:
             attributes["server.port"] = address.port
         if call.model:
             attributes["gen_ai.request.model"] = call.model
+        name = (names_of_0_3 if self._processor.write_0_3 else genai).span_name(call)
         with heard():  # another library's suppression is about its spans
-            span = self._tracer.start_span(span_name(call), kind=trace.SpanKind.CLIENT, attributes=attributes)
+            span = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
         self._processor.adoptions.keep_out(span)
         return _CallSpan(span, ours=True)
 

@@ -80,6 +80,9 @@ class OtelTracer(Tracer):
         accept_context: Whether the ids in the baggage of an incoming request choose the attempt of what starts in its
             context, outside of every ``trace_context``. Whoever can reach the agent's server can then name an attempt
             of the store; accept it only where all clients are yours. A process that ``agl run`` starts accepts it.
+        span_names: ``0.3`` names model calls as Agent Lightning 0.3 did, ``openai.chat.completion``, and writes its
+            attributes beside ours, for programs that look for them; what is read from spans stays the same. It stores
+            messages and ids twice. Default: ``AGL_SPAN_NAMES``, else ours alone.
         redaction: Where secrets are masked; ``ingest`` adds a ``Redactor`` of the default rules behind ``chain``.
             Default: ``AGL_REDACTION``, else ``egress``.
 
@@ -100,6 +103,7 @@ class OtelTracer(Tracer):
         instrument_llm_calls: bool = True,
         default_tags: Sequence[str] = (),
         accept_context: bool = False,
+        span_names: Optional[str] = None,
         redaction: Union[RedactionPolicy, str, None] = None,
     ) -> None:
         super().__init__()
@@ -107,6 +111,7 @@ class OtelTracer(Tracer):
         self._fallback_attempt = fallback_attempt
         self._accept_context = accept_context
         self._capture_tokens = _capture_mode(capture_tokens)
+        self._writes_0_3 = _writes_names_of_0_3(span_names)
         self._endpoints = [_endpoint(each) for each in endpoints]
         self._stated = _stated_distribution()
         self._redaction = redaction_policy(redaction)
@@ -367,6 +372,7 @@ class _Worker:
             chain=tracer._chain,
             policy=tracer._policy,
             accept_context=tracer._accept_context,
+            write_0_3=tracer._writes_0_3,
         )
         self.processor.default_store = store
         self._calls: Optional[ModelCallPatches] = None
@@ -641,6 +647,13 @@ def _capture_mode(value: Optional[str]) -> CaptureTokens:
     if mode in {"observe", "request"}:
         return cast("CaptureTokens", mode)
     raise ConfigurationError(f"capture_tokens is 'observe' or 'request', not {mode!r}")
+
+
+def _writes_names_of_0_3(value: Optional[str]) -> bool:
+    names = resolve_setting(LightningEnvVar.AGL_SPAN_NAMES, value)
+    if names not in {None, "0.3"}:
+        raise ConfigurationError(f"span_names (AGL_SPAN_NAMES) is '0.3' or left out, not {names!r}")
+    return names is not None
 
 
 def _stated_distribution() -> Tuple[Optional[Dict[str, Any]], LogprobKind]:

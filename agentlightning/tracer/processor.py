@@ -25,7 +25,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from ..codec.genai import call_attributes
+from ..codec import genai, names_of_0_3
 from ..codec.model_call import invalid
 from ..codec.openai_wire import decode
 from ..instrumentation.guard import LogOnce, Policy
@@ -84,6 +84,7 @@ class LightningSpanProcessor(SpanProcessor):
         policy: What happens to an error of ours inside user code (logged once, by default).
         accept_context: Whether ids in incoming baggage choose the attempt of a span that starts outside of every
             ``trace_context``.
+        write_0_3: Whether model calls have the names and attributes of Agent Lightning 0.3, too.
     """
 
     def __init__(
@@ -94,8 +95,10 @@ class LightningSpanProcessor(SpanProcessor):
         chain: Chain = NO_STAGES,
         policy: Optional[Policy] = None,
         accept_context: bool = False,
+        write_0_3: bool = False,
     ) -> None:
         self.accept_context = accept_context
+        self.write_0_3 = write_0_3
         self.disable_store_submission = disable_store_submission
         self.fallback: Optional[Scope] = None
         self.default_store: Optional[LightningStore] = None
@@ -426,7 +429,9 @@ class LightningSpanProcessor(SpanProcessor):
             call = decode(raw)
             if other_call(span.attributes, call.response_id):
                 call = replace(call, token_capture=invalid("other_call"))
-            span.attributes.update(call_attributes(call))
+            span.attributes.update(genai.call_attributes(call))
+            if self.write_0_3:  # a span of AgentOps has most of them
+                span.attributes = {**names_of_0_3.call_attributes(call), **span.attributes}
             if (
                 call.error is not None and span.status.status_code == "UNSET"
             ):  # said in a body that was a success

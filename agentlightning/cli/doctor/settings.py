@@ -125,6 +125,7 @@ def _truth(setting: LightningEnvVar) -> Tuple[Level, Callable[[str], object], st
 
 _PARSERS: Dict[LightningEnvVar, Tuple[Level, Callable[[str], object], str]] = {
     LightningEnvVar.AGL_CAPTURE_TOKENS: ("fail", _choice("observe", "request"), "observe or request"),
+    LightningEnvVar.AGL_SPAN_NAMES: ("fail", _choice("0.3"), "0.3"),
     LightningEnvVar.AGL_LOG_LEVEL: (
         "warn",
         lambda value: logging.getLevelNamesMapping()[value.upper()],

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace) -> int:
     async with lookup.open_existing(args.store) as store:
-        findings = [*await _file(store), *await _attempts(store), *_spool(store)]
+        findings = [*await _file(store), *await _attempts(store), *await _spool(store)]
         total = (await store.statistics()).get("total_attempts", 0)
     wrong = [finding for finding in findings if finding.level == "wrong"]
     if args.json:
@@ -117,9 +117,15 @@ def _sequence(attempt: Attempt, spans: Sequence[Span]) -> List[Finding]:
     return found
 
 
-def _spool(store: LightningStore) -> List[Finding]:
+async def _spool(store: LightningStore) -> List[Finding]:
     spool = Spool(store)
-    found = []
+    found = [await _unknown_attempts(store, spool)]
+    for url, others in spool.files_of_copies().items():
+        sentence = (
+            f"{output.count(len(others), 'batch')} in {spool.folder} for {url}, which has the same identity: one of "
+            "the two is a copy. They are delivered there, and here once that one is gone"
+        )
+        found.append(Finding("note", "spool", sentence))
     files = spool.own_files()
     if files:
         size = sum(file.stat().st_size for file in files)
@@ -135,7 +141,23 @@ def _spool(store: LightningStore) -> List[Finding]:
             + ", ".join(path.name for path in aside[:SHOWN])
         )
         found.append(Finding("note", "spool", sentence))
-    return found
+    return [finding for finding in found if finding is not None]
+
+
+async def _unknown_attempts(store: LightningStore, spool: Spool) -> Optional[Finding]:
+    missing = {
+        ids: count
+        for ids, count in spool.waiting_spans().items()
+        if ids[1] not in {attempt.attempt_id for attempt in await store.query_attempts(ids[0])}
+    }
+    if not missing:
+        return None
+    named = ", ".join(f"{rollout_id} {attempt_id}" for rollout_id, attempt_id in list(missing)[:SHOWN])
+    sentence = (
+        f"{output.count(sum(missing.values()), 'span')} in {spool.folder} of {output.count(len(missing), 'attempt')} "
+        f"that this store does not have ({named}); they stay there until a store that has them is put back"
+    )
+    return Finding("note", "spool", sentence)
 
 
 def _print(findings: Sequence[Finding], total: int, url: Optional[str]) -> None:

@@ -167,6 +167,15 @@ class LightningStore:
         """
         return None
 
+    def has_copy_at(self, url: str) -> bool:
+        """Whether data with the same ``store_id`` are to be found at another URL too, so that one of them is a copy.
+
+        What waits outside of a store, as in the spool, then stays for the one whose URL it names. Where it cannot be
+        told, it may be. By default false: what was at that URL is here now.
+        """
+        del url
+        return False
+
     @property
     def capabilities(self) -> LightningStoreCapabilities:
         """What callers may rely on; by default nothing."""

@@ -70,6 +70,10 @@ class LightningStoreThreaded(LightningStore):
         """That of the wrapped store."""
         return self.store.store_id
 
+    def has_copy_at(self, url: str) -> bool:
+        """That of the wrapped store."""
+        return self.store.has_copy_at(url)
+
     @property
     def capabilities(self) -> LightningStoreCapabilities:
         """Those of the wrapped store, and safe for threads and tasks."""

@@ -199,6 +199,10 @@ class FaultyStore(LightningStore):
         """Identity of the store inside."""
         return self.inner.store_id
 
+    def has_copy_at(self, url: str) -> bool:
+        """That of the store inside."""
+        return self.inner.has_copy_at(url)
+
     @property
     def capabilities(self) -> LightningStoreCapabilities:
         """Those of the store inside, except that faults do not travel to another process."""

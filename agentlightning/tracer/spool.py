@@ -2,10 +2,12 @@
 
 A spool is a folder of JSON Lines files. Each file is one batch, written under a temporary name, synced, renamed, and
 its folder synced, so that a file is either whole or not there. The first line names the format and the store, by the
-identity that the store keeps with its data where it has one; the others are arguments of ``add_many_spans``. The next
-start delivers every file that was meant for its store and deletes it after the store has acknowledged it; delivering
-twice is harmless, because ``add_many_spans`` is idempotent. A file that cannot be read or that the store cannot keep
-goes aside, into the folder ``aside`` in the spool, and stops no other.
+identity that the store keeps with its data where it has one, and by its URL; the others are arguments of
+``add_many_spans``. The next start delivers every file that was meant for its store and deletes it after the store has
+acknowledged it; delivering twice is harmless, because ``add_many_spans`` is idempotent. A copy of a store has its
+identity too: in a folder that several stores share, what names the URL of the one is not delivered to the other. A
+file that cannot be read or that the store cannot keep goes aside, into the folder ``aside`` in the spool, and stops no
+other.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ ASIDE = "aside"
 """Folder in the spool for files that can never be delivered."""
 MOST_FAILURES = 3
 """After so many files in a row that the store does not take now, the rest waits for the next start."""
+MOST_NAMED = 3
+"""Files that stay, and are named one by one."""
 RACES = 100
 """How often a write finds its folder taken away by a delivery before it gives up."""
 _HEAD_BYTES = 64 * 1024
@@ -115,6 +119,11 @@ class Spool:
         self._max_bytes = max_bytes
         self._to_send: Deque[Path] = deque()
         self._failures = 0
+        self._stayed = 0
+        """Files of which the store does not know an attempt."""
+        # What lies beside a file belongs to it, also where both were copied or moved together.
+        self._is_shared = bool(resolve_setting(LightningEnvVar.AGL_SPOOL_DIR)) or not store.local_path
+        self._copies: Dict[str, bool] = {}
 
     # ------------------------------------------------------------------ writing
 
@@ -219,8 +228,39 @@ class Spool:
             return False
         own = self._store.store_id
         if own is not None and head.get("store_id") is not None:
-            return bool(head["store_id"] == own)
+            return bool(head["store_id"] == own) and not self._is_of_a_copy(head.get("store"))
         return bool(head.get("store") == store_key(self._store))
+
+    def _is_of_a_copy(self, url: Any) -> bool:
+        """Whether a file was written for a copy of this store, or for the one of which this is a copy."""
+        if not self._is_shared or not isinstance(url, str) or url == store_key(self._store):
+            return False
+        if url not in self._copies:
+            self._copies[url] = self._store.has_copy_at(url)
+        return self._copies[url]
+
+    def files_of_copies(self) -> Dict[str, List[Path]]:
+        """Return the files that wait for copies of this store, by URL."""
+        self.own_files()
+        copies = [url for url, there in self._copies.items() if there]
+        found: Dict[str, List[Path]] = {}
+        for path in self.files() if copies else ():
+            with contextlib.suppress(OSError, _UnusableError), _opened(path) as file:
+                head = _head_of(file)
+                if head.get("store_id") == self._store.store_id and head.get("store") in copies:
+                    found.setdefault(head["store"], []).append(path)
+        return found
+
+    def waiting_spans(self) -> Dict[Tuple[str, str], int]:
+        """Return how many finished spans of each attempt wait for this store."""
+        found: Dict[Tuple[str, str], int] = {}
+        for path in self.own_files():
+            with contextlib.suppress(OSError, _UnusableError), _opened(path) as file:
+                batch = self._read(file)
+                for span in batch.spans if batch is not None else ():
+                    ids = span.rollout_id, span.attempt_id
+                    found[ids] = found.get(ids, 0) + 1
+        return found
 
     # ------------------------------------------------------------------ delivering
 
@@ -240,7 +280,8 @@ class Spool:
         """Look at what waits now; return whether there is anything for :meth:`deliver_next`."""
         self._remove_unfinished()
         self._to_send = deque(self.files())
-        self._failures = 0
+        self._failures = self._stayed = 0
+        self._copies = {}
         return bool(self._to_send)
 
     async def deliver_next(self) -> Optional[int]:
@@ -250,6 +291,7 @@ class Spool:
         except IndexError:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
+            self._say_what_stays()
             return None
         try:
             with _claimed(path) as file:
@@ -275,10 +317,27 @@ class Spool:
             path.unlink(missing_ok=True)
             _log.info("delivered %d spooled spans from %s", taken, path)
         elif isinstance(refusal, ABOUT_DATA):
-            _log.warning("spooled spans in %s stay there: %s", path, refusal)
+            self._stayed += 1
+            if self._stayed <= MOST_NAMED:
+                _log.warning("spooled spans in %s stay there: %s", path, refusal)
         else:
             raise _UnusableError(str(refusal))
         return taken
+
+    def _say_what_stays(self) -> None:
+        if self._stayed > MOST_NAMED:
+            _log.warning(
+                "… and %d more files in %s; `agl store check` names their attempts",
+                self._stayed - MOST_NAMED,
+                self.folder,
+            )
+        for url, is_there in self._copies.items():
+            if is_there:
+                _log.warning(
+                    "spans in %s wait for %s, which has the same identity as this store: one of them is a copy",
+                    self.folder,
+                    url,
+                )
 
     async def _send(self, batch: Batch) -> Tuple[int, Optional[Exception]]:
         """Send a batch, attempt by attempt if the store refuses it whole; return how much, and what was refused."""

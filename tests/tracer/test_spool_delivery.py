@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sqlite3
 import stat
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from opentelemetry import trace
 from tracer_sample import new_attempt, read
 
+from agentlightning.cli import main
 from agentlightning.errors import StoreError
 from agentlightning.store import LightningStore, open_store
+from agentlightning.store.sqlite.backup import back_up, restore
 from agentlightning.testing import FaultyStore, start_child
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.spool import Batch, Spool
@@ -304,3 +307,88 @@ async def test_a_kill_between_two_files_of_the_spool_leaves_a_count_that_balance
     assert receipt.stored == delivered_spans
     assert receipt.open == 0 or receipt.interrupted, receipt
     await store.close()
+
+
+@pytest.mark.asyncio
+async def test_a_copy_elsewhere_gets_nothing_of_the_original_nor_the_other_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path / "common"))
+    original, copy = tmp_path / "runs.db", tmp_path / "analysis.db"
+    ids = await spooled(original)
+    back_up(original, copy, 5.0)
+    assert await delivered(f"sqlite:///{copy}", ids) == 0
+    assert f"sqlite:///{original}" in caplog.text
+
+    store = open_store(f"sqlite:///{copy}")
+    assert Spool(store).write(Batch([span(ids, "of the analysis")], [], []), "two")
+    await store.close()
+    assert await delivered(f"sqlite:///{original}", ids) == 1
+    assert await delivered(f"sqlite:///{copy}", ids) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("place", ["runs.db", "elsewhere.db"])
+async def test_a_restored_backup_gets_what_waits_for_the_store_that_it_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path / "common"))
+    original, backup = tmp_path / "runs.db", tmp_path / "backup.db"
+    ids = await spooled(original)
+    back_up(original, backup, 5.0)
+    original.unlink()
+    restore(backup, tmp_path / place, 5.0)
+    assert await delivered(f"sqlite:///{tmp_path / place}", ids) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_store_that_was_put_aside_gets_nothing_that_waits_for_the_one_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path / "common"))
+    original, backup = tmp_path / "runs.db", tmp_path / "backup.db"
+    ids = await spooled(original)
+    back_up(original, backup, 5.0)
+    aside = restore(backup, original, 5.0, replace=True).put_aside
+    assert await delivered(f"sqlite:///{aside}", ids) == 0
+    assert await delivered(f"sqlite:///{original}", ids) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_store_and_its_own_spool_are_copied_together(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    ids = await spooled(tmp_path / "one" / "runs.db")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    for folder in ("two", "one"):
+        assert await delivered(f"sqlite:///{tmp_path}/{folder}/runs.db", ids) == 1
+
+
+@pytest.mark.asyncio
+async def test_spans_of_attempts_that_a_restored_backup_lacks_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, backup = tmp_path / "runs.db", tmp_path / "backup.db"
+    await open_store(f"sqlite:///{path}").close()
+    back_up(path, backup, 5.0)
+    store = open_store(f"sqlite:///{path}")
+    ids = await new_attempt(store)
+    for number in range(9):
+        assert Spool(store).write(Batch([span(ids)], [], []), str(number))
+    await store.close()
+    aside = restore(backup, path, 5.0, replace=True).put_aside
+    assert aside is not None
+
+    store = open_store(f"sqlite:///{path}")
+    assert await Spool(store).deliver() == 0
+    await store.close()
+    said = [record.getMessage() for record in caplog.records if "spool" in record.getMessage()]
+    assert len(said) == 4
+    assert "and 6 more files" in said[-1]
+    assert await asyncio.to_thread(main, ["store", "check", "--store", f"sqlite:///{path}"]) == 0
+    assert f"9 spans in {path}.spool of 1 attempt that this store does not have ({ids[0]} {ids[1]})" in (
+        capsys.readouterr().out
+    )
+
+    path.unlink()
+    restore(aside, path, 5.0)
+    assert await delivered(f"sqlite:///{path}", ids) == 9

@@ -302,6 +302,22 @@ def _look(path: Path, mode: Literal["ro", "rw"]) -> None:
         connection.execute("COMMIT")
 
 
+def store_id_at(path: Path) -> str | None:
+    """Return the identity of the store at a path, ``None`` where there is something else, or nothing.
+
+    Raises:
+        StoreError: It cannot be told.
+    """
+    try:
+        with closing(open_file(path, "ro" if _has_log(path) else "rw")) as connection:
+            found = connection.execute(SQL["store_id"]).fetchall()
+    except sqlite3.Error as error:
+        if _code(error) in _NO_STORE or _status(path) is None:
+            return None
+        raise translated(error, path) from error
+    return found[0][0] if found else None
+
+
 def _judge(connection: sqlite3.Connection, path: Path) -> int:
     """Return the number of the last migration, 0 for a blank file, or refuse the file.
 

@@ -18,12 +18,12 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from ..._handover import Future
 from ...codec.rows import SpanRow, encode_span
-from ...errors import InvalidArgument
+from ...errors import InvalidArgument, StoreError
 from ...types import Span
 from ..base import LightningStoreCapabilities
 from ..tables import Tables
 from ..transaction import Clock, Command, TransactionalStore
-from .connection import Synchronous, prepare_file
+from .connection import Synchronous, prepare_file, store_id_at
 from .engine import Engine
 from .log import state_of
 from .tables import SqliteTables
@@ -101,6 +101,18 @@ class SqliteLightningStore(TransactionalStore):
     def store_id(self) -> str:
         """Identity of the data, which stands in the file."""
         return self._store_id
+
+    def has_copy_at(self, url: str) -> bool:
+        """Whether the file at that URL is another one, with the same identity in it."""
+        place = path_of(url)
+        if place is None or (path := Path(os.path.realpath(place))) == self.path:
+            return False
+        try:
+            if not path.exists() or path.samefile(self.path):
+                return False
+            return store_id_at(path) == self._store_id
+        except (OSError, StoreError):
+            return True
 
     @property
     def capabilities(self) -> LightningStoreCapabilities:
@@ -180,6 +192,12 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def path_of(url: str) -> str | None:
+    """Return the path that a ``sqlite:///`` URL names, ``None`` where it names none."""
+    scheme, _, place = url.partition("?")[0].partition(":///")
+    return unquote(place) if scheme == "sqlite" and place else None
+
+
 def open_url(url: str) -> SqliteLightningStore:
     """Open ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
 
@@ -196,7 +214,7 @@ def open_url(url: str) -> SqliteLightningStore:
         raise InvalidArgument(
             f"{url!r} names a host; a file has three slashes. Did you mean sqlite:///{place} ?"
         )
-    path = unquote(place[1:])
+    path = path_of(url)
     if not path:
         raise InvalidArgument(
             f"{url!r} names no file; write sqlite:///agentlightning.db, or memory:// for no file"

@@ -12,6 +12,7 @@ its own descriptors open for as long as a lock of the process needs it.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -31,8 +32,11 @@ from ..._private_files import create_file
 from ...errors import NotAStore, SchemaTooNew, StoreBusy, StoreError, StoreFileError, StoreUnavailable
 from ..base import process_is_gone
 from .log import KEPT_BYTES
+from .marks import LACKS, MIXED, Found, has_mark, leave_mark, put_on
 from .opened import OpenedFiles, StoreConnection, check_usable, moved
 from .statements import SQL
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Synchronous = Literal["normal", "full"]
@@ -364,12 +368,14 @@ def _bring_up(path: Path) -> Prepared:
     if _status(path) is None:
         _create(path)
     with_log = _has_log(path)
+    found = Found.on(path, with_log=with_log)
     with closing(connect(path)) as connection:
         version = _version(connection, path)
         _enter_wal(connection)
         for step in MIGRATIONS[version:]:
             _apply(connection, step, path)
         _look_at_openings(connection, path, with_log)
+        _look_at_marks(connection, path, found)
         deadlines = connection.execute(SQL["next_deadline"]).fetchall()
         ((store_id,),) = connection.execute(SQL["store_id"]).fetchall()
         return Prepared(store_id, deadlines[0][0] if deadlines else None)
@@ -395,6 +401,37 @@ def _look_at_openings(connection: sqlite3.Connection, path: Path, with_log: bool
     if gone:
         with suppress(sqlite3.OperationalError):  # whoever holds the file does it, or the next
             connection.executemany(SQL["sign_out"], gone)
+
+
+def _look_at_marks(connection: sqlite3.Connection, path: Path, found: Found) -> None:
+    """Notice that a copy of another moment was written over the file, or that its log was taken away."""
+    if found.mark is None or (has_mark(connection, found.mark) and not found.is_mixed):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    with connection:
+        if Found.on(path, with_log=False).mark != found.mark:  # another process has just noticed it
+            return
+        mark = leave_mark(connection)
+        note_setback(connection, path, with_log=found.is_mixed)
+    put_on(path, mark, copied=copy_log(connection))
+
+
+def copy_log(connection: sqlite3.Connection) -> bool:
+    """Copy the log into the file as far as others allow, and return whether that is all of it."""
+    with suppress(sqlite3.Error):
+        ((busy, pages, copied),) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return not busy and pages == copied
+    return False
+
+
+def note_setback(connection: sqlite3.Connection, path: Path, *, with_log: bool) -> None:
+    """Say, and keep in the transaction under way, that not all is in the file that was committed."""
+    connection.execute(SQL["add_setback"], (datetime.now(UTC).isoformat(timespec="seconds"), with_log))
+    _log.warning(
+        "%s lacks commits that were in it: %s. To put a backup in the place of a store, there is `agl restore`",
+        path,
+        MIXED if with_log else LACKS,
+    )
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

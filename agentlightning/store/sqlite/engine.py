@@ -41,8 +41,9 @@ from ..base import LEASE_SECONDS, process_id
 from ..tables import Tables
 from ..transaction import Command
 from ..waiting import Waits
-from .connection import Synchronous, check_schema, connect, patiently, translated
+from .connection import Synchronous, check_schema, connect, copy_log, note_setback, patiently, translated
 from .log import KEPT_BYTES, shorten, state_of
+from .marks import Mark, leave_mark, number_alone, put_on
 from .opened import StoreConnection, keep_for_ever
 from .statements import SQL
 from .tables import SqliteTables
@@ -193,6 +194,10 @@ class Engine:
         self._here = threading.Lock()
         self._opening_id = secrets.token_hex(8)
         self._signed_in: float | None = None  # by the monotonic clock
+        self._mark: Mark | None = None
+        """The one that the store was given last by this process."""
+        self._copied = 0
+        """The number of the last one that was copied into the file."""
         self._look_at_log = False
         self._log_said = 0
         """Bytes of the log when the last word of it was said."""
@@ -329,17 +334,20 @@ class Engine:
         if self._signed_in is not None and time.monotonic() - self._signed_in < RENEW_SECONDS:
             return False
         now = time.time()
+        self._leave_mark(connection)
         connection.execute(SQL["sign_in"], (self._opening_id, process_id(), str(connection.inode), now))
         connection.execute(SQL["forget_expired"], (now - LEASE_SECONDS,))
         return True
 
     def _signed(self, connection: sqlite3.Connection) -> None:
-        """The transaction is committed; the first one is copied into the file, for whoever copies the file alone."""
-        is_first, self._signed_in = self._signed_in is None, time.monotonic()
+        """The transaction is committed; it is copied into the file, for whoever copies or replaces the file alone."""
+        self._signed_in = time.monotonic()
         self._look_at_log = True
-        if is_first:
-            with suppress(sqlite3.Error):
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        assert self._mark is not None
+        is_copied = copy_log(connection)
+        if is_copied:
+            self._copied = self._mark.number
+        put_on(self._path, self._mark, copied=is_copied)
 
     def _renew(self, lazy: _Lazy) -> None:
         if self._signed_in is not None:
@@ -368,9 +376,23 @@ class Engine:
         if self._signed_in is None:
             return
         with suppress(sqlite3.Error, StoreError, OSError):
-            patiently(
-                lambda: lazy.get().execute(SQL["sign_out"], (self._opening_id,)), SIGN_OUT_SECONDS, self._path
-            )
+            patiently(lambda: self._leave_word(lazy.get()), SIGN_OUT_SECONDS, self._path)
+            if self._mark is not None:
+                put_on(self._path, self._mark)
+
+    def _leave_word(self, connection: StoreConnection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        with connection:
+            self._leave_mark(connection)
+            connection.execute(SQL["sign_out"], (self._opening_id,))
+
+    def _leave_mark(self, connection: StoreConnection) -> None:
+        """Leave a mark in the transaction, and notice a copy that was written over the file since the last one."""
+        alone = number_alone(self._path) if self._copied else None
+        if alone is not None and alone < self._copied:
+            self._copied = 0
+            note_setback(connection, self._path, with_log=True)
+        self._mark = leave_mark(connection)
 
     # ------------------------------------------------------------------ a group
 

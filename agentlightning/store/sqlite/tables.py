@@ -30,6 +30,7 @@ from ..base import LightningStoreStatistics
 from ..query import Query
 from ..tables import AttemptKey, NewSpan, SpanCounts, Tables
 from ..values import copy_model
+from .marks import LACKS, MIXED
 from .statements import SQL, in_parts, order, page, where
 
 T = TypeVar("T")
@@ -555,7 +556,10 @@ class SqliteTables(Tables):
 
     def doubts(self) -> List[str]:
         """Return what cannot be told about the file, a sentence each."""
-        return [sentence for sentence, with_log in self._copies() if with_log]
+        return [sentence for sentence, with_log in self._copies() if with_log] + [
+            f"at {noticed_at} it lacked commits that had been in it: {MIXED if with_log else LACKS}"
+            for noticed_at, with_log in self._all(SQL["get_setbacks"])
+        ]
 
     def _copies(self) -> List[Tuple[str, bool]]:
         return [

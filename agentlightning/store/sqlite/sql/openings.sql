@@ -30,3 +30,31 @@ INSERT INTO copies (noticed_at, with_log) VALUES (?, ?);
 -- name: get_copies
 -- Whether it was, and whether there was a log beside it.
 SELECT noticed_at, with_log FROM copies;
+
+-- name: add_mark
+-- Leave a mark.
+INSERT INTO marks (mark) VALUES (?);
+
+-- name: put_latest_mark
+-- Keep its number where it is found without an index.
+UPDATE latest_mark SET number = ?;
+
+-- name: latest_mark
+-- The number of the latest mark.
+SELECT number FROM latest_mark;
+
+-- name: forget_marks
+-- Forget old ones.
+DELETE FROM marks WHERE number <= ?;
+
+-- name: has_mark
+-- Whether a mark is in the store.
+SELECT count(*) FROM marks WHERE mark = ?;
+
+-- name: add_setback
+-- Keep that something else was in the file than what had been committed.
+INSERT INTO setbacks (noticed_at, with_log) VALUES (?, ?);
+
+-- name: get_setbacks
+-- When that was, and whether there was a log beside it.
+SELECT noticed_at, with_log FROM setbacks;

@@ -98,7 +98,7 @@ def _leak_detector(_scrubbed_environment: None) -> Iterator[None]:
         return False
 
     try:
-        wait_until(clean, deadline=10.0)
+        wait_until(clean)
     except TimeoutError:
         left = sorted(thread.name for thread in _threads() - threads) + sorted(
             target for _, target in _files() - files

@@ -36,7 +36,7 @@ class AgentOpsServer:
         """The spans that came over OTLP."""
         return self.manager.spans()
 
-    def wait_for_spans(self, count: int = 1, *, deadline: float = 10.0) -> List[Span]:
+    def wait_for_spans(self, count: int = 1, *, deadline: float = 60.0) -> List[Span]:
         """Return the spans when there are at least ``count``.
 
         Raises:

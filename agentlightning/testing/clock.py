@@ -44,7 +44,7 @@ class ManualClock:
         return f"ManualClock({self._now!r})"
 
 
-def wait_until(condition: Callable[[], T], *, deadline: float = 10.0, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], *, deadline: float = 60.0, what: str = "") -> T:
     """Call ``condition`` until it returns something true, and return that.
 
     Args:
@@ -63,7 +63,7 @@ def wait_until(condition: Callable[[], T], *, deadline: float = 10.0, what: str 
     return answer
 
 
-async def wait_until_async(condition: Callable[[], Any], *, deadline: float = 10.0, what: str = "") -> Any:
+async def wait_until_async(condition: Callable[[], Any], *, deadline: float = 60.0, what: str = "") -> Any:
     """Like :func:`wait_until` without blocking the event loop; ``condition`` may be a coroutine function."""
     give_up = time.monotonic() + deadline
     while True:

@@ -64,7 +64,7 @@ class ChildProcess:
             self._receive()
         return self.reports
 
-    def next_report(self, *, deadline: float = 20.0) -> Any:
+    def next_report(self, *, deadline: float = 60.0) -> Any:
         """Wait for one more report and return it.
 
         Raises:
@@ -85,7 +85,7 @@ class ChildProcess:
         """Answer the snippet's ``receive()``."""
         self._connection.send(value)
 
-    def kill(self, when: Optional[Callable[[], bool]] = None, *, deadline: float = 20.0) -> List[Any]:
+    def kill(self, when: Optional[Callable[[], bool]] = None, *, deadline: float = 60.0) -> List[Any]:
         """Send ``SIGKILL``, at once or as soon as ``when()`` is true; return all that was reported.
 
         While it waits, reports are received, so that the child is not held up by a full pipe.
@@ -101,7 +101,7 @@ class ChildProcess:
         if self._handle.exit_code() is None:
             os.kill(self.pid, number)
 
-    def wait(self, *, deadline: float = 20.0) -> int:
+    def wait(self, *, deadline: float = 60.0) -> int:
         """Wait for the end of the child, receive its last reports and return its exit code (-9 = killed).
 
         Raises:
@@ -118,7 +118,7 @@ class ChildProcess:
         assert code is not None
         return code
 
-    def finish(self, *, deadline: float = 20.0) -> List[Any]:
+    def finish(self, *, deadline: float = 60.0) -> List[Any]:
         """Wait for the end and return all reports.
 
         Raises:

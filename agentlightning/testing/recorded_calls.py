@@ -50,7 +50,7 @@ class RecordedCalls:
 
         Raises:
             AssertionError: More or fewer began, or one ended twice.
-            TimeoutError: One has not ended within 10 s.
+            TimeoutError: One has not ended within 60 s.
         """
         wait_until(lambda: len(self.ends) >= len(self.starts), what="every call has ended")
         tokens = sorted(token for token, _ in self.ends)

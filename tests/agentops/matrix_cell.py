@@ -393,13 +393,13 @@ class Theirs:
         wait_until = import_module("agentlightning.testing").wait_until
         if not self._alone:  # after us, or its exporter sends nothing
             try:
-                wait_until(lambda: bool(self._received()), deadline=20)
+                wait_until(lambda: bool(self._received()))
             except AssertionError:
                 self._agent.problems.append("its server got nothing")
             return
         twice = Counter({name: 2 * count for name, count in self._alone.items()})
         try:
-            wait_until(lambda: not twice - self._received(), deadline=20)
+            wait_until(lambda: not twice - self._received())
         except AssertionError:
             missing = dict(twice - self._received())
             self._agent.problems.append(f"its server lacks spans that it gets without us: {missing}")

@@ -19,7 +19,7 @@ IDS = (LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes
 
 def places(server: AgentOpsServer, count: int) -> Dict[str, Tuple[str, str]]:
     """Wait for so many copies, and return each one's name and place."""
-    spans = server.wait_for_spans(count, deadline=20)
+    spans = server.wait_for_spans(count)
     return {span.name: (span.rollout_id, span.attempt_id) for span in spans}
 
 

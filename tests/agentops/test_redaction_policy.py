@@ -53,7 +53,7 @@ async def test_a_secret_is_where_the_policy_lets_it(
     options: Any = {"redaction": policy, "endpoints": [fake_openai.base_url], "capture_tokens": "request"}
     with AgentOpsTracer(server=agentops_server.manager, **options).lifespan(store) as tracer:
         spans = await one_call(tracer, fake_openai, store)
-    agentops_server.wait_for_spans(2, deadline=20)
+    agentops_server.wait_for_spans(2)
     stored = json.dumps([span.model_dump(mode="json") for span in spans])
     assert (SECRET in stored, SECRET in recorded(agentops_server.url)) == PLACES[policy]
 

@@ -250,7 +250,7 @@ async def test_what_is_sent_to_the_local_server_is_the_tree_with_a_key(
     async with recorder.trace_context() as handle:
         with model.client() as client:
             client.chat.completions.create(**ASK)
-    wait_until(lambda: len(agentops_server.spans()) >= 2, deadline=20)
+    wait_until(lambda: len(agentops_server.spans()) >= 2)
     sent = {span.name: span for span in agentops_server.spans()}
     stored = await spans_of(store, handle)
     assert set(sent) == set(stored)
@@ -313,7 +313,7 @@ def test_a_dead_server_costs_the_rollouts_nothing(model: FakeOpenAI) -> None:
             process = tracer.server.server_process
             assert process is not None
             os.kill(process.pid, 9)
-            wait_until(lambda: not process.is_alive(), deadline=20)
+            wait_until(lambda: not process.is_alive())
             with tracer.trace_context() as second:
                 client.chat.completions.create(**ASK)
                 if hasattr(agentops, "start_trace"):

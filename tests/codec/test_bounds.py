@@ -35,7 +35,7 @@ def bomb(times: int, size: int = 256 * 1024 * 1024) -> bytes:
     return body
 
 
-@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("times", [1, 3])
 def test_a_few_bytes_that_inflate_to_hundreds_of_megabytes_are_not_inflated(times: int) -> None:
     body = bomb(times)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -135,9 +135,9 @@ with ExitStack() as files:
     tracer.init_worker(0, store)
     writer = tracer.processor.writer
     trace.get_tracer("agent").start_span("without a file").end()
-    wait_until(lambda: writer._thread is not None and not writer._thread.is_alive(), deadline=20)
+    wait_until(lambda: writer._thread is not None and not writer._thread.is_alive())
 trace.get_tracer("agent").start_span("later").end()
-wait_until(lambda: len(asyncio.run(store.query_spans(*ids))) == 2, deadline=20)
+wait_until(lambda: len(asyncio.run(store.query_spans(*ids))) == 2)
 tracer.teardown()
 report("both stored")
 """

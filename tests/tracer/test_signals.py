@@ -101,10 +101,14 @@ report("ended")
 @pytest.mark.parametrize(
     ("operation", "step"),
     [
-        ("record", 1),
-        ("flush", 1),
-        ("enter", 5),
-        ("enter_and_start", 7),
+        ("record", 5),
+        ("flush", 5),
+        ("enter", 13),
+        ("enter_and_start", 19),
+        *(
+            pytest.param(operation, 1, marks=pytest.mark.soak)
+            for operation in ("record", "flush", "enter", "enter_and_start")
+        ),
     ],
 )
 def test_an_interruption_at_any_moment_stops_neither_store_nor_writer(
@@ -112,7 +116,7 @@ def test_an_interruption_at_any_moment_stops_neither_store_nor_writer(
 ) -> None:
     arguments = {"url": f"sqlite:///{tmp_path}/runs.db", "operation": operation, "first": 1, "step": step}
     with start_child(EVERY_MOMENT, args=arguments) as child:
-        tried, kept, ended = child.finish(deadline=120)
+        tried, kept, ended = child.finish(deadline=600)
     assert tried["works"], tried
     assert tried["tried"] > 5
     assert kept == {"balanced": True, "twice": 0}

@@ -98,6 +98,8 @@ class ModelCallAttributes(str, Enum):
     """JSON, as the server sent it: for each sampled token, the ids that it was sampled from."""
     POLICY_VERSION = "agentlightning.policy_version"
     """JSON: per choice, a list of ``{"version", "start", "end"}``, half-open over the sampled tokens."""
+    ANSWER_VERSIONS = "agentlightning.answer_versions"
+    """list[str]; versions of the weights that the server named without saying of which tokens, in order."""
     PARTIAL = "agentlightning.partial"
     """True where the answer was cut off: abandoned, disconnected, or an error half way."""
     ISSUES = "agentlightning.issues"

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import FrozenSet, Literal, Optional, Tuple, Union
 
-from ..codec.model_call import Choice
 from .calls import AGENT, LLM_CALL_MATCH, Call, Rules, is_marked, not_sampled, role_of
 from .continuity import Continuity
 from .graph import CallGraph, Node
@@ -160,7 +159,7 @@ def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> Optional[Tuple
     if node.index in graph.given_up and policy.abandoned == "skip":
         why = graph.given_up[node.index]
         return why.code, "" if why is CallReason.ABANDONED else node.choice.finish_reason or ""
-    stale = _stale(node.choice, policy.min_version)
+    stale = _stale(node, policy.min_version)
     if stale is not None:
         return stale
     if policy.trains is not None and not policy.trains(call):
@@ -200,10 +199,13 @@ def version_number(version: str) -> Optional[int]:
     return int(version) if _WHOLE_NUMBER.fullmatch(version) else None
 
 
-def _stale(choice: Choice, oldest: Optional[int]) -> Optional[Tuple[str, str]]:
+def _stale(node: Node, oldest: Optional[int]) -> Optional[Tuple[str, str]]:
     if oldest is None:
         return None
-    versions = [part.version for part in choice.policy]
+    versions = [part.version for part in node.choice.policy]
+    if not versions and node.call.record is not None and node.call.record.answer_versions:
+        said = ", ".join(node.call.record.answer_versions)
+        return CallReason.VERSION_UNKNOWN.code, f"{said} for the answer as a whole"
     numbers = [number for number in map(version_number, versions) if number is not None]
     if not versions or len(numbers) < len(versions):
         return CallReason.VERSION_UNKNOWN.code, ", ".join(versions)

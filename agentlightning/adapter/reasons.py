@@ -282,8 +282,8 @@ class CallReason(Explained):
     )
     VERSION_UNKNOWN = (
         "version_unknown",
-        "the server named no policy version, so the answer may be stale",
-        "let the engine return weight versions, or leave min_version out",
+        "the server named no policy version of each token, so the answer may be stale",
+        "let the engine return weight versions for tokens (vLLM: return_weight_versions), or leave min_version out",
     )
     OVER_LONG_PROMPT = (
         "over_long_prompt",
@@ -356,7 +356,15 @@ class Code:
     cure: str = ""
 
 
+_COUNT = "ask for usage: capture_tokens='request', or stream_options={'include_usage': True} in the agent's own request"
+
 _CURES: Mapping[str, str] = {
+    "usage_absent": _COUNT,
+    "chunk_without_ids": f"look for a gateway that drops ids, or {_COUNT}",
+    "text_mismatch": "look for a gateway that puts answers together anew; let it pass usage on",
+    "choice_index": "look for a gateway or server that gives all answers one index; ask with n=1",
+    "choice_count": "ask with n=1 where the server does not know n; look for a gateway that picks among answers",
+    "finish_reason_absent": "none where the engine was stopped for new weights; else look for a gateway that drops it",
     "sampling_unknown": (
         "say what the server applies, on the endpoint's resource or in AGL_SAMPLING_DEFAULTS: {} where it is started "
         "with --generation-config vllm, else what its generation_config.json says"

@@ -94,7 +94,7 @@ def read(span: SpanLike) -> Optional[ModelCall]:
 def _read(
     span: SpanLike, attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]
 ) -> ModelCall:
-    call = openai_wire.decode(_as_wire(attributes, said, issues))
+    call = openai_wire.decode(_as_wire(attributes, said, issues), is_whole=False)
     failure = _failure(span, attributes)
     silent = {none("no_token_ids")} if failure is not None else {none("no_token_ids"), none("no_choices")}
     return dataclasses.replace(

@@ -50,6 +50,7 @@ ERROR_MESSAGE = "error.message"
 RESEND_COUNT = "http.request.resend_count"
 
 # An enumeration looks its value up at every use, and reading has a dozen for each call.
+_ANSWER_VERSIONS = Ours.ANSWER_VERSIONS.value
 _CAPTURE_SOURCE = Ours.CAPTURE_SOURCE.value
 _ENDPOINT = Ours.ENDPOINT.value
 _HTTP_STATUS = Ours.HTTP_STATUS.value
@@ -107,6 +108,7 @@ def call_attributes(call: ModelCall) -> dict[str, AttributeValue]:
         Ours.SAMPLING_DEFAULTS.value: (
             None if call.sampling_defaults is None else _dump(call.sampling_defaults)
         ),
+        _ANSWER_VERSIONS: list(call.answer_versions) or None,
         Ours.LOGPROB_KIND.value: call.logprob_kind,
         Ours.PARTIAL.value: call.partial,
         Ours.CAPTURE_SOURCE.value: call.capture_source,
@@ -284,6 +286,7 @@ def _read(attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
         sampling_requested=_load(attributes.get(_SAMPLING_REQUESTED), issues, {}),
         sampling_effective=_load(attributes.get(_SAMPLING_EFFECTIVE), issues, {}),
         sampling_defaults=_defaults(attributes.get(_SAMPLING_DEFAULTS), issues),
+        answer_versions=tuple(map(str, attributes.get(_ANSWER_VERSIONS) or ())),
         logprob_kind=_logprob_kind(attributes.get(_LOGPROB_KIND)),
         partial=bool(attributes.get(_PARTIAL)),
         token_capture=verdict,

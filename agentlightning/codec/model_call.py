@@ -51,7 +51,10 @@ CODES: Mapping[str, str] = MappingProxyType(
         "token_string_mismatch": "the token_id:N strings differ from the ids",
         "prompt_ids_differ": "the choices have different prompts",
         "choice_without_ids": "some choices have token ids and some have none",
+        "choice_index": "two answers came under one index, and nothing tells them apart",
         "choice_count": "the response has another number of choices than was asked for",
+        "chunk_without_ids": "text came without token ids in a stream whose other chunks have them",
+        "text_mismatch": "the answer says what none of its tokens says",
         "versions": "the policy versions do not tile the sampled tokens",
         "sources_disagree": "two fields of the response name different ids",
         "other_call": "the span that adopted this call names another response",
@@ -72,7 +75,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "forced_tokens": "a grammar or a budget forced some of the tokens",
         # issues beside a verdict
         "prompt_logprobs_unreadable": "the log-probabilities of the prompt are not one for each of its ids",
-        "usage_absent": "the response has no usage, so lengths could not be checked against it",
+        "usage_absent": "the response has no usage, so nothing says how many tokens were sampled",
         "stream_error": "the stream carried an error",
         "event_unreadable": "an event of the stream is not JSON",
         "request_unreadable": "the request is not a JSON object",
@@ -155,6 +158,7 @@ class Choice:
     """One for each sampled id, as the engine gave it: rounding may put it a little above 0."""
     token_strings: Optional[tuple[str, ...]] = None
     policy: tuple[PolicySpan, ...] = ()
+    """Of each sampled token, where the server says it of each; else empty."""
     token_capture: str = _NO_TOKEN_IDS
     """The verdict on this choice alone."""
     routed_experts: Any = None
@@ -209,6 +213,8 @@ class ModelCall:
     """What is known to have been in force: the answer's word, else requested, else ``sampling_defaults``."""
     sampling_defaults: Optional[Mapping[str, Any]] = None
     """What the server applies where a request names nothing; empty = nothing of its own, ``None`` = nobody said."""
+    answer_versions: tuple[str, ...] = ()
+    """Versions of the weights that the server named without saying of which tokens, in the order in which they came."""
     logprob_kind: LogprobKind = "unknown"
     partial: bool = False
     """The answer was cut off: abandoned, disconnected, or an error half way."""

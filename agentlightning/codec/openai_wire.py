@@ -75,10 +75,16 @@ _FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
 )
 
 
-def decode(raw: RawCall) -> ModelCall:
-    """Return the call that ``raw`` holds; what cannot be read becomes an issue. Never raises."""
+def decode(raw: RawCall, *, is_whole: bool = True) -> ModelCall:
+    """Return the call that ``raw`` holds; what cannot be read becomes an issue. Never raises.
+
+    Args:
+        raw: The exchange.
+        is_whole: Whether every field is there that was sent. Where it was put together from a span of another
+            instrumentation, a finish reason or ``n`` that is not there says nothing.
+    """
     try:
-        return _decode(raw)
+        return _decode(raw, is_whole)
     except Exception as error:  # noqa: BLE001 - bytes of strangers; the call is marked, the writer goes on
         return ModelCall(
             operation=raw.start.operation,
@@ -98,7 +104,7 @@ def finish_reason(raw: Optional[str]) -> Optional[FinishReason]:
     return None if raw is None else _FINISH_REASONS.get(raw.lower())
 
 
-def _decode(raw: RawCall) -> ModelCall:
+def _decode(raw: RawCall, is_whole: bool) -> ModelCall:
     issues: list[Issue] = [Issue("warn", note) for note in raw.notes]
     request = json_object(raw.request_body)
     if request is None:
@@ -111,20 +117,17 @@ def _decode(raw: RawCall) -> ModelCall:
     defaults = raw.endpoint.sampling_defaults if raw.endpoint else None
     if answer.settings is not None:
         defaults = answer.settings
-    choices = _choices(answer, raw, issues)
+    choices = _choices(answer, raw, is_whole, issues)
     prompt_ids, prompt_failure = _prompt_ids(answer)
-    partial = _is_partial(answer, raw, request)
-    verdict = failure or _verdict(answer, choices, prompt_ids, prompt_failure, partial, issues)
+    wanted = _wanted(request) if is_whole or request.get("n") is not None else None
+    partial = _is_partial(answer, raw, wanted)
+    if answer.parts and wanted is not None and wanted != len(answer.parts):
+        issues.append(Issue("warn", "choice_count", f"asked for {wanted}, got {len(answer.parts)}"))
+    if request.get("echo"):  # the text begins with that of the prompt
+        answer.shows_prompt = True
+    verdict = failure or _verdict(answer, choices, prompt_ids, prompt_failure, partial, wanted, issues)
     if verdict.startswith("invalid"):
         issues.append(Issue("fatal", verdict.partition("(")[2].rstrip(")")))
-    expected = requested.get("n", 1)
-    if (
-        answer.parts
-        and raw.start.operation == "chat"
-        and isinstance(expected, int)
-        and expected != len(answer.parts)
-    ):
-        issues.append(Issue("warn", "choice_count", f"asked for {expected}, got {len(answer.parts)}"))
     return ModelCall(
         operation=raw.start.operation,
         endpoint=raw.start.url,
@@ -142,6 +145,7 @@ def _decode(raw: RawCall) -> ModelCall:
         sampling_requested=requested,
         sampling_effective=_in_force(requested, defaults, answer.settings),
         sampling_defaults=defaults,
+        answer_versions=() if choices and all(each.policy for each in choices) else _named_versions(answer),
         logprob_kind=raw.endpoint.logprob_kind if raw.endpoint else "unknown",
         partial=partial,
         token_capture=verdict,
@@ -180,6 +184,16 @@ def _tools(request: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     return ()
 
 
+def _wanted(request: Mapping[str, Any]) -> Optional[int]:
+    """Return how many choices the request asks for; ``None`` where that cannot be told."""
+    each, prompts = request.get("n"), request.get("prompt")
+    each = 1 if each is None else each
+    if not isinstance(each, int):
+        return None
+    several = isinstance(prompts, list) and prompts and not isinstance(prompts[0], int)
+    return each * len(prompts) if several else each
+
+
 def _in_force(
     requested: Mapping[str, Any], defaults: Optional[Mapping[str, Any]], said: Optional[Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -211,7 +225,14 @@ class _Parts:
     strings: list[str] = field(default_factory=list)
     logprobs: list[Any] = field(default_factory=list)
     has_logprobs: bool = False
+    has_text_alone: bool = False
+    """Whether text came in a chunk without token ids."""
+    goes_on: bool = False
+    """Whether more came after the reason why it ended."""
     versions: Any = None
+    """The versions of its tokens, as a list of spans."""
+    named_versions: list[tuple[Optional[str], int]] = field(default_factory=list)
+    """Of each chunk with ids: the version that the server named with it, and how many ids."""
     prompt_logprobs: Any = None
     routed_experts: Any = None
     sampling_mask: Any = None
@@ -232,6 +253,14 @@ class _Answer:
     prompt_ids: list[Any] = field(default_factory=list)
     prompt_logprobs: Any = None
     versions: Any = None
+    """The versions of the tokens of its one choice, as a list of spans."""
+    named_versions: list[str] = field(default_factory=list)
+    """Each that the server named for the whole, in order."""
+    is_stream: bool = False
+    index_twice: bool = False
+    """Whether two choices had one index."""
+    shows_prompt: bool = False
+    """Whether the text of a choice begins with the prompt."""
     settings: Optional[dict[str, Any]] = None
     """The sampling settings that were in force, where the server says them."""
     error: Optional[str] = None
@@ -293,6 +322,7 @@ def _is_event_stream(raw: RawCall, body: bytes) -> bool:
 
 
 def _read_events(answer: _Answer, events: Iterable[sse.Event], issues: list[Issue]) -> None:
+    answer.is_stream = True
     unreadable = 0
     for event in events:
         if event.data.strip() == sse.DONE:
@@ -319,13 +349,30 @@ def _read_object(answer: _Answer, found: Mapping[str, Any]) -> None:
     _append(answer.prompt_ids, found.get("prompt_token_ids"))
     answer.prompt_logprobs = _later(answer.prompt_logprobs, found.get("prompt_logprobs"))
     answer.settings = _settings(found) or answer.settings
-    metadata = found.get("metadata")
-    if isinstance(metadata, dict):
-        answer.versions = metadata.get("weight_versions") or metadata.get("weight_version") or answer.versions
+    metadata = _dict(found.get("metadata"))
+    named = _named_version(metadata)
+    if named is not None and named not in answer.named_versions[-1:]:
+        answer.named_versions.append(named)
+    if isinstance(metadata.get("weight_versions"), list):
+        answer.versions = metadata["weight_versions"]
+    seen: set[int] = set()
     for position, choice in enumerate(_list(found.get("choices"))):
         if isinstance(choice, dict):
-            _read_choice(answer.at(_index(choice.get("index"), position)), choice)
+            index = _index(choice.get("index"), position)
+            if index in seen:
+                answer.index_twice = True
+                index = index if answer.is_stream else max(answer.parts) + 1  # two answers are never one
+            seen.add(index)
+            _read_choice(answer.at(index), choice, named)
     _read_sglext(answer, found.get("sglext"))
+
+
+def _named_version(found: Mapping[str, Any]) -> Optional[str]:
+    """Return the one version of the weights that an answer, a chunk or a choice names."""
+    for value in (found.get("weight_version"), found.get("weight_versions")):
+        if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "":
+            return str(value)
+    return None
 
 
 def error_of(found: Mapping[str, Any]) -> Optional[str]:
@@ -357,7 +404,10 @@ def _read_sglext(answer: _Answer, found: Any) -> None:
             answer.at(index).routed_experts = each
 
 
-def _read_choice(parts: _Parts, choice: Mapping[str, Any]) -> None:
+def _read_choice(parts: _Parts, choice: Mapping[str, Any], named_version: Optional[str]) -> None:
+    brings_text, ids = _brings_text(choice), _count_ids(choice)
+    parts.goes_on = parts.goes_on or (parts.finish is not None and (brings_text or ids > 0))
+    parts.has_text_alone = parts.has_text_alone or (brings_text and not ids)
     text = choice.get("text")
     if isinstance(text, str):
         parts.content.append(text)
@@ -372,8 +422,12 @@ def _read_choice(parts: _Parts, choice: Mapping[str, Any]) -> None:
     provider = choice.get("provider_specific_fields")  # where LiteLLM puts what it does not know
     if isinstance(provider, dict):
         parts.add_ids("provider_specific_fields", provider.get("token_ids"))
-        parts.versions = provider.get("weight_versions") or parts.versions
-    parts.versions = choice.get("weight_versions") or parts.versions
+    for own in (_dict(provider), choice):
+        named_version = _named_version(own) or named_version
+        if isinstance(own.get("weight_versions"), list):
+            parts.versions = own["weight_versions"]
+    if ids:
+        parts.named_versions.append((named_version, ids))
     parts.prompt_logprobs = _later(parts.prompt_logprobs, choice.get("prompt_logprobs"))
     meta = _dict(choice.get("meta_info"))  # SGLang
     parts.routed_experts = _later(
@@ -385,6 +439,26 @@ def _read_choice(parts: _Parts, choice: Mapping[str, Any]) -> None:
     else:
         parts.sampling_mask = _later(parts.sampling_mask, mask)
     _read_logprobs(parts, choice.get("logprobs"))
+
+
+def _brings_text(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice or chunk says something that was sampled."""
+    message = _dict(choice.get("delta") or choice.get("message"))
+    if choice.get("text") or message.get("content") or message.get("refusal") or _reasoning(message, None):
+        return True
+    said: list[Any] = []
+    calls = [_dict(tool) for tool in _list(message.get("tool_calls"))]
+    calls.append({"function": message.get("function_call")})
+    for function in (_dict(call.get("function") or call.get("custom")) for call in calls):
+        said += [function.get("name"), function.get("arguments"), function.get("input")]
+    return any(said)
+
+
+def _count_ids(choice: Mapping[str, Any]) -> int:
+    """Return for how many tokens a choice or chunk has ids, or entries that may name them."""
+    provider, logprobs = _dict(choice.get("provider_specific_fields")), _dict(choice.get("logprobs"))
+    lists = [choice.get(name) for name in ("token_ids", "response_token_ids")] + [provider.get("token_ids")]
+    return max(map(len, map(_list, lists))) or len(_list(logprobs.get("content") or logprobs.get("tokens")))
 
 
 def _finish_word(choice: Mapping[str, Any]) -> Optional[str]:
@@ -515,10 +589,12 @@ def _read_logprobs(parts: _Parts, found: Any) -> None:
 # -- the record
 
 
-def _choices(answer: _Answer, raw: RawCall, issues: list[Issue]) -> tuple[Choice, ...]:
+def _choices(answer: _Answer, raw: RawCall, is_whole: bool, issues: list[Issue]) -> tuple[Choice, ...]:
     cumulative = _are_cumulative(answer)
     # An engine that was stopped ends the stream or the body as it should, without saying why the answer ended.
-    unfinished: FinishReason = "abort" if _was_left(raw) and answer.error is None else "error"
+    unfinished: Optional[FinishReason] = "abort" if _was_left(raw) and answer.error is None else "error"
+    if not is_whole and answer.done and answer.error is None:
+        unfinished = None
     return tuple(
         _choice(parts, answer, cumulative, unfinished, issues) for _, parts in sorted(answer.parts.items())
     )
@@ -530,16 +606,16 @@ def _was_left(raw: RawCall) -> bool:
 
 
 def _choice(
-    parts: _Parts, answer: _Answer, cumulative: bool, unfinished: FinishReason, issues: list[Issue]
+    parts: _Parts, answer: _Answer, cumulative: bool, unfinished: Optional[FinishReason], issues: list[Issue]
 ) -> Choice:
     ids, ids_failure = _ids(parts, cumulative)
     logprobs, logprobs_failure = _logprobs(parts, ids)
     strings = tuple(parts.strings) if parts.strings else None
     versions, versions_failure = _policy(parts, answer, ids)
     failure = ids_failure or logprobs_failure or versions_failure
-    if parts.finish is None:
+    if parts.finish is None and unfinished is not None:
         issues.append(Issue("warn", "finish_reason_absent"))
-    elif finish_reason(parts.finish) is None:
+    if parts.finish is not None and finish_reason(parts.finish) is None:
         issues.append(Issue("info", "finish_reason_unknown", parts.finish))
     verdict = VALID if ids is not None else none("no_token_ids")
     text = "".join(parts.content)
@@ -648,12 +724,15 @@ def _logprobs(
 def _policy(
     parts: _Parts, answer: _Answer, ids: Optional[tuple[int, ...]]
 ) -> tuple[tuple[PolicySpan, ...], Optional[str]]:
-    """Return the versions that sampled the tokens, and why they must not be trusted."""
-    found = parts.versions or answer.versions
+    """Return the versions that sampled the tokens, and why they must not be trusted.
+
+    One version for a whole answer says nothing of a single token: weights may have changed while it was sampled.
+    """
+    found = parts.versions
+    if found is None and len(answer.parts) == 1:
+        found = answer.versions
     if not found:
-        return (), None
-    if not isinstance(found, list):
-        return (PolicySpan(str(found), 0, len(ids or ())),), None
+        return (_policy_of_chunks(parts, ids) if answer.is_stream else ()), None
     spans: list[PolicySpan] = []
     for each in found:
         span = each if isinstance(each, dict) else {}
@@ -664,6 +743,32 @@ def _policy(
     if ids is not None and not _tile(spans, len(ids)):
         return tuple(spans), "versions"
     return tuple(spans), None
+
+
+def _policy_of_chunks(parts: _Parts, ids: Optional[tuple[int, ...]]) -> tuple[PolicySpan, ...]:
+    """Return the versions of the tokens where every chunk of a stream names one with them, else nothing."""
+    spans: list[PolicySpan] = []
+    position = 0
+    for version, count in parts.named_versions:
+        if version is None:
+            return ()
+        start = spans.pop().start if spans and spans[-1].version == version else position
+        position += count
+        spans.append(PolicySpan(version, start, position))
+    return tuple(spans) if position == len(ids or ()) else ()
+
+
+def _named_versions(answer: _Answer) -> tuple[str, ...]:
+    """Return the versions that the server named without saying of which tokens, in order, each once in a row."""
+    found = list(answer.named_versions)
+    for parts in answer.parts.values():
+        found += [version for version, _ in parts.named_versions if version is not None]
+    found += [
+        str(each["version"])
+        for each in _list(answer.versions)
+        if isinstance(each, dict) and each.get("version") is not None
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def _tile(spans: Sequence[PolicySpan], length: int) -> bool:
@@ -720,7 +825,7 @@ def _logprob_of(entry: Any, token: int) -> Optional[float]:
     return float(value)
 
 
-def _is_partial(answer: _Answer, raw: RawCall, request: Mapping[str, Any]) -> bool:
+def _is_partial(answer: _Answer, raw: RawCall, wanted: Optional[int]) -> bool:
     """Whether the answer was cut off.
 
     An agent may close a stream at its last chunk, before ``[DONE]``: it is whole when each choice has
@@ -734,12 +839,8 @@ def _is_partial(answer: _Answer, raw: RawCall, request: Mapping[str, Any]) -> bo
         return False
     if raw.error is not None:
         return True
-    wanted = request.get("n") or 1
-    prompts = request.get("prompt")
-    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
-        wanted = wanted * len(prompts) if isinstance(wanted, int) else wanted
     finished = sum(parts.finish is not None for parts in answer.parts.values())
-    return not (finished == len(answer.parts) and isinstance(wanted, int) and finished >= wanted)
+    return not (finished == len(answer.parts) and wanted is not None and finished >= wanted)
 
 
 def _verdict(
@@ -748,6 +849,7 @@ def _verdict(
     prompt_ids: Optional[tuple[int, ...]],
     prompt_failure: Optional[str],
     partial: bool,
+    wanted: Optional[int],
     issues: list[Issue],
 ) -> str:
     if not choices:
@@ -768,19 +870,50 @@ def _verdict(
         return invalid("choice_without_ids")
     if prompt_ids is None:
         return none("no_prompt_token_ids")
-    return _check_usage(
-        answer.usage, len(prompt_ids), sum(len(each.token_ids or ()) for each in choices), issues
-    )
+    if answer.index_twice or any(parts.goes_on for parts in answer.parts.values()):
+        return invalid("choice_index")
+    if wanted is not None and wanted != len(choices):
+        return invalid("choice_count")
+    return _check_usage(answer, len(prompt_ids), choices, issues)
 
 
-def _check_usage(usage: Optional[Usage], prompt: int, sampled: int, issues: list[Issue]) -> str:
-    if usage is None or usage.input_tokens is None or usage.output_tokens is None:
+def _check_usage(answer: _Answer, prompt: int, choices: Sequence[Choice], issues: list[Issue]) -> str:
+    """Return the verdict on numbers of ids; without usage, on what else tells whether ids are missing."""
+    usage = answer.usage or Usage()
+    if usage.input_tokens is None or usage.output_tokens is None:
         issues.append(Issue("info", "usage_absent"))
-    if usage is not None and usage.input_tokens is not None and usage.input_tokens != prompt:
+    if usage.input_tokens is not None and usage.input_tokens != prompt:
         return invalid("prompt_length")
-    if usage is not None and usage.output_tokens is not None and usage.output_tokens != sampled:
-        return invalid("response_length")
+    if usage.output_tokens is not None:
+        sampled = sum(len(each.token_ids or ()) for each in choices)
+        return VALID if usage.output_tokens == sampled else invalid("response_length")
+    if answer.is_stream and not _is_counted(answer):
+        lost = any(parts.has_text_alone and parts.named_versions for parts in answer.parts.values())
+        return invalid("chunk_without_ids" if lost else "usage_absent")
+    if any(not answer.shows_prompt and _says_more(each) for each in choices):
+        return invalid("text_mismatch")
     return VALID
+
+
+def _is_counted(answer: _Answer) -> bool:
+    """Whether the numbers of a stream's ids are known without usage: they came in one list, or spans tile them."""
+    tiled = len(answer.parts) == 1 and bool(answer.versions)
+    return all("sglext" in parts.ids or parts.versions or tiled for parts in answer.parts.values())
+
+
+def _says_more(choice: Choice) -> bool:
+    """Whether an answer says what none of its tokens says.
+
+    Parsers and decoders take characters out of the text and change white space and what is not ASCII, but they add no
+    letter or digit.
+    """
+    said = "".join(filter(None, (choice.content, choice.refusal)))
+    if not choice.token_ids:
+        return bool(said)
+    if not choice.token_strings or any(each.startswith("token_id:") for each in choice.token_strings):
+        return False
+    sampled = iter("".join(choice.token_strings))
+    return not all(letter in sampled for letter in said if letter.isascii() and letter.isalnum())
 
 
 # -- JSON

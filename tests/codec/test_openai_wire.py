@@ -36,6 +36,7 @@ ASKED: dict[str, Any] = {
     "messages": [{"role": "user", "content": "hi"}],
     "return_token_ids": True,
     "logprobs": True,
+    "stream_options": {"include_usage": True},
 }
 
 
@@ -44,13 +45,18 @@ def start_of(chat: bool, stream: bool) -> CallStart:
     return CallStart("chat" if chat else "text_completion", f"http://127.0.0.1:8000/v1/{path}", "m", stream)
 
 
+def for_all(answer: Answer, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a request for as many choices as the answer has."""
+    return request if len(answer.choices) == 1 else {"n": len(answer.choices), **request}
+
+
 def raw_plain(
     answer: Answer, request: Mapping[str, Any] = ASKED, *, chat: bool = True, **changes: Any
 ) -> RawCall:
     body = json.dumps({**plain_answer(answer, request, chat=chat), **changes.pop("fields", {})}).encode()
     raw = RawCall(
         start=start_of(chat, False),
-        request_body=json.dumps(request).encode(),
+        request_body=json.dumps(for_all(answer, request)).encode(),
         status=200,
         content_type="application/json",
         response_body=body,
@@ -69,7 +75,7 @@ def raw_stream(
 ) -> RawCall:
     raw = RawCall(
         start=start_of(chat, True),
-        request_body=json.dumps({**request, "stream": True}).encode(),
+        request_body=json.dumps({**for_all(answer, request), "stream": True}).encode(),
         status=200,
         content_type="text/event-stream; charset=utf-8",
         response_body=b"".join(events_of(answer, request, chat=chat)),
@@ -108,7 +114,7 @@ answers = st.builds(
     st.lists(st.integers(0, 200_000), min_size=1, max_size=6).map(tuple),
     dialect=st.sampled_from(["vllm", "litellm"]),
     token_strings=st.booleans(),
-    show_usage=st.sampled_from(["always", "never"]),
+    show_usage=st.just("always"),
 )
 chunkings = st.lists(st.integers(0, 4), max_size=8)
 
@@ -119,8 +125,9 @@ def without_stream(call: ModelCall) -> ModelCall:
     return dataclasses.replace(call, stream=False, issues=issues)
 
 
-@given(answers, st.booleans())
-def test_a1_to_a4_a_true_answer_is_recorded_token_by_token(answer: Answer, chat: bool) -> None:
+@given(answers, st.booleans(), st.sampled_from(["always", "never"]))
+def test_a1_to_a4_a_true_answer_is_recorded_token_by_token(answer: Answer, chat: bool, usage: Any) -> None:
+    answer = dataclasses.replace(answer, show_usage=usage)
     call = decode(raw_plain(answer, chat=chat))
     assert call.token_capture == VALID
     assert call.prompt_token_ids == answer.prompt_token_ids
@@ -192,7 +199,7 @@ def test_sglangs_extension_in_the_last_chunk_of_a_stream_is_read(answer: Answer)
     # Without ids in the chunks, one whose text is empty does not come, and its log-probabilities neither.
     assume(all(token.text for choice in answer.choices for token in choice.tokens))
     asked = {**ASKED, "return_token_ids": False, "return_output_ids_in_sglext": True}
-    call = decode(raw_stream(dataclasses.replace(answer, dialect="sglang"), asked))
+    call = decode(raw_stream(dataclasses.replace(answer, dialect="sglang", show_usage="never"), asked))
     assert (call.token_capture, call.prompt_token_ids) == (VALID, answer.prompt_token_ids)
     assert [choice.token_ids for choice in call.choices] == [ids(choice) for choice in answer.choices]
 
@@ -529,8 +536,173 @@ def test_a9_sglangs_versions_are_those_of_the_whole_answer() -> None:
     answer = Answer((AnswerChoice(tokens_of("a b c"), versions=versions),), dialect="sglang")
     call = decode(raw_plain(answer))
     assert [(p.version, p.start, p.end) for p in call.choices[0].policy] == list(versions)
-    single = decode(raw_plain(Answer.of("a b"), fields={"metadata": {"weight_version": "9"}}))
-    assert [(p.version, p.start, p.end) for p in single.choices[0].policy] == [("9", 0, 2)]
+    assert call.answer_versions == ()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"metadata": {"weight_version": "9"}}, {"metadata": {"weight_versions": "9"}}]
+)
+def test_a9_one_version_for_a_whole_answer_is_not_that_of_each_token(fields: dict[str, Any]) -> None:
+    call = decode(raw_plain(Answer.of("a b"), fields=fields))
+    assert (call.token_capture, call.choices[0].policy, call.answer_versions) == (VALID, (), ("9",))
+    (row,) = rows_of(call)
+    assert (row.versions, row.segments[0].versions) == (None, ())
+    assert rows_of(call, RowPolicy(min_version=9)).counts == {"version_unknown": 1}
+
+
+def test_a9_versions_of_an_answer_with_several_choices_are_of_none_of_them() -> None:
+    answer = Answer((AnswerChoice(tokens_of("a b")), AnswerChoice(tokens_of("c d"))))
+    spans = [{"version": "7", "start": 0, "end": 1}, {"version": "8", "start": 1, "end": 2}]
+    call = decode(raw_plain(answer, fields={"metadata": {"weight_versions": spans}}))
+    assert (call.token_capture, [choice.policy for choice in call.choices]) == (VALID, [(), ()])
+    assert call.answer_versions == ("7", "8")
+
+
+@pytest.mark.parametrize(
+    ("named", "policy", "known"),
+    [
+        (["7", "7", "8"], [("7", 0, 2), ("8", 2, 3)], ()),
+        ([None, None, "8"], [], ("8",)),
+        (["7", None, "8"], [], ("7", "8")),
+        (["7", "8", "7"], [("7", 0, 1), ("8", 1, 2), ("7", 2, 3)], ()),
+    ],
+)
+def test_a9_tokens_of_a_stream_have_the_version_that_comes_with_each_chunk(
+    named: list[str | None], policy: list[Any], known: tuple[str, ...]
+) -> None:
+    answer = Answer.of("a b c")
+    events = [json.loads(event[6:]) for event in events_of(answer) if b"[DONE]" not in event]
+    with_ids = [each for each in events if each["choices"] and each["choices"][0].get("token_ids")]
+    for event, version in zip(with_ids, named, strict=True):
+        event["metadata"] = {"weight_version": version}
+    call = decode(raw_stream(answer, response_body=as_stream(events)))
+    assert call.token_capture == VALID
+    assert [(p.version, p.start, p.end) for p in call.choices[0].policy] == policy
+    assert call.answer_versions == known
+
+
+# -- what nothing counts
+
+
+def as_stream(chunks: list[Any]) -> bytes:
+    return b"".join(b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def uncounted(text: str = "one two three", **changes: Any) -> list[Any]:
+    """Return the chunks of a stream without usage."""
+    answer = Answer.of(text, show_usage="never", **changes)
+    return streamed_answer(answer, {**ASKED, "stream": True}, chat=True)
+
+
+def test_a1_a_chunk_that_is_lost_in_a_stream_without_usage_is_not_trained() -> None:
+    chunks = uncounted()
+    # Whole chunks leave no trace when they are lost, so that the whole stream cannot be told from the others.
+    for lost in (-1, 1, 2):
+        left = [each for number, each in enumerate(chunks) if number != lost]
+        call = decode(raw_stream(Answer.of("x"), response_body=as_stream(left)))
+        assert call.token_capture == "invalid(usage_absent)"
+        assert call.choices[0].token_ids  # they are kept
+        assert rows_of(call).counts == {"usage_absent": 1}
+
+
+@pytest.mark.parametrize(
+    "delta", [{"content": " two"}, {"tool_calls": [{"index": 0, "function": {"name": "f"}}]}]
+)
+def test_a1_text_that_comes_without_ids_among_chunks_with_ids_is_not_trained(delta: dict[str, Any]) -> None:
+    chunks = uncounted()
+    chunks[2]["choices"][0] = {"index": 0, "delta": delta, "finish_reason": None}
+    call = decode(raw_stream(Answer.of("x"), response_body=as_stream(chunks)))
+    assert call.token_capture == "invalid(chunk_without_ids)"
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}  # says that it was held back, and none is missing
+    counted = as_stream([*chunks, {"choices": [], "usage": usage}])
+    assert decode(raw_stream(Answer.of("x"), response_body=counted)).token_capture == VALID
+
+
+def test_a1_what_counts_a_stream_beside_usage() -> None:
+    versions = (("7", 0, 3),)
+    tiled = Answer((AnswerChoice(tokens_of("a b c"), versions=versions),), show_usage="never")
+    assert decode(raw_stream(tiled)).token_capture == VALID
+    chunks = streamed_answer(tiled, {**ASKED, "stream": True}, chat=True)
+    lost = decode(raw_stream(tiled, response_body=as_stream(chunks[:1] + chunks[2:])))
+    assert lost.token_capture == "invalid(versions)"
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "verdict"),
+    [
+        ("one two three", ["one", " three"], "invalid(text_mismatch)"),
+        ("one two", ["one", " two"], VALID),
+        ("two", ["<think>", "one", "</think>", " two"], VALID),  # a parser took the rest away
+        ("onetwo", ["\u2581one", "\u2581two"], VALID),
+        ("caf\u00e9 one", ["caf", "\ufffd", "\ufffd", " one"], VALID),
+        ("one", ["token_id:7", "token_id:8"], VALID),
+        ("one", [], "invalid(text_mismatch)"),
+    ],
+)
+def test_a1_a_body_without_usage_whose_text_is_not_that_of_its_tokens_is_not_trained(
+    text: str, tokens: list[str], verdict: str
+) -> None:
+    numbers = [int(token[9:]) if token.startswith("token_id:") else at for at, token in enumerate(tokens)]
+    message = {"role": "assistant", "content": text}
+    logprobs = {"content": [{"token": token, "logprob": -0.5} for token in tokens]}
+    choice = {
+        "index": 0,
+        "message": message,
+        "token_ids": numbers,
+        "logprobs": logprobs,
+        "finish_reason": "stop",
+    }
+    body = json.dumps({"prompt_token_ids": [1], "choices": [choice]}).encode()
+    assert decode(raw_plain(Answer.of("x"), response_body=body)).token_capture == verdict
+
+
+# -- several answers
+
+
+def two(**changes: Any) -> Answer:
+    return Answer((AnswerChoice(tokens_of("a b c")), AnswerChoice(tokens_of("d e f"))), **changes)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("interleave", [False, True])
+@pytest.mark.parametrize("asked", [{"n": 2}, {}])
+def test_two_answers_under_one_index_are_never_one(
+    stream: bool, interleave: bool, asked: dict[str, Any]
+) -> None:
+    answer, request = two(interleave=interleave), {"n": 1, **ASKED, **asked}
+    parts = (
+        streamed_answer(answer, request, chat=True) if stream else [plain_answer(answer, request, chat=True)]
+    )
+    for part in parts:
+        for choice in part["choices"]:
+            choice["index"] = 0
+    body = as_stream(parts) if stream else json.dumps(parts[0]).encode()
+    raw = (raw_stream if stream else raw_plain)(answer, request, response_body=body)
+    call = decode(raw)
+    assert call.token_capture in {"invalid(choice_index)", "invalid(choice_count)"}
+    assert rows_of(call).trained_tokens == 0
+    if not stream:
+        assert [choice.content for choice in call.choices] == ["a b c", "d e f"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("asked", [1, 3])
+@pytest.mark.parametrize("chat", [True, False])
+def test_another_number_of_answers_than_was_asked_for_is_not_trained(
+    stream: bool, asked: int, chat: bool
+) -> None:
+    make = raw_stream if stream else raw_plain
+    call = decode(make(two(), {**ASKED, "n": asked}, chat=chat))
+    assert call.token_capture == "invalid(choice_count)"
+    assert ("choice_count", f"asked for {asked}, got 2") in [(each.code, each.detail) for each in call.issues]
+    assert decode(make(two(), {**ASKED, "n": 2}, chat=chat)).token_capture == VALID
+
+
+def test_what_comes_after_the_end_of_an_answer_is_of_another_one() -> None:
+    chunks = uncounted("one two")
+    again = [json.loads(json.dumps(each)) for each in chunks]
+    call = decode(raw_stream(Answer.of("x"), response_body=as_stream(chunks + again)))
+    assert call.token_capture == "invalid(choice_index)"
 
 
 # -- A7

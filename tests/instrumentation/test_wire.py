@@ -435,8 +435,11 @@ def test_a_call_whose_retries_all_fail_ends_once_with_the_last_failure(server: F
 
 @pytest.mark.parametrize("operation", ["chat", "text_completion"])
 @pytest.mark.parametrize("act", [plain, stream, aplain, astream])
-def test_several_choices_are_told_apart(server: FakeOpenAI, act: Callable[..., Any], operation: str) -> None:
+def test_several_choices_are_told_apart(
+    server: FakeOpenAI, act: Callable[..., Any], operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     choices = (AnswerChoice(tokens_of("one two three")), AnswerChoice(tokens_of("four")), JSON_ANSWER)
+    monkeypatch.setitem(ASK, "n", len(choices))
     server.enqueue(Answer(choices, ids="always", show_usage="always"))
     sink = RecordedCalls()
     patch = observe(sink)

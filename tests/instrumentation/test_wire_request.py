@@ -61,7 +61,7 @@ def asking(sink: RecordedCalls, server: FakeOpenAI) -> Any:
 
 
 def chat(**more: Any) -> dict[str, Any]:
-    return {"model": "m", "messages": MESSAGES, **more}
+    return {"model": "m", "messages": MESSAGES, "n": len(CHOICES), **more}
 
 
 def plain(client: openai.OpenAI, **more: Any) -> Any:
@@ -70,7 +70,7 @@ def plain(client: openai.OpenAI, **more: Any) -> Any:
 
 
 def completion(client: openai.OpenAI, **more: Any) -> Any:
-    return client.completions.create(model="m", prompt="one", **more).model_dump()
+    return client.completions.create(model="m", prompt="one", **{"n": len(CHOICES), **more}).model_dump()
 
 
 def stream(client: openai.OpenAI, **more: Any) -> Any:
@@ -80,7 +80,9 @@ def stream(client: openai.OpenAI, **more: Any) -> Any:
 def stream_completion(client: openai.OpenAI, **more: Any) -> Any:
     return [
         chunk.model_dump()
-        for chunk in client.completions.create(model="m", prompt="one", **more, stream=True)
+        for chunk in client.completions.create(
+            model="m", prompt="one", **{"n": len(CHOICES), **more}, stream=True
+        )
     ]
 
 

@@ -2,14 +2,15 @@
 
 OpenTelemetry's threading instrumentation does this for ``threading.Thread``, ``Timer`` and ``ThreadPoolExecutor``.
 Here are the places that it leaves out: threads whose class has a ``run`` of its own, a pool of threads of
-``multiprocessing``, and what is put on a ``queue.Queue`` or ``asyncio.Queue``.
+``multiprocessing``, and what is put on a queue of ``queue`` or ``asyncio``, in whatever order that hands it out.
 
 A worker that reads a queue inherits the context of the rollout that happened to start it. Where that is over, or there
 was none, the worker goes on in the context in which the item was put that it gets. Where that is open and another
 rollout has put the item, either could be at work (the item may be a borrowed client, say), and the worker goes on
-without any rollout. A worker that has opened a ``trace_context`` of its own stays in it. Items stay as they are: who
-put one is kept beside the queue, and what a worker puts back was only borrowed. Queues that are not first in, first out
-hold connections more often than work, and are left alone.
+without any rollout. So does one that gets what was put under no rollout at all while its own was open: whoever put it
+works for others. What lay on the queue before says nothing. A worker that has opened a ``trace_context`` of its own
+stays in it. Items stay as they are: who put one is kept beside the queue, and what a worker puts back was only
+borrowed. What can be closed and is handed out last in, first out is a connection of a pool, and says nothing of work.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from multiprocessing.pool import Pool, ThreadPool
-from queue import Queue
+from queue import LifoQueue, Queue
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from weakref import WeakKeyDictionary
 
@@ -30,7 +32,7 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 
 from ..instrumentation.patch import AttributePatch, Patch, Patches
-from .scope import context_without_scope, current_scope, current_worker, scope_in
+from .scope import Scope, context_without_scope, current_scope, current_worker, is_any_open, now, scope_in
 
 _users = 0
 """Recorders of this process for which the patches are on."""
@@ -118,7 +120,6 @@ def _carry_into_run(thread: threading.Thread) -> None:
     vars(thread)["run"] = run
 
 
-_FIRST_IN_FIRST_OUT = (Queue, asyncio.Queue)
 _OF_POOLS = ("apply_async", "_map_async", "imap", "imap_unordered")
 
 
@@ -145,12 +146,20 @@ def _in_context(func: Callable[..., Any], context: Context) -> Callable[..., Any
 # ---------------------------------------------------------------------- queues
 
 
+class _Put(NamedTuple):
+    """That an item was put on a queue."""
+
+    context: Context
+    moment: int
+    """See ``scope.now``."""
+
+
 class _Items:
     """What is known of the items of one queue; changed under ``_lock``."""
 
     def __init__(self) -> None:
-        self.put: Dict[int, Tuple[Any, List[Context]]] = {}
-        """By identity: an item, which is kept so that its identity stays its own, and in which contexts it was put."""
+        self.put: Dict[int, Tuple[Any, List[_Put]]] = {}
+        """By identity: an item, which is kept so that its identity stays its own, and how often it was put."""
         self.borrowed: Dict[int, int] = {}
         """Identity of an item that was got → of the worker that got it."""
 
@@ -168,7 +177,7 @@ _switch: ContextVar[Optional[_Switch]] = ContextVar("agentlightning_item_context
 
 def _around_put(original: Any, patch: Patch) -> Any:
     def put(queue: Any, item: Any, *args: Any, **kwargs: Any) -> Any:
-        noted = patch.active and type(queue) in _FIRST_IN_FIRST_OUT and _note(queue, item)
+        noted = patch.active and not _is_of_a_pool(queue, item) and _note(queue, item)
         try:
             return original(queue, item, *args, **kwargs)
         except BaseException:  # the queue is full, or the wait for room was interrupted
@@ -182,33 +191,41 @@ def _around_put(original: Any, patch: Patch) -> Any:
 def _around_get(original: Any, patch: Patch) -> Any:
     def get(queue: Any, *args: Any, **kwargs: Any) -> Any:
         item = original(queue, *args, **kwargs)
-        if patch.active and type(queue) in _FIRST_IN_FIRST_OUT:
+        if patch.active and not _is_of_a_pool(queue, item):
             _go_on_with(queue, item)
         return item
 
     return functools.wraps(original)(get)
 
 
+def _is_of_a_pool(queue: Any, item: Any) -> bool:
+    return isinstance(queue, (LifoQueue, asyncio.LifoQueue)) and (
+        item is None  # stands for a connection that is yet to be opened
+        or (
+            any(callable(getattr(type(item), name, None)) for name in ("close", "disconnect"))
+            and not isinstance(item, (CoroutineType, GeneratorType, AsyncGeneratorType))
+        )
+    )
+
+
 def _note(queue: Any, item: Any) -> bool:
-    """Remember who puts an item, before anybody can get it; what no rollout puts needs no remembering."""
+    """Remember who puts an item, before anybody can get it; where no rollout is open there is nothing to remember."""
     context = otel_context.get_current()
-    known = _queues.get(queue)
-    if known is None and scope_in(context) is None:
+    matters = scope_in(context) is not None or is_any_open()
+    if not matters and queue not in _queues:
         return False
     with _lock:
         known = _queues.setdefault(queue, _Items())
         is_put_back = known.borrowed.pop(id(item), None) == id(current_worker())
-        if (is_put_back and not _is_switched(context)) or (
-            scope_in(context) is None and id(item) not in known.put
-        ):
+        if (is_put_back and not _is_switched(context)) or (not matters and id(item) not in known.put):
             return False
-        known.put.setdefault(id(item), (item, []))[1].append(context)
+        known.put.setdefault(id(item), (item, []))[1].append(_Put(context, now()))
         _bound(known.put)
     return True
 
 
-def _take(queue: Any, item: Any) -> Tuple[Context, ...]:
-    """Return the contexts in which an item that leaves the queue may have been put."""
+def _take(queue: Any, item: Any) -> Tuple[_Put, ...]:
+    """Return in which contexts an item that leaves the queue may have been put."""
     if queue not in _queues and current_scope() is None:
         return ()
     with _lock:
@@ -218,14 +235,14 @@ def _take(queue: Any, item: Any) -> Tuple[Context, ...]:
         put = known.put.get(id(item))
         if put is None:
             return ()
-        contexts = tuple(put[1])
+        puts = tuple(put[1])
         put[1].pop()
         if not put[1]:
             del known.put[id(item)]
-        elif any(scope_in(context) is not scope_in(contexts[0]) for context in contexts):
+        elif any(scope_in(each.context) is not scope_in(puts[0].context) for each in puts):
             # Which of them was taken is not known, so each that is left may be of any.
-            put[1][:] = [context_without_scope(contexts[0])] * len(put[1])
-        return contexts
+            put[1][:] = [_Put(context_without_scope(puts[0].context), now())] * len(put[1])
+        return puts
 
 
 def _bound(items: Dict[int, Any]) -> None:
@@ -235,16 +252,16 @@ def _bound(items: Dict[int, Any]) -> None:
 
 def _go_on_with(queue: Any, item: Any) -> None:
     """Go on in the context of whoever put an item, where the present one is only inherited."""
-    contexts = _take(queue, item)
+    puts = _take(queue, item)
     present = otel_context.get_current()
     before = _switch.get()
     own = before.own if before is not None and before.of_item is present else present
-    if not contexts and own is present:
+    if not puts and own is present:
         return
     inherited = scope_in(own)
     if inherited.opened_by is current_worker() if inherited is not None else not _is_worker_thread():
         return
-    then = _context_of(contexts, own)
+    then = _context_of(puts, own)
     if then is not present:
         otel_context.attach(then)
         _switch.set(_Switch(own, then))
@@ -255,13 +272,20 @@ def _is_switched(context: Context) -> bool:
     return switch is not None and switch.of_item is context
 
 
-def _context_of(contexts: Tuple[Context, ...], own: Context) -> Context:
+def _context_of(puts: Tuple[_Put, ...], own: Context) -> Context:
     """Return the context in which a worker goes on for an item."""
-    inherited, scopes = scope_in(own), [scope_in(context) for context in contexts]
+    inherited = scope_in(own)
+    contexts = [put.context for put in puts if _says_something(put, inherited)]
+    scopes = [scope_in(context) for context in contexts]
     if not scopes or all(scope is inherited for scope in scopes):
         return own
     is_sure = all(scope is scopes[0] for scope in scopes) and (inherited is None or inherited.closed)
     return contexts[0] if is_sure else context_without_scope(own)
+
+
+def _says_something(put: _Put, inherited: Optional[Scope]) -> bool:
+    """Whether it tells anything of whose work it is: what nobody's code put before the rollout began does not."""
+    return scope_in(put.context) is not None or inherited is None or put.moment > inherited.opened_at
 
 
 def _is_worker_thread() -> bool:

@@ -16,6 +16,7 @@ import asyncio
 import itertools
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
@@ -47,6 +48,10 @@ _innermost: ContextVar[Optional[Scope]] = ContextVar("agentlightning_innermost",
 """The ``trace_context`` that was entered last. Code that makes an extracted OpenTelemetry context current hides its
 scope, and is inside of it all the same."""
 _numbers = itertools.count(1)
+_moments = itertools.count(1)
+"""The order in which scopes were opened and items were put on queues."""
+_open: weakref.WeakSet[Scope] = weakref.WeakSet()
+"""Scopes whose ``trace_context`` is open in this process."""
 
 _ENTRY_OVERHEAD = 600
 """Bytes that a span without attributes occupies in the queue, roughly (CPython 3.11)."""
@@ -180,6 +185,8 @@ class Scope:
         tasks by either."""
         self.opened_by: object = None
         """The task or thread that opened it; ``None`` once it is closed. All others inherit it."""
+        self.opened_at = 0
+        """Its place among the moments of this process; see ``now``."""
         self.opened_inside: Optional[Scope] = None
         """The scope whose generator was running when this one was opened."""
         self.named_by_ids = False
@@ -235,6 +242,7 @@ class Scope:
     def close(self) -> None:
         """Note that its ``trace_context`` is over (under the writer's lock)."""
         self.closed = True
+        _open.discard(self)
         self.generator = self.opened_by = None
         if self._unplaced_until is None:
             self._unplaced_until = self._unplaced.count
@@ -366,8 +374,20 @@ def current_worker() -> object:
     return threading.current_thread()
 
 
+def now() -> int:
+    """Return a number that is higher than all that were returned before, in this process."""
+    return next(_moments)
+
+
+def is_any_open() -> bool:
+    """Whether a ``trace_context`` is open anywhere in this process."""
+    return bool(_open)
+
+
 def enter(scope: Scope) -> None:
     """Note that a ``trace_context`` is open here, whatever OpenTelemetry context is made current inside of it."""
+    scope.opened_at = now()
+    _open.add(scope)
     _innermost.set(scope)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import http.client
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing.pool import ThreadPool
@@ -408,6 +410,116 @@ async def test_an_asynchronous_worker_that_lives_on_does_the_work_of_whoever_put
     assert tracer.processor.force_flush(20_000)
     found = [sorted(span.name for span in await read(store, each)) for each in ids]
     assert found == [[f"call-{number}", f"own-{number}", "rollout"] for number in range(3)]
+
+
+@pytest.mark.parametrize("kind", [queue.Queue, queue.LifoQueue, queue.PriorityQueue])
+def test_a_worker_of_an_open_rollout_does_nothing_for_it_that_others_have_put(
+    store: LightningStore, tracer: OtelTracer, kind: Callable[[], queue.Queue[Tuple[int, str]]]
+) -> None:
+    ids = attempts(store, 2)
+    work = kind()
+
+    def serve() -> None:
+        for _ in range(4):
+            call(work.get()[1])
+            work.task_done()
+
+    def ask(number: int, name: str) -> None:
+        work.put((number, name))
+        work.join()
+
+    def other() -> None:
+        with tracer.trace_context(store=store, rollout_id=ids[1][0], attempt_id=ids[1][1]):
+            ask(2, "of the other one")
+
+    outside = contextvars.copy_context()
+    with tracer.trace_context(store=store, rollout_id=ids[0][0], attempt_id=ids[0][1]):
+        worker = threading.Thread(target=serve)
+        worker.start()
+        ask(1, "own")
+        outside.run(other)
+        outside.run(ask, 3, "of nobody")
+        ask(4, "own again")
+        worker.join()
+    assert tracer.processor.force_flush(20_000)
+    assert [names(store, each) for each in ids] == [["own", "own again"], []]
+    assert [receipt(store, each).unattributed for each in ids] == [2, 1]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", [asyncio.Queue, asyncio.LifoQueue, asyncio.PriorityQueue])
+async def test_a_task_of_an_open_rollout_does_nothing_for_it_that_others_have_put(
+    store: LightningStore, tracer: OtelTracer, kind: Callable[[], asyncio.Queue[Tuple[int, str]]]
+) -> None:
+    ids = [await new_attempt(store, number) for number in range(2)]
+    work = kind()
+
+    async def serve() -> None:
+        while True:
+            call((await work.get())[1])
+            work.task_done()
+
+    async def ask(number: int, name: str) -> None:
+        await work.put((number, name))
+        await work.join()
+
+    async def other() -> None:
+        async with tracer.trace_context(store=store, rollout_id=ids[1][0], attempt_id=ids[1][1]):
+            await ask(2, "of the other one")
+
+    outside = contextvars.copy_context()
+    async with tracer.trace_context(store=store, rollout_id=ids[0][0], attempt_id=ids[0][1]):
+        worker = asyncio.create_task(serve())
+        await ask(1, "own")
+        await asyncio.create_task(other(), context=outside)
+        await asyncio.create_task(ask(3, "of nobody"), context=outside.copy())
+        await ask(4, "own again")
+    worker.cancel()
+    assert tracer.processor.force_flush(20_000)
+    found = [[span.name for span in await read(store, each) if span.name != "rollout"] for each in ids]
+    assert found == [["own", "own again"], []]
+
+
+def test_what_lay_on_a_queue_before_the_rollout_says_nothing_of_whose_work_it_is(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    (ids,) = attempts(store, 1)
+    clients: queue.Queue[str] = queue.Queue()
+    clients.put("a client")
+
+    def helper() -> None:
+        call(f"with {clients.get()}")
+
+    with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+        thread = threading.Thread(target=helper)
+        thread.start()
+        thread.join()
+    assert names(store, ids) == ["with a client"]
+
+
+def test_a_connection_of_a_pool_says_nothing_of_whose_work_it_is(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    """As urllib3 keeps connections: ``None`` stands for one that is yet to be made."""
+    ids = attempts(store, 2)
+    pool: queue.LifoQueue[object] = queue.LifoQueue()
+    pool.put(None)
+
+    def request(name: str) -> None:
+        connection = pool.get() or http.client.HTTPConnection("localhost")
+        call(name)
+        pool.put(connection)
+
+    def rollout(number: int) -> None:
+        with tracer.trace_context(store=store, rollout_id=ids[number][0], attempt_id=ids[number][1]):
+            thread = threading.Thread(target=request, args=(f"request {number}",))
+            thread.start()
+            thread.join()
+            if not number:
+                contextvars.Context().run(rollout, 1)
+
+    rollout(0)
+    assert [names(store, each) for each in ids] == [["request 0"], ["request 1"]]
 
 
 def test_what_a_worker_borrows_from_a_queue_says_nothing_of_whose_work_it_does(

@@ -2,7 +2,8 @@
 
 OpenTelemetry's threading instrumentation does this for ``threading.Thread``, ``Timer`` and ``ThreadPoolExecutor``.
 Here are the places that it leaves out: threads whose class has a ``run`` of its own, a pool of threads of
-``multiprocessing``, and what is put on a queue of ``queue`` or ``asyncio``, in whatever order that hands it out.
+``multiprocessing``, pools of processes (see ``tracer.other_processes``), and what is put on a queue of ``queue`` or
+``asyncio``, in whatever order that hands it out.
 
 A worker that reads a queue inherits the context of the rollout that happened to start it. Where that is over, or there
 was none, the worker goes on in the context in which the item was put that it gets. Where that is open and another
@@ -19,7 +20,8 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextvars import ContextVar
 from multiprocessing.pool import Pool, ThreadPool
 from queue import LifoQueue, Queue
@@ -32,6 +34,7 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 
 from ..instrumentation.patch import AttributePatch, Patch, Patches
+from .other_processes import carried
 from .scope import Scope, context_without_scope, current_scope, current_worker, is_any_open, now, scope_in
 
 _users = 0
@@ -78,14 +81,20 @@ def _all_patches() -> List[Patch]:
             threading.Thread, "start", _around_start, "a run() of its own has its starter's context"
         ),
         *(
-            AttributePatch(Pool, name, _around_pool, "threads have the submitter's context")
+            AttributePatch(Pool, name, _around_pool, "jobs have the submitter's context")
             for name in _OF_POOLS
         ),
-        AttributePatch(Queue, "put", _around_put, "remembers who put an item"),
-        AttributePatch(Queue, "get", _around_get, "the item's context is current"),
+        AttributePatch(ProcessPoolExecutor, "submit", _around_submit, "jobs have the submitter's rollout"),
+        *_of_queues(),
         AttributePatch(asyncio.Queue, "put_nowait", _around_put, "remembers who put an item"),
         AttributePatch(asyncio.Queue, "get_nowait", _around_get, "the item's context is current"),
     ]
+
+
+def _of_queues() -> Iterator[Patch]:
+    if "put" in vars(Queue):  # gevent puts a compiled one of its own in its place
+        yield AttributePatch(Queue, "put", _around_put, "remembers who put an item")
+        yield AttributePatch(Queue, "get", _around_get, "the item's context is current")
 
 
 # ---------------------------------------------------------------------- threads
@@ -125,9 +134,17 @@ _OF_POOLS = ("apply_async", "_map_async", "imap", "imap_unordered")
 
 def _around_pool(original: Any, patch: Patch) -> Any:
     def submit(pool: Pool, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if patch.active and isinstance(pool, ThreadPool):
-            func = _in_context(func, otel_context.get_current())
+        if patch.active:
+            in_threads = isinstance(pool, ThreadPool)
+            func = _in_context(func, otel_context.get_current()) if in_threads else carried(func)
         return original(pool, func, *args, **kwargs)
+
+    return functools.wraps(original)(submit)
+
+
+def _around_submit(original: Any, patch: Patch) -> Any:
+    def submit(pool: ProcessPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return original(pool, carried(fn) if patch.active else fn, *args, **kwargs)
 
     return functools.wraps(original)(submit)
 

@@ -39,6 +39,7 @@ from .delivery import within
 from .handed_work import carry_handed_work
 from .model_calls import ModelCallRecorder
 from .opening import Opened, Opening, wait_for_future
+from .other_processes import register
 from .portal import in_event_loop
 from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
@@ -384,6 +385,7 @@ class _Worker:
             undo.callback(self.session.close)
             self.tracer = self.session.provider.get_tracer(TRACER_NAME)
             undo.callback(carry_handed_work())
+            undo.callback(register(tracer))
             self.guard = Guard(tracer._policy)
             self.recorder = ModelCallRecorder(self.processor, self.tracer)
             if tracer._instrument_llm_calls:

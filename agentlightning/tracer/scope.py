@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import mmap
 import os
 import threading
 import weakref
@@ -50,6 +51,11 @@ scope, and is inside of it all the same."""
 _numbers = itertools.count(1)
 _moments = itertools.count(1)
 """The order in which scopes were opened and items were put on queues."""
+_SLOTS = 512
+_marks = memoryview(mmap.mmap(-1, 8 * _SLOTS)).cast("Q")
+"""``opened_at`` of the scopes that are open, by its remainder. Processes that are forked see it, too: so the context
+that one inherits ends with its rollout. Where more are open than there is room for, the oldest ends early there."""
+_pid = os.getpid()
 _open: weakref.WeakSet[Scope] = weakref.WeakSet()
 """Scopes whose ``trace_context`` is open in this process."""
 
@@ -175,7 +181,9 @@ class Scope:
         self.finished: Optional[List[Entry]] = []
         """Finished spans for ``spans()``; ``None`` once nobody can ask any more."""
         self.finished_bytes = 0
-        self.closed = False
+        self._is_closed = False
+        self._mark: Optional[memoryview] = None
+        self._opened_in = _pid
         self.before: Optional[otel_context.Context] = None
         """The context that its ``trace_context`` was opened in; what it encloses may outlive it."""
         self.generator: Optional[FrameType] = None
@@ -228,10 +236,28 @@ class Scope:
         """Announced and then dropped, as far as the store has not acknowledged it."""
 
     @property
+    def closed(self) -> bool:
+        """Whether its ``trace_context`` is over, in whatever process that was opened."""
+        if self._opened_in == _pid or self._mark is None:
+            return self._is_closed
+        return self._is_closed or self._mark[self._slot] != self.opened_at
+
+    @property
+    def _slot(self) -> int:
+        return self.opened_at % _SLOTS
+
+    @property
     def unattributed(self) -> int:
         """How many spans that nobody could place started in this process while it was open."""
         until = self._unplaced.count if self._unplaced_until is None else self._unplaced_until
         return until - self._unplaced_from
+
+    def open(self) -> None:
+        """Note that its ``trace_context`` begins, also for processes that are forked inside of it."""
+        self.opened_at = now()
+        self._mark = _marks
+        _marks[self._slot] = self.opened_at
+        _open.add(self)
 
     def late(self) -> LateScope:
         """Return the scope of what starts late of this one (under the writer's lock)."""
@@ -241,7 +267,9 @@ class Scope:
 
     def close(self) -> None:
         """Note that its ``trace_context`` is over (under the writer's lock)."""
-        self.closed = True
+        self._is_closed = True
+        if self._opened_in == _pid and self._mark is not None and self._mark[self._slot] == self.opened_at:
+            self._mark[self._slot] = 0
         _open.discard(self)
         self.generator = self.opened_by = None
         if self._unplaced_until is None:
@@ -331,7 +359,7 @@ class LateScope(Scope):
             owner=of.owner,
             block_timeout=of.block_timeout,
         )
-        self.is_late = self.closed = True
+        self.is_late = self._is_closed = True
         self.unopened = of.unopened
         self.finished = self.left_open = None
 
@@ -386,8 +414,7 @@ def is_any_open() -> bool:
 
 def enter(scope: Scope) -> None:
     """Note that a ``trace_context`` is open here, whatever OpenTelemetry context is made current inside of it."""
-    scope.opened_at = now()
-    _open.add(scope)
+    scope.open()
     _innermost.set(scope)
 
 
@@ -488,3 +515,12 @@ def _size_of_value(value: Any, depth: int) -> int:
             return 32 * len(value)
         return sum(32 + _size_of_value(item, depth + 1) for item in value)
     return 32
+
+
+def _after_fork_in_child() -> None:
+    global _marks, _pid  # noqa: PLW0603 - the scopes of the parent keep its marks
+    _marks = memoryview(mmap.mmap(-1, 8 * _SLOTS)).cast("Q")
+    _pid = os.getpid()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,205 @@
+"""Jobs that are handed to a pool of processes carry the rollout of whoever handed them on.
+
+The processes of a pool live on, and were started by the rollout that happened to come first. A forked one inherits its
+context and a spawned one nothing, so neither says whose job it does: each job does. It takes along the ids of its
+rollout, the span that was current, and for a process that does not record yet how to do so. What a job has recorded is
+stored before its result goes back: whoever waits for it may then seal the attempt.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import multiprocessing.process
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+
+from ..codec.raw_call import Endpoint
+from ..store.registry import open_store
+from .base import context_with_active_tracer
+from .scope import Scope, context_with_scope, current_scope, next_writer_id
+
+if TYPE_CHECKING:
+    from ..store.base import LightningStore
+    from .otel import OtelTracer
+
+_log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 5.0
+"""How long the result of a job may wait for its spans."""
+
+
+class _Recorder:
+    """Who records in this process."""
+
+    def __init__(self, tracer: OtelTracer) -> None:
+        self.tracer = tracer
+        self.is_handed = False
+        """Recording began here for the sake of a job."""
+
+    @functools.cached_property
+    def configuration(self) -> Optional[bytes]:
+        """The tracer, pickled; ``None`` where it cannot be."""
+        try:
+            return pickle.dumps(self.tracer)
+        except Exception as error:  # noqa: BLE001 - a stage of the pipeline may be anything
+            _log.debug("this tracer cannot be pickled: %r", error)
+            return None
+
+
+class Handed(NamedTuple):
+    """What a job takes along."""
+
+    recorder: str
+    """Names the recorder, in the process that handed the job on and in those forked from it."""
+    configuration: Optional[bytes]
+    url: Optional[str]
+    """The store of the rollout; ``None`` = it lives in the memory of the process."""
+    ids: Optional[Tuple[str, str]]
+    """``None`` = the job was handed on under no rollout."""
+    endpoints: Optional[List[Endpoint]]
+    parent: Tuple[int, int, int]
+    """Trace id, span id and flags of the current span."""
+
+
+_recorders: Dict[str, _Recorder] = {}
+_stores: Dict[str, LightningStore] = {}
+_said = False
+
+
+def register(tracer: OtelTracer) -> Callable[[], None]:
+    """Let jobs carry the rollouts of a tracer; returns what takes that back."""
+    name = next_writer_id()
+    _recorders[name] = _Recorder(tracer)
+
+    def forget() -> None:
+        _recorders.pop(name, None)
+
+    return forget
+
+
+def carried(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a job that is done in another process under the rollout that is open here."""
+    scope = current_scope()
+    for name, recorder in list(_recorders.items()):
+        if scope is None or scope.owner is recorder.tracer.processor:
+            return _Job(work, _handed(name, recorder, scope))
+    return work
+
+
+def _handed(name: str, recorder: _Recorder, scope: Optional[Scope]) -> Handed:
+    if scope is None or scope.closed or scope.store is None:
+        return Handed(name, recorder.configuration, None, None, None, (0, 0, 0))
+    span = trace.get_current_span().get_span_context()
+    return Handed(
+        name,
+        recorder.configuration,
+        scope.store.url,
+        (scope.rollout_id, scope.attempt_id),
+        scope.endpoints,
+        (span.trace_id, span.span_id, int(span.trace_flags)),
+    )
+
+
+class _Job:
+    """A function that takes its rollout along; picklable where the function is."""
+
+    def __init__(self, work: Callable[..., Any], handed: Handed) -> None:
+        functools.update_wrapper(self, work, updated=())
+        self.work = work
+        self.handed = handed
+        self.pid = os.getpid()
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _unpickled, (self.work, self.handed, self.pid)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.pid == os.getpid():  # the pool has no processes (a double of it, say)
+            return self.work(*args, **kwargs)
+        with _rollout(self.handed):
+            return self.work(*args, **kwargs)
+
+
+def _unpickled(work: Callable[..., Any], handed: Handed, pid: int) -> _Job:
+    job = _Job(work, handed)
+    job.pid = pid
+    return job
+
+
+@contextmanager
+def _rollout(handed: Handed) -> Iterator[None]:
+    """Do a job under its rollout, or under none, whatever this process was started in."""
+    tracer, store = _recorder(handed)
+    if tracer is None:
+        yield
+        return
+    processor = tracer.processor
+    outside = otel_context.get_current()
+    context = otel_context.Context()
+    scope = None if handed.ids is None or store is None else processor.new_scope(store, *handed.ids)
+    if scope is not None:
+        scope.endpoints = handed.endpoints
+        processor.open_scope(scope, context, None)
+        parent = trace.SpanContext(*handed.parent[:2], True, trace.TraceFlags(handed.parent[2]))
+        context = context_with_active_tracer(tracer, context_with_scope(scope, context))
+        context = trace.set_span_in_context(trace.NonRecordingSpan(parent), context)
+    otel_context.attach(context)
+    try:
+        yield
+    finally:
+        otel_context.attach(outside)
+        if scope is not None:
+            processor.close_scope(scope)
+            if scope.started:
+                with suppress(TimeoutError):
+                    processor.writer.flush(scope).result(FLUSH_SECONDS)
+
+
+def _recorder(handed: Handed) -> Tuple[Optional[OtelTracer], Optional[LightningStore]]:
+    """Return who records here, and where to; begins to record in a process that does not yet."""
+    global _said  # noqa: PLW0603 - once in a process
+    try:
+        own = (recorder for recorder in _recorders.values() if not recorder.is_handed)
+        known = _recorders.get(handed.recorder) or next(own, None)
+        if known is not None:
+            return known.tracer, _store(handed.url, known.tracer.processor.default_store)
+        if handed.ids is None or handed.url is None or handed.configuration is None:
+            if handed.ids is not None and not _said:
+                _said = True
+                _log.warning(
+                    "jobs in process %s are not recorded: %s",
+                    multiprocessing.process.current_process().name,
+                    "their store lives in the memory of another process"
+                    if handed.url is None
+                    else "their tracer cannot be pickled",
+                )
+            return None, None
+        tracer: OtelTracer = pickle.loads(handed.configuration)  # noqa: S301 - from our own parent, as the job itself
+        store = _store(handed.url, None)
+        tracer.init()
+        tracer.init_worker(0, store)
+        for recorder in [each for each in _recorders.values() if each.tracer is tracer]:
+            recorder.is_handed = True
+            _recorders[handed.recorder] = recorder
+    except Exception as error:  # noqa: BLE001 - a job is done where its recorder cannot be
+        if not _said:
+            _said = True
+            _log.warning("jobs in this process are not recorded: %s: %s", type(error).__name__, error)
+        return None, None
+    return tracer, store
+
+
+def _store(url: Optional[str], own: Optional[LightningStore]) -> Optional[LightningStore]:
+    if own is not None and own.url == url:
+        return own
+    if url is None:
+        return own
+    if url not in _stores:
+        _stores[url] = open_store(url)
+    return _stores[url]

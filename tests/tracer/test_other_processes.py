@@ -1,0 +1,122 @@
+"""What is done in another process is filed under the rollout that handed it on, or under none."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+from opentelemetry import trace
+from tracer_sample import new_attempt, spans_in
+
+from agentlightning.store import LightningStore, open_store
+from agentlightning.tracer import OtelTracer
+from agentlightning.types import Receipt
+
+
+def call(name: str) -> int:
+    """An agent knows nothing of us: it uses the global API."""
+    trace.get_tracer("agent").start_span(name).end()
+    return os.getpid()
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[LightningStore]:
+    opened = open_store(f"sqlite:///{tmp_path}/s.db")
+    yield opened
+    asyncio.run(opened.close())
+
+
+@pytest.fixture
+def recorder(kept: LightningStore) -> Iterator[OtelTracer]:
+    with OtelTracer(max_wait_time=60_000).lifespan(kept) as tracer:
+        assert isinstance(tracer, OtelTracer)
+        yield tracer
+
+
+def names(store: LightningStore, ids: Any) -> List[str]:
+    return [span.name for span in spans_in(store, ids) if span.name != "rollout"]
+
+
+async def receipt(store: LightningStore, ids: Any) -> Receipt:
+    return await store.get_receipt(*ids)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_pool_of_processes_that_lives_on_serves_each_rollout_as_its_own(
+    kept: LightningStore, recorder: OtelTracer, method: str
+) -> None:
+    processes = multiprocessing.get_context(method)
+    ids = [asyncio.run(new_attempt(kept, number)) for number in range(2)]
+    done: List[int] = []
+    with ExitStack() as undo:
+        executor = pool = None
+        for number, (rollout_id, attempt_id) in enumerate(ids):
+            with recorder.trace_context(store=kept, rollout_id=rollout_id, attempt_id=attempt_id):
+                executor = executor or undo.enter_context(ProcessPoolExecutor(1, mp_context=processes))
+                pool = pool or undo.enter_context(processes.Pool(1))
+                done.append(executor.submit(call, f"executor {number}").result())
+                done += [pool.apply(call, (f"pool {number}",)), *pool.imap(call, [f"imap {number}"])]
+                # What a job has recorded is stored when its result is there.
+                assert len(names(kept, ids[number])) == 3
+        assert executor is not None
+        done.append(executor.submit(call, "of nobody").result())
+    assert os.getpid() not in done
+    assert [names(kept, each) for each in ids] == [
+        [f"executor {number}", f"pool {number}", f"imap {number}"] for number in range(2)
+    ]
+    for each in ids:
+        spans = spans_in(kept, each)
+        root = next(span for span in spans if span.name == "rollout")
+        assert {span.parent_id for span in spans} == {None, root.span_id}
+        assert asyncio.run(receipt(kept, each)).whole
+
+
+def straggle(go: Connection) -> None:
+    call("in time")
+    go.send("begun")
+    go.recv()
+    call("late")
+
+
+def test_what_a_forked_process_inherits_ends_with_its_rollout(
+    kept: LightningStore, recorder: OtelTracer
+) -> None:
+    ids = asyncio.run(new_attempt(kept))
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=straggle, args=(there,))
+    with recorder.trace_context(store=kept, rollout_id=ids[0], attempt_id=ids[1]):
+        process.start()
+        here.recv()
+    here.send("go on")
+    process.join(30)
+    assert process.exitcode == 0
+    assert names(kept, ids) == ["in time"]
+    assert [span.name for span in asyncio.run(late(kept, ids))] == ["late"]
+    found = asyncio.run(receipt(kept, ids))
+    assert (found.late, found.late_stored, found.whole, found.under_way) == (1, 1, True, False)
+
+
+async def late(store: LightningStore, ids: Any) -> Any:
+    return await store.query_late_spans(*ids)
+
+
+def twice(number: int) -> int:
+    call("a call")
+    return 2 * number
+
+
+def test_jobs_are_done_where_their_store_cannot_be_reached(store: LightningStore, tracer: OtelTracer) -> None:
+    """A store in memory is not there in a process that was spawned."""
+    with (
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor,
+        tracer.trace_context(),
+    ):
+        assert list(executor.map(twice, [1, 2])) == [2, 4]

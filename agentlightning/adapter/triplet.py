@@ -7,8 +7,10 @@ The rules live in ``calls`` (which calls give rows), ``matching`` (which reward 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
@@ -17,15 +19,18 @@ from pydantic import BaseModel
 
 from ..codec.genai import read_call
 from ..types import Receipt, Rollout, Span, SpanLike, Triplet
-from .analysis import analyse, analyse_tree
+from .analysis import Analysis, analyse, analyse_tree
 from .base import TraceAdapter
-from .calls import ANY_AGENT, LLM_CALL_MATCH, Call, Rules, find_calls
+from .calls import ANY_AGENT, LLM_CALL_MATCH, Call, Rules, find_calls, is_marked
 from .explanation import Explanation, explain
 from .matching import RewardMatchPolicy, match_rewards
+from .reasons import CallReason, explained
 from .repair import repair
 from .rewards import get_reward_value, is_reward_operation, is_reward_span
-from .transition import image_urls, transitions
+from .transition import Row, image_urls, transitions
 from .tree import Tree, order_key
+
+_log = logging.getLogger(__name__)
 
 __all__ = [
     "RewardMatchPolicy",
@@ -84,6 +89,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         require_logprobs: bool = False,
         model: Union[str, Collection[str], None] = None,
     ) -> None:
+        self._said: Set[str] = set()
         self.repair_hierarchy = repair_hierarchy
         self.reward_match = RewardMatchPolicy(reward_match)
         self.rules = _rules(
@@ -96,8 +102,24 @@ class TracerTraceToTriplet(TraceToTripletBase):
         )
 
     def adapt(self, source: Union[Sequence[Span], Sequence[ReadableSpan]], /) -> List[Triplet]:
-        """Return the rows of each attempt in ``source``, calls by start time; empty where there is none."""
-        return [row.triplet for analysis in self._analyse(source) for row in transitions(analysis)]
+        """Return the rows of each attempt in ``source``, calls by start time; empty where there is none.
+
+        What 0.3 would have returned and this does not, a call that cannot be trusted or log-probabilities that are not
+        proven, is logged with its reason: each reason once for an adapter, at WARNING.
+        """
+        analyses = self._analyse(source)
+        rows = [row for analysis in analyses for row in transitions(analysis)]
+        self._say("model calls give no triplet", _left_out(analyses))
+        self._say("triplets have no log-probabilities", _unproven(rows))
+        return [row.triplet for row in rows]
+
+    def _say(self, sentence: str, codes: Iterable[str]) -> None:
+        for code, count in Counter(codes).items():
+            if code not in self._said:
+                self._said.add(code)
+                said = explained(code)
+                cure = said.cure or "see explain()"
+                _log.warning("%d %s (%s: %s); %s", count, sentence, said.code, said.sentence, cure)
 
     def explain(
         self,
@@ -131,8 +153,25 @@ class TracerTraceToTriplet(TraceToTripletBase):
         tree.visualize(filename, interested_span_match=interested_span_match)
         return tree
 
-    def _analyse(self, source: Sequence[SpanLike]) -> Any:
+    def _analyse(self, source: Sequence[SpanLike]) -> List[Analysis]:
         return analyse(source, self.rules, self.reward_match, repair_hierarchy=self.repair_hierarchy)
+
+
+def _left_out(analyses: Iterable[Analysis]) -> Iterable[str]:
+    """Return why calls of the agent give no row, where nobody chose that they give none."""
+    for analysis in analyses:
+        for call in analysis.calls:
+            chosen = call.reason == CallReason.OTHER_MODEL.code or is_marked(call.span)
+            if call.selected and call.reason is not None and not chosen:
+                yield call.reason
+
+
+def _unproven(rows: Iterable[Row]) -> Iterable[str]:
+    """Return why rows whose server gave log-probabilities have none."""
+    for row in rows:
+        why = row.triplet.metadata["logprobs_unproven"]
+        if why is not None and row.choice.logprobs is not None:
+            yield why["code"]
 
 
 def _rules(llm_call_match: str, agent_match: Optional[str], **options: Any) -> Rules:

@@ -239,6 +239,27 @@ def test_calls_without_proven_log_probabilities_give_rows_without_and_the_reason
     assert TracerTraceToTriplet(require_logprobs=True).adapt(spans) == []
 
 
+def test_what_0_3_would_have_returned_is_logged_with_its_reason_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    without_ids = call("c1", 1.0, token_capture=none("no_token_ids"), prompt_token_ids=None)
+    spans = [ROOT, without_ids, call("c2", 2.0, mark="judge"), call("c3", 3.0, sampling_defaults=None)]
+    adapter = TracerTraceToTriplet()
+
+    for _ in range(2):
+        assert len(adapter.adapt(spans)) == 1
+
+    said = [
+        record.getMessage() for record in caplog.records if record.name == "agentlightning.adapter.triplet"
+    ]
+    assert [line.partition(":")[0] for line in said] == [
+        "1 model calls give no triplet (no_token_ids",
+        "1 triplets have no log-probabilities (sampling_unknown",
+    ]
+    assert "capture_tokens='request'" in said[0]
+    assert "AGL_SAMPLING_DEFAULTS" in said[1]
+
+
 def test_calls_without_ids_give_rows_of_text_on_request() -> None:
     choice = replace(record().choices[0], token_ids=None, logprobs=None, token_capture=none("no_token_ids"))
     hosted = call("c1", 1.0, token_capture=none("no_token_ids"), prompt_token_ids=None, choices=(choice,))

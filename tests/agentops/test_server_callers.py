@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -116,9 +116,15 @@ def test_where_others_may_call_a_page_of_another_site_still_may_not() -> None:
 
 
 @contextmanager
-def _small(body_seconds: float) -> Iterator[WsgiServer]:
+def _small(body_seconds: float = 600.0, max_connections: int = 100) -> Iterator[WsgiServer]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = WsgiServer(listener, create_app(), max_bodies=100_000, body_seconds=body_seconds)
+    server = WsgiServer(
+        listener,
+        create_app(),
+        max_bodies=100_000,
+        body_seconds=body_seconds,
+        max_connections=max_connections,
+    )
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
@@ -148,7 +154,7 @@ def _post(server: WsgiServer, size: int) -> int:
 
 
 def test_bodies_are_bounded_in_sum() -> None:
-    with _small(600.0) as server:
+    with _small() as server:
         with _half_sent(server):
             wait_until(lambda: _post(server, 50_000) == 503)
             assert _post(server, 1_000) == 200
@@ -158,5 +164,19 @@ def test_bodies_are_bounded_in_sum() -> None:
 def test_a_body_that_does_not_come_is_given_up() -> None:
     with _small(0.2) as server, _half_sent(server) as connection:
         assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
-    with _small(600.0) as server:
+    with _small() as server:
         assert _post(server, 90_000) == 200
+
+
+def test_connections_are_bounded_in_number_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    with _small(max_connections=3) as server, ExitStack() as idle:
+        for _ in range(3):
+            idle.enter_context(socket.create_connection(server.server_address, timeout=20))
+        for _ in range(5):
+            wait_until(lambda: b" 503 " in send_bytes(_url(server), b"", hang_up=False))
+        assert threading.active_count() < 20
+        idle.close()
+        wait_until(lambda: _post(server, 10) == 200)  # whoever goes gives its place back
+    assert [record.getMessage() for record in caplog.records].count(
+        "too many connections are open at one moment; more are answered 503 and closed"
+    ) == 1

@@ -141,6 +141,10 @@ def test_an_open_address_needs_the_flag() -> None:
     assert "--allow-remote" in line
     with running("--host", "0.0.0.0", "--port", "0", "--print-port", "--allow-remote") as process:
         assert get(first_line(process)) == {"message": "Server Up"}
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=20)
+    assert "there is no key and no encryption" in stderr
+    assert "0.0.0.0" in stderr
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "many"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 
 from ....errors import AgentOpsServerError
 from ....remote.rule import is_loopback
+
+logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
 """Connections that may wait while the process starts; the system caps it (net.core.somaxconn)."""
@@ -35,6 +38,13 @@ def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket
         if listener is not None:
             listener.close()
         raise AgentOpsServerError(_why(error, host, port)) from error
+    if not is_loopback(host):
+        logger.warning(
+            "whoever reaches port %d of %s reads, adds and deletes all prompts and answers that are sent here: there is "
+            "no key and no encryption; let a firewall or a tunnel (ssh -L) decide who does",
+            listener.getsockname()[1],
+            host,
+        )
     return listener
 
 

@@ -2,7 +2,8 @@
 
 Clients of AgentOps keep their connections open, and Werkzeug's own server closes each after one answer. A request is
 read whole, within a limit, before the application sees it; half a request is never handled. An application that gives
-less than its ``Content-Length`` gets its connection closed: that is how an answer is cut off on purpose.
+less than its ``Content-Length`` gets its connection closed: that is how an answer is cut off on purpose. Connections
+are bounded in number, because each has a thread.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024 * 1024
 MAX_BODIES = 128 * 1024 * 1024
 """Bytes of all bodies that are being read or handled at one moment."""
+MAX_CONNECTIONS = 1000
+"""Connections that are open at one moment; one more is answered 503 and closed."""
 IDLE_SECONDS = 75.0
 """How long a connection may say nothing."""
 BODY_SECONDS = 60.0
@@ -48,6 +51,7 @@ class WsgiServer(ThreadingMixIn, TCPServer):
         *,
         max_bodies: int = MAX_BODIES,
         body_seconds: float = BODY_SECONDS,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()  # the base class opened one that it did not bind
@@ -57,11 +61,50 @@ class WsgiServer(ThreadingMixIn, TCPServer):
         self.app = app
         self.room = _Room(max_bodies)
         self.body_seconds = body_seconds
+        self._places = threading.BoundedSemaphore(max_connections)
+        self._said_full = False
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own, or refuse it where there are too many."""
+        if not self._places.acquire(blocking=False):
+            self._refuse(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection until its end, and give its place back."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def _refuse(self, request: Any) -> None:
+        if not self._said_full:
+            self._said_full = True
+            logger.warning("too many connections are open at one moment; more are answered 503 and closed")
+        try:
+            request.setblocking(False)  # the loop that accepts must not wait for this client
+            request.send(_TOO_MANY)
+        except OSError:
+            pass
+        finally:
+            self.shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
         """Log what a connection raised; a client that went away is no error."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             logger.exception("a connection failed")
+
+
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
+    b"Retry-After: 1\r\nConnection: close\r\nContent-Length: 53\r\n\r\n"
+    b'{"error": "too many connections", "message": "later"}'
+)
 
 
 class _Room:

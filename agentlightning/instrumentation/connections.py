@@ -3,7 +3,7 @@
 Clients that are not watched (raw sockets, clients over a transport of their own) leave one trace: a socket of Python
 connects. ``socket.getaddrinfo`` and ``socket.socket.connect`` are replaced by functions that compare one address with a
 few, so that a server that was connected to, and whose calls nobody saw, can be named. Clients in C or Rust connect
-unseen.
+unseen, and so does uvloop's event loop.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 
 from agentlightning.cli.doctor.machine import file_system
+from agentlightning.semconv import AGL_UNCAPTURED, SpanFlagAttributes
 from agentlightning.store.sqlite import SqliteLightningStore
+from agentlightning.testing.values import span_of
 
 pytest.importorskip("openai")
 
@@ -165,6 +167,39 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert any(line.startswith("opentelemetry.trace.set_tracer_provider: ") for line in patches["details"])
     assert sum(row["applies"] for row in document["agentops"]) == 1
     assert done.levels()["canary"] == {"ok"}
+
+
+def test_clients_that_are_not_captured_and_servers_that_were_reached_by_them_are_named(
+    tmp_path: Path,
+) -> None:
+    async def record() -> None:
+        async with SqliteLightningStore(tmp_path / "agentlightning.db") as store:
+            for server in ("models.example.com:443", "localhost:8000", "models.example.com:443"):
+                rollout = await store.start_rollout("task")
+                attributes = {SpanFlagAttributes.UNCAPTURED_SERVER.value: server}
+                await store.add_span(span_of(rollout, AGL_UNCAPTURED, attributes=attributes))
+                await store.add_span(span_of(rollout, "chat m"))
+
+    asyncio.run(record())
+    site = tmp_path / "site"
+    for name in ("curl_cffi", "uvloop"):
+        folder = site / f"{name}-1.0.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8"
+        )
+    done = doctor(tmp_path, "--json", PYTHONPATH=str(site))
+    assert done.code == 0, done.out
+    assert "model calls through curl_cffi are not captured" in done.bad("clients")
+    (watched,) = [each for each in done.findings if each["check"] == "clients" and each["level"] == "ok"]
+    assert "connections that uvloop's event loop makes are not seen" in watched["details"][0]
+    first, second = (each for each in done.findings if each["check"] == "servers")
+    assert first["sentence"].startswith(
+        "2 of the newest attempts connected to the model server models.example.com:443"
+    )
+    assert second["sentence"].startswith(
+        "1 of the newest attempts connected to the model server localhost:8000"
+    )
 
 
 def test_settings_that_lose_nothing_but_surprise_are_warnings_and_nothing_leaves_the_machine(

@@ -24,6 +24,10 @@ OPENTELEMETRY = "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-instrum
 CLIENTS = "openai", "httpx", "httpx2", "requests", "urllib3", "aiohttp"
 UNWATCHED = "curl_cffi", "pycurl", "niquests", "primp", "rnet"
 """HTTP clients whose calls of models are not captured."""
+UVLOOP = (
+    "connections that uvloop's event loop makes are not seen: calls through the clients above are captured there, and "
+    "a server that another client reaches is not named"
+)
 TREES = (OURS, *OPENTELEMETRY, "opentelemetry-exporter-otlp-proto-http", "openai", "agentops")
 """Distributions whose requirements are compared with what is installed."""
 IMPORTED = "agentlightning", "agentops", "openai", "httpx", "opentelemetry", "sqlite3"
@@ -72,7 +76,9 @@ def _release(name: str, version: Optional[str]) -> Tuple[int, int]:
 def clients(_: Subject) -> Iterator[Finding]:
     """The libraries through which agents call models."""
     found = [f"{name} {version}" for name in CLIENTS if (version := installed_version(name))]
-    yield Finding("ok", "clients", f"model calls through {', '.join(found) or 'nothing that is installed'}")
+    sentence = f"model calls through {', '.join(found) or 'nothing that is installed'}"
+    unseen = (UVLOOP,) if installed_version("uvloop") else ()
+    yield Finding("ok", "clients", sentence, details=unseen)
     unwatched = [name for name in UNWATCHED if installed_version(name)]
     if unwatched:
         sentence = f"model calls through {', '.join(unwatched)} are not captured"

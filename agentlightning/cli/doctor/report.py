@@ -38,6 +38,7 @@ CHECKS: Final = (
     ("Store", "store", "storage"),
     ("Store", "disk", "machine"),
     ("Store", "locks", "storage"),
+    ("Store", "servers", "servers"),
     ("Canary", "canary", "canary"),
     ("Machine", "open_files", "machine"),
     ("Machine", "clock", "machine"),

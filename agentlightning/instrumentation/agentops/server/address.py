@@ -40,8 +40,8 @@ def listen(host: str, port: int, *, allow_remote: bool = False) -> socket.socket
         raise AgentOpsServerError(_why(error, host, port)) from error
     if not is_loopback(host):
         logger.warning(
-            "whoever reaches port %d of %s reads, adds and deletes all prompts and answers that are sent here: there is "
-            "no key and no encryption; let a firewall or a tunnel (ssh -L) decide who does",
+            "whoever reaches port %d of %s reads, adds and deletes all prompts and answers that are sent here: there "
+            "is no key and no encryption; let a firewall or a tunnel (ssh -L) decide who does",
             listener.getsockname()[1],
             host,
         )

@@ -318,6 +318,41 @@ def test_a_call_is_recorded_exactly_and_the_agent_gets_what_it_gets_without_us(
         assert [choice.token_ids for choice in call.choices] == [IDS]
 
 
+def by_aiohttp_that_compresses(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
+    plain = gzip.decompress(body)
+    return aiohttp_run(server, plain, encoding, lambda response: response.read(), compress="gzip")
+
+
+@pytest.mark.parametrize("mode", ["observe", "request"])
+@pytest.mark.parametrize(
+    "client", [*(each for each in CLIENTS if each is not by_aiohttp_with_json), by_aiohttp_that_compresses]
+)
+def test_a_request_that_is_compressed_arrives_as_it_left_and_is_read(
+    client: Callable[..., Any], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if client is not by_aiohttp_that_compresses:
+        monkeypatch.setitem(HEADERS, "content-encoding", "gzip")
+    body = gzip.compress(body_of(stream=False, asks=True), mtime=0)
+    with FakeOpenAI(answer) as server:
+        without = client(server, body, "")
+        sink = RecordedCalls()
+        patch = watching(sink, mode)
+        try:
+            assert client(server, body, "") == without
+        finally:
+            patch.undo()
+        first, second = server.requests
+    assert without[0] == 200
+    assert second.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(first.body) == gzip.decompress(second.body) == gzip.decompress(body)
+    assert sorted(first.raw) == sorted(second.raw)
+    call = sink.call()
+    assert (call.request_model, list(call.request_messages)) == ("m", [{"role": "user", "content": "hi"}])
+    assert call.issues == ()
+    assert call.token_capture == VALID, call
+    assert [choice.token_ids for choice in call.choices] == [IDS]
+
+
 @pytest.mark.parametrize("client", [client for client in CLIENTS if client not in MADE_WHILE_SENT])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize(

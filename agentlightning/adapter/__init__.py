@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation as Explanation
     from .explanation import RewardVerdict as RewardVerdict
     from .explanation import explain as explain
+    from .explanation import explain_rows as explain_rows
     from .matching import RewardMatchPolicy as RewardMatchPolicy
     from .messages import OpenAIMessages as OpenAIMessages
     from .messages import TraceToMessages as TraceToMessages
@@ -46,7 +47,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     {
         ".advantage": ("Formula", "group_advantages", "row_advantages"),
         ".base": ("Adapter", "OtelTraceAdapter", "TraceAdapter"),
-        ".explanation": ("CallVerdict", "Explanation", "RewardVerdict", "explain"),
+        ".explanation": ("CallVerdict", "Explanation", "RewardVerdict", "explain", "explain_rows"),
         ".matching": ("RewardMatchPolicy",),
         ".messages": ("OpenAIMessages", "TraceToMessages"),
         ".outcome": ("StepReward",),

@@ -26,13 +26,19 @@ def incomplete(rows: RowSet, reward: RewardRule = "required") -> List[Code]:
         found.append(explained(TraceReason.TOKEN_CAPTURE_INVALID.code))
     if rows.unknown_rewards:
         found.append(explained(TraceReason.REWARD_UNKNOWN_TARGET.code))
-    missing = None if reward == "optional" else _missing_reward(rows, steps_count=reward == "steps")
+    missing = None if reward == "optional" else missing_reward(rows, steps_count=reward == "steps")
     if missing is not None:
         found.append(explained(missing.code))
     return list({code.code: code for code in found}.values())
 
 
-def _missing_reward(rows: RowSet, *, steps_count: bool) -> Optional[TraceReason]:
+def missing_reward(rows: RowSet, *, steps_count: bool = False) -> Optional[TraceReason]:
+    """Return what the attempt lacks of a reward; ``None`` where it is known.
+
+    Args:
+        rows: Its rows.
+        steps_count: Whether rewards for answers that are trained will do.
+    """
     outcome = rows.outcome
     if outcome.value is not None:
         return None

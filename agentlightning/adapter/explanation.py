@@ -1,25 +1,32 @@
 """Why a trace gives the rows that it gives, or none: every call, every reward, and the trace as a whole.
 
-``explain`` is what ``agl explain`` prints. It reports the very analysis that the adapter makes its rows of, so
-the two cannot disagree. Codes are those of ``adapter.reasons`` and ``codec.model_call``.
+``explain_rows`` is what ``agl explain`` prints: the decisions of ``build_rows``, which ``agl rows --why`` lists, too,
+and for which a seal is refused. ``explain`` says the same of the triplets of 0.3's adapter, which gives a row for each
+call. Both report the very analysis that rows are made of, so they cannot disagree with them. Codes are those of
+``adapter.reasons`` and ``codec.model_call``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from ..codec.attributes import is_late
+from ..codec.distribution import Why
 from ..semconv import SpanFlagAttributes
 from ..types import Receipt, Rollout, SpanLike
+from ..types.resources import Resource
 from .analysis import Analysis, analyse
 from .calls import NO_LOGPROBS, Call, Rules
+from .completeness import missing_reward
 from .continuity import Continuity
 from .cures import lines_to_add
-from .matching import RewardMatch, RewardMatchPolicy
-from .reasons import CallReason, Code, RewardReason, TraceReason, explained
+from .matching import MatchedBy, RewardMatch, RewardMatchPolicy
+from .policy import Decision, RowPolicy, Use
+from .reasons import CallReason, Code, RewardReason, TraceReason, explained, naming
+from .training import RowSet, analysed, rows_of
 from .transition import Row, transitions
 
 _NO_ANSWER = frozenset({"no_response", "http_error", "error_answer", "no_choices"})
@@ -42,6 +49,10 @@ class CallVerdict:
     """How many rows it gives: one per trained choice."""
     code: Optional[str] = None
     """Why it gives none; ``None`` = trained."""
+    detail: str = ""
+    """What the reason is about: a model's name, a number."""
+    left_out: Dict[str, int] = field(default_factory=dict)
+    """Code → choices of a call that gives rows which are not trained because of it."""
     sentence: str = ""
     cure: str = ""
     same_as: Optional[str] = None
@@ -50,6 +61,7 @@ class CallVerdict:
     response_tokens: int = 0
     """Sampled tokens of the trained choices."""
     reward: Optional[float] = None
+    """What it alone was worth."""
     prefix: Optional[Dict[str, Any]] = None
     """How its prompt continues an earlier call; see ``adapter.continuity``."""
     issues: Tuple[str, ...] = ()
@@ -174,6 +186,133 @@ def _late_calls(
             yield _call(replace(call, reason=CallReason.LATE.code), (), analysis.attempt_id, None)
 
 
+def explain_rows(
+    spans: Sequence[SpanLike],
+    policy: Optional[RowPolicy] = None,
+    *,
+    receipt: Optional[Receipt] = None,
+    rollout: Optional[Rollout] = None,
+    resources: Optional[Mapping[str, Resource]] = None,
+) -> Explanation:
+    """Explain the rows that ``build_rows`` makes of ``spans``; never raises, whatever the trace.
+
+    Args:
+        spans: The spans of an attempt (or of several, which are told apart). Of late ones, which belong to no attempt,
+            only the calls are named.
+        policy: Which calls are trained; default ``RowPolicy()``.
+        receipt: The attempt's receipt, to say what is missing from the trace.
+        rollout: The rollout, to say whether it failed.
+        resources: Its resources, which tell the policy's model.
+    """
+    policy = policy or RowPolicy()
+    analyses = analysed(spans, policy, resources)
+    rows = rows_of(analyses, policy, rollout)
+    late = () if policy.late else _late_calls(spans, policy.rules(), RewardMatchPolicy.FIRST_OCCURRENCE)
+    reasons = [
+        *_why_no_rows(analyses, rows),
+        *(_codes(_of_rows_rewards(rows)) if analyses else ()),
+        *_codes(_of_receipt(receipt)),
+        *_codes(_of_spans(analyses)),
+        *_codes([TraceReason.ATTEMPT_FAILED] if rollout is not None and _failed(rollout) else []),
+    ]
+    return Explanation(
+        rows=len(rows),
+        final_reward=rows.outcome.value,
+        calls=(*_decided_calls(analyses, rows), *late),
+        rewards=tuple(_row_reward(match, each, policy, rows) for each in analyses for match in each.rewards),
+        reasons=tuple(reasons),
+    )
+
+
+# ---------------------------------------------------------------------- rows of whole paths
+
+
+def _decided_calls(analyses: Sequence[Analysis], rows: RowSet) -> Iterable[CallVerdict]:
+    decided: Dict[Tuple[str, str], List[Decision]] = {}
+    for decision in rows.decisions:
+        span = decision.call.span
+        decided.setdefault((span.attempt_id, span.span_id), []).append(decision)
+    worth = {step.call: step.value for step in rows.step_rewards}
+    for analysis in analyses:
+        for call in analysis.calls:
+            own = decided[call.span.attempt_id, call.span.span_id]
+            yield _decided(call, own, analysis.attempt_id, worth.get(call.span.span_id))
+
+
+def _decided(
+    call: Call, decisions: Sequence[Decision], attempt_id: str, reward: Optional[float]
+) -> CallVerdict:
+    trained = [each for each in decisions if each.use is Use.TRAIN]
+    left_out = [each for each in decisions if each.code is not None]
+    first = None if trained else left_out[0]
+    numbers = {each.choice for each in trained}
+    choices = () if call.record is None else call.record.choices
+    open_ = [each for choice in choices if choice.index in numbers and (each := call.unproven(choice))]
+    why = Code("", "") if first is None else naming(first.code or "", first.detail)
+    prefix = decisions[0].prefix
+    return _verdict(
+        call,
+        attempt_id=attempt_id,
+        rows=len(trained),
+        code=None if first is None else first.code,
+        detail="" if first is None else first.detail,
+        left_out=dict(Counter(each.code for each in left_out if each.code)) if trained else {},
+        sentence=why.sentence,
+        cure=why.cure,
+        response_tokens=sum(each.tokens for each in trained),
+        reward=reward,
+        prefix=None if prefix is None else prefix.as_json(),
+        unproven=open_[0] if open_ else None,
+    )
+
+
+def _why_no_rows(analyses: Sequence[Analysis], rows: RowSet) -> Iterable[Code]:
+    if rows:
+        return _codes(_of_unproven(set(rows.unproven)))
+    selected = [each for each in rows.decisions if each.call.record is not None and each.call.selected]
+    if not selected:
+        return _codes(_of_calls(analyses, ()))
+    causes = {_decision_cause(each): each for each in selected}
+    if len(causes) > 1:
+        return _codes([TraceReason.NO_TRAINABLE_CALLS])
+    ((cause, decision),) = causes.items()
+    return [naming(cause, decision.detail)]
+
+
+def _decision_cause(decision: Decision) -> str:
+    """Return what the trace is said to lack if every call is left out as this one is."""
+    if decision.call.reason is not None:
+        return _cause(decision.call).code
+    return decision.code or TraceReason.NO_TRAINABLE_CALLS.code
+
+
+def _of_rows_rewards(rows: RowSet) -> Iterable[TraceReason]:
+    if rows.unknown_rewards:
+        yield TraceReason.REWARD_UNKNOWN_TARGET
+    missing = missing_reward(rows)
+    if missing is not None:
+        yield missing
+
+
+def _row_reward(match: RewardMatch, analysis: Analysis, policy: RowPolicy, rows: RowSet) -> RewardVerdict:
+    """Return what a reward is for: without a link it is for the rollout, unless the policy deals it out by time."""
+    for unknown in rows.unknown_rewards:
+        if unknown.span is match.span:
+            return _reward(unknown, analysis)
+    by_time = match.by not in {None, MatchedBy.LINK}
+    if match.reason is RewardReason.NO_CALL or (by_time and policy.step_rewards is None):
+        own = match.reward.reason
+        return _reward(replace(match, call=None, choice=None, by=MatchedBy.OUTCOME, reason=own), analysis)
+    return _reward(match, analysis)
+
+
+def _codes(reasons: Iterable[TraceReason]) -> Iterable[Code]:
+    return (Code(reason.code, reason.sentence, reason.cure) for reason in reasons)
+
+
+# ---------------------------------------------------------------------- a row for each call
+
+
 def _calls(analysis: Analysis, rows: Sequence[Row]) -> Iterable[CallVerdict]:
     relations = analysis.graph.relations()
     for call in analysis.calls:
@@ -183,10 +322,26 @@ def _calls(analysis: Analysis, rows: Sequence[Row]) -> Iterable[CallVerdict]:
 
 def _call(call: Call, rows: Sequence[Row], attempt_id: str, relation: Optional[Continuity]) -> CallVerdict:
     why = explained(call.reason) if call.reason is not None else Code("", "")
-    record = call.record
     open_ = [each for row in rows if (each := call.unproven(row.choice)) is not None]
-    unproven = open_[0] if open_ and record is not None else None
-    stated = call.reason if unproven is None else unproven.code
+    return _verdict(
+        call,
+        attempt_id=attempt_id,
+        rows=len(rows),
+        code=call.reason,
+        sentence=why.sentence,
+        cure=why.cure,
+        response_tokens=sum(len(row.choice.token_ids or ()) for row in rows),
+        reward=next((row.triplet.reward for row in rows if row.triplet.reward is not None), None),
+        prefix=None if relation is None else relation.as_json(),
+        unproven=open_[0] if open_ else None,
+    )
+
+
+def _verdict(
+    call: Call, *, attempt_id: str, rows: int, code: Optional[str], unproven: Optional[Why], **said: Any
+) -> CallVerdict:
+    record = call.record
+    stated = code if unproven is None else unproven.code
     return CallVerdict(
         attempt_id=attempt_id,
         span_id=call.span.span_id,
@@ -194,15 +349,11 @@ def _call(call: Call, rows: Sequence[Row], attempt_id: str, relation: Optional[C
         agent=call.agent,
         model=None if record is None else record.response_model or record.request_model,
         response_id=call.response_id,
-        rows=len(rows),
-        code=call.reason,
-        sentence=why.sentence,
-        cure=why.cure,
+        rows=rows,
+        code=code,
+        **said,
         same_as=call.same_as,
         prompt_tokens=len((record.prompt_token_ids if record is not None else None) or ()),
-        response_tokens=sum(len(row.choice.token_ids or ()) for row in rows),
-        reward=next((row.triplet.reward for row in rows if row.triplet.reward is not None), None),
-        prefix=None if relation is None else relation.as_json(),
         issues=() if record is None else tuple(issue.code for issue in record.issues),
         unproven=None if unproven is None else unproven.code,
         unproven_detail="" if unproven is None else unproven.detail,
@@ -248,7 +399,10 @@ def _of_calls(analyses: Sequence[Analysis], rows: Sequence[Row]) -> Iterable[Tra
 def _of_logprobs(rows: Sequence[Row]) -> Iterable[TraceReason]:
     """Return what is to be said of rows that have no log-probabilities."""
     found = {why.code for row in rows if (why := row.call.unproven(row.choice)) is not None}
-    found -= _NO_IDS  # rows of text
+    return _of_unproven(found - _NO_IDS)  # rows of text
+
+
+def _of_unproven(found: Set[str]) -> Iterable[TraceReason]:
     if found:
         yield TraceReason.NO_LOGPROBS if found == {NO_LOGPROBS} else TraceReason.LOGPROBS_UNPROVEN
 

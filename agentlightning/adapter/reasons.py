@@ -404,6 +404,15 @@ def with_detail(code: str, detail: str = "") -> Code:
     return Code(found.code, f"{found.sentence} ({detail})" if detail else found.sentence, found.cure)
 
 
+_NAMING = frozenset({CallReason.SEVERAL_MODELS.code, CallReason.OTHER_MODEL.code})
+"""Reasons that are told with the names that they are about."""
+
+
+def naming(code: str, detail: str = "") -> Code:
+    """Return a code with the models that it is about, where it is about some; another detail is of one call."""
+    return with_detail(code, detail if code in _NAMING else "")
+
+
 ALL_CODES: Mapping[str, Code] = {
     code: explained(code)
     for code in (

@@ -32,10 +32,7 @@ from .media import Media
 from .models import resource_models
 from .outcome import Outcome, Rewards, StepReward, rewards_of
 from .policy import Decision, RowPolicy, Use, models_of, untrained, version_number
-from .reasons import CallReason, Code, TraceReason, explained, with_detail
-
-_NAMING = frozenset({CallReason.SEVERAL_MODELS.code, CallReason.OTHER_MODEL.code})
-"""Reasons that are told with the names that they are about."""
+from .reasons import CallReason, Code, TraceReason, explained, naming, with_detail
 
 GROUP_ID = "group_id"
 """Key in ``Rollout.metadata``: rollouts with the same value are samples of one task, and share a baseline."""
@@ -250,7 +247,7 @@ class RowSet(Sequence[TrainingRow]):
         if self.rows:
             return ()
         codes = {each.code: each.detail for each in self.decisions if each.code is not None}
-        reasons = (with_detail(code, detail if code in _NAMING else "") for code, detail in codes.items())
+        reasons = (naming(code, detail) for code, detail in codes.items())
         return tuple(reasons) or (explained(TraceReason.NO_MODEL_CALLS.code),)
 
 
@@ -271,9 +268,20 @@ def build_rows(
             ``policy`` names none.
     """
     policy = policy or RowPolicy()
+    return rows_of(analysed(attempt, policy, resources), policy, rollout)
+
+
+def analysed(
+    attempt: Iterable[SpanLike], policy: RowPolicy, resources: Optional[Mapping[str, Resource]] = None
+) -> List[Analysis]:
+    """Return the analyses that rows are made of, one for each attempt; see :func:`build_rows`."""
     matching = policy.step_rewards or RewardMatchPolicy.FIRST_OCCURRENCE
     rules = replace(policy.rules(), models=policy.models() or resource_models(resources))
-    analyses = analyse(attempt, rules, matching, repair_hierarchy=policy.repair_hierarchy)
+    return analyse(attempt, rules, matching, repair_hierarchy=policy.repair_hierarchy)
+
+
+def rows_of(analyses: Sequence[Analysis], policy: RowPolicy, rollout: Optional[Rollout] = None) -> RowSet:
+    """Return the rows of attempts that :func:`analysed` has looked at."""
     found = [_Builder(analysis, policy, rollout).build() for analysis in analyses]
     if len(found) == 1:
         return found[0]

@@ -6,10 +6,11 @@ import argparse
 import asyncio
 from typing import Dict, List, Tuple
 
-from ..adapter import CallVerdict, Explanation, RewardVerdict
-from ..adapter import explain as explain_trace
-from ..adapter.reasons import with_detail
+from ..adapter import CallVerdict, Explanation, RewardVerdict, RowPolicy, explain_rows
+from ..adapter.matching import MatchedBy
+from ..adapter.reasons import explained, with_detail
 from ..store.base import receipt_of
+from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
 from .entry import DONE, NEGATIVE
@@ -19,6 +20,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
     """Declare the command."""
     parser = options.command(subparsers, "explain", run, details="Exit code 1: there is no row.")
     options.add_rollout(parser)
+    options.add_model(parser)
     options.add_json(parser)
 
 
@@ -36,7 +38,10 @@ async def _run(args: argparse.Namespace) -> int:
             *await store.query_late_spans(rollout.rollout_id, attempt.attempt_id),
         ]
         receipt = await receipt_of(store, rollout.rollout_id, attempt.attempt_id)
-    explanation = explain_trace(spans, receipt=receipt, rollout=rollout)
+        resources = await resources_of(store, rollout)
+    explanation = explain_rows(
+        spans, RowPolicy(model=args.model), receipt=receipt, rollout=rollout, resources=resources
+    )
     if args.json:
         output.print_json(explanation.as_json())
     else:
@@ -84,11 +89,14 @@ def _say(code: str, sentence: str, cure: str) -> None:
 def _skips(explanation: Explanation) -> Dict[str, Tuple[str, str]]:
     """Return code → (sentence, cure) of the calls that give no row, each once."""
     said = {reason.code for reason in explanation.reasons}
-    return {
+    found = {
         call.code: (call.sentence, call.cure)
         for call in explanation.calls
         if call.code and call.code not in said
     }
+    for code in (code for call in explanation.calls for code in call.left_out if code not in said):
+        found.setdefault(code, (explained(code).sentence, explained(code).cure))
+    return found
 
 
 def _unproven(explanation: Explanation) -> List[CallVerdict]:
@@ -117,7 +125,9 @@ def _print_calls(calls: Tuple[CallVerdict, ...]) -> None:
 
 
 def _verdict(call: CallVerdict) -> str:
-    words: List[str] = [f"left out: {call.code}" if call.code else output.count(call.rows, "row")]
+    why = f"{call.code} ({call.detail})" if call.detail else call.code
+    words: List[str] = [f"left out: {why}" if call.code else output.count(call.rows, "trained answer")]
+    words += [f"{count} left out: {code}" for code, count in call.left_out.items()]
     words += [f"log-probabilities unproven: {call.unproven}"] if call.unproven else []
     words += [f"same as {call.same_as}"] if call.same_as else []
     words += list(call.issues)
@@ -134,13 +144,19 @@ def _print_rewards(explanation: Explanation) -> None:
             (
                 verdict.span_id,
                 output.number(verdict.value),
-                f"{names.get(verdict.call, 'call')} {verdict.call}" if verdict.call else "no call",
+                _goes_to(verdict, names),
                 _because(verdict),
             )
             for verdict in explanation.rewards
         ],
         wrap="BECAUSE",
     )
+
+
+def _goes_to(verdict: RewardVerdict, names: Dict[str, str]) -> str:
+    if verdict.call:
+        return f"{names.get(verdict.call, 'call')} {verdict.call}"
+    return "the attempt" if verdict.by == MatchedBy.OUTCOME.value else "nothing"
 
 
 def _because(verdict: RewardVerdict) -> str:

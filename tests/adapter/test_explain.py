@@ -3,12 +3,17 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from conversations import NAMED, Story, stories
+from conversations import call as played
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from agentlightning.adapter import ALL_CODES, explain
+from agentlightning.adapter import ALL_CODES, Decision, RowPolicy, build_rows, explain, explain_rows
 from agentlightning.adapter.calls import Rules
 from agentlightning.codec.genai import call_attributes
 from agentlightning.codec.model_call import Choice, ModelCall, invalid, none
@@ -163,6 +168,58 @@ def test_every_call_and_reward_is_listed_with_what_became_of_it() -> None:
         {"primary": 1.0},
     )
     assert explanation.skipped == {"partial": 1}
+
+
+@settings(max_examples=60)
+@given(stories, st.sampled_from([NAMED, RowPolicy(), RowPolicy(abandoned="train"), RowPolicy(max_tokens=9)]))
+def test_explaining_rows_says_what_build_rows_decides(story: Story, policy: RowPolicy) -> None:
+    rows = build_rows(story.spans, policy)
+    explanation = explain_rows(story.spans, policy)
+
+    assert explanation.rows == len(rows)
+    decided: dict[str, list[Decision]] = {}
+    for decision in rows.decisions:
+        decided.setdefault(decision.span_id, []).append(decision)
+    assert {each.span_id for each in explanation.calls} == decided.keys()
+    for call in explanation.calls:
+        codes = [each.code for each in decided[call.span_id]]
+        trained = [each for each in decided[call.span_id] if each.code is None]
+        assert (call.rows, call.response_tokens) == (len(trained), sum(each.tokens for each in trained))
+        assert call.code == (None if trained else codes[0])
+        assert call.left_out == (Counter(code for code in codes if code) if trained else {})
+        assert call.sentence or call.code is None
+    assert explanation.unproven.keys() == rows.unproven.keys()
+    assert bool(set(explanation.codes) - {"no_reward", "step_rewards_only"}) == (not rows)
+    json.dumps(explanation.as_json())
+
+
+@pytest.mark.parametrize("finish", ["abort", "length"])
+def test_an_answer_that_was_asked_again_is_said_to_be(finish: str) -> None:
+    half, again = played(1, (1,), (2, 3), finish=finish), played(2, (1,), (4,))
+
+    assert explain([half, again]).rows == 2  # one for each call, as in 0.3
+    explanation = explain_rows([half, again, REWARD])
+    assert (explanation.rows, explanation.codes, explanation.final_reward) == (1, (), 1.0)
+    assert [(each.code, each.rows) for each in explanation.calls] == [("asked_again", 0), (None, 1)]
+    undecided = explain_rows([half, played(2, (1,), (4,), finish=finish), REWARD])
+    assert undecided.codes == ("retry_undecided",)
+    (given_,) = explanation.rewards
+    assert (given_.call, given_.by, given_.code) == (None, "outcome", None)
+
+
+def test_several_models_are_named_and_a_seal_would_say_the_same_of_rewards() -> None:
+    other = call("b", 2.0, replace(GOOD, request_model="frozen"))
+    explanation = explain_rows([call("a", 1.0, GOOD), other])
+
+    assert explanation.codes == ("several_models", "no_reward")
+    assert explanation.reasons[0].sentence.endswith("(frozen, policy)")
+    assert explain_rows([call("a", 1.0, GOOD), other], RowPolicy(model="policy")).codes == ("no_reward",)
+    linked = {"agentlightning.link.0.key_match": "span_id", "agentlightning.link.0.value_match": "a"}
+    assert explain_rows([call("a", 1.0, GOOD), reward(9.0, 1.0, **linked)]).codes == ("step_rewards_only",)
+    assert explain_rows([call("a", 1.0, GOOD), reward(9.0, 1.0, **UNKNOWN)]).codes == (
+        "reward_unknown_target",
+        "no_reward",
+    )
 
 
 def test_an_explanation_is_json() -> None:

@@ -53,6 +53,7 @@ def test_the_model_that_is_named_is_the_one_that_is_shown(sample: Sample, tmp_pa
     file = tmp_path / "none.jsonl"
     for command in (
         ["rows", sample.solved],
+        ["explain", sample.solved],
         ["triplets", sample.solved],
         ["export", "-o", str(file)],
         ["export", "--what", "rows", "-o", str(file)],

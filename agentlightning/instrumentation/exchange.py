@@ -247,13 +247,13 @@ class Exchange:
             return
         self.is_over = True
         self._under_way.discard(self)
+        reserved, self._reserved = self._reserved, 0
+        with self._call.guard("giving memory back"):  # first: the span that gets the answer counts it, too
+            self._call.release(reserved)
         with self._call.guard("noting the end of a call"):
             self._call.over(
                 self, self._raw(complete=complete and "body_truncated" not in self.notes, error=error)
             )
-        reserved, self._reserved = self._reserved, 0
-        with self._call.guard("giving memory back"):
-            self._call.release(reserved)
 
     def _raw(self, *, complete: bool, error: Optional[str]) -> RawCall:
         body = self._request.body if self._request.body is not None else b"".join(self._sent)

@@ -31,5 +31,5 @@ class CallSink(Protocol):
         ...
 
     def release(self, size: int) -> None:
-        """Give memory back that was reserved: the call has ended, and what was noted is the sink's."""
+        """Give memory back that was reserved: the call ends, and what was noted is the sink's next."""
         ...

@@ -100,7 +100,7 @@ class ModelCallRecorder:
         return self._processor.writer.reserve(size)
 
     def release(self, size: int) -> None:
-        """Give it back; the span that has the answer counts it now."""
+        """Give it back; the span that gets the answer counts it."""
         self._processor.writer.release(size)
 
 

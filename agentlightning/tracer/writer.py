@@ -60,6 +60,8 @@ DISK_SECONDS = 1.0
 
 COSTLY_BYTES = 1024 * 1024
 """What is larger takes long to decode, and waits behind what is not, except in its own scope."""
+LEFT_FOR_SPANS = 8
+"""An eighth of the bound is never taken by answers that are arriving."""
 LEAST_MOVED_BYTES = 16 * 1024
 """What is smaller is not worth the way to the disk."""
 
@@ -397,10 +399,14 @@ class Writer:
     # ------------------------------------------------------------------ memory
 
     def reserve(self, size: int) -> bool:
-        """Take memory for a piece of an answer that is arriving; ``False`` where there is none."""
+        """Take memory for a piece of an answer that is arriving; ``False`` where there is none.
+
+        A part is left for the spans themselves: an answer that is cut is a smaller loss than a span.
+        """
+        bound = self.settings.max_queue_bytes
         with self._lock:
             held = self.held_bytes + size
-            if self._arriving and held > 2 * self.settings.max_queue_bytes:
+            if self._arriving and held > 2 * bound - bound // LEFT_FOR_SPANS:
                 return False
             self._arriving += size
         self._ask_to_move()

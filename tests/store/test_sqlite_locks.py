@@ -173,6 +173,7 @@ async def prove_all_wrote(path: Path, processes: int, store_id: str) -> None:
         assert store.store_id == store_id
         assert (await store.statistics())["total_spans"] == processes
         assert await store.check() == []
+        assert await store.doubts() == []
 
 
 def test_processes_that_open_one_new_file_at_once_share_one_store(tmp_path: Path) -> None:

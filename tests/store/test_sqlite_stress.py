@@ -143,6 +143,7 @@ async def audit(path: Path, account: Account) -> None:
     times: Counter[str] = Counter()
     async with SqliteLightningStore(path) as store:
         assert await store.check() == []
+        assert await store.doubts() == []
         for rollout in await store.query_rollouts():
             spans = await store.query_spans(rollout.rollout_id)
             assert [span.sequence_id for span in spans] == list(range(1, len(spans) + 1))

@@ -188,7 +188,8 @@ def test_a_bound_of_a_control_group_is_found(tmp_path: Path) -> None:
 
 
 NEVER_ENDED = """
-import asyncio, resource
+import asyncio
+from pathlib import Path
 from opentelemetry import trace
 from agentlightning.store import InMemoryLightningStore, open_store
 from agentlightning.tracer import OtelTracer
@@ -196,7 +197,8 @@ from agentlightning.testing import wait_until
 
 store = open_store(args["url"])
 tracer = OtelTracer(max_wait_time=60_000)
-kib = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+status = Path("/proc/self/status")  # not getrusage, which begins with the memory of the parent
+kib = lambda: int(status.read_text().partition("VmHWM:")[2].split()[0])
 with tracer.lifespan(store), tracer.trace_context() as handle:
     agent = trace.get_tracer("agent")
     kept = [agent.start_span("warm") for _ in range(2_000)]
@@ -217,3 +219,96 @@ def test_spans_that_never_end_cost_little(tmp_path: Path, spans: int, megabytes:
     with start_child(NEVER_ENDED, args={"url": f"sqlite:///{tmp_path}/s.db", "spans": spans}) as child:
         (grown,) = child.finish(deadline=600)
     assert grown < megabytes, f"{grown} MB"
+
+
+STREAMS = """
+import asyncio, json
+from pathlib import Path
+import httpx
+from agentlightning.store import open_store
+from agentlightning.testing import FaultyStore
+from agentlightning.tracer import OtelTracer
+from agentlightning.tracer.writer import WriterSettings
+
+def event(**choice):
+    said = {"id": "r", "model": "m", "object": "chat.completion.chunk", "choices": [{"index": 0, **choice}]}
+    return b"data: " + json.dumps(said).encode() + b"\\n\\n"
+
+piece = event(delta={"content": "x" * 60_000})
+
+class Long(httpx.AsyncByteStream):
+    async def __aiter__(self):
+        for _ in range(args["bytes"] // len(piece)):
+            yield piece
+            await asyncio.sleep(0)  # the streams take turns
+        yield event(delta={}, finish_reason="stop") + b"data: [DONE]\\n\\n"
+
+async def main():
+    store = open_store(args["url"])
+    slow = FaultyStore(store, only={"add_many_spans"}, delay=args["delay"])
+    settings = WriterSettings(**args["settings"])
+    status = Path("/proc/self/status")  # not getrusage, which begins with the memory of the parent
+    mib = lambda: int(status.read_text().partition("VmHWM:")[2].split()[0]) // 1024
+    transport = httpx.MockTransport(
+        lambda request: httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=Long())
+    )
+    tracer = OtelTracer(max_wait_time=300_000, settings=settings)
+    with tracer.lifespan(slow):
+        async with httpx.AsyncClient(transport=transport) as http:
+
+            async def rollout():
+                async with tracer.trace_context() as handle:
+                    asked = {"model": "m", "messages": [], "stream": True}
+                    url = "http://localhost/v1/chat/completions"
+                    async with http.stream("POST", url, json=asked) as response:
+                        async for _ in response.aiter_raw():
+                            pass
+                return handle
+
+            before = mib()
+            handles = await asyncio.gather(*(rollout() for _ in range(12)))
+        flushed = await asyncio.to_thread(tracer.processor.force_flush, 300_000)
+    receipts = [await store.get_receipt(handle.rollout_id, handle.attempt_id) for handle in handles]
+    spans = [span for handle in handles for span in await store.query_spans(handle.rollout_id)]
+    report(
+        {
+            "grown": mib() - before,
+            "bound": settings.max_queue_bytes // (1024 * 1024),
+            "started": sum(receipt.started for receipt in receipts),
+            "stored": sum(receipt.stored for receipt in receipts),
+            "dropped": [receipt.dropped for receipt in receipts if receipt.dropped],
+            "cut": sum("body_truncated" in str(span.attributes) for span in spans),
+            "flushed": flushed,
+        }
+    )
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def twelve_streams(tmp_path: Path, size: int, delay: float, **settings: int) -> dict[str, Any]:
+    told = {"url": f"sqlite:///{tmp_path}/s.db", "bytes": size, "delay": delay, "settings": settings}
+    with start_child(STREAMS, args=told) as child:
+        (done,) = child.finish(deadline=1_200)
+    print(f"12 streams of {size // MB} MB, each write {delay:g} s late: {done}")
+    assert done["flushed"]
+    assert done["stored"] == done["started"] == 24
+    assert isinstance(done, dict)
+    return done
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.2], ids=["idle", "slow"])
+def test_twelve_long_streams_lose_no_span(tmp_path: Path, delay: float) -> None:
+    done = twelve_streams(tmp_path, 2 * MB, delay, max_queue_bytes=4 * MB)
+    assert done["grown"] < 120, done
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("delay", [0.0, 5.0], ids=["idle", "slow"])
+@pytest.mark.parametrize("settings", [{}, {"max_queue_bytes": 64 * MB}], ids=["default", "64 MB"])
+def test_twelve_streams_of_100_mb_lose_no_span(
+    tmp_path: Path, delay: float, settings: dict[str, int]
+) -> None:
+    done = twelve_streams(tmp_path, 100 * MB, delay, **settings)
+    assert done["grown"] < 4 * done["bound"], done

@@ -56,7 +56,8 @@ class TraceReason(Explained):
     UNCAPTURED_SERVER = (
         "uncaptured_server",
         "a model server was connected to, and no call of it was captured",
-        "see the server in `agl show`; use a client that is watched: httpx, requests, urllib3, http.client, aiohttp",
+        "see the server in `agl show`; call `chat/completions` or `completions` (other APIs, such as `responses`, are "
+        "not captured) with a client that is watched: httpx, requests, urllib3, http.client, aiohttp",
     )
     NO_SELECTED_CALLS = (
         "no_selected_calls",

@@ -211,7 +211,7 @@ async def _missing_calls(store: LightningStore, rollout_id: str, attempt_id: str
     servers = [span.attributes.get(SpanFlagAttributes.UNCAPTURED_SERVER.value) for span in uncaptured]
     said = [
         f"the program connected to the model server {server}, and no model call of it was captured: its client is "
-        "not watched, or it called no model"
+        "not watched, or it called another API than chat/completions and completions, or no model"
         for server in dict.fromkeys(servers)
     ]
     spans = await store.query_spans(rollout_id, attempt_id, limit=LOOKED_AT)

@@ -12,7 +12,7 @@ import json
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
 from types import ModuleType
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import urlsplit
 
 from .asking import FirstLook
@@ -21,6 +21,11 @@ from .patch import AttributePatch, Patch, defining_class
 from .suppression import is_own_work
 from .tee import Stripper, collected
 from .watch import CallWatch, operation_of
+
+if TYPE_CHECKING:
+    from aiohttp.streams import StreamReader as _Reader
+else:
+    _Reader = object  # aiohttp is loaded by the agent, if at all
 
 _BREAKS = ("ServerDisconnectedError", "ClientOSError", "ClientPayloadError", "ConnectionResetError")
 
@@ -220,105 +225,108 @@ def _put(
     content.follow(exchange, watch, stripper)
 
 
-def _reader_class(base: Any) -> Any:
-    class RecordedReader(base):  # type: ignore[misc]
-        """A ``StreamReader`` that gets its data from another one."""
+class _Recorded(_Reader):
+    """What makes a ``StreamReader`` get its data from another one; stands before that class among the bases."""
 
-        def __init__(self, inner: Any) -> None:
-            super().__init__(_Idle(), inner.get_read_buffer_limits()[0], loop=inner._loop)  # noqa: SLF001
-            self._inner = inner
-            self._inner_read: list[tuple[bytes, bool]] = []
-            self._exchange: Optional[Exchange] = None
-            self._watch: Optional[CallWatch] = None
-            self._stripper: Optional[Stripper] = None
-            if inner.exception() is not None:
-                super().set_exception(inner.exception())
+    def __init__(self, inner: Any) -> None:
+        idle: Any = _Idle()
+        super().__init__(idle, inner.get_read_buffer_limits()[0], loop=inner._loop)  # noqa: SLF001
+        self._inner = inner
+        self._inner_read: list[tuple[bytes, bool]] = []
+        self._exchange: Optional[Exchange] = None
+        self._watch: Optional[CallWatch] = None
+        self._stripper: Optional[Stripper] = None
+        if inner.exception() is not None:
+            super().set_exception(inner.exception())
 
-        # -- before anybody reads
+    # -- before anybody reads
 
-        async def look(self, look: FirstLook) -> None:
-            while not self._inner.at_eof():
-                piece = await self._inner.readchunk()
-                if not piece[0] and not piece[1] and self._inner.at_eof():
-                    break
-                self._inner_read.append(piece)
-                if look.feed(piece[0]):
-                    return
-            look.finish()
+    async def look(self, look: FirstLook) -> None:
+        while not self._inner.at_eof():
+            piece = await self._inner.readchunk()
+            if not piece[0] and not piece[1] and self._inner.at_eof():
+                break
+            self._inner_read.append(piece)
+            if look.feed(piece[0]):
+                return
+        look.finish()
 
-        def follow(self, exchange: Exchange, watch: CallWatch, stripper: Optional[Stripper]) -> None:
-            self._exchange, self._watch, self._stripper = exchange, watch, stripper
-            finalizer: Any = weakref.finalize(self, collected, exchange)
-            finalizer.atexit = False
-            while self._inner_read:
-                self._take(*self._inner_read.pop(0))
-            self._take_what_is_there()
+    def follow(self, exchange: Exchange, watch: CallWatch, stripper: Optional[Stripper]) -> None:
+        self._exchange, self._watch, self._stripper = exchange, watch, stripper
+        finalizer: Any = weakref.finalize(self, collected, exchange)
+        finalizer.atexit = False
+        while self._inner_read:
+            self._take(*self._inner_read.pop(0))
+        self._take_what_is_there()
 
-        # -- as somebody reads
+    # -- as somebody reads
 
-        async def _wait(self, func_name: str) -> None:  # noqa: ARG002 - aiohttp's signature
-            try:
-                data, ends_chunk = await self._inner.readchunk()
-            except BaseException as error:
-                if self._exchange is not None:
-                    self._exchange.failed(error)
-                if isinstance(error, Exception):
-                    super().set_exception(error)
-                raise
-            self._take(data, ends_chunk)
-            self._take_what_is_there()
+    async def _wait(self, func_name: str) -> None:  # noqa: ARG002 - aiohttp's signature
+        try:
+            data, ends_chunk = await self._inner.readchunk()
+        except BaseException as error:
+            if self._exchange is not None:
+                self._exchange.failed(error)
+            if isinstance(error, Exception):
+                super().set_exception(error)
+            raise
+        self._take(data, ends_chunk)
+        self._take_what_is_there()
 
-        def _take_what_is_there(self) -> None:
-            """Notice the end at once, as ``at_eof`` of the other reader would say it."""
-            if self._inner.at_eof() and self._inner.exception() is None and not self._eof:
-                self._end()
+    def _take_what_is_there(self) -> None:
+        """Notice the end at once, as ``at_eof`` of the other reader would say it."""
+        if self._inner.at_eof() and self._inner.exception() is None and not self._eof:
+            self._end()
 
-        def _take(self, data: bytes, ends_chunk: bool) -> None:
-            if data and self._exchange is not None:
-                self._exchange.note(data)
-            passed = self._edit(data)
-            if passed:
-                if ends_chunk and self._http_chunk_splits is None and not self.total_bytes:
-                    self.begin_http_chunk_receiving()
-                self.feed_data(passed)
-            if ends_chunk and self._http_chunk_splits is not None:
-                self.end_http_chunk_receiving()
+    def _take(self, data: bytes, ends_chunk: bool) -> None:
+        if data and self._exchange is not None:
+            self._exchange.note(data)
+        passed = self._edit(data)
+        if passed:
+            if ends_chunk and self._http_chunk_splits is None and not self.total_bytes:
+                self.begin_http_chunk_receiving()
+            self.feed_data(passed)
+        if ends_chunk and self._http_chunk_splits is not None:
+            self.end_http_chunk_receiving()
 
-        def _edit(self, data: bytes) -> bytes:
-            if self._stripper is None or self._watch is None:
-                return data
+    def _edit(self, data: bytes) -> bytes:
+        if self._stripper is None or self._watch is None:
+            return data
+        with self._watch.guard("taking out what was asked for"):
+            return self._stripper.feed(data)
+        return self._give_up() + data
+
+    def _give_up(self) -> bytes:
+        stripper, self._stripper = self._stripper, None
+        if self._exchange is not None:
+            self._exchange.notes.append("added_fields_visible")
+        return b"" if stripper is None else stripper.rest()
+
+    def _end(self) -> None:
+        left = b""
+        if self._stripper is not None and self._watch is not None:
             with self._watch.guard("taking out what was asked for"):
-                return self._stripper.feed(data)
-            return self._give_up() + data
+                left = self._stripper.finish()
+        if left:
+            self.feed_data(left)
+        self.feed_eof()
+        if self._exchange is not None:
+            self._exchange.over(complete=True)
 
-        def _give_up(self) -> bytes:
-            stripper, self._stripper = self._stripper, None
-            if self._exchange is not None:
-                self._exchange.notes.append("added_fields_visible")
-            return b"" if stripper is None else stripper.rest()
+    def set_exception(self, exc: BaseException, *args: Any) -> None:
+        super().set_exception(exc, *args)
+        with contextlib.suppress(Exception):
+            self._inner.set_exception(exc, *args)
+        if self._exchange is not None:  # the response was closed or released before its end
+            self._exchange.over(complete=False)
 
-        def _end(self) -> None:
-            left = b""
-            if self._stripper is not None and self._watch is not None:
-                with self._watch.guard("taking out what was asked for"):
-                    left = self._stripper.finish()
-            if left:
-                self.feed_data(left)
-            self.feed_eof()
-            if self._exchange is not None:
-                self._exchange.over(complete=True)
+    def is_eof(self) -> bool:
+        return bool(self._eof or self._inner.is_eof())
 
-        def set_exception(self, exc: BaseException, *args: Any) -> None:
-            super().set_exception(exc, *args)
-            with contextlib.suppress(Exception):
-                self._inner.set_exception(exc, *args)
-            if self._exchange is not None:  # the response was closed or released before its end
-                self._exchange.over(complete=False)
+    async def wait_eof(self) -> None:
+        await self._inner.wait_eof()
 
-        def is_eof(self) -> bool:
-            return bool(self._eof or self._inner.is_eof())
 
-        async def wait_eof(self) -> None:
-            await self._inner.wait_eof()
-
-    return RecordedReader
+def _reader_class(base: Any) -> Any:
+    """Return a ``StreamReader`` of the aiohttp that is installed, which gets its data from another one."""
+    return type("RecordedReader", (_Recorded, base), {})

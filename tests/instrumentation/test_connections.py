@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import openai
 import pytest
 
 from agentlightning.instrumentation.connections import Connections, server_of, servers_of_environment
@@ -46,6 +47,11 @@ def by_the_client(server: FakeOpenAI) -> None:
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
 
 
+def by_another_api(server: FakeOpenAI) -> None:
+    with server.client(max_retries=0) as client, pytest.raises(openai.NotFoundError):
+        client.responses.create(model="m", input="hi")
+
+
 async def uncaptured(store: LightningStore, act: Callable[[FakeOpenAI], None], **settings: Any) -> list[Span]:
     with FakeOpenAI() as server:
         endpoints = [server.base_url] if settings.pop("known", True) else []
@@ -62,7 +68,7 @@ async def uncaptured(store: LightningStore, act: Callable[[FakeOpenAI], None], *
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("act", [by_a_socket, by_streams_of_asyncio])
+@pytest.mark.parametrize("act", [by_a_socket, by_streams_of_asyncio, by_another_api])
 async def test_a_server_whose_calls_nobody_sees_is_named_in_the_attempt(
     store: LightningStore, act: Callable[[FakeOpenAI], None]
 ) -> None:

@@ -33,8 +33,8 @@ def servers(subject: Subject) -> Iterator[Finding]:
     for server, attempts in found.most_common():
         reached = f"{attempts} of the newest attempts connected to the model server {server}"
         cure = (
-            "use a client that is watched (httpx, requests, urllib3, http.client, aiohttp); agl explain names the "
-            "attempts (uncaptured_server)"
+            "call chat/completions or completions with a client that is watched (httpx, requests, urllib3, "
+            "http.client, aiohttp); agl explain names the attempts (uncaptured_server)"
         )
         yield Finding("warn", "servers", f"{reached}, and no call of it was captured", cure)
     if not found:

@@ -637,9 +637,9 @@ def test_attempts_have_rows_of_their_own() -> None:
 @given(stories)
 def test_a_lost_root_and_lost_agents_change_no_row_of_conversations_that_are_apart(story: Story) -> None:
     assume(not story.given_up())
-    calls = [span for span in story.spans if span.name.startswith("chat")]
+    lost = [span for span in story.spans if span.name.startswith(("chat", "agentlightning"))]
 
-    assert said(build_rows(calls, NAMED)) == said(rows_of(story))
+    assert said(build_rows(lost, NAMED)) == said(rows_of(story))
 
 
 @pytest.mark.soak

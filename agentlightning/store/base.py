@@ -28,7 +28,7 @@ import os
 import socket
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Dict, Final, List, Literal, Optional, Self, Tuple, TypedDict, Union
@@ -399,7 +399,12 @@ class LightningStore:
         raise _not_implemented(self, "update_attempt")
 
     async def seal_attempt(
-        self, rollout_id: str, attempt_id: Union[str, Literal["latest"]], *, spans: int
+        self,
+        rollout_id: str,
+        attempt_id: Union[str, Literal["latest"]],
+        *,
+        spans: int,
+        unproven: Optional[Mapping[str, int]] = None,
     ) -> Attempt:
         """Say, once and for all, that an attempt is complete, and return it with its seal.
 
@@ -411,13 +416,16 @@ class LightningStore:
             rollout_id: The rollout.
             attempt_id: An attempt of it that has ended.
             spans: How many spans the caller has read and found good: nothing came in between.
+            unproven: Code → answers without log-probabilities because of it; kept in the seal as it is.
 
         Raises:
             RolloutNotFound, AttemptNotFound: The id is unknown (``latest``: there is no attempt yet).
+            InvalidArgument: ``unproven`` is not names and numbers; nothing was written.
             NotSealable: It has not ended, its receipt is not whole, a writer has something of it under way, or
                 another number of spans is stored; nothing was written.
             AlreadySealed: It was sealed with another number of spans.
         """
+        del unproven  # nothing is sealed
         raise NotSealable(
             f"{type(self).__name__} counts no spans (capabilities['receipts']), so nobody knows whether the "
             f"{spans} of attempt {attempt_id} of rollout {rollout_id} are all"

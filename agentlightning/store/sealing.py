@@ -75,7 +75,7 @@ class SealedBatch:
     sealed: Tuple[SealedAttempt, ...] = ()
     refused: Tuple[RefusedAttempt, ...] = ()
     unfinished: Tuple[str, ...] = ()
-    """Rollouts that had not finished when the time was up."""
+    """Rollouts that had not finished when the time was up, and those that were tried again meanwhile."""
 
     @property
     def counts(self) -> Dict[str, int]:
@@ -114,7 +114,7 @@ async def wait_sealed(
     wanted = list(dict.fromkeys(rollout_ids))
     finished = await store.wait_for_rollouts(rollout_ids=wanted, timeout=timeout)
     found = await asyncio.gather(*(_settled(store, rollout, policy, reward, settle) for rollout in finished))
-    by_id = {each.rollout.rollout_id: each for each in found}
+    by_id = {each.rollout.rollout_id: each for each in found if each is not None}
     in_order = [by_id[rollout_id] for rollout_id in wanted if rollout_id in by_id]
     return SealedBatch(
         tuple(each for each in in_order if isinstance(each, SealedAttempt)),
@@ -152,7 +152,9 @@ async def seal(
     if reasons:
         return RefusedAttempt(rollout, attempt, tuple(reasons))
     try:
-        sealed = await store.seal_attempt(rollout_id, attempt.attempt_id, spans=len(spans))
+        sealed = await store.seal_attempt(
+            rollout_id, attempt.attempt_id, spans=len(spans), unproven=rows.unproven
+        )
     except AlreadySealed:  # by somebody else, meanwhile
         return await seal(store, rollout_id, attempt.attempt_id, policy=policy, reward=reward)
     except NotSealable as error:
@@ -191,16 +193,24 @@ async def _settled(
     policy: Optional[RowPolicy],
     reward: RewardRule,
     settle: float,
-) -> Union[SealedAttempt, RefusedAttempt]:
-    """Seal the latest attempt as soon as nothing of it is under way, at the latest when the time is up."""
+) -> Union[SealedAttempt, RefusedAttempt, None]:
+    """Seal the latest attempt as soon as nothing of it is under way, at the latest when the time is up.
+
+    Returns ``None`` where the rollout is at work again: what was sealed is not its last attempt any more.
+    """
     deadline = asyncio.get_running_loop().time() + settle
     while True:
         over = asyncio.get_running_loop().time() >= deadline
         settled = await _is_settled(store, rollout.rollout_id)  # before it is read: what is read then is all
         found = await seal(store, rollout.rollout_id, policy=policy, reward=reward)
         if isinstance(found, SealedAttempt) or over or settled:
-            return found
+            return found if await _is_latest(store, found) else None
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _is_latest(store: LightningStore, found: Union[SealedAttempt, RefusedAttempt]) -> bool:
+    latest = await store.get_latest_attempt(found.rollout.rollout_id)
+    return latest is None or (found.attempt is not None and latest.attempt_id == found.attempt.attempt_id)
 
 
 async def _is_settled(store: LightningStore, rollout_id: str) -> bool:

@@ -716,8 +716,15 @@ class TransactionalStore(LightningStore):
         return await self._change(work)
 
     async def seal_attempt(
-        self, rollout_id: str, attempt_id: Union[str, Literal["latest"]], *, spans: int
+        self,
+        rollout_id: str,
+        attempt_id: Union[str, Literal["latest"]],
+        *,
+        spans: int,
+        unproven: Optional[Mapping[str, int]] = None,
     ) -> Attempt:
+        counted = values.optional_counts("unproven", unproven)
+
         def work(unit: Unit) -> Attempt:
             attempt = unit.attempt(rollout_id, attempt_id)
             if attempt.seal is not None:
@@ -731,7 +738,8 @@ class TransactionalStore(LightningStore):
             if why is not None:
                 raise NotSealable(f"attempt {attempt.attempt_id} cannot be sealed: {why}")
             late = unit.tables.count_spans(key).late
-            seal = Seal(time=unit.now, spans=spans, sequence_id=unit.tables.get_counter(key), late=late)
+            counter = unit.tables.get_counter(key)
+            seal = Seal(time=unit.now, spans=spans, sequence_id=counter, late=late, unproven=counted)
             sealed = attempt.model_copy(update={"seal": seal})
             unit.report(attempt, sealed)
             return sealed

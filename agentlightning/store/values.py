@@ -150,6 +150,21 @@ def optional_json_dict(name: str, value: Any) -> Optional[Dict[str, Any]]:
     return None if value is None else json_dict(name, value)
 
 
+def optional_counts(name: str, value: Any) -> Optional[Dict[str, int]]:
+    """Return name → number, of numbers from 0; ``None`` stays ``None``.
+
+    Raises:
+        InvalidArgument: It is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        found = dict(value)
+        if all(type(key) is str and type(count) is int and count >= 0 for key, count in found.items()):
+            return found
+    raise InvalidArgument(f"{name} is a mapping of names to numbers from 0, not {value!r}")
+
+
 def word(name: str, value: Any, allowed: Union[frozenset[W], Mapping[W, Any]]) -> W:
     """Return ``value`` if it is one of the allowed words.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Deque, Dict, Final, List, Literal, Optional, ParamSpec, Tuple, TypeVar, Union
 
 from ..errors import StoreUnavailable
@@ -316,9 +316,16 @@ class FaultyStore(LightningStore):
         )
 
     async def seal_attempt(
-        self, rollout_id: str, attempt_id: Union[str, Literal["latest"]], *, spans: int
+        self,
+        rollout_id: str,
+        attempt_id: Union[str, Literal["latest"]],
+        *,
+        spans: int,
+        unproven: Optional[Mapping[str, int]] = None,
     ) -> Attempt:
-        return await self._write(self.inner.seal_attempt, rollout_id, attempt_id, spans=spans)
+        return await self._write(
+            self.inner.seal_attempt, rollout_id, attempt_id, spans=spans, unproven=unproven
+        )
 
     async def get_latest_attempt(self, rollout_id: str) -> Optional[Attempt]:
         return await self.inner.get_latest_attempt(rollout_id)

@@ -94,6 +94,9 @@ class Seal(Model):
     """The highest ``sequence_id`` among them; what is stored later has a higher one."""
     late: int = 0
     """How many late spans were stored beside them: the first so many of ``query_late_spans``."""
+    unproven: Optional[Dict[str, int]] = None
+    """Code → trained answers without log-probabilities because of it, as they were counted when it was sealed; ``None``
+    where whoever sealed it did not count."""
 
 
 class Attempt(Model):

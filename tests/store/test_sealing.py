@@ -20,7 +20,7 @@ from agentlightning.testing import FaultyStore, wait_until
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI
 from agentlightning.testing.values import account_of, span_of
 from agentlightning.tracer import OtelTracer
-from agentlightning.types import AttemptedRollout, AttemptStatus, Receipt, Span
+from agentlightning.types import Attempt, AttemptedRollout, AttemptStatus, Receipt, Span
 
 PATIENCE = 20.0
 FOR_THE_CALL = {
@@ -224,6 +224,38 @@ class LateBatch(InMemoryLightningStore):
         if late:
             await self.add_many_spans(late)
         return await super().get_receipt(rollout_id, attempt_id)
+
+
+class TriedAgain(InMemoryLightningStore):
+    """Somebody tries the rollout again just when its attempt is sealed."""
+
+    async def seal_attempt(self, rollout_id: str, attempt_id: str, **options: Any) -> Attempt:
+        sealed = await super().seal_attempt(rollout_id, attempt_id, **options)
+        await self.start_attempt(rollout_id)
+        return sealed
+
+
+@pytest.mark.asyncio
+async def test_an_attempt_is_not_handed_out_as_the_last_where_its_rollout_was_tried_again() -> None:
+    async with TriedAgain() as store:
+        rollout = await attempt(store, [call, lambda to: reward(to, 0.0)], status="failed")
+        batch = await wait_sealed(store, [rollout.rollout_id], timeout=PATIENCE)
+
+        assert (batch.sealed, batch.refused, batch.unfinished) == ((), (), (rollout.rollout_id,))
+        first, second = await store.query_attempts(rollout.rollout_id)
+        assert first.seal is not None
+        assert second.seal is None
+
+
+@pytest.mark.asyncio
+async def test_the_seal_names_why_answers_have_no_log_probabilities(store: LightningStore) -> None:
+    rollout = await attempt(store, [call, lambda to: reward(to, 1.0)])
+    sealed = await seal(store, rollout.rollout_id)
+
+    assert isinstance(sealed, SealedAttempt)
+    assert sealed.attempt.seal is not None
+    assert sealed.attempt.seal.unproven == sealed.rows().unproven != {}
+    assert sealed.attempt.seal.unproven.keys() == {code.code for code in sealed.unproven()}
 
 
 @pytest.mark.asyncio

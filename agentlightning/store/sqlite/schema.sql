@@ -97,14 +97,15 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_by_deadline ON attempts (deadline) WHERE deadline IS NOT NULL;
 
--- The word that an attempt is complete: how many spans it has, the highest sequence id among them, and how many late
--- spans stood beside them.
+-- The word that an attempt is complete: how many spans it has, the highest sequence id among them, how many late spans
+-- stood beside them, and why how many answers have no log-probabilities (a JSON object; NULL where nobody counted).
 CREATE TABLE seals (
     attempt_key INTEGER PRIMARY KEY REFERENCES attempts (attempt_key),
     time REAL NOT NULL,
     spans INTEGER NOT NULL,
     sequence_id INTEGER NOT NULL,
-    late INTEGER NOT NULL
+    late INTEGER NOT NULL,
+    unproven TEXT
 );
 
 -- What produced spans: the same for thousands of them, so kept once, under a digest of its text.

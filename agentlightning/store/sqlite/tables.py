@@ -181,7 +181,10 @@ class SqliteTables(Tables):
             self._run("change_attempt", attempt.status, *changing, attempt_key)
             self._deadlines[attempt_key] = deadline
             if (seal := attempt.seal) is not None:
-                self._run("seal_attempt", attempt_key, seal.time, seal.spans, seal.sequence_id, seal.late)
+                counted = _optional_dumps(seal.unproven)
+                self._run(
+                    "seal_attempt", attempt_key, seal.time, seal.spans, seal.sequence_id, seal.late, counted
+                )
             return
         self._run(
             "add_attempt",
@@ -234,7 +237,13 @@ class SqliteTables(Tables):
             metadata=_optional_loads(metadata),
             seal=None
             if seal[0] is None
-            else Seal(time=seal[0], spans=seal[1], sequence_id=seal[2], late=seal[3]),
+            else Seal(
+                time=seal[0],
+                spans=seal[1],
+                sequence_id=seal[2],
+                late=seal[3],
+                unproven=_optional_loads(seal[4]),
+            ),
         )
 
     def _find_attempt_key(self, key: AttemptKey) -> Optional[int]:

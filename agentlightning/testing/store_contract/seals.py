@@ -7,7 +7,7 @@ from typing import Any, Dict
 
 import pytest
 
-from ...errors import AlreadySealed, AttemptNotFound, NotSealable, RolloutNotFound
+from ...errors import AlreadySealed, AttemptNotFound, InvalidArgument, NotSealable, RolloutNotFound
 from ...store.base import LightningStore
 from ...types import AttemptedRollout
 from ..clock import ManualClock
@@ -41,6 +41,43 @@ class SealContract(ContractBase):
         assert list(await store.query_attempts(rollout.rollout_id)) == [sealed]
         with pytest.raises(AlreadySealed, match="2 spans"):
             await store.seal_attempt(rollout.rollout_id, "latest", spans=3)
+
+    async def test_a_seal_keeps_why_answers_have_no_log_probabilities(self, store: LightningStore) -> None:
+        rollout, uncounted = await complete(store), await complete(store)
+        counted = {"sampling_unknown": 2, "logprobs_raw": 1}
+        sealed = await store.seal_attempt(rollout.rollout_id, "latest", spans=2, unproven=counted)
+        plain = await store.seal_attempt(uncounted.rollout_id, "latest", spans=2)
+
+        assert sealed.seal is not None
+        assert plain.seal is not None
+        assert (sealed.seal.unproven, plain.seal.unproven) == (counted, None)
+        assert await store.get_latest_attempt(rollout.rollout_id) == sealed
+        assert await store.seal_attempt(rollout.rollout_id, "latest", spans=2, unproven={}) == sealed
+
+    @pytest.mark.parametrize("unproven", [{"code": -1}, {"code": 1.5}, {"code": True}, ["code"]])
+    async def test_a_seal_refuses_what_is_no_count(self, store: LightningStore, unproven: Any) -> None:
+        rollout = await complete(store)
+        with pytest.raises(InvalidArgument, match="unproven"):
+            await store.seal_attempt(rollout.rollout_id, "latest", spans=2, unproven=unproven)
+        attempt = await store.get_latest_attempt(rollout.rollout_id)
+        assert attempt is not None
+        assert attempt.seal is None
+
+    async def test_a_retry_has_no_seal_and_leaves_that_of_the_attempt_before(
+        self, store: LightningStore
+    ) -> None:
+        rollout = await store.start_rollout("x")
+        await store.add_many_spans([span_of(rollout)])
+        await store.update_attempt(rollout.rollout_id, "latest", status="failed")
+        first = await store.seal_attempt(rollout.rollout_id, "latest", spans=1)
+        again = await store.start_attempt(rollout.rollout_id)
+
+        assert again.attempt.seal is None
+        latest = await store.get_latest_attempt(rollout.rollout_id)
+        assert latest is not None
+        assert (latest.attempt_id, latest.seal) == (again.attempt.attempt_id, None)
+        attempts = await store.query_attempts(rollout.rollout_id)
+        assert [attempt.seal for attempt in attempts] == [first.seal, None]
 
     async def test_an_attempt_without_spans_is_sealed_too(self, store: LightningStore) -> None:
         rollout = await complete(store, spans=0)

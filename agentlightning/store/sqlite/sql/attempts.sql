@@ -1,25 +1,29 @@
 -- name: get_attempt
 -- One attempt of a rollout.
 SELECT attempt_key, rollout_id, attempt_id, attempts.sequence_id, status, start_time, end_time, worker_id,
-    last_heartbeat_time, metadata, deadline, last_sequence_id, seals.time, seals.spans, seals.sequence_id, seals.late
+    last_heartbeat_time, metadata, deadline, last_sequence_id, seals.time, seals.spans, seals.sequence_id, seals.late,
+    seals.unproven
 FROM attempts LEFT JOIN seals USING (attempt_key) WHERE rollout_id = ? AND attempt_id = ?;
 
 -- name: get_attempts
 -- The attempts of a rollout, first to last.
 SELECT attempt_key, rollout_id, attempt_id, attempts.sequence_id, status, start_time, end_time, worker_id,
-    last_heartbeat_time, metadata, deadline, last_sequence_id, seals.time, seals.spans, seals.sequence_id, seals.late
+    last_heartbeat_time, metadata, deadline, last_sequence_id, seals.time, seals.spans, seals.sequence_id, seals.late,
+    seals.unproven
 FROM attempts LEFT JOIN seals USING (attempt_key) WHERE rollout_id = ? ORDER BY attempts.sequence_id;
 
 -- name: latest_attempt
 -- The last attempt of a rollout.
 SELECT attempt_key, rollout_id, attempt_id, attempts.sequence_id, status, start_time, end_time, worker_id,
-    last_heartbeat_time, metadata, deadline, last_sequence_id, seals.time, seals.spans, seals.sequence_id, seals.late
+    last_heartbeat_time, metadata, deadline, last_sequence_id, seals.time, seals.spans, seals.sequence_id, seals.late,
+    seals.unproven
 FROM attempts LEFT JOIN seals USING (attempt_key) WHERE rollout_id = ? ORDER BY attempts.sequence_id DESC LIMIT 1;
 
 -- name: overdue_attempts
 -- The attempts whose deadline has passed, earliest first.
 SELECT attempt_key, rollout_id, attempt_id, attempts.sequence_id, status, start_time, end_time, worker_id,
-    last_heartbeat_time, metadata, deadline, last_sequence_id, seals.time, seals.spans, seals.sequence_id, seals.late
+    last_heartbeat_time, metadata, deadline, last_sequence_id, seals.time, seals.spans, seals.sequence_id, seals.late,
+    seals.unproven
 FROM attempts LEFT JOIN seals USING (attempt_key) WHERE deadline IS NOT NULL AND deadline <= ? ORDER BY deadline, attempt_key;
 
 -- name: next_deadline
@@ -41,7 +45,7 @@ WHERE attempt_key = ?;
 
 -- name: seal_attempt
 -- Keep the seal of an attempt; there is one at most.
-INSERT OR IGNORE INTO seals (attempt_key, time, spans, sequence_id, late) VALUES (?, ?, ?, ?, ?);
+INSERT OR IGNORE INTO seals (attempt_key, time, spans, sequence_id, late, unproven) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: put_counter
 -- Set the highest sequence id that an attempt has given out.

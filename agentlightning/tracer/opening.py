@@ -8,11 +8,14 @@ after nobody waits for it any more is cancelled.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Tuple
 
 from .._handover import Future
@@ -26,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT = 5.0
 """Seconds that the beginning of a ``trace_context`` may wait for its store."""
+SIGNAL_TIMEOUT = 0.4
+"""The same inside of a signal handler: what the store waits for may be what the handler has interrupted."""
 
 
 class Opened(NamedTuple):
@@ -67,11 +72,11 @@ class Opening:
         """Wait for the answer.
 
         Raises:
-            TimeoutError: It has not come within ``OPEN_TIMEOUT``.
+            TimeoutError: It has not come within ``OPEN_TIMEOUT``, in a signal handler ``SIGNAL_TIMEOUT``.
             Exception: What the store has raised.
         """
         try:
-            return self._future.result(OPEN_TIMEOUT)
+            return self._future.result(patience(OPEN_TIMEOUT))
         except BaseException:  # also what a signal handler raises here
             self._abandon()
             raise
@@ -112,6 +117,37 @@ class Opening:
             await self._store.update_rollout(self._started[0], status="cancelled")
         except Exception as error:  # noqa: BLE001 - a store may raise anything
             _log.warning("rollout %s could not be cancelled: %r", self._started[0], error)
+
+
+def patience(seconds: float) -> float:
+    """Return how long this thread may wait for a store: where a signal handler runs, no longer than that allows."""
+    return min(seconds, SIGNAL_TIMEOUT) if _is_in_signal_handler() else seconds
+
+
+def _is_in_signal_handler() -> bool:
+    """Whether a signal's handler is at work: handlers run in the main thread, on top of its stack."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    handlers.discard(_code_of(signal.default_int_handler))
+    frame = sys._getframe(1) if handlers else None  # noqa: SLF001 - the call stack is the evidence
+    while frame is not None:
+        if frame.f_code in handlers:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _code_of(handler: Any) -> Optional[CodeType]:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if not callable(handler):
+        return None
+    function = getattr(handler, "__func__", handler)
+    if not hasattr(function, "__code__"):
+        function = vars(type(handler)).get("__call__")
+    found = getattr(function, "__code__", None)
+    return found if isinstance(found, CodeType) else None
 
 
 async def wait_for_future(future: Future[Any], timeout: float) -> bool:

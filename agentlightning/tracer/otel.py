@@ -38,7 +38,7 @@ from .base import TraceContext, Tracer, context_with_active_tracer
 from .delivery import within
 from .handed_work import carry_handed_work
 from .model_calls import ModelCallRecorder
-from .opening import Opened, Opening, wait_for_future
+from .opening import Opened, Opening, patience, wait_for_future
 from .other_processes import register
 from .portal import in_event_loop
 from .process_end import EXIT_TIMEOUT, ProcessEnd
@@ -471,7 +471,7 @@ class _TraceContext(TraceContext):
             self._tracer._say_that_nobody_waits()
             return
         try:
-            written = flush.result(self._tracer._flush_timeout)
+            written = flush.result(patience(self._tracer._flush_timeout))
         except TimeoutError:
             written = None
         self._report(written)

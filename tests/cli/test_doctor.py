@@ -19,10 +19,14 @@ from typing import Any
 
 import pytest
 
+from agentlightning.cli.doctor.finding import subject
 from agentlightning.cli.doctor.machine import file_system
+from agentlightning.cli.doctor.places import places
 from agentlightning.semconv import AGL_UNCAPTURED, SpanFlagAttributes
+from agentlightning.store import open_store
+from agentlightning.store.base import new_writer_id
 from agentlightning.store.sqlite import SqliteLightningStore
-from agentlightning.testing.values import span_of
+from agentlightning.testing import account_of, span_of
 
 pytest.importorskip("openai")
 
@@ -455,3 +459,30 @@ def test_the_file_system_of_a_folder_is_that_of_its_deepest_mount(tmp_path: Path
     assert file_system(inside, mounts) == ("nfs4", str(tmp_path / "a b"))
     assert file_system(tmp_path, mounts) == ("ext4", "/")
     assert file_system(tmp_path, "") == ("", "")
+
+
+async def add_late_span(path: Path) -> str:
+    async with open_store(f"sqlite:///{path}") as store:
+        started = await store.start_rollout("task")
+        account = account_of(started, new_writer_id(1), late=2, unattributed=1, closed=True)
+        await store.add_many_spans([], accounts=[account])
+        return started.rollout_id
+
+
+def test_spans_of_no_attempt_are_found_in_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "agentlightning.db"
+    asyncio.run(add_whole_rollout(path))
+    meant = subject(f"sqlite:///{path}")
+    assert [finding.level for finding in places(meant)] == ["ok"]
+    rollout_id = asyncio.run(add_late_span(path))
+    (found,) = places(meant)
+    assert found.level == "warn"
+    assert "1 may lack spans that belong to no attempt: 2 started after" in found.sentence
+    assert f"agl explain {rollout_id}" in found.cure
+    assert list(places(subject(f"sqlite:///{tmp_path}/other.db"))) == []
+    assert not (tmp_path / "other.db").exists()
+
+
+async def add_whole_rollout(path: Path) -> None:
+    async with open_store(f"sqlite:///{path}") as store:
+        await store.add_span(span_of(await store.start_rollout("task")))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -119,6 +120,47 @@ def test_a_context_can_be_opened_in_a_signal_handler(store: LightningStore, trac
     assert len(opened) == 1
     assert statuses(store) == ["succeeded", "succeeded"]
     assert threading.current_thread() is threading.main_thread()
+
+
+class Handler:
+    """A signal's handler that is an object."""
+
+    def __init__(self, tracer: OtelTracer) -> None:
+        self.tracer = tracer
+        self.took: list[float] = []
+
+    def __call__(self, *_: object) -> None:
+        began = time.monotonic()
+        with self.tracer.trace_context("in the handler"):
+            pass
+        self.took.append(time.monotonic() - began)
+
+    def method(self, *_: object) -> None:
+        self()
+
+
+@pytest.mark.parametrize("kind", ["function", "method", "object", "partial"])
+def test_a_context_in_a_signal_handler_does_not_wait_for_a_store_that_is_blocked(
+    tracer: OtelTracer, kind: str
+) -> None:
+    handler = Handler(tracer)
+    kinds: dict[str, Callable[..., None]] = {
+        "function": lambda *_: handler(),
+        "method": handler.method,
+        "object": handler,
+        "partial": functools.partial(handler.method, "more"),
+    }
+    faulty = FaultyStore(InMemoryLightningStore())
+    faulty.hold()
+    tracer.teardown_worker(0)
+    tracer.init_worker(0, faulty)
+    before = signal.signal(signal.SIGALRM, kinds[kind])
+    try:
+        signal.raise_signal(signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        faulty.release()
+    assert 0 < handler.took[0] < 4  # outside of a handler it waits for 5 s
 
 
 def test_a_context_works_in_trio(store: LightningStore, tracer: OtelTracer) -> None:

@@ -39,6 +39,7 @@ CHECKS: Final = (
     ("Store", "disk", "machine"),
     ("Store", "locks", "storage"),
     ("Store", "servers", "servers"),
+    ("Store", "places", "places"),
     ("Canary", "canary", "canary"),
     ("Machine", "open_files", "machine"),
     ("Machine", "clock", "machine"),

@@ -62,6 +62,10 @@ COSTLY_BYTES = 1024 * 1024
 """What is larger takes long to decode, and waits behind what is not, except in its own scope."""
 LEFT_FOR_SPANS = 8
 """An eighth of the bound is never taken by answers that are arriving."""
+SECONDS_BETWEEN_LINES = 60.0
+"""In the log, about attempts that the store does not have."""
+MOST_INVENTED = 10_000
+"""So many of them are told apart."""
 LEAST_MOVED_BYTES = 16 * 1024
 """What is smaller is not worth the way to the disk."""
 
@@ -192,6 +196,45 @@ class _Sending:
                 self._writer._are_closed({scope: self._closing[scope]})  # noqa: SLF001
 
 
+class _Invented:
+    """Spans of attempts that the store never had: one line in the log at once, and one a minute with their number.
+
+    Whoever may name attempts, such as a client of the agent's own server, can invent as many as it likes.
+    """
+
+    def __init__(self) -> None:
+        self._spans = 0
+        self._attempts: Set[Tuple[str, str]] = set()
+        self._last = ("", "")
+        self._told_at: Optional[float] = None
+
+    def add(self, spans: int, ids: Tuple[str, str]) -> None:
+        """Count dropped spans of one attempt."""
+        self._spans += spans
+        self._last = ids
+        if len(self._attempts) < MOST_INVENTED:
+            self._attempts.add(ids)
+        if self._told_at is None or time.monotonic() - self._told_at >= SECONDS_BETWEEN_LINES:
+            self.tell()
+
+    def tell(self) -> None:
+        """Say what has been counted since the last line."""
+        if not self._spans:
+            return
+        _log.warning(
+            "%d spans of %s%d attempts are dropped: the store does not have these, the last of them attempt %s of "
+            "rollout %s",
+            self._spans,
+            "" if len(self._attempts) < MOST_INVENTED else "at least ",
+            len(self._attempts),
+            self._last[1],
+            self._last[0],
+        )
+        self._spans = 0
+        self._attempts.clear()
+        self._told_at = time.monotonic()
+
+
 class Writer:
     """See the module's docstring. One writer serves every store that its scopes name."""
 
@@ -208,6 +251,7 @@ class Writer:
         self._make_opened = make_opened or opened_span
         self._spools: Dict[int, Spool] = {}
         self.unplaced_spans = Unplaced()
+        self._invented = _Invented()
         self._stopped = False
         self._reset()
         _writers.add(self)
@@ -662,6 +706,7 @@ class Writer:
                 overflow, self._overflow = self._overflow, None
                 if overflow is not None:
                     overflow.close()
+        self._invented.tell()
         for job in undone:
             _log.warning("%s: the store did not answer in time", job.otherwise)
         self._resolve_waiters()
@@ -890,12 +935,7 @@ class Writer:
         ids = next(iter(part.attempts()))
         if not any(scope.is_known for scope in scopes):
             if part.spans:
-                _log.warning(
-                    "%d spans are dropped: the store has no attempt %s of rollout %s",
-                    len(part.spans),
-                    ids[1],
-                    ids[0],
-                )
+                self._invented.add(len(part.spans), ids)
             with self._lock:
                 for span in part.spans:
                     self._fail(by_id[_key(span)], DropReason.STORE_REFUSED)

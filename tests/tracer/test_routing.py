@@ -217,7 +217,9 @@ async def test_ids_in_baggage_count_never_inside_a_trace_context(store: Lightnin
 
 
 @pytest.mark.asyncio
-async def test_invented_ids_cost_nobody_a_flush(store: LightningStore) -> None:
+async def test_invented_ids_cost_nobody_a_flush_and_are_logged_with_their_number(
+    store: LightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
     ids = await new_attempt(store)
     tracer = OtelTracer(accept_context=True)
     with tracer.lifespan(store):
@@ -229,6 +231,10 @@ async def test_invented_ids_cost_nobody_a_flush(store: LightningStore) -> None:
         assert tracer.processor.force_flush(60_000)
     assert {span.name for span in await read(store, ids)} == {"rollout", "step-0-0"}
     assert (await store.get_receipt(*ids)).whole
+    said = [record for record in caplog.records if "the store does not have these" in record.message]
+    assert len(said) == 2  # the first at once, the others within a minute, here at the end
+    numbers = [record.args for record in said if isinstance(record.args, tuple)]
+    assert sum(int(str(each[0])) for each in numbers) == 1_100
 
 
 @pytest.mark.asyncio

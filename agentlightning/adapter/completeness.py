@@ -53,8 +53,8 @@ def missing_reward(rows: RowSet, *, steps_count: bool = False) -> Optional[Trace
 
 
 _NOTHING_SAMPLED = frozenset({CallReason.EMPTY_RESPONSE.code, CallReason.NO_PROMPT.code})
-_CUT_OFF = "partial"
-"""An answer that the agent left half way: nothing disagrees, and it is not trained."""
+_CUT_OFF = frozenset({"partial", "left_by_agent"})
+"""Answers that were left half way: nothing disagrees, and they are not trained."""
 
 
 def _disagrees(decision: Decision) -> bool:
@@ -63,4 +63,4 @@ def _disagrees(decision: Decision) -> bool:
         return False
     if call.record.token_capture == VALID:
         return call.tokens not in _NOTHING_SAMPLED
-    return call.record.token_capture.startswith("invalid(") and call.tokens != _CUT_OFF
+    return call.record.token_capture.startswith("invalid(") and call.tokens not in _CUT_OFF

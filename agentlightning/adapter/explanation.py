@@ -29,7 +29,9 @@ from .reasons import CallReason, Code, RewardReason, TraceReason, explained, nam
 from .training import RowSet, analysed, rows_of
 from .transition import Row, transitions
 
-_NO_ANSWER = frozenset({"no_response", "http_error", "error_answer", "no_choices"})
+_NO_ANSWER = frozenset(
+    {"no_response", "connection_broken", "timed_out", "http_error", "error_answer", "no_choices"}
+)
 _NO_IDS = frozenset({"no_token_ids", "no_response_token_ids", "no_prompt_token_ids", "foreign_span"})
 _UNCAPTURED = SpanFlagAttributes.UNCAPTURED_SERVER.value
 _DROPPED = SpanFlagAttributes.DROPPED_ATTRIBUTES.value

@@ -361,6 +361,7 @@ _COUNT = "ask for usage: capture_tokens='request', or stream_options={'include_u
 
 _CURES: Mapping[str, str] = {
     "usage_absent": _COUNT,
+    "left_by_agent": "read the stream to its end, and give the engine the agent's own stop: stop=[…]",
     "chunk_without_ids": f"look for a gateway that drops ids, or {_COUNT}",
     "text_mismatch": "look for a gateway that puts answers together anew; let it pass usage on",
     "choice_index": "look for a gateway or server that gives all answers one index; ask with n=1",

@@ -27,6 +27,8 @@ CODES: Mapping[str, str] = MappingProxyType(
     {
         # token_capture = none(<code>): there is nothing to train on
         "no_response": "no response came",
+        "connection_broken": "the connection broke before the answer was whole; the error of the call says how",
+        "timed_out": "the client did not wait longer for the answer",
         "http_error": "the server answered with an error status",
         "error_answer": "the server answered with an error, though its status says success",
         "no_choices": "the response holds no choice",
@@ -36,6 +38,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "foreign_span": "the span was made by another instrumentation and holds no token ids",
         # token_capture = invalid(<code>): what came does not agree
         "partial": "the answer was cut off before its end",
+        "left_by_agent": "the agent left the answer before its end",
         "body_truncated": "the response was larger than what is kept of it",
         "encoding": "the response is compressed in a way that cannot be read here",
         "too_costly": "reading the response would take more memory or time than it may",
@@ -82,6 +85,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "message_unreadable": "a message could not be read and is left out",
         "attribute_unreadable": "an attribute could not be read and is left out",
         "role_inferred": "a message named no role",
+        "recording_ended": "the tracer was taken down while the answer came",
         "finish_reason_absent": "the answer does not say why it ended, so it counts as broken off",
         "finish_reason_unknown": "the finish reason is not one of the known ones",
         "asking_refused": "the endpoint refused what was added for capture, so that the agent's own request was sent",

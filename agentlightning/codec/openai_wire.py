@@ -125,7 +125,8 @@ def _decode(raw: RawCall, is_whole: bool) -> ModelCall:
         issues.append(Issue("warn", "choice_count", f"asked for {wanted}, got {len(answer.parts)}"))
     if request.get("echo"):  # the text begins with that of the prompt
         answer.shows_prompt = True
-    verdict = failure or _verdict(answer, choices, prompt_ids, prompt_failure, partial, wanted, issues)
+    cut = _cut_code(answer, raw) if partial else None
+    verdict = failure or _verdict(answer, choices, prompt_ids, prompt_failure, cut, wanted, issues)
     if verdict.startswith("invalid"):
         issues.append(Issue("fatal", verdict.partition("(")[2].rstrip(")")))
     return ModelCall(
@@ -274,7 +275,7 @@ def _read_response(raw: RawCall, issues: list[Issue]) -> tuple[_Answer, Optional
     """Return what the response says, and the verdict where it says nothing that could be trained on."""
     answer = _Answer()
     if raw.status is None:
-        return answer, none("no_response")
+        return answer, none(_without_head(raw.error))
     try:
         body = content_encoding.undo(raw.response_body, raw.content_encoding)
         bounds.check(body)
@@ -296,6 +297,25 @@ def _read_response(raw: RawCall, issues: list[Issue]) -> tuple[_Answer, Optional
     return answer, None
 
 
+_BREAKS = (
+    "ReadError", "WriteError", "RemoteProtocolError", "ConnectionResetError", "BrokenPipeError", "IncompleteRead",
+    "RemoteDisconnected", "ProtocolError", "ChunkedEncodingError", "ServerDisconnectedError", "ClientPayloadError",
+    "ClientOSError",
+)  # fmt: skip
+"""What HTTP libraries raise where a connection breaks that had been made."""
+
+
+def _without_head(error: Optional[str]) -> str:
+    """Return why there is no answer.
+
+    httpx reads a plain answer inside of its own method, so one that breaks half way shows nothing but its error.
+    """
+    kind = (error or "").partition(":")[0]
+    if kind in _BREAKS:
+        return "connection_broken"
+    return "timed_out" if "Timeout" in kind else "no_response"
+
+
 def _read_body(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) -> Optional[str]:
     """Read events, one JSON object, or one in each line; which of them it is, the bytes say, not their type."""
     if _is_event_stream(raw, body):
@@ -311,7 +331,7 @@ def _read_body(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) 
         _read_events(answer, (sse.Event("", line.decode("utf-8", "replace")) for line in lines), issues)
         answer.done = answer.done or raw.complete
         return None
-    return invalid("malformed" if raw.complete else "partial")
+    return invalid("malformed" if raw.complete else _cut_code(answer, raw))
 
 
 def _is_event_stream(raw: RawCall, body: bytes) -> bool:
@@ -350,7 +370,7 @@ def _read_object(answer: _Answer, found: Mapping[str, Any]) -> None:
     answer.prompt_logprobs = _later(answer.prompt_logprobs, found.get("prompt_logprobs"))
     answer.settings = _settings(found) or answer.settings
     metadata = _dict(found.get("metadata"))
-    named = _named_version(metadata)
+    named = _named_version(metadata) or _named_version(_dict(found.get("meta_info")))
     if named is not None and named not in answer.named_versions[-1:]:
         answer.named_versions.append(named)
     if isinstance(metadata.get("weight_versions"), list):
@@ -422,7 +442,7 @@ def _read_choice(parts: _Parts, choice: Mapping[str, Any], named_version: Option
     provider = choice.get("provider_specific_fields")  # where LiteLLM puts what it does not know
     if isinstance(provider, dict):
         parts.add_ids("provider_specific_fields", provider.get("token_ids"))
-    for own in (_dict(provider), choice):
+    for own in (_dict(provider), _dict(choice.get("meta_info")), choice):
         named_version = _named_version(own) or named_version
         if isinstance(own.get("weight_versions"), list):
             parts.versions = own["weight_versions"]
@@ -843,17 +863,27 @@ def _is_partial(answer: _Answer, raw: RawCall, wanted: Optional[int]) -> bool:
     return not (finished == len(answer.parts) and wanted is not None and finished >= wanted)
 
 
+def _cut_code(answer: _Answer, raw: RawCall) -> str:
+    """Return the code of an answer that was cut off: by whom."""
+    by_agent = _was_left(raw) and answer.error is None and not raw.complete
+    return (
+        "left_by_agent"
+        if by_agent and not {"body_truncated", "recording_ended"} & {*raw.notes}
+        else "partial"
+    )
+
+
 def _verdict(
     answer: _Answer,
     choices: Sequence[Choice],
     prompt_ids: Optional[tuple[int, ...]],
     prompt_failure: Optional[str],
-    partial: bool,
+    cut: Optional[str],
     wanted: Optional[int],
     issues: list[Issue],
 ) -> str:
     if not choices:
-        return invalid("partial") if partial else none("no_choices")
+        return none("no_choices") if cut is None else invalid(cut)
     failed = next((each.token_capture for each in choices if each.token_capture.startswith("invalid")), None)
     if failed is not None:
         return failed
@@ -862,8 +892,8 @@ def _verdict(
     with_ids = [each for each in choices if each.token_ids is not None]
     if not with_ids and prompt_ids is None:
         return none("no_token_ids")
-    if partial:
-        return invalid("partial")
+    if cut is not None:
+        return invalid(cut)
     if not with_ids:
         return none("no_response_token_ids")
     if len(with_ids) != len(choices):

@@ -239,6 +239,7 @@ class Exchange:
     def leave(self) -> None:
         """The recorder goes: an answer that has begun is cut off here; a request without an answer stays open."""
         if self._status is not None:
+            self.notes.append("recording_ended")
             self.over(complete=False)
 
     def over(self, *, complete: bool, error: Optional[str] = None) -> None:

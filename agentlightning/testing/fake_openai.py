@@ -93,7 +93,8 @@ class Answer:
     usage: Optional[Mapping[str, int]] = None
     """Counts in place of the right ones; to leave usage out, ``show_usage='never'``."""
     show_usage: Shown = "asked"
-    """In a stream; a plain answer has usage unless ``never``."""
+    """In a stream; a plain answer has usage unless ``never``. Where ids are shown to everybody and usage to those who
+    ask, the last chunk of the choices has it for the others."""
     chunking: Optional[Sequence[int]] = None
     """Tokens of each chunk of a choice, 0 for a chunk without any; what is left comes in a last chunk."""
     interleave: bool = True
@@ -338,6 +339,8 @@ def streamed_answer(answer: Answer, request: Mapping[str, Any], *, chat: bool) -
         chunks.append({**said.head("chat.completion.chunk"), "choices": [], **said.around()})
     if answer.show_usage == "always" or (answer.show_usage == "asked" and said.asks_usage):
         chunks.append({**said.head(said.chunk_object), "choices": [], "usage": said.usage()})
+    elif answer.show_usage == "asked" and answer.ids == "always" and said.shows_ids and chunks:
+        chunks[-1] = {**chunks[-1], "usage": said.usage()}
     return chunks
 
 

@@ -167,7 +167,7 @@ class Rollout:
         expected = [token.id for token in cases.TOKENS], [token.logprob for token in cases.TOKENS]
         if style in cases.CUT_OFF:
             expected = expected[0][:1], expected[1][:1]
-        wanted_verdict = "invalid(partial)" if style in cases.CUT_OFF else "valid"
+        wanted_verdict = "invalid(left_by_agent)" if style in cases.CUT_OFF else "valid"
         prompt = told.get(names.PROMPT_TOKEN_IDS.value)
         if prompt != list(cases.prompt_ids(style)):
             self._problem(f"{style}: prompt ids {prompt}")

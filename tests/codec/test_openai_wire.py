@@ -406,7 +406,7 @@ def test_a8_a_stream_that_is_cut_before_its_first_sampled_id_is_cut_and_not_with
     events = events_of(Answer.of("one two three"))
     left = decode(raw_stream(Answer.of("one two three"), response_body=events[0], complete=False))
     assert left.prompt_token_ids is not None
-    assert left.token_capture == "invalid(partial)"
+    assert left.token_capture == "invalid(left_by_agent)"
 
 
 def test_a8_finish_reasons_are_normalised_and_kept() -> None:
@@ -500,7 +500,10 @@ def test_a8_an_agent_that_leaves_and_a_server_that_breaks_are_told_apart() -> No
     said = body + b'data: {"error": {"message": "out of memory", "type": "server_error"}}\n\ndata: [DONE]\n\n'
     failed = decode(raw_stream(answer, response_body=said))
     assert [call.choices[0].finish_reason for call in (left, broken, failed)] == ["abort", "error", "error"]
-    assert [call.token_capture for call in (left, broken, failed)] == ["invalid(partial)"] * 3
+    codes = ["left_by_agent", "partial", "partial"]
+    assert [call.capture_code for call in (left, broken, failed)] == codes
+    assert left.choices[0].token_ids  # they are kept
+    assert rows_of(left).counts == {"left_by_agent": 1}
     assert (left.error, failed.error) == (None, "server_error")
 
 
@@ -1006,7 +1009,16 @@ def test_log_probabilities_of_another_prompt_are_said_to_be_unreadable() -> None
         ({"status": 429, "response_body": b'{"error": {"message": "slow"}}'}, "none(http_error)"),
         ({"response_body": b""}, "invalid(malformed)"),
         ({"response_body": b"[]"}, "invalid(malformed)"),
-        ({"response_body": b'{"choices": [{"index": 0', "complete": False}, "invalid(partial)"),
+        ({"response_body": b'{"choices": [{"index": 0', "complete": False}, "invalid(left_by_agent)"),
+        (
+            {"response_body": b'{"choices": [{"ind', "complete": False, "error": "ReadError: reset"},
+            "invalid(partial)",
+        ),
+        (
+            {"status": None, "error": "RemoteProtocolError: peer closed", "response_body": b""},
+            "none(connection_broken)",
+        ),
+        ({"status": None, "error": "ReadTimeout", "response_body": b""}, "none(timed_out)"),
         ({"response_body": b"{}"}, "none(no_choices)"),
         ({"response_body": b'{"choices": [1, null]}'}, "none(no_choices)"),
         ({"content_encoding": "zz"}, "invalid(encoding)"),

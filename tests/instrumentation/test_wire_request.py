@@ -282,7 +282,7 @@ def test_an_answer_that_breaks_half_way_breaks_for_the_agent_as_ever(
         patch.undo()
     assert failed[0] is without[0]
     # The agent's own plain request is read inside of the client's method, which says nothing of its head.
-    assert sink.call().partial or sink.call().token_capture == "none(no_response)"
+    assert sink.call().partial or sink.call().token_capture == "none(connection_broken)"
     assert sink.call().error is not None
 
 

@@ -185,7 +185,7 @@ async def test_a_span_that_nobody_ends_after_a_stream_was_left_ends_with_its_con
             pieces = iter(stream)
             assert [next(pieces).id, next(pieces).id] == ["chatcmpl-1"] * 2
     (call,) = model_spans(await spans_of(store, attempt))
-    assert call.attributes[CAPTURE] == "invalid(partial)"
+    assert call.attributes[CAPTURE] == "invalid(left_by_agent)"
 
 
 @pytest.mark.asyncio
@@ -227,7 +227,7 @@ async def test_a_stream_that_is_left_after_its_context_ends_its_span_at_once(
     stream.close()
     tracer.processor.force_flush()
     (call,) = model_spans(await spans_of(store, attempt))
-    assert call.attributes[CAPTURE] == "invalid(partial)"
+    assert call.attributes[CAPTURE] == "invalid(left_by_agent)"
 
 
 @pytest.mark.asyncio

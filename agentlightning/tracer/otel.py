@@ -20,7 +20,7 @@ from opentelemetry import trace
 from .._handover import Future
 from ..codec import endpoint_urls
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
-from ..codec.raw_call import Endpoint, LogprobKind
+from ..codec.raw_call import Endpoint, LogprobKind, RawCall
 from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
 from ..errors import ConfigurationError, ContextArgumentsError, TracerNotReady
 from ..instrumentation.connections import Connections
@@ -40,7 +40,7 @@ from .handed_work import carry_handed_work
 from .model_calls import ModelCallRecorder
 from .opening import Opened, Opening, patience, wait_for_future
 from .other_processes import register
-from .portal import in_event_loop
+from .portal import in_event_loop, run_sync
 from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
 from .provider import TRACER_NAME, ProviderSession
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CaptureTokens = Literal["observe", "request"]
+RESOURCES_TIMEOUT = 1.0
+"""Seconds that the writer's thread waits for the resources of a rollout."""
 _NS = 1_000_000_000
 
 
@@ -115,6 +117,7 @@ class OtelTracer(Tracer):
         self._writes_0_3 = _writes_names_of_0_3(span_names)
         self._endpoints = [_endpoint(each) for each in endpoints]
         self._stated = _stated_distribution()
+        self._no_resources_until = 0.0
         self._redaction = redaction_policy(redaction)
         self._chain = _with_own_stages(chain, default_tags, self._redaction)
         milliseconds = resolve_milliseconds(LightningEnvVar.AGL_MAX_WAIT_TIME, max_wait_time, 5_000)
@@ -268,7 +271,33 @@ class OtelTracer(Tracer):
         What neither a resource nor ``endpoints`` says of its distribution, the environment may say of every endpoint;
         that alone makes none that is asked for token ids.
         """
-        found = endpoint_urls.find(url, self._known_endpoints())
+        return self._described(url, self._known_endpoints())
+
+    def _endpoint_of(self, scope: Scope, raw: RawCall) -> Optional[Endpoint]:
+        """Return what is known of the endpoint of a call; the rollout's resources are read at its first one.
+
+        Called on the writer's thread, so that no agent waits for it.
+        """
+        if scope.described is None:
+            scope.described = scope.endpoints if scope.endpoints is not None else self._resources_of(scope)
+        return self._described(raw.start.url, [*self._endpoints, *scope.described])
+
+    def _resources_of(self, scope: Scope) -> List[Endpoint]:
+        store = scope.store
+        if store is None or time.monotonic() < self._no_resources_until:
+            return []
+        try:
+            return run_sync(within(_resource_endpoints(store, scope.rollout_id), RESOURCES_TIMEOUT))
+        except Exception as error:  # noqa: BLE001 - a store may raise anything
+            # One that is slow or gone holds up the writer once, and not once for each attempt.
+            self._no_resources_until = time.monotonic() + 30.0
+            _log.warning(
+                "what the resources of rollout %s say of its model is not known: %r", scope.rollout_id, error
+            )
+            return []
+
+    def _described(self, url: str, endpoints: Sequence[Endpoint]) -> Optional[Endpoint]:
+        found = endpoint_urls.find(url, endpoints)
         defaults, kind = self._stated
         if defaults is None and kind == "unknown":
             return found
@@ -376,6 +405,10 @@ class _Worker:
             write_0_3=tracer._writes_0_3,
         )
         self.processor.default_store = store
+        if (
+            tracer._capture_tokens == "observe"
+        ):  # else the rollout's resources are read before its body begins
+            self.processor.endpoint_of = tracer._endpoint_of
         self._calls: Optional[ModelCallPatches] = None
         with ExitStack() as undo:  # what raises half way leaves nothing behind
             # First in, last out: it watches until all is written.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Deque, List, Optional, Self, Set, Tuple
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import Span as SdkSpan
 
-    from ..codec.raw_call import RawCall
+    from ..codec.raw_call import Endpoint, RawCall
     from ..store.base import LightningStore
 
 _log = logging.getLogger(__name__)
@@ -100,6 +100,8 @@ class LightningSpanProcessor(SpanProcessor):
         self.accept_context = accept_context
         self.write_0_3 = write_0_3
         self.disable_store_submission = disable_store_submission
+        self.endpoint_of: Optional[Callable[[Scope, RawCall], Optional[Endpoint]]] = None
+        """Says what is known of the endpoint of a call whose span is made; ``None``: what was known when it began."""
         self.fallback: Optional[Scope] = None
         self.default_store: Optional[LightningStore] = None
         """Store for attempts that are known by their ids only (baggage, attributes)."""
@@ -426,6 +428,8 @@ class LightningSpanProcessor(SpanProcessor):
         assert scope is not None
         span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
         for raw in entry.calls():
+            if self.endpoint_of is not None and raw.status is not None:
+                raw = replace(raw, endpoint=self.endpoint_of(scope, raw))  # noqa: PLW2901
             call = decode(raw)
             if other_call(span.attributes, call.response_id):
                 call = replace(call, token_capture=invalid("other_call"))

@@ -176,7 +176,9 @@ class Scope:
         self.rollout_id = rollout_id
         self.attempt_id = attempt_id
         self.endpoints: Optional[List[Endpoint]] = None
-        """Model endpoints among the rollout's resources; ``None`` until somebody has looked."""
+        """Model endpoints among the rollout's resources, which are asked for token ids; ``None`` where none is."""
+        self.described: Optional[List[Endpoint]] = None
+        """The same, as the writer's thread has found them; ``None`` until it has looked."""
         self.block_timeout = block_timeout
         self.finished: Optional[List[Entry]] = []
         """Finished spans for ``spans()``; ``None`` once nobody can ask any more."""

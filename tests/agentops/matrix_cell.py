@@ -167,11 +167,13 @@ class Rollout:
         expected = [token.id for token in cases.TOKENS], [token.logprob for token in cases.TOKENS]
         if style in cases.CUT_OFF:
             expected = expected[0][:1], expected[1][:1]
-        wanted_verdict = "invalid(left_by_agent)" if style in cases.CUT_OFF else "valid"
+        # Some releases do not close what the agent leaves, so that the end of the tracer does.
+        left = ("invalid(left_by_agent)", "invalid(partial)")
+        wanted_verdicts = left if style in cases.CUT_OFF else ("valid",)
         prompt = told.get(names.PROMPT_TOKEN_IDS.value)
         if prompt != list(cases.prompt_ids(style)):
             self._problem(f"{style}: prompt ids {prompt}")
-        if (ids, logprobs) != expected or verdict != wanted_verdict:
+        if (ids, logprobs) != expected or verdict not in wanted_verdicts:
             self._problem(f"{style}: {verdict}, token ids {ids}, log-probabilities {logprobs}")
 
     def _check_place(self, style: str, span: Any) -> None:

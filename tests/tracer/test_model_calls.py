@@ -10,12 +10,12 @@ import pytest
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from tracer_sample import new_attempt, read
 
-from agentlightning.adapter import TracerTraceToTriplet
+from agentlightning.adapter import TracerTraceToTriplet, build_rows
 from agentlightning.semconv import ModelCallAttributes
 from agentlightning.store import LightningStore
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI, Fault, ReceivedRequest
 from agentlightning.tracer import OtelTracer
-from agentlightning.types import LLM, Span
+from agentlightning.types import LLM, ProxyLLM, Span
 
 ASK: Any = {"model": "policy", "temperature": 1.0, "top_p": 1.0}
 
@@ -78,6 +78,30 @@ async def test_an_endpoint_among_the_resources_of_the_rollout_is_asked_for_ids(s
     assert call.attributes[ModelCallAttributes.LOGPROB_KIND.value] == "processed"
     (row,) = TracerTraceToTriplet().adapt(await read(store, ids))
     assert row.prompt["token_ids"] == [7, 1, 2]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("through_proxy", [False, True])
+async def test_what_a_resource_says_of_its_endpoint_holds_where_the_tracer_only_observes(
+    store: LightningStore, through_proxy: bool
+) -> None:
+    with FakeOpenAI(Answer.of("hello", ids="always", logprobs="always")) as server:
+        kind = ProxyLLM if through_proxy else LLM
+        llm = kind(endpoint=server.base_url, model="policy", sampling_defaults={}, logprob_kind="processed")
+        other = LLM(endpoint="http://127.0.0.1:1/v1", model="judge")
+        await store.add_resources({"judge": other, "main": llm})
+        ids = await new_attempt(store)
+        tracer = OtelTracer()
+        base = llm.get_base_url(*ids)
+        with tracer.lifespan(store), openai.OpenAI(base_url=base, api_key="unused") as client:
+            async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]):
+                client.chat.completions.create(messages=[{"role": "user", "content": "7"}], **ASK)
+        (request,) = server.requests
+        assert "return_token_ids" not in request.json()
+    (call,) = chat_spans(await read(store, ids))
+    assert call.attributes[ModelCallAttributes.LOGPROB_KIND.value] == "processed"
+    (row,) = build_rows(await read(store, ids))
+    assert (row.unproven, None in row.logprobs) == ((), False)
 
 
 @pytest.mark.asyncio

@@ -122,6 +122,9 @@ class PaddedBatch:
     batch_keys: List[str]
     """``<group>_<session>_<row>``, as verl's V1 trainer names its rows."""
     left_out: List[LeftOut]
+    temperature: Optional[float]
+    """At which verl is to compute log-probabilities: the one that was given, else the only one at which the rows were
+    sampled; ``None`` where they were sampled at several, or at one that nobody knows."""
 
 
 def padded_batch(
@@ -162,6 +165,7 @@ def padded_batch(
         rows=kept,
         batch_keys=_batch_keys(kept),
         left_out=[*unscored, *gone],
+        temperature=_only_temperature(kept) if temperature is None else temperature,
     )
 
 
@@ -178,7 +182,9 @@ def to_dataproto(
     """Return the rows as a batch, with the tensors that verl's agent loops give, and ``uid`` = the group.
 
     Rows of one rollout stand together. Unscored rollouts, prompts that are too long, and rows of which no trained
-    token fits are left out: ``meta_info["left_out"]`` names each, with the reason.
+    token fits are left out: ``meta_info["left_out"]`` names each, with the reason. ``meta_info["temperature"]``, which
+    verl's actor divides its logits by, is ``temperature``; where that is ``None``, the only one that the rows were
+    sampled at, and left out where there are several.
 
     Args:
         rows: Rows of whole groups: the baseline of a rollout is made of its group, before anything is cut.
@@ -232,7 +238,10 @@ def to_dataproto(
         tensors["advantages"] = torch.tensor(batch.advantages, dtype=torch.float32)
         tensors["returns"] = tensors["advantages"].clone()
     left = [(each.rollout_id, each.attempt_id, each.index, each.reason) for each in batch.left_out]
-    return DataProto.from_dict(tensors=tensors, non_tensors=_objects(batch), meta_info={"left_out": left})
+    meta: Dict[str, Any] = {"left_out": left}
+    if batch.temperature is not None:
+        meta["temperature"] = batch.temperature
+    return DataProto.from_dict(tensors=tensors, non_tensors=_objects(batch), meta_info=meta)
 
 
 def _objects(batch: PaddedBatch) -> Dict[str, Any]:
@@ -268,6 +277,12 @@ def _batch_keys(rows: Sequence[TrainingRow]) -> List[str]:
         sessions[name] = session + 1
         keys += [f"{name}_{session}_{index}" for index in range(len(own))]
     return keys
+
+
+def _only_temperature(rows: Sequence[TrainingRow]) -> Optional[float]:
+    """Return the temperature that all rows were sampled at; ``None`` where there is none to divide logits by."""
+    found = {each for row in rows for each in row.temperatures}
+    return (found.pop() or None) if len(found) == 1 else None
 
 
 def _key(row: TrainingRow) -> Tuple[str, str, int]:

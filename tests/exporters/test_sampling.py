@@ -56,6 +56,23 @@ def changed(span: Span, **fields: Any) -> Span:
     return span.model_copy(update={"attributes": {**others, **written}})
 
 
+@pytest.mark.parametrize(
+    ("stated", "temperatures", "expected"),
+    [(1.0, (1.0, 1.0), 1.0), (None, (0.7, 0.7), 0.7), (None, (1.0, 0.7), None), (None, (0.0, 0.0), None)],
+)
+def test_a_batch_for_verl_says_at_which_temperature_to_compute(
+    stated: float | None, temperatures: Sequence[float], expected: float | None
+) -> None:
+    before, after = temperatures
+    *calls, last, reward = spans_of(LINEAR, "ro-1", 1.0)
+    asked = [changed(each, sampling_effective={"temperature": before}) for each in calls]
+    spans = [*asked, changed(last, sampling_effective={"temperature": after}), reward]
+    rows = build_rows(spans, rollout=rollout_of("ro-1", "g"))
+    batch = padded_batch(rows, with_logprobs=False, temperature=stated, advantage=None, **WIDTHS)
+
+    assert batch.temperature == expected
+
+
 def sampled(**sampling: Any) -> Sequence[TrainingRow]:
     """Return the row of a conversation whose last answer was sampled so."""
     first, second, last, reward = spans_of(LINEAR, "ro-1", 1.0)

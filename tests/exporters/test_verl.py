@@ -206,6 +206,7 @@ def test_e2_a_real_data_proto(agent_loop: Any) -> None:
     assert data.non_tensor_batch["uid"].tolist() == ["g1", "g1", "g1", "g2", "g2", "g2"]
     assert data.non_tensor_batch["max_global_steps"].tolist() == [2, 1, 2, 2, 1, 2]
     assert data.meta_info["left_out"] == [("ro-5", "at-ro-5", 0, "unscored")]
+    assert data.meta_info["temperature"] == 1.0
     again = type(data).concat([data[:3], data[3:]])  # its batches are cut and joined on the way
     assert torch.equal(again.batch["advantages"], data.batch["advantages"])
 

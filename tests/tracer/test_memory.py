@@ -213,7 +213,7 @@ with tracer.lifespan(store), tracer.trace_context() as handle:
 
 
 @pytest.mark.parametrize(
-    ("spans", "megabytes"), [(10_000, 30), pytest.param(50_000, 100, marks=pytest.mark.soak)]
+    ("spans", "megabytes"), [(10_000, 30), pytest.param(50_000, 130, marks=pytest.mark.soak)]
 )
 def test_spans_that_never_end_cost_little(tmp_path: Path, spans: int, megabytes: int) -> None:
     with start_child(NEVER_ENDED, args={"url": f"sqlite:///{tmp_path}/s.db", "spans": spans}) as child:
@@ -311,4 +311,4 @@ def test_twelve_streams_of_100_mb_lose_no_span(
     tmp_path: Path, delay: float, settings: dict[str, int]
 ) -> None:
     done = twelve_streams(tmp_path, 100 * MB, delay, **settings)
-    assert done["grown"] < 4 * done["bound"], done
+    assert done["grown"] < 2 * done["bound"] + 400, done

@@ -8,6 +8,7 @@ next commits reuse the log, but nothing gives the room back by itself.
 from __future__ import annotations
 
 import sqlite3
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,9 @@ KEPT_BYTES: Final = 64 * 1024 * 1024
 """What a log keeps for reuse: twice the size at which it is copied into the file."""
 LARGE_BYTES: Final = 256 * 1024 * 1024
 """A log of more is worth a word, and so is one of more than ``KEPT_BYTES`` that is larger than its file."""
+
+TRIES: Final = 10
+PAUSE_SECONDS: Final = 0.02
 
 _READ_MARKS: Final = range(123, 128)
 """Bytes of the ``-shm`` that readers lock (https://www.sqlite.org/walformat.html#locks)."""
@@ -55,10 +59,18 @@ def state_of(path: Path) -> LogState:
 
 
 def shorten(connection: sqlite3.Connection) -> bool:
-    """Copy the log into the file and give its room back; ``False`` where a reader is in the way. Never waits.
+    """Copy the log into the file and give its room back; ``False`` where a reader stays in the way.
 
-    What takes long, the copying, is done while others may write.
+    What takes long, the copying, is done while others may write. Readers that come and go are in the way for moments.
     """
+    for _ in range(TRIES):
+        if _shorten(connection):
+            return True
+        time.sleep(PAUSE_SECONDS)
+    return False
+
+
+def _shorten(connection: sqlite3.Connection) -> bool:
     try:
         ((busy, pages, copied),) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         if busy or pages != copied:

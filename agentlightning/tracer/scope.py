@@ -18,9 +18,11 @@ import mmap
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
@@ -51,10 +53,12 @@ scope, and is inside of it all the same."""
 _numbers = itertools.count(1)
 _moments = itertools.count(1)
 """The order in which scopes were opened and items were put on queues."""
-_SLOTS = 512
+_SLOTS = 4096
 _marks = memoryview(mmap.mmap(-1, 8 * _SLOTS)).cast("Q")
-"""``opened_at`` of the scopes that are open, by its remainder. Processes that are forked see it, too: so the context
-that one inherits ends with its rollout. Where more are open than there is room for, the oldest ends early there."""
+"""``opened_at`` of the scopes that are open, each in a place of its own. Processes that are forked see it, too: so the
+context that one inherits ends with its rollout."""
+_free_slots: Deque[int] = deque(range(1, _SLOTS))
+"""Places that no scope has; the first of all stays empty, for those that find none and end early there."""
 _pid = os.getpid()
 _open: weakref.WeakSet[Scope] = weakref.WeakSet()
 """Scopes whose ``trace_context`` is open in this process."""
@@ -185,6 +189,7 @@ class Scope:
         self.finished_bytes = 0
         self._is_closed = False
         self._mark: Optional[memoryview] = None
+        self._slot = 0
         self._opened_in = _pid
         self.before: Optional[otel_context.Context] = None
         """The context that its ``trace_context`` was opened in; what it encloses may outlive it."""
@@ -245,10 +250,6 @@ class Scope:
         return self._is_closed or self._mark[self._slot] != self.opened_at
 
     @property
-    def _slot(self) -> int:
-        return self.opened_at % _SLOTS
-
-    @property
     def unattributed(self) -> int:
         """How many spans that nobody could place started in this process while it was open."""
         until = self._unplaced.count if self._unplaced_until is None else self._unplaced_until
@@ -258,7 +259,9 @@ class Scope:
         """Note that its ``trace_context`` begins, also for processes that are forked inside of it."""
         self.opened_at = now()
         self._mark = _marks
-        _marks[self._slot] = self.opened_at
+        with suppress(IndexError):
+            self._slot = _free_slots.pop()
+            _marks[self._slot] = self.opened_at
         _open.add(self)
 
     def late(self) -> LateScope:
@@ -270,8 +273,10 @@ class Scope:
     def close(self) -> None:
         """Note that its ``trace_context`` is over (under the writer's lock)."""
         self._is_closed = True
-        if self._opened_in == _pid and self._mark is not None and self._mark[self._slot] == self.opened_at:
+        if self._slot and self._opened_in == _pid and self._mark is not None:
             self._mark[self._slot] = 0
+            _free_slots.append(self._slot)
+            self._slot = 0
         _open.discard(self)
         self.generator = self.opened_by = None
         if self._unplaced_until is None:
@@ -520,8 +525,9 @@ def _size_of_value(value: Any, depth: int) -> int:
 
 
 def _after_fork_in_child() -> None:
-    global _marks, _pid  # noqa: PLW0603 - the scopes of the parent keep its marks
+    global _marks, _free_slots, _pid  # noqa: PLW0603 - the scopes of the parent keep its marks
     _marks = memoryview(mmap.mmap(-1, 8 * _SLOTS)).cast("Q")
+    _free_slots = deque(range(1, _SLOTS))
     _pid = os.getpid()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import multiprocessing
 import os
+import queue
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -120,3 +122,29 @@ def test_jobs_are_done_where_their_store_cannot_be_reached(store: LightningStore
         tracer.trace_context(),
     ):
         assert list(executor.map(twice, [1, 2])) == [2, 4]
+
+
+def answer(go: Connection) -> None:
+    call("while both are open")
+    go.send("done")
+
+
+def test_a_forked_process_tells_its_rollout_from_others_that_are_open(
+    kept: LightningStore, recorder: OtelTracer
+) -> None:
+    """However many numbers are given out meanwhile, for items on queues."""
+    ids, other = (asyncio.run(new_attempt(kept, number)) for number in range(2))
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=answer, args=(there,))
+    work: queue.Queue[object] = queue.Queue()
+    items = [object() for _ in range(511)]
+    with recorder.trace_context(store=kept, rollout_id=ids[0], attempt_id=ids[1]):
+        context = contextvars.copy_context()
+        for item in items:
+            work.put(item)
+            work.get()
+        with recorder.trace_context(store=kept, rollout_id=other[0], attempt_id=other[1]):
+            context.run(process.start)
+            here.recv()
+            process.join(30)
+    assert [names(kept, each) for each in (ids, other)] == [["while both are open"], []]

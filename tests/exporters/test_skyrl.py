@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from itertools import groupby, permutations
-from typing import Any, List
+from typing import Any, Dict, List
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_rows import FORKED, LINEAR, rows_of, two_groups
+from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of, two_groups
 from test_verifiers import trees
 
+from agentlightning.adapter import build_rows
+from agentlightning.adapter.rewards import reward_target
 from agentlightning.errors import NotExportable
 from agentlightning.exporters.skyrl import to_generator_output
+from agentlightning.semconv import AGL_ANNOTATION
+from agentlightning.types import Span
 
 
 @settings(deadline=None, max_examples=20)
@@ -51,6 +56,58 @@ def test_e3_lists_over_a_response_have_its_length_and_rewards_are_floats() -> No
     assert output["stop_reasons"] == ["stop"] * 6
     ids = [each.to_string() for each in output["trajectory_ids"] or []]
     assert ids == ["g1_0", "g1_1", "g1_1", "g2_0", "g2_1", "g2_1"]
+
+
+def for_the_call(number: int, value: float, **target: Any) -> Span:
+    given: Dict[str, Any] = {
+        "agentlightning.reward.0.name": "primary",
+        "agentlightning.reward.0.value": value,
+        **reward_target(span_id=f"{number:016x}", **target),
+    }
+    fields: Dict[str, Any] = {"rollout_id": "ro-1", "attempt_id": "at-ro-1", "trace_id": "f" * 32}
+    return Span.from_attributes(
+        attributes=given, name=AGL_ANNOTATION, start_time=50.0, end_time=50.0, **fields
+    )
+
+
+@pytest.mark.parametrize("outcome", [None, 1.0])
+def test_rewards_of_steps_stand_at_the_last_token_of_their_answer_and_that_of_the_rollout_at_the_end(
+    outcome: float | None,
+) -> None:
+    calls = spans_of(LINEAR, "ro-1", outcome)
+    numbers_ = [int(span.span_id, 16) for span in calls if span.name == "chat policy"]
+    steps = [for_the_call(numbers_[0], 0.5), for_the_call(numbers_[1], 0.25, choice=0, tokens=(0, 1))]
+    rows = build_rows([*calls, *steps], rollout=rollout_of("ro-1", "g"))
+    (row,) = rows
+    (values,) = to_generator_output(rows, rewards="steps")["rewards"]
+
+    expected = [0.0] * len(row.completion_ids)
+    expected[row.segments[0].end - 1 - row.prompt_length] = 0.5
+    expected[row.segments[1].start - row.prompt_length] = 0.25
+    expected[-1] = outcome or 0.0
+    assert values == expected
+
+
+def test_a_reward_of_a_step_that_is_no_number_and_a_rollout_without_any_are_refused() -> None:
+    calls = spans_of(LINEAR, "ro-1", None)
+    number = int(next(span.span_id for span in calls if span.name == "chat policy"), 16)
+    for rewards in ([], [for_the_call(number, math.nan)]):
+        rows = build_rows([*calls, *rewards], rollout=rollout_of("ro-1", "g"))
+        with pytest.raises(NotExportable, match=r"0\.0 would train it as a failure"):
+            to_generator_output(rows, rewards="steps")
+
+
+def test_the_reward_of_a_rollout_with_several_rows_stands_once() -> None:
+    output = to_generator_output(two_groups(), rewards="steps")
+
+    assert [sum(each) for each in output["rewards"] if isinstance(each, list)] == [
+        1.0,
+        0.0,
+        0.0,
+        0.25,
+        0.0,
+        0.75,
+    ]
 
 
 def test_the_order_in_which_rollouts_come_changes_no_trajectory() -> None:

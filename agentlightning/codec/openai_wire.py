@@ -191,8 +191,9 @@ def _wanted(request: Mapping[str, Any]) -> Optional[int]:
     each = 1 if each is None else each
     if not isinstance(each, int):
         return None
-    several = isinstance(prompts, list) and prompts and not isinstance(prompts[0], int)
-    return each * len(prompts) if several else each
+    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
+        return each * len(prompts)
+    return each
 
 
 def _in_force(

@@ -171,7 +171,7 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
 def test_connections_are_bounded_in_number_and_said(caplog: pytest.LogCaptureFixture) -> None:
     with _small(max_connections=3) as server, ExitStack() as idle:
         for _ in range(3):
-            idle.enter_context(socket.create_connection(server.server_address, timeout=20))
+            idle.enter_context(socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20))
         for _ in range(5):
             wait_until(lambda: b" 503 " in send_bytes(_url(server), b"", hang_up=False))
         assert threading.active_count() < 20

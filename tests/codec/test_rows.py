@@ -44,7 +44,9 @@ CONTEXTS = st.builds(
     trace_state=st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=2),
     hops=VALUES,
 )
-UNKNOWN_FIELDS = st.just({}) | st.fixed_dictionaries({"kind": VALUES, "extra": VALUES})
+UNKNOWN_FIELDS: st.SearchStrategy[dict[str, Any]] = st.just({}) | st.fixed_dictionaries(
+    {"kind": VALUES, "extra": VALUES}
+)
 TIMES = st.one_of(st.none(), st.floats())
 
 

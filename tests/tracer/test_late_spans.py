@@ -163,14 +163,16 @@ async def test_late_spans_that_the_store_does_not_take_wait_in_the_spool(tmp_pat
     async with open_store(f"sqlite:///{tmp_path}/s.db") as store:
         faulty = FaultyStore(store, only={"add_many_spans"})
         ids = await new_attempt(store)
-        with OtelTracer(policy=reraise).lifespan(faulty) as tracer:
+        tracer = OtelTracer(policy=reraise)
+        with tracer.lifespan(faulty):
             async with tracer.trace_context(store=faulty, rollout_id=ids[0], attempt_id=ids[1]):
                 worker = Worker()
             assert tracer.processor.force_flush(20_000)
             faulty.fail_for_ever()
             worker.ask(9)
         assert (await store.get_receipt(*ids)).late_stored == 0
-        with OtelTracer(policy=reraise).lifespan(store) as tracer:
+        tracer = OtelTracer(policy=reraise)
+        with tracer.lifespan(store):
             assert tracer.processor.force_flush(20_000)
         assert [span.name for span in await late(store, ids)] == ["chat"]
         receipt = await store.get_receipt(*ids)
@@ -188,7 +190,8 @@ async def test_a_store_that_counts_nothing_is_given_no_late_spans() -> None:
     async with open_store("memory://") as inner:
         store = Old(inner)
         ids = await new_attempt(store)
-        with OtelTracer(policy=reraise).lifespan(store) as tracer:
+        tracer = OtelTracer(policy=reraise)
+        with tracer.lifespan(store):
             async with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]) as handle:
                 worker = Worker()
             worker.ask(9)

@@ -55,9 +55,8 @@ class EventSplitter:
             events.append(buffer[start : match.end()])
             start = position = match.end()
         self._rest = buffer[start:]
-        self._searched = max(
-            0, len(self._rest) - 3
-        )  # an end of event that is not complete yet has at most 3 bytes
+        # An end of event that is not complete yet has at most 3 bytes.
+        self._searched = max(0, len(self._rest) - 3)
         self._ended_in_cr = not self._rest and events[-1].endswith(b"\r")
         return events
 

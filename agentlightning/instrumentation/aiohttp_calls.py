@@ -138,9 +138,8 @@ def _outgoing(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, A
     pairs = given.items() if hasattr(given, "items") else given
     headers.update({str(name).lower(): str(value) for name, value in pairs})
     if kwargs.get("compress"):
-        headers["content-encoding"] = str(
-            kwargs["compress"]
-        )  # what is sent; the body here is not compressed yet
+        # What is sent; the body here is not compressed yet.
+        headers["content-encoding"] = str(kwargs["compress"])
     data, document = kwargs.get("data"), kwargs.get("json")
     body: Optional[bytes] = None
     if document is not None:

@@ -465,9 +465,8 @@ def _replace_file(response: Any, exchange: Exchange, guard: Guard, stripper: Opt
         _fit_length(response, exchange, stripper, held)
         return
     file = _File(response, exchange, guard, stripper, held)
-    if (
-        stripper is not None and response.length is not None
-    ):  # nobody knows how long the edited stream will be
+    # Nobody knows how long the edited stream will be.
+    if stripper is not None and response.length is not None:
         response.length = None
         del response.headers["content-length"]
     response.fp = io.BufferedReader(file)

@@ -85,9 +85,8 @@ class HttpxCalls:
         def send(client: Any, request: Any, **kwargs: Any) -> Any:
             if not patch.active or is_own_work():
                 return original(client, request, **kwargs)
-            outgoing, exchange = self._begin(
-                tees, request
-            )  # in the agent's own context, by which the sink may route
+            # Before the baggage is entered: the sink may route by the agent's own context.
+            outgoing, exchange = self._begin(tees, request)
             token = self._watch.baggage.enter(_host(request))
             try:
                 if exchange is None:
@@ -110,9 +109,8 @@ class HttpxCalls:
         async def send(client: Any, request: Any, **kwargs: Any) -> Any:
             if not patch.active or is_own_work():
                 return await original(client, request, **kwargs)
-            outgoing, exchange = self._begin(
-                tees, request
-            )  # in the agent's own context, by which the sink may route
+            # Before the baggage is entered: the sink may route by the agent's own context.
+            outgoing, exchange = self._begin(tees, request)
             token = self._watch.baggage.enter(_host(request))
             try:
                 if exchange is None:

@@ -74,9 +74,8 @@ def collected(exchange: Exchange) -> None:
     if exchange.is_over:
         return
     # The garbage collector may run anywhere, also inside the sink while it holds a lock: never call it from here.
-    with contextlib.suppress(
-        RuntimeError
-    ):  # the interpreter is going; the call stays open, and is counted so
+    # At the end of the interpreter no thread starts: the call stays open, and is counted so.
+    with contextlib.suppress(RuntimeError):
         _thread.start_new_thread(exchange.over, (), {"complete": False})
 
 

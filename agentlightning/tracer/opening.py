@@ -61,9 +61,8 @@ class Opening:
         self._store = store
         self._name = name
         self._endpoints_of = endpoints_of
-        self._lock = (
-            threading.Lock()
-        )  # guards the two below: a rollout is cancelled once, by whoever comes second
+        # Guards the two below: a rollout is cancelled once, by whoever comes second.
+        self._lock = threading.Lock()
         self._started: Optional[Tuple[str, str]] = None
         self._abandoned = False
         self._future: Future[Opened] = in_background(self._ask)

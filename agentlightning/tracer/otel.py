@@ -405,9 +405,8 @@ class _Worker:
             write_0_3=tracer._writes_0_3,
         )
         self.processor.default_store = store
-        if (
-            tracer._capture_tokens == "observe"
-        ):  # else the rollout's resources are read before its body begins
+        # When asking, the rollout's resources are read before its body begins.
+        if tracer._capture_tokens == "observe":
             self.processor.endpoint_of = tracer._endpoint_of
         self._calls: Optional[ModelCallPatches] = None
         with ExitStack() as undo:  # what raises half way leaves nothing behind

@@ -38,9 +38,8 @@ class Overflow:
         self._max_bytes = max_bytes
         self._file_bytes = file_bytes
         self._files: list[_File] = []
-        self._lock = (
-            threading.Lock()
-        )  # guards ``_files`` and what is in use of each, which two threads change
+        # Guards ``_files`` and what is in use of each, which two threads change.
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:

@@ -436,9 +436,8 @@ class LightningSpanProcessor(SpanProcessor):
             span.attributes.update(genai.call_attributes(call))
             if self.write_0_3:  # a span of AgentOps has most of them
                 span.attributes = {**names_of_0_3.call_attributes(call), **span.attributes}
-            if (
-                call.error is not None and span.status.status_code == "UNSET"
-            ):  # said in a body that was a success
+            # An error that was said in a body whose status is a success.
+            if call.error is not None and span.status.status_code == "UNSET":
                 span.status = TraceStatus(status_code="ERROR", description=call.error)
         _move_up(span, scope)
         if entry.record.marks is not None:

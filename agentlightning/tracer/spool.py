@@ -172,9 +172,8 @@ class Spool:
         descriptor = create_file(temporary)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                fcntl.flock(
-                    file, fcntl.LOCK_EX
-                )  # or a delivery would take it for one that a dead process left
+                # Without the lock a delivery would take it for one that a dead process left.
+                fcntl.flock(file, fcntl.LOCK_EX)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -346,9 +345,8 @@ class Spool:
         except ABOUT_DATA:
             pass
         except StoreError as error:
-            if (
-                type(error) is not StoreError
-            ):  # of those with a name of their own only these are about the data
+            # Of those with a name of their own only these are about the data.
+            if type(error) is not StoreError:
                 raise
         taken = 0
         refusal: Optional[Exception] = None

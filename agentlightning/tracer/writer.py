@@ -596,9 +596,8 @@ class Writer:
             except RuntimeError as error:  # there are too many threads
                 _log.warning("no thread for the writer: %s", error)
             finally:
-                if (
-                    not begun
-                ):  # also where a signal came before it could be told; then the thread sees that it is none
+                # Also where a signal came before it could be told; then the thread sees that it is none.
+                if not begun:
                     self._thread = self._ended = None
                     self._idle = True
 

@@ -14,10 +14,8 @@ _NEWEST = ("opentelemetry-sdk",)
 _1_44 = ("opentelemetry-sdk==1.44.0", "opentelemetry-exporter-otlp-proto-http==1.44.0")
 _1_35 = ("opentelemetry-sdk==1.35.0", "opentelemetry-exporter-otlp-proto-http==1.35.0")
 _LANGCHAIN = ("langchain", "langchain-openai", "langgraph")
-_LITELLM = (
-    "litellm==1.106.2",
-    "mcp>=2",
-)  # tools need mcp, which it does not declare; the newest asks for more than one index has
+# Tools need mcp, which it does not declare; the newest asks for more than one index has.
+_LITELLM = ("litellm==1.106.2", "mcp>=2")
 
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "own": ("-e", str(ROOT), "openai", *_LANGCHAIN, "openai-agents", *_LITELLM),

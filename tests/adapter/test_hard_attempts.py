@@ -204,9 +204,8 @@ def test_a_span_that_came_twice_is_one_call() -> None:
 def test_several_answers_that_are_the_same_are_continued_by_the_one_that_ended_before() -> None:
     first, twin, child = call(1, (1,), (2,)), call(2, (1,), (2,)), call(3, (1, 2, 3), (4,), start=2.2)
 
-    (row,) = checked(
-        build_rows([ROOT, first, twin, child])
-    )  # the twin's answer came after the child's prompt
+    # The twin's answer came after the child's prompt.
+    (row,) = checked(build_rows([ROOT, first, twin, child]))
 
     assert [segment.span_id for segment in row.segments] == [first.span_id, child.span_id]
 

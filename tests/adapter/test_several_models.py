@@ -79,9 +79,8 @@ def test_a_router_that_answers_with_several_models_is_not_one_model() -> None:
     routed = [to("small", ASKED, asked="auto"), to("large", AGAIN, asked="auto")]
 
     assert build_rows([ROOT, *routed]).counts == {"several_models": 2}
-    assert (
-        build_rows([ROOT, *routed], RowPolicy(model="auto")).trained_tokens == 2
-    )  # the user says that it is
+    # The user says that it is.
+    assert build_rows([ROOT, *routed], RowPolicy(model="auto")).trained_tokens == 2
 
 
 def test_calls_that_nobody_wants_to_train_are_of_no_model() -> None:

@@ -249,9 +249,8 @@ def test_c8_dimensions_have_names_and_the_later_stands(given: list[dict[str, flo
         expected |= {name: None if math.isnan(value) else value for name, value in each.items()}
     assert dict(row.rewards) == expected
     assert list(row.rewards) == list(dict.fromkeys(name for each in given for name in each))
-    assert (
-        row.reward == expected[next(iter(given[-1]))]
-    )  # the first dimension of the last reward is the primary one
+    # The first dimension of the last reward is the primary one.
+    assert row.reward == expected[next(iter(given[-1]))]
 
 
 @some

@@ -138,9 +138,8 @@ class Rollout:
             found = calls.pop(style, [])
             if len(found) == asked[style] == 1:
                 self._check_place(style, found[0])
-                if (
-                    style == "refused" or outcomes[style][0] != "raised"
-                ):  # AgentOps broke it before it was read
+                # AgentOps broke it before it was read.
+                if style == "refused" or outcomes[style][0] != "raised":
                     # AgentOps' streams close nothing: nobody may have ended the call when our worker ended.
                     may_be_open = style in cases.CUT_OFF and outcomes[style][0].startswith("agentops:")
                     if not (may_be_open and is_silent(found[0])):

@@ -366,10 +366,8 @@ async def test_set_tags_replaces_and_a_state_that_agentops_does_not_know_ends_no
     async with attempt:
         agentops.init(tags=["first"])
         agentops.set_tags(["only"])
-        if FOUND.numbers >= (0, 3, 6) or FOUND.numbers < (
-            0,
-            3,
-        ):  # others mark a session as ended all the same
+        # Others mark a session as ended all the same.
+        if FOUND.numbers >= (0, 3, 6) or FOUND.numbers < (0, 3):
             agentops.end_session("Splendid")
         agentops.end_session("Success")
     ended = named(await attempt.spans(), "agentops.session")

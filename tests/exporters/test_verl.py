@@ -159,9 +159,8 @@ def test_e2_the_real_agent_loop_output_takes_ours(agent_loop: Any) -> None:
         assert own["responses"].tolist() == list(row.completion_ids)
         assert own["response_mask"].tolist() == list(row.loss_mask[row.prompt_length :])
         assert own["rollout_log_probs"].dtype == torch.float32
-        assert own["rollout_log_probs"].tolist() == list(
-            row.logprobs[row.prompt_length :]
-        )  # exact in float32
+        # Exact in float32.
+        assert own["rollout_log_probs"].tolist() == list(row.logprobs[row.prompt_length :])
     assert "rm_scores" not in fields[0]
     assert fields[1]["rm_scores"].dtype == torch.float32
     assert fields[1]["rm_scores"][-1] == torch.tensor(0.1)  # C7

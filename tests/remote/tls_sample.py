@@ -152,9 +152,8 @@ def serve(certificate: Optional[Path] = None, only: Optional[ssl.TLSVersion] = N
         context.load_cert_chain(certificate)
         if only is not None:
             versions(context, only)
-        server.socket = context.wrap_socket(
-            server.socket, server_side=True, do_handshake_on_connect=False
-        )  # each connection shakes hands on its own thread
+        # Each connection shakes hands on its own thread.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     served = Served(server.server_port, "http" if certificate is None else "https")
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()

@@ -156,9 +156,8 @@ async def test_no_more_spans_wait_than_the_queue_takes_and_no_batch_is_larger(st
             for _ in range(200):
                 end(1)
                 queue = max(queue, len(writer._queue))
-            assert (
-                queue == 2 * 20
-            )  # a thread with a running event loop may not wait, and may exceed the bound to twice
+            # A thread with a running event loop may not wait, and may exceed the bound to twice.
+            assert queue == 2 * 20
             dropped = handle.receipt().dropped["queue_full"]
         batches.release()
     receipt = await store.get_receipt(*ids)

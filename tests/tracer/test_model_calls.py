@@ -44,9 +44,8 @@ async def test_concurrent_rollouts_get_their_own_calls_with_ids(store: Lightning
                     async with tracer.trace_context(rollout_id=rollout_id, attempt_id=attempt_id):
                         reply = await client.chat.completions.create(messages=question, **ASK)
                         assert reply.choices[0].message.content == f"answer {number}"
-                        assert (
-                            not reply.model_extra
-                        )  # what was asked on the agent's behalf is taken out again
+                        # What was asked on the agent's behalf is taken out again.
+                        assert not reply.model_extra
                         stream = await client.chat.completions.create(messages=question, stream=True, **ASK)
                         text = ""
                         async for chunk in stream:

@@ -39,9 +39,8 @@ def test_bodies_that_keep_coming_take_no_more_room_than_those_that_wait(tmp_path
         moved = overflow.move(calls)
         assert moved is not None
         waiting.append((moved, calls))
-        while len(waiting) > rng.randint(
-            1, 12
-        ):  # never empty: bodies that have gone are always beside some that wait
+        # Never empty: bodies that have gone are always beside some that wait.
+        while len(waiting) > rng.randint(1, 12):
             first, were = waiting.popleft()
             assert first.read() == were
             first.free()

@@ -88,9 +88,8 @@ class _InPlace:
         if span is None:
             return
         if before is not None and trace.get_current_span() is span:
-            otel_context.attach(
-                before
-            )  # a run may end in another context than it began in, where no token is valid
+            # A run may end in another context than it began in, where no token is valid.
+            otel_context.attach(before)
         said = getattr(span, "attributes", None) or {}
         if said.get("error"):
             span.set_status(Status(StatusCode.ERROR, str(said.get("error.message", ""))))

@@ -140,9 +140,8 @@ def _copy(source: Path, copy: Path, progress: Progress) -> dict[str, int]:
 
     with closing(connect(source)) as reading, closing(open_file(copy, "rw")) as writing:
         writing.execute("PRAGMA synchronous = off")  # it is synced as a whole before it gets its name
-        reading.execute(
-            "BEGIN"
-        )  # one snapshot for all steps: without it, each commit would start the copy anew
+        # One snapshot for all steps: without it, each commit would start the copy anew.
+        reading.execute("BEGIN")
         counts = _counts(reading)
         try:
             reading.backup(writing, pages=STEP_PAGES, progress=copied, sleep=0.01)

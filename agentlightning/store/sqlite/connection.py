@@ -283,9 +283,8 @@ def _recognise(path: Path) -> None:
     except sqlite3.OperationalError as error:
         if _code(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             raise
-        _look(
-            path, "rw"
-        )  # a process died in the middle of a write: SQLite undoes it before anything can be read
+        # A process died in the middle of a write: SQLite undoes it before anything can be read.
+        _look(path, "rw")
 
 
 def _has_log(path: Path) -> bool:

@@ -91,9 +91,8 @@ def readers(path: Path) -> list[int]:
     found = set()
     for line in lines:
         fields = line.split()
-        if (
-            len(fields) != 8 or fields[1] != "POSIX"
-        ):  # as proc_locks(5) says; who waits for a lock has one field more
+        # As proc_locks(5) says; who waits for a lock has one field more.
+        if len(fields) != 8 or fields[1] != "POSIX":
             continue
         pid, place, first = fields[4:7]
         if (

@@ -196,9 +196,8 @@ def _crew(server: FakeOpenAI, number: int, streamed: bool) -> Any:
 
 
 async def crewai(server: FakeOpenAI, number: int, streamed: bool) -> str:
-    return str(
-        (await asyncio.to_thread(_crew(server, number, streamed).kickoff)).raw
-    )  # it refuses an event loop
+    # It refuses an event loop.
+    return str((await asyncio.to_thread(_crew(server, number, streamed).kickoff)).raw)
 
 
 async def crewai_async(server: FakeOpenAI, number: int, streamed: bool) -> str:

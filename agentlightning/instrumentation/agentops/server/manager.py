@@ -211,9 +211,8 @@ class AgentOpsServerManager:
 
     def spans(self) -> List[Any]:
         """Return the spans that the server received, as :class:`agentlightning.types.Span`."""
-        types = importlib.import_module(
-            "agentlightning.types"
-        )  # the rest of this module does without pydantic
+        # The rest of this module does without pydantic.
+        types = importlib.import_module("agentlightning.types")
         json_text = importlib.import_module("agentlightning.codec.json_text")
         # The marks of codec.json_text, for values that JSON has no words for, are undone.
         return [

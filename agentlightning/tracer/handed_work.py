@@ -20,6 +20,7 @@ import asyncio
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextvars import ContextVar
@@ -42,6 +43,8 @@ _users = 0
 _patches: Optional[Patches] = None
 _lock = threading.RLock()  # re-entrant: a signal handler may put something on a queue
 
+_VALUES = (tuple, list, dict, str, bytes, bytearray, int, float, complex)
+"""What is work and nothing that one borrows; such a value that is put again is put by whoever does it."""
 _ITEMS_REMEMBERED = 10_000
 """Of one queue. What is taken out of a queue behind our back would be remembered for ever."""
 
@@ -177,8 +180,8 @@ class _Items:
     def __init__(self) -> None:
         self.put: Dict[int, Tuple[Any, List[_Put]]] = {}
         """By identity: an item, which is kept so that its identity stays its own, and how often it was put."""
-        self.borrowed: Dict[int, int] = {}
-        """Identity of an item that was got → of the worker that got it."""
+        self.borrowed: Dict[int, Tuple[Callable[[], Any], int]] = {}
+        """Identity of a thing that was got → what returns it while it lives, and the identity of the worker."""
 
 
 class _Switch(NamedTuple):
@@ -233,7 +236,8 @@ def _note(queue: Any, item: Any) -> bool:
         return False
     with _lock:
         known = _queues.setdefault(queue, _Items())
-        is_put_back = known.borrowed.pop(id(item), None) == id(current_worker())
+        lent = known.borrowed.pop(id(item), None)
+        is_put_back = lent is not None and lent[0]() is item and lent[1] == id(current_worker())
         if (is_put_back and not _is_switched(context)) or (not matters and id(item) not in known.put):
             return False
         known.put.setdefault(id(item), (item, []))[1].append(_Put(context, now()))
@@ -247,8 +251,9 @@ def _take(queue: Any, item: Any) -> Tuple[_Put, ...]:
         return ()
     with _lock:
         known = _queues.setdefault(queue, _Items())
-        known.borrowed[id(item)] = id(current_worker())
-        _bound(known.borrowed)
+        if not isinstance(item, _VALUES):
+            known.borrowed[id(item)] = _reference(item), id(current_worker())
+            _bound(known.borrowed)
         put = known.put.get(id(item))
         if put is None:
             return ()
@@ -260,6 +265,13 @@ def _take(queue: Any, item: Any) -> Tuple[_Put, ...]:
             # Which of them was taken is not known, so each that is left may be of any.
             put[1][:] = [_Put(context_without_scope(puts[0].context), now())] * len(put[1])
         return puts
+
+
+def _reference(item: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(item)
+    except TypeError:
+        return lambda: item
 
 
 def _bound(items: Dict[int, Any]) -> None:

@@ -544,6 +544,35 @@ def test_what_a_worker_borrows_from_a_queue_says_nothing_of_whose_work_it_does(
     assert [names(store, each) for each in ids] == [["first", "third"], ["second"]]
 
 
+def test_a_job_that_a_worker_puts_back_is_of_the_rollout_that_it_works_for(
+    store: LightningStore, tracer: OtelTracer
+) -> None:
+    ids = attempts(store, 2)
+    work: queue.Queue[str] = queue.Queue()
+    work.put("job")
+
+    def retry() -> None:
+        work.put(work.get())
+
+    outside = contextvars.copy_context()
+    with tracer.trace_context(store=store, rollout_id=ids[0][0], attempt_id=ids[0][1]):
+        thread = threading.Thread(target=retry)
+        thread.start()
+        thread.join()
+        outside.run(_call_for_each_item_in_a_thread, tracer, store, ids[1], work)
+    assert tracer.processor.force_flush(20_000)
+    assert [names(store, each) for each in ids] == [[], []]
+
+
+def _call_for_each_item_in_a_thread(
+    tracer: OtelTracer, store: LightningStore, ids: Ids, work: queue.Queue[str]
+) -> None:
+    with tracer.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+        thread = threading.Thread(target=lambda: call(work.get()))
+        thread.start()
+        thread.join()
+
+
 def test_one_object_that_several_rollouts_put_is_of_nobody(store: LightningStore, tracer: OtelTracer) -> None:
     ids = attempts(store, 2)
     work: queue.Queue[str] = queue.Queue()

@@ -311,8 +311,9 @@ def _without_head(error: Optional[str]) -> str:
 
     httpx reads a plain answer inside of its own method, so one that breaks half way shows nothing but its error.
     """
-    kind = (error or "").partition(":")[0]
-    if kind in _BREAKS:
+    kind, _, said = (error or "").partition(": ")
+    # aiohttp's words, which come as a read error where httpx sends through it.
+    if kind in _BREAKS and not said.startswith("Cannot connect to host"):
         return "connection_broken"
     return "timed_out" if "Timeout" in kind else "no_response"
 

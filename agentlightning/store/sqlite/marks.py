@@ -26,6 +26,8 @@ LATEST: Final = "user.agentlightning.mark"
 COPIED: Final = "user.agentlightning.copied"
 KEPT: Final = 1_000
 """Marks in the store: a process may be stopped for long between its commit and its mark on the file."""
+READS: Final = 5
+"""How often a file is read again whose latest mark was another one a moment ago."""
 LACKS: Final = "a copy of another moment was written over it, its log was taken away, or the power was lost"
 MIXED: Final = (
     "a copy of another moment was written over it while the log beside it was that of another state"
@@ -83,7 +85,21 @@ def put_on(path: Path, mark: Mark, *, copied: bool = False) -> None:
 
 
 def number_alone(path: Path) -> int | None:
-    """Return the number of the latest mark in a file without its log; ``None`` where it cannot be told now."""
+    """Return the number of the latest mark in a file without its log; ``None`` where it cannot be told now.
+
+    Nothing is locked, so another process may be copying its log into the file meanwhile: only what is read twice is
+    taken for what is there.
+    """
+    before = _read_alone(path)
+    for _ in range(READS):
+        number = _read_alone(path)
+        if number == before:
+            return number
+        before = number
+    return None
+
+
+def _read_alone(path: Path) -> int | None:
     address = f"file://{quote(os.fsencode(path))}?mode=ro&immutable=1"
     with suppress(sqlite3.Error), closing(sqlite3.connect(address, uri=True, timeout=0)) as connection:
         ((number,),) = connection.execute(SQL["latest_mark"]).fetchall()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Literal, Optional, Tuple, get_args
 
 from ..adapter.analysis import Analysis, analyse
 from ..adapter.calls import Call, is_marked, role_of
@@ -25,7 +25,7 @@ from ..adapter.policy import RowPolicy
 from ..adapter.reasons import CallReason
 from ..adapter.training import group_of
 from ..codec.model_call import Choice
-from ..errors import MissingExtra
+from ..errors import InvalidArgument, MissingExtra
 from ..types import Rollout, SpanLike
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 TESTED_WITH = "TRL 1.16, datasets 5.2"
 
 Message = Dict[str, Any]
+ArgumentsAs = Literal["object", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +86,49 @@ def conversations(
     return [found for analysis in analyses for found in _of_attempt(analysis, policy, rollout)]
 
 
-def to_sft(found: Iterable[Conversation], *, min_reward: Optional[float] = None) -> List[Dict[str, Any]]:
-    """Return examples for supervised training; with ``min_reward`` only of attempts that earned as much.
+def to_sft(
+    found: Iterable[Conversation], *, min_reward: Optional[float] = None, arguments: ArgumentsAs = "object"
+) -> List[Dict[str, Any]]:
+    """Return examples for supervised training.
 
-    Arguments of tool calls, which the API has as JSON text, are objects: chat templates write them as JSON, and of a
-    text they would make JSON within JSON. What is no JSON object stays text.
+    Args:
+        found: The conversations.
+        min_reward: Only those of attempts that earned as much.
+        arguments: As what the arguments of tool calls are given, which the API has as JSON text. Most chat templates
+            (Qwen, Llama, Hermes) want an ``object``: they write it as JSON, and of a text they would make JSON within
+            JSON; what is no JSON object stays text. Those that put a text into the prompt as it is (DeepSeek) want
+            ``text``.
+
+    Raises:
+        InvalidArgument: ``arguments`` is neither.
     """
+    _check(arguments)
     return [
-        {"messages": _for_templates(each.messages), **({"tools": list(each.tools)} if each.tools else {})}
+        {
+            "messages": _for_templates(each.messages, arguments),
+            **({"tools": list(each.tools)} if each.tools else {}),
+        }
         for each in found
         if min_reward is None or (each.reward is not None and each.reward >= min_reward)
     ]
 
 
-def to_dpo(found: Iterable[Conversation], *, margin: float = 0.0) -> List[Dict[str, Any]]:
+def to_dpo(
+    found: Iterable[Conversation], *, margin: float = 0.0, arguments: ArgumentsAs = "object"
+) -> List[Dict[str, Any]]:
     """Return pairs for preference training: of one group, with the same prompt and tools, the better one chosen.
 
-    Two that say the same are no pair: nothing tells them apart but their rewards. Arguments of tool calls are objects,
-    as in :func:`to_sft`.
+    Two that say the same are no pair: nothing tells them apart but their rewards.
 
     Args:
         found: Conversations; those without a group or a reward take no part.
         margin: The better one's reward is higher by more than this.
+        arguments: See :func:`to_sft`.
+
+    Raises:
+        InvalidArgument: ``arguments`` is neither ``object`` nor ``text``.
     """
+    _check(arguments)
     alike: Dict[Any, List[Conversation]] = {}
     for each in found:
         if each.reward is not None and each.group_id is not None and each.prompt:
@@ -115,9 +136,9 @@ def to_dpo(found: Iterable[Conversation], *, margin: float = 0.0) -> List[Dict[s
             alike.setdefault((each.group_id, tuple(map(saying, each.prompt)), tools), []).append(each)
     return [
         {
-            "prompt": _for_templates(better.prompt),
-            "chosen": _for_templates(better.completion),
-            "rejected": _for_templates(worse.completion),
+            "prompt": _for_templates(better.prompt, arguments),
+            "chosen": _for_templates(better.completion, arguments),
+            "rejected": _for_templates(worse.completion, arguments),
             **({"tools": list(better.tools)} if better.tools else {}),
         }
         for same in alike.values()
@@ -208,7 +229,14 @@ def _answer(found: Conversation) -> List[Tuple[Any, ...]]:
     return [saying(message)[:3] for message in found.completion]
 
 
-def _for_templates(messages: Iterable[Message]) -> List[Message]:
+def _check(arguments: str) -> None:
+    if arguments not in get_args(ArgumentsAs):
+        raise InvalidArgument(f"arguments is 'object' or 'text', not {arguments!r}")
+
+
+def _for_templates(messages: Iterable[Message], arguments: ArgumentsAs) -> List[Message]:
+    if arguments == "text":
+        return list(messages)
     return [
         {**message, "tool_calls": [_with_object(call) for call in message["tool_calls"]]}
         if message.get("tool_calls")

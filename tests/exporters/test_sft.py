@@ -15,6 +15,7 @@ from sample_rows import rollout_of, spans_of
 from agentlightning.adapter import RowPolicy, build_rows
 from agentlightning.codec.genai import call_attributes
 from agentlightning.codec.model_call import VALID, Choice, ModelCall, ToolCall
+from agentlightning.errors import InvalidArgument
 from agentlightning.exporters.sft import (
     Conversation,
     conversations,
@@ -179,6 +180,15 @@ def test_arguments_that_are_no_object_stay_text() -> None:
         broken = Choice(tool_calls=(ToolCall(id="c1", name="add", arguments=arguments),))
         ((example),) = to_sft(calls_of([([USER], broken)]))
         assert example["messages"][1]["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def test_templates_that_want_text_get_the_arguments_as_they_were_said() -> None:
+    found = [*agent_of("2", "ro-1", 1.0), *agent_of("3", "ro-2", 0.0)]
+    (example, _), (pair,) = to_sft(found, arguments="text"), to_dpo(found, arguments="text")
+    for messages in (example["messages"][1:], pair["chosen"]):
+        assert messages[0]["tool_calls"][0]["function"]["arguments"] == '{"a":1,"b":1}'
+    with pytest.raises(InvalidArgument, match="'json'"):
+        to_sft(found, arguments="json")  # type: ignore[arg-type]
 
 
 def test_two_that_say_the_same_are_no_pair() -> None:

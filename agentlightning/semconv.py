@@ -127,6 +127,8 @@ class SpanFlagAttributes(str, Enum):
     belongs to no attempt, and a store keeps it beside this one."""
     ALTERNATES = "agentlightning.alternates"
     """True on the root span of an attempt that shared its context with another one, each at work by turns."""
+    UNRECORDED_PROCESSES = "agentlightning.unrecorded_processes"
+    """On the root span: names of processes that the attempt started and that recorded nothing of it."""
     UNCAPTURED_SERVER = "agentlightning.uncaptured_server"
     """``host:port`` of a model server that the attempt connected to, and of whose calls none was captured."""
     DROPPED_ATTRIBUTES = "agentlightning.dropped_attributes"

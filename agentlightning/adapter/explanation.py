@@ -34,6 +34,7 @@ _NO_ANSWER = frozenset(
 )
 _NO_IDS = frozenset({"no_token_ids", "no_response_token_ids", "no_prompt_token_ids", "foreign_span"})
 _UNCAPTURED = SpanFlagAttributes.UNCAPTURED_SERVER.value
+_UNRECORDED = SpanFlagAttributes.UNRECORDED_PROCESSES.value
 _DROPPED = SpanFlagAttributes.DROPPED_ATTRIBUTES.value
 
 
@@ -464,6 +465,8 @@ def _of_spans(analyses: Sequence[Analysis]) -> Iterable[TraceReason]:
         yield TraceReason.ATTRIBUTES_DROPPED
     if any(_UNCAPTURED in span.attributes for analysis in analyses for span in analysis.spans):
         yield TraceReason.UNCAPTURED_SERVER
+    if any(_UNRECORDED in span.attributes for analysis in analyses for span in analysis.spans):
+        yield TraceReason.UNRECORDED_PROCESS
     if len(analyses) > 1:
         yield TraceReason.SEVERAL_ATTEMPTS
 

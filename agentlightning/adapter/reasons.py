@@ -59,6 +59,12 @@ class TraceReason(Explained):
         "see the server in `agl show`; call `chat/completions` or `completions` (other APIs, such as `responses`, are "
         "not captured) with a client that is watched: httpx, requests, urllib3, http.client, aiohttp",
     )
+    UNRECORDED_PROCESS = (
+        "unrecorded_process",
+        "the attempt started a process that records nothing, so what that did is not here",
+        "hand its work to a `ProcessPoolExecutor` or `multiprocessing.Pool`, or give it a tracer of its own and open "
+        "`trace_context(rollout_id=…, attempt_id=…)` there; the root span names it",
+    )
     NO_SELECTED_CALLS = (
         "no_selected_calls",
         "there are model calls, but agent_match, the model or a reward's subtree leaves all of them out",

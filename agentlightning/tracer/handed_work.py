@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextvars import ContextVar
 from multiprocessing.pool import Pool, ThreadPool
+from multiprocessing.process import BaseProcess
 from queue import LifoQueue, Queue
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
@@ -35,7 +36,7 @@ from opentelemetry.context import Context
 from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 
 from ..instrumentation.patch import AttributePatch, Patch, Patches
-from .other_processes import carried
+from .other_processes import carried, note_process
 from .scope import Scope, context_without_scope, current_scope, current_worker, is_any_open, now, scope_in
 
 _users = 0
@@ -88,6 +89,7 @@ def _all_patches() -> List[Patch]:
             for name in _OF_POOLS
         ),
         AttributePatch(ProcessPoolExecutor, "submit", _around_submit, "jobs have the submitter's rollout"),
+        AttributePatch(BaseProcess, "start", _around_process, "names processes that record nothing"),
         *_of_queues(),
         AttributePatch(asyncio.Queue, "put_nowait", _around_put, "remembers who put an item"),
         AttributePatch(asyncio.Queue, "get_nowait", _around_get, "the item's context is current"),
@@ -161,6 +163,15 @@ def _in_context(func: Callable[..., Any], context: Context) -> Callable[..., Any
             otel_context.detach(token)
 
     return run
+
+
+def _around_process(original: Any, patch: Patch) -> Any:
+    def start(process: BaseProcess) -> None:
+        if patch.active:
+            note_process(process)
+        original(process)
+
+    return functools.wraps(original)(start)
 
 
 # ---------------------------------------------------------------------- queues

@@ -598,6 +598,9 @@ class _TraceContext(TraceContext):
                 self._worker.recorder.name_uncaptured(
                     self._scope, trace.set_span_in_context(self._root, inside)
                 )
+            if self._scope.unrecorded:
+                unrecorded = list(self._scope.unrecorded)
+                self._root.set_attribute(SpanFlagAttributes.UNRECORDED_PROCESSES.value, unrecorded)
             if self._scope.alternates:
                 self._root.set_attribute(SpanFlagAttributes.ALTERNATES.value, True)
             self._root.end()

@@ -10,24 +10,29 @@ from __future__ import annotations
 
 import functools
 import logging
-import multiprocessing.process
+import multiprocessing
 import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from ..codec.raw_call import Endpoint
+from ..env_var import LightningEnvVar
 from ..store.registry import open_store
-from .base import context_with_active_tracer
+from .base import Tracer, context_with_active_tracer
 from .scope import Scope, context_with_scope, current_scope, next_writer_id
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
     from .otel import OtelTracer
+
+_NO_AGENTS = frozenset({"multiprocessing", "concurrent", "agentlightning"})
+"""Packages whose processes run no agent by themselves: they serve pools, managers and our own server."""
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +96,31 @@ def carried(work: Callable[..., Any]) -> Callable[..., Any]:
         if scope is None or scope.owner is recorder.tracer.processor:
             return _Job(work, _handed(name, recorder, scope))
     return work
+
+
+def note_process(process: BaseProcess) -> None:
+    """Note with the rollout that is open that a process which it starts records nothing.
+
+    A forked one goes on with what its parent has. One that is spawned knows of no tracer, unless it is handed one, or
+    the environment names its attempt, as under ``agl run``. The processes of pools are told with each job.
+    """
+    scope = current_scope()
+    if scope is None or scope.closed or LightningEnvVar.AGL_ROLLOUT_ID.value in os.environ:
+        return
+    method = getattr(process, "_start_method", None) or multiprocessing.get_start_method()
+    target, handed = (vars(process).get(name) for name in ("_target", "_args"))
+    package = str(getattr(target, "__module__", "")).partition(".")[0]
+    if method == "fork" or package in _NO_AGENTS or any(isinstance(each, Tracer) for each in handed or ()):
+        return
+    if process.name not in scope.unrecorded:
+        scope.unrecorded[process.name] = None
+        _log.warning(
+            "%s, started (%s) under rollout %s, records nothing: hand its work to a pool of processes, or give it a "
+            "tracer of its own",
+            process.name,
+            method,
+            scope.rollout_id,
+        )
 
 
 def _handed(name: str, recorder: _Recorder, scope: Optional[Scope]) -> Handed:
@@ -174,7 +204,7 @@ def _recorder(handed: Handed) -> Tuple[Optional[OtelTracer], Optional[LightningS
                 _said = True
                 _log.warning(
                     "jobs in process %s are not recorded: %s",
-                    multiprocessing.process.current_process().name,
+                    multiprocessing.current_process().name,
                     "their store lives in the memory of another process"
                     if handed.url is None
                     else "their tracer cannot be pickled",

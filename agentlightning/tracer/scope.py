@@ -214,6 +214,8 @@ class Scope:
         """The store has started no rollout for it: nothing of it can be stored."""
         self.alternates = False
         """Another rollout was at work in the same context at the same time, and nothing tells their spans apart."""
+        self.unrecorded: Dict[str, None] = {}
+        """Names of processes that were started under it and record nothing, in order."""
         self.is_late = False
         """Its spans start after the ``trace_context`` has closed; see :class:`LateScope`."""
         self.left_open: Optional[List[Record]] = []

@@ -18,6 +18,7 @@ import pytest
 from opentelemetry import trace
 from tracer_sample import new_attempt, spans_in
 
+from agentlightning.adapter import explain_rows
 from agentlightning.store import LightningStore, open_store
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Receipt
@@ -148,3 +149,29 @@ def test_a_forked_process_tells_its_rollout_from_others_that_are_open(
             here.recv()
             process.join(30)
     assert [names(kept, each) for each in (ids, other)] == [["while both are open"], []]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_process_that_records_nothing_is_named(
+    kept: LightningStore, recorder: OtelTracer, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    processes: Any = multiprocessing.get_context(method)
+    rollout_id, attempt_id = ids = asyncio.run(new_attempt(kept))
+    with recorder.trace_context(store=kept, rollout_id=rollout_id, attempt_id=attempt_id):
+        process = processes.Process(target=call, args=("in a process",), name="helper")
+        process.start()
+        process.join()
+        with ProcessPoolExecutor(1, mp_context=processes) as executor:
+            executor.submit(call, "in a pool").result()
+    assert process.exitcode == 0
+    spans = spans_in(kept, ids)
+    (root,) = (span for span in spans if span.name == "rollout")
+    named = root.attributes.get("agentlightning.unrecorded_processes")
+    said = {reason.code for reason in explain_rows(spans).reasons}
+    if method == "fork":
+        assert sorted(names(kept, ids)) == ["in a pool", "in a process"]
+        assert (named, "unrecorded_process" in said) == (None, False)
+        return
+    assert names(kept, ids) == ["in a pool"]
+    assert (named, "unrecorded_process" in said) == (["helper"], True)
+    assert [record.getMessage() for record in caplog.records if "records nothing" in record.getMessage()]

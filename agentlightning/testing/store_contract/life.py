@@ -203,7 +203,7 @@ class CloseContract(ContractBase):
             for name in dir(LightningStore)
             if not name.startswith("_") and callable(getattr(LightningStore, name))
         }
-        assert methods - set(CALLS) == {"close", "otlp_traces_endpoint", "add_otel_span"}
+        assert methods - set(CALLS) == {"close", "otlp_traces_endpoint", "add_otel_span", "has_copy_at"}
         assert store.capabilities is not None
 
     async def test_a_closed_store_says_so(self, store: LightningStore) -> None:

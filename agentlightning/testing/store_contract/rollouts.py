@@ -316,7 +316,6 @@ class UpdateRolloutContract(ContractBase):
             {"config": "fast"},
             {"metadata": "text"},
             {"metadata": {"a": object()}},
-            {"input": object()},
         ]
         before = await store.enqueue_rollout("x", metadata={"a": 1})
         for change in wrong:

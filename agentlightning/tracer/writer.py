@@ -1073,10 +1073,10 @@ class Writer:
             accounts += [_correction(scope, count) for scope, count in counts.items() if count]
         spool = self._spool_of(in_flight.store)
         if spool.write(Batch([*spans], [*opened], accounts), next_writer_id().replace(":", "-")):
-            if spans and not any(scope.is_gone for scope in counts):
+            if not any(scope.is_gone for scope in counts):
                 _log.warning(
-                    "%d spans could not be written to %s; they wait in %s and are sent at the next start",
-                    len(spans),
+                    "%s could not be written to %s; they wait in %s and are sent at the next start",
+                    f"{len(spans)} spans" if spans else f"the last counts of {len(counts)} attempts",
                     type(in_flight.store).__name__,
                     spool.folder,
                 )

@@ -213,7 +213,7 @@ with tracer.lifespan(store), tracer.trace_context() as handle:
 
 
 @pytest.mark.parametrize(
-    ("spans", "megabytes"), [(10_000, 30), pytest.param(50_000, 130, marks=pytest.mark.soak)]
+    ("spans", "megabytes"), [(10_000, 45), pytest.param(50_000, 130, marks=pytest.mark.soak)]
 )
 def test_spans_that_never_end_cost_little(tmp_path: Path, spans: int, megabytes: int) -> None:
     with start_child(NEVER_ENDED, args={"url": f"sqlite:///{tmp_path}/s.db", "spans": spans}) as child:

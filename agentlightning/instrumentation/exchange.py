@@ -23,6 +23,8 @@ from .sink import CallSink
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """How much of one response is remembered; a chat answer with 100,000 token ids has about 10 MB."""
+AHEAD_BYTES = 64 * 1024
+"""Memory that is taken ahead for a stream, so that not each of its pieces asks for some."""
 
 _SECRET_HEADERS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie")
 
@@ -209,18 +211,21 @@ class Exchange:
         if not self._chunks:
             self._first_chunk_ns = time.time_ns()
         self._size += len(chunk)
-        if self._size <= self._max_body_bytes and self._has_memory(len(chunk)):
+        if self._size <= self._max_body_bytes and (self._size <= self._reserved or self._has_memory()):
             self._chunks.append(chunk)
         elif "body_truncated" not in self.notes:
             self.notes.append("body_truncated")
 
-    def _has_memory(self, size: int) -> bool:
+    def _has_memory(self) -> bool:
+        """Take memory for what has come; where there is room, for the next pieces as well."""
         if "body_truncated" in self.notes:  # a later piece would not follow the last one
             return False
+        missing = self._size - self._reserved
         with self._call.guard("taking memory for an answer"):
-            if self._call.reserve(size):
-                self._reserved += size
-                return True
+            for size in (missing + AHEAD_BYTES, missing) if self._reserved else (missing,):
+                if self._call.reserve(size):
+                    self._reserved += size
+                    return True
         return False
 
     def note_whole(self, body: bytes) -> None:

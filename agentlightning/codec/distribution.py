@@ -282,7 +282,7 @@ def _forced_by(call: ModelCall, choice: Choice) -> str | None:
     length = len(choice.token_ids or ())
     custom = sampling.get("custom_params")
     inside = custom if isinstance(custom, Mapping) else {}
-    for name in sorted(_BUDGETS):
+    for name in sorted(_BUDGETS & (sampling.keys() | inside.keys())):
         for value in (sampling.get(name), inside.get(name)):
             budget = _budget(value)
             # What a budget forces comes behind that many tokens.
@@ -301,7 +301,7 @@ def _single(choice: Choice) -> tuple[int, ...] | None:
 
 def _grammar(sampling: Mapping[str, Any]) -> str | None:
     """Return the setting that asks for a format or a tool, which engines force with a grammar."""
-    named = next((name for name in sorted(_GRAMMARS) if sampling.get(name)), None)
+    named = next((name for name in sorted(_GRAMMARS & sampling.keys()) if sampling[name]), None)
     if named is not None:
         return named
     response_format = sampling.get("response_format")

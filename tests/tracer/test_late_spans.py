@@ -31,14 +31,23 @@ class Worker:
     """A task that inherits the rollout that is open when it is started, and lives on."""
 
     def __init__(self) -> None:
-        self._context = otel_context.get_current()
+        self.context = otel_context.get_current()
 
     def ask(self, *token_ids: int) -> None:
-        token = otel_context.attach(self._context)
+        token = otel_context.attach(self.context)
         try:
             ask(*token_ids)
         finally:
             otel_context.detach(token)
+
+
+async def outlived(recorder: OtelTracer, store: LightningStore) -> Tuple[Ids, Worker]:
+    """Run a rollout with one call and a reward, and return what lives on when it is over."""
+    ids = await new_attempt(store)
+    async with recorder.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
+        ask(7, 8)
+        emit_reward(1.0)
+        return ids, Worker()
 
 
 async def late(store: LightningStore, ids: Ids) -> List[Span]:
@@ -70,11 +79,7 @@ def recorder(kept: LightningStore) -> Any:
 async def test_a_late_call_is_stored_beside_its_attempt_and_in_no_row(
     kept: LightningStore, recorder: OtelTracer
 ) -> None:
-    ids = await new_attempt(kept)
-    async with recorder.trace_context(store=kept, rollout_id=ids[0], attempt_id=ids[1]):
-        ask(7, 8)
-        emit_reward(1.0)
-        worker = Worker()
+    ids, worker = await outlived(recorder, kept)
     worker.ask(9)
     assert recorder.processor.force_flush(20_000)
     found, beside = await read(kept, ids), await late(kept, ids)
@@ -100,12 +105,8 @@ async def test_a_late_call_is_stored_beside_its_attempt_and_in_no_row(
 async def test_a_late_reward_is_no_ones_unless_the_policy_takes_it(
     kept: LightningStore, recorder: OtelTracer
 ) -> None:
-    ids = await new_attempt(kept)
-    async with recorder.trace_context(store=kept, rollout_id=ids[0], attempt_id=ids[1]):
-        ask(7, 8)
-        emit_reward(1.0)
-        context = otel_context.get_current()
-    token = otel_context.attach(context)
+    ids, worker = await outlived(recorder, kept)
+    token = otel_context.attach(worker.context)
     emit_reward(0.25)
     otel_context.detach(token)
     assert recorder.processor.force_flush(20_000)
@@ -119,11 +120,7 @@ async def test_a_late_reward_is_no_ones_unless_the_policy_takes_it(
 async def test_a_seal_keeps_the_late_spans_that_were_there(
     kept: LightningStore, recorder: OtelTracer
 ) -> None:
-    ids = await new_attempt(kept)
-    async with recorder.trace_context(store=kept, rollout_id=ids[0], attempt_id=ids[1]):
-        ask(7, 8)
-        emit_reward(1.0)
-        worker = Worker()
+    ids, worker = await outlived(recorder, kept)
     worker.ask(9)
     assert recorder.processor.force_flush(20_000)
     await kept.update_attempt(*ids, status="succeeded")
@@ -141,12 +138,8 @@ async def test_a_seal_keeps_the_late_spans_that_were_there(
 async def test_a_late_span_that_has_not_ended_keeps_no_attempt_from_being_sealed(
     kept: LightningStore, recorder: OtelTracer
 ) -> None:
-    ids = await new_attempt(kept)
-    async with recorder.trace_context(store=kept, rollout_id=ids[0], attempt_id=ids[1]):
-        ask(7, 8)
-        emit_reward(1.0)
-        context = otel_context.get_current()
-    span = trace.get_tracer("agent").start_span("for ever", context)
+    ids, worker = await outlived(recorder, kept)
+    span = trace.get_tracer("agent").start_span("for ever", worker.context)
     assert recorder.processor.force_flush(20_000)
     await kept.update_attempt(*ids, status="succeeded")
     batch = await wait_sealed(kept, [ids[0]])

@@ -10,7 +10,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -266,13 +266,20 @@ READS_ITSELF = frozenset({by_http_client, by_http_client_line_by_line, by_urllib
 """The caller of these undoes the encoding; the tests know gzip only."""
 
 
-def watching(sink: RecordedCalls, mode: Any) -> Any:
-    return instrument_model_calls(
+@contextmanager
+def watching(mode: Any) -> Iterator[RecordedCalls]:
+    """Record calls, and give all patches back."""
+    sink = RecordedCalls()
+    patch = instrument_model_calls(
         sink,
         capture_tokens=mode,
         endpoint_for=lambda url: Endpoint(url.rpartition("/v1/")[0]),
         guard=Guard(reraise),
     )
+    try:
+        yield sink
+    finally:
+        patch.undo()
 
 
 def encoding_of(request: ReceivedRequest) -> Any:
@@ -299,12 +306,8 @@ def test_a_call_is_recorded_exactly_and_the_agent_gets_what_it_gets_without_us(
     body = body_of(stream=stream, asks=mode == "observe")
     with FakeOpenAI(answer) as server:
         without = client(server, body, encoding)
-        sink = RecordedCalls()
-        patch = watching(sink, mode)
-        try:
+        with watching(mode) as sink:
             assert client(server, body, encoding) == without
-        finally:
-            patch.undo()
         first, second = server.requests
         if mode == "observe" or client in MADE_WHILE_SENT:
             assert first.body == second.body
@@ -335,12 +338,8 @@ def test_a_request_that_is_compressed_arrives_as_it_left_and_is_read(
     body = gzip.compress(body_of(stream=False, asks=True), mtime=0)
     with FakeOpenAI(answer) as server:
         without = client(server, body, "")
-        sink = RecordedCalls()
-        patch = watching(sink, mode)
-        try:
+        with watching(mode) as sink:
             assert client(server, body, "") == without
-        finally:
-            patch.undo()
         first, second = server.requests
     assert without[0] == 200
     assert second.headers["content-encoding"] == "gzip"
@@ -374,12 +373,8 @@ def test_a_refusal_is_followed_by_the_agents_own_request(
     body = body_of(stream=stream, asks=False)
     with FakeOpenAI(script) as server:
         without = client(server, body, "gzip")
-        sink = RecordedCalls()
-        patch = watching(sink, "request")
-        try:
+        with watching("request") as sink:
             assert client(server, body, "gzip") == without
-        finally:
-            patch.undo()
         first, refused, own = server.requests
     assert ADDED & refused.json().keys()
     assert own.body == first.body
@@ -395,12 +390,8 @@ def test_an_error_of_the_server_reaches_the_agent_and_the_record(
     body = body_of(stream=False, asks=False)
     with FakeOpenAI(fault) as server:
         without = client(server, body, "")
-        sink = RecordedCalls()
-        patch = watching(sink, mode)
-        try:
+        with watching(mode) as sink:
             assert client(server, body, "") == without
-        finally:
-            patch.undo()
     assert (sink.call().http_status, sink.call().token_capture) == (fault.status, "none(http_error)")
 
 
@@ -410,13 +401,9 @@ def test_a_connection_that_breaks_is_a_call_that_failed(client: Callable[..., An
     with FakeOpenAI(Answer.of("one two three", die_after=1)) as server:
         with pytest.raises(Exception) as without:
             client(server, body, "")
-        sink = RecordedCalls()
-        patch = watching(sink, "observe")
-        try:
+        with watching("observe") as sink:
             with pytest.raises(type(without.value)):
                 client(server, body, "")
-        finally:
-            patch.undo()
     wait_until(lambda: sink.ends)
     assert sink.call().error is not None
     # httpx reads a plain answer inside of the method that is watched, and says nothing of its head.
@@ -427,13 +414,9 @@ def test_a_connection_that_breaks_is_a_call_that_failed(client: Callable[..., An
 def test_a_server_that_is_not_there_is_a_call_without_an_answer(client: Callable[..., Any]) -> None:
     with FakeOpenAI() as server:
         gone: Any = SimpleNamespace(url=server.url, base_url=server.base_url)
-    sink = RecordedCalls()
-    patch = watching(sink, "observe")
-    try:
+    with watching("observe") as sink:
         with pytest.raises(Exception, match=r"."):
             client(gone, body_of(stream=False, asks=False), "")
-    finally:
-        patch.undo()
     assert sink.call().token_capture == "none(no_response)"
     assert sink.call().error is not None
 
@@ -464,21 +447,15 @@ def test_a_call_that_a_hook_makes_with_another_library_is_a_call_of_its_own(how:
             await tasks[0]
 
     with FakeOpenAI(answer) as server:
-        sink = RecordedCalls()
-        patch = watching(sink, "observe")
-        try:
+        with watching("observe") as sink:
             asyncio.run(run(server))
-        finally:
-            patch.undo()
     assert [call.token_capture for call in sink.calls(2)] == [VALID, VALID]
 
 
 def test_an_answer_that_is_left_ends_its_call() -> None:
     body = body_of(stream=True, asks=True)
     with FakeOpenAI(answer) as server:
-        sink = RecordedCalls()
-        patch = watching(sink, "observe")
-        try:
+        with watching("observe") as sink:
             url = f"{server.base_url}/chat/completions"
             with requests.post(url, data=body, headers=HEADERS, stream=True, timeout=30) as response:
                 next(response.iter_lines())
@@ -492,8 +469,6 @@ def test_an_answer_that_is_left_ends_its_call() -> None:
 
             asyncio.run(leave())
             wait_until(lambda: len(sink.ends) == 3)
-        finally:
-            patch.undo()
     assert all(call.error is None for call in sink.calls(3))
 
 
@@ -509,10 +484,12 @@ def test_all_patches_are_taken_back() -> None:
         (requests.Session, "send"),
     ]
     before, callbacks = [vars(owner)[name] for owner, name in places], list(gc.callbacks)
-    one, two = (watching(RecordedCalls(), "observe") for _ in range(2))
+    one, two = ExitStack(), ExitStack()
+    for each in (one, two):
+        each.enter_context(watching("observe"))
     assert [vars(owner)[name] for owner, name in places] != before
-    one.undo()
-    two.undo()
+    for each in (one, two):  # not the last one first
+        each.close()
     assert all(vars(owner)[name] is was for (owner, name), was in zip(places, before, strict=True))
     assert gc.callbacks == callbacks
 
@@ -522,13 +499,9 @@ def test_the_retries_of_urllib3_are_one_call(caplog: pytest.LogCaptureFixture) -
     retries = urllib3.Retry(total=3, backoff_factor=0, status_forcelist=[500], allowed_methods=None)
     with FakeOpenAI(ANSWER) as server, urllib3.PoolManager(retries=retries) as pool:
         server.enqueue(Fault(500), Reset())
-        sink = RecordedCalls()
-        patch = watching(sink, "observe")
-        try:
+        with watching("observe") as sink:
             url = f"{server.base_url}/chat/completions"
             body = body_of(stream=False, asks=True)
             assert pool.request("POST", url, body=body, headers=HEADERS).status == 200
-        finally:
-            patch.undo()
         assert len(server.requests) == 3
     assert (sink.call().token_capture, sink.call().retries) == (VALID, 2)

@@ -31,9 +31,11 @@
     ├── NotVerifiable (ValueError)
     ├── ContextArgumentsError (ValueError)
     ├── NotAnExportRequest (ValueError)
+    ├── ConfigurationError (ValueError)
+    │   └── InsecureEndpoint
+    ├── UsageError (ValueError)
     ├── AgentOpsError
-    │   ├── ConfigurationError (ValueError)
-    │   │   ├── InsecureEndpoint
+    │   ├── AgentOpsConfigurationError (ConfigurationError)
     │   │   └── UnknownOption (TypeError)
     │   ├── APIError (RuntimeError)
     │   │   └── AgentOpsServerError
@@ -70,11 +72,11 @@ class NotFound(StoreError, ValueError):
     noun: ClassVar[str] = "object"
 
     def __init__(self, identifier: str, hint: str = "") -> None:
-        self.identifier = identifier
+        self.identifier, self.hint = identifier, hint
         super().__init__(f"{self.noun} {identifier!r} not found in this store{hint and '; ' + hint}")
 
-    def __reduce__(self) -> tuple[type[NotFound], tuple[str]]:
-        return type(self), (self.identifier,)
+    def __reduce__(self) -> tuple[type[NotFound], tuple[str, str]]:
+        return type(self), (self.identifier, self.hint)
 
 
 class RolloutNotFound(NotFound):
@@ -238,17 +240,7 @@ class NotAnExportRequest(LightningError, ValueError):
     code = "not_an_export_request"
 
 
-class AgentOpsError(LightningError):
-    """Base of what goes wrong with AgentOps, and with the settings of what records it; see also the subclasses.
-
-    Errors of ``agentops`` itself become these where code of ours meets them, with the original as ``__cause__``. What
-    an agent's own calls raise reaches the agent unchanged.
-    """
-
-    code = "agentops_error"
-
-
-class ConfigurationError(AgentOpsError, ValueError):
+class ConfigurationError(LightningError, ValueError):
     """A setting, argument or environment variable has a value that cannot be used."""
 
     code = "configuration"
@@ -260,8 +252,30 @@ class InsecureEndpoint(ConfigurationError):
     code = "insecure_endpoint"
 
 
-class UnknownOption(ConfigurationError, TypeError):
-    """There is no option of this name."""
+class UsageError(LightningError, ValueError):
+    """A command was called with arguments that it cannot take."""
+
+    code = "usage"
+
+
+class AgentOpsError(LightningError):
+    """Base of what goes wrong with AgentOps; see also the subclasses.
+
+    Errors of ``agentops`` itself become these where code of ours meets them, with the original as ``__cause__``. What
+    an agent's own calls raise reaches the agent unchanged.
+    """
+
+    code = "agentops_error"
+
+
+class AgentOpsConfigurationError(AgentOpsError, ConfigurationError):
+    """An option of AgentOps, or of the tracer that records it, has a value that cannot be used."""
+
+    code = "agentops_configuration"
+
+
+class UnknownOption(AgentOpsConfigurationError, TypeError):
+    """The tracer has no option of this name."""
 
     code = "unknown_option"
 

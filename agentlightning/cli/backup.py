@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ..errors import InvalidArgument
+from ..errors import UsageError
 from ..store.sqlite.backup import Copied, Progress, back_up
 from ..store.sqlite.store import BUSY_TIMEOUT
 from . import lookup, options, output
@@ -45,12 +45,12 @@ def store_file(store: str | None) -> Path:
     """Return the file of a SQLite store.
 
     Raises:
-        InvalidArgument: The store is of another kind.
+        UsageError: The store is of another kind.
     """
     url = lookup.store_url(store)
     path = lookup.sqlite_path(url)
     if path is None:
-        raise InvalidArgument(f"{url} is no file of ours; only sqlite:/// stores are copied")
+        raise UsageError(f"{url} is no file of ours; only sqlite:/// stores are copied")
     return path
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, AsyncIterator, List, Protocol, Sequence, Tuple
 
 from ..adapter import RowPolicy, TracerTraceToTriplet, build_rows
-from ..errors import InvalidArgument
+from ..errors import UsageError
 from ..store.base import LightningStore
 from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the file."""
     wanted = args.format or ("parquet" if args.output.endswith(".parquet") else "jsonl")
     if wanted == "parquet" and args.output == STDOUT:
-        raise InvalidArgument("Parquet goes to a file: -o rows.parquet")
+        raise UsageError("Parquet goes to a file: -o rows.parquet")
     return asyncio.run(_run(args, wanted))
 
 
@@ -161,7 +161,7 @@ def whole_file(name: str, wanted: str, columns: Mapping[str, Kind]) -> Iterator[
         sys.stdout.flush()  # a closed pipe shows here, before anything is said of what was written
         return
     if target.is_dir():
-        raise InvalidArgument(f"{target} is a directory; name a file in it")
+        raise UsageError(f"{target} is a directory; name a file in it")
     if target.exists() and not target.is_file():  # a pipe or a device: there is nothing to replace
         with _writer(target, wanted, columns) as writer:
             yield writer, keep

@@ -9,7 +9,7 @@ from typing import List, Optional
 from urllib.parse import unquote
 
 from ..env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
-from ..errors import AttemptNotFound, InvalidArgument, RolloutNotFound, StoreFileError
+from ..errors import AttemptNotFound, RolloutNotFound, StoreFileError, UsageError
 from ..store.base import LightningStore
 from ..store.registry import open_store
 from ..types import Attempt, Rollout
@@ -21,11 +21,11 @@ def store_url(given: Optional[str]) -> str:
     """Return the URL that is meant: ``--store``, ``AGL_STORE``, the project's setting, or the default.
 
     Raises:
-        InvalidArgument: It is ``memory://``, which no other process can look into.
+        UsageError: It is ``memory://``, which no other process can look into.
     """
     url = resolve_setting(LightningEnvVar.AGL_STORE, given, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
     if url.startswith("memory:") or url.partition("?")[0] == "sqlite:///:memory:":
-        raise InvalidArgument(
+        raise UsageError(
             f"{url} lives in the process that opened it; name a store on disk: --store {DEFAULT_STORE_URL}"
         )
     return url
@@ -68,7 +68,7 @@ async def find_rollout(store: LightningStore, text: str) -> Rollout:
 
     Raises:
         RolloutNotFound: There is none.
-        InvalidArgument: Several ids begin so.
+        UsageError: Several ids begin so.
     """
     if text == LATEST:
         newest = await store.query_rollouts(sort_by="start_time", sort_order="desc", limit=1)
@@ -83,7 +83,7 @@ async def find_rollout(store: LightningStore, text: str) -> Rollout:
     if not matches:
         raise RolloutNotFound(text, "agl rollouts lists them")
     if len(matches) > 1:
-        raise InvalidArgument(_ambiguous(text, [rollout.rollout_id for rollout in matches]))
+        raise UsageError(_ambiguous(text, [rollout.rollout_id for rollout in matches]))
     return matches[0]
 
 
@@ -92,7 +92,7 @@ async def find_attempt(store: LightningStore, rollout: Rollout, text: str) -> At
 
     Raises:
         AttemptNotFound: There is none.
-        InvalidArgument: Several ids begin so.
+        UsageError: Several ids begin so.
     """
     attempts = list(await store.query_attempts(rollout.rollout_id))
     if text == LATEST and attempts:
@@ -105,14 +105,14 @@ async def find_attempt(store: LightningStore, rollout: Rollout, text: str) -> At
         has = known or f"no attempt yet: it is {rollout.status}"
         raise AttemptNotFound(text, f"rollout {rollout.rollout_id} has {has}")
     if len(matches) > 1:
-        raise InvalidArgument(_ambiguous(text, [attempt.attempt_id for attempt in matches]))
+        raise UsageError(_ambiguous(text, [attempt.attempt_id for attempt in matches]))
     return matches[0]
 
 
 async def filtered(store: LightningStore, args: argparse.Namespace) -> List[Rollout]:
     """Return the rollouts that ``options.add_filters`` describes, newest first."""
     if args.limit < -1:
-        raise InvalidArgument("--limit is a number of rollouts, or -1 for all")
+        raise UsageError("--limit is a number of rollouts, or -1 for all")
     found = await store.query_rollouts(
         status_in=args.status,
         rollout_id_contains=args.contains,

@@ -10,7 +10,7 @@ from typing import Any, Dict, List
 from ..adapter import Decision, RowPolicy, RowSet, TrainingRow, build_rows
 from ..adapter.reasons import explained
 from ..adapter.rows import training_row
-from ..errors import InvalidArgument
+from ..errors import UsageError
 from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
@@ -53,7 +53,7 @@ def policy_of(args: argparse.Namespace) -> RowPolicy:
     """Return what the options ask for.
 
     Raises:
-        InvalidArgument: One of them cannot be.
+        UsageError: One of them cannot be.
     """
     roles = {"agent"} if args.role is None else None if ANY_ROLE in args.role else set(args.role)
     try:
@@ -66,9 +66,9 @@ def policy_of(args: argparse.Namespace) -> RowPolicy:
             late=args.late,
         )
     except re.error as error:
-        raise InvalidArgument(f"--agent {args.agent!r} is no regular expression: {error}") from error
+        raise UsageError(f"--agent {args.agent!r} is no regular expression: {error}") from error
     except ValueError as error:
-        raise InvalidArgument(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 async def _run(args: argparse.Namespace, policy: RowPolicy) -> int:

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ..env_var import LightningEnvVar
-from ..errors import InvalidArgument, InvalidTransition
+from ..errors import InvalidTransition, UsageError
 from ..semconv import AGL_UNCAPTURED, SpanFlagAttributes
 from ..store.base import LightningStore, receipt_of
 from ..store.registry import open_store
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     """Start or join an attempt, run the program, end the attempt, and tell what was recorded."""
     program = args.program[1:] if args.program[:1] == ["--"] else args.program
     if not program:
-        raise InvalidArgument("which program? For example: agl run -- python agent.py")
+        raise UsageError("which program? For example: agl run -- python agent.py")
     if shutil.which(program[0]) is None:
         output.say(f"agl run: {program[0]}: no such program, or not executable")
         return NOT_FOUND if not Path(program[0]).exists() else NOT_EXECUTABLE
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _begin(args: argparse.Namespace, program: Sequence[str]) -> Tuple[str, str, str]:
     if args.attempt and not args.rollout:
-        raise InvalidArgument("--attempt goes with --rollout")
+        raise UsageError("--attempt goes with --rollout")
     url = lookup.store_url(args.store)
     async with open_store(url) as store:
         shared = store.url or url
@@ -123,9 +123,7 @@ def _json(text: str) -> Any:
     try:
         return json.loads(source)
     except ValueError as error:
-        raise InvalidArgument(
-            f"--input is not JSON ({error}); text goes in quotes: --input '\"text\"'"
-        ) from None
+        raise UsageError(f"--input is not JSON ({error}); text goes in quotes: --input '\"text\"'") from None
 
 
 def environment(

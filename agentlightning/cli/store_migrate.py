@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List
 
-from ..errors import InvalidArgument
+from ..errors import UsageError
 from ..store.sqlite.backup import back_up
 from ..store.sqlite.connection import MIGRATIONS, connect, prepare_file, recognise, translated
 from ..store.sqlite.store import BUSY_TIMEOUT
@@ -77,7 +77,7 @@ def _file(store: str | None) -> Path:
     url = lookup.store_url(store)
     path = lookup.sqlite_path(url)
     if path is None:
-        raise InvalidArgument(f"{url} has no schema of ours; only sqlite:/// stores are migrated")
+        raise UsageError(f"{url} has no schema of ours; only sqlite:/// stores are migrated")
     lookup.check_exists(path)
     return path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import List
 
 from ..adapter import RowPolicy, TrainingRow, build_rows
-from ..errors import InvalidArgument, NotVerifiable
+from ..errors import NotVerifiable, UsageError
 from ..store.sealing import resources_of
 from ..verify.onpolicy import TOLERANCE, Verification, verify_onpolicy
 from . import lookup, options, output
@@ -80,13 +80,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     if args.temperature is not None and not 0 < args.temperature < math.inf:
-        raise InvalidArgument(f"--temperature is a number above 0, not {args.temperature:g}")
+        raise UsageError(f"--temperature is a number above 0, not {args.temperature:g}")
     if not 0 <= args.tolerance < math.inf:
-        raise InvalidArgument(f"--tolerance is a difference in nats, not {args.tolerance:g}")
+        raise UsageError(f"--tolerance is a difference in nats, not {args.tolerance:g}")
     if args.batch_size < 1:
-        raise InvalidArgument(f"--batch-size is a number of rows of at least 1, not {args.batch_size}")
+        raise UsageError(f"--batch-size is a number of rows of at least 1, not {args.batch_size}")
     if not Path(args.model).is_dir():
-        raise InvalidArgument(
+        raise UsageError(
             f"--model {args.model} is no folder; name one that save_pretrained() or a download has made"
         )
 

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
-from ..errors import AgentOpsError, AgentOpsUnsupported, ConfigurationError, UnknownOption
+from ..errors import AgentOpsConfigurationError, AgentOpsError, AgentOpsUnsupported, UnknownOption
 from ..instrumentation.agentops import attach
 from ..instrumentation.agentops.attach import instrument_all, uninstrument_all
 from ..instrumentation.agentops.environment import around_proxies, set_environment
@@ -57,7 +57,8 @@ class AgentOpsTracer(OtelTracer):
     Raises:
         UnknownOption: There is no such option.
         InsecureEndpoint: ``server`` is another machine's, and without TLS.
-        ConfigurationError: An option or setting has a value that cannot be used.
+        ConfigurationError: An option or setting has a value that cannot be used;
+            :class:`~agentlightning.errors.AgentOpsConfigurationError` where it is one of AgentOps'.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class AgentOpsTracer(OtelTracer):
     ) -> None:
         _check_names(options)
         if not (server is None or isinstance(server, (str, AgentOpsServerManager))):
-            raise ConfigurationError(
+            raise AgentOpsConfigurationError(
                 f"server is an AgentOpsServerManager or a URL, not {type(server).__qualname__}"
             )
         super().__init__(**{"instrument_llm_calls": instrument_managed, **options})
@@ -122,8 +123,8 @@ class AgentOpsTracer(OtelTracer):
         Raises:
             TracerNotReady: ``init_worker`` was called before without ``teardown_worker``.
             AgentOpsUnsupported: ``strict``, and there is no ``agentops`` that can be recorded.
-            APIError, SessionError, ConfigurationError: ``strict``, and the start of ``agentops`` raised what means
-                this; its own exception is the cause.
+            APIError, SessionError, AgentOpsConfigurationError: ``strict``, and the start of ``agentops`` raised what
+                means this; its own exception is the cause.
             AgentOpsServerError: The local server died, or does not answer; the message has its stderr.
         """
         super().init_worker(worker_id, store)

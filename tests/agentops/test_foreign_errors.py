@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agentlightning.errors import (
+    AgentOpsConfigurationError,
     AgentOpsError,
     AgentOpsServerError,
     AgentOpsUnsupported,
@@ -32,8 +33,8 @@ STARTS: list[tuple[Callable[[], Exception], type[AgentOpsError]]] = [
     (lambda: foreign.AgentOpsApiJwtExpiredException(), APIError),
     (lambda: foreign.NoSessionException(), SessionError),
     (lambda: foreign.MultiSessionException("two"), SessionError),
-    (lambda: foreign.NoApiKeyException(), ConfigurationError),
-    (lambda: foreign.InvalidApiKeyException("k", "https://e"), ConfigurationError),
+    (lambda: foreign.NoApiKeyException(), AgentOpsConfigurationError),
+    (lambda: foreign.InvalidApiKeyException("k", "https://e"), AgentOpsConfigurationError),
     (lambda: type("Later", (foreign.ApiServerException,), {"__module__": "agentops.later"})("504"), APIError),
     (lambda: type("ApiServerException", (Exception,), {})("a stranger's"), AgentOpsUnsupported),
     (lambda: RuntimeError("broken"), AgentOpsUnsupported),
@@ -43,19 +44,22 @@ STARTS: list[tuple[Callable[[], Exception], type[AgentOpsError]]] = [
 def test_the_errors_of_agentops_are_one_tree() -> None:
     for above, below in (
         (LightningError, AgentOpsError),
-        (AgentOpsError, ConfigurationError),
+        (LightningError, ConfigurationError),
+        (AgentOpsError, AgentOpsConfigurationError),
+        (ConfigurationError, AgentOpsConfigurationError),
         (AgentOpsError, APIError),
         (AgentOpsError, SessionError),
         (AgentOpsError, AgentOpsUnsupported),
         (APIError, AgentOpsServerError),
         (ConfigurationError, InsecureEndpoint),
-        (ConfigurationError, UnknownOption),
+        (AgentOpsConfigurationError, UnknownOption),
         (ValueError, ConfigurationError),
         (TypeError, UnknownOption),
         (RuntimeError, APIError),
         (RuntimeError, SessionError),
     ):
         assert issubclass(below, above)
+    assert not issubclass(ConfigurationError, AgentOpsError)
 
 
 @pytest.mark.parametrize(("make", "expected"), STARTS)
@@ -120,14 +124,14 @@ async def test_what_agentops_raises_in_the_agent_reaches_it_unchanged(
 def test_an_option_that_there_is_not_is_named_with_what_was_meant() -> None:
     with pytest.raises(UnknownOption, match=r"no option 'default_tag'; did you mean default_tags\?"):
         AgentOpsTracer(default_tag=["a"])
-    with pytest.raises(
-        ConfigurationError, match="no option 'xyzzy'; there are accept_context, capture_tokens, "
-    ):
+    with pytest.raises(AgentOpsError, match="no option 'xyzzy'; there are accept_context, capture_tokens, "):
         AgentOpsTracer(xyzzy=1)
     with pytest.raises(TypeError):
         AgentOpsTracer(xyzzy=1)
 
 
 def test_a_server_of_another_kind_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="server is an AgentOpsServerManager or a URL, not int"):
+    with pytest.raises(
+        AgentOpsConfigurationError, match="server is an AgentOpsServerManager or a URL, not int"
+    ):
         AgentOpsTracer(server=8002)  # type: ignore[arg-type]

@@ -6,17 +6,21 @@ What an agent's own call raises is the agent's, and passes unchanged. Names are 
 
 from __future__ import annotations
 
-from typing import Dict
+from ...errors import (
+    AgentOpsConfigurationError,
+    AgentOpsError,
+    AgentOpsUnsupported,
+    APIError,
+    SessionError,
+)
 
-from ...errors import AgentOpsError, AgentOpsUnsupported, APIError, ConfigurationError, SessionError
-
-MEANINGS: Dict[str, type[AgentOpsError]] = {
+MEANINGS: dict[str, type[AgentOpsError]] = {
     "ApiServerException": APIError,
     "AgentOpsApiJwtExpiredException": APIError,
     "NoSessionException": SessionError,
     "MultiSessionException": SessionError,
-    "NoApiKeyException": ConfigurationError,
-    "InvalidApiKeyException": ConfigurationError,
+    "NoApiKeyException": AgentOpsConfigurationError,
+    "InvalidApiKeyException": AgentOpsConfigurationError,
 }
 """Class of ``agentops`` → what it means here."""
 

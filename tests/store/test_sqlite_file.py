@@ -638,11 +638,12 @@ async def test_one_bad_command_of_a_group_is_undone_alone(tmp_path: Path) -> Non
 
 
 FULL_DISK = """
-    import asyncio, resource, signal
+    import asyncio, resource, signal, sys
     from agentlightning.errors import StoreUnavailable
     from agentlightning.store import SqliteLightningStore
     from agentlightning.testing import span_of
 
+    sys.dont_write_bytecode = True  # what the limit cuts off would be broken for everybody
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     async def main():

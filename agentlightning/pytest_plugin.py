@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, List
 import pytest
 
 if TYPE_CHECKING:
-    from .instrumentation.agentops.server.manager import AgentOpsServerManager
+    from .integrations.agentops.server.manager import AgentOpsServerManager
+    from .integrations.agentops.tracer import AgentOpsTracer
     from .store.base import LightningStore
     from .testing.agentops_server import AgentOpsServer
     from .testing.captured_spans import CapturedSpans
     from .testing.fake_openai import FakeOpenAI
-    from .tracer.agentops import AgentOpsTracer
 
 TMP_PATH = "{tmp_path}"
 FLUSH_MILLISECONDS = 5000
@@ -76,7 +76,7 @@ def agentops_tracer(
 
     After the test the process is as it was: ``print``, ``__import__``, the environment, OpenTelemetry's providers.
     """
-    from .tracer.agentops import AgentOpsTracer
+    from .integrations.agentops.tracer import AgentOpsTracer
 
     tracer = AgentOpsTracer(server=agentops_server.manager, endpoints=[fake_openai.endpoint])
 
@@ -104,7 +104,7 @@ def fake_openai() -> Iterator[FakeOpenAI]:
 @pytest.fixture(scope="session")
 def _lightning_agentops_process() -> Iterator[AgentOpsServerManager]:
     """One server for all tests of this process; with ``pytest -n`` each worker has its own."""
-    from .instrumentation.agentops.server.manager import AgentOpsServerManager
+    from .integrations.agentops.server.manager import AgentOpsServerManager
 
     with AgentOpsServerManager() as manager:
         yield manager

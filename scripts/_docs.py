@@ -22,7 +22,7 @@ from agentlightning.adapter.reasons import ALL_CODES
 from agentlightning.cli import columns as export_columns
 from agentlightning.cli.entry import build_parser
 from agentlightning.cli.options import COMMANDS
-from agentlightning.instrumentation.agentops.table import KEPT_OFF, TABLE
+from agentlightning.integrations.agentops.table import KEPT_OFF, TABLE
 from agentlightning.verify.verdicts import Verdict
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,10 +17,10 @@ from typing import Optional
 
 from .._printable import PrintableFormatter
 from ..errors import AgentOpsServerError
-from ..instrumentation.agentops.server.address import listen
-from ..instrumentation.agentops.server.app import create_app
-from ..instrumentation.agentops.server.manager import AgentOpsServerManager
-from ..instrumentation.agentops.server.wsgi import WsgiServer
+from ..integrations.agentops.server.address import listen
+from ..integrations.agentops.server.app import create_app
+from ..integrations.agentops.server.manager import AgentOpsServerManager
+from ..integrations.agentops.server.wsgi import WsgiServer
 from . import options, output
 
 DEFAULT_PORT = 8002

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
-from ..instrumentation.agentops.server.manager import AgentOpsServerManager
+from ..integrations.agentops.server.manager import AgentOpsServerManager
 from ..types import Span
 from .clock import wait_until
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .. import _lazy
 
 if TYPE_CHECKING:
-    from .agentops import AgentOpsTracer as AgentOpsTracer
+    from ..integrations.agentops.tracer import AgentOpsTracer as AgentOpsTracer
     from .base import TraceContext as TraceContext
     from .base import Tracer as Tracer
     from .base import clear_active_tracer as clear_active_tracer
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
-        ".agentops": ("AgentOpsTracer",),
+        "agentlightning.integrations.agentops.tracer": ("AgentOpsTracer",),
         ".base": (
             "TraceContext",
             "Tracer",

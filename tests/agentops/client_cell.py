@@ -20,8 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from agentlightning.instrumentation.agentops.probe import version_numbers
-from agentlightning.instrumentation.agentops.server import AgentOpsServerManager
+from agentlightning.integrations.agentops.probe import version_numbers
+from agentlightning.integrations.agentops.server import AgentOpsServerManager
 from agentlightning.testing import FakeOpenAI
 from agentlightning.testing.fake_openai import Answer
 

@@ -12,7 +12,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-from agentlightning.instrumentation.agentops.probe import probe
+from agentlightning.integrations.agentops.probe import probe
 from agentlightning.types import Span
 
 FOUND = probe()
@@ -54,7 +54,7 @@ def patched_objects() -> Dict[str, Any]:
             found.update(
                 {f"{cls.__module__}.{cls.__qualname__}.{key}": value for key, value in vars(cls).items()}
             )
-    client = import_module("agentlightning.instrumentation.agentops.legacy_guest").client_class(
+    client = import_module("agentlightning.integrations.agentops.legacy_guest").client_class(
         sys.modules["agentops.client"]
     )
     found.update({f"Client.{key}": value for key, value in vars(client).items()})

@@ -18,9 +18,9 @@ from typing import Any, List
 
 from opentelemetry import trace
 
-from agentlightning.instrumentation.agentops.legacy import record_events
-from agentlightning.instrumentation.agentops.probe import probe
 from agentlightning.instrumentation.guard import Guard, reraise
+from agentlightning.integrations.agentops.legacy import record_events
+from agentlightning.integrations.agentops.probe import probe
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import OtelTracer
 

@@ -34,10 +34,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from agentlightning.errors import AgentOpsUnsupported
-from agentlightning.instrumentation.agentops.managed import core_object, core_provider
-from agentlightning.instrumentation.agentops.probe import Found, probe
-from agentlightning.instrumentation.agentops.server.manager import AgentOpsServerManager
-from agentlightning.instrumentation.agentops.table import support
+from agentlightning.integrations.agentops.managed import core_object, core_provider
+from agentlightning.integrations.agentops.probe import Found, probe
+from agentlightning.integrations.agentops.server.manager import AgentOpsServerManager
+from agentlightning.integrations.agentops.table import support
 
 KEY = "00000000-0000-4000-8000-000000000001"
 PARTS = ("managed", "before", "after")

@@ -50,7 +50,7 @@ def answers(port: int) -> bool:
 
 def test_twenty_processes_that_start_a_server_at_once_get_twenty_ports() -> None:
     source = """
-    from agentlightning.instrumentation.agentops import AgentOpsServerManager
+    from agentlightning.integrations.agentops import AgentOpsServerManager
     manager = AgentOpsServerManager()
     report("here")
     receive()
@@ -150,9 +150,9 @@ def test_a_ready_worker_has_imported_pydantic_and_nothing_else_that_agentops_has
 @pytest.mark.parametrize(
     "module",
     [
-        "agentlightning.instrumentation.agentops.legacy",  # of the releases before 0.4
-        "agentlightning.instrumentation.agentops.repairs",  # of an agentops that its user manages
-        "agentlightning.instrumentation.agentops.server.app",
+        "agentlightning.integrations.agentops.legacy",  # of the releases before 0.4
+        "agentlightning.integrations.agentops.repairs",  # of an agentops that its user manages
+        "agentlightning.integrations.agentops.server.app",
         "agentlightning.store.sqlite",
         "agentlightning.testing",
         "agentlightning.cli",

@@ -25,9 +25,9 @@ from opentelemetry import trace
 
 from agentlightning.adapter import TracerTraceToTriplet
 from agentlightning.codec.foreign_spans import is_model_call
-from agentlightning.instrumentation.agentops.legacy import record_events
 from agentlightning.instrumentation.guard import Guard, reraise
 from agentlightning.instrumentation.patch import Patches
+from agentlightning.integrations.agentops.legacy import record_events
 from agentlightning.store import LightningStore
 from agentlightning.testing.agentops_server import AgentOpsServer
 from agentlightning.testing.fake_openai import FakeOpenAI

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from agentlightning.codec.foreign_spans import is_model_call
-from agentlightning.instrumentation.agentops.legacy_events import EventRecorder, json_text, nanoseconds
+from agentlightning.integrations.agentops.legacy_events import EventRecorder, json_text, nanoseconds
 
 MOMENT = "2026-01-01T00:00:00.125Z"
 MOMENT_NS = 1_767_225_600_125_000_000

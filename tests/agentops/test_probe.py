@@ -10,8 +10,8 @@ from typing import Tuple
 
 import pytest
 
-from agentlightning.instrumentation.agentops.probe import Found, probe, version_numbers
-from agentlightning.instrumentation.agentops.table import TABLE, row_of, support
+from agentlightning.integrations.agentops.probe import Found, probe, version_numbers
+from agentlightning.integrations.agentops.table import TABLE, row_of, support
 
 LAYOUTS: Tuple[Tuple[str, Tuple[str, ...], str], ...] = (
     ("A3", ("instrumentation/providers/openai/__init__.py", "sdk/core.py"), "captured"),
@@ -52,7 +52,7 @@ def test_a_folder_that_happens_to_have_the_name_is_no_agentops(tmp_path: Path) -
         "import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]; sys.path.insert(0, sys.argv[1]);"
         "from importlib.util import find_spec; assert find_spec('agentops') is not None;"
         "sys.path.append(sys.argv[2]);"
-        "from agentlightning.instrumentation.agentops.probe import probe; print(probe().range)"
+        "from agentlightning.integrations.agentops.probe import probe; print(probe().range)"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run(

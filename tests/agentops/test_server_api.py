@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 from server_sample import JSON, PROTOBUF, ask, otlp, send
 
-from agentlightning.instrumentation.agentops.server import AgentOpsServerManager, Recorder, create_app
-from agentlightning.instrumentation.agentops.server.recorder import LIMITS, MIB
+from agentlightning.integrations.agentops.server import AgentOpsServerManager, Recorder, create_app
+from agentlightning.integrations.agentops.server.recorder import LIMITS, MIB
 from agentlightning.types import Span
 
 SESSION = "11111111-2222-4333-8444-555555555555"
@@ -291,7 +291,7 @@ def test_without_the_protobuf_package_clients_are_answered_and_the_cure_is_told(
     code = """
         import sys
         sys.modules["opentelemetry.proto"] = None
-        from agentlightning.instrumentation.agentops.server import create_app
+        from agentlightning.integrations.agentops.server import create_app
         client = create_app().test_client()
         print(client.post("/v1/traces", data=b"", headers={"Content-Type": "application/x-protobuf"}).status_code)
         print(client.post("/v1/traces", json={"resourceSpans": []}).status_code)

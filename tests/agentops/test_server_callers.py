@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 from server_sample import JSON, send, send_bytes
 
-from agentlightning.instrumentation.agentops.server import AgentOpsServerManager, create_app
-from agentlightning.instrumentation.agentops.server.wsgi import WsgiServer
+from agentlightning.integrations.agentops.server import AgentOpsServerManager, create_app
+from agentlightning.integrations.agentops.server.wsgi import WsgiServer
 from agentlightning.testing import wait_until
 
 POSTED = (

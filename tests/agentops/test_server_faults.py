@@ -13,7 +13,7 @@ import requests
 from server_sample import PROTOBUF, ask, otlp, send
 
 from agentlightning.errors import AgentOpsServerError
-from agentlightning.instrumentation.agentops.server import AgentOpsServerManager
+from agentlightning.integrations.agentops.server import AgentOpsServerManager
 from agentlightning.testing import wait_until
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server_sample import JSON, PROTOBUF, ask, otlp, send, send_bytes
 
-from agentlightning.instrumentation.agentops.server import AgentOpsServerManager, Faults, Recorder, create_app
+from agentlightning.integrations.agentops.server import AgentOpsServerManager, Faults, Recorder, create_app
 
 ROUTES = (
     "/v1/traces",

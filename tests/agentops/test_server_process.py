@@ -26,8 +26,8 @@ import requests
 from server_sample import PROTOBUF, otlp, send
 
 from agentlightning.errors import AgentOpsServerError
-from agentlightning.instrumentation.agentops.server import AgentOpsServerManager
-from agentlightning.instrumentation.agentops.server.process import TITLE
+from agentlightning.integrations.agentops.server import AgentOpsServerManager
+from agentlightning.integrations.agentops.server.process import TITLE
 from agentlightning.testing import start_child, wait_until
 
 DEAD_PROXY = "http://127.0.0.1:9"
@@ -276,7 +276,7 @@ def test_python_settings_of_the_surroundings_do_not_reach_the_server(
 
 def test_the_child_loads_only_what_it_needs() -> None:
     code = (
-        "import sys; from agentlightning.instrumentation.agentops.server import child; "
+        "import sys; from agentlightning.integrations.agentops.server import child; "
         "print([name for name in ('pydantic', 'opentelemetry', 'requests', 'agentops') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -306,7 +306,7 @@ def test_a_child_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch, 
 
 
 STARTS_A_SERVER = """
-    from agentlightning.instrumentation.agentops.server import AgentOpsServerManager
+    from agentlightning.integrations.agentops.server import AgentOpsServerManager
     manager = AgentOpsServerManager(daemon=args.get("daemon", True))
     manager.start()
     report((manager.server_process.pid, manager.url))

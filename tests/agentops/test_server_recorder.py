@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentlightning.instrumentation.agentops.server.recorder import Limit, Recorder, from_text, to_text
+from agentlightning.integrations.agentops.server.recorder import Limit, Recorder, from_text, to_text
 from agentlightning.testing import ManualClock
 
 

@@ -21,7 +21,7 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from server_sample import JSON, PROTOBUF, otlp
 
-from agentlightning.instrumentation.agentops.server import Recorder, create_app
+from agentlightning.integrations.agentops.server import Recorder, create_app
 from agentlightning.testing.agentops_server import AgentOpsServer
 
 SECOND = 10**9

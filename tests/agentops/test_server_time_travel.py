@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server_sample import JSON
 
-from agentlightning.instrumentation.agentops.server import Recorder, create_app
-from agentlightning.instrumentation.agentops.server.recorder import from_text
+from agentlightning.integrations.agentops.server import Recorder, create_app
+from agentlightning.integrations.agentops.server.recorder import from_text
 
 ASKED = [{"role": "user", "content": "Hello"}]
 ANSWER: Dict[str, Any] = {

@@ -19,15 +19,15 @@ from opentelemetry import metrics, trace
 from agentlightning.adapter import TracerTraceToTriplet
 from agentlightning.emitter import emit_reward
 from agentlightning.errors import AgentOpsUnsupported
-from agentlightning.instrumentation.agentops import AgentOpsServerManager
-from agentlightning.instrumentation.agentops.probe import probe
 from agentlightning.instrumentation.guard import reraise
+from agentlightning.integrations.agentops import AgentOpsServerManager
+from agentlightning.integrations.agentops.probe import probe
+from agentlightning.integrations.agentops.span_mirror import SpanMirror
 from agentlightning.semconv import ModelCallAttributes
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import FakeOpenAI, wait_until
 from agentlightning.testing.fake_openai import Answer
 from agentlightning.tracer import AgentOpsTracer
-from agentlightning.tracer.to_server import ToServer
 from agentlightning.types import Span
 
 agentops: Any = pytest.importorskip("agentops")
@@ -351,7 +351,7 @@ async def test_a_server_that_is_killed_amid_a_hundred_rollouts_changes_nothing_i
 
 
 def test_nobody_waits_for_the_copy_of_the_spans(agentops_server: AgentOpsServerManager) -> None:
-    copies = ToServer(agentops_server.url)
+    copies = SpanMirror(agentops_server.url)
     try:
         agentops_server.fail(delay=30.0, n=100)
         assert copies.force_flush()

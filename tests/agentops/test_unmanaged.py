@@ -11,8 +11,8 @@ from typing import Any, Dict, List
 
 import pytest
 
-from agentlightning.instrumentation.agentops import AgentOpsServerManager
-from agentlightning.instrumentation.agentops.probe import probe
+from agentlightning.integrations.agentops import AgentOpsServerManager
+from agentlightning.integrations.agentops.probe import probe
 from agentlightning.testing import start_child
 
 pytest.importorskip("agentops")

@@ -19,11 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
-from ...instrumentation.agentops.probe import probe
 from ...instrumentation.patch import Patch, Patches
+from ...integrations.agentops.probe import probe
+from ...integrations.agentops.tracer import AgentOpsTracer
 from ...store.registry import open_store
 from ...testing.fake_openai import FakeOpenAI
-from ...tracer.agentops import AgentOpsTracer
 from ...tracer.otel import OtelTracer
 from .calls import ASYNC, QUESTION, SYNC, TOOL, Call
 

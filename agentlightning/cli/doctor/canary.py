@@ -19,7 +19,7 @@ from typing import Any, Dict, List, Tuple
 from ...codec.genai import read_call
 from ...codec.model_call import ModelCall
 from ...env_var import LightningEnvVar
-from ...instrumentation.agentops.probe import installed_version
+from ...integrations.agentops.probe import installed_version
 from ...store.registry import open_store
 from ...types import Receipt
 from .. import output, receipts

@@ -13,8 +13,8 @@ from typing import Dict, List, Optional, Tuple
 
 from packaging.requirements import Requirement
 
-from ...instrumentation.agentops.probe import Found, installed_version, probe, version_numbers
-from ...instrumentation.agentops.table import ADVISED, row_of, support
+from ...integrations.agentops.probe import Found, installed_version, probe, version_numbers
+from ...integrations.agentops.table import ADVISED, row_of, support
 from .finding import Finding, Subject
 
 OLDEST_PYTHON = (3, 11)

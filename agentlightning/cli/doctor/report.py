@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import Final, List, Tuple
 
 from ..._printable import printable
-from ...instrumentation.agentops.probe import probe
-from ...instrumentation.agentops.table import TABLE, row_of
+from ...integrations.agentops.probe import probe
+from ...integrations.agentops.table import TABLE, row_of
 from .. import output
 from ..entry import DONE, NEGATIVE
 from .finding import Check, Finding, Level, Subject, findings_of, subject

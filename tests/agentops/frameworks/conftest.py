@@ -8,8 +8,8 @@ from typing import Any, List
 
 import pytest
 
-from agentlightning.instrumentation.agentops import AgentOpsServerManager
 from agentlightning.instrumentation.guard import reraise
+from agentlightning.integrations.agentops import AgentOpsServerManager
 from agentlightning.store import LightningStore
 from agentlightning.tracer import AgentOpsTracer
 

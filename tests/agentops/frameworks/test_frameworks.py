@@ -15,9 +15,9 @@ import framework_agents as agents
 import pytest
 from framework_calls import calls_among, needs, path, spans_of
 
-from agentlightning.instrumentation.agentops import AgentOpsServerManager
-from agentlightning.instrumentation.agentops.probe import probe
 from agentlightning.instrumentation.guard import reraise
+from agentlightning.integrations.agentops import AgentOpsServerManager
+from agentlightning.integrations.agentops.probe import probe
 from agentlightning.store import LightningStore
 from agentlightning.testing import FakeOpenAI
 from agentlightning.tracer import AgentOpsTracer

@@ -21,9 +21,9 @@ import instrumented_agents as programs
 import pytest
 from framework_calls import calls_among, needs, path, spans_of
 
-from agentlightning.instrumentation.agentops import AgentOpsServerManager
-from agentlightning.instrumentation.agentops.probe import probe
 from agentlightning.instrumentation.guard import reraise
+from agentlightning.integrations.agentops import AgentOpsServerManager
+from agentlightning.integrations.agentops.probe import probe
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import FakeOpenAI
 from agentlightning.tracer import AgentOpsTracer

@@ -19,8 +19,8 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from ..guard import Guard
-from ..patch import AttributePatch, Patch
+from ...instrumentation.guard import Guard
+from ...instrumentation.patch import AttributePatch, Patch
 
 _SAYS: Final = "a streamed run is one span to its end, and stays what it is without AgentOps"
 

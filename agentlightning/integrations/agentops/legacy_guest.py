@@ -25,9 +25,9 @@ from opentelemetry import baggage
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import SpanProcessor
 
+from ...instrumentation.guard import Guard
+from ...instrumentation.patch import AttributePatch, Patch, Patches
 from ...semconv import LightningResourceAttributes
-from ..guard import Guard
-from ..patch import AttributePatch, Patch, Patches
 from .server.manager import API_KEY
 
 T = TypeVar("T")

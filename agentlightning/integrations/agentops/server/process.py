@@ -35,7 +35,7 @@ STDERR_SHOWN = 4000
 _PACKAGE_ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 4))  # noqa: PTH100, PTH118, PTH120 - pathlib is not needed for more
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; "
-    "from agentlightning.instrumentation.agentops.server.child import main; main(sys.argv[1])"
+    "from agentlightning.integrations.agentops.server.child import main; main(sys.argv[1])"
 )
 _PYTHON_VARIABLES_KEPT = frozenset({"PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"})
 

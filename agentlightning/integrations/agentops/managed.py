@@ -23,8 +23,8 @@ from typing import Any, Optional
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
-from ..guard import Guard
-from ..patch import AttributePatch, Patch, Patches
+from ...instrumentation.guard import Guard
+from ...instrumentation.patch import AttributePatch, Patch, Patches
 from .frameworks import instrument_frameworks
 from .probe import Found
 from .server.manager import API_KEY

@@ -16,14 +16,14 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from .egress import MaskingExporter
-from .scope import ATTEMPT_KEY, ROLLOUT_KEY, Record, Scope
+from ...tracer.egress import MaskingExporter
+from ...tracer.scope import ATTEMPT_KEY, ROLLOUT_KEY, Record, Scope
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Span as SdkSpan
 
-    from .processor import LightningSpanProcessor
+    from ...tracer.processor import LightningSpanProcessor
 
 AUTHORIZATION = "Bearer dummy"
 EXPORT_SECONDS = 2
@@ -32,7 +32,7 @@ OPEN_REMEMBERED = 10_000
 """Open spans whose attempt is remembered; a copy of an older one names none."""
 
 
-class ToServer(SpanProcessor):
+class SpanMirror(SpanProcessor):
     """Sends spans to a server, by the rule of ``remote``.
 
     Args:
@@ -56,7 +56,7 @@ class ToServer(SpanProcessor):
     ) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        from ..remote.session import open_session
+        from ...remote.session import open_session
 
         self._url = url
         self._exporter = OTLPSpanExporter(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Dict, Optional
 
-from ..patch import Patch
+from ...instrumentation.patch import Patch
 
 _PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy")
 _LOOPBACK = "127.0.0.1,localhost,::1"

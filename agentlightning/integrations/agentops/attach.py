@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, List
 
 from opentelemetry import trace
 
+from ...instrumentation.guard import Guard
+from ...instrumentation.patch import Patches
 from .. import agentops as ranges
-from ..guard import Guard
-from ..patch import Patches
 from .probe import Found, probe
 from .table import support
 

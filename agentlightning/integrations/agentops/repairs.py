@@ -9,9 +9,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ..guard import Guard
-from ..imports import when_imported
-from ..patch import AttributePatch, Patch, Patches
+from ...instrumentation.guard import Guard
+from ...instrumentation.imports import when_imported
+from ...instrumentation.patch import AttributePatch, Patch, Patches
 from .managed import core_provider, end_states
 from .probe import Found
 from .table import exporter_lost_its_session

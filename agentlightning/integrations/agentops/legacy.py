@@ -27,9 +27,9 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from opentelemetry import context as otel_context
 
-from ..guard import Guard
-from ..imports import when_imported
-from ..patch import AttributePatch, Patch, Patches
+from ...instrumentation.guard import Guard
+from ...instrumentation.imports import when_imported
+from ...instrumentation.patch import AttributePatch, Patch, Patches
 from .legacy_events import EventRecorder
 from .legacy_guest import GuestClient, attempt_in, client_class, no_links_in_the_log, offline
 from .managed import logger_as_it_was

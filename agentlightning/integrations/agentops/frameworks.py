@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Final, Optional
 
-from ..guard import Guard
-from ..imports import when_imported
-from ..patch import AttributePatch, Patch, Patches
+from ...instrumentation.guard import Guard
+from ...instrumentation.imports import when_imported
+from ...instrumentation.patch import AttributePatch, Patch, Patches
 from .probe import Found
 from .processors import Processors
 from .runs import lasting_runs

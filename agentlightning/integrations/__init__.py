@@ -1,0 +1,1 @@
+"""What belongs to one foreign library alone, a package each."""

@@ -16,6 +16,7 @@ import asyncio
 import itertools
 import mmap
 import os
+import sys
 import threading
 import weakref
 from collections import deque
@@ -408,6 +409,12 @@ def current_worker() -> object:
         task = asyncio.current_task()
         if task is not None:
             return task
+    trio: Any = sys.modules.get("trio")
+    if trio is not None:
+        with suppress(
+            AttributeError, RuntimeError
+        ):  # it is being imported; this thread runs none of its tasks
+            return trio.lowlevel.current_task()
     return threading.current_thread()
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Dict
 
+from ..codec.logprob_entries import logprob_entries
 from ..types import Triplet
 from .training import Segment, TrainingRow
 
@@ -32,7 +33,7 @@ def triplet_row(triplet: Triplet) -> Dict[str, Any]:
         "model": metadata.get("model"),
         "prompt_token_ids": prompt.get("token_ids"),
         "response_token_ids": response.get("token_ids"),
-        "logprobs": response.get("logprobs"),
+        "logprobs": _numbers(response.get("logprobs")),
         "reward": triplet.reward,
         "rewards": copy.deepcopy(metadata.get("rewards")),
         "final_reward": metadata.get("final_reward"),
@@ -60,11 +61,18 @@ def triplet_of_row(row: Mapping[str, Any]) -> Triplet:
         response={
             "token_ids": list(row["response_token_ids"]),
             **response,
-            "logprobs": None if logprobs is None else list(logprobs),
+            "logprobs": None if logprobs is None else logprob_entries(row["response_token_ids"], logprobs),
         },
         reward=None if reward is None else float(reward),
         metadata=_loaded(row.get("metadata")),
     )
+
+
+def _numbers(entries: Any) -> Any:
+    """Return the numbers of entries as in ``logprobs.content`` of the OpenAI API; numbers stay as they are."""
+    if entries is None:
+        return None
+    return [entry["logprob"] if isinstance(entry, Mapping) else entry for entry in entries]
 
 
 def training_row(row: TrainingRow) -> Dict[str, Any]:

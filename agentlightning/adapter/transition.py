@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, List, Optional, Tuple
 
 from ..codec.attributes import filter_and_unflatten_attributes
+from ..codec.logprob_entries import logprob_entries
 from ..codec.model_call import VALID, Choice, ModelCall
 from ..semconv import SpanFlagAttributes
 from ..types import Span, Triplet
@@ -77,7 +78,7 @@ def _triplet(call: Call, choice: Choice, match: Optional[RewardMatch]) -> Triple
         response={
             "token_ids": list(choice.token_ids or ()) if trusted else [],
             "raw_content": answered,
-            "logprobs": None if logprobs is None else list(logprobs),
+            "logprobs": None if logprobs is None else logprob_entries(choice.token_ids or (), logprobs),
         },
         reward=None if match is None else match.reward.value,
         metadata={

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..types import AttributeValue
 from .json_text import is_utf8
+from .logprob_entries import logprob_entries
 from .model_call import VALID, Choice, ModelCall, Usage
 from .raw_call import CallStart
 
@@ -93,23 +94,10 @@ def _tokens(call: ModelCall, choice: Choice) -> dict[str, Any]:
         found["prompt_token_ids"] = None if call.prompt_token_ids is None else list(call.prompt_token_ids)
         found["response_token_ids"] = None if choice.token_ids is None else list(choice.token_ids)
     if choice.logprobs is not None:
-        found["logprobs.content"] = _text(logprob_entries(choice))
+        found["logprobs.content"] = _text(
+            logprob_entries(choice.token_ids or (), choice.logprobs, choice.token_strings or ())
+        )
     return found
-
-
-def logprob_entries(choice: Choice) -> list[dict[str, Any]]:
-    """Return an answer's log-probabilities as the OpenAI API has them in ``logprobs.content``, one entry for a token.
-
-    Where the server's text of a token is not known, as in what is stored, the token is called ``token_id:<id>``, as
-    vLLM does where it is asked for ids.
-    """
-    texts = choice.token_strings or [f"token_id:{number}" for number in choice.token_ids or ()]
-    logprobs = choice.logprobs or ()
-    texts = texts if len(texts) == len(logprobs) else [""] * len(logprobs)
-    return [
-        {"token": text, "bytes": None, "logprob": logprob, "top_logprobs": []}
-        for text, logprob in zip(texts, logprobs, strict=True)
-    ]
 
 
 def _text(value: Any) -> Any:

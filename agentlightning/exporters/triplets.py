@@ -10,6 +10,7 @@ from typing import List
 
 from ..adapter.training import TrainingRow
 from ..adapter.transition import image_urls
+from ..codec.logprob_entries import logprob_entries
 from ..errors import NotExportable
 from ..types import Triplet
 
@@ -47,7 +48,7 @@ def _triplet(row: TrainingRow) -> Triplet:
         response={
             "token_ids": list(row.completion_ids),
             "raw_content": messages[-1:],
-            "logprobs": list(row.logprobs[row.prompt_length :]),
+            "logprobs": logprob_entries(row.completion_ids, row.logprobs[row.prompt_length :]),
         },
         reward=row.reward,
         metadata={

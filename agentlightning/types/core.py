@@ -45,7 +45,11 @@ class Triplet(Model):
     prompt: Any
     """``{"token_ids": [int], "raw_content": …, "image_urls": [str]}``."""
     response: Any
-    """``{"token_ids": [int], "raw_content": …, "logprobs": [float] | None}``; one log-probability per id."""
+    """``{"token_ids": [int], "raw_content": …, "logprobs": [{"token": str, "logprob": float, …}] | None}``.
+
+    One entry per id, as in ``logprobs.content`` of the OpenAI API and in Agent Lightning 0.3; a stored token has no
+    text, it is called ``token_id:<id>``. ``None``: they are not known, or not proven.
+    """
     reward: Optional[float] = None
     """``None`` where no reward was given; never 0.0 instead."""
     metadata: Dict[str, Any] = Field(default_factory=dict)

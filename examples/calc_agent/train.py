@@ -190,7 +190,7 @@ def rows_of(spans: Sequence[Span], rollout_id: str, group: int) -> list[Row]:
             group=group,
             prompt=triplet.prompt["token_ids"],
             response=triplet.response["token_ids"],
-            logprobs=triplet.response["logprobs"],
+            logprobs=[token["logprob"] for token in triplet.response["logprobs"]],
             version=triplet.metadata["policy_version"][0]["version"],
             reward=reward,
         )

@@ -140,7 +140,7 @@ def test_a_call_becomes_a_row_with_the_very_ids_and_log_probabilities() -> None:
     assert row.response == {
         "token_ids": [3],
         "raw_content": [{"role": "assistant", "content": "ok"}],
-        "logprobs": [-0.5],
+        "logprobs": [{"token": "token_id:3", "bytes": None, "logprob": -0.5, "top_logprobs": []}],
     }
     assert row.reward == 0.5
     assert row.metadata | {"request": 0, "response": 0} == {
@@ -316,7 +316,7 @@ def test_a_conversation_of_500_messages_and_20000_ids_round_trips_exactly() -> N
 
     assert back == row
     assert tuple(row.prompt["token_ids"]) == ids
-    assert tuple(row.response["logprobs"]) == choice.logprobs
+    assert tuple(entry["logprob"] for entry in row.response["logprobs"]) == choice.logprobs
     assert row.prompt["raw_content"] == list(messages)
 
 

@@ -101,7 +101,8 @@ def test_an_unchanged_script_becomes_training_rows(
     (row,) = json.loads(agl("triplets", "latest", "--json", "--store", url).out)
     assert row["prompt"]["token_ids"] == [11, 12, 13]
     assert row["response"]["token_ids"] == [21, 22]
-    assert row["response"]["logprobs"] == logprobs
+    entries = row["response"]["logprobs"]
+    assert (entries and [entry["logprob"] for entry in entries]) == logprobs
     assert row["reward"] is None
     explained = agl("explain", "latest", "--store", url)
     assert explained.code == 0

@@ -66,7 +66,7 @@ async def test_a_long_chat_arrives_bit_for_bit(tmp_path: Path) -> None:
     (triplet,) = TracerTraceToTriplet().adapt(spans)
     assert triplet.prompt["token_ids"] == list(prompt_ids)
     assert triplet.response["token_ids"] == [token.id for token in tokens]
-    assert triplet.response["logprobs"] == [token.logprob for token in tokens]
+    assert [entry["logprob"] for entry in triplet.response["logprobs"]] == [token.logprob for token in tokens]
     assert triplet.reward == 0.1
 
     target = tmp_path / "rows.parquet"

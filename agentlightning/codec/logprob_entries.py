@@ -1,0 +1,22 @@
+"""Log-probabilities as entries of ``logprobs.content`` in the OpenAI API, which Agent Lightning 0.3 hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def logprob_entries(
+    token_ids: Sequence[int], logprobs: Sequence[float | None], texts: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return log-probabilities as the OpenAI API has them in ``logprobs.content``, one entry for a token.
+
+    Where the server's text of a token is not known, as in what is stored, the token is called ``token_id:<id>``, as
+    vLLM does where it is asked for ids.
+    """
+    texts = texts or [f"token_id:{number}" for number in token_ids]
+    texts = texts if len(texts) == len(logprobs) else [""] * len(logprobs)
+    return [
+        {"token": text, "bytes": None, "logprob": logprob, "top_logprobs": []}
+        for text, logprob in zip(texts, logprobs, strict=True)
+    ]

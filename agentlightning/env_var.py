@@ -27,16 +27,16 @@ class LightningEnvVar(Enum):
     """Log every emitted span at DEBUG level."""
 
     AGL_MANAGED_STORE = "AGL_MANAGED_STORE"
-    """Whether an execution strategy wraps the store that it was given (0.3)."""
+    """A name of 0.3, for its execution strategies; nothing here reads it."""
 
     AGL_CURRENT_ROLE = "AGL_CURRENT_ROLE"
-    """``algorithm``, ``runner`` or ``both`` (0.3)."""
+    """A name of 0.3, for ``algorithm``, ``runner`` or ``both``; nothing here reads it."""
 
     AGL_SERVER_HOST = "AGL_SERVER_HOST"
-    """Address of the store server (0.3)."""
+    """A name of 0.3, for the address of its store server; nothing here reads it."""
 
     AGL_SERVER_PORT = "AGL_SERVER_PORT"
-    """Port of the store server (0.3)."""
+    """A name of 0.3, for the port of its store server; nothing here reads it."""
 
     AGL_STORE = "AGL_STORE"
     """Store URL; default ``sqlite:///agentlightning.db`` in the current folder."""

@@ -1,0 +1,42 @@
+"""The documentation as a site: every page is in its contents, every link and docstring can be read."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.timeout(900)  # half a minute on a machine that does nothing else
+def test_the_site_is_read_without_a_warning(tmp_path: Path) -> None:
+    """The builder ``dummy`` reads and resolves everything and writes nothing, which takes half of the time."""
+    pytest.importorskip("sphinx", reason="the environment of scripts/test has it: the extra `check`")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "--fail-on-warning",
+            "--keep-going",
+            "-b",
+            "dummy",
+            "docs",
+            tmp_path,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    # As many pages as are in the repository, and those of the API.
+    read = re.findall(r"(\d+) added", done.stdout)
+    pages = [path for path in (ROOT / "docs").rglob("*.md") if path.name != "README.md"]
+    assert int(read[0]) > len(pages)

@@ -55,7 +55,7 @@ HARMLESS = frozenset(
         "return_prompt_token_ids", "return_input_ids_in_sglext", "return_output_ids_in_sglext",
         "return_weight_versions", "return_meta_info", "return_routed_experts", "return_hidden_states",
         "return_sampling_mask", "return_progress", "return_full_text", "decoder_input_details", "details",
-        "timings_per_token",
+        "timings_per_token", "routed_experts_prompt_start", "routed_experts_start_len",
         # who asks, and how the server goes about it
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
         "prompt_cache_retention", "priority", "request_id", "rid", "cache_salt", "cache_prompt", "id_slot",

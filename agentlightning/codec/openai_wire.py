@@ -254,6 +254,7 @@ class _Answer:
     parts: dict[int, _Parts] = field(default_factory=dict)
     prompt_ids: list[Any] = field(default_factory=list)
     prompt_logprobs: Any = None
+    prompt_routed_experts: Any = None
     versions: Any = None
     """The versions of the tokens of its one choice, as a list of spans."""
     named_versions: list[str] = field(default_factory=list)
@@ -370,6 +371,7 @@ def _read_object(answer: _Answer, found: Mapping[str, Any]) -> None:
     answer.error = error_of(found) or answer.error
     _append(answer.prompt_ids, found.get("prompt_token_ids"))
     answer.prompt_logprobs = _later(answer.prompt_logprobs, found.get("prompt_logprobs"))
+    answer.prompt_routed_experts = _later(answer.prompt_routed_experts, found.get("prompt_routed_experts"))
     answer.settings = _settings(found) or answer.settings
     metadata = _dict(found.get("metadata"))
     named = _named_version(metadata) or _named_version(_dict(found.get("meta_info")))
@@ -660,9 +662,16 @@ def _choice(
         token_strings=strings,
         policy=versions,
         token_capture=invalid(failure) if failure else verdict,
-        routed_experts=parts.routed_experts,
+        routed_experts=_experts(answer.prompt_routed_experts, parts.routed_experts),
         sampling_mask=parts.sampling_mask,
     )
+
+
+def _experts(prompt: Any, sampled: Any) -> Any:
+    """Return what was said of the experts; vLLM 0.20 says it of the prompt and of each choice apart."""
+    if prompt is None or sampled is None:
+        return sampled
+    return {"prompt_routed_experts": prompt, "routed_experts": sampled}
 
 
 def _are_cumulative(answer: _Answer) -> bool:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Literal, Optional, Tuple
 
 from ..adapter.training import Segment, TrainingRow
 from ..errors import NotExportable
 
 Unit = Tuple[str, str]
 """``(rollout_id, attempt_id)``."""
+
+Weights = Literal["rows", "rollouts"]
+"""What counts as one where advantages are handed on: each row, or each rollout, whose rows then share it (1/N each)."""
 
 
 def exportable(rows: Iterable[TrainingRow]) -> List[TrainingRow]:
@@ -80,10 +84,61 @@ def scored(row: TrainingRow) -> float:
         NotExportable: It is unscored, and the target knows no unscored rollouts.
     """
     if row.reward is None:
+        refuse_steps([row])
         raise NotExportable(
             f"{_name(row)} is unscored, and 0.0 would train it as a failure; leave it out, or give it a reward"
         )
     return row.reward
+
+
+def refuse_steps(rows: Iterable[TrainingRow]) -> None:
+    """Refuse rows of rollouts of which single answers have rewards and the rollout has none.
+
+    Raises:
+        NotExportable: There is such a row: a trainer of rollouts would take it for unscored, and say nothing.
+    """
+    for row in rows:
+        if row.reward is None and has_steps(row):
+            raise NotExportable(
+                f"{_name(row)} has rewards for single answers, and its rollout has none; what is written here has one "
+                "reward for the rollout: give it one (emit_reward() without a target), or use a trainer that takes "
+                "rewards per step (SkyRL or verl with rewards='steps')"
+            )
+
+
+def has_steps(row: TrainingRow) -> bool:
+    """Whether an answer that the row trains has a reward of its own."""
+    return any(segment.trained and segment.rewards for segment in row.segments)
+
+
+def rewards_by_token(rows: Sequence[TrainingRow]) -> List[List[float]]:
+    """Return a reward for each token behind the first prompt of each row, in the order of :func:`by_rollout`.
+
+    The reward of an answer stands at its last token (or at the last of the tokens that it is for), that of the rollout
+    at the last token of its last row; everything else is 0.0, and each reward stands once.
+
+    Raises:
+        NotExportable: A reward of an answer is no number, or a rollout has no reward at all.
+    """
+    found: List[List[float]] = []
+    for _, own in by_rollout(rows):
+        if not any(map(has_steps, own)):
+            scored(own[0])
+        found += map(_steps, own)
+        found[-1][-1] += own[-1].reward or 0.0
+    return found
+
+
+def shares(rows: Sequence[TrainingRow], weights: Weights) -> List[float]:
+    """Return the weight of each row: 1, or one over the number of rows of its rollout.
+
+    Raises:
+        ValueError: ``weights`` is neither ``rows`` nor ``rollouts``.
+    """
+    if weights not in ("rows", "rollouts"):
+        raise ValueError(f"weights is 'rows' or 'rollouts', not {weights!r}")
+    counts = Counter(map(_unit, rows))
+    return [1.0 if weights == "rows" else 1.0 / counts[_unit(row)] for row in rows]
 
 
 def group(row: TrainingRow) -> str:
@@ -130,6 +185,20 @@ def _checked(row: TrainingRow) -> TrainingRow:
     if sampled != row.trained_tokens or not 0 < row.prompt_length < length:
         raise NotExportable(f"{_name(row)} has a mask that is not that of its answers")
     return row
+
+
+def _steps(row: TrainingRow) -> List[float]:
+    values = [0.0] * len(row.completion_ids)
+    for segment in row.segments:
+        for step in segment.rewards if segment.trained else ():
+            if step.value is None:
+                raise NotExportable(
+                    f"{_name(row)} has a reward for an answer (span {step.span_id}) that is no number, and 0.0 would "
+                    "train it as a failure"
+                )
+            end = segment.end if step.tokens is None else segment.start + step.tokens[1]
+            values[min(end, segment.end) - 1 - row.prompt_length] += step.value
+    return values
 
 
 def _unit(row: TrainingRow) -> Unit:

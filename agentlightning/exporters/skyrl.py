@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Literal, Optional, Tuple, TypedDict, Union
+from typing import Any, Dict, List, Literal, NotRequired, Optional, Tuple, TypedDict, Union
 
 from ..adapter.training import TrainingRow
-from ..errors import NotExportable
-from .checks import by_rollout, exportable, group, numbers, sampled_at, scored
+from .checks import by_rollout, exportable, group, numbers, rewards_by_token, sampled_at, scored
+from .routing import same_shape
 
 TESTED_WITH = "skyrl 0.3.0 (its checks, merging, tensors and advantages); the documented shape of 0.4.0"
 
@@ -42,6 +42,8 @@ class GeneratorOutput(TypedDict):
     rollout_logprobs: Optional[List[List[float]]]
     trajectory_ids: Optional[List[TrajectoryID]]
     is_last_step: Optional[List[bool]]
+    rollout_expert_indices: NotRequired[List[List[List[List[int]]]]]
+    """For each token of prompt and response, for each layer, its experts; 0 for the last token, as SkyRL has it."""
 
 
 def to_generator_output(
@@ -49,6 +51,8 @@ def to_generator_output(
     *,
     rewards: Literal["rollout", "steps"] = "rollout",
     temperature: Optional[float] = 1.0,
+    with_routed_experts: bool = False,
+    experts_per_token: Optional[int] = None,
 ) -> GeneratorOutput:
     """Return the rows as SkyRL takes them.
 
@@ -59,11 +63,15 @@ def to_generator_output(
             rollout at the last token of its last row, everything else is 0.0. Each reward stands once.
         temperature: SkyRL's ``generator.sampling_params.temperature``, at which it computes log-probabilities; rows
             that were sampled otherwise are refused. ``None`` compares nothing.
+        with_routed_experts: Whether ``rollout_expert_indices`` is in it, for SkyRL's router replay
+            (``enable_return_routed_experts``), which goes with neither its step-wise training nor its merging.
+        experts_per_token: See :func:`~agentlightning.exporters.routing.routed_experts`.
 
     Raises:
         NotExportable: A row is unscored (with ``steps``: a reward of an answer is no number, or a rollout has no reward
             at all), has no group, saw media, was sampled otherwise than the trainer computes, or
-            trains tokens without log-probabilities.
+            trains tokens without log-probabilities; or its routed experts are wanted and not known.
+        ValueError: ``experts_per_token`` is not positive.
     """
     given = exportable(rows)
     sampled_at(given, temperature)
@@ -74,10 +82,10 @@ def to_generator_output(
         trajectory = TrajectoryID(instance, repetitions.setdefault(instance, 0))
         repetitions[instance] += 1
         found += [(row, trajectory, row is own[-1]) for row in own]
-    return GeneratorOutput(
+    output = GeneratorOutput(
         prompt_token_ids=[list(row.prompt_ids) for row, _, _ in found],
         response_ids=[list(row.completion_ids) for row, _, _ in found],
-        rewards=[scored(row) for row, _, _ in found] if rewards == "rollout" else _by_token(given),
+        rewards=[scored(row) for row, _, _ in found] if rewards == "rollout" else rewards_by_token(given),
         loss_masks=[list(row.loss_mask[row.prompt_length :]) for row, _, _ in found],
         stop_reasons=[row.finish_reason or "unknown" for row, _, _ in found],
         rollout_metrics=None,
@@ -85,28 +93,17 @@ def to_generator_output(
         trajectory_ids=[trajectory for _, trajectory, _ in found],
         is_last_step=[last for _, _, last in found],
     )
+    if with_routed_experts:
+        output["rollout_expert_indices"] = _expert_indices([row for row, _, _ in found], experts_per_token)
+    return output
 
 
-def _by_token(rows: Sequence[TrainingRow]) -> List[List[float]]:
-    """Return a reward for each token of each response, in the order of ``by_rollout``."""
-    found: List[List[float]] = []
-    for _, own in by_rollout(rows):
-        if not any(segment.trained and segment.rewards for row in own for segment in row.segments):
-            scored(own[0])
-        found += map(_steps, own)
-        found[-1][-1] += own[-1].reward or 0.0
+def _expert_indices(
+    rows: Sequence[TrainingRow], experts_per_token: Optional[int]
+) -> List[List[List[List[int]]]]:
+    found = []
+    for row, routed in zip(rows, same_shape(rows, experts_per_token), strict=True):
+        indices = routed.nested()
+        indices += [[[0] * routed.top_k for _ in range(routed.layers)]] * (len(row) - routed.tokens)
+        found.append(indices)
     return found
-
-
-def _steps(row: TrainingRow) -> List[float]:
-    values = [0.0] * len(row.completion_ids)
-    for segment in row.segments:
-        for step in segment.rewards if segment.trained else ():
-            if step.value is None:
-                raise NotExportable(
-                    f"row {row.index} of rollout {row.rollout_id}, attempt {row.attempt_id} has a reward for an answer "
-                    f"(span {step.span_id}) that is no number, and 0.0 would train it as a failure"
-                )
-            end = segment.end if step.tokens is None else segment.start + step.tokens[1]
-            values[min(end, segment.end) - 1 - row.prompt_length] += step.value
-    return values

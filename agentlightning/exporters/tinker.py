@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optiona
 from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
 from ..adapter.training import TrainingRow
 from ..errors import MissingExtra, NotExportable
-from .checks import by_rollout, exportable, group, numbers, sampled_at, scored
+from .checks import (
+    Weights,
+    by_rollout,
+    exportable,
+    group,
+    numbers,
+    refuse_steps,
+    sampled_at,
+    scored,
+    shares,
+)
 
 if TYPE_CHECKING:
     import tinker
@@ -75,6 +85,7 @@ def to_datums(
     with_provenance: bool = True,
     on_unscored: str = "drop",
     temperature: Optional[float] = 1.0,
+    weights: Weights = "rows",
 ) -> List[tinker.Datum]:
     """Return one ``Datum`` per row.
 
@@ -87,11 +98,13 @@ def to_datums(
         on_unscored: ``drop`` leaves rows of unscored rollouts out, ``error`` refuses them.
         temperature: At which the trainer computes log-probabilities; rows that were sampled otherwise are refused.
             Tinker computes at 1 and has no setting for it. ``None`` compares nothing.
+        weights: ``rows`` gives each row the advantage of its rollout, which in Tinker's sum over tokens is what one
+            long row would have; ``rollouts`` divides it by the number of rows that the rollout has here.
 
     Raises:
         NotExportable: A trained token has no log-probability, a row saw media or was sampled otherwise than the
-            trainer computes, or a row is unscored and that is an error.
-        ValueError: A row has no group, or there are not as many advantages as rows.
+            trainer computes, a row is unscored and that is an error, or only single answers of it have rewards.
+        ValueError: A row has no group, there are not as many advantages as rows, or ``weights`` is unknown.
         MissingExtra: Tinker is not installed.
     """
     try:
@@ -99,15 +112,18 @@ def to_datums(
     except ImportError as error:
         raise MissingExtra("tinker", "tinker") from error
     given = exportable(rows)
+    if callable(advantage) or isinstance(advantage, str):
+        refuse_steps(given)
     found = []
-    for row, value in zip(given, _advantages(given, advantage), strict=True):
+    values = _advantages(given, advantage)
+    for row, value, share in zip(given, values, shares(given, weights), strict=True):
         if value is None:
             if on_unscored == "error":
                 scored(row)
             continue
         datum = tinker.Datum(
             model_input=tinker.ModelInput.from_ints(list(row.token_ids[:-1])),
-            loss_fn_inputs=loss_inputs(row, value, temperature=temperature),
+            loss_fn_inputs=loss_inputs(row, value * share, temperature=temperature),
         )
         runs = provenance(row) if with_provenance and hasattr(datum, "with_provenance") else []
         if runs:

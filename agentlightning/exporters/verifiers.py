@@ -7,15 +7,18 @@ An answer that several rows share is one node, so its tokens are there once and 
 branch is a row; a row that another goes on with is the beginning of that branch.
 
 What is returned is plain data for ``WireTrace.model_validate``, log-probabilities in full: verifiers' own
-``to_record`` rounds them to four places.
+``to_record`` rounds them to four places. Routed experts and sampling masks are in it where they are asked for, as
+bytes, which JSON cannot say and verifiers' wire (msgpack) can.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Dict, List, Optional, Tuple
+from itertools import chain
+from typing import Any, Dict, List, Optional, Set, Tuple
 from urllib.parse import urlsplit
 
 from ..adapter.continuity import saying
@@ -25,11 +28,12 @@ from ..errors import NotExportable
 from ..store.values import json_copy
 from ..types import Rollout
 from .checks import by_rollout, exportable, numbers, scored
+from .routing import RoutedExperts, same_shape
 
 TESTED_WITH = "verifiers 0.4.0"
 
 WireTrace = Dict[str, Any]
-"""The fields of verifiers' model of this name, as JSON values."""
+"""The fields of verifiers' model of this name, as JSON values; routed experts and sampling masks hold bytes."""
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """``developer`` is OpenAI's newer name of ``system``."""
@@ -42,6 +46,9 @@ def to_wire_traces(
     rollouts: Iterable[Rollout],
     *,
     reward_weights: Optional[Mapping[str, float]] = None,
+    with_routed_experts: bool = False,
+    experts_per_token: Optional[int] = None,
+    with_sampling_masks: bool = False,
 ) -> List[WireTrace]:
     """Return one trace per attempt.
 
@@ -53,10 +60,16 @@ def to_wire_traces(
         rollouts: Their rollouts.
         reward_weights: Name → weight, the ``reward_weights`` of the rows' policy. May be left out where an attempt
             has one reward. Dimensions without a weight get 0.0: they are there, and do not count.
+        with_routed_experts: Whether nodes have ``routed_experts``, for prime-rl's router replay. Of the last token of a
+            branch nobody knows any: it has those of the token before, as verifiers writes it itself.
+        experts_per_token: See :func:`~agentlightning.exporters.routing.routed_experts`.
+        with_sampling_masks: Whether nodes have ``sampling_mask``: the ids that each trained token was sampled from.
 
     Raises:
         NotExportable: A row is unscored, a trained token has no log-probability, a rollout is missing, or an attempt
-            has several rewards and the weights do not make its reward of them.
+            has several rewards and the weights do not make its reward of them; routed experts or sampling masks are
+            wanted and not known.
+        ValueError: ``experts_per_token`` is not positive.
         InvalidArgument: JSON cannot say something in the input of a rollout (of ``memory://``).
     """
     known = {rollout.rollout_id: rollout for rollout in rollouts}
@@ -67,16 +80,19 @@ def to_wire_traces(
             raise NotExportable(
                 f"rollout {rollout_id} is not among the rollouts: pass it, for its task and its end"
             )
-        found.append(_trace(own, rollout, reward_weights))
+        graph = _Graph(with_masks=with_sampling_masks)
+        routing: Sequence[Optional[RoutedExperts]] = [None] * len(own)
+        if with_routed_experts:
+            routing = same_shape(own, experts_per_token)
+        for row, routed in zip(own, routing, strict=True):
+            graph.add(row, routed)
+        found.append(_trace(graph, own, rollout, reward_weights))
     return found
 
 
 def _trace(
-    rows: Sequence[TrainingRow], rollout: Rollout, weights: Optional[Mapping[str, float]]
+    graph: _Graph, rows: Sequence[TrainingRow], rollout: Rollout, weights: Optional[Mapping[str, float]]
 ) -> WireTrace:
-    graph = _Graph()
-    for row in rows:
-        graph.add(row)
     first = rows[0]
     versions = [row.versions for row in rows if row.versions is not None]
     agents = dict.fromkeys(segment.call.agent for row in rows for segment in row.segments if segment.trained)
@@ -142,7 +158,8 @@ def _rewards(row: TrainingRow, weights: Optional[Mapping[str, float]]) -> Dict[s
 class _Graph:
     """Nodes and calls of one attempt."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_masks: bool) -> None:
+        self._with_masks = with_masks
         self.nodes: List[Dict[str, Any]] = []
         self.calls: List[Dict[str, Any]] = []
         self.tools: List[Dict[str, Any]] = []
@@ -150,9 +167,11 @@ class _Graph:
         self._found: Dict[Tuple[Any, ...], int] = {}
         self._counted: Dict[str, None] = {}
         """Span ids of calls whose usage is in."""
+        self._routed: Set[int] = set()
+        """Nodes (by identity) whose experts are known of all their tokens."""
 
-    def add(self, row: TrainingRow) -> None:
-        """Add the path of a row."""
+    def add(self, row: TrainingRow, routed: Optional[RoutedExperts]) -> None:
+        """Add the path of a row, with the experts of its tokens."""
         logprobs = numbers(row)
         parent: Optional[int] = None
         at = said = 0
@@ -164,6 +183,8 @@ class _Graph:
                 parent = self._input(parent, message, tools)
             said = len(asked) + 1 if asked else said
             parent = self._answer(parent, segment, row, at, logprobs, tools)
+            if routed is not None:
+                self._route(self.nodes[parent], routed, at, segment.end)
             at = segment.end
 
     def _input(
@@ -201,7 +222,22 @@ class _Graph:
             own = logprobs[segment.start : segment.end]
             self.nodes[index]["mask"][segment.start - at :] = mask
             self.nodes[index]["logprobs"] = [value for value, is_on in zip(own, mask, strict=True) if is_on]
+            if self._with_masks:
+                self.nodes[index]["sampling_mask"] = _sampling_mask(row, segment, mask)
         return index
+
+    def _route(self, node: Dict[str, Any], routed: RoutedExperts, start: int, end: int) -> None:
+        """Give a node the experts of its tokens ``[start, end)``, where it has none that are known of all of them."""
+        whole = end <= routed.tokens
+        if "routed_experts" in node and (not whole or id(node) in self._routed):
+            return
+        values = routed.of(start, end)
+        if not whole:
+            values += routed.of(routed.tokens - 1, routed.tokens)
+        else:
+            self._routed.add(id(node))
+        code, kind = ("B", "uint8") if max(values) < 256 else ("H", "uint16")
+        node["routed_experts"] = _numbers(array(code, values), kind, [end - start, *routed.shape])
 
     def _node(
         self, parent: Optional[int], message: Dict[str, Any], tools: List[Dict[str, Any]], *, sampled: bool
@@ -228,6 +264,36 @@ class _Graph:
             else None,  # it counts all choices
             "time": {"start": span.start_time or 0.0, "end": span.end_time or 0.0},
         }
+
+
+def _numbers(values: array[int], kind: str, shape: List[int]) -> Dict[str, Any]:
+    """Return numbers as verifiers' wire has an array of NumPy."""
+    return {"__nd__": True, "dtype": kind, "shape": shape, "data": values.tobytes()}
+
+
+def _sampling_mask(row: TrainingRow, segment: Segment, trained: Sequence[bool]) -> Dict[str, Any]:
+    """Return the ids that each trained token of an answer was sampled from."""
+    masks, ids = segment.choice.sampling_mask, segment.choice.token_ids or ()
+    known = isinstance(masks, list) and len(masks) == len(ids)
+    own = [
+        allowed
+        for allowed, is_on in zip(masks if known else (), trained, strict=False)  # the end may be cut
+        if is_on
+    ]
+    tokens = [token for token, is_on in zip(ids, trained, strict=False) if is_on]
+    for allowed, token in zip(own, tokens, strict=False):
+        known = known and isinstance(allowed, list) and set(map(type, allowed)) == {int} and token in allowed
+    if not known:
+        raise NotExportable(
+            f"row {row.index} of rollout {row.rollout_id} has an answer (span {segment.span_id}) without the ids that "
+            "each of its tokens was sampled from; ask for them in each request (return_sampling_mask)"
+        )
+    counts = array("i", map(len, own))
+    flat = array("i", chain.from_iterable(own))
+    return {
+        "ids": _numbers(flat, "int32", [len(flat)]),
+        "counts": _numbers(counts, "int32", [len(counts)]),
+    }
 
 
 def _usage(usage: Optional[Usage]) -> Optional[Dict[str, Any]]:

@@ -11,13 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Literal, NotRequired, Optional, Tuple, TypedDict, Union
 
 from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
 from ..adapter.training import TrainingRow
 from ..errors import MissingExtra, NotExportable
-from .checks import by_rollout, exportable, group, numbers, sampled_at, scored
+from .checks import (
+    Weights,
+    by_rollout,
+    exportable,
+    group,
+    has_steps,
+    numbers,
+    refuse_steps,
+    rewards_by_token,
+    sampled_at,
+    scored,
+    shares,
+)
 from .cutting import UNSCORED, LeftOut, cut_to, left_out
+from .routing import RoutedExperts, same_shape
 
 if TYPE_CHECKING:
     import verl
@@ -37,6 +50,8 @@ class AgentLoopOutput(TypedDict):
     """Each answer, and what came before it: two of each."""
     metrics: Dict[str, float]
     extra_fields: Dict[str, Any]
+    routed_experts: NotRequired[Any]
+    """An array of NumPy, ``int16[tokens, layers, experts]``, over prompt and response without its last token."""
 
 
 def to_agent_loop_outputs(
@@ -45,6 +60,8 @@ def to_agent_loop_outputs(
     response_length: Optional[int] = None,
     with_logprobs: bool = True,
     temperature: Optional[float] = 1.0,
+    with_routed_experts: bool = False,
+    experts_per_token: Optional[int] = None,
 ) -> List[AgentLoopOutput]:
     """Return what an agent loop returns for one session: one output per row, the reward on the last.
 
@@ -58,11 +75,14 @@ def to_agent_loop_outputs(
         with_logprobs: Whether every output has log-probabilities, or none: verl takes them from all or from none.
         temperature: verl's ``rollout.temperature``, at which it computes log-probabilities; rows that were sampled
             otherwise are refused. ``None`` compares nothing.
+        with_routed_experts: Whether every output has ``routed_experts``, for verl's router replay (``R3``).
+        experts_per_token: See :func:`~agentlightning.exporters.routing.routed_experts`.
 
     Raises:
-        NotExportable: The rows are of several attempts, a trained token has no log-probability, or a row saw media
-            or was sampled otherwise than the trainer computes.
-        ValueError: ``response_length`` is not positive.
+        NotExportable: The rows are of several attempts, a trained token has no log-probability, a row saw media
+            or was sampled otherwise than the trainer computes, or its routed experts are wanted and not known.
+        ValueError: ``response_length`` or ``experts_per_token`` is not positive.
+        MissingExtra: Routed experts are wanted, and NumPy, which verl brings, is not installed.
     """
     given = exportable(rows)
     if len({(row.rollout_id, row.attempt_id) for row in given}) > 1:
@@ -70,7 +90,19 @@ def to_agent_loop_outputs(
     sampled_at(given, temperature)
     kept, gone = cut_to(sorted(given, key=lambda row: row.index), response_length=response_length)
     indices = [each.index for each in gone]
-    return [_output(row, row is kept[-1], indices, with_logprobs) for row in kept]
+    outputs = [_output(row, row is kept[-1], indices, with_logprobs) for row in kept]
+    if with_routed_experts:
+        for output, routed in zip(outputs, same_shape(kept, experts_per_token), strict=True):
+            output["routed_experts"] = _as_array(routed)
+    return outputs
+
+
+def _as_array(routed: RoutedExperts) -> Any:
+    try:
+        import numpy as np
+    except ImportError as error:
+        raise MissingExtra("numpy", "verl") from error
+    return np.asarray(routed.values, dtype=np.int16).reshape(routed.tokens, *routed.shape)
 
 
 def _output(row: TrainingRow, is_last: bool, gone: Sequence[int], with_logprobs: bool) -> AgentLoopOutput:
@@ -114,7 +146,7 @@ class PaddedBatch:
     response_mask: List[List[int]]
     rollout_log_probs: Optional[List[List[float]]]
     rm_scores: List[List[float]]
-    """The reward of the rollout at the last token of each of its rows."""
+    """The reward of the rollout at the last token of each of its rows; with ``rewards="steps"`` each reward once."""
     advantages: Optional[List[List[float]]]
     """0.0 where ``response_mask`` is 0."""
     rows: List[TrainingRow]
@@ -122,6 +154,8 @@ class PaddedBatch:
     batch_keys: List[str]
     """``<group>_<session>_<row>``, as verl's V1 trainer names its rows."""
     left_out: List[LeftOut]
+    routed_experts: Optional[List[RoutedExperts]]
+    """Of each row, where they are wanted."""
     temperature: Optional[float]
     """At which verl is to compute log-probabilities: the one that was given, else the only one at which the rows were
     sampled; ``None`` where they were sampled at several, or at one that nobody knows."""
@@ -136,16 +170,30 @@ def padded_batch(
     advantage: Union[Formula, str, AdvantageFunction, None] = Formula.VERL,
     with_logprobs: bool = True,
     temperature: Optional[float] = 1.0,
+    weights: Weights = "rows",
+    rewards: Literal["rollout", "steps"] = "rollout",
+    with_routed_experts: bool = False,
+    experts_per_token: Optional[int] = None,
 ) -> PaddedBatch:
     """Return the batch of :func:`to_dataproto` without verl and without torch; same arguments, same errors."""
     given = [row for _, own in by_rollout(exportable(rows)) for row in own]
     sampled_at(given, temperature)
     for row in given:
         group(row)
+    by_steps = rewards == "steps"
+    if advantage is None and weights != "rows":
+        raise ValueError("weights are in advantages: pass a formula, or leave them out")
+    if by_steps and advantage is not None:
+        raise ValueError("a formula knows rollouts only: rewards='steps' goes with advantage=None")
+    if by_steps:
+        _refuse_several(given)
+    else:
+        refuse_steps(given)
     values = [None] * len(given) if advantage is None else row_advantages(given, advantage)
     known = {_key(row): value for row, value in zip(given, values, strict=True)}
-    scored_rows = [row for row in given if row.reward is not None]
-    unscored = [left_out(row, UNSCORED) for row in given if row.reward is None]
+    is_scored = [row.reward is not None or (by_steps and has_steps(row)) for row in given]
+    scored_rows = [row for row, known_ in zip(given, is_scored, strict=True) if known_]
+    unscored = [left_out(row, UNSCORED) for row, known_ in zip(given, is_scored, strict=True) if not known_]
     kept, gone = cut_to(scored_rows, prompt_length=max_prompt_length, response_length=max_response_length)
     width = max_response_length
     return PaddedBatch(
@@ -160,11 +208,19 @@ def padded_batch(
         rollout_log_probs=(
             [_right(numbers(row)[row.prompt_length :], width, 0.0) for row in kept] if with_logprobs else None
         ),
-        rm_scores=[_right([0.0] * (len(row.completion_ids) - 1) + [scored(row)], width, 0.0) for row in kept],
-        advantages=None if advantage is None else [_spread(row, known[_key(row)], width) for row in kept],
+        rm_scores=[_right(values, width, 0.0) for values in _scores(kept, by_steps=by_steps)],
+        advantages=(
+            None
+            if advantage is None
+            else [
+                _spread(row, (known[_key(row)] or 0.0) * share, width)
+                for row, share in zip(kept, shares(kept, weights), strict=True)
+            ]
+        ),
         rows=kept,
         batch_keys=_batch_keys(kept),
         left_out=[*unscored, *gone],
+        routed_experts=same_shape(kept, experts_per_token) if with_routed_experts and kept else None,
         temperature=_only_temperature(kept) if temperature is None else temperature,
     )
 
@@ -178,6 +234,10 @@ def to_dataproto(
     advantage: Union[Formula, str, AdvantageFunction, None] = Formula.VERL,
     with_logprobs: bool = True,
     temperature: Optional[float] = 1.0,
+    weights: Weights = "rows",
+    rewards: Literal["rollout", "steps"] = "rollout",
+    with_routed_experts: bool = False,
+    experts_per_token: Optional[int] = None,
 ) -> verl.DataProto:
     """Return the rows as a batch, with the tensors that verl's agent loops give, and ``uid`` = the group.
 
@@ -198,11 +258,21 @@ def to_dataproto(
         with_logprobs: Whether ``rollout_log_probs`` is in it.
         temperature: verl's ``rollout.temperature``, at which it computes log-probabilities; rows that were sampled
             otherwise are refused. ``None`` compares nothing.
+        weights: ``rows`` gives each row the advantage of its rollout: right where verl's loss is a mean over all tokens
+            (``loss_agg_mode="token-mean"``). ``rollouts`` divides it by the number of rows of the rollout in the batch,
+            so that in a mean over sequences (``seq-mean-*``) a rollout counts once; a KL term is not divided.
+        rewards: ``rollout``: ``rm_scores`` has the reward of the rollout at the last token of each of its rows.
+            ``steps``: the reward of an answer at its last token (or at the last of the tokens that it is for), and that
+            of the rollout at the end, for estimators that take scores per token (GAE, REINFORCE++); with
+            ``advantage=None``. What is cut off a row takes the rewards of its answers with it.
+        with_routed_experts: Whether ``routed_experts`` is in it, for verl's router replay (``R3``).
+        experts_per_token: See :func:`~agentlightning.exporters.routing.routed_experts`.
 
     Raises:
         NotExportable: A row has no group, saw media or was sampled otherwise than the trainer computes, a trained
-            token has no log-probability, or no row is left.
-        ValueError: A limit is not positive.
+            token has no log-probability, or no row is left; single answers have rewards and the rollout has none, or
+            (``steps``) has several rows; routed experts are wanted and not known.
+        ValueError: A limit is not positive, ``weights`` is given without a formula, or ``steps`` with one.
         MissingExtra: verl is not installed.
     """
     batch = padded_batch(
@@ -213,6 +283,10 @@ def to_dataproto(
         advantage=advantage,
         with_logprobs=with_logprobs,
         temperature=temperature,
+        weights=weights,
+        rewards=rewards,
+        with_routed_experts=with_routed_experts,
+        experts_per_token=experts_per_token,
     )
     if not batch.rows:
         raise NotExportable(f"no row is left of these: {batch.left_out}")
@@ -237,6 +311,8 @@ def to_dataproto(
     if batch.advantages is not None:
         tensors["advantages"] = torch.tensor(batch.advantages, dtype=torch.float32)
         tensors["returns"] = tensors["advantages"].clone()
+    if batch.routed_experts is not None:
+        tensors["routed_experts"] = torch.from_numpy(_routing(batch, max_prompt_length, max_response_length))
     left = [(each.rollout_id, each.attempt_id, each.index, each.reason) for each in batch.left_out]
     meta: Dict[str, Any] = {"left_out": left}
     if batch.temperature is not None:
@@ -297,6 +373,36 @@ def _right(values: Sequence[Any], width: int, padding: Any) -> List[Any]:
     return list(values) + [padding] * (width - len(values))
 
 
-def _spread(row: TrainingRow, value: Optional[float], width: int) -> List[float]:
+def _spread(row: TrainingRow, value: float, width: int) -> List[float]:
     mask = row.loss_mask[row.prompt_length :]
-    return _right([(value or 0.0) if trained else 0.0 for trained in mask], width, 0.0)
+    return _right([value if trained else 0.0 for trained in mask], width, 0.0)
+
+
+def _scores(rows: Sequence[TrainingRow], *, by_steps: bool) -> List[List[float]]:
+    if by_steps:
+        return rewards_by_token(rows)
+    return [[0.0] * (len(row.completion_ids) - 1) + [scored(row)] for row in rows]
+
+
+def _refuse_several(rows: Sequence[TrainingRow]) -> None:
+    for (rollout_id, _), own in by_rollout(rows):
+        if len(own) > 1 and any(map(has_steps, own)):
+            raise NotExportable(
+                f"rollout {rollout_id} has {len(own)} rows and rewards for single answers; verl takes the score of a "
+                "session from its last row alone, so those of the others would be lost"
+            )
+
+
+def _routing(batch: PaddedBatch, prompt_width: int, response_width: int) -> Any:
+    """Return the experts of the batch; 0 on padding and on the last token of each row, as verl has them."""
+    import numpy as np
+
+    routed = batch.routed_experts or []
+    found = np.zeros(
+        (len(routed), prompt_width + response_width, *routed[0].shape),
+        dtype=np.int16,
+    )
+    for place, (row, own) in enumerate(zip(batch.rows, routed, strict=True)):
+        start = prompt_width - row.prompt_length
+        found[place, start : start + own.tokens] = _as_array(own)
+    return found

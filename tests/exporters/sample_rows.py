@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Dict, List, Optional, Tuple
 
 from agentlightning.adapter import RowSet, build_rows
@@ -24,7 +25,19 @@ FORKED: List[Turn] = [((1, 2, 3), (20, 21)), ((1, 2, 3, 20, 21, 7), (22,)), ((1,
 """One answer that two others go on with: two rows, 5 tokens trained."""
 
 
-def spans_of(turns: Sequence[Turn], rollout_id: str, reward: Optional[float], **fields: Any) -> List[Span]:
+More = Callable[[int, Turn], Dict[str, Any]]
+"""Number and turn of a call → more fields of its choice."""
+
+
+def spans_of(
+    turns: Sequence[Turn],
+    rollout_id: str,
+    reward: Optional[float],
+    *,
+    more: Optional[More] = None,
+    asked: Optional[Dict[str, Any]] = None,
+    **fields: Any,
+) -> List[Span]:
     """Return the spans of an attempt: one call per turn, and a reward where there is one."""
     ids: Dict[str, Any] = {"rollout_id": rollout_id, "attempt_id": f"at-{rollout_id}"}
     spans = []
@@ -37,6 +50,7 @@ def spans_of(turns: Sequence[Turn], rollout_id: str, reward: Optional[float], **
             policy=(PolicySpan(str(number), 0, len(answer)),),
             token_capture=VALID,
         )
+        choice = choice if more is None else replace(choice, **more(number, (prompt, answer)))
         messages: List[Dict[str, Any]] = [{"role": "user", "content": f"{list(prompt)}"}]
         call = ModelCall(
             prompt_token_ids=tuple(prompt),
@@ -45,6 +59,7 @@ def spans_of(turns: Sequence[Turn], rollout_id: str, reward: Optional[float], **
             response_id=f"{rollout_id}-{number}",
             request_model="policy",
             request_messages=tuple(messages),
+            sampling_requested=asked or {},
             sampling_effective={"temperature": 1.0},
             sampling_defaults={},
             logprob_kind="processed",

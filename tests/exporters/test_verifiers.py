@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import warnings
 from datetime import date
@@ -307,3 +308,79 @@ def test_the_page_on_verifiers_runs(verifiers: Any) -> None:
     made = asyncio.run(run(block, rows=rows, rollouts=GROUPS, to_wire_traces=to_wire_traces))
 
     assert [trace.reward for trace in made["traces"]] == [1.0, 0.0, 0.25, 0.75]
+
+
+def routed(_: int, turn: Any) -> Dict[str, Any]:
+    """Return experts, and the ids that each token was sampled from, of a call."""
+    prompt, answer = turn
+    return {
+        "routed_experts": [[[token % 300, 1]] for token in (*prompt, *answer)[:-1]],
+        "sampling_mask": [[token, token + 1] for token in answer],
+    }
+
+
+@settings(deadline=None, max_examples=20)
+@given(turns=trees())
+def test_verifiers_own_builder_attributes_the_same_experts_and_masks(verifiers: Any, turns: Any) -> None:
+    import numpy as np
+    from verifiers.v1.graph import prepare_turn
+    from verifiers.v1.types import AssistantMessage, Response, SamplingMask, TurnTokens, UserMessage
+
+    rows = rows_of(turns, more=routed)
+    trace = trace_of(rows, with_routed_experts=True, with_sampling_masks=True)
+    ours = verifiers.WireTrace.model_validate(trace)
+    ours = verifiers.WireTrace.model_validate(ours.model_dump(mode="python"))  # as its wire has it
+    theirs = verifiers.WireTrace.model_validate({"task": {"type": "T", "data": {}}, "agent": {"config": {}}})
+    said: Dict[Any, List[Any]] = {}
+    for number, turn in enumerate(turns):
+        prompt, answer = turn
+        before = max((each for each in said if each == prompt[: len(each)]), key=len, default=())
+        asked = [*said.get(before, []), UserMessage(content=f"{number}")]
+        message = AssistantMessage(content=f"answer {number}")
+        experts = np.asarray(routed(0, turn)["routed_experts"], dtype=np.uint16)
+        tokens = TurnTokens.model_construct(
+            prompt_ids=list(prompt),
+            completion_ids=list(answer),
+            completion_logprobs=[-0.5] * len(answer),
+            routed_experts={
+                "data": base64.b64encode(experts.tobytes()),
+                "shape": list(experts.shape),
+                "dtype": "uint16",
+                "start": 0,
+            },
+            sampling_mask=SamplingMask.from_sampling_mask(routed(0, turn)["sampling_mask"]),
+            message_spans=None,
+            is_content=None,
+        )
+        response = Response(
+            id="r", created=0, model="m", message=message, finish_reason="stop", tokens=tokens
+        )
+        prepare_turn(theirs, asked).commit(response)
+        said[prompt + answer] = [*asked, message]
+
+    def seen(trace: Any) -> Any:
+        return sorted(
+            (
+                branch.token_ids,
+                branch.routed_experts.tolist(),
+                branch.sampling_mask.ids.tolist(),
+                branch.sampling_mask.counts.tolist(),
+            )
+            for branch in trace.branches
+        )
+
+    assert seen(ours) == seen(theirs)
+
+
+def test_experts_and_masks_that_are_wanted_and_not_known_are_refused() -> None:
+    for keyword, words in (
+        ("with_routed_experts", "has no routed experts"),
+        ("with_sampling_masks", "without the ids that each of its tokens was sampled from"),
+    ):
+        with pytest.raises(NotExportable, match=words):
+            trace_of(rows_of(FORKED), **{keyword: True})
+    for mask in ([[10]], [[10], [12]], [[10], None], [[10], [True, 11]]):  # none for 11, or not of it
+        with pytest.raises(NotExportable, match="each of its tokens was sampled from"):
+            trace_of(
+                rows_of(LINEAR[:1], more=lambda *_, m=mask: {"sampling_mask": m}), with_sampling_masks=True
+            )

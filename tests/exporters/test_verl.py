@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pages import blocks, run
-from sample_rows import FORKED, LINEAR, rows_of, two_groups
+from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of, two_groups
+from test_skyrl import for_the_call
 from test_tinker import conversation, lengths
 
+from agentlightning.adapter import build_rows
 from agentlightning.errors import NotExportable
+from agentlightning.exporters.routing import routed_experts
 from agentlightning.exporters.verl import padded_batch, to_agent_loop_outputs, to_dataproto
 
 SIZES: Any = {"max_prompt_length": 4, "max_response_length": 10, "pad_token_id": 0}
@@ -134,6 +137,50 @@ def test_what_is_left_out_is_named_and_still_counts_in_the_baseline() -> None:
         to_dataproto(rows_of(LINEAR, reward=None), **SIZES)
 
 
+def test_rewards_of_answers_stand_at_their_last_tokens_and_take_no_formula() -> None:
+    rows = rows_with_steps(LINEAR, {0: 0.5, 1: 0.25})
+    sizes = {**SIZES, "advantage": None}
+    (scores,) = padded_batch(rows, **sizes, rewards="steps").rm_scores
+
+    ends = [segment.end - 1 - rows[0].prompt_length for segment in rows[0].segments]
+    assert {place: score for place, score in enumerate(scores) if score} == {
+        ends[0]: 0.5,
+        ends[1]: 0.25,
+        ends[2]: 1.0,
+    }
+    with pytest.raises(ValueError, match="goes with advantage=None"):
+        padded_batch(rows, **SIZES, rewards="steps")
+    with pytest.raises(NotExportable, match="has 2 rows and rewards for single answers"):
+        padded_batch(rows_with_steps(FORKED, {0: 0.5}), **sizes, rewards="steps")
+
+
+def test_a_rollout_with_rewards_for_single_answers_alone_is_not_left_out_in_silence() -> None:
+    rows = rows_with_steps(LINEAR, {0: 0.5}, outcome=None)
+
+    assert len(padded_batch(rows, **{**SIZES, "advantage": None}, rewards="steps").rows) == 1
+    for write in (padded_batch, to_dataproto):
+        with pytest.raises(NotExportable, match="has rewards for single answers, and its rollout has none"):
+            write(rows, **SIZES)
+
+
+def test_rows_of_a_rollout_share_its_advantage_where_they_shall_count_once() -> None:
+    rows = [*rows_of(LINEAR, "a", 1.0), *rows_of(FORKED, "b", 0.0)]
+    whole, shared = (padded_batch(rows, **SIZES, weights=weights) for weights in ("rows", "rollouts"))
+
+    assert whole.advantages is not None
+    assert shared.advantages is not None
+    for each, half, weight in zip(whole.advantages, shared.advantages, (1.0, 0.5, 0.5), strict=True):
+        assert half == [value * weight for value in each]
+    with pytest.raises(ValueError, match="weights are in advantages"):
+        padded_batch(rows, **{**SIZES, "advantage": None}, weights="rollouts")
+    # The row that does not fit takes no share.
+    (_, alone) = padded_batch(rows, **{**SIZES, "max_response_length": 2}, weights="rollouts").rows
+    cut = padded_batch(rows, **{**SIZES, "max_response_length": 2}, weights="rollouts").advantages
+    plain = padded_batch(rows, **{**SIZES, "max_response_length": 2}).advantages
+    assert alone.rollout_id == "b"
+    assert cut == plain
+
+
 # ---------------------------------------------------------------------- the installed verl
 
 
@@ -166,6 +213,48 @@ def test_e2_the_real_agent_loop_output_takes_ours(agent_loop: Any) -> None:
     assert fields[1]["rm_scores"][-1] == torch.tensor(0.1)  # C7
     # Its V1 trainer gives the last output's reward, and this key, to the others.
     assert outputs[-1].extra_fields["reward_extra_info"] == {"primary": 0.1}
+
+
+def test_verls_router_replay_gets_the_experts_of_each_token(agent_loop: Any) -> None:
+    import torch
+
+    rows = [*rows_with_experts(LINEAR, "ro-1"), *rows_with_experts(FORKED, "ro-2")]
+    data = to_dataproto(rows, **SIZES, with_routed_experts=True)
+    outputs = [
+        output
+        for own in (rows[:1], rows[1:])
+        for output in to_agent_loop_outputs(own, with_routed_experts=True)
+    ]
+    experts = data.batch["routed_experts"]
+    assert experts.shape == (3, 14, 2, 2)
+    for row, output, own in zip(rows, outputs, experts, strict=True):
+        nested = torch.tensor(routed_experts(row).nested())
+        start = 4 - row.prompt_length
+        assert torch.equal(own[start : start + len(row) - 1], nested.to(torch.int16))
+        assert not own[start + len(row) - 1 :].any()
+        theirs = agent_loop.AgentLoopOutput(**output).as_dict()["routed_experts"]
+        assert torch.equal(theirs[:-1], nested.to(torch.int16))
+        assert not theirs[-1].any()
+        # Its padded path wants an array with a shape, on which it calls from_numpy.
+        assert output["routed_experts"].shape == (len(row) - 1, 2, 2)
+        assert output["routed_experts"].flags.writeable
+    assert "routed_experts" not in to_dataproto(rows, **SIZES).batch.keys()
+    with pytest.raises(NotExportable, match="has no routed experts"):
+        to_agent_loop_outputs(rows_of(LINEAR), with_routed_experts=True)
+
+
+def test_verls_gae_takes_the_rewards_of_answers(agent_loop: Any) -> None:
+    import torch
+    from verl.trainer.ppo.core_algos import compute_gae_advantage_return
+
+    rows = rows_with_steps(LINEAR, {0: 0.5, 1: 0.25})
+    data = to_dataproto(rows, **SIZES, advantage=None, rewards="steps")
+    scores, mask = data.batch["rm_scores"], data.batch["response_mask"]
+    _, returns = compute_gae_advantage_return(
+        scores, torch.zeros_like(scores), mask, gamma=torch.tensor(1.0), lam=torch.tensor(1.0)
+    )
+    first, second, third = (segment.start - rows[0].prompt_length for segment in rows[0].segments)
+    assert [returns[0][at].item() for at in (first, second, third)] == [1.75, 1.25, 1.0]
 
 
 def test_verls_own_padding_gives_the_same_batch(agent_loop: Any) -> None:
@@ -250,6 +339,24 @@ def test_verls_grpo_over_rows_would_count_a_split_rollout_twice(agent_loop: Any)
         same.batch["rm_scores"], same.batch["response_mask"], same.non_tensor_batch["uid"]
     )
     assert torch.allclose(plain, same.batch["advantages"], rtol=1e-6, atol=0)
+
+
+def rows_with_steps(turns: Any, steps: Any, outcome: Any = 1.0) -> Any:
+    """Return rows of calls of which some, by number, have a reward of their own."""
+    spans = spans_of(turns, "ro-1", outcome)
+    return build_rows(
+        [*spans, *(for_the_call(number, value) for number, value in steps.items())],
+        rollout=rollout_of("ro-1", "g"),
+    )
+
+
+def rows_with_experts(turns: Any, rollout_id: str) -> Any:
+    """Return rows of calls that say which experts their tokens went through."""
+    return rows_of(
+        turns,
+        rollout_id,
+        more=lambda _, turn: {"routed_experts": [[[token, 1], [2, 3]] for token in sum(turn, ())[:-1]]},
+    )
 
 
 class _Padding:

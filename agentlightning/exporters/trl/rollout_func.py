@@ -152,7 +152,15 @@ def as_rollout_func(
         timeout: Seconds that an agent may take; ``None`` = for ever.
         settle: Seconds to wait for spans of a finished rollout that are still under way.
         run: First part of group ids, the same in all processes of one training; default: one drawn at random.
+
+    Raises:
+        ValueError: ``reward`` is ``steps``: TRL's ``GRPOTrainer`` has one reward per completion and none per token.
     """
+    if reward == "steps":
+        raise ValueError(
+            "TRL's GRPOTrainer takes one reward per rollout, and none for single answers: give the rollout one "
+            "(emit_reward() without a target), or train with SkyRL or verl, which take rewards='steps'"
+        )
     player = Player(
         run_agent=run_agent,
         store=store,

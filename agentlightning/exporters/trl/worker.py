@@ -18,7 +18,7 @@ from ...adapter.policy import RowPolicy
 from ...adapter.training import TrainingRow, group_of
 from ...errors import MissingExtra, NotExportable
 from ...store.sealing import RefusedAttempt, SealedAttempt
-from ..checks import numbers, sampled_at
+from ..checks import Weights, numbers, refuse_steps, sampled_at, shares
 from .rows import Rollouts, check_tokens, id_of, rows_of, why_none
 
 OPEN_GROUPS = 1024
@@ -69,10 +69,12 @@ class TraceRolloutWorker:
             ``heartbeat_stale_after_s``.
         temperature: The ``temperature`` of ``AsyncGRPOConfig``, at which the trainer computes log-probabilities; a row
             that was sampled otherwise ends the source with an error. ``None`` compares nothing.
+        weights: ``rows`` gives each row the advantage of its rollout: right for TRL's loss, a mean over all tokens of a
+            step, in which its rows weigh what one long row would. ``rollouts`` divides it by the number of rows.
 
     Raises:
         MissingExtra: TRL is not installed.
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, or ``weights`` is unknown.
     """
 
     def __init__(
@@ -89,11 +91,14 @@ class TraceRolloutWorker:
         give_up_after: Optional[int] = 64,
         patience: float = 600.0,
         temperature: Optional[float] = 1.0,
+        weights: Weights = "rows",
     ) -> None:
         if group_size < 1 or max_queued < 1 or (max_staleness or 0) < 0 or give_up_after == 0:
             raise ValueError(
                 "group_size, max_queued and give_up_after are at least 1, max_staleness at least 0"
             )
+        shares((), weights)
+        self._weights = weights
         self._new_sample = _sample_class()
         self._source = source
         self._group_size = group_size
@@ -253,8 +258,9 @@ class TraceRolloutWorker:
                 continue
             trained = True
             self._count("rollouts")
-            for row in rows:
-                await self._hand_over(row, group.number, advantage, {"reward": reward, "reward_std": spread})
+            metrics = {"reward": reward, "reward_std": spread}
+            for row, share in zip(rows, shares(rows, self._weights), strict=True):
+                await self._hand_over(row, group.number, advantage * share, metrics)
         self._give_up_if_barren(group, trained=trained)
 
     def _give_up_if_barren(self, group: _Group, *, trained: bool) -> None:
@@ -355,6 +361,7 @@ def _group_of(rollout: Rollouts, rows: Sequence[TrainingRow]) -> str:
 
 
 def _reward_of(rows: Sequence[TrainingRow]) -> Optional[float]:
+    refuse_steps(rows)
     return rows[0].reward
 
 

@@ -20,7 +20,7 @@ from typing import Dict, List, Optional, Tuple, cast
 from ..codec.attributes import is_late
 from ..codec.distribution import Why, forced_tokens, unproven, was_searched
 from ..codec.genai import read_call
-from ..codec.model_call import VALID, Choice, ModelCall, PolicySpan
+from ..codec.model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall, PolicySpan
 from ..codec.openai_wire import LOGPROB_ROUNDING, LOGPROB_SENTINEL
 from ..semconv import SpanFlagAttributes
 from ..types import Span
@@ -192,11 +192,13 @@ def token_fault(record: Optional[ModelCall]) -> Optional[str]:
     """Return why the token ids of a call cannot be used, or ``None`` where they are what the engine saw and said."""
     if record is None:
         return CallReason.NO_RECORD.code
-    if record.token_capture != VALID:
+    if record.token_capture not in (VALID, LEFT_BY_AGENT):
         return record.capture_code
     broken = _disagreement(record)
     if broken is not None:
         return broken
+    if record.token_capture == LEFT_BY_AGENT:  # the graph may show that the agent went on with it
+        return CallReason.LEFT_BY_AGENT.code
     if not record.prompt_token_ids:
         return CallReason.NO_PROMPT.code
     if not any(choice.token_ids for choice in record.choices):

@@ -15,6 +15,10 @@ an answer, goes on with none. The others are *abandoned*. Where all of them end 
 or cut at its limit, a complete answer that was asked for after it stands in its place (``asked_again``); where there is
 none, nobody can tell which of them counts, and none is trained (``retry_undecided``). Complete answers that all end
 there are all kept, and so is each answer with a reward of its own: whoever gave it says that the answer counts.
+
+An answer that the engine broke off and nobody asked for again counts where the agent went on with it, told by the same
+two means; else nobody can tell (``broken_off``). One that the agent left itself is an answer here where the agent went
+on with it: by tokens, or by text of which its tokens are known to say all.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Dict, List, Optional, Set, Tuple
 
-from ..codec.model_call import Choice
+from ..codec.model_call import TOKENS_SAY_ALL, Choice
 from .calls import Call, is_judge
 from .continuity import Continuity, PastCall, Prefix, Saying, packed_ids, relate, saying
 from .media import Media, media_of
@@ -39,6 +43,7 @@ _ELSEWHERE = frozenset({CallReason.DUPLICATE_RESPONSE.code, CallReason.NESTED_CA
 _BROKEN_OFF = frozenset({"abort", "error"})
 """Finish reasons of answers that the engine did not bring to an end."""
 _UNFINISHED = _BROKEN_OFF | {"length"}
+_LEFT = CallReason.LEFT_BY_AGENT.code
 
 Target = Tuple[str, Optional[int]]
 """Span id of a call and index of a choice; ``None`` = every choice."""
@@ -81,8 +86,8 @@ class CallGraph:
     children: Tuple[Tuple[int, ...], ...]
     """Of each node, by index."""
     given_up: Mapping[int, CallReason]
-    """Nodes that are not the agent's answer to their prompt, and why: ``ABANDONED``, ``ASKED_AGAIN`` or
-    ``RETRY_UNDECIDED``."""
+    """Nodes that are not the agent's answer to their prompt, and why: ``ABANDONED``, ``ASKED_AGAIN``,
+    ``RETRY_UNDECIDED`` or ``BROKEN_OFF``."""
 
     def path(self, index: int) -> Tuple[Node, ...]:
         """Return the nodes from the first of the conversation to this one."""
@@ -133,10 +138,25 @@ def build_graph(calls: Sequence[Call], rewarded: Collection[Target] = ()) -> Cal
         calls: All calls of the attempt.
         rewarded: Answers that somebody gave a reward of their own.
     """
+    nodes = _nodes(calls)
+    left = [node for node in nodes if node.call.tokens == _LEFT]
+    if left:
+        taken = _taken(left, nodes, calls, rewarded)
+        dropped = {id(node.call) for node in left if node.index not in taken}
+        nodes = _nodes([call for call in calls if id(call) not in dropped]) if dropped else nodes
+    children: List[List[int]] = [[] for _ in nodes]
+    for node in nodes:
+        if node.parent is not None:
+            children[node.parent].append(node.index)
+    return CallGraph(nodes, tuple(map(tuple, children)), _given_up(nodes, calls, rewarded))
+
+
+def _nodes(calls: Sequence[Call]) -> Tuple[Node, ...]:
+    """Return the sampled answers of calls whose token ids are usable, or would be if the agent had not left them."""
     found = [
         (call, choice, prompt, choice.token_ids)
         for call in calls
-        if call.tokens is None and call.reason not in _ELSEWHERE and call.record is not None
+        if call.tokens in (None, _LEFT) and call.reason not in _ELSEWHERE and call.record is not None
         for prompt in (call.record.prompt_token_ids,)
         for choice in call.record.choices
         if prompt and choice.token_ids
@@ -148,15 +168,32 @@ def build_graph(calls: Sequence[Call], rewarded: Collection[Target] = ()) -> Cal
         packed.append((head, head + packed_ids(output)))
     shown = [() if call.record is None else media_of(call.record) for call, *_ in found]
     parents = _parents([call for call, *_ in found], packed, shown)
-    nodes = tuple(
+    return tuple(
         Node(index, call, choice, prompt, output, parents[index], packed[index][1], shown[index])
         for index, (call, choice, prompt, output) in enumerate(found)
     )
-    children: List[List[int]] = [[] for _ in nodes]
-    for node in nodes:
-        if node.parent is not None:
-            children[node.parent].append(node.index)
-    return CallGraph(nodes, tuple(map(tuple, children)), _given_up(nodes, calls, rewarded))
+
+
+def _taken(
+    left: Sequence[Node], nodes: Sequence[Node], calls: Sequence[Call], rewarded: Collection[Target]
+) -> Set[int]:
+    """Return which of the answers that the agent left it went on with, as far as they had come.
+
+    A prompt that begins with the tokens of one is proof, whatever else was lost. Text is where the tokens say all of
+    it, and so is a reward for the answer.
+    """
+    later = _LaterMessages([call for call in calls if not is_judge(call)])
+    taken = {node.parent for node in nodes if node.parent is not None and not is_judge(node.call)}
+    return {
+        node.index
+        for node in left
+        if node.index in taken
+        or (_says_all(node.call) and (_has_reward(node, rewarded) or later.went_on_with([node])))
+    }
+
+
+def _says_all(call: Call) -> bool:
+    return call.record is not None and any(issue.code == TOKENS_SAY_ALL for issue in call.record.issues)
 
 
 def _parents(
@@ -236,6 +273,13 @@ def _given_up(
         else:
             found.update(_asked_again(same))
     found.update(_asked_in_another_run(nodes, goes_on | found.keys()))
+    for node in nodes:
+        if (
+            _is_broken_off(node)
+            and node.index not in goes_on | found.keys()
+            and not later.went_on_with([node])
+        ):
+            found[node.index] = CallReason.BROKEN_OFF
     return {index: reason for index, reason in found.items() if not _has_reward(nodes[index], rewarded)}
 
 

@@ -58,7 +58,7 @@ class RowPolicy:
     """Whether calls made while a reward was computed are left out."""
     abandoned: Literal["skip", "train"] = "skip"
     """What to do with an answer that is not the agent's answer to its prompt: it was given up for another one, asked
-    again after it was broken off, or nobody can tell which of them counts."""
+    again after it was broken off, broken off and not gone on with, or nobody can tell which of them counts."""
     require_logprobs: bool = False
     """Whether answers without proven log-probabilities are context only. By default they are trained and have ``None``
     for each: right for a trainer that recomputes them; what needs them refuses such rows."""
@@ -147,7 +147,8 @@ class Decision:
 def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> Optional[Tuple[str, str]]:
     """Return the code and detail of the first reason why ``node`` is not trained, or ``None`` where it is."""
     call = node.call
-    if call.reason is not None:
+    # One that the agent left stands in the graph only where the agent went on with it.
+    if call.reason is not None and call.reason != CallReason.LEFT_BY_AGENT.code:
         return call.reason, _model(call) if call.reason == CallReason.OTHER_MODEL.code else ""
     if not _has_role(call, policy):
         return CallReason.OTHER_ROLE.code, role_of(call)

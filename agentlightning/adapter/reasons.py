@@ -282,6 +282,17 @@ class CallReason(Explained):
         "the prompt was asked again after an unfinished answer, and nothing tells which answer counts",
         "give the answer that counts a reward: emit_reward(…, attributes=reward_target(response_id=…))",
     )
+    BROKEN_OFF = (
+        "broken_off",
+        "the engine broke the answer off, and nothing tells whether the agent went on with it",
+        "ask again after an abort, or give the answer that counts a reward: "
+        "emit_reward(…, attributes=reward_target(response_id=…))",
+    )
+    LEFT_BY_AGENT = (
+        "left_by_agent",
+        "the agent left the answer before its end, and nothing shows that it went on with what had come",
+        "read the stream to its end, and give the engine the agent's own stop: stop=[…]",
+    )
     STALE = (
         "stale",
         "a token was sampled by a policy that is older than min_version",
@@ -367,7 +378,6 @@ _COUNT = "ask for usage: capture_tokens='request', or stream_options={'include_u
 
 _CURES: Mapping[str, str] = {
     "usage_absent": _COUNT,
-    "left_by_agent": "read the stream to its end, and give the engine the agent's own stop: stop=[…]",
     "chunk_without_ids": f"look for a gateway that drops ids, or {_COUNT}",
     "text_mismatch": "look for a gateway that puts answers together anew; let it pass usage on",
     "choice_index": "look for a gateway or server that gives all answers one index; ask with n=1",

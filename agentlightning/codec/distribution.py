@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .model_call import VALID, Choice, ModelCall
+from .model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall
 
 NEUTRAL: Mapping[str, float] = MappingProxyType(
     {
@@ -172,7 +172,7 @@ def unproven(call: ModelCall, choice: Choice | None = None) -> Why | None:
     ``processed`` values are those at any temperature above 0; ``raw`` and ``unknown`` ones only at temperature 1.
     Never raises.
     """
-    if call.token_capture != VALID:
+    if call.token_capture not in (VALID, LEFT_BY_AGENT):
         return Why(call.capture_code or "malformed")
     if any(each.logprobs is None for each in (call.choices if choice is None else (choice,))):
         return Why("no_logprobs")

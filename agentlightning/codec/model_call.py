@@ -21,6 +21,12 @@ IssueLevel = Literal["info", "warn", "fatal"]
 VALID = "valid"
 """``token_capture`` of a call whose ids agree with everything that is known of it."""
 
+LEFT_BY_AGENT = "invalid(left_by_agent)"
+"""``token_capture`` of a call whose answer the agent left: the ids that came were sampled, and only the calls after it
+tell whether the agent went on with what they say."""
+TOKENS_SAY_ALL = "tokens_say_all"
+"""Issue of such a call whose tokens, as the engine spelled them, say exactly the text that came."""
+
 _NO_TOKEN_IDS = "none(no_token_ids)"  # noqa: S105 - a verdict
 
 CODES: Mapping[str, str] = MappingProxyType(
@@ -78,6 +84,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "forced_tokens": "a grammar or a budget forced some of the tokens",
         # issues beside a verdict
         "prompt_logprobs_unreadable": "the log-probabilities of the prompt are not one for each of its ids",
+        TOKENS_SAY_ALL: "the agent left the answer, and the tokens that came say all of its text",
         "usage_absent": "the response has no usage, so nothing says how many tokens were sampled",
         "stream_error": "the stream carried an error",
         "event_unreadable": "an event of the stream is not JSON",

@@ -22,6 +22,8 @@ from pydantic_core import from_json
 from . import bounds, content_encoding, sse
 from .distribution import CONTENT, NEUTRAL
 from .model_call import (
+    LEFT_BY_AGENT,
+    TOKENS_SAY_ALL,
     VALID,
     Choice,
     FinishReason,
@@ -904,6 +906,8 @@ def _verdict(
     if not with_ids and prompt_ids is None:
         return none("no_token_ids")
     if cut is not None:
+        if invalid(cut) == LEFT_BY_AGENT and all(map(_say_all, choices)):
+            issues.append(Issue("info", TOKENS_SAY_ALL))
         return invalid(cut)
     if not with_ids:
         return none("no_response_token_ids")
@@ -940,6 +944,13 @@ def _is_counted(answer: _Answer) -> bool:
     """Whether the numbers of a stream's ids are known without usage: they came in one list, or spans tile them."""
     tiled = len(answer.parts) == 1 and bool(answer.versions)
     return all("sglext" in parts.ids or parts.versions or tiled for parts in answer.parts.values())
+
+
+def _say_all(choice: Choice) -> bool:
+    """Whether the tokens of an answer, as the engine spelled them, say exactly the text that came of it."""
+    if choice.reasoning is not None or choice.refusal is not None or choice.tool_calls:
+        return False
+    return choice.token_strings is not None and "".join(choice.token_strings) == choice.content
 
 
 def _says_more(choice: Choice) -> bool:

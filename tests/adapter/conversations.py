@@ -22,7 +22,18 @@ from agentlightning.adapter import RowPolicy, RowSet, build_rows
 from agentlightning.adapter.tree import order_key
 from agentlightning.codec.attributes import make_link_attributes
 from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import VALID, Choice, FinishReason, ModelCall, PolicySpan, Usage, invalid
+from agentlightning.codec.model_call import (
+    LEFT_BY_AGENT,
+    TOKENS_SAY_ALL,
+    VALID,
+    Choice,
+    FinishReason,
+    Issue,
+    ModelCall,
+    PolicySpan,
+    Usage,
+    invalid,
+)
 from agentlightning.types import Span
 
 Ids = tuple[int, ...]
@@ -228,6 +239,9 @@ class Story:
                 found |= {each.key: "abandoned" for each in same if each.key not in went_on}
             else:
                 found |= self._ended(same)
+        for answer in usable:
+            if answer.finish == "abort" and answer.key not in continued | self.repeated:
+                found.setdefault(answer.key, "broken_off")
         return {key: code for key, code in found.items() if key not in self.rewarded}
 
     def _ended(self, same: Sequence[Answer]) -> dict[Key, str]:
@@ -613,6 +627,15 @@ def _reward_of(span_id: str, choice: int) -> Span:
     return work(name, ROOT_ID, 900.0, None, attributes, "agentlightning.annotation")
 
 
+def left_by_agent(record: ModelCall, tokens: str) -> ModelCall:
+    """The record of an answer that the agent left before its end; ``tokens`` are ``whole`` where they say all of it."""
+    choices = tuple(replace(each, finish_reason="abort", finish_reason_raw=None) for each in record.choices)
+    issues = (Issue("info", TOKENS_SAY_ALL),) if tokens == "whole" else ()
+    return replace(
+        record, choices=choices, usage=None, partial=True, token_capture=LEFT_BY_AGENT, issues=issues
+    )
+
+
 def _words(ids: Ids) -> str:
     return " ".join(map(str, ids))
 
@@ -706,6 +729,7 @@ def call(
     logprobs = changes.pop("logprobs", None)
     versions = changes.pop("versions", ())
     finish, asked = changes.pop("finish", "stop"), changes.pop("asked", ())
+    left = changes.pop("left", None)
     span_id = f"{number:016x}"
     answers = [
         Answer(
@@ -723,8 +747,9 @@ def call(
         for index, output in enumerate(outputs)
     ]
     moment = float(number if start is None else start)
+    record = _record(answers, tuple(asked), finish)
     span = Span.from_attributes(
-        attributes=call_attributes(_record(answers, tuple(asked), finish)),
+        attributes=call_attributes(record if left is None else left_by_agent(record, left)),
         rollout_id=ROLLOUT,
         attempt_id=ATTEMPT,
         sequence_id=number,

@@ -38,7 +38,8 @@ def test_the_answer_that_was_asked_for_after_an_unfinished_one_stands_in_its_pla
     half, again = call(1, (1,), (2, 3), finish=finish), call(2, (1,), (4,))
 
     assert trained(half, again) == ([(1, 4)], {"asked_again": 1})
-    assert trained(half) == ([(1, 2, 3)], {})  # it is all that came
+    alone = ([(1, 2, 3)], {}) if finish == "length" else ([], {"broken_off": 1})
+    assert trained(half) == alone
     assert trained(half, again, abandoned="train") == ([(1, 2, 3), (1, 4)], {})
 
 
@@ -47,6 +48,76 @@ def test_a_half_answer_that_the_agent_goes_on_with_is_its_answer() -> None:
     resumed = call(3, (1, 2), (5,))
 
     assert trained(half, again, resumed) == ([(1, 2, 5)], {"abandoned": 1})
+
+
+@pytest.mark.parametrize("finish", ["abort", "error"])
+def test_an_answer_that_was_broken_off_counts_only_where_it_shows_that_the_agent_went_on_with_it(
+    finish: str,
+) -> None:
+    half = call(1, (1,), (2, 3), finish=finish, asked=[user("?")])
+    by_tokens = call(2, (1, 2, 3, 8), (4,))
+    by_text = call(2, (1, 23, 8), (4,), asked=[user("?"), answer((2, 3)), user("go on")])
+    otherwise = call(2, (1, 20, 8), (4,), asked=[user("?"), answer((2,)), user("go on")])
+
+    assert trained(half, by_tokens) == ([(1, 2, 3, 8, 4)], {})
+    assert trained(half, by_text) == ([(1, 2, 3), (1, 23, 8, 4)], {})
+    assert trained(half, otherwise) == ([(1, 20, 8, 4)], {"broken_off": 1})
+    assert trained(half, reward_for(half)) == ([(1, 2, 3)], {})
+    assert trained(half, otherwise, abandoned="train") == ([(1, 2, 3), (1, 20, 8, 4)], {})
+    (reason,) = build_rows([ROOT, half]).reasons
+    assert (reason.code, "ask again after an abort" in reason.cure) == ("broken_off", True)
+
+
+def test_an_answer_that_the_agent_left_is_its_answer_where_it_went_on_with_these_tokens() -> None:
+    left = call(1, (1,), (2, 3), left="unknown", asked=[user("?")])
+    on = call(2, (1, 2, 3, 8), (4,))
+
+    assert trained(left, on) == ([(1, 2, 3, 8, 4)], {})
+    assert trained(left) == ([], {"left_by_agent": 1})
+    shorter = call(2, (1, 2, 8), (4,))  # the agent's own stop stands inside of what had come
+    assert trained(left, shorter) == ([(1, 2, 8, 4)], {"left_by_agent": 1})
+    judge = call(2, (1, 2, 3, 8), (4,))
+    judge.attributes.update(JUDGED["role"])
+    assert trained(left, judge) == ([], {"left_by_agent": 1, "other_role": 1})
+
+
+def test_an_answer_that_the_agent_left_is_its_answer_where_it_says_all_that_its_tokens_say() -> None:
+    def found(tokens: str, said: Ids) -> tuple[list[Ids], dict[str, int]]:
+        left = call(1, (1,), (2, 3), left=tokens, asked=[user("?")])
+        return trained(left, call(2, (1, 23, 8), (4,), asked=[user("?"), answer(said), user("go on")]))
+
+    assert found("whole", (2, 3)) == ([(1, 2, 3), (1, 23, 8, 4)], {})
+    for tokens, said in (
+        ("whole", (2,)),  # the agent shortened it
+        ("unknown", (2, 3)),  # nothing says which text the tokens stand for
+    ):
+        assert found(tokens, said) == ([(1, 23, 8, 4)], {"left_by_agent": 1})
+
+
+def test_a_reward_for_an_answer_that_the_agent_left_counts_where_its_tokens_say_all_of_it() -> None:
+    whole, unknown = (call(1, (1,), (2, 3), left=tokens) for tokens in ("whole", "unknown"))
+
+    assert trained(whole, reward_for(whole)) == ([(1, 2, 3)], {})
+    assert trained(unknown, reward_for(unknown)) == ([], {"left_by_agent": 1})
+
+
+def test_of_an_answer_that_the_agent_left_and_one_that_it_asked_for_again_it_is_the_one_it_went_on_with() -> (
+    None
+):
+    left, again = call(1, (1,), (2, 3), left="unknown"), call(2, (1,), (2, 3, 4))
+
+    assert trained(left, again, call(3, (1, 2, 3, 4, 8), (5,))) == (
+        [(1, 2, 3, 4, 8, 5)],
+        {"left_by_agent": 1},
+    )
+    assert trained(left, again, call(3, (1, 2, 3, 8), (5,))) == ([(1, 2, 3, 8, 5)], {"abandoned": 1})
+
+
+def test_log_probabilities_of_an_answer_that_the_agent_left_are_given_with_its_tokens() -> None:
+    (row,) = build_rows([ROOT, call(1, (1,), (2, 3), left="unknown"), call(2, (1, 2, 3, 8), (4,))])
+
+    assert row.unproven == ()
+    assert None not in row.logprobs
 
 
 JUDGED = {"role": {"agentlightning.role": "judge"}, "reward": {}}

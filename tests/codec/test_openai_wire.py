@@ -503,6 +503,12 @@ def test_a8_an_agent_that_leaves_and_a_server_that_breaks_are_told_apart() -> No
     codes = ["left_by_agent", "partial", "partial"]
     assert [call.capture_code for call in (left, broken, failed)] == codes
     assert left.choices[0].token_ids  # they are kept
+    spelled = [issue.code for issue in left.issues if issue.code == "tokens_say_all"]
+    assert spelled == ["tokens_say_all"]  # so that the text tells whether the agent went on with it
+    assert not {"tokens_say_all"} & {issue.code for call in (broken, failed) for issue in call.issues}
+    nameless = Answer.of("one two three", token_strings=True)  # token_id:N
+    unspelled = decode(raw_stream(nameless, response_body=b"".join(events_of(nameless)[:3]), complete=False))
+    assert "tokens_say_all" not in [issue.code for issue in unspelled.issues]
     assert rows_of(left).counts == {"left_by_agent": 1}
     assert (left.error, failed.error) == (None, "server_error")
 

@@ -255,10 +255,23 @@ def run_all(chosen: Sequence[Cell | Client], asked: argparse.Namespace) -> Itera
             yield told
 
 
+def install_all(chosen: Sequence[Cell | Client]) -> int:
+    """Make the environments; return 1 if one cannot be made."""
+    failed = 0
+    for cell in chosen:
+        try:
+            install(cell)
+        except RuntimeError as error:
+            print(f"{cell.name} {error}", file=sys.stderr, flush=True)
+            failed = 1
+    return failed
+
+
 def main() -> int:
     """Run the cells; return 1 if one fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="only the corners")
+    parser.add_argument("--install", action="store_true", help="only make the environments")
     parser.add_argument("--clients", action="store_true", help="only the sessions with the local server")
     parser.add_argument("--page", action="store_true", help="keep the results for the documentation")
     parser.add_argument("--keep", action="store_true", help="keep the environments")
@@ -267,6 +280,8 @@ def main() -> int:
     asked = parser.parse_args()
     combinations = [] if asked.clients else list(cells(asked.only, small=asked.small))
     sessions = list(clients(asked.only, small=asked.small))
+    if asked.install:
+        return install_all([*combinations, *sessions])
     failed = False
     for chosen, page, every in (
         (combinations, "agentops-matrix", [cell.key for cell in cells("", small=False)]),

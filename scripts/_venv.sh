@@ -177,10 +177,17 @@ install_main() {
     mark_installed "$folder" "$1"
 }
 
-need_uv() { with_lock install_uv; }
+# What is there already waits for no lock: another process may hold it for minutes, for an environment of its own.
+need_uv() {
+    if ! is_installed "$root/.venv-tools" tools; then
+        with_lock install_uv
+    fi
+}
 
 need() {
-    with_lock install_main "$1"
+    if ! is_installed "$root/.venv" "$1" && ! is_installed "$root/.venv" test; then
+        with_lock install_main "$1"
+    fi
     export VIRTUAL_ENV="$root/.venv" PATH="$root/.venv/bin:$PATH"
 }
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from agentlightning.store.base import process_start_ticks
+from agentlightning.testing import wait_until
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
@@ -57,6 +60,45 @@ def test_only_one_process_prepares_at_a_time(place: Path) -> None:
     assert held.stdout == "held\n"
     with (place / "pyproject.toml").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+PARTS = """
+set -euo pipefail
+say() {{ echo "-- $*"; }}
+source {parts}
+fails() {{ echo "why it failed"; return 3; }}
+{call}
+"""
+
+
+def in_parts(call: str) -> subprocess.CompletedProcess[str]:
+    program = PARTS.format(parts=ROOT / "scripts" / "_parts.sh", call=call)
+    return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_a_part_that_fails_ends_the_script() -> None:
+    done = in_parts("part fails\necho went on")
+    assert done.returncode == 3
+    assert "went on" not in done.stdout
+
+
+def test_what_failed_in_the_background_is_shown_and_ends_the_script_that_asks_for_it() -> None:
+    done = in_parts("start job fails\npart true\npart result job\necho went on")
+    assert done.returncode == 3
+    assert "why it failed" in done.stderr
+    assert "went on" not in done.stdout
+    excused = in_parts("start job fails\npart result job || echo excused\necho went on")
+    assert (excused.returncode, "excused\nwent on\n" in excused.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("how", ["false", "kill -INT $$; sleep 60", "kill -TERM $$; sleep 60"])
+def test_nothing_that_was_started_outlives_the_script(how: str, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    job = f"job() {{ sleep 300 & echo $! >{own}.new; mv {own}.new {own}; wait; }}"
+    done = in_parts(f"{job}\nstart job job\nuntil [[ -e {own} ]]; do :; done\n{how}")
+    assert done.returncode != 0
+    assert "ended: job" in done.stdout
+    wait_until(lambda: process_start_ticks(int(own.read_text(encoding="utf-8"))) is None)
 
 
 @pytest.mark.parametrize(

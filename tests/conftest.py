@@ -38,6 +38,7 @@ SHARED_THREADS = (
     "ThreadPoolExecutor-",  # idle workers of an executor that its owner shut down without waiting
     "CrewAISyncHandler",  # of the executor of CrewAI's event bus, which lives as long as the process
     "litellm-logging",  # of LiteLLM's executor of log records, which lives as long as the process
+    "Trio thread ",  # idle workers of trio, which end after ten seconds
     "rollout-trace-logger",  # of TRL's queue of rollouts; nothing ends it
     "pydevd",
     "tqdm",
@@ -47,9 +48,22 @@ SHARED_THREADS = (
 def pytest_configure(config: pytest.Config) -> None:
     """Explain failures of the public suite; leave long forms out unless somebody asks for them with ``-m``."""
     pytest.register_assert_rewrite("agentlightning.testing.store_contract")
+    config.addinivalue_line("markers", "long: takes more than ten seconds of a processor, and begins first")
     if not config.option.markexpr:
         config.option.markexpr = "not soak"
     settings.load_profile("soak" if config.option.markexpr == "soak" else "test")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what is marked ``long``, in whatever order the rest is: no worker waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Let no search for garbage look at what is older than the first test: thousands of tests, which stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 if the loop learnt, or the control did not."""
     options = parser().parse_args(arguments)
     talk = not (options.quiet or options.json)
-    settings = Settings(seed=options.seed, control=options.control, at_once=options.at_once)
+    settings = Settings(
+        seed=options.seed,
+        control=options.control,
+        iterations=options.iterations,
+        at_once=options.at_once,
+    )
     started = time.monotonic()
     result = asyncio.run(run(settings, options.out_db, talk=talk))
     seconds = time.monotonic() - started
@@ -59,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
         "--control",
         action="store_true",
         help="give each rollout's reward to another one: nothing may be learnt",
+    )
+    found.add_argument(
+        "--iterations",
+        type=int,
+        default=Settings.iterations,
+        help=f"how often it plays and learns; what it promises needs the default ({Settings.iterations})",
     )
     found.add_argument(
         "--out-db",

@@ -44,13 +44,18 @@ def curve(folder: Path, settings: Settings) -> list[Point]:
     return asyncio.run(run())
 
 
+def command(folder: Path, *arguments: str) -> int:
+    """Run the command with its files in a folder; return its exit status."""
+    database, picture = folder / "quickstart.db", folder / "quickstart.png"
+    return main([*arguments, "--json", "--out-db", str(database), "--picture", str(picture)])
+
+
 def promised(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     """Run the command, expect success, and return what it printed as JSON."""
-    database, picture = folder / "quickstart.db", folder / "quickstart.png"
-    status = main([*arguments, "--json", "--out-db", str(database), "--picture", str(picture)])
+    status = command(folder, *arguments)
     printed = capsys.readouterr()
     assert status == 0, printed.err
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert (folder / "quickstart.png").read_bytes().startswith(b"\x89PNG")
     result: dict[str, Any] = json.loads(printed.out)
     receipts = result["receipts"]
     assert receipts["started"] == receipts["stored"] + receipts["dropped"] + receipts["open"]
@@ -65,8 +70,10 @@ def learns(folder: Path, capsys: pytest.CaptureFixture[str], seed: int) -> None:
     assert result["final"] > 0.9
 
 
-def learns_nothing_from_wrong_rewards(folder: Path, capsys: pytest.CaptureFixture[str], seed: int) -> None:
-    result = promised(folder, capsys, "--seed", str(seed), "--control")
+def learns_nothing_from_wrong_rewards(
+    folder: Path, capsys: pytest.CaptureFixture[str], seed: int, *more: str
+) -> None:
+    result = promised(folder, capsys, "--seed", str(seed), "--control", *more)
     # Always the same tool earns 0.08 with no question read: a policy that wandered there has not learnt.
     assert max(point["test"] for point in result["curve"]) < result["chance"] + 0.1
 
@@ -74,16 +81,29 @@ def learns_nothing_from_wrong_rewards(folder: Path, capsys: pytest.CaptureFixtur
 # ------------------------------------------------------------------ the loop
 
 
+SHORT = 8
+"""Iterations in which a policy learns most of it, of the 24 in which it learns all."""
+
+
+@pytest.mark.long
 @pytest.mark.timeout(600)
-def test_one_seed_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    learns(tmp_path, capsys, seed=0)
+def test_one_seed_learns(tmp_path: Path) -> None:
+    untrained, trained = curve(tmp_path, Settings(seed=0, iterations=SHORT, test_every=SHORT))
+    assert untrained.test < 0.05
+    assert trained.test > 0.5
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_one_seed_learns_nothing_when_rewards_go_to_the_wrong_rollouts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learns_nothing_from_wrong_rewards(tmp_path, capsys, seed=0)
+    learns_nothing_from_wrong_rewards(tmp_path, capsys, 0, "--iterations", str(SHORT))
+
+
+def test_a_command_that_did_not_learn_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path, "--iterations", "0") == 1
+    assert "not as promised: the test reward ends above 0.9" in capsys.readouterr().err
 
 
 @pytest.mark.soak
@@ -100,8 +120,9 @@ def test_five_of_five_controls_learn_nothing(
     learns_nothing_from_wrong_rewards(tmp_path, capsys, seed)
 
 
+@pytest.mark.long
 def test_one_seed_gives_one_curve_however_the_rollouts_interleave(tmp_path: Path) -> None:
-    short = Settings(seed=3, iterations=2, test_every=2)
+    short = Settings(seed=3, iterations=2, tasks=6, samples=4, test_every=2)
     one_by_one, crowded = tmp_path / "one", tmp_path / "many"
     one_by_one.mkdir()
     crowded.mkdir()

@@ -60,9 +60,9 @@ AUTO_TEST = STRICT_TEST.replace("@pytest.mark.asyncio\n", "\n")
         (f"{ASYNCIO}strict", [], SYNC_TESTS + ASYNC_TEST + STRICT_TEST, 7),
         (f"{ASYNCIO}auto", [], SYNC_TESTS + ASYNC_TEST + AUTO_TEST, 7),
         ("", ["-p", "no:asyncio"], SYNC_TESTS, 6),
-        (f"{ASYNCIO}auto", ["-n", "4"], SYNC_TESTS + ASYNC_TEST + AUTO_TEST, 7),
+        (f"{ASYNCIO}auto", ["-n", "2"], SYNC_TESTS + ASYNC_TEST + AUTO_TEST, 7),
     ],
-    ids=["strict", "auto", "no asyncio", "four processes"],
+    ids=["strict", "auto", "no asyncio", "two processes"],
 )
 def test_fixtures_serve_tests_of_every_kind(
     tmp_path: Path, ini: str, arguments: list[str], tests: str, count: int

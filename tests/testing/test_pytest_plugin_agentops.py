@@ -38,8 +38,8 @@ SERVER_TESTS = """
 
 @pytest.mark.parametrize(
     ("arguments", "ini", "processes"),
-    [([], f"{ASYNCIO}auto", 1), (["-p", "no:asyncio", "-n", "4"], "", 4)],
-    ids=["one process", "four processes"],
+    [([], f"{ASYNCIO}auto", 1), (["-p", "no:asyncio", "-n", "2"], "", 2)],
+    ids=["one process", "two processes"],
 )
 def test_each_process_has_one_server_which_ends_with_it(
     tmp_path: Path, arguments: list[str], ini: str, processes: int
@@ -84,10 +84,10 @@ TRACER_AUTO = TRACER_ASYNC.replace("@pytest.mark.asyncio\n", "\n")
     ("ini", "arguments", "tests", "count"),
     [
         (f"{ASYNCIO}strict", [], TRACER_TESTS + TRACER_ASYNC, 5),
-        (f"{ASYNCIO}auto", ["-n", "4"], TRACER_TESTS + TRACER_AUTO, 5),
+        (f"{ASYNCIO}auto", ["-n", "2"], TRACER_TESTS + TRACER_AUTO, 5),
         ("", ["-p", "no:asyncio"], TRACER_TESTS, 4),
     ],
-    ids=["strict", "auto, four processes", "no asyncio"],
+    ids=["strict", "auto, two processes", "no asyncio"],
 )
 def test_the_tracer_serves_tests_of_every_kind(
     tmp_path: Path, ini: str, arguments: list[str], tests: str, count: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -73,7 +74,14 @@ fails() {{ echo "why it failed"; return 3; }}
 
 def in_parts(call: str) -> subprocess.CompletedProcess[str]:
     program = PARTS.format(parts=ROOT / "scripts" / "_parts.sh", call=call)
-    return subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["bash", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        # What runs in the background of a shell ignores it, and bash does not undo that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_a_part_that_fails_ends_the_script() -> None:

@@ -127,6 +127,11 @@ class SpanFlagAttributes(str, Enum):
     belongs to no attempt, and a store keeps it beside this one."""
     ALTERNATES = "agentlightning.alternates"
     """True on the root span of an attempt that shared its context with another one, each at work by turns."""
+    SHARED_WORKERS = "agentlightning.shared_workers"
+    """On the root span: names of threads and tasks that were started under the attempt, made calls while other attempts
+    were open, and were not over when it ended. Nobody can tell for which attempt they worked."""
+    SHARED_WORKER_SPANS = "agentlightning.shared_worker_spans"
+    """On the root span: ids of the spans that they started."""
     UNRECORDED_PROCESSES = "agentlightning.unrecorded_processes"
     """On the root span: names of processes that the attempt started and that recorded nothing of it."""
     UNCAPTURED_SERVER = "agentlightning.uncaptured_server"

@@ -15,7 +15,7 @@ import sys
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Dict, List, Optional, Tuple, cast
+from typing import Dict, List, Optional, Set, Tuple, cast
 
 from ..codec.attributes import is_late
 from ..codec.distribution import Why, forced_tokens, unproven, was_searched
@@ -51,6 +51,7 @@ _UNTRAINABLE = SpanFlagAttributes.UNTRAINABLE.value
 _ROLE = SpanFlagAttributes.ROLE.value
 _LATE = SpanFlagAttributes.LATE.value
 _ALTERNATES = SpanFlagAttributes.ALTERNATES.value
+_SHARED_WORKER_SPANS = SpanFlagAttributes.SHARED_WORKER_SPANS.value
 
 SELECTION_REASONS = frozenset(
     {
@@ -143,12 +144,14 @@ def trainable_choices(call: Call, rules: Rules) -> List[Choice]:
 def _walk(root: Tree, rules: Rules, agent: Optional[str]) -> List[Call]:
     calls: List[Call] = []
     alternates = False
+    doubted: Set[object] = set()
     pending: List[Tuple[Tree, Tuple[Optional[str], Optional[str]], bool, Tuple[str, ...]]] = [
         (root, (agent, None), False, ())
     ]
     while pending:
         node, agent_around, in_reward, around = pending.pop()
         alternates = alternates or node.span.attributes.get(_ALTERNATES) is True
+        doubted.update(node.span.attributes.get(_SHARED_WORKER_SPANS) or ())
         record = read_call(node.span)
         is_call = record is not None or rules.llm_call_match.search(str(node.span.name)) is not None
         named = agent_name_of(node.span)
@@ -174,12 +177,19 @@ def _walk(root: Tree, rules: Rules, agent: Optional[str]) -> List[Call]:
         if node.children:
             inside = in_reward or is_reward_operation(node.span) or is_reward_span(node.span)
             pending.extend((child, agent_around, inside, below) for child in node.children)
-    return [_of_nobody(call) for call in calls] if alternates else calls
+    if alternates:
+        return [_of_nobody(call, CallReason.ALTERNATES) for call in calls]
+    if doubted:
+        return [
+            _of_nobody(call, CallReason.SHARED_WORKER) if call.span.span_id in doubted else call
+            for call in calls
+        ]
+    return calls
 
 
-def _of_nobody(call: Call) -> Call:
-    """Return a call of an attempt that alternated with another one in one context: either could have made it."""
-    return replace(call, reason=CallReason.ALTERNATES.code) if call.reason is None else call
+def _of_nobody(call: Call, why: CallReason) -> Call:
+    """Return a call that another attempt could have made as well."""
+    return replace(call, reason=why.code) if call.reason is None else call
 
 
 def _selection(agent: Optional[str], in_reward: bool, rules: Rules) -> Optional[str]:

@@ -257,6 +257,13 @@ class CallReason(Explained):
         "two rollouts were at work by turns in one context, and nothing tells their calls apart",
         "leave the inner trace_context before the outer one, or give each rollout a task, thread or generator",
     )
+    SHARED_WORKER = (
+        "shared_worker",
+        "a thread or task that outlived the rollout made the call while another rollout was open, so that nobody can "
+        "tell for which",
+        "end such workers inside the trace_context; or start them before the first rollout, and open a trace_context "
+        "around each item",
+    )
     OTHER_ROLE = (
         "other_role",
         "the call was made in a role that is not trained",

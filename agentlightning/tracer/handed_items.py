@@ -33,6 +33,7 @@ from ..instrumentation.guard import Guard
 from ..instrumentation.imports import when_imported
 from ..instrumentation.patch import AttributePatch, Patch, Patches
 from .scope import Scope, context_without_scope, current_scope, current_worker, is_any_open, now, scope_in
+from .workers import without_worker
 
 _lock = threading.RLock()  # re-entrant: a signal handler may put something on a queue
 
@@ -346,8 +347,10 @@ def _context_of(puts: Tuple[_Put, ...], own: Context, *, is_opener: bool) -> Con
     inherited = scope_in(own)
     contexts = [put.context for put in puts if _says_something(put, inherited, is_opener=is_opener)]
     scopes = [scope_in(context) for context in contexts]
-    if not scopes or all(scope is inherited for scope in scopes):
+    if not scopes:
         return own
+    if all(scope is inherited for scope in scopes):
+        return without_worker(own)
     is_sure = all(scope is scopes[0] for scope in scopes) and (inherited is None or inherited.closed)
     return contexts[0] if is_sure else context_without_scope(own)
 

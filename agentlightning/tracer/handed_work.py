@@ -24,6 +24,7 @@ from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 from ..instrumentation.patch import AttributePatch, Patch, Patches
 from .handed_items import item_patches
 from .other_processes import carried, note_process
+from .workers import start_as_worker, task_patch
 
 _users = 0
 """Recorders of this process for which the patches are on."""
@@ -72,6 +73,7 @@ def _all_patches() -> List[Patch]:
         AttributePatch(ProcessPoolExecutor, "submit", _around_submit, "jobs have the submitter's rollout"),
         AttributePatch(BaseProcess, "start", _around_process, "names processes that record nothing"),
         *item_patches(),
+        task_patch(),
     ]
 
 
@@ -80,11 +82,19 @@ def _all_patches() -> List[Patch]:
 
 def _around_start(original: Any, patch: Patch) -> Any:
     def start(thread: threading.Thread) -> None:
-        if patch.active and _has_own_run(thread):
-            _carry_into_run(thread)
-        original.__get__(thread)()  # OpenTelemetry's wrapper works as a method only
+        begin = original.__get__(thread)  # OpenTelemetry's wrapper works as a method only
+        if patch.active:
+            start_as_worker(thread, functools.partial(_start, thread, begin))
+        else:
+            begin()
 
     return functools.wraps(original)(start)
+
+
+def _start(thread: threading.Thread, begin: Callable[[], None]) -> None:
+    if _has_own_run(thread):
+        _carry_into_run(thread)
+    begin()
 
 
 def _has_own_run(thread: threading.Thread) -> bool:

@@ -45,6 +45,13 @@ from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
 from .provider import TRACER_NAME, ProviderSession
 from .scope import Entry, Scope, context_with_scope, current_scope, live_context
+from .workers import (
+    SPANS_REMEMBERED,
+    let_tasks_end,
+    let_threads_end,
+    names_of,
+    spans_of_living_workers,
+)
 from .writer import WriterSettings
 
 if TYPE_CHECKING:
@@ -126,7 +133,7 @@ class OtelTracer(Tracer):
         self._policy = policy
         self._worker: Optional[_Worker] = None
         self._last: Optional[TraceHandle] = None
-        self._said_that_nobody_waits = False
+        self._said_that_nobody_waits = self._said_that_workers_live_on = False
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "_worker": None, "_last": None, "_store": None}
@@ -263,6 +270,17 @@ class OtelTracer(Tracer):
             self._said_that_nobody_waits = True
             _log.warning(
                 "'with trace_context()' in a running event loop only starts the flush; 'async with' waits for it"
+            )
+
+    def _say_that_workers_live_on(self, rollout_id: str, names: List[str]) -> None:
+        if not self._said_that_workers_live_on:
+            self._said_that_workers_live_on = True
+            _log.warning(
+                "%s lived longer than rollout %s that started it, and made calls while other rollouts were open; such "
+                "calls are in no row: end workers inside of the trace_context, or start them before the first rollout "
+                "and open a trace_context around each item",
+                ", ".join(names),
+                rollout_id,
             )
 
     def endpoint_for(self, url: str) -> Optional[Endpoint]:
@@ -498,7 +516,11 @@ class _TraceContext(TraceContext):
         tb: Optional[TracebackType],
         /,
     ) -> None:
-        flush = self._close(exc)
+        try:
+            if not in_event_loop():
+                let_threads_end(self._scope)
+        finally:
+            flush = self._close(exc)
         if in_event_loop():
             self._tracer._say_that_nobody_waits()
             return
@@ -515,7 +537,11 @@ class _TraceContext(TraceContext):
         tb: Optional[TracebackType],
         /,
     ) -> None:
-        flush = self._close(exc)
+        try:
+            if in_event_loop():
+                await let_tasks_end(self._scope)
+        finally:  # also where that is cancelled
+            flush = self._close(exc)
         in_time = flush.done() or await wait_for_future(flush, self._tracer._flush_timeout)
         self._report(flush.result() if in_time else None)
 
@@ -601,12 +627,13 @@ class _TraceContext(TraceContext):
             if self._scope.unrecorded:
                 unrecorded = list(self._scope.unrecorded)
                 self._root.set_attribute(SpanFlagAttributes.UNRECORDED_PROCESSES.value, unrecorded)
+            doubted = self._name_shared_workers()
             if self._scope.alternates:
                 self._root.set_attribute(SpanFlagAttributes.ALTERNATES.value, True)
             self._root.end()
         if not in_this_process:
             return processor.writer.flush(self._scope)
-        processor.close_scope(self._scope)
+        processor.close_scope(self._scope, doubted=doubted)
         self._tracer._last, previous = self._handle, self._tracer._last
         if previous is not None:
             previous._scope.finished = None  # the handle keeps its own list
@@ -615,6 +642,20 @@ class _TraceContext(TraceContext):
                 self._scope, *self._end_of_attempt("succeeded" if error is None else "failed")
             )
         return processor.writer.flush(self._scope)
+
+    def _name_shared_workers(self) -> int:
+        """Name the spans that may be of other rollouts, on the root span; returns their number."""
+        doubted = spans_of_living_workers(self._scope)
+        if not doubted:
+            return 0
+        names = names_of(doubted)
+        self._root.set_attribute(SpanFlagAttributes.SHARED_WORKERS.value, names)
+        ids = [f"{self._scope.stands_for(span_id):016x}" for span_id in doubted]
+        self._root.set_attribute(SpanFlagAttributes.SHARED_WORKER_SPANS.value, ids)
+        if len(doubted) > SPANS_REMEMBERED:  # not all of them are known
+            self._scope.alternates = True
+        self._tracer._say_that_workers_live_on(self._scope.rollout_id, names)
+        return len(doubted)
 
     def _end_of_attempt(
         self, status: Literal["succeeded", "failed"]

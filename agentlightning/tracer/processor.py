@@ -55,6 +55,7 @@ from .scope import (
     scope_in,
     size_of,
 )
+from .workers import note_span
 from .writer import Writer, WriterSettings, bare_opened_span, opened_span
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ class LightningSpanProcessor(SpanProcessor):
                     self._start_late(span, record, late_of, started_in)
             else:
                 record.marks = marks_in(started_in)
+                note_span(scope, started_in, context.span_id)
                 self.writer.started(span, record)
                 self.adoptions.started(span, record)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
@@ -305,11 +307,18 @@ class LightningSpanProcessor(SpanProcessor):
         elif current is not None and not current.closed:
             _mark_alternating(scope, current)
 
-    def close_scope(self, scope: Scope) -> None:
-        """Note that the body of a ``trace_context`` is over."""
+    def close_scope(self, scope: Scope, *, doubted: int = 0) -> None:
+        """Note that the body of a ``trace_context`` is over.
+
+        Args:
+            scope: Its scope.
+            doubted: How many of its spans may be of other rollouts that are open.
+        """
         self._generators.closed(scope)
         self.adoptions.close(scope)
         self.writer.closed(scope)
+        scope.by_workers = None
+        self.writer.unplaced(doubted)
 
     def spans(self) -> List[Span]:
         """Return the finished spans of the current context's attempt, as this process saw them.

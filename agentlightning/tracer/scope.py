@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ..store.base import LightningStore
     from .adoption import Adoption
     from .overflow import MovedCalls
+    from .workers import Worker
 
 ROLLOUT_KEY = LightningResourceAttributes.ROLLOUT_ID.value
 ATTEMPT_KEY = LightningResourceAttributes.ATTEMPT_ID.value
@@ -215,6 +216,9 @@ class Scope:
         """The store has started no rollout for it: nothing of it can be stored."""
         self.alternates = False
         """Another rollout was at work in the same context at the same time, and nothing tells their spans apart."""
+        self.by_workers: Optional[List[Tuple[Worker, int]]] = None
+        """Spans that threads and tasks have started which were started under it, while another one was open, with their
+        ids; see ``tracer.workers``."""
         self.unrecorded: Dict[str, None] = {}
         """Names of processes that were started under it and record nothing, in order."""
         self.is_late = False
@@ -426,6 +430,11 @@ def now() -> int:
 def is_any_open() -> bool:
     """Whether a ``trace_context`` is open anywhere in this process."""
     return bool(_open)
+
+
+def is_another_open() -> bool:
+    """Whether several are."""
+    return len(_open) > 1
 
 
 def enter(scope: Scope) -> None:

@@ -343,10 +343,10 @@ class Writer:
             self._nudge()
         self._ask_to_move()
 
-    def unplaced(self) -> None:
-        """Count a started span that belongs to no attempt."""
+    def unplaced(self, number: int = 1) -> None:
+        """Count started spans that nobody can place."""
         with self._lock:
-            self.unplaced_spans.count += 1
+            self.unplaced_spans.count += number
 
     def _enqueue(self, entry: Entry) -> bool:
         """Queue an entry or count it as dropped; ``False`` where the thread is to wait for room first."""

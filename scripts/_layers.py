@@ -93,7 +93,7 @@ FOREIGN: dict[str, frozenset[str]] = {
     "_handover": frozenset(),
     "_printable": frozenset(),
     "types": PYDANTIC,
-    "codec": PYDANTIC | {OPENTELEMETRY},
+    "codec": PYDANTIC | {OPENTELEMETRY, "msgspec"},
     "pipeline": PYDANTIC | {OPENTELEMETRY},
     "adapter": PYDANTIC | {OPENTELEMETRY},
     "logging": frozenset({OPENTELEMETRY}),

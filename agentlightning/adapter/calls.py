@@ -17,11 +17,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Set, Tuple, cast
 
+from ..codec.answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL
 from ..codec.attributes import is_late
 from ..codec.distribution import Why, forced_tokens, unproven, was_searched
 from ..codec.genai import read_call
 from ..codec.model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall, PolicySpan
-from ..codec.openai_wire import LOGPROB_ROUNDING, LOGPROB_SENTINEL
 from ..semconv import SpanFlagAttributes
 from ..types import Span
 from .models import wanted_name

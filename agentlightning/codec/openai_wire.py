@@ -13,13 +13,14 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from types import MappingProxyType
 from typing import Any, Optional
 
-from pydantic_core import from_json
+import msgspec
 
-from . import bounds, content_encoding, sse
+from . import answer_fields, bounds, content_encoding, sse
+from .answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL, TokenLogprob
 from .distribution import CONTENT, NEUTRAL
 from .model_call import (
     LEFT_BY_AGENT,
@@ -38,15 +39,10 @@ from .model_call import (
 from .raw_call import RawCall
 
 _NUMBERS = frozenset({int, float})
+_LISTS = (list, tuple)
 
 MOST_EVENTS_NAMED = 100
 """Events of one stream that are named as unreadable."""
-
-LOGPROB_SENTINEL = -9999.0
-"""What vLLM's OpenAI server writes where a token has no log-probability."""
-
-LOGPROB_ROUNDING = 1e-5
-"""A log-probability is at most 0; so far above, it is a rounded 0: engines sum over the vocabulary in 32 bits."""
 
 _FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
     {
@@ -229,6 +225,8 @@ class _Parts:
     strings: list[str] = field(default_factory=list)
     logprobs: list[Any] = field(default_factory=list)
     has_logprobs: bool = False
+    are_checked: bool = True
+    """Whether the parser has found all log-probabilities to be such."""
     has_text_alone: bool = False
     """Whether text came in a chunk without token ids."""
     goes_on: bool = False
@@ -326,7 +324,7 @@ def _read_body(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) 
     if _is_event_stream(raw, body):
         _read_events(answer, sse.events(body), issues)
         return None
-    found = json_object(body.removeprefix(sse.BOM))
+    found = _answer_object(body.removeprefix(sse.BOM))
     if found is not None:
         _read_object(answer, found)
         answer.done = raw.error is None
@@ -353,7 +351,7 @@ def _read_events(answer: _Answer, events: Iterable[sse.Event], issues: list[Issu
         if event.data.strip() == sse.DONE:
             answer.done = True
             continue
-        found = json_object(event.data) if event.data else None
+        found = _answer_object(event.data) if event.data else None
         if found is not None:
             _read_object(answer, found)
         elif event.data and unreadable < MOST_EVENTS_NAMED:
@@ -372,15 +370,7 @@ def _read_object(answer: _Answer, found: Mapping[str, Any]) -> None:
     answer.usage = _usage(found.get("usage")) or answer.usage
     answer.error = error_of(found) or answer.error
     _append(answer.prompt_ids, found.get("prompt_token_ids"))
-    answer.prompt_logprobs = _later(answer.prompt_logprobs, found.get("prompt_logprobs"))
-    answer.prompt_routed_experts = _later(answer.prompt_routed_experts, found.get("prompt_routed_experts"))
-    answer.settings = _settings(found) or answer.settings
-    metadata = _dict(found.get("metadata"))
-    named = _named_version(metadata) or _named_version(_dict(found.get("meta_info")))
-    if named is not None and named not in answer.named_versions[-1:]:
-        answer.named_versions.append(named)
-    if isinstance(metadata.get("weight_versions"), list):
-        answer.versions = metadata["weight_versions"]
+    named = None if _BESIDE_CHOICES.isdisjoint(found) else _read_beside_choices(answer, found)
     seen: set[int] = set()
     for position, choice in enumerate(_list(found.get("choices"))):
         if isinstance(choice, dict):
@@ -391,6 +381,40 @@ def _read_object(answer: _Answer, found: Mapping[str, Any]) -> None:
             seen.add(index)
             _read_choice(answer.at(index), choice, named)
     _read_sglext(answer, found.get("sglext"))
+
+
+# A stream has most of what follows in none of its chunks: one look at all of their names is cheaper than one at each.
+_BESIDE_CHOICES = frozenset(
+    {
+        "prompt_logprobs", "prompt_routed_experts", "generation_settings", "__verbose", "metadata", "meta_info",
+    }
+)  # fmt: skip
+_BESIDE_IDS = frozenset(
+    {
+        "prompt_token_ids", "provider_specific_fields", "meta_info", "weight_version", "weight_versions",
+        "prompt_logprobs", "routed_experts", "sampling_mask",
+    }
+)  # fmt: skip
+_BESIDE_CONTENT = frozenset(
+    {
+        "reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details", "tool_calls",
+        "function_call",
+    }
+)  # fmt: skip
+
+
+def _read_beside_choices(answer: _Answer, found: Mapping[str, Any]) -> Optional[str]:
+    """Read what few servers say of a whole answer; return the version of the weights that it names."""
+    answer.prompt_logprobs = _later(answer.prompt_logprobs, found.get("prompt_logprobs"))
+    answer.prompt_routed_experts = _later(answer.prompt_routed_experts, found.get("prompt_routed_experts"))
+    answer.settings = _settings(found) or answer.settings
+    metadata = _dict(found.get("metadata"))
+    named = _named_version(metadata) or _named_version(_dict(found.get("meta_info")))
+    if named is not None and named not in answer.named_versions[-1:]:
+        answer.named_versions.append(named)
+    if isinstance(metadata.get("weight_versions"), list):
+        answer.versions = metadata["weight_versions"]
+    return named
 
 
 def _named_version(found: Mapping[str, Any]) -> Optional[str]:
@@ -407,10 +431,10 @@ def error_of(found: Mapping[str, Any]) -> Optional[str]:
     ``error`` is the OpenAI API's; ``"object": "error"`` was vLLM's until 0.10, ``"type": "error"`` is Anthropic's.
     """
     error = found.get("error")
-    if not error and "error" in {_text(found.get("object")), _text(found.get("type"))}:
-        error = {name: found.get(name) for name in ("code", "type")} if "choices" not in found else None
     if not error:
-        return None
+        if "choices" in found or (found.get("object") != "error" and found.get("type") != "error"):
+            return None
+        error = {name: found.get(name) for name in ("code", "type")}
     kind = error.get("type") or error.get("code") if isinstance(error, dict) else None
     return str(kind or "error")
 
@@ -431,20 +455,30 @@ def _read_sglext(answer: _Answer, found: Any) -> None:
 
 
 def _read_choice(parts: _Parts, choice: Mapping[str, Any], named_version: Optional[str]) -> None:
-    brings_text, ids = _brings_text(choice), _count_ids(choice)
-    parts.goes_on = parts.goes_on or (parts.finish is not None and (brings_text or ids > 0))
-    parts.has_text_alone = parts.has_text_alone or (brings_text and not ids)
+    message = _dict(choice.get("delta") or choice.get("message"))
+    brings_text, ids = _brings_text(choice, message), _count_ids(choice)
+    if brings_text or ids:
+        parts.goes_on = parts.goes_on or parts.finish is not None
+        parts.has_text_alone = parts.has_text_alone or not ids
     text = choice.get("text")
     if isinstance(text, str):
         parts.content.append(text)
         parts.has_content = True
-    message = choice.get("delta") or choice.get("message")
-    if isinstance(message, dict):
+    if message:
         _read_message(parts, message)
     parts.finish = _finish_word(choice) or parts.finish
-    _append(parts.prompt_ids, choice.get("prompt_token_ids"))
     for source in ("token_ids", "response_token_ids"):
         parts.add_ids(source, choice.get(source))
+    if not _BESIDE_IDS.isdisjoint(choice):
+        named_version = _read_beside_ids(parts, choice, named_version)
+    if ids:
+        parts.named_versions.append((named_version, ids))
+    _read_logprobs(parts, choice.get("logprobs"))
+
+
+def _read_beside_ids(parts: _Parts, choice: Mapping[str, Any], named_version: Optional[str]) -> Optional[str]:
+    """Read what few servers say of a choice; return the version of the weights that it or its answer names."""
+    _append(parts.prompt_ids, choice.get("prompt_token_ids"))
     provider = choice.get("provider_specific_fields")  # where LiteLLM puts what it does not know
     if isinstance(provider, dict):
         parts.add_ids("provider_specific_fields", provider.get("token_ids"))
@@ -452,8 +486,6 @@ def _read_choice(parts: _Parts, choice: Mapping[str, Any], named_version: Option
         named_version = _named_version(own) or named_version
         if isinstance(own.get("weight_versions"), list):
             parts.versions = own["weight_versions"]
-    if ids:
-        parts.named_versions.append((named_version, ids))
     parts.prompt_logprobs = _later(parts.prompt_logprobs, choice.get("prompt_logprobs"))
     meta = _dict(choice.get("meta_info"))  # SGLang
     parts.routed_experts = _later(
@@ -464,13 +496,16 @@ def _read_choice(parts: _Parts, choice: Mapping[str, Any], named_version: Option
         parts.sampling_mask = [*parts.sampling_mask, *mask]  # a stream brings those of each chunk
     else:
         parts.sampling_mask = _later(parts.sampling_mask, mask)
-    _read_logprobs(parts, choice.get("logprobs"))
+    return named_version
 
 
-def _brings_text(choice: Mapping[str, Any]) -> bool:
-    """Whether a choice or chunk says something that was sampled."""
-    message = _dict(choice.get("delta") or choice.get("message"))
-    if choice.get("text") or message.get("content") or message.get("refusal") or _reasoning(message, None):
+def _brings_text(choice: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
+    """Whether a choice or chunk, and the message in it, say something that was sampled."""
+    if choice.get("text") or message.get("content") or message.get("refusal"):
+        return True
+    if _BESIDE_CONTENT.isdisjoint(message):
+        return False
+    if _reasoning(message, None):
         return True
     said: list[Any] = []
     calls = [_dict(tool) for tool in _list(message.get("tool_calls"))]
@@ -482,9 +517,13 @@ def _brings_text(choice: Mapping[str, Any]) -> bool:
 
 def _count_ids(choice: Mapping[str, Any]) -> int:
     """Return for how many tokens a choice or chunk has ids, or entries that may name them."""
-    provider, logprobs = _dict(choice.get("provider_specific_fields")), _dict(choice.get("logprobs"))
-    lists = [choice.get(name) for name in ("token_ids", "response_token_ids")] + [provider.get("token_ids")]
-    return max(map(len, map(_list, lists))) or len(_list(logprobs.get("content") or logprobs.get("tokens")))
+    most = max(_length(choice.get("token_ids")), _length(choice.get("response_token_ids")))
+    if "provider_specific_fields" in choice:
+        most = max(most, _length(_dict(choice["provider_specific_fields"]).get("token_ids")))
+    if most:
+        return most
+    logprobs = _dict(choice.get("logprobs"))
+    return _length(logprobs.get("content") or logprobs.get("tokens"))
 
 
 def _finish_word(choice: Mapping[str, Any]) -> Optional[str]:
@@ -493,16 +532,19 @@ def _finish_word(choice: Mapping[str, Any]) -> Optional[str]:
     SGLang's own form is an object: ``{"type": "length", "length": 8}``, ``{"type": "stop", "matched": 2}``,
     ``{"type": "abort", "message": …}``; without OpenAI's field it stands in ``meta_info``.
     """
-    for found in (choice.get("finish_reason"), _dict(choice.get("meta_info")).get("finish_reason")):
+    found = choice.get("finish_reason")
+    word = _text(found.get("type") if isinstance(found, dict) else found)
+    if word is None and "meta_info" in choice:
+        found = _dict(choice["meta_info"]).get("finish_reason")
         word = _text(found.get("type") if isinstance(found, dict) else found)
-        if word is not None:
-            return word
-    return None
+    return word
 
 
 def _read_message(parts: _Parts, message: Mapping[str, Any]) -> None:
     parts.role = _text(message.get("role")) or parts.role
     content, thinking = message.get("content"), None
+    if isinstance(message.get("refusal"), str):
+        parts.refusal.append(message["refusal"])
     if isinstance(content, list):  # some servers answer in content parts
         thinking = _thinking_in(content)
         content = "".join(
@@ -513,11 +555,11 @@ def _read_message(parts: _Parts, message: Mapping[str, Any]) -> None:
     if isinstance(content, str):
         parts.content.append(content)
         parts.has_content = True
+    if thinking is None and _BESIDE_CONTENT.isdisjoint(message):
+        return
     reasoning = _reasoning(message, thinking)
     if reasoning is not None:
         parts.reasoning.append(reasoning)
-    if isinstance(message.get("refusal"), str):
-        parts.refusal.append(message["refusal"])
     for position, tool in enumerate(_list(message.get("tool_calls"))):
         if isinstance(tool, dict):
             _read_tool_call(parts, _index(tool.get("index"), position), tool)
@@ -589,11 +631,7 @@ def _begins_another(known: Mapping[str, Any], tool_id: Optional[str], name: str)
 
 
 def _is_json(text: str) -> bool:
-    try:
-        from_json(text)
-    except ValueError:
-        return False
-    return True
+    return _json(text) is not _NO_JSON
 
 
 def _read_logprobs(parts: _Parts, found: Any) -> None:
@@ -602,11 +640,17 @@ def _read_logprobs(parts: _Parts, found: Any) -> None:
     content, flat = found.get("content"), found.get("token_logprobs")
     if isinstance(content, list):
         parts.has_logprobs = True
+        if content and type(content[0]) is TokenLogprob:  # then all are
+            parts.logprobs += [entry.logprob for entry in content]
+            parts.strings += [entry.token for entry in content]
+            return
+        parts.are_checked = parts.are_checked and not content
         known = [entry if isinstance(entry, dict) else {} for entry in content]
         parts.logprobs += [entry.get("logprob") for entry in known]
         parts.strings += [name if isinstance(name := entry.get("token"), str) else "" for entry in known]
     elif isinstance(flat, list):
         parts.has_logprobs = True
+        parts.are_checked = False
         parts.logprobs.extend(flat)
         tokens = _list(found.get("tokens"))
         parts.strings.extend(token if isinstance(token, str) else "" for token in tokens)
@@ -682,8 +726,9 @@ def _are_cumulative(answer: _Answer) -> bool:
     chunks = [lists for parts in answer.parts.values() for lists in parts.ids.values()]
     if expected is None or not any(len(lists) > 1 for lists in chunks):
         return False
-    if not all(isinstance(ids, list) for lists in chunks for ids in lists):
+    if not all(isinstance(ids, _LISTS) for lists in chunks for ids in lists):
         return False
+    chunks = [[*map(tuple, lists)] for lists in chunks]
     if any(len(parts.ids) > 1 for parts in answer.parts.values()):
         return False
     grows = all(later[: len(earlier)] == earlier for lists in chunks for earlier, later in pairwise(lists))
@@ -709,13 +754,13 @@ def _ids(parts: _Parts, cumulative: bool) -> tuple[Optional[tuple[int, ...]], Op
     return found[0], None
 
 
-def _id_list(chunks: Iterable[Any]) -> Optional[tuple[int, ...]]:
-    ids: list[int] = []
-    for chunk in chunks:
-        if not isinstance(chunk, list) or not _are_ids(chunk):
-            return None
-        ids.extend(chunk)
-    return tuple(ids)
+def _id_list(chunks: Sequence[Any]) -> Optional[tuple[int, ...]]:
+    if len(chunks) == 1 and type(chunks[0]) is tuple:  # the parser has checked them
+        return chunks[0]
+    if not all(isinstance(chunk, _LISTS) for chunk in chunks):
+        return None
+    ids = [*chain.from_iterable(chunks)]
+    return tuple(ids) if _are_ids(ids) else None
 
 
 def _are_ids(values: list[Any]) -> bool:
@@ -740,11 +785,13 @@ def _logprobs(
     """Return the log-probabilities and why they must not be trusted."""
     if not parts.has_logprobs or (not parts.logprobs and ids):
         return None, None
-    if not _NUMBERS.issuperset(map(type, parts.logprobs)):
+    if not parts.are_checked and not _NUMBERS.issuperset(map(type, parts.logprobs)):
         return None, "logprob_missing"
     values = tuple(map(float, parts.logprobs))
     if ids is not None and len(values) != len(ids):
         return values, "logprob_length"
+    if parts.are_checked:
+        return values, None
     if LOGPROB_SENTINEL in values:
         return values, "logprob_sentinel"
     if not all(map(math.isfinite, values)):
@@ -971,16 +1018,31 @@ def _says_more(choice: Choice) -> bool:
 # -- JSON
 
 
+def _answer_object(data: bytes | str) -> Optional[dict[str, Any]]:
+    """Return the JSON object that an answer or a chunk is, without fields that are not read; ``None`` = it is none."""
+    found = answer_fields.parse(data)
+    return json_object(data) if found is None else found
+
+
 def json_object(data: bytes | str) -> Optional[dict[str, Any]]:
     """Return the JSON object that ``data`` is, or ``None`` where it is none."""
-    try:
-        found = from_json(data)
-    except ValueError:  # also what json reads and the faster parser does not, such as lone surrogates
-        try:
-            found = json.loads(data)
-        except (ValueError, RecursionError):
-            return None
+    found = _json(data)
     return found if isinstance(found, dict) else None
+
+
+def _json(data: bytes | str) -> Any:
+    """Return the value that ``data`` is, or ``_NO_JSON``."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        pass
+    try:  # there is what json reads and the faster parser does not: NaN, lone surrogates, UTF-16
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return _NO_JSON
+
+
+_NO_JSON: Any = object()
 
 
 def _usage(found: Any) -> Optional[Usage]:
@@ -1041,6 +1103,10 @@ def _text(value: Any) -> Optional[str]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, _LISTS) else 0
 
 
 def _dict(value: Any) -> dict[str, Any]:

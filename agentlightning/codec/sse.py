@@ -99,8 +99,20 @@ def looks_like_events(body: bytes) -> bool:
 
 def events(body: bytes, *, only_whole: bool = False) -> Iterator[Event]:
     """Yield the events of a body that have a payload, also a last one that no blank line closes."""
-    splitter = EventSplitter()
-    for event in (*splitter.feed(body), b"" if only_whole else splitter.rest()):
+    for event in _events_of(body, only_whole):
+        if event.startswith(b"data:") and b"\n" not in event and b"\r" not in event:
+            yield Event("", event[5:].removeprefix(b" ").decode("utf-8", "replace"))
+            continue
         data = data_of(event)
         if data is not None:
             yield Event("error" if b"event" in event and _ERROR.search(event) is not None else "", data)
+
+
+def _events_of(body: bytes, only_whole: bool) -> list[bytes]:
+    """Return the events of a body, the last of them empty or not closed, but not if ``only_whole``."""
+    if b"\r" not in body:  # all ends of lines are alike, and the ends of events may go
+        events = body.split(b"\n\n")
+        return events[:-1] if only_whole else events
+    splitter = EventSplitter()
+    events = splitter.feed(body)
+    return events if only_whole else [*events, splitter.rest()]

@@ -61,6 +61,7 @@ def test_every_dependency_of_the_core_is_one_of_the_few() -> None:
     names = {entry.split(">")[0].strip() for entry in PYPROJECT["project"]["dependencies"]}
     assert names == {
         "flask",
+        "msgspec",
         "opentelemetry-api",
         "opentelemetry-instrumentation-threading",
         "opentelemetry-sdk",

@@ -7,10 +7,12 @@ the end. A ``ProxyLLM`` names the attempt in the path: ``…/rollout/<id>/attemp
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from .raw_call import Endpoint
+from .raw_call import Endpoint, LogprobKind
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ATTEMPT = re.compile(r"/rollout/[^/]+/attempt/[^/]+(?=/|$)")
@@ -36,11 +38,56 @@ def without_attempt(url: str) -> str:
     return _ATTEMPT.sub("", url, count=1)
 
 
-def find(url: str, endpoints: Iterable[Endpoint]) -> Endpoint | None:
-    """Return the endpoint that a request belongs to, or ``None``; of several, the first with the longest URL."""
+def find(url: str, endpoints: Iterable[Endpoint], model: str | None = None) -> Endpoint | None:
+    """Return what is known of the endpoint that a request goes to, or ``None``.
+
+    Of several, those with the longest URL count. One server may have several models, and what is said of one of them
+    is not said of the others: of the called model counts what is said of it, first what was named first, then what is
+    said of the endpoint as a whole. Where statements about different models could be meant and they differ, nothing
+    is known.
+
+    Args:
+        url: Of the request.
+        endpoints: What is known, the most certain first.
+        model: The model that the request names; ``None`` = it names none.
+    """
     asked = plain_url(url)
     found = [each for each in endpoints if _is_under(asked, each)]
-    return max(found, key=lambda each: len(plain_url(each.url)), default=None)
+    longest = max((len(plain_url(each.url)) for each in found), default=0)
+    nearest = [each for each in found if len(plain_url(each.url)) == longest]
+    if not nearest:
+        return None
+    own = _about(model, nearest)
+    said = {
+        name: _said([each for each in own if each.model == name]) for name in {each.model for each in own}
+    }
+    disputed = len(said) > 1 and any(each != said[own[0].model] for each in said.values())
+    whole = [each for each in nearest if each.model is None]
+    defaults, kind = (None, "unknown") if disputed else _said([*own, *whole])
+    return replace(
+        next(iter(own or whole or nearest)),
+        sampling_defaults=defaults,
+        logprob_kind=kind,
+        may_ask=any(each.may_ask for each in nearest),
+        disputed=disputed,
+    )
+
+
+def _about(model: str | None, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """Return what may be said of the called model by name; a name may have a provider before it (``vllm/policy``)."""
+    named = [each for each in endpoints if each.model is not None]
+    if model is None:
+        return named
+    exact = [each for each in named if each.model == model]
+    return exact or [each for each in named if (each.model or "").endswith(f"/{model}")]
+
+
+def _said(endpoints: Iterable[Endpoint]) -> tuple[Mapping[str, Any] | None, LogprobKind]:
+    """Return the first sampling defaults and the first kind of log-probabilities that somebody named."""
+    given = list(endpoints)
+    defaults = (each.sampling_defaults for each in given if each.sampling_defaults is not None)
+    kinds: Iterator[LogprobKind] = (each.logprob_kind for each in given if each.logprob_kind != "unknown")
+    return next(defaults, None), next(kinds, "unknown")
 
 
 def _is_under(url: str, endpoint: Endpoint) -> bool:

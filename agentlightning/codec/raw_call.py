@@ -26,6 +26,10 @@ class Endpoint:
     """Whether ``capture_tokens='request'`` may ask it for token ids."""
     names_attempts: bool = False
     """Whether its URLs may name the attempt before ``/v1``: ``…/rollout/<id>/attempt/<id>/v1`` (``ProxyLLM``)."""
+    model: Optional[str] = None
+    """The model that this is said of, as requests name it; ``None`` = every model of which nothing else is said."""
+    disputed: bool = False
+    """Whether several statements about what was called differ, so that none of them counts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,13 +283,17 @@ class OtelTracer(Tracer):
                 rollout_id,
             )
 
-    def endpoint_for(self, url: str) -> Optional[Endpoint]:
+    def endpoint_for(self, url: str, model: Optional[str] = None) -> Optional[Endpoint]:
         """Return what is known of the endpoint that a request goes to, or ``None``.
 
         What neither a resource nor ``endpoints`` says of its distribution, the environment may say of every endpoint;
         that alone makes none that is asked for token ids.
+
+        Args:
+            url: Of the request.
+            model: The model that it names, if it names one: a server may have several, with settings of their own.
         """
-        return self._described(url, self._known_endpoints())
+        return self._described(url, model, self._known_endpoints())
 
     def _endpoint_of(self, scope: Scope, raw: RawCall) -> Optional[Endpoint]:
         """Return what is known of the endpoint of a call; the rollout's resources are read at its first one.
@@ -298,7 +302,7 @@ class OtelTracer(Tracer):
         """
         if scope.described is None:
             scope.described = scope.endpoints if scope.endpoints is not None else self._resources_of(scope)
-        return self._described(raw.start.url, [*self._endpoints, *scope.described])
+        return self._described(raw.start.url, raw.start.model, [*self._endpoints, *scope.described])
 
     def _resources_of(self, scope: Scope) -> List[Endpoint]:
         store = scope.store
@@ -314,10 +318,10 @@ class OtelTracer(Tracer):
             )
             return []
 
-    def _described(self, url: str, endpoints: Sequence[Endpoint]) -> Optional[Endpoint]:
-        found = endpoint_urls.find(url, endpoints)
+    def _described(self, url: str, model: Optional[str], endpoints: Sequence[Endpoint]) -> Optional[Endpoint]:
+        found = endpoint_urls.find(url, endpoints, model)
         defaults, kind = self._stated
-        if defaults is None and kind == "unknown":
+        if (defaults is None and kind == "unknown") or (found is not None and found.disputed):
             return found
         if found is None:
             return Endpoint(url, defaults, kind, may_ask=False)
@@ -705,7 +709,13 @@ def _endpoint(value: Union[str, LLM, Endpoint]) -> Endpoint:
         return replace(value, url=_without_credentials(value.url))
     if isinstance(value, LLM):
         url, is_proxy = _without_credentials(value.endpoint), isinstance(value, ProxyLLM)
-        return Endpoint(url, value.sampling_defaults, value.logprob_kind, names_attempts=is_proxy)
+        return Endpoint(
+            url,
+            value.sampling_defaults,
+            value.logprob_kind,
+            names_attempts=is_proxy,
+            model=value.model or None,
+        )
     return Endpoint(_without_credentials(value))
 
 

@@ -87,8 +87,11 @@ async def test_what_a_resource_says_of_its_endpoint_holds_where_the_tracer_only_
     with FakeOpenAI(Answer.of("hello", ids="always", logprobs="always")) as server:
         kind = ProxyLLM if through_proxy else LLM
         llm = kind(endpoint=server.base_url, model="policy", sampling_defaults={}, logprob_kind="processed")
-        other = LLM(endpoint="http://127.0.0.1:1/v1", model="judge")
-        await store.add_resources({"judge": other, "main": llm})
+        # Another model behind the same server, such as a LoRA adapter, with settings of its own.
+        adapter = LLM(
+            endpoint=server.base_url, model="adapter", sampling_defaults={"top_k": 5}, logprob_kind="raw"
+        )
+        await store.add_resources({"adapter": adapter, "main": llm})
         ids = await new_attempt(store)
         tracer = OtelTracer()
         base = llm.get_base_url(*ids)

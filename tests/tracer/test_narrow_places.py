@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+from itertools import permutations
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from agentlightning.testing import start_child
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.exporter import LightningSpanExporter
 from agentlightning.tracer.writer import WriterSettings
-from agentlightning.types import ProxyLLM
+from agentlightning.types import LLM, ProxyLLM
 
 
 def test_a_rollout_that_is_started_for_a_context_leaves_the_agents_event_loop() -> None:
@@ -83,6 +84,51 @@ def test_of_several_endpoints_the_nearest_one_speaks_of_a_call() -> None:
         tracer = OtelTracer(endpoints=known)
         assert tracer.endpoint_for("http://gw/v1/judge/chat/completions") == judge
         assert tracer.endpoint_for("http://gw/v1/chat/completions") == whole
+
+
+def test_what_is_said_of_one_model_is_not_said_of_another_one_behind_the_same_server() -> None:
+    url = "http://gw/v1"
+    policy = LLM(endpoint=url, model="vllm/policy", sampling_defaults={}, logprob_kind="processed")
+    adapter = LLM(endpoint=url, model="policy-lora", sampling_defaults={"top_k": 20}, logprob_kind="raw")
+    unsaid = LLM(endpoint=url, model="judge")
+    for known in permutations([policy, adapter, unsaid]):
+        tracer = OtelTracer(endpoints=known)
+        found = {
+            model: tracer.endpoint_for(f"{url}/chat/completions", model)
+            for model in ("policy", "vllm/policy", "policy-lora", "judge", "stranger", None)
+        }
+        said = {model: each and (each.sampling_defaults, each.logprob_kind) for model, each in found.items()}
+        assert said == {
+            "policy": ({}, "processed"),
+            "vllm/policy": ({}, "processed"),
+            "policy-lora": ({"top_k": 20}, "raw"),
+            "judge": (None, "unknown"),
+            "stranger": (None, "unknown"),
+            None: (None, "unknown"),  # any of the three may have answered
+        }
+        assert all(each is not None and each.may_ask for each in found.values())
+
+
+def test_what_is_said_of_an_endpoint_as_a_whole_is_said_of_its_other_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = "http://gw/v1"
+    whole = Endpoint(url, {"top_p": 0.9}, "raw")
+    policy = LLM(endpoint=url, model="policy", sampling_defaults={})
+    other = LLM(endpoint=url, model="other", sampling_defaults={"top_k": 1})
+
+    def said(model: str | None, *known: LLM | Endpoint) -> Any:
+        found = OtelTracer(endpoints=known).endpoint_for(f"{url}/chat/completions", model)
+        return found and (found.sampling_defaults, found.logprob_kind)
+
+    assert said("policy", whole, policy) == said("policy", policy, whole) == ({}, "raw")
+    assert said("stranger", policy, whole) == ({"top_p": 0.9}, "raw")
+    assert said(None, policy) == ({}, "unknown")  # there is only one
+    assert said(None, policy, policy.model_copy(update={"model": "twin"})) == ({}, "unknown")  # both say it
+
+    monkeypatch.setenv("AGL_SAMPLING_DEFAULTS", '{"min_p": 0.1}')
+    assert said("stranger", policy) == ({"min_p": 0.1}, "unknown")  # nothing else is said of it
+    assert said(None, policy, other) == (None, "unknown")  # something is, and nobody knows what
 
 
 @pytest.mark.asyncio

@@ -64,6 +64,14 @@ class Generators:
         else:
             self._scopes.pop(frame, None)
 
+    def forget_inherited(self) -> None:
+        """Forget the generators of the process that this one was forked from, which are on its stack."""
+        self._scopes = {
+            frame: own
+            for frame, scopes in self._scopes.items()
+            if (own := [scope for scope in scopes if not scope.is_inherited])
+        }
+
     def at_work(self, frame: Optional[FrameType] = None) -> Optional[Scope]:
         """Return the scope of the innermost generator on this thread's stack that has opened one, or ``None``."""
         frame = sys._getframe(1) if frame is None else frame  # noqa: SLF001 - the call stack is the evidence

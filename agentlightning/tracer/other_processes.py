@@ -93,8 +93,12 @@ def carried(work: Callable[..., Any]) -> Callable[..., Any]:
     """Return a job that is done in another process under the rollout that is open here."""
     scope = current_scope()
     for name, recorder in list(_recorders.items()):
-        if scope is None or scope.owner is recorder.tracer.processor:
-            return _Job(work, _handed(name, recorder, scope))
+        processor = recorder.tracer.processor
+        if scope is None or scope.owner is processor:
+            at_work, is_known = processor.scope_at_work()
+            if not is_known:
+                processor.writer.unplaced()  # what the job does is seen by its process alone
+            return _Job(work, _handed(name, recorder, at_work))
     return work
 
 
@@ -170,6 +174,7 @@ def _rollout(handed: Handed) -> Iterator[None]:
         yield
         return
     processor = tracer.processor
+    processor.begin_job()
     outside = otel_context.get_current()
     context = otel_context.Context()
     scope = None if handed.ids is None or store is None else processor.new_scope(store, *handed.ids)

@@ -374,10 +374,8 @@ class LightningSpanProcessor(SpanProcessor):
                 return self._scope_for(*ids, context), None
         scope = scope_in(context)
         if self._generators and scope is current_scope():  # nobody has named another context
-            at_work = self._generators.at_work()
-            if at_work is not None:
-                return (scope if _is_open_inside(scope, at_work) else at_work), None
-            if scope is not None and _is_another_at_work(scope):
+            scope, is_known = self.scope_at_work()
+            if not is_known:
                 return None, None
         if scope is None and span.parent is not None:
             scope = self._traces.get(span.parent.trace_id)
@@ -386,6 +384,24 @@ class LightningSpanProcessor(SpanProcessor):
         ids = ids_in_baggage(context) if self.accept_context and not is_inside_any() else None
         scope = None if ids is None else self._scope_for(*ids, context)
         return (scope if scope is not None else self.fallback), None
+
+    def begin_job(self) -> None:
+        """Note that what runs here was handed on by another process, wherever this one was forked."""
+        if self._generators:
+            self._generators.forget_inherited()
+
+    def scope_at_work(self) -> Tuple[Optional[Scope], bool]:
+        """Return the scope of the code that runs here, and whether that is known.
+
+        It is not where the current scope was opened by a generator that is not at work.
+        """
+        scope = current_scope()
+        at_work = self._generators.at_work() if self._generators else None
+        if at_work is not None:
+            return (scope if _is_open_inside(scope, at_work) else at_work), True
+        if self._generators and scope is not None and _is_another_at_work(scope):
+            return None, False
+        return scope, True
 
     def _scope_for(self, rollout_id: str, attempt_id: str, context: otel_context.Context) -> Optional[Scope]:
         for known in (scope_in(context), self.fallback):

@@ -257,6 +257,11 @@ class Scope:
         return self._is_closed or self._mark[self._slot] != self.opened_at
 
     @property
+    def is_inherited(self) -> bool:
+        """Whether it was opened in the process that this one was forked from."""
+        return self._opened_in != _pid
+
+    @property
     def unattributed(self) -> int:
         """How many spans that nobody could place started in this process while it was open."""
         until = self._unplaced.count if self._unplaced_until is None else self._unplaced_until

@@ -82,6 +82,29 @@ def test_a_pool_of_processes_that_lives_on_serves_each_rollout_as_its_own(
         assert asyncio.run(receipt(kept, each)).whole
 
 
+def test_a_job_of_a_generator_is_of_the_rollout_that_the_generator_has_opened(
+    kept: LightningStore, recorder: OtelTracer
+) -> None:
+    ids = [asyncio.run(new_attempt(kept, number)) for number in range(2)]
+
+    def agent(number: int) -> Iterator[None]:
+        rollout_id, attempt_id = ids[number]
+        with recorder.trace_context(store=kept, rollout_id=rollout_id, attempt_id=attempt_id):
+            yield
+            executor.submit(call, f"job of {number}").result()
+            yield
+
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as executor:
+        agents = [agent(number) for number in range(2)]
+        for each in [*agents, *agents]:
+            next(each)
+        executor.submit(call, "job of their driver").result()
+        for each in agents:
+            each.close()
+    assert [names(kept, each) for each in ids] == [["job of 0"], ["job of 1"]]
+    assert [asyncio.run(receipt(kept, each)).unattributed for each in ids] == [1, 1]
+
+
 def straggle(go: Connection) -> None:
     call("in time")
     go.send("begun")

@@ -38,8 +38,9 @@ class Bell:
 
     def set(self) -> None:
         """Ring; a repeat is harmless."""
-        with suppress(RuntimeError):  # it has been rung already
-            self._silent.release()
+        if self._silent.locked():
+            with suppress(RuntimeError):  # another thread has rung it meanwhile
+                self._silent.release()
 
     def clear(self) -> None:
         """Forget that it was rung."""

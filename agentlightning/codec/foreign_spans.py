@@ -131,10 +131,14 @@ def request_model(attributes: Mapping[str, Any]) -> Optional[str]:
 
 def is_model_call(attributes: Mapping[str, Any]) -> bool:
     """Whether attributes, so far as they are set, are those of a chat or completion call."""
-    # The agent's thread asks this of every span that it starts: most have none of these attributes.
+    # The agent's thread asks this of every span that it starts. What the next two answers hold for are most of them:
+    # spans that name their operation as the GenAI conventions do, and those that have none of these attributes.
+    operation = attributes.get("gen_ai.operation.name")
+    if type(operation) is str and operation in _OPERATIONS and "openinference.span.kind" not in attributes:
+        return True
     if type(attributes) is dict and attributes.keys().isdisjoint(_DECIDING):
         return _has_messages(attributes)
-    if not _IDS.isdisjoint(attributes):
+    if not attributes.keys().isdisjoint(_IDS):
         return True
     kind = attributes.get("openinference.span.kind")
     if kind is not None:

@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, Dict, Optional
 from opentelemetry import trace
 
 from ..codec.foreign_spans import is_model_call, request_model
-from ..semconv import DropReason
 from ..types.tracer import attributes_of
 
 if TYPE_CHECKING:
@@ -100,35 +99,17 @@ class Adoptions:
 
     # ------------------------------------------------------------------ spans
 
-    def started(self, span: SdkSpan, record: Record) -> None:
-        """Look at a span that starts under an attempt; cheap for all that are no model calls."""
-        if record.scope is None:
-            return
-        attributes = attributes_of(span)
-        is_sure = is_model_call(attributes)
-        if not is_sure and attributes:
+    def started(self, span: SdkSpan, record: Record, attributes: Mapping[str, Any]) -> None:
+        """Look at a span that starts under an attempt, with these attributes; cheap for all that are no model calls."""
+        is_sure = bool(attributes)
+        if is_sure and not is_model_call(attributes):
             return
         before = _free(_offer.get())
         if is_sure and before is not None and _is_inside(span, before.span):
-            _replace(record, before.record)
+            with self._lock:
+                _replace(record, before.record)
             return
         _offer.set(_Offer(span, record, before, is_sure=is_sure))
-
-    def ended(self, span: ReadableSpan, record: Record) -> bool:
-        """Whether a span that ends stays here, because its call goes on."""
-        adoption = record.adoption
-        if adoption is None:
-            return False
-        with self._lock:
-            if adoption.call_is_over:
-                return False
-            adoption.ended = span
-            return True
-
-    def drop_duplicate(self, record: Record) -> None:
-        """Count a second span of one call as dropped."""
-        assert record.scope is not None
-        self._writer.dropped(record, DropReason.SAME_CALL)
 
     # ------------------------------------------------------------------ calls
 
@@ -143,15 +124,23 @@ class Adoptions:
         asked = request_model(attributes_of(offer.span))
         if asked is not None and model is not None and not _same_model(asked, model):
             return None
-        offer = _outermost(offer)
-        offer.record.adoption = Adoption(offer.span)
+        offer, duplicates = _outermost(offer)
+        # Spans were asked before it is taken: their own locks are never waited for under this one.
+        with self._lock:
+            if offer.record.ended or offer.record.adoption is not None:  # meanwhile, by another thread
+                return None
+            for record, outer in duplicates:
+                if not record.ended:
+                    _replace(record, outer)
+            offer.record.adoption = Adoption(offer.span)
         return offer.span
 
     def keep_out(self, span: trace.Span) -> None:
         """Note that a span is ours and has its call already."""
         record = self._writer.records.get(id(span.get_span_context()))
         if record is not None:
-            record.adoption = Adoption(span, call_is_over=True)
+            with self._lock:
+                record.adoption = Adoption(span, call_is_over=True)
 
     def over(self, span: trace.Span, call: RawCall) -> None:
         """Give an adopting span the call that it waited for."""
@@ -172,7 +161,7 @@ class Adoptions:
     def _is_late_to_leave(record: Record) -> bool:
         """Note that a stream was left half way; return whether its ``trace_context`` has ended, which would see it."""
         scope = record.scope
-        if scope is None or scope.left_open is None:
+        if scope.left_open is None:
             return True
         scope.left_open.append(record)
         return False
@@ -208,25 +197,25 @@ def _same_model(asked: str, called: str) -> bool:
 
 
 def _free(offer: Optional[_Offer]) -> Optional[_Offer]:
-    while offer is not None and not offer.is_free:
+    while offer is not None and (offer.record.ended or not offer.is_free):
         offer = offer.before
     return offer
 
 
-def _outermost(offer: _Offer) -> _Offer:
-    """Return the first of the spans around one call; the others are its duplicates."""
+def _outermost(offer: _Offer) -> tuple[_Offer, list[tuple[Record, Record]]]:
+    """Return the first of the spans around one call; the others are its duplicates, each with the one around it."""
+    duplicates: list[tuple[Record, Record]] = []
     before = _free(offer.before)
     while before is not None and (
         _is_inside(offer.span, before.span) or _asks_beside(offer.span, before.span)
     ):
-        _replace(offer.record, before.record)
+        duplicates.append((offer.record, before.record))
         offer, before = before, _free(before.before)
-    return offer
+    return offer, duplicates
 
 
 def _replace(record: Record, outer: Record) -> None:
-    """Note that a span is the second of a call; its children move to the first."""
-    assert record.scope is not None
+    """Note that a span is the second of a call (under the lock); its children move to the first."""
     record.scope.replaced[record.context.span_id] = outer.context.span_id
     record.duplicate = True
 

@@ -72,7 +72,7 @@ class LightningSpanExporter(SpanExporter):
                 if context is not None:
                     record = Record(self._scope_of(span), context)
                     self._writer.started(None, record)
-                    self._writer.ended(span, record, size_of(span, record))
+                    self._writer.ended(span, record, size_of(span))
             written = self._writer.flush().result(self._patience())
         except TimeoutError:
             self._late = interpreter_ends()
@@ -119,7 +119,6 @@ class LightningSpanExporter(SpanExporter):
 
     def _make_span(self, entry: Entry) -> Optional[Span]:
         scope, readable = entry.record.scope, entry.readable
-        assert scope is not None
         assert readable is not None
         span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
         return self._chain(span) if self._chain else span

@@ -35,10 +35,7 @@ class Generators:
     """The generators that have opened a ``trace_context`` which is open, and the scopes of each."""
 
     def __init__(self) -> None:
-        self._scopes: Dict[FrameType, List[Scope]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._scopes)
+        self.scopes: Dict[FrameType, List[Scope]] = {}
 
     def opened(self, scope: Scope, frame: Optional[FrameType]) -> None:
         """Note who opened a scope.
@@ -47,28 +44,28 @@ class Generators:
             scope: The scope.
             frame: The frame that entered its ``trace_context``.
         """
-        scope.opened_inside = self.at_work(frame) if self._scopes else None
+        scope.opened_inside = self.at_work(frame) if self.scopes else None
         opener = _opener(frame)
         if opener is not None:
             scope.generator = opener
-            self._scopes[opener] = [*self._scopes.get(opener, ()), scope]
+            self.scopes[opener] = [*self.scopes.get(opener, ()), scope]
 
     def closed(self, scope: Scope) -> None:
         """Forget a scope."""
         frame, scope.generator = scope.generator, None
         if frame is None:
             return
-        left = [other for other in self._scopes.get(frame, ()) if other is not scope]
+        left = [other for other in self.scopes.get(frame, ()) if other is not scope]
         if left:
-            self._scopes[frame] = left
+            self.scopes[frame] = left
         else:
-            self._scopes.pop(frame, None)
+            self.scopes.pop(frame, None)
 
     def forget_inherited(self) -> None:
         """Forget the generators of the process that this one was forked from, which are on its stack."""
-        self._scopes = {
+        self.scopes = {
             frame: own
-            for frame, scopes in self._scopes.items()
+            for frame, scopes in self.scopes.items()
             if (own := [scope for scope in scopes if not scope.is_inherited])
         }
 
@@ -76,7 +73,7 @@ class Generators:
         """Return the scope of the innermost generator on this thread's stack that has opened one, or ``None``."""
         frame = sys._getframe(1) if frame is None else frame  # noqa: SLF001 - the call stack is the evidence
         while frame is not None:
-            scopes = self._scopes.get(frame)
+            scopes = self.scopes.get(frame)
             if scopes:
                 return scopes[-1]
             frame = frame.f_back

@@ -345,6 +345,9 @@ class TraceHandle(trace.Tracer):
         self._tracer = tracer
         self._scope = scope
         self._entries: List[Entry] = scope.finished if scope.finished is not None else []
+        # The tracer's own, so that no span pays for a call in between.
+        self.start_span = tracer.start_span  # type: ignore[method-assign]
+        self.start_as_current_span = tracer.start_as_current_span  # type: ignore[method-assign]
 
     @property
     def rollout_id(self) -> str:

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Deque, List, Optional, Self, Set, Tuple
+from typing import TYPE_CHECKING, Any, Deque, List, Optional, Self, Set, Tuple
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -37,7 +37,6 @@ from .adoption import Adoptions, other_call
 from .generators import Generators, waits_at_yield
 from .marks import marks_in
 from .scope import (
-    NO_RECORD,
     ROLLOUT_KEY,
     Entry,
     Record,
@@ -67,6 +66,8 @@ if TYPE_CHECKING:
     from ..store.base import LightningStore
 
 _log = logging.getLogger(__name__)
+
+_SAMPLED = trace.TraceFlags.SAMPLED
 
 UNATTRIBUTED_KEPT = 1000
 UNATTRIBUTED_BYTES = 16 * 1024 * 1024
@@ -132,42 +133,43 @@ class LightningSpanProcessor(SpanProcessor):
             return
         try:
             context = span.get_span_context()
-            if context is None or not context.trace_flags.sampled:
+            if context is None or not context.trace_flags & _SAMPLED:
                 return
             started_in = otel_context.get_current() if parent_context is None else parent_context
-            if not self.owns(started_in):
+            here = scope_in(started_in)
+            if here is not None and here.owner is not self:
                 return
-            scope, late_of = self._route(span, started_in)
-            record = Record(scope, context)
-            self.writer.records[id(context)] = record
+            attributes = attributes_of(span)
+            scope, late_of = self._route(span, attributes, started_in, here)
+            live: Optional[SdkSpan] = span
             if scope is None:
-                self.writer.unplaced()
+                self.writer.unplaced(1, context if late_of is None else None)
                 self._say_where_it_is(span, late_of)
-                if late_of is not None:
-                    self._start_late(span, record, late_of, started_in)
-            else:
-                record.marks = marks_in(started_in)
+                if late_of is None:
+                    return
+                with self.writer.lock:
+                    scope = late_of.late()
+                live = None  # not announced as open: nobody waits for its end
+            record = Record(scope, context, marks_in(started_in))
+            self.writer.records[id(context)] = record
+            if live is not None:
                 note_span(scope, started_in, context.span_id)
-                self.writer.started(span, record)
-                self.adoptions.started(span, record)
+            self.writer.started(live, record)
+            self.adoptions.started(span, record, attributes)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
             self._policy("deciding where a span belongs", error)
-
-    def _start_late(
-        self, span: SdkSpan, record: Record, late_of: Scope, context: otel_context.Context
-    ) -> None:
-        with self.writer.lock:
-            record.scope = late_of.late()
-        record.marks = marks_in(context)
-        self.writer.started(None, record)  # not announced as open: nobody waits for its end
-        self.adoptions.started(span, record)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span."""
         try:
             context = span.get_span_context()
-            record = self.writer.records.get(id(context)) or self._unstarted(context)
-            if record is not None and not self.adoptions.ended(span, record):
+            record = self.writer.records.get(id(context))
+            if record is None:
+                if self.writer.ended_unplaced(context):
+                    self._keep_aside(span)
+                    return
+                record = self._unstarted(context)
+            if record is not None:
                 self._settle(span, record)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
             self._policy("queueing a span", error)
@@ -175,22 +177,18 @@ class LightningSpanProcessor(SpanProcessor):
     def _unstarted(self, context: Optional[trace.SpanContext]) -> Optional[Record]:
         """Return a record of a span whose start nobody told us of, where the user has named its attempt (0.3)."""
         scope = current_scope()
-        if scope not in self._given or context is None or not context.trace_flags.sampled:
+        if scope is None or scope not in self._given:
+            return None
+        if context is None or not context.trace_flags.sampled:
             return None
         record = Record(scope, context)
         self.writer.started(None, record)
         return record
 
     def _settle(self, span: ReadableSpan, record: Record) -> None:
-        self.writer.records.pop(id(record.context), None)
-        if record.scope is None or record.scope.is_late:
+        self.writer.ended(span, record, size_of(span, record.calls))
+        if record.scope.is_late and record.ended:
             self._keep_aside(span)
-        if record.scope is None:
-            return
-        if record.duplicate:
-            self.adoptions.drop_duplicate(record)
-        else:
-            self.writer.ended(span, record, size_of(span, record))
 
     def shutdown(self) -> None:
         """Write what is queued, for at most 5 s, and stop; what cannot be written waits in the spool."""
@@ -365,15 +363,26 @@ class LightningSpanProcessor(SpanProcessor):
 
     # ------------------------------------------------------------------ routing
 
-    def _route(self, span: SdkSpan, context: otel_context.Context) -> Tuple[Optional[Scope], Optional[Scope]]:
-        """Return the scope of a span; where it has none, the closed one that it is late of, if there is one."""
-        attributes = attributes_of(span)
+    def _route(
+        self,
+        span: SdkSpan,
+        attributes: Mapping[str, Any],
+        context: otel_context.Context,
+        scope: Optional[Scope],
+    ) -> Tuple[Optional[Scope], Optional[Scope]]:
+        """Return the scope of a span; where it has none, the closed one that it is late of, if there is one.
+
+        Args:
+            span: It.
+            attributes: Those that it starts with.
+            context: The context that it starts in.
+            scope: What that context carries.
+        """
         if ROLLOUT_KEY in attributes:
             ids = ids_among(attributes)
             if ids is not None:
                 return self._scope_for(*ids, context), None
-        scope = scope_in(context)
-        if self._generators and scope is current_scope():  # nobody has named another context
+        if self._generators.scopes and scope is current_scope():  # nobody has named another context
             scope, is_known = self.scope_at_work()
             if not is_known:
                 return None, None
@@ -387,7 +396,7 @@ class LightningSpanProcessor(SpanProcessor):
 
     def begin_job(self) -> None:
         """Note that what runs here was handed on by another process, wherever this one was forked."""
-        if self._generators:
+        if self._generators.scopes:
             self._generators.forget_inherited()
 
     def scope_at_work(self) -> Tuple[Optional[Scope], bool]:
@@ -396,10 +405,10 @@ class LightningSpanProcessor(SpanProcessor):
         It is not where the current scope was opened by a generator that is not at work.
         """
         scope = current_scope()
-        at_work = self._generators.at_work() if self._generators else None
+        at_work = self._generators.at_work() if self._generators.scopes else None
         if at_work is not None:
             return (scope if _is_open_inside(scope, at_work) else at_work), True
-        if self._generators and scope is not None and _is_another_at_work(scope):
+        if self._generators.scopes and scope is not None and _is_another_at_work(scope):
             return None, False
         return scope, True
 
@@ -439,18 +448,17 @@ class LightningSpanProcessor(SpanProcessor):
     def _keep_aside(self, span: ReadableSpan) -> None:
         with self.writer.lock:  # or a count would be lost where two threads end spans at once
             self.unattributed_count += 1
-            self._unattributed_bytes += size_of(span, NO_RECORD)
+            self._unattributed_bytes += size_of(span)
             self.unattributed.append(span)
             while len(self.unattributed) > UNATTRIBUTED_KEPT or self._unattributed_bytes > UNATTRIBUTED_BYTES:
                 oldest = self.unattributed.popleft()
-                self._unattributed_bytes -= size_of(oldest, NO_RECORD)
+                self._unattributed_bytes -= size_of(oldest)
 
     # ------------------------------------------------------------------ the writer's thread
 
     def _make_span(self, entry: Entry) -> Optional[Span]:
         readable, scope = entry.readable, entry.record.scope
         assert readable is not None
-        assert scope is not None
         span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
         for raw in entry.calls():
             if self.endpoint_of is not None and raw.status is not None:
@@ -476,8 +484,7 @@ class LightningSpanProcessor(SpanProcessor):
 
     def _make_opened(self, span: SdkSpan, record: Record) -> Span:
         opened = opened_span(span, record)
-        if record.scope is not None:
-            _move_up(opened, record.scope)
+        _move_up(opened, record.scope)
         return (self._chain(opened) or bare_opened_span(record)) if self._chain else opened
 
 

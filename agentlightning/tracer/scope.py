@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple
 
 from opentelemetry import baggage, trace
@@ -32,7 +33,7 @@ from ..codec.raw_call import Endpoint
 from ..semconv import DropReason, LightningResourceAttributes
 from ..store.base import new_writer_id
 from ..types import Account, Receipt, Span
-from ..types.tracer import attributes_of
+from ..types.tracer import attributes_of, has_events, has_links
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -69,6 +70,9 @@ _ENTRY_OVERHEAD = 600
 """Bytes that a span without attributes occupies in the queue, roughly (CPython 3.11)."""
 _PART_OVERHEAD = 300
 """The same of an event or a link."""
+_NUMBERS = frozenset({int, float, bool})
+"""Values that take no room beside the 80 bytes that each attribute is reckoned with."""
+_FLAT = _NUMBERS | {str}
 _LEVELS_SIZED = 5
 """How deep a nested value is looked into; a value may contain itself."""
 
@@ -93,7 +97,9 @@ class Record:
         "scope",
     )
 
-    def __init__(self, scope: Optional[Scope], context: trace.SpanContext) -> None:
+    def __init__(
+        self, scope: Scope, context: trace.SpanContext, marks: Optional[Mapping[str, Any]] = None
+    ) -> None:
         self.scope = scope
         self.context = context
         """The very object of the span. Records are found by its identity: ids repeat where programs seed them."""
@@ -101,7 +107,7 @@ class Record:
         """Its start is in a batch that was committed or is under way."""
         self.ended = False
         self.dropped = False
-        self.marks: Optional[Mapping[str, Any]] = None
+        self.marks = marks
         """Attributes that the agent's code wants on its model calls: a role, or not to be trained."""
         self.calls: Optional[List[RawCall]] = None
         """Model calls seen on the wire, undecoded; they travel outside of attributes and their limits."""
@@ -114,9 +120,6 @@ class Record:
     def span_id(self) -> str:
         """16 hex digits."""
         return f"{self.context.span_id:016x}"
-
-
-NO_RECORD = Record(None, trace.INVALID_SPAN_CONTEXT)
 
 
 class Entry:
@@ -152,7 +155,7 @@ class Entry:
 
 
 class Unplaced:
-    """How many spans of this process nobody could place; changed under the writer's lock.
+    """The spans of this process that nobody could place; changed under the writer's lock.
 
     Every attempt that is open when such a span starts could have made it. A scope notes the count when it is made and
     when it closes; the difference is its own, and no span has to go round all open scopes.
@@ -160,6 +163,9 @@ class Unplaced:
 
     def __init__(self) -> None:
         self.count = 0
+        """How many have started."""
+        self.open: Dict[int, trace.SpanContext] = {}
+        """Those that have not ended, by identity of their context."""
 
 
 class Scope:
@@ -511,26 +517,33 @@ def ids_among(attributes: Mapping[str, object]) -> Optional[tuple[str, str]]:
     return None
 
 
-def size_of(span: ReadableSpan, record: Record) -> int:
-    """Estimate the bytes that a finished span occupies; cheap, because the agent's thread pays for it."""
-    size = _ENTRY_OVERHEAD + len(span.name) + _size_of_all(attributes_of(span))
-    if getattr(span, "_events", True):
+def size_of(span: ReadableSpan, calls: Optional[Sequence[RawCall]] = None) -> int:
+    """Estimate the bytes that a finished span and its model calls occupy; the agent's thread pays for it."""
+    size = _ENTRY_OVERHEAD + len(span.name)
+    attributes = attributes_of(span)
+    if attributes:
+        size += _size_of_all(attributes)
+    if has_events(span):
         for event in span.events:
             size += _PART_OVERHEAD + _size_of_all(attributes_of(event))
-    for link in getattr(span, "_links", None) or ():
-        size += _PART_OVERHEAD + _size_of_all(attributes_of(link))
-    for call in record.calls or ():
+    if has_links(span):
+        for link in span.links:
+            size += _PART_OVERHEAD + _size_of_all(attributes_of(link))
+    for call in calls or ():
         size += len(call.request_body) + len(call.response_body)
     return size
 
 
 def _size_of_all(attributes: Mapping[str, Any], depth: int = 0) -> int:
+    values = attributes.values()
     size = 80 * len(attributes)
-    for value in attributes.values():
-        kind = type(value)
-        if kind is str:
+    # Two passes without a line of Python for each value: they are texts and numbers, but for a few spans.
+    if _FLAT.issuperset(map(type, values)):
+        return size + sum(map(length_hint, values))
+    for value in values:
+        if type(value) is str:
             size += len(value)
-        elif kind is not int and kind is not float and kind is not bool:
+        elif type(value) not in _NUMBERS:
             size += _size_of_value(value, depth)
     return size
 
@@ -538,12 +551,12 @@ def _size_of_all(attributes: Mapping[str, Any], depth: int = 0) -> int:
 def _size_of_value(value: Any, depth: int) -> int:
     if isinstance(value, (str, bytes)):
         return len(value)
-    if depth < _LEVELS_SIZED and isinstance(value, Mapping):
-        return _size_of_all(value, depth + 1)
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list)):  # before the check for a mapping, which is a call of Python's own
         if depth == _LEVELS_SIZED or not value or isinstance(value[0], (int, float)):
             return 32 * len(value)
         return sum(32 + _size_of_value(item, depth + 1) for item in value)
+    if depth < _LEVELS_SIZED and isinstance(value, Mapping):
+        return _size_of_all(value, depth + 1)
     return 32
 
 

@@ -47,6 +47,7 @@ from .spool import DEFAULT_MAX_BYTES, Batch, Spool
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace import Span as SdkSpan
+    from opentelemetry.trace import SpanContext
 
     from ..store.base import LightningStore
 
@@ -247,6 +248,7 @@ class Writer:
         self.settings = settings or WriterSettings()
         # A full queue gets no fuller by waiting.
         self._whole_batch = min(self.settings.batch_size, self.settings.max_queue_size)
+        self._half_of_memory = self.settings.max_queue_bytes // 2
         self._make_span = make_span
         self._make_opened = make_opened or opened_span
         self._spools: Dict[int, Spool] = {}
@@ -278,6 +280,7 @@ class Writer:
         self._to_move = Bell()
         self.records: Dict[int, Record] = {}
         """Spans that this process started and has not ended, by identity of their context."""
+        self.unplaced_spans.open = {}
         self._fresh: Dict[Record, SdkSpan] = {}
         self._dirty: Set[Scope] = set()
         self._unclosed: Set[Scope] = set()
@@ -316,7 +319,6 @@ class Writer:
             record: Its record.
         """
         scope = record.scope
-        assert scope is not None
         with self._lock:
             if scope.pid != self.pid:
                 scope.forget_counts()
@@ -327,34 +329,54 @@ class Writer:
                     self._fresh[record] = span
                 self._dirty.add(scope)
                 self._unclosed.add(scope)
-        if self._idle:
+        if self._idle and scope.store is not None:
             self._nudge()
 
     def ended(self, readable: ReadableSpan, record: Record, size: int) -> None:
-        """Queue a finished span, or drop and count it where there is no room."""
+        """Queue a finished span, or drop and count it where there is no room.
+
+        One that has adopted a model call which goes on is left with it, and comes again when that is over.
+        """
         scope = record.scope
-        assert scope is not None
         entry = Entry(readable, record, size)
         while not self._enqueue(entry):
             self._wait_for_room(scope, size)
-        if self._has_batch() and not self._full.is_set():
+        if self._has_batch():
             self._full.set()
         if self._idle and scope.store is not None:
             self._nudge()
-        self._ask_to_move()
+        if self._bytes + self._arriving > self._half_of_memory:
+            self._ask_to_move()
 
-    def unplaced(self, number: int = 1) -> None:
-        """Count started spans that nobody can place."""
+    def unplaced(self, number: int = 1, context: Optional[SpanContext] = None) -> None:
+        """Count started spans that nobody can place.
+
+        Args:
+            number: Of them.
+            context: That of one which belongs to no attempt, so that its end is noticed, too.
+        """
         with self._lock:
             self.unplaced_spans.count += number
+            if context is not None:
+                self.unplaced_spans.open[id(context)] = context
+
+    def ended_unplaced(self, context: Optional[SpanContext]) -> bool:
+        """Note that a span has ended; return whether it is one that belongs to no attempt."""
+        with self._lock:
+            return self.unplaced_spans.open.pop(id(context), None) is not None
 
     def _enqueue(self, entry: Entry) -> bool:
         """Queue an entry or count it as dropped; ``False`` where the thread is to wait for room first."""
         record = entry.record
         scope = record.scope
-        assert scope is not None
         with self._lock:
-            if scope.store is None:
+            # In one step with what follows: a call that another thread hands to the span finds it open, or ended.
+            if record.adoption is not None and not record.adoption.call_is_over:
+                record.adoption.ended = entry.readable
+                return True
+            if record.duplicate:
+                self._drop_duplicate(record)
+            elif scope.store is None:
                 self._keep(scope, entry)
                 record.ended = True
                 scope.live -= 1
@@ -381,19 +403,15 @@ class Writer:
                 self._bytes += entry.size
                 self._queue.append(entry)
                 self._fresh.pop(record, None)
+            self.records.pop(id(record.context), None)
             return True
 
-    def dropped(self, record: Record, reason: DropReason) -> None:
-        """Count a span that has ended and is not stored, on purpose."""
-        scope = record.scope
-        assert scope is not None
-        with self._lock:
-            self._over(record)
-            scope.drop(record, reason)
-            if scope.store is None:
-                return
-            self._dirty.add(scope)
-        self._nudge()
+    def _drop_duplicate(self, record: Record) -> None:
+        """Count the second span of one call, which is not stored (under the lock)."""
+        self._over(record)
+        record.scope.drop(record, DropReason.SAME_CALL)
+        if record.scope.store is not None:
+            self._dirty.add(record.scope)
 
     def closed(self, scope: Scope) -> None:
         """Note that a ``trace_context`` has ended; its account is closed once everything is settled."""
@@ -407,7 +425,6 @@ class Writer:
     def _over(self, record: Record) -> None:
         """Note that a span has ended of which nothing will be stored (under the lock)."""
         scope = record.scope
-        assert scope is not None
         self._fresh.pop(record, None)
         record.ended = True
         scope.live -= 1
@@ -430,15 +447,12 @@ class Writer:
     def _is_full(self, size: int) -> bool:
         settings = self.settings
         waiting = len(self._queue) + len(self._later)
-        if not waiting:
+        held = self._bytes + self._arriving + size
+        if (waiting < settings.max_queue_size and held <= settings.max_queue_bytes) or not waiting:
             return False
-        times = self._times()
-        held = self.held_bytes + size
+        # Where an event loop runs, this thread may not wait, and may use up the bounds twice.
+        times = 1 if asyncio._get_running_loop() is None else 2  # noqa: SLF001
         return waiting >= times * settings.max_queue_size or held > times * settings.max_queue_bytes
-
-    def _times(self) -> int:
-        """How often this thread may use up the bounds: where an event loop runs, it may not wait."""
-        return 1 if asyncio._get_running_loop() is None else 2  # noqa: SLF001
 
     # ------------------------------------------------------------------ memory
 
@@ -468,7 +482,7 @@ class Writer:
 
     def _is_pressed(self) -> bool:
         """Whether half of the memory is taken, by what could be moved to disk."""
-        half = self.settings.max_queue_bytes // 2
+        half = self._half_of_memory
         return self.held_bytes > max(half, self._not_movable + half // 8)
 
     def _ask_to_move(self) -> None:
@@ -497,11 +511,10 @@ class Writer:
     def _move_to_disk(self) -> None:
         """Move bodies of the oldest spans to disk, until half of the memory is free."""
         self._asked_to_move = False
-        half = self.settings.max_queue_bytes // 2
         with self._lock:
             waiting = [*self._later, *self._queue] if self._is_pressed() else []
         for entry in waiting:
-            if self.held_bytes <= half or not self._overflows:
+            if self.held_bytes <= self._half_of_memory or not self._overflows:
                 break
             self._move(entry)
         with self._lock:
@@ -510,7 +523,7 @@ class Writer:
 
     def _move(self, entry: Entry) -> None:
         calls, scope = entry.record.calls, entry.record.scope
-        if entry.moved is not None or not calls or scope is None or scope.store is None:
+        if entry.moved is not None or not calls or scope.store is None:
             return
         if sum(len(call.request_body) + len(call.response_body) for call in calls) < LEAST_MOVED_BYTES:
             return
@@ -573,7 +586,9 @@ class Writer:
         self._dirty.add(scope)
 
     def _nudge(self) -> None:
-        if not self._has_thread():
+        """Wake the writer up. Until it has the interpreter, each start and end of a span comes here."""
+        ended = self._ended
+        if ended is None or ended.done():
             self.begin()
         self._wake.set()
 
@@ -811,7 +826,6 @@ class Writer:
         while self._queue and len(entries) < settings.batch_size and size < settings.max_batch_bytes:
             entry = self._queue.popleft()
             scope = entry.record.scope
-            assert scope is not None
             if entry.weight > COSTLY_BYTES or scope in self._behind:  # the order within an attempt stays
                 self._behind[scope] = self._behind.get(scope, 0) + 1
                 self._later.append(entry)
@@ -833,7 +847,6 @@ class Writer:
             size += entry.weight
             entries.append(entry)
             scope = entry.record.scope
-            assert scope is not None
             self._behind[scope] -= 1
             if not self._behind[scope]:
                 del self._behind[scope]
@@ -861,7 +874,6 @@ class Writer:
                 dirty, self._dirty = self._dirty, dirty
             for entry in entries:
                 scope = entry.record.scope
-                assert scope is not None
                 if not entry.record.announced:
                     scope.accounted += 1
                 batch = batch_of(scope)
@@ -871,7 +883,6 @@ class Writer:
                 if record.ended:  # a signal came between its end and its leaving ``_fresh``
                     continue
                 scope = record.scope
-                assert scope is not None
                 record.announced = True
                 scope.accounted += 1
                 batch = batch_of(scope)
@@ -980,7 +991,6 @@ class Writer:
     def _fail(self, entry: Entry, reason: DropReason) -> bool:
         """Count an entry as dropped, once: the writer and a shutdown may come to it at the same time."""
         scope = entry.record.scope
-        assert scope is not None
         if entry.record.dropped:
             return False
         scope.drop(entry.record, reason, accounted=True)
@@ -995,7 +1005,6 @@ class Writer:
         with self._lock:
             for entry in in_flight.entries:
                 scope = entry.record.scope
-                assert scope is not None
                 scope.settled += 1
                 scope.stored += not entry.record.dropped
                 freed += entry.size
@@ -1067,7 +1076,6 @@ class Writer:
         with self._lock:
             for span in spans:
                 entry = by_id[_key(span)]
-                assert entry.record.scope is not None
                 counts[entry.record.scope] += self._fail(entry, DropReason.SPOOLED)
             accounts = [self._account(scope, in_flight.scopes[scope], closing) for scope in counts]
             accounts += [_correction(scope, count) for scope, count in counts.items() if count]
@@ -1102,7 +1110,6 @@ class Writer:
         taken_back = {_key(start) for start in starts}
         for span, record in in_flight.opened:
             scope = record.scope
-            assert scope is not None
             if (scope.attempt_id, record.span_id) not in taken_back:
                 continue
             record.announced = False
@@ -1146,7 +1153,6 @@ class Writer:
 def opened_span(span: SdkSpan, record: Record) -> Span:
     """Return the record of a span's start; never raises."""
     scope = record.scope
-    assert scope is not None
     try:
         opened = Span.from_opentelemetry(span, scope.rollout_id, scope.attempt_id)
     except Exception as error:  # noqa: BLE001 - the span is another thread's and may change while it is read
@@ -1159,7 +1165,6 @@ def opened_span(span: SdkSpan, record: Record) -> Span:
 def bare_opened_span(record: Record) -> Span:
     """Return the record of a start of which nothing but the ids may or can be said."""
     scope = record.scope
-    assert scope is not None
     opened = Span.from_attributes(
         attributes={},
         rollout_id=scope.rollout_id,

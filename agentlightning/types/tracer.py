@@ -110,12 +110,14 @@ def attributes_of(src: Any) -> Mapping[str, Any]:
 
 def has_events(src: Any) -> bool:
     """Whether an OpenTelemetry span has events; the SDK's public property copies them under a lock."""
-    return bool(getattr(src, "_events", True))
+    held = getattr(src, "_events", True)
+    return bool(getattr(held, "_dq", held))
 
 
 def has_links(src: Any) -> bool:
     """Whether an OpenTelemetry span has links."""
-    return bool(getattr(src, "_links", True))
+    held = getattr(src, "_links", True)
+    return bool(getattr(held, "_dq", held))
 
 
 T_model = TypeVar("T_model", bound=BaseModel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from tracer_sample import new_attempt, read
 
 from agentlightning.adapter import TracerTraceToTriplet
 from agentlightning.codec.foreign_spans import is_model_call
+from agentlightning.codec.raw_call import CallStart, RawCall
 from agentlightning.semconv import ModelCallAttributes
 from agentlightning.store import LightningStore
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI
@@ -399,3 +401,46 @@ def test_one_message_among_many_attributes_tells_a_model_call(name: str) -> None
     assert is_model_call({**others, name: "hi"})
     assert not is_model_call({**others, f"step.{name}": "hi"})
     assert not is_model_call({**others, name: "hi", "openinference.span.kind": "TOOL"})
+
+
+CALL = RawCall(
+    start=CallStart("chat", "http://model/v1/chat/completions", "policy", stream=False),
+    request_body=b'{"model":"policy","messages":[]}',
+    status=200,
+    content_type="application/json",
+    response_body=b'{"id":"chatcmpl-1","choices":[]}',
+    complete=True,
+    started_ns=1,
+    ended_ns=2,
+)
+
+
+def test_a_call_that_leaves_while_another_thread_ends_the_span_is_on_it_or_on_one_of_its_own() -> None:
+    tracer = OtelTracer(instrument_llm_calls=False)
+    interval = sys.getswitchinterval()
+    taken = 0
+    with ExitStack() as undo:
+        undo.callback(sys.setswitchinterval, interval)
+        undo.enter_context(tracer.lifespan())
+        sys.setswitchinterval(1e-6)
+        adoptions = tracer.processor.adoptions
+        with tracer.trace_context() as handle:
+            for _ in range(100):
+                span = strangers_span()
+                both = threading.Barrier(2)
+
+                def end(span: trace.Span = span, both: threading.Barrier = both) -> None:
+                    both.wait()
+                    span.end()
+
+                other = threading.Thread(target=end)
+                other.start()
+                both.wait()
+                adopted = adoptions.adopt("policy")
+                if adopted is not None:
+                    taken += 1
+                    adoptions.over(adopted, CALL)
+                other.join()
+        spans = handle.spans()
+    assert len(spans) == 101
+    assert sum(CAPTURE in span.attributes for span in spans) == taken

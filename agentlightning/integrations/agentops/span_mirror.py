@@ -84,7 +84,7 @@ class SpanMirror(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span; where the queue is full the copy is dropped."""
         record = self._open.pop(id(span.get_span_context()), None)
-        self._batches.on_end(span if record is None or record.scope is None else _Placed(span, record.scope))
+        self._batches.on_end(span if record is None else _Placed(span, record.scope))
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - OpenTelemetry's signature
         """Return at once: whoever flushes the provider waits for the store, not for a copy."""

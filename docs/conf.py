@@ -23,7 +23,7 @@ API = HERE / "api"
 
 PACKAGES = (
     *("tracer", "emitter", "store", "types", "adapter", "verify", "pipeline", "testing", "logging"),
-    *("instrumentation", "instrumentation.agentops", "instrumentation.agentops.server"),
+    *("instrumentation", "integrations.agentops", "integrations.agentops.server"),
     *("semconv", "errors", "env_var"),
 )
 TRAINERS = ("trl", "verl", "tinker", "skyrl", "verifiers", "openenv", "sft", "triplets")

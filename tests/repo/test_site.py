@@ -40,3 +40,13 @@ def test_the_site_is_read_without_a_warning(tmp_path: Path) -> None:
     read = re.findall(r"(\d+) added", done.stdout)
     pages = [path for path in (ROOT / "docs").rglob("*.md") if path.name != "README.md"]
     assert int(read[0]) > len(pages)
+
+
+def test_every_package_of_the_api_is_there() -> None:
+    """The same, as far as it takes no time."""
+    conf = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    named = re.search(r"^PACKAGES = \((.*?)^\)", conf, re.DOTALL | re.MULTILINE)
+    assert named
+    for name in re.findall(r'"([\w.]+)"', named[1]):
+        place = ROOT / "agentlightning" / name.replace(".", "/")
+        assert place.is_dir() or place.with_suffix(".py").is_file(), name

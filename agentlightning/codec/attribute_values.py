@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from . import json_values
 
 
 def value_of(value: Any) -> Any:
@@ -13,8 +14,8 @@ def value_of(value: Any) -> Any:
     if not isinstance(value, str):
         return list(value) if isinstance(value, tuple) else value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return json_values.parse(value)
+    except ValueError:
         pass
     try:
         return ast.literal_eval(value)

@@ -138,6 +138,8 @@ _BUDGETS = frozenset(
     }
 )  # fmt: skip
 _BEAMS = frozenset({"use_beam_search", "beam_width", "best_of", "num_beams"})
+_ASKS_FOR_FORM = _GRAMMARS | {"response_format", "tool_choice", "function_call"}
+_FORCING = _ASKS_FOR_FORM | _BUDGETS | {"allowed_token_ids", "custom_params"}
 _SPECIAL = frozenset(
     {"temperature", "response_format", "tool_choice", "function_call", "do_sample", "ignore_eos"}
 )
@@ -265,12 +267,17 @@ def forced_tokens(call: ModelCall, choice: Choice) -> tuple[int, ...] | Why:
 
 def was_searched(call: ModelCall) -> bool:
     """Whether the answer was chosen from several candidates, so that it is no sample."""
-    return _is_beam({name: value for name, value in call.sampling_effective.items() if value is not None})
+    sampling = call.sampling_effective
+    if _BEAMS.isdisjoint(sampling):
+        return False
+    return _is_beam({name: value for name, value in sampling.items() if value is not None})
 
 
 def _forced_by(call: ModelCall, choice: Choice) -> str | None:
     """Return the setting that may have forced tokens of an answer, or ``None``."""
     sampling = call.sampling_effective
+    if _FORCING.isdisjoint(sampling) and not choice.tool_calls:
+        return None
     grammar = _grammar(sampling)
     if grammar is not None:
         return grammar
@@ -301,6 +308,8 @@ def _single(choice: Choice) -> tuple[int, ...] | None:
 
 def _grammar(sampling: Mapping[str, Any]) -> str | None:
     """Return the setting that asks for a format or a tool, which engines force with a grammar."""
+    if _ASKS_FOR_FORM.isdisjoint(sampling):
+        return None
     named = next((name for name in sorted(_GRAMMARS & sampling.keys()) if sampling[name]), None)
     if named is not None:
         return named
@@ -336,6 +345,8 @@ def _budget(value: Any) -> float | None:
 
 
 def _is_beam(given: Mapping[str, Any]) -> bool:
+    if _BEAMS.isdisjoint(given):
+        return False
     if given.get("use_beam_search"):
         return True
     wanted = _number(given.get("n", 1)) or 1.0

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Optional, cast
 from urllib.parse import urlsplit
 
 from ..semconv import ModelCallAttributes as Ours
 from ..types import AttributeValue, SpanLike
-from . import foreign_spans, messages
+from . import foreign_spans, json_values, messages
 from .json_text import is_utf8
 from .model_call import (
     VALID,
@@ -54,6 +55,7 @@ _ANSWER_VERSIONS = Ours.ANSWER_VERSIONS.value
 _CAPTURE_SOURCE = Ours.CAPTURE_SOURCE.value
 _ENDPOINT = Ours.ENDPOINT.value
 _HTTP_STATUS = Ours.HTTP_STATUS.value
+_ISSUES = Ours.ISSUES.value
 _LOGPROB_KIND = Ours.LOGPROB_KIND.value
 _PARTIAL = Ours.PARTIAL.value
 _POLICY_VERSION = Ours.POLICY_VERSION.value
@@ -93,9 +95,9 @@ def call_attributes(call: ModelCall) -> dict[str, AttributeValue]:
         REQUEST_MODEL: call.request_model,
         RESPONSE_MODEL: call.response_model,
         RESPONSE_ID: call.response_id,
-        Ours.STREAM.value: call.stream,
-        Ours.ENDPOINT.value: call.endpoint or None,
-        Ours.HTTP_STATUS.value: call.http_status,
+        _STREAM: call.stream,
+        _ENDPOINT: call.endpoint or None,
+        _HTTP_STATUS: call.http_status,
         TIME_TO_FIRST_CHUNK: call.first_chunk_seconds,
         RESEND_COUNT: call.retries or None,
         **_server(call.endpoint),
@@ -103,26 +105,22 @@ def call_attributes(call: ModelCall) -> dict[str, AttributeValue]:
         **_usage(call.usage),
         **_content(call),
         **_error(call),
-        Ours.SAMPLING_REQUESTED.value: _dump(call.sampling_requested),
-        Ours.SAMPLING_EFFECTIVE.value: _dump(call.sampling_effective),
-        Ours.SAMPLING_DEFAULTS.value: (
-            None if call.sampling_defaults is None else _dump(call.sampling_defaults)
-        ),
+        _SAMPLING_REQUESTED: _dump(call.sampling_requested),
+        _SAMPLING_EFFECTIVE: _dump(call.sampling_effective),
+        _SAMPLING_DEFAULTS: (None if call.sampling_defaults is None else _dump(call.sampling_defaults)),
         _ANSWER_VERSIONS: list(call.answer_versions) or None,
-        Ours.LOGPROB_KIND.value: call.logprob_kind,
-        Ours.PARTIAL.value: call.partial,
-        Ours.CAPTURE_SOURCE.value: call.capture_source,
-        Ours.ISSUES.value: _dump([_issue(each) for each in call.issues]) if call.issues else None,
-        Ours.PROMPT_TOKEN_IDS.value: None if call.prompt_token_ids is None else list(call.prompt_token_ids),
-        Ours.PROMPT_LOGPROBS.value: (None if call.prompt_logprobs is None else _dump(call.prompt_logprobs)),
-        Ours.TOKEN_CAPTURE.value: call.token_capture,
+        _LOGPROB_KIND: call.logprob_kind,
+        _PARTIAL: call.partial,
+        _CAPTURE_SOURCE: call.capture_source,
+        _ISSUES: _dump([_issue(each) for each in call.issues]) if call.issues else None,
+        _PROMPT_TOKEN_IDS: None if call.prompt_token_ids is None else list(call.prompt_token_ids),
+        _PROMPT_LOGPROBS: (None if call.prompt_logprobs is None else _dump(call.prompt_logprobs)),
+        _TOKEN_CAPTURE: call.token_capture,
     }
     for choice in call.choices:
         found.update(_choice(choice, call.token_capture))
     if any(choice.policy for choice in call.choices):
-        found[Ours.POLICY_VERSION.value] = _dump(
-            [[_policy(s) for s in choice.policy] for choice in call.choices]
-        )
+        found[_POLICY_VERSION] = _dump([[_policy(s) for s in choice.policy] for choice in call.choices])
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -133,7 +131,7 @@ def read_call(span: SpanLike) -> Optional[ModelCall]:
     GenAI spans. What cannot be read is left out with an issue. Never raises.
     """
     attributes = span.attributes or {}
-    if Ours.TOKEN_CAPTURE.value not in attributes:
+    if _TOKEN_CAPTURE not in attributes:
         return foreign_spans.read(span)
     issues: list[Issue] = []
     try:
@@ -148,7 +146,8 @@ def read_call(span: SpanLike) -> Optional[ModelCall]:
 # -- writing
 
 
-def _server(endpoint: str) -> dict[str, Any]:
+@lru_cache(maxsize=64)
+def _server(endpoint: str) -> Mapping[str, Any]:
     try:
         parts = urlsplit(endpoint)
         address, port = parts.hostname, parts.port
@@ -368,7 +367,7 @@ def _read_usage(attributes: Mapping[str, Any]) -> Optional[Usage]:
 
 
 def _read_issues(attributes: Mapping[str, Any], issues: list[Issue]) -> Iterable[Issue]:
-    for each in _load(attributes.get(Ours.ISSUES.value), issues, []):
+    for each in _load(attributes.get(_ISSUES), issues, []):
         yield Issue(each["level"], each["code"], each.get("detail", ""))
 
 
@@ -391,8 +390,8 @@ def _json(value: Any, issues: list[Issue]) -> Any:
     if not isinstance(value, str):
         return None
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return json_values.parse(value)
+    except ValueError:
         issues.append(Issue("warn", "attribute_unreadable"))
         return None
 
@@ -410,8 +409,8 @@ def _load(value: Any, issues: list[Issue], default: Any) -> Any:
     if value is None:
         return default
     try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
+        found = json_values.parse(value) if isinstance(value, str) else value
+    except ValueError:
         found = None
     if not isinstance(found, type(default)):
         issues.append(Issue("warn", "attribute_unreadable"))

@@ -81,7 +81,10 @@ def _are_plain(values: Collection[Any]) -> bool:
     # Most are scalars: looking at all types at once is five times faster than at each.
     kinds = set(map(type, values))
     if not kinds <= _SCALARS:
-        return all(map(_is_plain, values))
+        # map, because a generator would take a frame of its own at each depth.
+        nested = [value for value in values if type(value) not in _SCALARS]
+        if not all(map(_is_plain, nested)):
+            return False
     return float not in kinds or all(map(math.isfinite, [value for value in values if type(value) is float]))
 
 

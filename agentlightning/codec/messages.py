@@ -19,6 +19,9 @@ def to_genai(message: Any) -> dict[str, Any]:
     """Return an OpenAI message in GenAI form; never raises on a JSON value."""
     if not isinstance(message, Mapping):
         return {"role": "user", "parts": [], ORIGINAL: message}
+    match message:
+        case {"role": str(role), "content": str(content)} if len(message) == 2 and role and role != "tool":
+            return {"role": role, "parts": [{"type": "text", "content": content}]}  # as most are
     found: dict[str, Any] = {"role": message.get("role") or "user", "parts": _parts(message)}
     if "name" in message:
         found["name"] = message["name"]

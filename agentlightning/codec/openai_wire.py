@@ -17,9 +17,7 @@ from itertools import chain, pairwise
 from types import MappingProxyType
 from typing import Any, Optional
 
-import msgspec
-
-from . import answer_fields, bounds, content_encoding, sse
+from . import answer_fields, bounds, content_encoding, json_values, sse
 from .answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL, TokenLogprob
 from .distribution import CONTENT, NEUTRAL
 from .model_call import (
@@ -631,7 +629,11 @@ def _begins_another(known: Mapping[str, Any], tool_id: Optional[str], name: str)
 
 
 def _is_json(text: str) -> bool:
-    return _json(text) is not _NO_JSON
+    try:
+        json_values.parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_logprobs(parts: _Parts, found: Any) -> None:
@@ -1026,23 +1028,11 @@ def _answer_object(data: bytes | str) -> Optional[dict[str, Any]]:
 
 def json_object(data: bytes | str) -> Optional[dict[str, Any]]:
     """Return the JSON object that ``data`` is, or ``None`` where it is none."""
-    found = _json(data)
-    return found if isinstance(found, dict) else None
-
-
-def _json(data: bytes | str) -> Any:
-    """Return the value that ``data`` is, or ``_NO_JSON``."""
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        pass
-    try:  # there is what json reads and the faster parser does not: NaN, lone surrogates, UTF-16
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return _NO_JSON
-
-
-_NO_JSON: Any = object()
+        found = json_values.parse(data)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _usage(found: Any) -> Optional[Usage]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from operator import is_
 from typing import Any, Dict, List, Literal, NamedTuple, Optional, Union
 
 from ..types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
@@ -101,10 +102,11 @@ def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
                     arrays.append(array)
     _note_contexts(span, extra)
     status = span.status
-    if span.model_extra:
-        extra["unknown"] = span.model_extra
-    if status.model_extra:
-        extra["unknown_of_status"] = status.model_extra
+    # As ``model_extra``, without the call of a property for each model of a span.
+    if span.__pydantic_extra__:
+        extra["unknown"] = span.__pydantic_extra__
+    if status.__pydantic_extra__:
+        extra["unknown_of_status"] = status.__pydantic_extra__
     return SpanRow(
         span.trace_id,
         span.span_id,
@@ -167,7 +169,26 @@ def decode_span(rollout_id: str, attempt_id: str, sequence_id: int, row: SpanRow
 
 def encode_resource(resource: OtelResource) -> str:
     """Return the JSON text of what produced a span."""
-    return dumps({"attributes": resource.attributes, "schema_url": resource.schema_url})
+    global _last_resource  # noqa: PLW0603 - replaced as a whole, so threads need no lock
+    attributes, schema_url = resource.attributes, resource.schema_url
+    names, values, last_url, text = _last_resource
+    if (
+        schema_url is last_url
+        and len(attributes) == len(names)
+        and all(map(is_, attributes, names))
+        and all(map(is_, attributes.values(), values))
+    ):
+        return text
+    text = dumps({"attributes": attributes, "schema_url": schema_url})
+    if _UNCHANGING.issuperset(map(type, attributes.values())):
+        _last_resource = tuple(attributes), tuple(attributes.values()), schema_url, text
+    return text
+
+
+_UNCHANGING = frozenset({str, int, float, bool, type(None)})
+_last_resource: tuple[tuple[str, ...], tuple[Any, ...], Optional[str], str] = ((), (), None, "")
+"""Names, values and URL of the resource that was encoded last, and its text: all spans of a process have one, and the
+same objects that never change are the same text."""
 
 
 def decode_resource(text: str) -> OtelResource:
@@ -210,7 +231,7 @@ def _is_local(context: SpanContext, trace_id: str, span_id: str) -> bool:
         and context.trace_id == trace_id
         and context.is_remote is False
         and not context.trace_state
-        and not context.model_extra
+        and not context.__pydantic_extra__
     )
 
 

@@ -243,6 +243,8 @@ def check_span(span: Any) -> None:
         raise InvalidArgument(f"a span must be an agentlightning.Span, not {type(span).__qualname__}")
     for name in ("rollout_id", "attempt_id", "span_id", "trace_id"):
         value = getattr(span, name)
+        if type(value) is str and value.isascii():
+            continue
         if not isinstance(value, str) or not is_utf8(value):
             raise InvalidArgument(f"the {name} of a span must be text, not {value!r}")
     number = span.sequence_id

@@ -238,9 +238,18 @@ class OtelResource(Model):
     @classmethod
     def from_opentelemetry(cls, src: OtelSdkResource) -> OtelResource:
         """Copy an OpenTelemetry resource."""
-        return build(
-            cls, {"attributes": to_attributes(attributes_of(src)), "schema_url": src.schema_url or ""}
-        )
+        global _last_resource  # noqa: PLW0603 - replaced as a whole, so threads need no lock
+        last, attributes = _last_resource
+        if src is not last:
+            attributes = to_attributes(attributes_of(src))
+            if _PLAIN.issuperset(map(type, attributes.values())):
+                _last_resource = src, attributes
+        return build(cls, {"attributes": dict(attributes), "schema_url": src.schema_url or ""})
+
+
+_last_resource: Tuple[Any, Dict[str, AttributeValue]] = (None, {})
+"""The resource that was copied last, which OpenTelemetry never changes, and its attributes: all spans of a process have
+one."""
 
 
 class SpanCoreFields(Model):

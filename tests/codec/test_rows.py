@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentlightning.codec.json_text import dumps, loads
-from agentlightning.codec.rows import PACKED_LENGTH, decode_span, encode_span, pack, unpack
+from agentlightning.codec.rows import PACKED_LENGTH, decode_span, encode_resource, encode_span, pack, unpack
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
@@ -186,3 +186,30 @@ def test_long_lists_stand_beside_the_text_in_their_place() -> None:
     assert json.loads(row.attributes) == {**ids, "ids": {"$array": 0}}
     assert [array.key for array in row.arrays] == ["ids"]
     assert list(decode_span("ro-1", "at-1", 1, row).attributes) == list(ids)
+
+
+def test_resources_that_are_only_equal_are_not_the_same_text() -> None:
+    def encoded(attributes: Dict[str, Any], schema_url: str = "") -> Dict[str, Any]:
+        found: Dict[str, Any] = json.loads(
+            encode_resource(OtelResource.model_construct(attributes=attributes, schema_url=schema_url))
+        )
+        return found
+
+    listed = {"list": [1, 2]}
+    resources: List[Dict[str, Any]] = [
+        {"a": 1},
+        {"a": True},
+        {"a": 1.0},
+        {"b": 1},
+        {"a": 1, "b": 2},
+        {},
+        listed,
+    ]
+    for attributes in [*resources, *reversed(resources), *(dict(each) for each in resources)]:
+        found = encoded(attributes)["attributes"]
+        assert found == attributes
+        assert [*map(type, found.values())] == [*map(type, attributes.values())]
+    assert encoded(listed, "https://a")["schema_url"] == "https://a"
+    listed["list"].append(3)
+    assert encoded(listed)["attributes"] == {"list": [1, 2, 3]}
+    assert encoded({"b": 2, "a": 1}) != encoded({"a": 2, "b": 1})

@@ -57,3 +57,14 @@ def test_a_copied_span_survives_validation_unchanged() -> None:
     assert (copied.status.status_code, copied.status.description) == ("ERROR", "broken")
     assert copied.resource.attributes["service.name"] == "s"
     assert (copied.end_time or 0) >= (copied.start_time or 0) > 1_700_000_000
+
+
+def test_copies_of_a_resource_share_no_change() -> None:
+    for value in ("a", ["a", "b"]):
+        resource = Resource({"service.name": value})
+        one = OtelResource.from_opentelemetry(resource)
+        held = one.attributes["service.name"]
+        held.append("c") if isinstance(held, list) else one.attributes.update({"service.name": "changed"})
+        other = OtelResource.from_opentelemetry(resource)
+        assert other.attributes["service.name"] == value
+        assert OtelResource.from_opentelemetry(Resource({"service.name": 1})).attributes["service.name"] == 1

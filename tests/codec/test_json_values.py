@@ -1,0 +1,53 @@
+"""The fast parser and Python's read the same values."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agentlightning.codec.json_values import parse
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+TEXTS = st.builds(json.dumps, VALUES, ensure_ascii=st.booleans(), indent=st.none() | st.just(1))
+
+
+def read_by(reader: Any, data: Any) -> str:
+    try:
+        return repr(reader(data))  # NaN is not equal to itself, and 1 is equal to True
+    except ValueError:
+        return "no JSON"
+
+
+@given(TEXTS)
+@example('{"a":1,"a":2}')
+@example("[18446744073709551616,-0,-0.0,1E400,-1e400,1e-400,1.7976931348623159e308]")
+@example('"\\ud800"')
+@example("\ufeff1")
+@example(" \n1\t")
+def test_any_value_is_read_as_python_reads_it(text: str) -> None:
+    assert read_by(parse, text) == read_by(json.loads, text)
+    data = text.encode("utf-8", "surrogatepass")
+    assert read_by(parse, data) == read_by(json.loads, data)
+
+
+@given(
+    TEXTS, st.integers(0, 100), st.sampled_from([b"", b"\xff", b"\\", b'"', b"}", b",", b"\x00", b"0", b"e"])
+)
+def test_what_is_no_json_is_refused_as_python_refuses_it(text: str, at: int, by: bytes) -> None:
+    data = text.encode("utf-8", "surrogatepass")
+    data = data[:at] + by + data[at + 1 :]
+    assert read_by(parse, data) == read_by(json.loads, data)
+
+
+def test_what_is_nested_too_deep_is_no_json() -> None:
+    with pytest.raises(ValueError, match="deep"):
+        parse("[" * 100_000 + "]" * 100_000)
+    assert parse("[" * 300 + "]" * 300)

@@ -33,6 +33,9 @@ SCRUBBED = frozenset(
     {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY", "OPENAI_API_KEY", "OPENAI_BASE_URL"}
 )
 
+AUTHORITIES = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ}
+"""Whose certificates this machine trusts, where it says so."""
+
 SHARED_THREADS = (
     "asyncio_",  # the default executor of an event loop: it ends with its loop
     "ThreadPoolExecutor-",  # idle workers of an executor that its owner shut down without waiting
@@ -48,6 +51,10 @@ SHARED_THREADS = (
 def pytest_configure(config: pytest.Config) -> None:
     """Explain failures of the public suite; leave long forms out unless somebody asks for them with ``-m``."""
     pytest.register_assert_rewrite("agentlightning.testing.store_contract")
+    # Tests talk over TLS with nobody but themselves. Each client of HTTP reads the certificates that it trusts, which
+    # took longer than the rest of its test: here it finds none.
+    os.environ.pop("SSL_CERT_FILE", None)
+    os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
     config.addinivalue_line("markers", "long: takes more than ten seconds of a processor, and begins first")
     if not config.option.markexpr:
         config.option.markexpr = "not soak"
@@ -64,6 +71,13 @@ def pytest_collection_finish() -> None:
     """Let no search for garbage look at what is older than the first test: thousands of tests, which stay."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def online() -> dict[str, str]:
+    """Return the environment of a program that asks an index for packages."""
+    rest = {name: value for name, value in os.environ.items() if name != "SSL_CERT_DIR"}
+    return {**rest, **AUTHORITIES}
 
 
 @pytest.fixture(autouse=True)

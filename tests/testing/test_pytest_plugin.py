@@ -193,11 +193,13 @@ def test_without_the_client_library_the_error_names_the_cure(tmp_path: Path) -> 
     assert "openai is not installed; run: pip install 'agentlightning-otel[pytest]'" in done.stdout
 
 
-def test_pytest_is_silent_where_the_package_was_imported_before_it(tmp_path: Path) -> None:
+def test_pytest_is_silent_where_the_package_was_imported_before_it(
+    tmp_path: Path, online: dict[str, str]
+) -> None:
     """As by ``agl run -- pytest``; only an installation that is not editable lists its files to pytest."""
     root, site = Path(__file__).resolve().parents[2], tmp_path / "site"
     install = ["-m", "pip", "install", "-qq", "--no-deps", "--target", str(site), str(root)]
-    subprocess.run([sys.executable, *install], check=True, capture_output=True, timeout=110)
+    subprocess.run([sys.executable, *install], env=online, check=True, capture_output=True, timeout=110)
     code = "import sys, agentlightning, pytest; print(agentlightning.__file__); sys.exit(pytest.main(sys.argv[1:]))"
     done = run_pytest(
         tmp_path,

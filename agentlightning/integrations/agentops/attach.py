@@ -10,7 +10,6 @@ from opentelemetry import trace
 
 from ...instrumentation.guard import Guard
 from ...instrumentation.patch import Patches
-from .. import agentops as ranges
 from .probe import Found, probe
 from .table import support
 
@@ -23,15 +22,23 @@ _log = logging.getLogger(__name__)
 def managed(found: Found, provider: Any, url: str, guard: Guard) -> Patches:
     """Start AgentOps as a guest on ``provider``, with nothing sent anywhere; see ``managed`` and ``legacy``."""
     if found.legacy:
-        return ranges.record_events(found, provider, guard, start=True)
-    return ranges.manage(found, provider, url, guard)
+        from .legacy import record_events
+
+        return record_events(found, provider, guard, start=True)
+    from .managed import manage
+
+    return manage(found, provider, url, guard)
 
 
 def unmanaged(found: Found, provider: Any, join: Join, guard: Guard) -> Patches:
     """Record an AgentOps that its user starts; see ``repairs`` and ``legacy``."""
     if found.legacy:
-        return ranges.record_events(found, provider, guard, start=False)
-    return ranges.repair(found, join, guard)
+        from .legacy import record_events
+
+        return record_events(found, provider, guard, start=False)
+    from .repairs import repair
+
+    return repair(found, join, guard)
 
 
 _instrumented: List[Patches] = []

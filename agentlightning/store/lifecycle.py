@@ -8,7 +8,8 @@ Every backend asks here and nowhere else. Three rules stand above the tables:
   still win by succeeding or by showing life, but a late failure does not take the rollout out of the queue.
 
 Times are seconds since the epoch and come in as arguments. A clock that goes backwards never moves a
-heartbeat or an end backwards.
+heartbeat or an end backwards. Where a clock was set, ``shown`` turns a recorded moment into what the clock
+would have shown then if it had always been what it is now.
 """
 
 from __future__ import annotations
@@ -156,19 +157,27 @@ def heartbeat(attempt: Attempt, at: float) -> Attempt:
     return attempt.model_copy(update={"last_heartbeat_time": at})
 
 
-def deadline(attempt: Attempt, config: RolloutConfig) -> Optional[float]:
+def _as_recorded(moment: float) -> float:
+    return moment
+
+
+def deadline(
+    attempt: Attempt, config: RolloutConfig, shown: Callable[[float], float] = _as_recorded
+) -> Optional[float]:
     """Return when the attempt becomes overdue if nothing more is heard of it, or ``None`` = never."""
     if attempt.status not in LIVE_ATTEMPT:
         return None
     limits = []
     if config.timeout_seconds is not None:
-        limits.append(attempt.start_time + config.timeout_seconds)
+        limits.append(shown(attempt.start_time) + config.timeout_seconds)
     if config.unresponsive_seconds is not None:
-        limits.append(_last_sign(attempt) + config.unresponsive_seconds)
+        limits.append(_last_sign(attempt, shown) + config.unresponsive_seconds)
     return min(limits, default=None)
 
 
-def overdue(attempt: Attempt, config: RolloutConfig, now: float) -> Optional[AttemptStatus]:
+def overdue(
+    attempt: Attempt, config: RolloutConfig, now: float, shown: Callable[[float], float] = _as_recorded
+) -> Optional[AttemptStatus]:
     """Return what an attempt at work has become by the passing of time, or ``None``.
 
     ``timeout`` counts from the start of the attempt and goes first; ``unresponsive`` counts from its last
@@ -176,16 +185,19 @@ def overdue(attempt: Attempt, config: RolloutConfig, now: float) -> Optional[Att
     """
     if attempt.status not in LIVE_ATTEMPT:
         return None
-    if config.timeout_seconds is not None and now >= attempt.start_time + config.timeout_seconds:
+    if config.timeout_seconds is not None and now >= shown(attempt.start_time) + config.timeout_seconds:
         return "timeout"
-    if config.unresponsive_seconds is not None and now >= _last_sign(attempt) + config.unresponsive_seconds:
+    if (
+        config.unresponsive_seconds is not None
+        and now >= _last_sign(attempt, shown) + config.unresponsive_seconds
+    ):
         return "unresponsive"
     return None
 
 
-def _last_sign(attempt: Attempt) -> float:
-    last = attempt.last_heartbeat_time
-    return attempt.start_time if last is None else max(last, attempt.start_time)
+def _last_sign(attempt: Attempt, shown: Callable[[float], float]) -> float:
+    start, last = shown(attempt.start_time), attempt.last_heartbeat_time
+    return start if last is None else max(shown(last), start)
 
 
 # ---------------------------------------------------------------------- workers

@@ -25,9 +25,10 @@ from pydantic import BaseModel
 from ..errors import InvalidArgument, StoreClosed
 from ..types import Account, Attempt, PaginatedResult, ResourcesUpdate, Rollout, Span, TaskInput, Worker
 from .base import FINISHED, LightningStoreCapabilities, LightningStoreStatistics
+from .clock_steps import Clock
 from .query import Query
 from .tables import AttemptKey, NewSpan, SpanCounts, Tables
-from .transaction import Clock, Command, TransactionalStore
+from .transaction import Command, TransactionalStore
 from .values import copy_span, copy_value, numbered, object_copy
 from .waiting import Waits
 
@@ -383,6 +384,7 @@ class InMemoryLightningStore(TransactionalStore):
         tracker: object = None,
         scan_debounce_seconds: float = 1.0,
         clock: Clock = time.time,
+        steady: Optional[Clock] = None,
         data: Optional[MemoryData] = None,
     ) -> None:
         """Open a store.
@@ -399,6 +401,8 @@ class InMemoryLightningStore(TransactionalStore):
             scan_debounce_seconds: 0.3's pause between two looks for attempts that are overdue; taken, and not needed:
                 each has a deadline of its own, and nothing is scanned.
             clock: Seconds since the epoch.
+            steady: Seconds of a clock that nobody sets, by which attempts become overdue where ``clock`` is set;
+                default: the monotonic one where ``clock`` is the system's, else none.
             data: The data of another store of this process, to be shared.
 
         Raises:
@@ -408,7 +412,7 @@ class InMemoryLightningStore(TransactionalStore):
         if tracker is not None:
             _log.warning("InMemoryLightningStore tells its tracker nothing: there are no metrics yet")
         self._data = MemoryData() if data is None else data
-        super().__init__(clock=clock, waits=self._data.waits)
+        super().__init__(clock=clock, steady=steady, waits=self._data.waits)
         self._declares_thread_safe = thread_safe
         self._capacity = _machine_memory()
         self._estimate = span_size_estimator or estimate_model_size

@@ -13,6 +13,7 @@ begins by applying what is overdue. The timer of ``store.watchdog`` only makes i
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -60,12 +61,12 @@ from .base import (
     Unset,
     writer_is_gone,
 )
+from .clock_steps import Clock, ClockSteps
 from .tables import AttemptKey, NewSpan, Tables
 from .waiting import Waits
 from .watchdog import Watchdog
 
 T = TypeVar("T")
-Clock = Callable[[], float]
 
 _ROLLOUT_STATUSES = frozenset(lifecycle.ROLLOUT_TRANSITIONS)
 _WORKER_STATUSES: frozenset[WorkerStatus] = frozenset({"idle", "busy", "unknown"})
@@ -97,9 +98,10 @@ class Command(Generic[T]):
 class Unit:
     """The work of one transaction: its tables, its time, and what its commit means to others."""
 
-    def __init__(self, tables: Tables, now: float) -> None:
+    def __init__(self, tables: Tables, now: float, shown: Callable[[float], float]) -> None:
         self.tables = tables
         self.now = now
+        self._shown = shown
         self.finished: List[str] = []
         """Rollouts that reached a final status."""
         self.deadline: Optional[float] = None
@@ -160,7 +162,7 @@ class Unit:
 
     def put_attempt(self, attempt: Attempt, config: RolloutConfig) -> None:
         """Keep an attempt with its deadline."""
-        deadline = lifecycle.deadline(attempt, config)
+        deadline = lifecycle.deadline(attempt, config, self._shown)
         self.tables.put_attempt(attempt, deadline)
         self._see_deadline(deadline)
 
@@ -226,7 +228,7 @@ class Unit:
         if earliest is not None and earliest <= self.now:
             for attempt in self.tables.get_overdue(self.now):
                 config = self.rollout(attempt.rollout_id).config
-                status = lifecycle.overdue(attempt, config, self.now)
+                status = lifecycle.overdue(attempt, config, self.now, self._shown)
                 if status is None:
                     self.put_attempt(attempt, config)
                     continue
@@ -235,6 +237,11 @@ class Unit:
             earliest = self.tables.next_deadline()
         self._see_deadline(earliest)
         return changed
+
+    def set_deadlines_anew(self) -> None:
+        """Move all deadlines by what the clock was set."""
+        for attempt in self.tables.get_overdue(math.inf):
+            self.put_attempt(attempt, self.rollout(attempt.rollout_id).config)
 
     def _put_worker(self, before: Worker, after: Worker) -> None:
         if after is not before:
@@ -421,14 +428,20 @@ class TransactionalStore(LightningStore):
     A backend supplies ``_write`` and ``_read``, and may say how it encodes spans.
     """
 
-    def __init__(self, *, clock: Clock = time.time, waits: Optional[Waits] = None) -> None:
+    def __init__(
+        self, *, clock: Clock = time.time, steady: Optional[Clock] = None, waits: Optional[Waits] = None
+    ) -> None:
         """Prepare what all backends share.
 
         Args:
-            clock: Seconds since the epoch; every time that the store records or judges comes from it.
+            clock: Seconds since the epoch; every time that the store records comes from it.
+            steady: Seconds of a clock that nobody sets, by which attempts become overdue; see :class:`ClockSteps`.
             waits: Waits that several stores over the same data share.
         """
-        self._clock = clock
+        self._clock, self._steady = clock, steady
+        self._time = ClockSteps(clock, steady)
+        self._moved_by = 0.0
+        """Seconds by which the deadlines in the store were moved, because the clock was set."""
         self._waits = Waits() if waits is None else waits
         self._watchdog = Watchdog(self, clock)
         self._opened_at = time.monotonic()
@@ -462,25 +475,36 @@ class TransactionalStore(LightningStore):
 
     async def _change(self, work: Callable[[Unit], T], prepare: Callable[[], None] = _nothing) -> T:
         units: List[Unit] = []
+        moved_by: List[float] = []
 
         def run(tables: Tables) -> T:
-            unit = Unit(tables, self._clock())
+            unit = self._unit(tables)
             units[:] = [unit]
+            moved_by[:] = [self._time.seconds]
+            if moved_by[0] != self._moved_by:
+                unit.set_deadlines_anew()
             unit.apply_overdue()
             return work(unit)
 
-        return await self._write(Command(run, prepare, lambda: self._committed(units[0])))
+        def committed() -> None:
+            self._moved_by = moved_by[0]
+            self._committed(units[0])
+
+        return await self._write(Command(run, prepare, committed))
+
+    def _unit(self, tables: Tables) -> Unit:
+        return Unit(tables, self._time.now(), self._time.shown)
 
     async def _look(self, work: Callable[[Unit], T]) -> T:
         def run(tables: Tables) -> Union[T, _Overdue]:
-            now = self._clock()
+            unit = self._unit(tables)
             earliest = tables.next_deadline()
             if earliest is None:
-                return work(Unit(tables, now))
-            if earliest <= now:
+                return work(unit)
+            if earliest <= unit.now or self._time.seconds != self._moved_by:
                 return _OVERDUE
             self._watchdog.expect(earliest)
-            return work(Unit(tables, now))
+            return work(unit)
 
         answer = await self._read(run)
         return await self._change(work) if isinstance(answer, _Overdue) else answer

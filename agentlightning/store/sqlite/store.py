@@ -21,8 +21,9 @@ from ...codec.rows import SpanRow, encode_span
 from ...errors import InvalidArgument, StoreError
 from ...types import Span
 from ..base import LightningStoreCapabilities
+from ..clock_steps import Clock
 from ..tables import Tables
-from ..transaction import Clock, Command, TransactionalStore
+from ..transaction import Command, TransactionalStore
 from .connection import Synchronous, prepare_file, store_id_at
 from .engine import Engine
 from .log import state_of
@@ -44,6 +45,7 @@ class SqliteLightningStore(TransactionalStore):
         synchronous: Synchronous = "normal",
         busy_timeout: float = BUSY_TIMEOUT,
         clock: Clock = time.time,
+        steady: Clock | None = None,
     ) -> None:
         """Open a file, and create or migrate it where needed.
 
@@ -52,13 +54,15 @@ class SqliteLightningStore(TransactionalStore):
             synchronous: ``normal`` survives the death of every process, ``full`` also a loss of power.
             busy_timeout: Seconds that a write waits for other processes.
             clock: Seconds since the epoch.
+            steady: Seconds of a clock that nobody sets, by which attempts become overdue where ``clock`` is set;
+                default: the monotonic one where ``clock`` is the system's, else none.
 
         Raises:
             StoreFileError: The file cannot be opened as a store; it was left as it was.
             StoreBusy: Another process held the file for longer than ``busy_timeout``.
             InvalidArgument: An option has no such value, or the path is ``:memory:``.
         """
-        super().__init__(clock=clock)
+        super().__init__(clock=clock, steady=steady)
         if Path(path).name == ":memory:":
             raise InvalidArgument(
                 f"{os.fspath(path)!r} is SQLite's word for no file, which other threads and processes could not share; "
@@ -84,7 +88,7 @@ class SqliteLightningStore(TransactionalStore):
             self._watchdog.expect(prepared.deadline)
 
     def __reduce__(self) -> Tuple[Callable[..., SqliteLightningStore], Tuple[Any, ...]]:
-        return _reopened, (str(self.path), self._synchronous, self._busy_timeout, self._clock)
+        return _reopened, (str(self.path), self._synchronous, self._busy_timeout, self._clock, self._steady)
 
     @property
     def url(self) -> str:
@@ -179,8 +183,12 @@ async def _awaited(future: Future[T]) -> T:
     return await future.in_loop()
 
 
-def _reopened(path: str, synchronous: Synchronous, busy_timeout: float, clock: Clock) -> SqliteLightningStore:
-    return SqliteLightningStore(path, synchronous=synchronous, busy_timeout=busy_timeout, clock=clock)
+def _reopened(
+    path: str, synchronous: Synchronous, busy_timeout: float, clock: Clock, steady: Clock | None
+) -> SqliteLightningStore:
+    return SqliteLightningStore(
+        path, synchronous=synchronous, busy_timeout=busy_timeout, clock=clock, steady=steady
+    )
 
 
 def _after_fork_in_child() -> None:

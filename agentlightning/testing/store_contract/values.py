@@ -18,7 +18,9 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
+from ...adapter import build_rows
 from ...errors import AttemptNotFound, InvalidArgument, RolloutNotFound
+from ...semconv import AGL_ANNOTATION
 from ...store.base import LightningStore
 from ...types import (
     LLM,
@@ -444,6 +446,29 @@ class BackwardClockContract(ContractBase):
         assert after.end_time is not None
         assert attempt.end_time >= attempt.start_time
         assert after.end_time >= after.start_time
+
+    async def test_the_last_reward_and_the_last_attempt_are_those_that_came_last(
+        self, store: LightningStore, clock: ManualClock
+    ) -> None:
+        config = RolloutConfig(timeout_seconds=60.0, max_attempts=2, retry_condition=["failed"])
+        first = await store.start_rollout("x", config=config)
+        clock.shift(-3600.0)
+        await store.update_attempt(first.rollout_id, first.attempt.attempt_id, status="failed")
+        clock.shift(-3600.0)
+        second = await store.dequeue_rollout("w")
+        assert second is not None
+        for value in (0.25, 0.75):
+            given = {"agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": value}
+            times = {"start_time": clock(), "end_time": clock()}
+            await store.add_span(span_of(second, name=AGL_ANNOTATION, attributes=given, **times))
+            clock.shift(-3600.0)
+        attempts = await store.query_attempts(first.rollout_id)
+        assert [attempt.sequence_id for attempt in attempts] == [1, 2]
+        assert [attempt.status for attempt in attempts] == ["failed", "running"]
+        latest = await store.get_latest_attempt(first.rollout_id)
+        assert latest is not None
+        assert latest.attempt_id == second.attempt.attempt_id
+        assert build_rows(await store.query_spans(first.rollout_id, "latest")).outcome.value == 0.75
 
     async def test_the_way_of_a_rollout_is_the_same(self, store: LightningStore, clock: ManualClock) -> None:
         for value in range(3):

@@ -5,9 +5,9 @@ Each test is a program in a process of its own: a real ``agentops.init`` changes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from itertools import product
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 
@@ -19,6 +19,8 @@ pytest.importorskip("agentops")
 if probe().legacy:
     pytest.skip("events of 0.2 and 0.3 have tests of their own", allow_module_level=True)
 
+WHOLE = ("plain", "streamed", "parse")
+"""Ways to ask for an answer and to read it to its end."""
 CUT_OFF = ("left", "dropped", "kept", "left and kept")
 """Ways to leave a stream half way."""
 
@@ -51,7 +53,7 @@ PROGRAM = """
             return next(iter(completions.create(**ASK, stream=True))).id
         if style == "kept":
             kept.append(completions.create(**ASK, stream=True))
-            return next(iter(kept[0])).id
+            return next(iter(kept[-1])).id
         if style == "left and kept":
             with completions.create(**ASK, stream=True) as stream:
                 kept.append(stream)
@@ -73,23 +75,27 @@ PROGRAM = """
         from agentops.sdk.decorators import operation
 
         ask = operation(call_the_model)
-        with server.client() as client, tracer.trace_context() as handle:
-            assert ask(client, args["style"])
-    spans = asyncio.run(store.query_spans(handle.rollout_id))
-    report([
-        {
-            "name": span.name,
-            "parent": span.parent_id,
-            "id": span.span_id,
-            "ids": span.attributes.get(ModelCallAttributes.PROMPT_TOKEN_IDS.value),
-            "capture": span.attributes.get(ModelCallAttributes.TOKEN_CAPTURE.value),
-            "model": span.attributes.get("gen_ai.request.model"),
-            "end_state": span.attributes.get("agentops.session.end_state"),
-        }
-        for span in spans
-    ])
-    receipt = handle.receipt()
-    report((receipt.started, receipt.stored, receipt.dropped))
+        handles = []
+        for style in args["styles"]:
+            with server.client() as client, tracer.trace_context() as handle:
+                assert ask(client, style)
+            handles.append(handle)
+
+    def told(handle):
+        receipt = handle.receipt()
+        return receipt.started, receipt.stored, receipt.dropped, [
+            {
+                "name": span.name,
+                "parent": span.parent_id,
+                "id": span.span_id,
+                "ids": span.attributes.get(ModelCallAttributes.PROMPT_TOKEN_IDS.value),
+                "capture": span.attributes.get(ModelCallAttributes.TOKEN_CAPTURE.value),
+                "model": span.attributes.get("gen_ai.request.model"),
+            }
+            for span in asyncio.run(store.query_spans(handle.rollout_id))
+        ]
+
+    report([told(handle) for handle in handles])
     report({name: os.environ.get(name) for name in os.environ if name.startswith("AGENTOPS_")} == before)
     agentops.get_client()
     from opentelemetry import trace
@@ -105,35 +111,41 @@ def server() -> Iterator[AgentOpsServerManager]:
 
 
 @pytest.mark.parametrize(
-    ("first", "style"),
+    ("first", "styles"),
     [
-        *product(["agentops", "tracer"], ["plain", "streamed", "parse", "left"]),
-        *product(["agentops"], CUT_OFF[1:]),
+        *((first, styles) for first in ("agentops", "tracer") for styles in (WHOLE, CUT_OFF[:1])),
+        *(("agentops", (style,)) for style in CUT_OFF[1:]),
     ],
+    ids=str,
 )
 def test_each_model_call_is_one_span_with_its_tokens_and_the_user_gets_his_spans(
-    server: AgentOpsServerManager, first: str, style: str
+    server: AgentOpsServerManager, first: str, styles: Tuple[str, ...]
 ) -> None:
     server.clear()
-    cut_off = style in CUT_OFF
-    args = {"environment": server.environment(), "first": first, "style": style, "cut_off": cut_off}
+    cut_off = styles[0] in CUT_OFF
+    args = {"environment": server.environment(), "first": first, "styles": styles, "cut_off": cut_off}
     with start_child(PROGRAM, args=args) as child:
-        spans, receipt, environment_is_the_same = child.finish(deadline=120)
-    calls = [span for span in spans if span["model"] == "policy"]
-    assert len(calls) == 1, spans
-    # AgentOps' wrapper does not close what the agent leaves: the end of the tracer does.
-    assert calls[0]["capture"] == ("invalid(partial)" if cut_off else "valid")
-    assert calls[0]["ids"] == [1, 2, 3]
-    operation = next(span for span in spans if "call_the_model" in span["name"])
-    assert calls[0]["parent"] == operation["id"]
-    started, stored, dropped = receipt
-    assert started == stored, dropped
+        told, environment_is_the_same = child.finish(deadline=120)
+    names: Counter[str] = Counter()
+    for started, stored, dropped, spans in told:
+        calls = [span for span in spans if span["model"] == "policy"]
+        assert len(calls) == 1, spans
+        # AgentOps' wrapper does not close what the agent leaves: the end of the tracer does.
+        assert calls[0]["capture"] == ("invalid(partial)" if cut_off else "valid")
+        assert calls[0]["ids"] == [1, 2, 3]
+        operation = next(span for span in spans if "call_the_model" in span["name"])
+        assert calls[0]["parent"] == operation["id"]
+        assert started == stored, dropped
+        names.update(span["name"] for span in spans)
+    assert len(told) == len(styles)
     assert environment_is_the_same
     sent: List[Dict[str, Any]] = server.recorded("spans")
     # What our tracer makes goes to the provider that was there when it began.
     ours = {"rollout", "chat policy"} if first == "tracer" else set()
-    if style in {"dropped", "kept"}:  # AgentOps by itself never ends this span
+    if styles[0] in {"dropped", "kept"}:  # AgentOps by itself never ends this span
         ours.add("openai.chat.completion")
-    assert {span["name"] for span in spans} - ours <= {span["name"] for span in sent}
+    assert Counter({name: names[name] for name in names.keys() - ours}) <= Counter(
+        span["name"] for span in sent
+    )
     requests = [each for each in server.recorded("requests") if each["path"] == "/v1/traces"]
     assert requests

@@ -323,7 +323,7 @@ def _go_on_with(queue: Any, item: Any) -> None:
     if not puts and own is present:
         return
     inherited = scope_in(own)
-    if inherited.opened_by is current_worker() if inherited is not None else not _is_worker_thread():
+    if inherited.opened_by is current_worker() if inherited is not None else not is_worker_thread():
         return
     then = _context_of(puts, own, is_opener=_is_opener(queue))
     if then is not present:
@@ -365,7 +365,8 @@ def _says_something(put: _Put, inherited: Optional[Scope], *, is_opener: bool) -
     return put.moment > inherited.opened_at and not is_opener
 
 
-def _is_worker_thread() -> bool:
+def is_worker_thread() -> bool:
+    """Whether a thread runs here that is none of the program's own, and no event loop."""
     worker = current_worker()
     return (
         isinstance(worker, threading.Thread)

@@ -24,6 +24,7 @@ from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 from ..instrumentation.patch import AttributePatch, Patch, Patches
 from .handed_items import item_patches
 from .other_processes import carried, note_process
+from .process_queues import process_queue_patches
 from .workers import start_as_worker, task_patch
 
 _users = 0
@@ -73,6 +74,7 @@ def _all_patches() -> List[Patch]:
         AttributePatch(ProcessPoolExecutor, "submit", _around_submit, "jobs have the submitter's rollout"),
         AttributePatch(BaseProcess, "start", _around_process, "names processes that record nothing"),
         *item_patches(),
+        *process_queue_patches(),
         task_patch(),
     ]
 

@@ -91,15 +91,21 @@ def register(tracer: OtelTracer) -> Callable[[], None]:
 
 def carried(work: Callable[..., Any]) -> Callable[..., Any]:
     """Return a job that is done in another process under the rollout that is open here."""
+    handed = handed_here()
+    return work if handed is None else _Job(work, handed)
+
+
+def handed_here() -> Optional[Handed]:
+    """Return what goes along with something that is handed to another process; ``None`` where nobody records it."""
     scope = current_scope()
     for name, recorder in list(_recorders.items()):
         processor = recorder.tracer.processor
         if scope is None or scope.owner is processor:
             at_work, is_known = processor.scope_at_work()
             if not is_known:
-                processor.writer.unplaced()  # what the job does is seen by its process alone
-            return _Job(work, _handed(name, recorder, at_work))
-    return work
+                processor.writer.unplaced()  # what is done with it is seen by the other process alone
+            return _handed(name, recorder, at_work)
+    return None
 
 
 def note_process(process: BaseProcess) -> None:
@@ -169,31 +175,60 @@ def _unpickled(work: Callable[..., Any], handed: Handed, pid: int) -> _Job:
 @contextmanager
 def _rollout(handed: Handed) -> Iterator[None]:
     """Do a job under its rollout, or under none, whatever this process was started in."""
-    tracer, store = _recorder(handed)
-    if tracer is None:
+    outside = otel_context.get_current()
+    arrived = arrive(handed)
+    if arrived is None:
         yield
         return
-    processor = tracer.processor
-    processor.begin_job()
-    outside = otel_context.get_current()
-    context = otel_context.Context()
-    scope = None if handed.ids is None or store is None else processor.new_scope(store, *handed.ids)
-    if scope is not None:
-        scope.endpoints = handed.endpoints
-        processor.open_scope(scope, context, None)
-        parent = trace.SpanContext(*handed.parent[:2], True, trace.TraceFlags(handed.parent[2]))
-        context = context_with_active_tracer(tracer, context_with_scope(scope, context))
-        context = trace.set_span_in_context(trace.NonRecordingSpan(parent), context)
-    otel_context.attach(context)
+    otel_context.attach(arrived.context)
     try:
         yield
     finally:
         otel_context.attach(outside)
-        if scope is not None:
-            processor.close_scope(scope)
-            if scope.started:
-                with suppress(TimeoutError):
-                    processor.writer.flush(scope).result(FLUSH_SECONDS)
+        arrived.end()
+
+
+class Arrived:
+    """The rollout of something that was handed to this process, as far as it is recorded here."""
+
+    def __init__(self, tracer: OtelTracer, scope: Optional[Scope], context: otel_context.Context) -> None:
+        self.context = context
+        self._processor = tracer.processor
+        self._scope = scope
+        self._stored = 0
+
+    def store(self, timeout: float) -> None:
+        """Wait until what has been recorded of it here is stored; whoever gets the result may seal the attempt."""
+        scope = self._scope
+        if scope is not None and scope.started + scope.unattributed > self._stored:
+            self._stored = scope.started + scope.unattributed
+            with suppress(TimeoutError):
+                self._processor.writer.flush(scope).result(timeout)
+
+    def end(self) -> None:
+        """Note that nothing more is done for it here."""
+        if self._scope is not None:
+            self._processor.close_scope(self._scope)
+            self._stored = 0  # the last account says that it is closed
+            self.store(FLUSH_SECONDS)
+
+
+def arrive(handed: Handed) -> Optional[Arrived]:
+    """Open the rollout of what was handed to this process; ``None`` where nobody records it."""
+    tracer, store = _recorder(handed)
+    if tracer is None:
+        return None
+    processor = tracer.processor
+    processor.begin_job()
+    context = otel_context.Context()
+    if handed.ids is None or store is None:
+        return Arrived(tracer, None, context)
+    scope = processor.new_scope(store, *handed.ids)
+    scope.endpoints = handed.endpoints
+    processor.open_scope(scope, context, None)
+    parent = trace.SpanContext(*handed.parent[:2], True, trace.TraceFlags(handed.parent[2]))
+    context = context_with_active_tracer(tracer, context_with_scope(scope, context))
+    return Arrived(tracer, scope, trace.set_span_in_context(trace.NonRecordingSpan(parent), context))
 
 
 def _recorder(handed: Handed) -> Tuple[Optional[OtelTracer], Optional[LightningStore]]:

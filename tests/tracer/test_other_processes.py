@@ -134,6 +134,97 @@ async def late(store: LightningStore, ids: Any) -> Any:
     return await store.query_late_spans(*ids)
 
 
+def serve(work: Any, results: Any) -> None:
+    while name := work.get():
+        call(name)
+        results.put([name])
+
+
+@pytest.mark.parametrize("kind", ["Queue", "JoinableQueue", "SimpleQueue"])
+def test_a_process_that_lives_on_does_the_work_of_whoever_put_it_on_the_queue(
+    kept: LightningStore, recorder: OtelTracer, kind: str
+) -> None:
+    processes = multiprocessing.get_context("fork")
+    ids = [asyncio.run(new_attempt(kept, number)) for number in range(3)]
+    work, results = (getattr(processes, kind)() for _ in range(2))
+    process = processes.Process(target=serve, args=(work, results))
+    for number, (rollout_id, attempt_id) in enumerate(ids):
+        with recorder.trace_context(store=kept, rollout_id=rollout_id, attempt_id=attempt_id):
+            if not number:
+                process.start()
+            for turn in "ab":
+                work.put(f"{number}{turn}")
+                assert results.get() == [f"{number}{turn}"]
+        # What it did is stored before its result is there.
+        assert names(kept, ids[number]) == [f"{number}a", f"{number}b"] or not number
+    work.put("")
+    process.join(30)
+    assert process.exitcode == 0
+    assert [names(kept, each) for each in ids] == [[f"{number}a", f"{number}b"] for number in range(3)]
+    for each in ids:
+        spans = spans_in(kept, each)
+        root = next(span for span in spans if span.name == "rollout")
+        assert {span.parent_id for span in spans} == {None, root.span_id}
+        assert asyncio.run(receipt(kept, each)).whole
+
+
+def test_a_process_of_an_open_rollout_does_nothing_for_it_that_others_have_put(
+    kept: LightningStore, recorder: OtelTracer
+) -> None:
+    processes = multiprocessing.get_context("fork")
+    ids, others = (asyncio.run(new_attempt(kept, number)) for number in range(2))
+    work, results = processes.Queue(), processes.Queue()
+    process = processes.Process(target=serve, args=(work, results))
+
+    def ask(name: str) -> None:
+        work.put(name)
+        results.get()
+
+    def other() -> None:
+        with recorder.trace_context(store=kept, rollout_id=others[0], attempt_id=others[1]):
+            ask("of the other one")
+
+    outside = contextvars.copy_context()
+    with recorder.trace_context(store=kept, rollout_id=ids[0], attempt_id=ids[1]):
+        process.start()
+        ask("own")
+        outside.run(other)
+        outside.run(ask, "of nobody")
+        ask("own again")
+        work.put("")
+        process.join(30)
+    assert [names(kept, each) for each in (ids, others)] == [["own", "own again"], []]
+    assert asyncio.run(receipt(kept, ids)).unattributed == 2
+    assert asyncio.run(receipt(kept, others)).unattributed == 1
+
+
+class Thing:
+    """Something that a program puts on a queue."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def answer_each(work: Any, results: Any) -> None:
+    while (thing := work.get()) is not None:
+        results.put((type(thing).__name__, thing.name))
+
+
+def test_an_item_comes_out_as_it_was_put_also_where_nothing_is_recorded(
+    kept: LightningStore, recorder: OtelTracer
+) -> None:
+    processes = multiprocessing.get_context("spawn")
+    work, results = processes.Queue(), processes.Queue()
+    with recorder.trace_context():
+        process = processes.Process(target=answer_each, args=(work, results))
+        process.start()
+        work.put(Thing("a thing"))
+        assert results.get() == ("Thing", "a thing")
+        work.put(None)
+        process.join(30)
+    assert process.exitcode == 0
+
+
 def twice(number: int) -> int:
     call("a call")
     return 2 * number

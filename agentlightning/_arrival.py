@@ -1,0 +1,38 @@
+"""What an object from another process brings along for the recorder, where one is at work in this process.
+
+Unpickling it imports this module and no more: a process that records nothing pays for nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Optional, Tuple
+
+
+class Brought:
+    """An object and what it brings along, on its way into a pipe: what comes out at the other end is the object."""
+
+    def __init__(self, brought: Any, along: bytes) -> None:
+        self.brought = brought
+        self.along = along
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _arrive, (self.brought, self.along)
+
+
+class _Arrivals(threading.local):
+    along: Optional[bytes] = None
+
+
+_arrivals = _Arrivals()
+
+
+def _arrive(brought: Any, along: bytes) -> Any:
+    _arrivals.along = along
+    return brought
+
+
+def take_along() -> Optional[bytes]:
+    """Return what the last object brought that this thread has unpickled since it asked before; ``None``: nothing."""
+    along, _arrivals.along = _arrivals.along, None
+    return along

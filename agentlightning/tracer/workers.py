@@ -165,5 +165,6 @@ def _new_worker() -> Optional[Worker]:
     if scope is None or scope.closed:
         return None
     starter = context.get(_KEY)
-    is_inside = isinstance(starter, Worker) and starter.scope is scope
-    return Worker(scope, next(starter.alive(), None) if is_inside else None)
+    if not isinstance(starter, Worker) or starter.scope is not scope:
+        return Worker(scope, None)
+    return Worker(scope, next(starter.alive(), None))

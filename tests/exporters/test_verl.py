@@ -165,7 +165,10 @@ def test_a_rollout_with_rewards_for_single_answers_alone_is_not_left_out_in_sile
 
 def test_rows_of_a_rollout_share_its_advantage_where_they_shall_count_once() -> None:
     rows = [*rows_of(LINEAR, "a", 1.0), *rows_of(FORKED, "b", 0.0)]
-    whole, shared = (padded_batch(rows, **SIZES, weights=weights) for weights in ("rows", "rollouts"))
+    whole, shared = (
+        padded_batch(rows, **SIZES, weights="rows"),
+        padded_batch(rows, **SIZES, weights="rollouts"),
+    )
 
     assert whole.advantages is not None
     assert shared.advantages is not None

@@ -7,7 +7,7 @@ import contextvars
 import multiprocessing
 import os
 import queue
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
@@ -87,7 +87,7 @@ def test_a_job_of_a_generator_is_of_the_rollout_that_the_generator_has_opened(
 ) -> None:
     ids = [asyncio.run(new_attempt(kept, number)) for number in range(2)]
 
-    def agent(number: int) -> Iterator[None]:
+    def agent(number: int) -> Generator[None, None, None]:
         rollout_id, attempt_id = ids[number]
         with recorder.trace_context(store=kept, rollout_id=rollout_id, attempt_id=attempt_id):
             yield

@@ -49,6 +49,7 @@ from .scope import (
     ids_among,
     ids_in_baggage,
     is_inside_any,
+    kept_of,
     leave,
     live_context,
     scope_in,
@@ -153,7 +154,7 @@ class LightningSpanProcessor(SpanProcessor):
             record = Record(scope, context, marks_in(started_in))
             self.writer.records[id(context)] = record
             if live is not None:
-                note_span(scope, started_in, context.span_id)
+                note_span(scope, started_in, context)
             self.writer.started(live, record)
             self.adoptions.started(span, record, attributes)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
@@ -186,7 +187,8 @@ class LightningSpanProcessor(SpanProcessor):
         return record
 
     def _settle(self, span: ReadableSpan, record: Record) -> None:
-        self.writer.ended(span, record, size_of(span, record.calls))
+        kept, size = kept_of(span, record.calls)
+        self.writer.ended(kept, record, size)
         if record.scope.is_late and record.ended:
             self._keep_aside(span)
 

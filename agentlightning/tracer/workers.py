@@ -23,6 +23,7 @@ from typing import Any, Dict, List, Optional
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
+from opentelemetry.trace import SpanContext
 
 from ..instrumentation.patch import AttributePatch, Patch
 from .scope import Scope, current_worker, is_another_open, scope_in
@@ -68,14 +69,14 @@ class Worker:
             worker = worker.started_by
 
 
-def note_span(scope: Scope, context: Context, span_id: int) -> None:
+def note_span(scope: Scope, context: Context, span: SpanContext) -> None:
     """Remember which worker has started a span, where another rollout is open that it could work for."""
     worker = context.get(_KEY)
     if isinstance(worker, Worker) and worker.scope is scope and is_another_open():
         if scope.by_workers is None:
             scope.by_workers = []
         if len(scope.by_workers) <= SPANS_REMEMBERED:
-            scope.by_workers.append((worker, span_id))
+            scope.by_workers.append((worker, span.span_id))
 
 
 def spans_of_living_workers(scope: Scope) -> Dict[int, Worker]:

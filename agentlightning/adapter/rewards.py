@@ -42,6 +42,7 @@ PRIMARY = "primary"
 
 _RESPONSE_ID = "gen_ai.response.id"
 _OUTPUTS = ("agentops.task.output", "agentops.entity.output")
+_NAMES = (AGL_ANNOTATION, AGL_OPERATION, AGL_REWARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +217,10 @@ def reward_target(
 
 
 def _dimensions(span: SpanLike) -> List[Tuple[str, Any]]:
-    attributes = attributes_of(span)
-    if getattr(span, "name", None) == AGL_ANNOTATION or is_reward_operation(span):
+    attributes, name = attributes_of(span), getattr(span, "name", None)
+    if name not in _NAMES and _OUTPUTS[0] not in attributes and _OUTPUTS[1] not in attributes:
+        return []
+    if name == AGL_ANNOTATION or is_reward_operation(span):
         listed = _listed(span)
         if listed:
             return listed
@@ -225,7 +228,7 @@ def _dimensions(span: SpanLike) -> List[Tuple[str, Any]]:
         output = _mapping(attributes.get(key))
         if output.get("type") == "reward":
             return [(PRIMARY, output.get("value"))]
-    if getattr(span, "name", None) in {AGL_REWARD, AGL_ANNOTATION} and "reward" in attributes:
+    if name in {AGL_REWARD, AGL_ANNOTATION} and "reward" in attributes:
         return [(PRIMARY, attributes["reward"])]
     return []
 

@@ -444,7 +444,11 @@ class _Builder:
 
 def _at_most_zero(logprobs: Optional[Sequence[float]], length: int) -> List[Optional[float]]:
     """Return log-probabilities as trainers want them: those that rounding put above 0 are 0."""
-    return [None] * length if logprobs is None else [min(value, 0.0) for value in logprobs]
+    if logprobs is None:
+        return [None] * length
+    if max(logprobs, default=0.0) <= 0.0:  # as almost always
+        return [*logprobs]
+    return [min(value, 0.0) for value in logprobs]
 
 
 def group_of(rollout: Optional[Rollout]) -> Optional[str]:

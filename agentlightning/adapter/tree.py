@@ -178,9 +178,19 @@ def _virtual(span_id: str, name: Optional[str], children: Sequence[Tree]) -> Spa
 # ---------------------------------------------------------------------- agents
 
 
+_NAMING = frozenset(
+    {
+        "gen_ai.agent.name", "agent.name", "operation.name", "recipient_agent_type", "langchain.chain.type",
+        "executor.id", "agentlightning.operation.input.name", "lc_name",
+    }
+)  # fmt: skip
+
+
 def agent_name_of(span: Span) -> Optional[str]:
     """Return the agent's name in the forms of GenAI, OpenAI Agents, AgentOps, AutoGen, LangGraph and others."""
     attributes = span.attributes
+    if _NAMING.isdisjoint(attributes):  # as for most spans
+        return None
     candidates = [
         attributes.get("gen_ai.agent.name"),
         attributes.get("agent.name"),

@@ -124,6 +124,7 @@ _TABLES = (
     (_PENALTIES, "penalised_sampling"),
     (_OTHER, "setting_unknown"),
 )
+_NUMBERS_ALONE = frozenset({"temperature", *_TRUNCATION, *_PENALTIES, *_OTHER})
 _BIASES = frozenset({"logit_bias", "bad_words", "bad_words_ids", "allowed_token_ids", "watermark"})
 _GRAMMARS = frozenset(
     {
@@ -223,12 +224,16 @@ def distorted(sampling: Mapping[str, Any]) -> Why | None:
     if given.get("do_sample") is False:
         return Why("temperature_zero", "do_sample")
     for table, code in _TABLES:
-        for name in (each for each in table if each in given):
+        for name in table:
+            if name not in given:
+                continue
             number = _number(given[name])
             if number is None:
                 return Why("sampling_unreadable", name)
             if number not in table[name]:
                 return Why(code, f"{name}={number:g}")
+    if _NUMBERS_ALONE.issuperset(given):  # as most requests ask for no more
+        return None
     biased = next((name for name in sorted(_BIASES & given.keys()) if given[name]), None)
     if biased is not None:
         return Why("penalised_sampling", biased)

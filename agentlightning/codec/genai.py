@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Optional, cast
+from typing import Any, NamedTuple, Optional, cast
 from urllib.parse import urlsplit
 
 from ..semconv import ModelCallAttributes as Ours
@@ -80,6 +80,33 @@ _SAMPLING_NAMES: Mapping[str, str] = {
     "stop": "gen_ai.request.stop_sequences",
     "n": "gen_ai.request.choice.count",
 }
+
+
+class _Names(NamedTuple):
+    """The names of the attributes of one choice."""
+
+    token_ids: str
+    logprobs: str
+    finish_reason: str
+    finish_reason_raw: str
+    token_capture: str
+    routed_experts: str
+    sampling_mask: str
+
+
+def _names_of(index: Any) -> _Names:
+    return _Names(
+        Ours.RESPONSE_TOKEN_IDS.at(index),
+        Ours.LOGPROBS.at(index),
+        Ours.FINISH_REASON.at(index),
+        Ours.FINISH_REASON_RAW.at(index),
+        Ours.CHOICE_TOKEN_CAPTURE.at(index),
+        Ours.ROUTED_EXPERTS.at(index),
+        Ours.SAMPLING_MASK.at(index),
+    )
+
+
+_names_at = lru_cache(maxsize=64)(_names_of)
 
 
 def span_name(start: CallStart) -> str:
@@ -211,22 +238,15 @@ def _error(call: ModelCall) -> dict[str, Any]:
 
 
 def _choice(choice: Choice, verdict: str) -> dict[str, Any]:
+    at = _names_at(choice.index)
     return {
-        Ours.RESPONSE_TOKEN_IDS.at(choice.index): None
-        if choice.token_ids is None
-        else list(choice.token_ids),
-        Ours.LOGPROBS.at(choice.index): None if choice.logprobs is None else list(choice.logprobs),
-        Ours.FINISH_REASON.at(choice.index): choice.finish_reason,
-        Ours.FINISH_REASON_RAW.at(choice.index): choice.finish_reason_raw,
-        Ours.CHOICE_TOKEN_CAPTURE.at(choice.index): (
-            choice.token_capture if choice.token_capture != verdict else None
-        ),
-        Ours.ROUTED_EXPERTS.at(choice.index): (
-            None if choice.routed_experts is None else _dump(choice.routed_experts)
-        ),
-        Ours.SAMPLING_MASK.at(choice.index): (
-            None if choice.sampling_mask is None else _dump(choice.sampling_mask)
-        ),
+        at.token_ids: None if choice.token_ids is None else list(choice.token_ids),
+        at.logprobs: None if choice.logprobs is None else list(choice.logprobs),
+        at.finish_reason: choice.finish_reason,
+        at.finish_reason_raw: choice.finish_reason_raw,
+        at.token_capture: choice.token_capture if choice.token_capture != verdict else None,
+        at.routed_experts: None if choice.routed_experts is None else _dump(choice.routed_experts),
+        at.sampling_mask: None if choice.sampling_mask is None else _dump(choice.sampling_mask),
     }
 
 
@@ -331,8 +351,9 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
     for position, written in enumerate(_messages(attributes.get(OUTPUT_MESSAGES), issues)):
         message = messages.from_genai(written)
         index = written.get("index", position)
-        logprobs = attributes.get(Ours.LOGPROBS.at(index))
-        own = attributes.get(Ours.CHOICE_TOKEN_CAPTURE.at(index))
+        at = _names_at(index) if type(index) is int else _names_of(index)
+        logprobs = attributes.get(at.logprobs)
+        own = attributes.get(at.token_capture)
         yield Choice(
             index=index,
             role=message.get("role") or "assistant",
@@ -340,19 +361,17 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
             reasoning=message.get("reasoning_content"),
             refusal=message.get("refusal"),
             tool_calls=tuple(_tool_call(each) for each in message.get("tool_calls") or ()),
-            finish_reason=cast(
-                "Optional[FinishReason]", _word(attributes.get(Ours.FINISH_REASON.at(index)), issues)
-            ),
-            finish_reason_raw=_word(attributes.get(Ours.FINISH_REASON_RAW.at(index)), issues),
-            token_ids=_ids(attributes.get(Ours.RESPONSE_TOKEN_IDS.at(index))),
+            finish_reason=cast("Optional[FinishReason]", _word(attributes.get(at.finish_reason), issues)),
+            finish_reason_raw=_word(attributes.get(at.finish_reason_raw), issues),
+            token_ids=_ids(attributes.get(at.token_ids)),
             logprobs=None if logprobs is None else tuple(map(float, logprobs)),
             policy=tuple(
                 PolicySpan(str(span["version"]), span["start"], span["end"])
                 for span in (versions[position] if position < len(versions) else ())
             ),
             token_capture=_verdict(own, issues) if own else verdict,
-            routed_experts=_json(attributes.get(Ours.ROUTED_EXPERTS.at(index)), issues),
-            sampling_mask=_json(attributes.get(Ours.SAMPLING_MASK.at(index)), issues),
+            routed_experts=_json(attributes.get(at.routed_experts), issues),
+            sampling_mask=_json(attributes.get(at.sampling_mask), issues),
         )
 
 

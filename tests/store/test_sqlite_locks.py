@@ -16,7 +16,7 @@ import pytest
 from agentlightning.cli import main
 from agentlightning.store import LightningStore, SqliteLightningStore, open_store
 from agentlightning.store.sqlite.connection import prepare_file, recognise
-from agentlightning.testing import span_of, start_child
+from agentlightning.testing import span_of, start_child, wait_until
 from agentlightning.tracer.spool import Batch, Spool
 from agentlightning.types import AttemptedRollout
 
@@ -26,13 +26,28 @@ pytestmark = pytest.mark.skipif(
 
 
 def locks_on(path: Path) -> list[str]:
-    """What this process has locked in a file, by the kernel's list: kind, first and last byte of each lock."""
+    """What this process has locked in a file, by the kernel's list: kind, first and last byte of each lock.
+
+    The list is no snapshot: while it is read piece by piece, locks of other processes come and go, and one of ours may
+    be shown twice or not at all. What is read three times in a row is there.
+    """
+    found: list[str] = []
+
+    def is_stable() -> bool:
+        found[:] = _listed(path)
+        return found == _listed(path) == _listed(path)
+
+    wait_until(is_stable, what="the kernel's list of locks is the same three times")
+    return found
+
+
+def _listed(path: Path) -> list[str]:
     inode = str(path.stat().st_ino)
-    found = []
+    found = set()
     for line in Path("/proc/locks").read_text().splitlines():
         _, kind, _, access, pid, place, first, last = line.replace("-> ", "").split()
         if kind == "POSIX" and pid == str(os.getpid()) and place.rpartition(":")[2] == inode:
-            found.append(f"{access} {first}-{last}")
+            found.add(f"{access} {first}-{last}")
     return sorted(found)
 
 

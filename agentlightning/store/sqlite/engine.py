@@ -42,7 +42,7 @@ from ..tables import Tables
 from ..transaction import Command
 from ..waiting import Waits
 from .connection import Synchronous, check_schema, connect, copy_log, note_setback, patiently, translated
-from .log import KEPT_BYTES, shorten, state_of
+from .log import KEPT_BYTES, PAUSE_SECONDS, TRIES, shorten, state_of
 from .marks import Mark, leave_mark, number_alone, put_on
 from .opened import StoreConnection, keep_for_ever
 from .statements import SQL
@@ -199,6 +199,9 @@ class Engine:
         self._copied = 0
         """The number of the last one that was copied into the file."""
         self._look_at_log = False
+        self._log_tries = 0
+        """How often a reader was in the way since the last look at the log was begun."""
+        self._next_try = 0.0  # by the monotonic clock
         self._log_said = 0
         """Bytes of the log when the last word of it was said."""
 
@@ -301,6 +304,9 @@ class Engine:
         connection = _Lazy(self, WRITER_CACHE_KIB)
         while self._write_next(connection):
             pass
+        while self._log_tries:  # nobody waits any more for what this thread does
+            time.sleep(PAUSE_SECONDS)
+            self._keep_log_small(connection)
         self._sign_out(connection)
         connection.drop()
 
@@ -308,9 +314,10 @@ class Engine:
         """Write all that is queued, waiting for the first; ``False`` where nothing more will come."""
         # A method of its own: while the thread waits, no local of its loop may keep a command and its store alive.
         try:
-            job = self._commands.get(timeout=RENEW_SECONDS)
+            job = self._commands.get(timeout=PAUSE_SECONDS if self._log_tries else RENEW_SECONDS)
         except queue.Empty:
-            self._renew(connection)
+            if not self._log_tries:
+                self._renew(connection)
             self._keep_log_small(connection)
             return True
         jobs = []
@@ -355,22 +362,30 @@ class Engine:
                 self._transact([], lazy)
 
     def _keep_log_small(self, lazy: _Lazy) -> None:
-        """Now and then, give back the room of a log that has grown large, or say who is in the way."""
-        if not self._look_at_log:
+        """Now and then, give back the room of a log that has grown large, or say who is in the way.
+
+        A reader of a moment is not waited for: it is tried again at the next commit, or when nothing is to be written.
+        """
+        if not self._look_at_log or time.monotonic() < self._next_try:
             return
-        self._look_at_log = False
         state = state_of(self._path)
-        if state.size <= KEPT_BYTES:
-            self._log_said = 0
+        if state.size <= KEPT_BYTES or self._is_shortened(lazy):
+            self._look_at_log, self._log_tries, self._log_said = False, 0, 0
             return
-        with suppress(sqlite3.Error, StoreError, OSError), self._gate.entered():
-            if shorten(lazy.get()):
-                self._log_said = 0
-                return
+        self._log_tries += 1
+        self._next_try = time.monotonic() + PAUSE_SECONDS
+        if self._log_tries < TRIES:
+            return
+        self._look_at_log, self._log_tries = False, 0
         state = state_of(self._path)
         if state.is_large and state.size >= 2 * self._log_said:
             self._log_said = state.size
             _log.warning("%s", state.sentence())
+
+    def _is_shortened(self, lazy: _Lazy) -> bool:
+        with suppress(sqlite3.Error, StoreError, OSError), self._gate.entered():
+            return shorten(lazy.get())
+        return False
 
     def _sign_out(self, lazy: _Lazy) -> None:
         if self._signed_in is None:

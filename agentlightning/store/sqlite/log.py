@@ -8,7 +8,6 @@ next commits reuse the log, but nothing gives the room back by itself.
 from __future__ import annotations
 
 import sqlite3
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +18,9 @@ LARGE_BYTES: Final = 256 * 1024 * 1024
 """A log of more is worth a word, and so is one of more than ``KEPT_BYTES`` that is larger than its file."""
 
 TRIES: Final = 10
+"""How often it is tried to make a log small before somebody is said to be in the way: most readers come and go."""
 PAUSE_SECONDS: Final = 0.02
+"""Between two tries, in which the writer goes on."""
 
 _READ_MARKS: Final = range(123, 128)
 """Bytes of the ``-shm`` that readers lock (https://www.sqlite.org/walformat.html#locks)."""
@@ -59,18 +60,10 @@ def state_of(path: Path) -> LogState:
 
 
 def shorten(connection: sqlite3.Connection) -> bool:
-    """Copy the log into the file and give its room back; ``False`` where a reader stays in the way.
+    """Copy the log into the file and give its room back; ``False`` where a reader is in the way.
 
-    What takes long, the copying, is done while others may write. Readers that come and go are in the way for moments.
+    What takes long, the copying, is done while others may write.
     """
-    for _ in range(TRIES):
-        if _shorten(connection):
-            return True
-        time.sleep(PAUSE_SECONDS)
-    return False
-
-
-def _shorten(connection: sqlite3.Connection) -> bool:
     try:
         ((busy, pages, copied),) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         if busy or pages != copied:

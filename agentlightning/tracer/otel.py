@@ -150,6 +150,7 @@ class OtelTracer(Tracer):
             raise TracerNotReady("init_worker was called twice; call teardown_worker first")
         super().init_worker(worker_id, store)
         self._worker = _Worker(self, store)
+        _say_what_gevent_does()
         if self._fallback_attempt is not None:
             self._worker.processor.fallback = self._worker.processor.new_scope(store, *self._fallback_attempt)
 
@@ -686,6 +687,15 @@ class _TraceContext(TraceContext):
             receipt.open,
             "still queued or open after the flush timeout" if written is None else "queued or open",
             receipt.dropped or "none",
+        )
+
+
+def _say_what_gevent_does() -> None:
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        _log.warning(
+            "gevent has put greenlets in the place of threads, the recorder's too: rollouts may not be started in the "
+            "store, and spans that start in other greenlets are unattributed; record in a process that is not patched"
         )
 
 

@@ -186,7 +186,7 @@ def test_clients_that_are_not_captured_and_servers_that_were_reached_by_them_are
 
     asyncio.run(record())
     site = tmp_path / "site"
-    for name in ("curl_cffi", "uvloop"):
+    for name in ("curl_cffi", "uvloop", "gevent"):
         folder = site / f"{name}-1.0.dist-info"
         folder.mkdir(parents=True)
         (folder / "METADATA").write_text(
@@ -197,6 +197,7 @@ def test_clients_that_are_not_captured_and_servers_that_were_reached_by_them_are
     assert "model calls through curl_cffi are not captured" in done.bad("clients")
     (watched,) = [each for each in done.findings if each["check"] == "clients" and each["level"] == "ok"]
     assert "connections that uvloop's event loop makes are not seen" in watched["details"][0]
+    assert "under gevent.monkey.patch_all()" in watched["details"][1]
     first, second = (each for each in done.findings if each["check"] == "servers")
     assert first["sentence"].startswith(
         "2 of the newest attempts connected to the model server models.example.com:443"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from types import ModuleType
 from typing import Any, Deque, List, Optional, Tuple
 
 import pytest
@@ -17,7 +19,7 @@ from tracer_sample import ask, new_attempt, read, spans_in
 
 from agentlightning.adapter import build_rows
 from agentlightning.adapter import explain as explain_trace
-from agentlightning.store import LightningStore
+from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Span
 
@@ -306,3 +308,14 @@ def test_what_a_worker_got_from_a_queue_that_is_watched_is_not_in_question(
     assert tracer.processor.force_flush(20_000)
     spans = spans_in(store, ids[0])
     assert (trained(spans), named(spans)) == ([(11,), (12,)], None)
+
+
+def test_gevent_in_the_place_of_threads_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patched = ModuleType("gevent.monkey")
+    patched.is_module_patched = lambda name: name == "threading"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gevent.monkey", patched)
+    with OtelTracer().lifespan(InMemoryLightningStore()):
+        pass
+    assert [record for record in caplog.records if record.getMessage().startswith("gevent has put greenlets")]

@@ -28,6 +28,12 @@ UVLOOP = (
     "connections that uvloop's event loop makes are not seen: calls through the clients above are captured there, and "
     "a server that another client reaches is not named"
 )
+GEVENT = (
+    "under gevent.monkey.patch_all() the recorder's own threads are greenlets: rollouts may not be started in the "
+    "store, and spans of greenlets are unattributed; record in a process that is not patched"
+)
+UNSEEN = {"uvloop": UVLOOP, "gevent": GEVENT}
+"""What is not seen where a library is used."""
 TREES = (OURS, *OPENTELEMETRY, "opentelemetry-exporter-otlp-proto-http", "openai", "agentops")
 """Distributions whose requirements are compared with what is installed."""
 IMPORTED = "agentlightning", "agentops", "openai", "httpx", "opentelemetry", "sqlite3"
@@ -77,7 +83,7 @@ def clients(_: Subject) -> Iterator[Finding]:
     """The libraries through which agents call models."""
     found = [f"{name} {version}" for name in CLIENTS if (version := installed_version(name))]
     sentence = f"model calls through {', '.join(found) or 'nothing that is installed'}"
-    unseen = (UVLOOP,) if installed_version("uvloop") else ()
+    unseen = tuple(what for name, what in UNSEEN.items() if installed_version(name))
     yield Finding("ok", "clients", sentence, details=unseen)
     unwatched = [name for name in UNWATCHED if installed_version(name)]
     if unwatched:

@@ -464,7 +464,9 @@ class LightningSpanProcessor(SpanProcessor):
         span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
         for raw in entry.calls():
             if self.endpoint_of is not None and raw.status is not None:
-                raw = replace(raw, endpoint=self.endpoint_of(scope, raw))  # noqa: PLW2901
+                endpoint = self.endpoint_of(scope, raw)
+                if endpoint is not raw.endpoint:
+                    raw = replace(raw, endpoint=endpoint)  # noqa: PLW2901
             call = decode(raw)
             if other_call(span.attributes, call.response_id):
                 call = replace(call, token_capture=invalid("other_call"))

@@ -174,9 +174,23 @@ class SpanContext(OpenModel):
                 "trace_id": f"{src.trace_id:032x}",
                 "span_id": f"{src.span_id:016x}",
                 "is_remote": src.is_remote,
-                "trace_state": dict(src.trace_state) if src.trace_state else {},
+                "trace_state": dict(state) if (state := src.trace_state) else {},
             },
         )
+
+
+def _parent_context(src: trace_api.SpanContext) -> SpanContext:
+    """Copy the context of a parent, which is that of the span before for most spans."""
+    global _last_parent  # noqa: PLW0603 - replaced as a whole, so threads need no lock
+    last, fields = _last_parent
+    if src is not last:
+        fields = SpanContext.from_opentelemetry(src).__dict__
+        _last_parent = src, fields
+    return build(SpanContext, {**fields, "trace_state": dict(fields["trace_state"])})
+
+
+_last_parent: Tuple[Any, Dict[str, Any]] = (None, {})
+"""The parent's context that was copied last, which OpenTelemetry never changes, and the fields of its copy."""
 
 
 class TraceStatus(OpenModel):
@@ -290,7 +304,7 @@ class Span(OpenModel):
         """Copy an OpenTelemetry span; nothing is validated, values that are not JSON are turned into JSON."""
         context, parent = src.get_span_context(), src.parent
         own = SpanContext.from_opentelemetry(context) if context else None
-        above = SpanContext.from_opentelemetry(parent) if parent else None
+        above = _parent_context(parent) if parent else None
         return build(
             cls,
             {

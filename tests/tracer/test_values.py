@@ -68,3 +68,23 @@ def test_copies_of_a_resource_share_no_change() -> None:
         other = OtelResource.from_opentelemetry(resource)
         assert other.attributes["service.name"] == value
         assert OtelResource.from_opentelemetry(Resource({"service.name": 1})).attributes["service.name"] == 1
+
+
+def test_copies_of_a_parent_share_no_change() -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    tracer = provider.get_tracer("t")
+    copies = []
+    for _ in range(2):  # parents in turns
+        root = tracer.start_span("root")
+        inside = trace.set_span_in_context(root)
+        for name in ("first", "second"):
+            span = tracer.start_span(name, context=inside)
+            copied = Span.from_opentelemetry(span, "ro", "at")  # type: ignore[arg-type]
+            assert copied.parent is not None
+            assert copied.parent.span_id == copied.parent_id == f"{root.get_span_context().span_id:016x}"
+            assert copied.parent.trace_state == {}
+            copied.parent.span_id = "changed"
+            copied.parent.trace_state["a"] = "b"
+            copies.append(copied)
+    assert len({copied.parent_id for copied in copies}) == 2
+    provider.shutdown()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -18,6 +19,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ATTEMPT = re.compile(r"/rollout/[^/]+/attempt/[^/]+(?=/|$)")
 
 
+@lru_cache(maxsize=256)  # an agent calls few of them, and asks for each call
 def plain_url(url: str) -> str:
     """Return a URL in the form in which it is compared; one that cannot be read as it is."""
     try:

@@ -47,6 +47,7 @@ def servers_of_environment() -> frozenset[str]:
     return frozenset(filter(None, map(server_of, named)))
 
 
+@functools.lru_cache(maxsize=256)
 def server_of(url: str) -> str | None:
     """Return ``host:port`` of a URL; ``None`` where it is none."""
     try:

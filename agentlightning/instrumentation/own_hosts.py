@@ -32,6 +32,7 @@ _SAYS = "rollout and attempt ids stay out of requests to strangers"
 _KEYS = (LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value)
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether ``host`` is this machine: the hosts that are ours where nobody says otherwise."""
     if host == "localhost" or host.endswith(".localhost"):

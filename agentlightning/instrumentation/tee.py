@@ -43,20 +43,17 @@ class _Flow:
     def __init__(self, exchange: Exchange, guard: Guard, stripper: Optional[Stripper]) -> None:
         self.exchange = exchange
         self._guard = guard
-        self._stripper = stripper
+        self.stripper = stripper
 
-    def pass_on(self, chunk: bytes) -> bytes:
-        self.exchange.note(chunk)
-        if self._stripper is None:
-            return chunk
+    def strip(self, stripper: Stripper, chunk: bytes) -> bytes:
         with self._guard("taking out what was asked for"):
-            return self._stripper.feed(chunk)
+            return stripper.feed(chunk)
         return self._give_up() + chunk
 
     def end(self) -> bytes:
         """The server's stream is exhausted; return what is left to pass on."""
         left = b""
-        stripper, self._stripper = self._stripper, None
+        stripper, self.stripper = self.stripper, None
         if stripper is not None:
             with self._guard("taking out what was asked for"):
                 left = stripper.finish()
@@ -65,7 +62,7 @@ class _Flow:
 
     def _give_up(self) -> bytes:
         self.exchange.notes.append("added_fields_visible")
-        stripper, self._stripper = self._stripper, None
+        stripper, self.stripper = self.stripper, None
         return stripper.rest() if stripper is not None else b""
 
 
@@ -113,7 +110,7 @@ class _SyncChunks:
     def __next__(self) -> bytes:
         while True:
             try:
-                chunk = next(self._source)
+                chunk: bytes = next(self._source)
             except StopIteration:
                 left = self._flow.end()
                 if left:
@@ -122,7 +119,11 @@ class _SyncChunks:
             except BaseException as error:
                 self._flow.exchange.failed(error)
                 raise
-            passed = self._flow.pass_on(chunk)
+            flow = self._flow
+            flow.exchange.note(chunk)
+            if flow.stripper is None:
+                return chunk
+            passed = flow.strip(flow.stripper, chunk)
             if passed or not chunk:
                 return passed
 
@@ -150,7 +151,7 @@ class _AsyncChunks:
     async def __anext__(self) -> bytes:
         while True:
             try:
-                chunk = await anext(self._source)
+                chunk: bytes = await anext(self._source)
             except StopAsyncIteration:
                 left = self._flow.end()
                 if left:
@@ -159,7 +160,11 @@ class _AsyncChunks:
             except BaseException as error:
                 self._flow.exchange.failed(error)
                 raise
-            passed = self._flow.pass_on(chunk)
+            flow = self._flow
+            flow.exchange.note(chunk)
+            if flow.stripper is None:
+                return chunk
+            passed = flow.strip(flow.stripper, chunk)
             if passed or not chunk:
                 return passed
 

@@ -19,7 +19,6 @@ from typing import Any, List, Optional
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 
 from ..instrumentation.patch import AttributePatch, Patch, Patches
 from .handed_items import item_patches
@@ -58,6 +57,9 @@ def _leave() -> None:
 
 def _all_patches() -> List[Patch]:
     patches: List[Patch] = []
+    # Here, because the import takes a tenth of ours: most processes that import the tracer never record.
+    from opentelemetry.instrumentation.threading import ThreadingInstrumentor
+
     instrumentor = ThreadingInstrumentor()
     if not instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.instrument(skip_dep_check=True)

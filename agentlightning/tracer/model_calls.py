@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Dict, NamedTuple, Optional
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -63,14 +64,14 @@ class ModelCallRecorder:
         adopting = self._processor.adoptions.adopt(call.model)
         if adopting is not None:
             return _CallSpan(adopting, ours=False)
-        address = urlsplit(call.url)
+        host, port = _address_of(call.url)
         attributes: Dict[str, str | int | bool] = {
             "gen_ai.operation.name": call.operation,
-            "server.address": address.hostname or "",
+            "server.address": host,
             ModelCallAttributes.STREAM.value: call.stream,
         }
-        if address.port:
-            attributes["server.port"] = address.port
+        if port:
+            attributes["server.port"] = port
         if call.model:
             attributes["gen_ai.request.model"] = call.model
         name = (names_of_0_3 if self._processor.write_0_3 else genai).span_name(call)
@@ -102,6 +103,12 @@ class ModelCallRecorder:
     def release(self, size: int) -> None:
         """Give it back; the span that gets the answer counts it."""
         self._processor.writer.release(size)
+
+
+@lru_cache(maxsize=256)
+def _address_of(url: str) -> tuple[str, int | None]:
+    address = urlsplit(url)
+    return address.hostname or "", address.port
 
 
 class _CallSpan(NamedTuple):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, Dict, Self
 
+import httpx
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from tracer_sample import model_call, new_attempt, read
 
+import agentlightning
 from agentlightning.store import LightningStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.writer import WriterSettings
 
+PACKAGE = str(Path(agentlightning.__file__).parent)
 PLAIN: Dict[str, Any] = {}
 TOOL = {f"agent.detail.{number}": "some text" for number in range(25)}
 MODEL_CALL = {"gen_ai.operation.name": "chat", **TOOL}
@@ -38,6 +42,8 @@ class Counted:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.ours = 0
+        """Those of functions of the package."""
         self.locks = 0
 
     def __enter__(self) -> Self:
@@ -50,9 +56,20 @@ class Counted:
     def _note(self, frame: FrameType, event: str, arg: Any) -> None:
         if event == "call":
             self.calls += 1
+            self.ours += frame.f_code.co_filename.startswith(PACKAGE)
         elif event == "c_call" and getattr(arg, "__qualname__", "") == "RLock.__exit__":
             # The SDK's own locks are of another kind.
-            self.locks += "agentlightning" in frame.f_code.co_filename
+            self.locks += frame.f_code.co_filename.startswith(PACKAGE)
+
+
+class Pieces(httpx.SyncByteStream):
+    """An answer in so many pieces."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b'data: {"choices":[]}\n\n'] * self._number)
 
 
 def objects() -> int:
@@ -143,3 +160,23 @@ async def test_what_a_span_says_is_whole_while_it_waits(store: LightningStore) -
     assert (found.status.status_code, found.status.description) == ("ERROR", "it failed")
     assert found.parent_id is not None
     assert found.resource.attributes["telemetry.sdk.name"] == "opentelemetry"
+
+
+def test_a_piece_of_a_stream_makes_two_calls_of_ours() -> None:
+    tracer = OtelTracer()
+    counts = []
+    with tracer.lifespan(), tracer.trace_context() as handle:
+        for number in (10, 110):
+            answer = httpx.Response(200, stream=Pieces(number), headers={"content-type": "text/event-stream"})
+            transport = httpx.MockTransport(lambda _request, answer=answer: answer)
+            with (
+                httpx.Client(transport=transport) as client,
+                client.stream(
+                    "POST", "http://127.0.0.1/v1/chat/completions", json={"model": "m", "stream": True}
+                ) as response,
+                Counted() as count,
+            ):
+                assert sum(1 for _ in response.iter_raw()) == number
+            counts.append(count)
+    assert len(handle.spans()) == 3
+    assert counts[1].ours - counts[0].ours <= 2 * 100 + 10

@@ -132,7 +132,7 @@ def added() -> List[str]:
     return added_by_a_ready_worker()
 
 
-def test_a_ready_worker_has_imported_pydantic_and_nothing_else_that_agentops_has_not(
+def test_a_ready_worker_has_imported_pydantic_msgspec_and_nothing_else_that_agentops_has_not(
     added: List[str],
 ) -> None:
     strangers = {
@@ -142,7 +142,7 @@ def test_a_ready_worker_has_imported_pydantic_and_nothing_else_that_agentops_has
         and not module.startswith("_sysconfigdata")  # of the standard library, named after the platform
     }
     of_pydantic = {"annotated_types", "pydantic", "pydantic_core", "typing_inspection"}
-    assert strangers - of_pydantic == {"opentelemetry"}
+    assert strangers - of_pydantic == {"msgspec", "opentelemetry"}
     assert [module for module in added if module.startswith("opentelemetry.")] == [
         "opentelemetry.instrumentation.threading",
         "opentelemetry.instrumentation.threading.package",

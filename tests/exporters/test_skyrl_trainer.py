@@ -11,11 +11,12 @@ from typing import Any, Dict, List, Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_rows import FORKED, LINEAR, rows_of, two_groups
+from sample_rows import FORKED, LINEAR, Turn, rows_of, two_groups
 from test_verifiers import trees
 
 from agentlightning.adapter.advantage import Formula, row_advantages
 from agentlightning.adapter.training import TrainingRow
+from agentlightning.exporters.routing import routed_experts
 from agentlightning.exporters.skyrl import to_generator_output
 
 pytest.importorskip("skyrl", reason="scripts/trainers installs skyrl")
@@ -127,3 +128,24 @@ def test_c5_a_rollout_with_several_rows_counts_once_in_its_baseline() -> None:
     whole = [*rows_of(LINEAR, "ro-1", 1.0), *rows_of(LINEAR, "ro-2", 0.0)]
 
     assert tensors(split)["advantages"][0].max() == tensors(whole)["advantages"][0].max()
+
+
+def test_router_replay_gets_the_experts_of_each_token_and_zeros_for_the_last() -> None:
+    def more(_: int, turn: Turn) -> Dict[str, Any]:
+        return {"routed_experts": [[[token, 1], [2, 3]] for token in (*turn[0], *turn[1])[:-1]]}
+
+    rows = [*rows_of(LINEAR, "ro-1", more=more), *rows_of(FORKED, "ro-2", more=more)]
+    output: Any = to_generator_output(rows, with_routed_experts=True)
+    validate_generator_output(len(rows), output, step_wise=False)
+    *_, experts = convert_prompts_responses_to_batch_tensors(
+        PADDING,
+        output["prompt_token_ids"],
+        output["response_ids"],
+        output["rewards"],
+        output["loss_masks"],
+        output["rollout_logprobs"],
+        output["rollout_expert_indices"],
+    )
+    for row, own in zip(rows, experts.tolist(), strict=True):
+        assert own[len(own) - len(row) : -1] == routed_experts(row).nested()
+        assert own[-1] == [[0, 0], [0, 0]]

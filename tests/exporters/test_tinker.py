@@ -90,6 +90,16 @@ def test_e4_with_the_real_tinker() -> None:
     assert advantages == [0.5, -0.5, -0.5, -0.25, 0.25, 0.25]
 
 
+def test_with_the_real_tinker_the_rows_of_a_rollout_may_share_its_advantage() -> None:
+    pytest.importorskip("tinker", reason="scripts/trainers installs tinker")
+    rows = [*rows_of(LINEAR, "a", 1.0), *rows_of(FORKED, "b", 0.0)]
+    found = [
+        [max(datum.loss_fn_inputs["advantages"].data, key=abs) for datum in to_datums(rows, weights=weights)]
+        for weights in ("rows", "rollouts")
+    ]
+    assert found == [[0.5, -0.5, -0.5], [0.5, -0.25, -0.25]]
+
+
 def test_with_the_real_tinker_unscored_rollouts_are_dropped_or_refused() -> None:
     pytest.importorskip("tinker", reason="scripts/trainers installs tinker")
     rows = [*rows_of(LINEAR, "ro-1", None), *rows_of(LINEAR, "ro-2", 1.0), *rows_of(FORKED, "ro-3", 0.0)]

@@ -8,22 +8,16 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from tracer_sample import assert_balanced, new_attempt, read
+from tracer_sample import assert_balanced, new_attempt, read, recorded_until_killed
 
 from agentlightning.errors import InvalidArgument
 from agentlightning.store import InMemoryLightningStore, LightningStore, open_store
-from agentlightning.testing import FaultyStore, start_child
+from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.spool import Spool
 
 KILLED = """
-import asyncio, os
-from opentelemetry import trace
 from agentlightning.errors import InvalidArgument
-from agentlightning.store import open_store
-from agentlightning.testing import FaultyStore
-from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.writer import WriterSettings
 
 class Killing(FaultyStore):
     writes_done = 0
@@ -37,10 +31,6 @@ class Killing(FaultyStore):
             os.kill(os.getpid(), 9)
         return added
 
-store = open_store(args["url"])
-started = asyncio.run(store.start_rollout(input=None))
-ids = started.rollout_id, started.attempt.attempt_id
-report(ids)
 tracer = OtelTracer(settings=WriterSettings(flush_interval=3_600_000))
 tracer.init()
 tracer.init_worker(0, Killing(store))
@@ -62,10 +52,7 @@ async def test_a_kill_between_two_spans_of_a_refused_batch_leaves_a_count_that_b
     tmp_path: Path, writes: int
 ) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
-    with start_child(KILLED, args={"url": url, "writes": writes}) as child:
-        ids = child.next_report(deadline=60)
-        child.wait(deadline=60)
-    assert "survived" not in child.reports
+    ids = recorded_until_killed(KILLED, url, writes=writes)
     store = open_store(url)
     for _ in range(2):
         assert_balanced(await store.get_receipt(*ids))

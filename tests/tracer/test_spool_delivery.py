@@ -13,13 +13,13 @@ from typing import Any, Callable, List
 
 import pytest
 from opentelemetry import trace
-from tracer_sample import new_attempt, read
+from tracer_sample import new_attempt, read, recorded_until_killed
 
 from agentlightning.cli import main
 from agentlightning.errors import StoreError
 from agentlightning.store import LightningStore, open_store
 from agentlightning.store.sqlite.backup import back_up, restore
-from agentlightning.testing import FaultyStore, start_child
+from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.spool import Batch, Spool
 from agentlightning.types import Span
@@ -256,17 +256,6 @@ async def test_new_spans_do_not_wait_for_a_large_spool(tmp_path: Path) -> None:
 
 
 KILLED = """
-import asyncio, os
-from opentelemetry import trace
-from agentlightning.store import open_store
-from agentlightning.testing import FaultyStore
-from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.writer import WriterSettings
-
-store = open_store(args["url"])
-started = asyncio.run(store.start_rollout(input=None))
-ids = started.rollout_id, started.attempt.attempt_id
-report(ids)
 down = FaultyStore(store, only={"add_many_spans"})
 tracer = OtelTracer(max_wait_time=10, settings=WriterSettings(batch_size=3))
 tracer.init()
@@ -287,6 +276,7 @@ with tracer.trace_context(store=down, rollout_id=ids[0], attempt_id=ids[1]):
     for number in range(20):
         trace.get_tracer("agent").start_span(f"s{number}").end()
 tracer.teardown()
+report("survived")
 """
 
 
@@ -296,9 +286,7 @@ async def test_a_kill_between_two_files_of_the_spool_leaves_a_count_that_balance
     tmp_path: Path, files: int
 ) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
-    with start_child(KILLED, args={"url": url, "files": files}) as child:
-        ids = child.next_report(deadline=60)
-        child.wait(deadline=60)
+    ids = recorded_until_killed(KILLED, url, files=files)
     store = open_store(url)
     delivered_spans = await Spool(store).deliver()
     receipt = await store.get_receipt(*ids)

@@ -11,6 +11,7 @@ from opentelemetry import trace
 from agentlightning.codec.genai import call_attributes
 from agentlightning.codec.model_call import VALID, Choice, ModelCall
 from agentlightning.store import LightningStore
+from agentlightning.testing import start_child
 from agentlightning.types import Receipt, Span
 
 _answers = itertools.count(1)
@@ -30,6 +31,30 @@ def spans_in(store: LightningStore, ids: Tuple[str, str]) -> List[Span]:
 async def read(store: LightningStore, ids: Tuple[str, str]) -> List[Span]:
     """Read an attempt's spans."""
     return list(await store.query_spans(*ids))
+
+
+_RECORDING = """
+import asyncio, os
+from opentelemetry import trace
+from agentlightning.store import open_store
+from agentlightning.testing import FaultyStore
+from agentlightning.tracer import OtelTracer
+from agentlightning.tracer.writer import WriterSettings
+
+store = open_store(args["url"])
+started = asyncio.run(store.start_rollout(input=None))
+ids = started.rollout_id, started.attempt.attempt_id
+report(ids)
+"""
+
+
+def recorded_until_killed(program: str, url: str, **args: Any) -> Tuple[str, str]:
+    """Run a program that records in a store, under ``ids``, and kills itself; returns the ids."""
+    with start_child(_RECORDING + program, args={"url": url, **args}) as child:
+        ids = child.next_report(deadline=60)
+        child.wait(deadline=60)
+    assert child.reports == [ids], "it has survived"
+    return tuple(ids)
 
 
 def assert_balanced(receipt: Receipt) -> None:

@@ -199,8 +199,8 @@ def agentops_frameworks() -> str:
     return table(("module", "why"), [(f"`{name}`", why) for name, why in KEPT_OFF.items()])
 
 
-def agentops_cells(page: str = "agentops-matrix") -> list[dict[str, Any]]:
-    """Return what ``scripts/matrix-agentops --page`` has kept."""
+def kept_lines(page: str) -> list[dict[str, Any]]:
+    """Return what a script that measures or tries something has kept beside a page."""
     kept = ROOT / "docs" / "reference" / f"{page}.jsonl"
     return [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
 
@@ -208,7 +208,7 @@ def agentops_cells(page: str = "agentops-matrix") -> list[dict[str, Any]]:
 def agentops_matrix() -> str:
     """Return what came of each cell: a line for each agentops and OpenTelemetry, a column for each openai."""
     said = {"captured": "exact", "absent": "exact, at the wire", "refused": "refused"}
-    found = {tuple(told["cell"]): told for told in agentops_cells()}
+    found = {tuple(told["cell"]): told for told in kept_lines("agentops-matrix")}
     columns = dict.fromkeys(openai for _, _, openai in found)
     lines = []
     for agentops, opentelemetry in dict.fromkeys(key[:2] for key in found):
@@ -221,7 +221,7 @@ def agentops_matrix() -> str:
 def agentops_changes() -> str:
     """Return what each agentops changes for an agent by itself, as its cells saw it."""
     seen: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
-    for told in agentops_cells():
+    for told in kept_lines("agentops-matrix"):
         for note in told["notes"]:
             style, _, change = note.partition(": ")
             styles, clients = seen.setdefault((told["cell"][0], change), ({}, {}))
@@ -238,7 +238,7 @@ def agentops_changes() -> str:
 def agentops_clients() -> str:
     """Return what came of each client's session with the local server; neighbours that are alike share a line."""
     lines: dict[tuple[str, ...], list[str]] = {}
-    for told in agentops_cells("agentops-clients"):
+    for told in kept_lines("agentops-clients"):
         requests = ", ".join(f"`{request.removeprefix('POST ')}`" for request in told.get("requests", ()))
         kept = ", ".join(told.get("kept", ()))
         verdict = told["verdict"] if told["verdict"] == "complete" else "**failed**"
@@ -249,7 +249,25 @@ def agentops_clients() -> str:
     )
 
 
+def installs() -> str:
+    """Return what ``scripts/release --sizes`` has measured."""
+    about, *found = kept_lines("install")
+    where = f"with Python {about['python']} on {about['machine']}, the newest of everything on {about['day']}"
+    note = f"Measured {where}; PyTorch is its build for {about['torch']}."
+    lines = [
+        (
+            f"`{each['extra']}`" if each["extra"] else "none",
+            each["purpose"],
+            str(each["distributions"]),
+            f"{each['megabytes']:g}",
+        )
+        for each in found
+    ]
+    return table(("extra", "what for", "distributions", "MB"), lines) + "\n" + note
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "installs": installs,
     "settings": settings,
     "commands": commands,
     "errors": error_classes,

@@ -31,13 +31,13 @@ find_python() {
     return 1
 }
 
-# fingerprint PYTHON LOCK...: what an installation depends on: the metadata, the locks, the place (it is editable) and
-# the interpreter.
+# fingerprint PYTHON LOCK...: what an installation depends on: the metadata with the version, the locks, the place (it is
+# editable) and the interpreter.
 fingerprint() {
     local python="$1" names=()
     shift
     (($#)) && names=("${@/#/scripts/locks/}")
-    { cat pyproject.toml "${names[@]/%/.txt}"; pwd; "$python" -V; } | cksum
+    { cat pyproject.toml "${names[@]/%/.txt}"; grep -h '^__version__' agentlightning/__init__.py; pwd; "$python" -V; } | cksum
 }
 
 make_venv() {

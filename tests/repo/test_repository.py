@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import agentlightning
+
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -101,7 +103,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
         names = wheel.namelist()
         assert {name.partition("/")[0] for name in names} == {
             "agentlightning",
-            f"agentlightning_otel-{PYPROJECT['project']['version']}.dist-info",
+            f"agentlightning_otel-{agentlightning.__version__}.dist-info",
         }
         for name in (
             "agentlightning/py.typed",

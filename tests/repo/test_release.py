@@ -1,0 +1,89 @@
+"""What a release is refused for, and that each extra brings something; scripts/release does the rest."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+import agentlightning
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "tools"))
+release: Any = importlib.import_module("release")
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+MODULES = {
+    "pytest-xdist": "xdist",
+    "import-linter": "importlinter",
+    "myst-parser": "myst_parser",
+}
+"""Distribution → what it is imported as, where that is not its name."""
+
+GOOD = "# Changelog\n\n## Unreleased\n\n## 1.2.0 - 2026-11-28\n\n### Fixed\n\n- A span.\n\n## 1.1.0 - 2026-10-01\n\n- x\n"
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert release.version_of() == agentlightning.__version__
+    assert PROJECT["dynamic"] == ["version"]
+    assert "version" not in PROJECT
+
+
+def test_a_changelog_that_is_ready_passes() -> None:
+    release.check_changelog(GOOD, "1.2.0")
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "reason"),
+    [
+        (GOOD, "1.3.0", "has no section '## 1.3.0 - .*the newest one is '1.2.0 - 2026-11-28'"),
+        (GOOD, "1.1.0", "has no section '## 1.1.0"),
+        ("## Unreleased\n\n- A span.\n", "1.2.0", "there is only what is unreleased"),
+        (GOOD.replace(" - 2026-11-28", ""), "1.2.0", "should be '## 1.2.0 - YEAR-MONTH-DAY'"),
+        (GOOD.replace("- A span.", ""), "1.2.0", "says nothing about 1.2.0"),
+        (GOOD.replace("Unreleased\n", "Unreleased\n\n- Late.\n"), "1.2.0", "lines under Unreleased"),
+    ],
+)
+def test_a_changelog_that_is_not_ready_is_refused(text: str, version: str, reason: str) -> None:
+    with pytest.raises(release.Wrong, match=reason):
+        release.check_changelog(text, version)
+
+
+@pytest.mark.parametrize("text", ["", '__version__ = "0.2"', '__version__ = version("agentlightning-otel")'])
+def test_a_version_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "agentlightning").mkdir()
+    (tmp_path / "agentlightning" / "__init__.py").write_text(text, encoding="utf-8")
+    with pytest.raises(release.Wrong, match="__version__"):
+        release.version_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tests/test_a.py", "agentlightning/__pycache__/a.pyc", "agentlightning/runs.db-wal", "scripts/docs/a"],
+)
+def test_a_file_that_belongs_to_nobody_is_not_distributed(name: str) -> None:
+    release.check_names(["a-1.0/agentlightning/a.py", "a-1.0/docs/a.md"], release.SDIST)
+    with pytest.raises(release.Wrong, match="1 files should not be distributed"):
+        release.check_names([f"a-1.0/{name}"], release.SDIST)
+
+
+def test_every_extra_is_tried_and_measured() -> None:
+    assert set(release.INSTALLS) == {"", *EXTRAS}
+    _, *measured = map(json.loads, release.SIZES.read_text(encoding="utf-8").splitlines())
+    assert [each["extra"] for each in measured] == list(release.INSTALLS)
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS))
+def test_what_an_extra_is_tried_with_needs_something_that_it_installs(extra: str) -> None:
+    """An extra whose packages nothing imports is an empty promise."""
+    installed = {Requirement(each).name for each in EXTRAS[extra]}
+    named = set(re.findall(r"\w+", release.INSTALLS[extra].program))
+    assert named & {MODULES.get(each, each) for each in installed}

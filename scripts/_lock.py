@@ -79,6 +79,11 @@ class Environment:
     alone: bool = False
 
 
+_CELLS: tuple[Cell | Client, ...] = (
+    *(Cell(*corner) for corner in CORNERS),
+    *(Client(release) for release in CLIENT_CORNERS),
+)
+
 ENVIRONMENTS: dict[str, Environment] = {
     "tools": Environment(("uv",), project=False),
     # What builds the project itself, which stands in no lock: it is installed as it lies here.
@@ -122,13 +127,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     "peer-0.3.0": Environment(("agentlightning==0.3.0", *_PEERS_BESIDE), project=False),
     # The newest agentops that it takes: the one that our own environment has.
     "peer-0.2.2": Environment(("agentlightning==0.2.2", "agentops==0.4.21", *_PEERS_BESIDE), project=False),
-    **{
-        cell.lock: Environment(tuple(cell.requirements()))
-        for cell in (
-            *(Cell(*corner) for corner in CORNERS),
-            *(Client(release) for release in CLIENT_CORNERS),
-        )
-    },
+    **{cell.lock: Environment(tuple(cell.requirements())) for cell in _CELLS},
 }
 """Name → what its lock holds; ``scripts/locks/NAME.txt``."""
 

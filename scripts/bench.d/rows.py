@@ -225,7 +225,7 @@ def peer_tracer(size: Size) -> Sample:
 
 def peer_proxy(size: Size) -> Sample:
     """Agent Lightning 0.3's ``LlmProxyTraceToTriplet``: ids as text of Python, as its LLM proxy writes them."""
-    from agentlightning.adapter.triplet import LlmProxyTraceToTriplet
+    from agentlightning.adapter.triplet import LlmProxyTraceToTriplet  # type: ignore[attr-defined]
 
     def attributes(turn: Turn, response_id: str) -> dict[str, Any]:
         return {

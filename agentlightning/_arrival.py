@@ -6,7 +6,7 @@ Unpickling it imports this module and no more: a process that records nothing pa
 from __future__ import annotations
 
 import threading
-from typing import Any, Optional, Tuple
+from typing import Any
 
 
 class Brought:
@@ -16,12 +16,12 @@ class Brought:
         self.brought = brought
         self.along = along
 
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, (self.brought, self.along)
 
 
 class _Arrivals(threading.local):
-    along: Optional[bytes] = None
+    along: bytes | None = None
 
 
 _arrivals = _Arrivals()
@@ -32,7 +32,7 @@ def _arrive(brought: Any, along: bytes) -> Any:
     return brought
 
 
-def take_along() -> Optional[bytes]:
+def take_along() -> bytes | None:
     """Return what the last object brought that this thread has unpickled since it asked before; ``None``: nothing."""
     along, _arrivals.along = _arrivals.along, None
     return along

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from typing import Deque, Generic, List, Optional, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Bell:
         """Forget that it was rung."""
         self._silent.acquire(blocking=False)
 
-    def wait(self, timeout: Optional[float] = None) -> bool:
+    def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is rung, for at most ``timeout`` seconds, and clear it; return whether it was rung."""
         return self._silent.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
@@ -57,11 +57,11 @@ class Future(Generic[T]):
     __slots__ = ("_callbacks", "_error", "_settled", "_unclaimed", "_value")
 
     def __init__(self) -> None:
-        self._unclaimed: List[bool] = [True]  # popped by the one who works or by the one who cancels
+        self._unclaimed: list[bool] = [True]  # popped by the one who works or by the one who cancels
         self._settled = False
-        self._value: Optional[T] = None
-        self._error: Optional[BaseException] = None
-        self._callbacks: Deque[Callable[[], object]] = deque()
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._callbacks: deque[Callable[[], object]] = deque()
 
     def set_running_or_notify_cancel(self) -> bool:
         """Begin to work; ``False`` where it was cancelled before."""
@@ -86,7 +86,7 @@ class Future(Generic[T]):
         """Whether it is settled."""
         return self._settled
 
-    def result(self, timeout: Optional[float] = None) -> T:
+    def result(self, timeout: float | None = None) -> T:
         """Wait for the result, from a thread.
 
         Raises:
@@ -144,7 +144,7 @@ class Future(Generic[T]):
         except IndexError:
             return False
 
-    def _settle(self, value: Optional[T], error: Optional[BaseException]) -> None:
+    def _settle(self, value: T | None, error: BaseException | None) -> None:
         if self._settled:
             return
         self._value, self._error = value, error

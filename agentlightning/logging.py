@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Dict, Literal, Union
+from typing import Any, Literal
 
 from opentelemetry import baggage, trace
 
@@ -21,7 +21,7 @@ from .pipeline.redact import Redactor, SecretFilter
 from .pipeline.rules import KEY_RULES
 from .semconv import LightningResourceAttributes
 
-Level = Union[int, str]
+Level = int | str
 LogFormat = Literal["text", "json"]
 
 DEFAULT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -44,7 +44,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; never raises for what a record holds."""
-        line: Dict[str, Any] = {
+        line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
             "logger": record.name,
@@ -193,8 +193,8 @@ def _keys() -> Redactor:
     return Redactor(KEY_RULES)
 
 
-def _context() -> Dict[str, str]:
-    found: Dict[str, str] = {}
+def _context() -> dict[str, str]:
+    found: dict[str, str] = {}
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
         found["trace_id"], found["span_id"] = f"{span.trace_id:032x}", f"{span.span_id:016x}"

@@ -8,7 +8,7 @@ an asyncio plugin, in each of its modes. ``-p no:agentlightning`` switches the p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, List
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -49,7 +49,7 @@ def lightning_store(request: pytest.FixtureRequest) -> Iterator[LightningStore]:
 
 @pytest.fixture
 def captured_spans(
-    lightning_store: LightningStore, _lightning_flushes: List[Callable[[], object]]
+    lightning_store: LightningStore, _lightning_flushes: list[Callable[[], object]]
 ) -> CapturedSpans:
     """The spans of the test's rollouts in ``lightning_store``, as a list that is read anew at each look."""
     from .testing.captured_spans import CapturedSpans
@@ -58,7 +58,7 @@ def captured_spans(
 
 
 @pytest.fixture
-def _lightning_flushes() -> List[Callable[[], object]]:
+def _lightning_flushes() -> list[Callable[[], object]]:
     """What gets the spans of the test's tracers into the store."""
     return []
 
@@ -68,7 +68,7 @@ def agentops_tracer(
     agentops_server: AgentOpsServer,
     fake_openai: FakeOpenAI,
     lightning_store: LightningStore,
-    _lightning_flushes: List[Callable[[], object]],
+    _lightning_flushes: list[Callable[[], object]],
 ) -> Iterator[AgentOpsTracer]:
     """A tracer that records into ``lightning_store``, with ``agentops`` if it is installed, on this machine only.
 

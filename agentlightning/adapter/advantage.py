@@ -25,7 +25,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Dict, List, Optional, Tuple, Union
 
 from .training import TrainingRow
 
@@ -56,13 +55,13 @@ _SCALES = {
 
 _LARGEST = 1e100
 
-AdvantageFunction = Callable[[Sequence[Optional[float]]], Sequence[Optional[float]]]
+AdvantageFunction = Callable[[Sequence[float | None]], Sequence[float | None]]
 """Rewards of one group, one per rollout, ``None`` = unscored → advantages in the same order."""
 
 
 def group_advantages(
-    rewards: Sequence[Optional[float]], formula: Union[Formula, str] = Formula.TRL
-) -> List[Optional[float]]:
+    rewards: Sequence[float | None], formula: Formula | str = Formula.TRL
+) -> list[float | None]:
     """Return the advantages of one group.
 
     Args:
@@ -94,10 +93,10 @@ def group_advantages(
 
 def row_advantages(
     rows: Iterable[TrainingRow],
-    formula: Union[Formula, str, AdvantageFunction] = Formula.TRL,
+    formula: Formula | str | AdvantageFunction = Formula.TRL,
     *,
-    without_rows: Iterable[Tuple[str, Optional[float]]] = (),
-) -> List[Optional[float]]:
+    without_rows: Iterable[tuple[str, float | None]] = (),
+) -> list[float | None]:
     """Return the advantage of each row: that of its rollout among the rollouts of its group.
 
     How many rows a rollout has changes nothing. ``None`` = unscored.
@@ -111,7 +110,7 @@ def row_advantages(
         ValueError: A row has no group: put ``metadata={"group_id": …}`` on its rollout.
     """
     given = list(rows)
-    groups: Dict[str, Dict[Tuple[str, str], Optional[float]]] = {}
+    groups: dict[str, dict[tuple[str, str], float | None]] = {}
     for row in given:
         if row.group_id is None:
             raise ValueError(
@@ -121,7 +120,7 @@ def row_advantages(
         groups.setdefault(row.group_id, {})[row.rollout_id, row.attempt_id] = row.reward
     for number, (group_id, reward) in enumerate(without_rows):
         groups.setdefault(group_id, {})["", str(number)] = reward
-    found: Dict[Tuple[str, Tuple[str, str]], Optional[float]] = {}
+    found: dict[tuple[str, tuple[str, str]], float | None] = {}
     for group_id, rewards in groups.items():
         values = list(rewards.values())
         own = formula(values) if callable(formula) else group_advantages(values, formula)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Set, Tuple
 
 from ..codec.attributes import is_late
 from ..types import Span, SpanLike
@@ -29,12 +28,12 @@ class Analysis:
 
     rollout_id: str
     attempt_id: str
-    spans: Tuple[Span, ...]
-    calls: Tuple[Call, ...]
+    spans: tuple[Span, ...]
+    calls: tuple[Call, ...]
     """By start time."""
-    rewards: Tuple[RewardMatch, ...]
+    rewards: tuple[RewardMatch, ...]
     """In the order in which they came."""
-    final_reward: Optional[float]
+    final_reward: float | None
     """The outcome; see ``rewards.find_final_reward``."""
     graph: CallGraph
     """How the sampled answers continue each other."""
@@ -48,9 +47,9 @@ def analyse(
     policy: RewardMatchPolicy,
     *,
     repair_hierarchy: bool = True,
-) -> List[Analysis]:
+) -> list[Analysis]:
     """Return an analysis of each attempt that ``source`` holds spans of, in the order of their first spans."""
-    attempts: Dict[Tuple[str, str], List[Span]] = {}
+    attempts: dict[tuple[str, str], list[Span]] = {}
     for span in as_spans(source):
         if rules.late or not is_late(span.attributes):
             attempts.setdefault((span.rollout_id, span.attempt_id), []).append(span)
@@ -63,7 +62,7 @@ def analyse(
     return found
 
 
-def _numbered(spans: List[Span]) -> List[Span]:
+def _numbered(spans: list[Span]) -> list[Span]:
     """Give late spans, which have no place in their attempt, the places after the last of its own."""
     last = max((sequence_of(span) or 0 for span in spans), default=0)
     numbers = itertools.count(last + 1)
@@ -97,7 +96,7 @@ def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Seq
     )
 
 
-def _rewarded(rewards: Iterable[RewardMatch]) -> Set[Tuple[str, Optional[int]]]:
+def _rewarded(rewards: Iterable[RewardMatch]) -> set[tuple[str, int | None]]:
     """Return the calls, and choices of calls, that a reward names: one that was dealt out by time is a guess."""
     return {
         (match.call, match.choice)

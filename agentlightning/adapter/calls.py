@@ -14,7 +14,6 @@ import re
 import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Dict, List, Optional, Set, Tuple
 
 from ..codec.answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL
 from ..codec.attributes import is_late
@@ -69,9 +68,9 @@ class Rules:
 
     llm_call_match: re.Pattern[str] = re.compile(LLM_CALL_MATCH)
     """Spans with such a name are model calls, too."""
-    agent_match: Optional[re.Pattern[str]] = None
+    agent_match: re.Pattern[str] | None = None
     """Only calls inside of an agent with such a name; ``None`` = all."""
-    models: Optional[Collection[str]] = None
+    models: Collection[str] | None = None
     """Only calls of a model with one of these names; ``None`` = all."""
     exclude_in_reward: bool = True
     dedup: bool = True
@@ -91,18 +90,18 @@ class Call:
     """One model call of a trace and the verdict on it."""
 
     span: Span
-    record: Optional[ModelCall]
+    record: ModelCall | None
     agent: str
     """The nearest agent around the call."""
-    reason: Optional[str] = None
+    reason: str | None = None
     """Why it gives no row; ``None`` = it does."""
-    same_as: Optional[str] = None
+    same_as: str | None = None
     """Span id of the call that stands for this one, where another span records the same call."""
-    around: Tuple[str, ...] = field(default=(), repr=False)
+    around: tuple[str, ...] = field(default=(), repr=False)
     """Span ids of the calls around this one, the outermost first."""
-    agent_span: Optional[str] = None
+    agent_span: str | None = None
     """Span id of that agent: two runs of one agent have two."""
-    tokens: Optional[str] = None
+    tokens: str | None = None
     """Why its token ids cannot be used, not even as context; ``None`` = they are what the engine saw and said."""
 
     @property
@@ -110,25 +109,25 @@ class Call:
         """Whether the call is the agent's own."""
         return self.reason not in SELECTION_REASONS
 
-    def unproven(self, choice: Choice) -> Optional[Why]:
+    def unproven(self, choice: Choice) -> Why | None:
         """Return why the log-probabilities of one of its answers are not proven, or ``None`` where they are."""
         return None if self.record is None else unproven(self.record, choice)
 
     @property
-    def response_id(self) -> Optional[str]:
+    def response_id(self) -> str | None:
         """The server's id of the response."""
         if self.record is not None and isinstance(self.record.response_id, str):
             return self.record.response_id or None
         return None
 
 
-def find_calls(root: Tree, rules: Rules, *, agent: Optional[str] = None) -> List[Call]:
+def find_calls(root: Tree, rules: Rules, *, agent: str | None = None) -> list[Call]:
     """Return the model calls of ``root`` by start time, each with its verdict; ``agent`` is the one around it."""
     calls = sorted(_walk(root, rules, agent), key=lambda call: order_key(call.span))
     return _deduplicated(calls) if rules.dedup else calls
 
 
-def trainable_choices(call: Call, rules: Rules) -> List[Choice]:
+def trainable_choices(call: Call, rules: Rules) -> list[Choice]:
     """Return the choices of a trainable call that give rows: those in which a token was sampled."""
     if call.reason is not None or call.record is None:
         return []
@@ -140,11 +139,11 @@ def trainable_choices(call: Call, rules: Rules) -> List[Choice]:
     ]
 
 
-def _walk(root: Tree, rules: Rules, agent: Optional[str]) -> List[Call]:
-    calls: List[Call] = []
+def _walk(root: Tree, rules: Rules, agent: str | None) -> list[Call]:
+    calls: list[Call] = []
     alternates = False
-    doubted: Set[object] = set()
-    pending: List[Tuple[Tree, Tuple[Optional[str], Optional[str]], bool, Tuple[str, ...]]] = [
+    doubted: set[object] = set()
+    pending: list[tuple[Tree, tuple[str | None, str | None], bool, tuple[str, ...]]] = [
         (root, (agent, None), False, ())
     ]
     while pending:
@@ -191,13 +190,13 @@ def _of_nobody(call: Call, why: CallReason) -> Call:
     return replace(call, reason=why.code) if call.reason is None else call
 
 
-def _selection(agent: Optional[str], in_reward: bool, rules: Rules) -> Optional[str]:
+def _selection(agent: str | None, in_reward: bool, rules: Rules) -> str | None:
     if rules.agent_match is not None and not (agent and rules.agent_match.search(agent)):
         return CallReason.OTHER_AGENT.code
     return CallReason.IN_REWARD.code if in_reward and rules.exclude_in_reward else None
 
 
-def token_fault(record: Optional[ModelCall]) -> Optional[str]:
+def token_fault(record: ModelCall | None) -> str | None:
     """Return why the token ids of a call cannot be used, or ``None`` where they are what the engine saw and said."""
     if record is None:
         return CallReason.NO_RECORD.code
@@ -215,7 +214,7 @@ def token_fault(record: Optional[ModelCall]) -> Optional[str]:
     return None
 
 
-def _verdict(span: Span, record: Optional[ModelCall], tokens: Optional[str], rules: Rules) -> Optional[str]:
+def _verdict(span: Span, record: ModelCall | None, tokens: str | None, rules: Rules) -> str | None:
     if record is None:
         return tokens
     if rules.models is not None and wanted_name(record, rules.models) is None:
@@ -241,7 +240,7 @@ def _verdict(span: Span, record: Optional[ModelCall], tokens: Optional[str], rul
     return open_[0].code
 
 
-def not_sampled(record: ModelCall, choice: Choice, *, whole: bool) -> Optional[Why]:
+def not_sampled(record: ModelCall, choice: Choice, *, whole: bool) -> Why | None:
     """Return why an answer is not what the model sampled, so that it cannot be trained; ``None`` = it is.
 
     Args:
@@ -277,7 +276,7 @@ def is_marked(span: Span) -> bool:
     return mark is not None and mark is not False
 
 
-def _disagreement(record: ModelCall) -> Optional[str]:
+def _disagreement(record: ModelCall) -> str | None:
     """Return what is wrong with a record that calls itself valid, or ``None``.
 
     Capture checks what it writes, but spans come from files, other programs and other versions, too.
@@ -338,17 +337,17 @@ def _differ(left: Call, right: Call) -> bool:
     ]
 
 
-def _deduplicated(calls: Sequence[Call]) -> List[Call]:
+def _deduplicated(calls: Sequence[Call]) -> list[Call]:
     """Of spans that record the same call keep the one that can be trained on, else the first.
 
     Different answers under one response id are different calls: some servers give every response the same one.
     """
-    kept: Dict[str, Call] = {}
-    by_response: Dict[str, List[str]] = {}
+    kept: dict[str, Call] = {}
+    by_response: dict[str, list[str]] = {}
     for call in calls:
         if call.selected:
             kept[call.span.span_id] = call
-    verdicts: Dict[str, Call] = {call.span.span_id: call for call in calls}
+    verdicts: dict[str, Call] = {call.span.span_id: call for call in calls}
 
     def stand_in(worse: Call, better: Call, reason: CallReason) -> None:
         kept.pop(worse.span.span_id, None)

@@ -7,7 +7,7 @@ own, and a row holds only prompts and answers that agree.
 
 from __future__ import annotations
 
-from typing import List, Literal, Optional
+from typing import Literal
 
 from ..codec.model_call import VALID
 from .policy import Decision
@@ -19,7 +19,7 @@ RewardRule = Literal["required", "steps", "optional"]
 rewards per step, for an answer that is trained (``steps``); or none at all (``optional``)."""
 
 
-def incomplete(rows: RowSet, reward: RewardRule = "required") -> List[Code]:
+def incomplete(rows: RowSet, reward: RewardRule = "required") -> list[Code]:
     """Return why the attempt of ``rows`` is not complete; empty where it is."""
     found = list(rows.reasons)
     if found and any(_disagrees(decision) for decision in rows.decisions):
@@ -32,7 +32,7 @@ def incomplete(rows: RowSet, reward: RewardRule = "required") -> List[Code]:
     return list({code.code: code for code in found}.values())
 
 
-def missing_reward(rows: RowSet, *, steps_count: bool = False) -> Optional[TraceReason]:
+def missing_reward(rows: RowSet, *, steps_count: bool = False) -> TraceReason | None:
     """Return what the attempt lacks of a reward; ``None`` where it is known.
 
     Args:

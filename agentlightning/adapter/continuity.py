@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any
 
 from ..codec.model_call import Choice, ModelCall
 
@@ -28,7 +28,7 @@ REALIGN = 4
 WIDTH = 4
 """Bytes of a packed token id."""
 
-Ids = Tuple[int, ...]
+Ids = tuple[int, ...]
 
 
 class Prefix(str, Enum):
@@ -78,12 +78,12 @@ class Continuity:
     """Tokens that agree from the beginning."""
     expected: int = 0
     """Tokens of the earlier prompt and response."""
-    of: Optional[str] = None
+    of: str | None = None
     """Span id of the earlier call."""
-    cause: Optional[Cause] = None
+    cause: Cause | None = None
     """Why it breaks; ``None`` where it does not, or where there is nothing before it."""
 
-    def as_json(self) -> Dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the relation as a JSON value."""
         return {
             "kind": self.kind.value,
@@ -158,7 +158,7 @@ class PastCall:
     choice: Choice
     prompt: Ids
     response: Ids
-    packed: Optional[bytes] = field(default=None, repr=False)
+    packed: bytes | None = field(default=None, repr=False)
     """Prompt and response as ``packed_ids``, where somebody has them."""
 
     def ids(self) -> bytes:
@@ -207,9 +207,7 @@ def _relation(prompt: bytes, call: Call, past: PastCall) -> Continuity:
 # ---------------------------------------------------------------------- the cause of a break
 
 
-def _cause(
-    found: Continuity, response_at: int, past: PastCall, record: Optional[ModelCall]
-) -> Optional[Cause]:
+def _cause(found: Continuity, response_at: int, past: PastCall, record: ModelCall | None) -> Cause | None:
     """Return why a prompt breaks, or ``None`` where it is another conversation: no message is common."""
     before = past.call.record
     if before is None or record is None or not before.request_messages or not record.request_messages:
@@ -230,7 +228,7 @@ def _cause(
 _SYSTEM = frozenset({"system", "developer"})
 _SHORTER = frozenset({Prefix.HISTORY_CUT, Prefix.HISTORY_SHORTENED})
 
-Saying = Tuple[str, str, Tuple[Tuple[str, str], ...], str]
+Saying = tuple[str, str, tuple[tuple[str, str], ...], str]
 """Role, text, tool calls as ``(name, arguments)``, and the call that it answers."""
 
 
@@ -269,7 +267,7 @@ def _canonical(value: Any) -> str:
         return str(value)
 
 
-def _is_shorter(said: List[Saying], says: List[Saying], left: List[Saying]) -> bool:
+def _is_shorter(said: list[Saying], says: list[Saying], left: list[Saying]) -> bool:
     """Whether messages of the history are missing, and none of those that are left was changed.
 
     What is left of the old messages stands in the old order; a summary may stand where the missing ones stood.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any
 
 from ..codec.attributes import is_late
 from ..codec.distribution import Why
@@ -46,34 +46,34 @@ class CallVerdict:
     span_id: str
     name: str
     agent: str
-    model: Optional[str]
-    response_id: Optional[str]
+    model: str | None
+    response_id: str | None
     rows: int
     """How many rows it gives: one per trained choice."""
-    code: Optional[str] = None
+    code: str | None = None
     """Why it gives none; ``None`` = trained."""
     detail: str = ""
     """What the reason is about: a model's name, a number."""
-    left_out: Dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     """Code → choices of a call that gives rows which are not trained because of it."""
     sentence: str = ""
     cure: str = ""
-    same_as: Optional[str] = None
+    same_as: str | None = None
     """The span that stands for this one, where two record the same call."""
     prompt_tokens: int = 0
     response_tokens: int = 0
     """Sampled tokens of the trained choices."""
-    reward: Optional[float] = None
+    reward: float | None = None
     """What it alone was worth."""
-    prefix: Optional[Dict[str, Any]] = None
+    prefix: dict[str, Any] | None = None
     """How its prompt continues an earlier call; see ``adapter.continuity``."""
-    issues: Tuple[str, ...] = ()
+    issues: tuple[str, ...] = ()
     """Codes of what capture noticed beside its verdict."""
-    unproven: Optional[str] = None
+    unproven: str | None = None
     """Why its rows have no log-probabilities; ``None`` = they have, or it gives no row."""
     unproven_detail: str = ""
     unproven_cure: str = ""
-    lines_to_add: Tuple[str, ...] = ()
+    lines_to_add: tuple[str, ...] = ()
     """What to write about the endpoint to have it otherwise: the line in Python, and the same by environment."""
 
 
@@ -83,15 +83,15 @@ class RewardVerdict:
 
     attempt_id: str
     span_id: str
-    value: Optional[float]
-    dimensions: Dict[str, Optional[float]]
-    call: Optional[str]
+    value: float | None
+    dimensions: dict[str, float | None]
+    call: str | None
     """Span id of the call; ``None`` = of none."""
-    choice: Optional[int]
+    choice: int | None
     """The only choice that it is for; ``None`` = every one."""
-    by: Optional[str]
+    by: str | None
     """``link``, ``first_occurrence``, ``first_sibling`` or ``outcome``; see ``adapter.matching``."""
-    code: Optional[str] = None
+    code: str | None = None
     """Why it has no value, or reaches no row."""
     sentence: str = ""
     cure: str = ""
@@ -102,33 +102,33 @@ class Explanation:
     """What is to be said of a trace."""
 
     rows: int
-    final_reward: Optional[float]
+    final_reward: float | None
     """The outcome of the attempt; of several attempts, of the last."""
-    calls: Tuple[CallVerdict, ...] = ()
-    rewards: Tuple[RewardVerdict, ...] = ()
-    reasons: Tuple[Code, ...] = field(default=())
+    calls: tuple[CallVerdict, ...] = ()
+    rewards: tuple[RewardVerdict, ...] = ()
+    reasons: tuple[Code, ...] = field(default=())
     """What can be said of the whole, the most important first; empty where all is well."""
 
     @property
-    def codes(self) -> Tuple[str, ...]:
+    def codes(self) -> tuple[str, ...]:
         """The codes of ``reasons``."""
         return tuple(reason.code for reason in self.reasons)
 
     @property
-    def unproven(self) -> Dict[str, int]:
+    def unproven(self) -> dict[str, int]:
         """Code → calls whose rows have no log-probabilities because of it."""
         return dict(Counter(call.unproven for call in self.calls if call.unproven is not None))
 
     @property
-    def skipped(self) -> Dict[str, int]:
+    def skipped(self) -> dict[str, int]:
         """Code → calls that give no row because of it."""
-        counts: Dict[str, int] = {}
+        counts: dict[str, int] = {}
         for call in self.calls:
             if call.code is not None:
                 counts[call.code] = counts.get(call.code, 0) + 1
         return counts
 
-    def as_json(self) -> Dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the explanation as a JSON value."""
         return {
             **asdict(self),
@@ -141,9 +141,9 @@ class Explanation:
 def explain(
     spans: Sequence[SpanLike],
     *,
-    receipt: Optional[Receipt] = None,
-    rollout: Optional[Rollout] = None,
-    rules: Optional[Rules] = None,
+    receipt: Receipt | None = None,
+    rollout: Rollout | None = None,
+    rules: Rules | None = None,
     reward_match: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
     repair_hierarchy: bool = True,
 ) -> Explanation:
@@ -191,11 +191,11 @@ def _late_calls(
 
 def explain_rows(
     spans: Sequence[SpanLike],
-    policy: Optional[RowPolicy] = None,
+    policy: RowPolicy | None = None,
     *,
-    receipt: Optional[Receipt] = None,
-    rollout: Optional[Rollout] = None,
-    resources: Optional[Mapping[str, Resource]] = None,
+    receipt: Receipt | None = None,
+    rollout: Rollout | None = None,
+    resources: Mapping[str, Resource] | None = None,
 ) -> Explanation:
     """Explain the rows that ``build_rows`` makes of ``spans``; never raises, whatever the trace.
 
@@ -231,7 +231,7 @@ def explain_rows(
 
 
 def _decided_calls(analyses: Sequence[Analysis], rows: RowSet) -> Iterable[CallVerdict]:
-    decided: Dict[Tuple[str, str], List[Decision]] = {}
+    decided: dict[tuple[str, str], list[Decision]] = {}
     for decision in rows.decisions:
         span = decision.call.span
         decided.setdefault((span.attempt_id, span.span_id), []).append(decision)
@@ -242,9 +242,7 @@ def _decided_calls(analyses: Sequence[Analysis], rows: RowSet) -> Iterable[CallV
             yield _decided(call, own, analysis.attempt_id, worth.get(call.span.span_id))
 
 
-def _decided(
-    call: Call, decisions: Sequence[Decision], attempt_id: str, reward: Optional[float]
-) -> CallVerdict:
+def _decided(call: Call, decisions: Sequence[Decision], attempt_id: str, reward: float | None) -> CallVerdict:
     trained = [each for each in decisions if each.use is Use.TRAIN]
     left_out = [each for each in decisions if each.code is not None]
     first = None if trained else left_out[0]
@@ -323,7 +321,7 @@ def _calls(analysis: Analysis, rows: Sequence[Row]) -> Iterable[CallVerdict]:
         yield _call(call, own, analysis.attempt_id, relations.get(call.span.span_id))
 
 
-def _call(call: Call, rows: Sequence[Row], attempt_id: str, relation: Optional[Continuity]) -> CallVerdict:
+def _call(call: Call, rows: Sequence[Row], attempt_id: str, relation: Continuity | None) -> CallVerdict:
     why = explained(call.reason) if call.reason is not None else Code("", "")
     open_ = [each for row in rows if (each := call.unproven(row.choice)) is not None]
     return _verdict(
@@ -341,7 +339,7 @@ def _call(call: Call, rows: Sequence[Row], attempt_id: str, relation: Optional[C
 
 
 def _verdict(
-    call: Call, *, attempt_id: str, rows: int, code: Optional[str], unproven: Optional[Why], **said: Any
+    call: Call, *, attempt_id: str, rows: int, code: str | None, unproven: Why | None, **said: Any
 ) -> CallVerdict:
     record = call.record
     stated = code if unproven is None else unproven.code
@@ -395,7 +393,7 @@ def _of_calls(analyses: Sequence[Analysis], rows: Sequence[Row]) -> Iterable[Tra
     selected = [call for call in recorded if call.selected]
     if not selected:
         return [TraceReason.NO_SELECTED_CALLS]
-    causes: Set[TraceReason] = {_cause(call) for call in selected}
+    causes: set[TraceReason] = {_cause(call) for call in selected}
     return [causes.pop() if len(causes) == 1 else TraceReason.NO_TRAINABLE_CALLS]
 
 
@@ -405,7 +403,7 @@ def _of_logprobs(rows: Sequence[Row]) -> Iterable[TraceReason]:
     return _of_unproven(found - _NO_IDS)  # rows of text
 
 
-def _of_unproven(found: Set[str]) -> Iterable[TraceReason]:
+def _of_unproven(found: set[str]) -> Iterable[TraceReason]:
     if found:
         yield TraceReason.NO_LOGPROBS if found == {NO_LOGPROBS} else TraceReason.LOGPROBS_UNPROVEN
 
@@ -446,7 +444,7 @@ def _is_given(match: RewardMatch) -> bool:
     return match.reward.reason is not RewardReason.NOT_GIVEN
 
 
-def _of_receipt(receipt: Optional[Receipt]) -> List[TraceReason]:
+def _of_receipt(receipt: Receipt | None) -> list[TraceReason]:
     if receipt is None:
         return []
     said = {

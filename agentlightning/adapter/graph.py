@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Dict, List, Optional, Set, Tuple
 
 from ..codec.model_call import TOKENS_SAY_ALL, Choice
 from .calls import Call, is_judge
@@ -35,7 +34,7 @@ from .media import Media, media_of
 from .reasons import CallReason
 from .tree import moment, sequence_of
 
-Ids = Tuple[int, ...]
+Ids = tuple[int, ...]
 
 _ELSEWHERE = frozenset({CallReason.DUPLICATE_RESPONSE.code, CallReason.NESTED_CALL.code})
 """Spans that record what another span records."""
@@ -45,7 +44,7 @@ _BROKEN_OFF = frozenset({"abort", "error"})
 _UNFINISHED = _BROKEN_OFF | {"length"}
 _LEFT = CallReason.LEFT_BY_AGENT.code
 
-Target = Tuple[str, Optional[int]]
+Target = tuple[str, int | None]
 """Span id of a call and index of a choice; ``None`` = every choice."""
 
 
@@ -60,11 +59,11 @@ class Node:
     prompt: Ids
     output: Ids
     """What was sampled; never empty."""
-    parent: Optional[int]
+    parent: int | None
     """Index of the answer that the prompt continues."""
     packed: bytes = field(repr=False)
     """Prompt and output as ``continuity.packed_ids``."""
-    media: Tuple[Media, ...] = ()
+    media: tuple[Media, ...] = ()
     """Images, audio and files of the prompt."""
 
     @property
@@ -82,23 +81,23 @@ class Node:
 class CallGraph:
     """The answers of one attempt and how they continue each other."""
 
-    nodes: Tuple[Node, ...]
-    children: Tuple[Tuple[int, ...], ...]
+    nodes: tuple[Node, ...]
+    children: tuple[tuple[int, ...], ...]
     """Of each node, by index."""
     given_up: Mapping[int, CallReason]
     """Nodes that are not the agent's answer to their prompt, and why: ``ABANDONED``, ``ASKED_AGAIN``,
     ``RETRY_UNDECIDED`` or ``BROKEN_OFF``."""
 
-    def path(self, index: int) -> Tuple[Node, ...]:
+    def path(self, index: int) -> tuple[Node, ...]:
         """Return the nodes from the first of the conversation to this one."""
-        found: List[Node] = []
-        at: Optional[int] = index
+        found: list[Node] = []
+        at: int | None = index
         while at is not None:
             found.append(self.nodes[at])
             at = self.nodes[at].parent
         return tuple(reversed(found))
 
-    def leaves(self, *, given_up: bool = False) -> Tuple[int, ...]:
+    def leaves(self, *, given_up: bool = False) -> tuple[int, ...]:
         """Return the nodes at which a way through the attempt ends: nothing continues them that was not given up.
 
         Args:
@@ -111,10 +110,10 @@ class CallGraph:
             if node.index not in left_out and left_out >= set(self.children[node.index])
         )
 
-    def relations(self) -> Dict[str, Continuity]:
+    def relations(self) -> dict[str, Continuity]:
         """Return for each call, by span id, how its prompt continues an earlier one, or how it breaks."""
-        relations: Dict[str, Continuity] = {}
-        past: List[PastCall] = []
+        relations: dict[str, Continuity] = {}
+        past: list[PastCall] = []
         for _, group in groupby(self.nodes, key=lambda node: node.call.span.span_id):
             choices = list(group)
             first = choices[0]
@@ -144,14 +143,14 @@ def build_graph(calls: Sequence[Call], rewarded: Collection[Target] = ()) -> Cal
         taken = _taken(left, nodes, calls, rewarded)
         dropped = {id(node.call) for node in left if node.index not in taken}
         nodes = _nodes([call for call in calls if id(call) not in dropped]) if dropped else nodes
-    children: List[List[int]] = [[] for _ in nodes]
+    children: list[list[int]] = [[] for _ in nodes]
     for node in nodes:
         if node.parent is not None:
             children[node.parent].append(node.index)
     return CallGraph(nodes, tuple(map(tuple, children)), _given_up(nodes, calls, rewarded))
 
 
-def _nodes(calls: Sequence[Call]) -> Tuple[Node, ...]:
+def _nodes(calls: Sequence[Call]) -> tuple[Node, ...]:
     """Return the sampled answers of calls whose token ids are usable, or would be if the agent had not left them."""
     found = [
         (call, choice, prompt, choice.token_ids)
@@ -161,7 +160,7 @@ def _nodes(calls: Sequence[Call]) -> Tuple[Node, ...]:
         for choice in call.record.choices
         if prompt and choice.token_ids
     ]
-    packed: List[Tuple[bytes, bytes]] = []
+    packed: list[tuple[bytes, bytes]] = []
     for number, (call, _, prompt, output) in enumerate(found):
         same = number and call is found[number - 1][0]
         head = packed[-1][0] if same else packed_ids(prompt)
@@ -176,7 +175,7 @@ def _nodes(calls: Sequence[Call]) -> Tuple[Node, ...]:
 
 def _taken(
     left: Sequence[Node], nodes: Sequence[Node], calls: Sequence[Call], rewarded: Collection[Target]
-) -> Set[int]:
+) -> set[int]:
     """Return which of the answers that the agent left it went on with, as far as they had come.
 
     A prompt that begins with the tokens of one is proof, whatever else was lost. Text is where the tokens say all of
@@ -197,10 +196,10 @@ def _says_all(call: Call) -> bool:
 
 
 def _parents(
-    calls: Sequence[Call], packed: Sequence[Tuple[bytes, bytes]], shown: Sequence[Tuple[Media, ...]]
-) -> List[Optional[int]]:
-    parents: List[Optional[int]] = []
-    claimed: Set[int] = set()
+    calls: Sequence[Call], packed: Sequence[tuple[bytes, bytes]], shown: Sequence[tuple[Media, ...]]
+) -> list[int | None]:
+    parents: list[int | None] = []
+    claimed: set[int] = set()
     for index, same in enumerate(_longest_beginnings(packed, shown)):
         if index and calls[index] is calls[index - 1]:  # one prompt for all choices of a call
             parents.append(parents[-1])
@@ -213,8 +212,8 @@ def _parents(
 
 
 def _longest_beginnings(
-    packed: Sequence[Tuple[bytes, bytes]], shown: Sequence[Tuple[Media, ...]]
-) -> List[List[int]]:
+    packed: Sequence[tuple[bytes, bytes]], shown: Sequence[tuple[Media, ...]]
+) -> list[list[int]]:
     """Return for each prompt the answers, all of one length, that make up the longest beginning of it.
 
     The prompt of each of them showed the same media, in the same order, as the beginning of this one.
@@ -223,8 +222,8 @@ def _longest_beginnings(
     """
     wholes = ((whole, False, index) for index, (_, whole) in enumerate(packed))
     prompts = ((prompt, True, index) for index, (prompt, _) in enumerate(packed))
-    found: List[List[int]] = [[] for _ in packed]
-    around: List[Tuple[bytes, List[int]]] = []
+    found: list[list[int]] = [[] for _ in packed]
+    around: list[tuple[bytes, list[int]]] = []
     for ids, is_prompt, index in sorted([*wholes, *prompts]):
         while around and not ids.startswith(around[-1][0]):
             around.pop()
@@ -238,13 +237,13 @@ def _longest_beginnings(
     return found
 
 
-def _begins(media: Tuple[Media, ...], beginning: Tuple[Media, ...]) -> bool:
+def _begins(media: tuple[Media, ...], beginning: tuple[Media, ...]) -> bool:
     return media[: len(beginning)] == beginning
 
 
 def _likeness(
     calls: Sequence[Call], candidate: int, child: int, claimed: Collection[int]
-) -> Tuple[bool, bool, bool, int]:
+) -> tuple[bool, bool, bool, int]:
     own, other = calls[child], calls[candidate]
     ended, started = moment(other.span.end_time), moment(own.span.start_time)
     before = ended is not None and started is not None and ended <= started
@@ -258,8 +257,8 @@ def _given_up(
     nodes: Sequence[Node],
     calls: Sequence[Call],
     rewarded: Collection[Target],
-) -> Dict[int, CallReason]:
-    found: Dict[int, CallReason] = {}
+) -> dict[int, CallReason]:
+    found: dict[int, CallReason] = {}
     later = _LaterMessages([call for call in calls if not is_judge(call)])
     goes_on = {node.parent for node in nodes if node.parent is not None and not is_judge(node.call)}
     for same in _siblings(nodes):
@@ -290,10 +289,10 @@ def _has_reward(node: Node, rewarded: Collection[Target]) -> bool:
 
 def _asked_in_another_run(
     nodes: Sequence[Node], decided: Collection[int]
-) -> Iterable[Tuple[int, CallReason]]:
+) -> Iterable[tuple[int, CallReason]]:
     """Yield the half answers to prompts that another run of an agent, which has a span of its own, asked for whole."""
     broken = [node for node in nodes if _is_broken_off(node) and node.index not in decided]
-    whole: Dict[Tuple[Ids, Tuple[Media, ...]], Set[Optional[str]]] = {}
+    whole: dict[tuple[Ids, tuple[Media, ...]], set[str | None]] = {}
     for node in nodes if broken else ():
         if not _is_broken_off(node):
             whole.setdefault((node.prompt, node.media), set()).add(node.call.agent_span)
@@ -302,18 +301,18 @@ def _asked_in_another_run(
             yield node.index, CallReason.ASKED_AGAIN
 
 
-def _siblings(nodes: Sequence[Node]) -> Iterable[List[Node]]:
+def _siblings(nodes: Sequence[Node]) -> Iterable[list[Node]]:
     """Yield the answers of each prompt that has several."""
-    siblings: Dict[Tuple[Optional[int], Optional[str], Ids, Tuple[Media, ...]], List[Node]] = {}
+    siblings: dict[tuple[int | None, str | None, Ids, tuple[Media, ...]], list[Node]] = {}
     for node in nodes:
         key = (node.parent, node.call.agent_span, node.prompt, node.media)
         siblings.setdefault(key, []).append(node)
     return (same for same in siblings.values() if len(same) > 1)
 
 
-def _asked_again(same: Sequence[Node]) -> Dict[int, CallReason]:
+def _asked_again(same: Sequence[Node]) -> dict[int, CallReason]:
     """Return which of several answers, all of which end the conversation, are not the agent's, and why."""
-    found: Dict[int, CallReason] = {}
+    found: dict[int, CallReason] = {}
     for node in same:
         if not _is_unfinished(node):
             continue
@@ -341,7 +340,7 @@ def _is_unfinished(node: Node) -> bool:
     return node.choice.finish_reason in _UNFINISHED
 
 
-def _asked_after(first: Call, second: Call) -> Optional[bool]:
+def _asked_after(first: Call, second: Call) -> bool | None:
     """Return whether ``second`` was asked when ``first`` had ended; ``None`` where that cannot be told.
 
     The store numbers spans as they end, and unlike a clock it never goes back: where the clock puts two calls one
@@ -366,9 +365,9 @@ class _LaterMessages:
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._calls = calls
-        self._says: Dict[str, List[Saying]] = {}
+        self._says: dict[str, list[Saying]] = {}
 
-    def went_on_with(self, same: Sequence[Node]) -> Set[int]:
+    def went_on_with(self, same: Sequence[Node]) -> set[int]:
         """Return which of the answers to one prompt stand in later messages.
 
         Of a whole answer and an unfinished one that say the same, it is the whole one.
@@ -391,7 +390,7 @@ class _LaterMessages:
             return False
         return says[: len(asked)] == asked
 
-    def _of(self, call: Call) -> List[Saying]:
+    def _of(self, call: Call) -> list[Saying]:
         span_id = call.span.span_id
         if span_id not in self._says:
             messages = () if call.record is None else call.record.request_messages

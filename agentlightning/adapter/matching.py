@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Dict, List, Optional, Set, Tuple
 
 from ..codec.attributes import LinkedSpans
 from ..codec.genai import RESPONSE_ID
@@ -62,14 +61,14 @@ class RewardMatch:
 
     span: Span
     reward: Reward
-    call: Optional[str] = None
+    call: str | None = None
     """Span id of the call; ``None`` = of none."""
-    choice: Optional[int] = None
+    choice: int | None = None
     """The only choice that it is for; ``None`` = every one."""
-    by: Optional[MatchedBy] = None
-    reason: Optional[RewardReason] = None
+    by: MatchedBy | None = None
+    reason: RewardReason | None = None
     """Why it has no value, no call, or a call that gives no row."""
-    tokens: Optional[Tuple[int, int]] = None
+    tokens: tuple[int, int] | None = None
     """The only sampled tokens that it is for, ``[start, end)``; ``None`` = the whole answer."""
 
 
@@ -77,10 +76,10 @@ class RewardMatch:
 class _Given:
     span: Span
     reward: Reward
-    parent: Optional[str]
+    parent: str | None
 
 
-def match_rewards(root: Tree, calls: Sequence[Call], policy: RewardMatchPolicy) -> List[RewardMatch]:
+def match_rewards(root: Tree, calls: Sequence[Call], policy: RewardMatchPolicy) -> list[RewardMatch]:
     """Return every reward beneath ``root`` in the order in which they came, with the call that it is for."""
     parents = {child.id: node.id for node in root.walk() for child in node.children}
     given = _rewards(root, parents)
@@ -99,7 +98,7 @@ def match_rewards(root: Tree, calls: Sequence[Call], policy: RewardMatchPolicy) 
     return [_with_reason(matches[id(each)], rowless) for each in given]
 
 
-def _rewards(root: Tree, parents: Mapping[str, str]) -> List[_Given]:
+def _rewards(root: Tree, parents: Mapping[str, str]) -> list[_Given]:
     read = ((node, read_reward(node.span)) for node in root.walk())
     found = [_Given(node.span, reward, parents.get(node.id)) for node, reward in read if reward is not None]
     if any(sequence_of(each.span) is None for each in found):  # of a file, say: there is only the clock
@@ -127,14 +126,14 @@ def _is_own(given: _Given) -> bool:
 
 def _linked(
     root: Tree, given: Sequence[_Given], calls: Sequence[Call], taking_part: Sequence[Call]
-) -> Dict[int, RewardMatch]:
+) -> dict[int, RewardMatch]:
     linking = [each for each in given if each.reward.links and not is_for_rollout(each.reward.links)]
     if not linking:  # as in most attempts
         return {}
     targets = _Targets(root, calls, taking_part)
     by_id = {call.span.span_id: call for call in taking_part}
-    matches: Dict[int, RewardMatch] = {}
-    holder: Dict[_Target, int] = {}
+    matches: dict[int, RewardMatch] = {}
+    holder: dict[_Target, int] = {}
     for each in linking:
         place, links = _place(each.reward.links)
         call_id = targets.call_of(links, each.span)
@@ -155,16 +154,16 @@ def _linked(
     return matches
 
 
-_Place = Tuple[Optional[int], Optional[Tuple[int, int]]]
-_Target = Tuple[str, Optional[int], Optional[Tuple[int, int]]]
+_Place = tuple[int | None, tuple[int, int] | None]
+_Target = tuple[str, int | None, tuple[int, int] | None]
 
 
-def _place(links: Sequence[LinkPydanticModel]) -> Tuple[Optional[_Place], List[LinkPydanticModel]]:
+def _place(links: Sequence[LinkPydanticModel]) -> tuple[_Place | None, list[LinkPydanticModel]]:
     """Split the place inside of a call that is named from the links that name the call; ``None``: it is none."""
     rest = [link for link in links if link.key_match not in {CHOICE_INDEX, TOKEN_RANGE}]
     named = {link.key_match: link.value_match for link in links}
-    choice: Optional[int] = None
-    tokens: Optional[Tuple[int, int]] = None
+    choice: int | None = None
+    tokens: tuple[int, int] | None = None
     if CHOICE_INDEX in named:
         if not _is_number(named[CHOICE_INDEX]):
             return None, rest
@@ -181,7 +180,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _has(call: Call, choice: Optional[int], tokens: Optional[Tuple[int, int]]) -> bool:
+def _has(call: Call, choice: int | None, tokens: tuple[int, int] | None) -> bool:
     """Whether the call sampled these tokens; a call whose tokens are not known is asked for none."""
     choices = () if call.record is None else call.record.choices
     named = [each for each in choices if choice is None or each.index == choice]
@@ -196,14 +195,14 @@ class _Targets:
 
     def __init__(self, root: Tree, calls: Sequence[Call], taking_part: Sequence[Call]) -> None:
         nodes = list(root.walk())
-        self._nodes: Dict[str, Tree] = {}
+        self._nodes: dict[str, Tree] = {}
         for node in nodes:
             self._nodes.setdefault(node.id, node)
         self._spans = LinkedSpans([node.span for node in nodes])
         self._repeats = {call.span.span_id: call.same_as for call in calls if call.same_as is not None}
         self._places = {call.span.span_id: place for place, call in enumerate(taking_part)}
 
-    def call_of(self, links: Sequence[LinkPydanticModel], reward: Span) -> Optional[str]:
+    def call_of(self, links: Sequence[LinkPydanticModel], reward: Span) -> str | None:
         """Return the call that the linked spans stand for: one of them, the one they repeat, or the last inside."""
         ids = {span.span_id for span in self._spans.find(links) if span is not reward} if links else set()
         ids |= {self._repeats[span_id] for span_id in ids & self._repeats.keys()}
@@ -220,10 +219,10 @@ class _Targets:
 
 
 def _by_time(
-    given: Sequence[_Given], free: List[Call], parents: Mapping[str, str], policy: RewardMatchPolicy
-) -> Dict[int, RewardMatch]:
+    given: Sequence[_Given], free: list[Call], parents: Mapping[str, str], policy: RewardMatchPolicy
+) -> dict[int, RewardMatch]:
     siblings = policy is RewardMatchPolicy.FIRST_SIBLING
-    matches: Dict[int, RewardMatch] = {}
+    matches: dict[int, RewardMatch] = {}
     for each in given:
         for index in reversed(range(len(free))):
             call = free[index].span
@@ -248,7 +247,7 @@ def _ended_before(call: Span, reward: Span) -> bool:
 
 
 def _give_outcome(
-    given: Sequence[_Given], matches: Dict[int, RewardMatch], taking_part: Sequence[Call]
+    given: Sequence[_Given], matches: dict[int, RewardMatch], taking_part: Sequence[Call]
 ) -> None:
     rows = [call.span.span_id for call in taking_part if call.reason is None]
     if not rows or any(match.call in rows for match in matches.values()):
@@ -260,7 +259,7 @@ def _give_outcome(
         matches[id(outcome)] = RewardMatch(outcome.span, outcome.reward, rows[-1], by=MatchedBy.OUTCOME)
 
 
-def _with_reason(match: RewardMatch, rowless: Set[str]) -> RewardMatch:
+def _with_reason(match: RewardMatch, rowless: set[str]) -> RewardMatch:
     if match.reward.reason is not None:
         return replace(match, reason=match.reward.reason)
     if match.reason is not None:

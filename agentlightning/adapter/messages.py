@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Any, Dict, List, Optional, Tuple, TypedDict
+from typing import Any, TypedDict
 
 from ..codec.attributes import filter_and_unflatten_attributes, is_late
 from ..codec.genai import read_call
@@ -22,26 +22,26 @@ from .tree import as_spans
 class OpenAIMessages(TypedDict):
     """One conversation."""
 
-    messages: List[Dict[str, Any]]
+    messages: list[dict[str, Any]]
     """In the shape of the OpenAI chat API; the last one is the answer, if there was any."""
-    tools: Optional[List[Dict[str, Any]]]
+    tools: list[dict[str, Any]] | None
     """Tool definitions of the request; ``None`` where it had none."""
 
 
-class TraceToMessages(TraceAdapter[List[OpenAIMessages]]):
+class TraceToMessages(TraceAdapter[list[OpenAIMessages]]):
     """Makes conversations of the model calls of a trace, by start time; see the module's docstring."""
 
-    def adapt(self, source: Sequence[Span], /) -> List[OpenAIMessages]:
+    def adapt(self, source: Sequence[Span], /) -> list[OpenAIMessages]:
         """Return one conversation per choice of each call that says anything."""
         spans = [span for span in as_spans(source) if not is_late(span.attributes)]
-        found: List[OpenAIMessages] = []
+        found: list[OpenAIMessages] = []
         for span in spans:
             call = read_call(span)
             if call is not None:
                 found += self._conversations(span, call, spans)
         return found
 
-    def get_tool_calls(self, completion: Span, all_spans: Sequence[Span], /) -> Iterable[Dict[str, Any]]:
+    def get_tool_calls(self, completion: Span, all_spans: Sequence[Span], /) -> Iterable[dict[str, Any]]:
         """Yield the attributes under ``tool.`` of the direct children of a call, nested.
 
         AgentOps records a tool call as a child span of the completion that asked for it.
@@ -67,17 +67,17 @@ class TraceToMessages(TraceAdapter[List[OpenAIMessages]]):
                 yield OpenAIMessages(messages=[*copy.deepcopy(asked), answer], tools=tools)
 
 
-def _asked(call: ModelCall) -> List[Dict[str, Any]]:
+def _asked(call: ModelCall) -> list[dict[str, Any]]:
     if call.operation == "text_completion":
         return [{"role": "user", "content": call.prompt}] if isinstance(call.prompt, str) else []
     return [copy.deepcopy(dict(message)) for message in call.request_messages]
 
 
-def _answer(choice: Choice) -> Dict[str, Any]:
+def _answer(choice: Choice) -> dict[str, Any]:
     return copy.deepcopy(choice.message())
 
 
-def _tool(span: Span) -> Dict[str, Any]:
+def _tool(span: Span) -> dict[str, Any]:
     try:
         found = filter_and_unflatten_attributes(span.attributes, "tool")
     except ValueError:  # an attribute that is called ``tool`` exactly
@@ -85,7 +85,7 @@ def _tool(span: Span) -> Dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _openai_tool_call(tool: Dict[str, Any]) -> Dict[str, Any]:
+def _openai_tool_call(tool: dict[str, Any]) -> dict[str, Any]:
     identity, kind = _identity(tool.get("call"))
     return {
         "id": identity,
@@ -94,6 +94,6 @@ def _openai_tool_call(tool: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _identity(call: Any) -> Tuple[Optional[str], str]:
+def _identity(call: Any) -> tuple[str | None, str]:
     known = call if isinstance(call, dict) else {}
     return known.get("id"), known.get("type") or "function"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Dict, List, Optional, Tuple
 
 from ..semconv import LightningResourceAttributes
 from .analysis import Analysis
@@ -26,13 +25,13 @@ ATTEMPT_ID = LightningResourceAttributes.ATTEMPT_ID.value
 class Outcome:
     """The reward of an attempt."""
 
-    value: Optional[float] = None
+    value: float | None = None
     """``None`` = unscored: none was given, or it is no finite number. Never 0 instead."""
-    dimensions: Mapping[str, Optional[float]] = field(default_factory=dict)
+    dimensions: Mapping[str, float | None] = field(default_factory=dict)
     """Name → value, in the order in which they were first given."""
-    primary: Optional[str] = None
+    primary: str | None = None
     """Name of the dimension that ``value`` is; ``None`` where it is a weighted sum, or there is none."""
-    span_ids: Tuple[str, ...] = ()
+    span_ids: tuple[str, ...] = ()
     """Spans that gave it."""
 
 
@@ -42,12 +41,12 @@ class StepReward:
 
     call: str
     """Span id of the call."""
-    choice: Optional[int]
+    choice: int | None
     """``None`` = every choice of it."""
-    tokens: Optional[Tuple[int, int]]
+    tokens: tuple[int, int] | None
     """``[start, end)`` over the sampled tokens; ``None`` = the whole answer."""
-    value: Optional[float]
-    dimensions: Mapping[str, Optional[float]]
+    value: float | None
+    dimensions: Mapping[str, float | None]
     span_id: str
     """The span that gave it."""
 
@@ -57,16 +56,16 @@ class Rewards:
     """All rewards of an attempt."""
 
     outcome: Outcome
-    steps: Tuple[StepReward, ...]
-    unknown: Tuple[RewardMatch, ...]
+    steps: tuple[StepReward, ...]
+    unknown: tuple[RewardMatch, ...]
     """Rewards that name a target which this attempt does not have."""
 
 
 def rewards_of(analysis: Analysis, policy: RowPolicy) -> Rewards:
     """Return the rewards of an attempt as ``policy`` wants them."""
-    for_rollout: List[RewardMatch] = []
-    steps: List[StepReward] = []
-    unknown: List[RewardMatch] = []
+    for_rollout: list[RewardMatch] = []
+    steps: list[StepReward] = []
+    unknown: list[RewardMatch] = []
     for match in analysis.rewards:
         links = match.reward.links
         if match.reason in {RewardReason.LINK_UNRESOLVED, RewardReason.TOKENS_UNKNOWN}:
@@ -100,7 +99,7 @@ def _outcome(matches: Sequence[RewardMatch], policy: RowPolicy) -> Outcome:
     given = [match for match in matches if match.reward.reason is not RewardReason.NOT_GIVEN]
     if not given:
         return Outcome()
-    dimensions: Dict[str, Optional[float]] = {}
+    dimensions: dict[str, float | None] = {}
     for match in given:
         dimensions.update(match.reward.dimensions)
     span_ids = tuple(match.span.span_id for match in given)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import FrozenSet, Literal, Optional, Tuple, Union
+from typing import Literal
 
 from .calls import AGENT, LLM_CALL_MATCH, Call, Rules, is_marked, not_sampled, role_of
 from .continuity import Continuity
@@ -45,14 +45,14 @@ class RowPolicy:
         ValueError: A limit is not positive, or a reward weight names nothing to weigh.
     """
 
-    model: Union[str, Collection[str], None] = None
+    model: str | Collection[str] | None = None
     """Only calls of this model, or of models with these names: the server's name for it, or the one that the agent
     asked for. ``None``: the model of the rollout's resources, else the only one whose token ids came, else none."""
-    agent_match: Optional[str] = None
+    agent_match: str | None = None
     """Only calls whose nearest agent's name matches this regular expression; ``None`` = all agents."""
-    roles: Optional[Collection[str]] = frozenset({AGENT})
+    roles: Collection[str] | None = frozenset({AGENT})
     """Only calls with one of these roles (``tracer.role``: ``agent``, ``auxiliary``, ``judge`` …); ``None`` = all."""
-    trains: Optional[Callable[[Call], bool]] = None
+    trains: Callable[[Call], bool] | None = None
     """A predicate of your own: ``False`` makes a call context."""
     exclude_llm_call_in_reward: bool = True
     """Whether calls made while a reward was computed are left out."""
@@ -65,19 +65,19 @@ class RowPolicy:
     late: bool = False
     """Whether what started after its ``trace_context`` had closed, in a context that was carried on, counts as the
     attempt's own. Right where no worker of the agent serves several rollouts, wrong where one does."""
-    min_version: Optional[int] = None
+    min_version: int | None = None
     """Answers with a token of an older policy version are stale, and context only. Versions are whole numbers."""
-    max_prompt_tokens: Optional[int] = None
+    max_prompt_tokens: int | None = None
     """A row whose first prompt is longer is dropped: cutting it would train answers to a prompt never asked."""
-    max_tokens: Optional[int] = None
+    max_tokens: int | None = None
     """Longest row, prompt included."""
     over_long: Literal["cut", "drop"] = "cut"
     """What happens to a row that is longer than ``max_tokens``: its end is cut, or it is dropped."""
-    step_rewards: Optional[RewardMatchPolicy] = None
+    step_rewards: RewardMatchPolicy | None = None
     """How rewards without a link find a call; ``None``: they are for the rollout, and no call is guessed."""
-    primary_reward: Optional[str] = None
+    primary_reward: str | None = None
     """Name of the dimension that counts; ``None`` = the primary one of the last reward for the rollout."""
-    reward_weights: Optional[Mapping[str, float]] = None
+    reward_weights: Mapping[str, float] | None = None
     """Name → weight: the reward is the sum over these dimensions; unscored where one of them is."""
     llm_call_match: str = LLM_CALL_MATCH
     """Spans whose name matches are model calls, beside those that record one."""
@@ -96,7 +96,7 @@ class RowPolicy:
             raise ValueError("model is empty: name at least one, or leave it out")
         self.rules()
 
-    def models(self) -> Optional[FrozenSet[str]]:
+    def models(self) -> frozenset[str] | None:
         """Return the names of the models that are trained; ``None`` where none is chosen."""
         if self.model is None:
             return None
@@ -120,17 +120,17 @@ class Decision:
     """What became of one model call."""
 
     call: Call = field(repr=False)
-    choice: Optional[int]
+    choice: int | None
     """Index of the choice; ``None`` where the call has no usable token ids."""
     use: Use
     tokens: int
     """Sampled tokens."""
-    rows: Tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
     """Rows that hold it, as context or trained."""
-    code: Optional[str] = None
+    code: str | None = None
     """Why it is not trained; ``None`` = it is."""
     detail: str = ""
-    prefix: Optional[Continuity] = None
+    prefix: Continuity | None = None
     """How its prompt continues an earlier call, or how and why it breaks."""
 
     @property
@@ -144,7 +144,7 @@ class Decision:
         return "" if self.code is None else explained(self.code).sentence
 
 
-def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> Optional[Tuple[str, str]]:
+def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> tuple[str, str] | None:
     """Return the code and detail of the first reason why ``node`` is not trained, or ``None`` where it is."""
     call = node.call
     # One that the agent left stands in the graph only where the agent went on with it.
@@ -172,7 +172,7 @@ def _model(call: Call) -> str:
     return "" if call.record is None else model_name(call.record)
 
 
-def models_of(calls: Iterable[Call], policy: RowPolicy, wanted: Optional[Collection[str]]) -> FrozenSet[str]:
+def models_of(calls: Iterable[Call], policy: RowPolicy, wanted: Collection[str] | None) -> frozenset[str]:
     """Return the models of those calls that may be trained and of which token ids came.
 
     Token ids that cannot be trusted count: that they came says that the model could be the policy. A hosted model,
@@ -195,12 +195,12 @@ def _has_role(call: Call, policy: RowPolicy) -> bool:
     return policy.roles is None or role_of(call) in policy.roles
 
 
-def version_number(version: str) -> Optional[int]:
+def version_number(version: str) -> int | None:
     """Return a policy version as a whole number, or ``None`` where it is none."""
     return int(version) if _WHOLE_NUMBER.fullmatch(version) else None
 
 
-def _stale(node: Node, oldest: Optional[int]) -> Optional[Tuple[str, str]]:
+def _stale(node: Node, oldest: int | None) -> tuple[str, str] | None:
     if oldest is None:
         return None
     versions = [part.version for part in node.choice.policy]

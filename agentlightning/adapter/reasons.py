@@ -6,9 +6,10 @@ Codes are stable: programs compare them, ``agl explain`` prints their sentences.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Mapping, Self
+from typing import Self
 
 from ..codec.model_call import CODES
 

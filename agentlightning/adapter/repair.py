@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import List, Optional, Tuple
 
 from ..codec.genai import read_call
 from ..semconv import AGL_WRITE_BACK
@@ -18,7 +17,7 @@ from .calls import Rules
 from .rewards import is_reward_span
 from .tree import VIRTUAL_ROOT, Tree, agent_name_of
 
-Interval = Tuple[float, float]
+Interval = tuple[float, float]
 
 
 def repair(root: Tree, rules: Rules) -> None:
@@ -43,11 +42,11 @@ def _is_note(node: Tree) -> bool:
     return node.span.name == AGL_WRITE_BACK or is_reward_span(node.span)
 
 
-def _home(call: Tree, agents: Sequence[Tree]) -> Optional[Tree]:
+def _home(call: Tree, agents: Sequence[Tree]) -> Tree | None:
     own = _interval(call)
     if own is None or agent_name_of(call.span):
         return None
-    around: List[Tuple[Interval, Tree]] = []
+    around: list[tuple[Interval, Tree]] = []
     inside = {node.id for node in call.walk()}  # parents in a circle put an agent inside of its own call
     for agent in agents:
         interval = _interval(agent)
@@ -58,7 +57,7 @@ def _home(call: Tree, agents: Sequence[Tree]) -> Optional[Tree]:
     return around[0][1] if around and nested else None
 
 
-def _interval(node: Tree) -> Optional[Interval]:
+def _interval(node: Tree) -> Interval | None:
     start, end = node.start_time, node.end_time
     return None if start is None or end is None else (start, end)
 

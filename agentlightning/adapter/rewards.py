@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from ..codec.attributes import (
     attributes_of,
@@ -49,21 +49,21 @@ _NAMES = (AGL_ANNOTATION, AGL_OPERATION, AGL_REWARD)
 class Reward:
     """What one span says about the worth of something."""
 
-    value: Optional[float]
+    value: float | None
     """The primary dimension; ``None`` where it is unscored."""
-    dimensions: Tuple[Tuple[str, Optional[float]], ...]
+    dimensions: tuple[tuple[str, float | None], ...]
     """Name and value of every dimension, the primary one first."""
-    reason: Optional[RewardReason] = None
+    reason: RewardReason | None = None
     """Why ``value`` is ``None``."""
-    links: Tuple[LinkPydanticModel, ...] = ()
+    links: tuple[LinkPydanticModel, ...] = ()
     """What the reward is for, where it says so; all links together name the target."""
 
-    def named(self) -> Dict[str, Optional[float]]:
+    def named(self) -> dict[str, float | None]:
         """Return name → value of every dimension."""
         return dict(self.dimensions)
 
 
-def read_reward(span: SpanLike) -> Optional[Reward]:
+def read_reward(span: SpanLike) -> Reward | None:
     """Return the reward that ``span`` carries, or ``None`` where it carries none. Never raises."""
     dimensions = _dimensions(span)
     if not dimensions:
@@ -83,13 +83,13 @@ def read_reward(span: SpanLike) -> Optional[Reward]:
     )
 
 
-def get_rewards_from_span(span: SpanLike) -> List[RewardPydanticModel]:
+def get_rewards_from_span(span: SpanLike) -> list[RewardPydanticModel]:
     """Return the dimensions under ``agentlightning.reward.<i>`` as they were given, the primary one first."""
     given = [(name, _float(value)) for name, value in _listed(span)]
     return [RewardPydanticModel(name=name, value=value) for name, value in given if value is not None]
 
 
-def get_reward_value(span: SpanLike) -> Optional[float]:
+def get_reward_value(span: SpanLike) -> float | None:
     """Return the primary reward of a reward span, or ``None`` where it has none or is unscored."""
     reward = read_reward(span)
     return None if reward is None else reward.value
@@ -106,12 +106,12 @@ def is_reward_operation(span: SpanLike) -> bool:
     return getattr(span, "name", None) == AGL_OPERATION and name == AGL_REWARD
 
 
-def find_reward_spans(spans: Sequence[SpanLike]) -> List[SpanLike]:
+def find_reward_spans(spans: Sequence[SpanLike]) -> list[SpanLike]:
     """Return the spans that carry a reward, in their order."""
     return [span for span in spans if is_reward_span(span)]
 
 
-def find_final_reward(spans: Sequence[SpanLike]) -> Optional[float]:
+def find_final_reward(spans: Sequence[SpanLike]) -> float | None:
     """Return the last reward of ``spans``: the outcome of a rollout.
 
     A reward that was not given (``None``) says nothing and is passed over. One that was given and is no finite
@@ -127,7 +127,7 @@ def find_final_reward(spans: Sequence[SpanLike]) -> Optional[float]:
 # ---------------------------------------------------------------------- writing
 
 
-def reward_dimensions(rewards: Any, primary_key: Optional[str] = None) -> Dict[str, float]:
+def reward_dimensions(rewards: Any, primary_key: str | None = None) -> dict[str, float]:
     """Return name → value of a reward that is given as a number or as a dict, the primary one first.
 
     Raises:
@@ -146,10 +146,10 @@ def reward_dimensions(rewards: Any, primary_key: Optional[str] = None) -> Dict[s
     return {str(key): reward_number(rewards[key]) for key in ordered}
 
 
-def reward_attributes(dimensions: Mapping[str, float]) -> Dict[str, Any]:
+def reward_attributes(dimensions: Mapping[str, float]) -> dict[str, Any]:
     """Return the attributes of a span that carries these dimensions, the primary one first."""
     prefix = LightningSpanAttributes.REWARD.value
-    flat: Dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for index, (name, value) in enumerate(dimensions.items()):
         flat[f"{prefix}.{index}.{RewardAttributes.REWARD_NAME.value}"] = name
         flat[f"{prefix}.{index}.{RewardAttributes.REWARD_VALUE.value}"] = value
@@ -179,11 +179,11 @@ def reward_number(value: Any) -> float:
 
 def reward_target(
     *,
-    response_id: Optional[str] = None,
-    span_id: Optional[str] = None,
-    choice: Optional[int] = None,
-    tokens: Optional[Tuple[int, int]] = None,
-) -> Dict[str, Any]:
+    response_id: str | None = None,
+    span_id: str | None = None,
+    choice: int | None = None,
+    tokens: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """Return the attributes that say which model call, or which part of its answer, a reward is for.
 
     ``emit_reward(0.5, attributes=reward_target(response_id=response.id))``. A reward without a target is for the
@@ -200,7 +200,7 @@ def reward_target(
     """
     if (response_id is None) == (span_id is None):
         raise ValueError("a reward's target is named by response_id or by span_id, one of them")
-    links: Dict[str, str] = {"span_id": span_id} if span_id is not None else {_RESPONSE_ID: str(response_id)}
+    links: dict[str, str] = {"span_id": span_id} if span_id is not None else {_RESPONSE_ID: str(response_id)}
     if choice is not None:
         if choice < 0:
             raise ValueError(f"a choice is named by its index from 0, not {choice}")
@@ -216,7 +216,7 @@ def reward_target(
 # ---------------------------------------------------------------------- reading
 
 
-def _dimensions(span: SpanLike) -> List[Tuple[str, Any]]:
+def _dimensions(span: SpanLike) -> list[tuple[str, Any]]:
     attributes, name = attributes_of(span), getattr(span, "name", None)
     if name not in _NAMES and _OUTPUTS[0] not in attributes and _OUTPUTS[1] not in attributes:
         return []
@@ -233,7 +233,7 @@ def _dimensions(span: SpanLike) -> List[Tuple[str, Any]]:
     return []
 
 
-def _listed(span: SpanLike) -> List[Tuple[str, Any]]:
+def _listed(span: SpanLike) -> list[tuple[str, Any]]:
     listed = indexed_attributes(attributes_of(span), LightningSpanAttributes.REWARD.value)
     return [
         (item["name"], item["value"])
@@ -251,7 +251,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _float(value: Any) -> Optional[float]:
+def _float(value: Any) -> float | None:
     if not isinstance(value, (int, float)):  # a bool is an int: True is 1.0
         return None
     try:
@@ -260,6 +260,6 @@ def _float(value: Any) -> Optional[float]:
         return None
 
 
-def _number(value: Any) -> Optional[float]:
+def _number(value: Any) -> float | None:
     number = _float(value)
     return None if number is None or not math.isfinite(number) else number

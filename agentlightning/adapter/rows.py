@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from typing import Any, Dict
+from typing import Any
 
 from ..codec.logprob_entries import logprob_entries
 from ..types import Triplet
@@ -19,7 +19,7 @@ from .training import Segment, TrainingRow
 _SIDE = ("token_ids", "logprobs")
 
 
-def triplet_row(triplet: Triplet) -> Dict[str, Any]:
+def triplet_row(triplet: Triplet) -> dict[str, Any]:
     """Return the row of a triplet: ids, log-probabilities, reward, and what the metadata says of each row."""
     prompt, response, metadata = _side(triplet.prompt), _side(triplet.response), triplet.metadata
     return {
@@ -75,7 +75,7 @@ def _numbers(entries: Any) -> Any:
     return [entry["logprob"] if isinstance(entry, Mapping) else entry for entry in entries]
 
 
-def training_row(row: TrainingRow) -> Dict[str, Any]:
+def training_row(row: TrainingRow) -> dict[str, Any]:
     """Return a training row as a flat dict; see :class:`~agentlightning.adapter.TrainingRow` for the fields."""
     return {
         "rollout_id": row.rollout_id,
@@ -98,7 +98,7 @@ def training_row(row: TrainingRow) -> Dict[str, Any]:
     }
 
 
-def _segment(segment: Segment) -> Dict[str, Any]:
+def _segment(segment: Segment) -> dict[str, Any]:
     record, truncation, why = segment.call.record, segment.truncation, segment.unproven
     return {
         "start": segment.start,
@@ -131,10 +131,10 @@ def _segment(segment: Segment) -> Dict[str, Any]:
     }
 
 
-def _side(value: Any) -> Dict[str, Any]:
+def _side(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"raw_content": value}
 
 
-def _loaded(value: Any) -> Dict[str, Any]:
+def _loaded(value: Any) -> dict[str, Any]:
     found = json.loads(value) if isinstance(value, str) else copy.deepcopy(value)
     return found if isinstance(found, dict) else {}

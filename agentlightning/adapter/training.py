@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Dict, List, Optional, Set, Tuple, Union, overload
+from typing import Any, overload
 
 from ..codec.distribution import Why, forced_tokens, temperature_of, truncation_of
 from ..codec.model_call import Choice, PolicySpan
@@ -47,7 +47,7 @@ class Segment:
     trained: bool
     call: Call = field(repr=False)
     choice: Choice = field(repr=False)
-    rewards: Tuple[StepReward, ...] = ()
+    rewards: tuple[StepReward, ...] = ()
     """What this answer alone was worth."""
 
     @property
@@ -56,28 +56,28 @@ class Segment:
         return self.call.span.span_id
 
     @property
-    def finish_reason(self) -> Optional[str]:
+    def finish_reason(self) -> str | None:
         """Why the answer ended; ``length`` where the row holds only its beginning."""
         is_cut = self.end - self.start < len(self.choice.token_ids or ())
         return "length" if is_cut else self.choice.finish_reason
 
     @property
-    def temperature(self) -> Optional[float]:
+    def temperature(self) -> float | None:
         """The temperature that the tokens were sampled at; 0 = greedily, ``None`` = nobody knows."""
         return None if self.call.record is None else temperature_of(self.call.record)
 
     @property
-    def truncation(self) -> Optional[Mapping[str, float]]:
+    def truncation(self) -> Mapping[str, float] | None:
         """What cut the distribution, such as ``{"top_p": 0.9}``; empty = it was whole, ``None`` = nobody knows."""
         return None if self.call.record is None else truncation_of(self.call.record)
 
     @property
-    def unproven(self) -> Optional[Why]:
+    def unproven(self) -> Why | None:
         """Why the log-probabilities are not given; ``None`` = they are those of all tokens at ``temperature``."""
         return self.call.unproven(self.choice)
 
     @property
-    def forced(self) -> Tuple[int, ...]:
+    def forced(self) -> tuple[int, ...]:
         """Positions in the row of tokens that a grammar or a budget forced: context, in a trained answer, too."""
         found = () if self.call.record is None else forced_tokens(self.call.record, self.choice)
         places = () if isinstance(found, Why) else found
@@ -89,7 +89,7 @@ class Segment:
         return self.end - self.start - len(self.forced) if self.trained else 0
 
     @property
-    def versions(self) -> Tuple[PolicySpan, ...]:
+    def versions(self) -> tuple[PolicySpan, ...]:
         """Versions of the weights, as positions in the row; empty where the server named none."""
         length = self.end - self.start
         return tuple(
@@ -107,24 +107,24 @@ class TrainingRow:
     attempt_id: str
     index: int
     """From 0 within the attempt."""
-    token_ids: Tuple[int, ...] = field(repr=False)
+    token_ids: tuple[int, ...] = field(repr=False)
     prompt_length: int
     """Tokens before the first answer: the first prompt."""
-    loss_mask: Tuple[int, ...] = field(repr=False)
+    loss_mask: tuple[int, ...] = field(repr=False)
     """One for each token: 1 = trained."""
-    logprobs: Tuple[Optional[float], ...] = field(repr=False)
+    logprobs: tuple[float | None, ...] = field(repr=False)
     """One for each token: the engine's, at most 0.0, where the mask is 1 (``None`` where not proven), else 0.0."""
-    segments: Tuple[Segment, ...]
+    segments: tuple[Segment, ...]
     """The answers of the row, trained or not, by position."""
-    reward: Optional[float]
+    reward: float | None
     """Of the attempt, the same in all of its rows; ``None`` = unscored."""
-    rewards: Mapping[str, Optional[float]]
+    rewards: Mapping[str, float | None]
     """Its dimensions."""
-    group_id: Optional[str] = None
-    mode: Optional[str] = None
+    group_id: str | None = None
+    mode: str | None = None
     cut_tokens: int = 0
     """Tokens that ``max_tokens`` took off the end."""
-    media: Tuple[Media, ...] = ()
+    media: tuple[Media, ...] = ()
     """Images, audio and files that the policy saw, of which the ids hold placeholders only. A row that has some cannot
     be trained from its ids alone."""
 
@@ -137,28 +137,28 @@ class TrainingRow:
         return sum(self.loss_mask)
 
     @property
-    def unproven(self) -> Tuple[Code, ...]:
+    def unproven(self) -> tuple[Code, ...]:
         """Why log-probabilities of trained answers are not given, each reason once; empty = all are."""
         found = (segment.unproven for segment in self.segments if segment.trained)
         return tuple(with_detail(*why) for why in dict.fromkeys(why for why in found if why is not None))
 
     @property
-    def temperatures(self) -> Tuple[Optional[float], ...]:
+    def temperatures(self) -> tuple[float | None, ...]:
         """The temperatures that the trained answers were sampled at, each once; ``None`` = one of them is not known."""
         return tuple(dict.fromkeys(segment.temperature for segment in self.segments if segment.trained))
 
     @property
-    def prompt_ids(self) -> Tuple[int, ...]:
+    def prompt_ids(self) -> tuple[int, ...]:
         """The first prompt."""
         return self.token_ids[: self.prompt_length]
 
     @property
-    def completion_ids(self) -> Tuple[int, ...]:
+    def completion_ids(self) -> tuple[int, ...]:
         """Everything behind the first prompt: answers, and what the environment said between them."""
         return self.token_ids[self.prompt_length :]
 
     @property
-    def versions(self) -> Optional[Tuple[int, int]]:
+    def versions(self) -> tuple[int, int] | None:
         """Oldest and newest policy version of the trained tokens; ``None`` where one of them is not a number."""
         named = [part.version for segment in self.segments if segment.trained for part in segment.versions]
         complete = all(segment.choice.policy for segment in self.segments if segment.trained)
@@ -168,19 +168,19 @@ class TrainingRow:
         return min(numbers), max(numbers)
 
     @property
-    def finish_reason(self) -> Optional[str]:
+    def finish_reason(self) -> str | None:
         """Why the last answer ended; ``length`` where the row was cut."""
         return "length" if self.cut_tokens else self.segments[-1].choice.finish_reason
 
     @property
-    def messages(self) -> Tuple[Dict[str, Any], ...]:
+    def messages(self) -> tuple[dict[str, Any], ...]:
         """The conversation as OpenAI chat messages, the last answer included; empty where it is not known."""
         last = self.segments[-1]
         record = last.call.record
         asked = () if record is None else record.request_messages
         return (*map(dict, asked), last.choice.message()) if asked else ()
 
-    def span_of(self, position: int) -> Optional[str]:
+    def span_of(self, position: int) -> str | None:
         """Return the span in which the token at ``position`` was sampled; ``None`` = it was not sampled.
 
         Raises:
@@ -196,12 +196,12 @@ class TrainingRow:
 class RowSet(Sequence[TrainingRow]):
     """The rows of an attempt (or of several, one after another) and what became of every call and reward."""
 
-    rows: Tuple[TrainingRow, ...] = ()
-    decisions: Tuple[Decision, ...] = ()
+    rows: tuple[TrainingRow, ...] = ()
+    decisions: tuple[Decision, ...] = ()
     """One for each sampled answer, and one for each call without usable token ids; by start time."""
-    unknown_rewards: Tuple[RewardMatch, ...] = ()
+    unknown_rewards: tuple[RewardMatch, ...] = ()
     """Rewards for targets that do not exist: each is an error of whoever gave it."""
-    step_rewards: Tuple[StepReward, ...] = ()
+    step_rewards: tuple[StepReward, ...] = ()
     """What single answers were worth, also those that no row trains."""
     outcome: Outcome = field(default_factory=Outcome)
     """What the attempt was worth as a whole; of several attempts, the last."""
@@ -209,8 +209,8 @@ class RowSet(Sequence[TrainingRow]):
     @overload
     def __getitem__(self, index: int) -> TrainingRow: ...
     @overload
-    def __getitem__(self, index: slice) -> Tuple[TrainingRow, ...]: ...
-    def __getitem__(self, index: Union[int, slice]) -> Union[TrainingRow, Tuple[TrainingRow, ...]]:
+    def __getitem__(self, index: slice) -> tuple[TrainingRow, ...]: ...
+    def __getitem__(self, index: int | slice) -> TrainingRow | tuple[TrainingRow, ...]:
         return self.rows[index]
 
     def __len__(self) -> int:
@@ -225,24 +225,24 @@ class RowSet(Sequence[TrainingRow]):
         return sum(row.trained_tokens for row in self.rows)
 
     @property
-    def counts(self) -> Dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """Reason → sampled answers that are not trained because of it."""
         return dict(Counter(each.code for each in self.decisions if each.code is not None))
 
     @property
-    def unproven(self) -> Dict[str, int]:
+    def unproven(self) -> dict[str, int]:
         """Reason → trained answers whose log-probabilities are not given because of it."""
         found = (segment.unproven for row in self.rows for segment in row.segments if segment.trained)
         return dict(Counter(why.code for why in found if why is not None))
 
     @property
-    def breaks(self) -> Dict[Cause, int]:
+    def breaks(self) -> dict[Cause, int]:
         """Cause → calls whose prompt does not extend the call before it, so that a row begins anew."""
         causes = {each.span_id: each.prefix.cause for each in self.decisions if each.prefix is not None}
         return dict(Counter(cause for cause in causes.values() if cause is not None))
 
     @property
-    def reasons(self) -> Tuple[Code, ...]:
+    def reasons(self) -> tuple[Code, ...]:
         """Why there is no row; empty where there is one."""
         if self.rows:
             return ()
@@ -253,10 +253,10 @@ class RowSet(Sequence[TrainingRow]):
 
 def build_rows(
     attempt: Iterable[SpanLike],
-    policy: Optional[RowPolicy] = None,
+    policy: RowPolicy | None = None,
     *,
-    rollout: Optional[Rollout] = None,
-    resources: Optional[Mapping[str, Resource]] = None,
+    rollout: Rollout | None = None,
+    resources: Mapping[str, Resource] | None = None,
 ) -> RowSet:
     """Return the training rows of an attempt. Pure, and no trace makes it raise.
 
@@ -272,15 +272,15 @@ def build_rows(
 
 
 def analysed(
-    attempt: Iterable[SpanLike], policy: RowPolicy, resources: Optional[Mapping[str, Resource]] = None
-) -> List[Analysis]:
+    attempt: Iterable[SpanLike], policy: RowPolicy, resources: Mapping[str, Resource] | None = None
+) -> list[Analysis]:
     """Return the analyses that rows are made of, one for each attempt; see :func:`build_rows`."""
     matching = policy.step_rewards or RewardMatchPolicy.FIRST_OCCURRENCE
     rules = replace(policy.rules(), models=policy.models() or resource_models(resources))
     return analyse(attempt, rules, matching, repair_hierarchy=policy.repair_hierarchy)
 
 
-def rows_of(analyses: Sequence[Analysis], policy: RowPolicy, rollout: Optional[Rollout] = None) -> RowSet:
+def rows_of(analyses: Sequence[Analysis], policy: RowPolicy, rollout: Rollout | None = None) -> RowSet:
     """Return the rows of attempts that :func:`analysed` has looked at."""
     found = [_Builder(analysis, policy, rollout).build() for analysis in analyses]
     if len(found) == 1:
@@ -297,13 +297,13 @@ def rows_of(analyses: Sequence[Analysis], policy: RowPolicy, rollout: Optional[R
 class _Builder:
     """Makes the rows of one attempt."""
 
-    def __init__(self, analysis: Analysis, policy: RowPolicy, rollout: Optional[Rollout]) -> None:
+    def __init__(self, analysis: Analysis, policy: RowPolicy, rollout: Rollout | None) -> None:
         self._analysis = analysis
         self._graph: CallGraph = analysis.graph
         self._policy = policy
         self._rollout = rollout
         self._rewards: Rewards = rewards_of(analysis, policy)
-        self._untrained: Dict[int, Tuple[str, str]] = {}
+        self._untrained: dict[int, tuple[str, str]] = {}
         for node in self._graph.nodes:
             why = untrained(node, self._graph, policy)
             if why is not None:
@@ -311,13 +311,13 @@ class _Builder:
         several = self._several_models()
         for node in self._graph.nodes if several is not None else ():
             self._untrained.setdefault(node.index, (CallReason.SEVERAL_MODELS.code, several or ""))
-        self._done: Set[int] = set()
+        self._done: set[int] = set()
         """Nodes whose tokens a row trains."""
-        self._rows_of: Dict[int, List[int]] = {}
-        self._refused: Dict[int, Tuple[str, str]] = {}
+        self._rows_of: dict[int, list[int]] = {}
+        self._refused: dict[int, tuple[str, str]] = {}
         """Nodes that would be trained, if their row were not too long."""
 
-    def _several_models(self) -> Optional[str]:
+    def _several_models(self) -> str | None:
         """Return the names of the models that may be the policy, where there are several and nobody has chosen."""
         if self._policy.model is not None:
             return None
@@ -325,7 +325,7 @@ class _Builder:
         return ", ".join(sorted(names)) if len(names) > 1 else None
 
     def build(self) -> RowSet:
-        rows: List[TrainingRow] = []
+        rows: list[TrainingRow] = []
         for leaf in self._graph.leaves(given_up=self._policy.abandoned == "train"):
             row = self._row(leaf, len(rows))
             if row is not None:
@@ -335,7 +335,7 @@ class _Builder:
 
     # -- one row
 
-    def _row(self, leaf: int, index: int) -> Optional[TrainingRow]:
+    def _row(self, leaf: int, index: int) -> TrainingRow | None:
         path = list(self._graph.path(leaf))
         new = [node.index for node in path if self._is_new(node.index)]
         while path and path[-1].index not in new:  # context behind the last trained token is of no use
@@ -360,7 +360,7 @@ class _Builder:
     def _is_new(self, index: int) -> bool:
         return index not in self._untrained and index not in self._done
 
-    def _refusal(self, prompt_length: int, length: int) -> Optional[Tuple[str, str]]:
+    def _refusal(self, prompt_length: int, length: int) -> tuple[str, str] | None:
         policy = self._policy
         if policy.max_prompt_tokens is not None and prompt_length > policy.max_prompt_tokens:
             return CallReason.OVER_LONG_PROMPT.code, f"{prompt_length} tokens"
@@ -371,11 +371,11 @@ class _Builder:
         return None
 
     def _assembled(
-        self, last: Node, path: Sequence[Node], new: Set[int], index: int, end: int
+        self, last: Node, path: Sequence[Node], new: set[int], index: int, end: int
     ) -> TrainingRow:
         mask = [0] * last.end
-        logprobs: List[Optional[float]] = [0.0] * last.end
-        segments: List[Segment] = []
+        logprobs: list[float | None] = [0.0] * last.end
+        segments: list[Segment] = []
         for node in path:
             trained = node.index in new
             if trained:
@@ -407,7 +407,7 @@ class _Builder:
             media=path[-1].media,
         )
 
-    def _steps(self, node: Node) -> Tuple[StepReward, ...]:
+    def _steps(self, node: Node) -> tuple[StepReward, ...]:
         return tuple(
             step
             for step in self._rewards.steps
@@ -418,7 +418,7 @@ class _Builder:
 
     def _decisions(self) -> Iterator[Decision]:
         relations = self._graph.relations()
-        by_call: Dict[str, List[Node]] = {}
+        by_call: dict[str, list[Node]] = {}
         for node in self._graph.nodes:
             by_call.setdefault(node.call.span.span_id, []).append(node)
         for call in self._analysis.calls:
@@ -435,14 +435,14 @@ class _Builder:
                     call, node.choice.index, use, len(node.output), rows, code, detail, relations.get(span_id)
                 )
 
-    def _why(self, index: int) -> Tuple[Optional[str], str]:
+    def _why(self, index: int) -> tuple[str | None, str]:
         if index in self._done:
             return None, ""
         beyond = CallReason.OVER_LONG.code, f"max_tokens={self._policy.max_tokens}"
         return self._untrained.get(index) or self._refused.get(index) or beyond
 
 
-def _at_most_zero(logprobs: Optional[Sequence[float]], length: int) -> List[Optional[float]]:
+def _at_most_zero(logprobs: Sequence[float] | None, length: int) -> list[float | None]:
     """Return log-probabilities as trainers want them: those that rounding put above 0 are 0."""
     if logprobs is None:
         return [None] * length
@@ -451,7 +451,7 @@ def _at_most_zero(logprobs: Optional[Sequence[float]], length: int) -> List[Opti
     return [min(value, 0.0) for value in logprobs]
 
 
-def group_of(rollout: Optional[Rollout]) -> Optional[str]:
+def group_of(rollout: Rollout | None) -> str | None:
     """Return the explicit group of a rollout, or ``None`` where it has none."""
     group = (rollout.metadata or {}).get(GROUP_ID) if rollout is not None else None
     return None if group is None else str(group)

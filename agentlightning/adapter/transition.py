@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 from ..codec.attributes import filter_and_unflatten_attributes
 from ..codec.logprob_entries import logprob_entries
@@ -31,11 +31,11 @@ class Row:
 
     call: Call
     choice: Choice
-    reward: Optional[RewardMatch]
+    reward: RewardMatch | None
     triplet: Triplet
 
 
-def transitions(analysis: Analysis) -> Tuple[Row, ...]:
+def transitions(analysis: Analysis) -> tuple[Row, ...]:
     """Return the rows of an attempt, one per trainable choice, by start time of the call, then choice."""
     by_target = {
         (match.call, match.choice): match
@@ -43,7 +43,7 @@ def transitions(analysis: Analysis) -> Tuple[Row, ...]:
         if match.call is not None and match.tokens is None  # a part's reward is not the answer's
     }
     relations = analysis.graph.relations()
-    rows: List[Row] = []
+    rows: list[Row] = []
     order = 0
     for call in analysis.calls:
         choices = trainable_choices(call, analysis.rules)
@@ -62,7 +62,7 @@ def transitions(analysis: Analysis) -> Tuple[Row, ...]:
     return tuple(rows)
 
 
-def _triplet(call: Call, choice: Choice, match: Optional[RewardMatch]) -> Triplet:
+def _triplet(call: Call, choice: Choice, match: RewardMatch | None) -> Triplet:
     record, span = call.record, call.span
     assert record is not None  # only calls with a record have choices
     asked, answered = _content(record, choice, span)
@@ -108,7 +108,7 @@ def _triplet(call: Call, choice: Choice, match: Optional[RewardMatch]) -> Triple
     )
 
 
-def _content(record: ModelCall, choice: Choice, span: Span) -> Tuple[Any, Any]:
+def _content(record: ModelCall, choice: Choice, span: Span) -> tuple[Any, Any]:
     """Return what was asked and what was answered: as 0.3's instrumentation wrote it, else as messages."""
     asked = _nested(span, "gen_ai.prompt") if record.capture_source == FOREIGN else None
     answered = _nested(span, "gen_ai.completion") if record.capture_source == FOREIGN else None
@@ -137,7 +137,7 @@ def _settings(span: Span, prefix: str, *without: str) -> Any:
 # ---------------------------------------------------------------------- images
 
 
-def image_urls(content: Any) -> List[str]:
+def image_urls(content: Any) -> list[str]:
     """Return the URLs of the images of a prompt, in order.
 
     ``content`` is a list of messages, a dict of messages by number (what stands beside the numbers is no
@@ -146,7 +146,7 @@ def image_urls(content: Any) -> List[str]:
     return [url for message in _messages(content) for url in _urls(message)]
 
 
-def _messages(content: Any) -> List[Any]:
+def _messages(content: Any) -> list[Any]:
     if isinstance(content, list):
         return content
     if isinstance(content, dict):

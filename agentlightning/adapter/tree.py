@@ -8,8 +8,8 @@ is opened at its first span. Nothing here recurses: traces may be nested deeper 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any, Dict, List, Optional, Self, Sequence, Tuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -18,17 +18,17 @@ from ..types import Span, SpanLike
 
 VIRTUAL_ROOT = "virtual-root"
 
-OrderKey = Tuple[float, int, float, str]
+OrderKey = tuple[float, int, float, str]
 
 
-def moment(seconds: Any) -> Optional[float]:
+def moment(seconds: Any) -> float | None:
     """Return a time in seconds, or ``None`` where it is no finite number."""
     if isinstance(seconds, (int, float)) and math.isfinite(seconds):
         return float(seconds)
     return None
 
 
-def sequence_of(span: Span) -> Optional[int]:
+def sequence_of(span: Span) -> int | None:
     """Return the number that the store gave the span when it came, from 1; ``None`` where it has none."""
     number = span.sequence_id
     return number if type(number) is int and number > 0 else None
@@ -42,13 +42,13 @@ def order_key(span: Span) -> OrderKey:
     return (late if start is None else start, sequence, late if end is None else end, str(span.span_id))
 
 
-def as_spans(source: Iterable[SpanLike]) -> List[Span]:
+def as_spans(source: Iterable[SpanLike]) -> list[Span]:
     """Return our spans, in order; OpenTelemetry's are converted, what is neither is left out."""
     spans = [each if isinstance(each, Span) else _converted(each) for each in source]
     return sorted((span for span in spans if span is not None), key=order_key)
 
 
-def _converted(span: Any) -> Optional[Span]:
+def _converted(span: Any) -> Span | None:
     if not isinstance(span, ReadableSpan):
         return None
     known = {**dict(span.resource.attributes), **dict(span.attributes or {})}
@@ -61,18 +61,18 @@ def _converted(span: Any) -> Optional[Span]:
 class Tree:
     """A span and what happened inside it."""
 
-    def __init__(self, id: str, span: Span, children: Optional[List[Any]] = None) -> None:  # noqa: A002 - 0.3's
+    def __init__(self, id: str, span: Span, children: list[Any] | None = None) -> None:  # noqa: A002 - 0.3's
         self.id = id
         self.span = span
-        self.children: List[Self] = children if children is not None else []
+        self.children: list[Self] = children if children is not None else []
 
     @property
-    def start_time(self) -> Optional[float]:
+    def start_time(self) -> float | None:
         """Start in seconds since the epoch."""
         return moment(self.span.start_time)
 
     @property
-    def end_time(self) -> Optional[float]:
+    def end_time(self) -> float | None:
         """End in seconds since the epoch."""
         return moment(self.span.end_time)
 
@@ -92,12 +92,12 @@ class Tree:
         Raises:
             ValueError: There is no span.
         """
-        nodes: Dict[str, Self] = {}
+        nodes: dict[str, Self] = {}
         for span in spans:
             nodes.setdefault(span.span_id, cls(span.span_id, span))
         if not nodes:
             raise ValueError("no spans to make a tree of")
-        roots: List[Self] = _link(cls, nodes)
+        roots: list[Self] = _link(cls, nodes)
         if len(roots) == 1:
             return roots[0]
         return cls(VIRTUAL_ROOT, _virtual(VIRTUAL_ROOT, VIRTUAL_ROOT, roots), roots)
@@ -106,7 +106,7 @@ class Tree:
         """Append a child."""
         self.children.append(child)
 
-    def traverse(self) -> List[Self]:
+    def traverse(self) -> list[Self]:
         """Return this node and everything inside it, depth first."""
         return list(self.walk())
 
@@ -118,11 +118,11 @@ class Tree:
             yield node
             pending.extend(reversed(node.children))
 
-    def find_id(self, id: str) -> Optional[Self]:  # noqa: A002 - 0.3's name
+    def find_id(self, id: str) -> Self | None:  # noqa: A002 - 0.3's name
         """Return the node with this span id, or ``None``."""
         return next((node for node in self.walk() if node.id == id), None)
 
-    def agent_name(self) -> Optional[str]:
+    def agent_name(self) -> str | None:
         """Return the name of the agent that this span stands for, or ``None`` where it stands for none."""
         return agent_name_of(self.span)
 
@@ -130,10 +130,10 @@ class Tree:
         return f"{type(self).__name__}({self.id!r}, {self.span.name!r}, {len(self.children)} children)"
 
 
-def _link(cls: type[Any], nodes: Dict[str, Any]) -> List[Any]:
+def _link(cls: type[Any], nodes: dict[str, Any]) -> list[Any]:
     """Give each node its children and return the roots."""
-    roots: List[Any] = []
-    missing: Dict[str, List[Any]] = {}
+    roots: list[Any] = []
+    missing: dict[str, list[Any]] = {}
     for node in nodes.values():
         parent_id = node.span.parent_id
         if not parent_id:
@@ -146,7 +146,7 @@ def _link(cls: type[Any], nodes: Dict[str, Any]) -> List[Any]:
     return roots + _opened_circles(nodes, roots)
 
 
-def _opened_circles(nodes: Dict[str, Any], roots: List[Any]) -> List[Any]:
+def _opened_circles(nodes: dict[str, Any], roots: list[Any]) -> list[Any]:
     """Return the first node of each circle of parents, taken out of the circle."""
     reached = {node.id for root in roots for node in root.walk()}
     opened = []
@@ -158,7 +158,7 @@ def _opened_circles(nodes: Dict[str, Any], roots: List[Any]) -> List[Any]:
     return opened
 
 
-def _virtual(span_id: str, name: Optional[str], children: Sequence[Tree]) -> Span:
+def _virtual(span_id: str, name: str | None, children: Sequence[Tree]) -> Span:
     starts = [child.start_time for child in children if child.start_time is not None]
     ends = [child.end_time for child in children if child.end_time is not None]
     first = children[0].span
@@ -186,7 +186,7 @@ _NAMING = frozenset(
 )  # fmt: skip
 
 
-def agent_name_of(span: Span) -> Optional[str]:
+def agent_name_of(span: Span) -> str | None:
     """Return the agent's name in the forms of GenAI, OpenAI Agents, AgentOps, AutoGen, LangGraph and others."""
     attributes = span.attributes
     if _NAMING.isdisjoint(attributes):  # as for most spans

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Tuple, Union
+from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import BaseModel
@@ -44,14 +44,14 @@ __all__ = [
 class Transition(BaseModel):
     """One step in the terms of reinforcement learning (0.3)."""
 
-    state: List[int]
-    action: List[int]
-    response_id: Optional[str]
+    state: list[int]
+    action: list[int]
+    response_id: str | None
     agent_name: str
-    reward: Optional[float]
+    reward: float | None
 
 
-class TraceToTripletBase(TraceAdapter[List[Triplet]]):
+class TraceToTripletBase(TraceAdapter[list[Triplet]]):
     """An adapter that makes training rows."""
 
 
@@ -81,15 +81,15 @@ class TracerTraceToTriplet(TraceToTripletBase):
         self,
         repair_hierarchy: bool = True,
         llm_call_match: str = LLM_CALL_MATCH,
-        agent_match: Optional[str] = None,
+        agent_match: str | None = None,
         exclude_llm_call_in_reward: bool = True,
         reward_match: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
         _skip_empty_token_spans: bool = True,
         *,
         require_logprobs: bool = False,
-        model: Union[str, Collection[str], None] = None,
+        model: str | Collection[str] | None = None,
     ) -> None:
-        self._said: Set[str] = set()
+        self._said: set[str] = set()
         self.repair_hierarchy = repair_hierarchy
         self.reward_match = RewardMatchPolicy(reward_match)
         self.rules = _rules(
@@ -101,7 +101,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
             models=None if model is None else frozenset([model] if isinstance(model, str) else model),
         )
 
-    def adapt(self, source: Union[Sequence[Span], Sequence[ReadableSpan]], /) -> List[Triplet]:
+    def adapt(self, source: Sequence[Span] | Sequence[ReadableSpan], /) -> list[Triplet]:
         """Return the rows of each attempt in ``source``, calls by start time; empty where there is none.
 
         What 0.3 would have returned and this does not, a call that cannot be trusted or log-probabilities that are not
@@ -126,8 +126,8 @@ class TracerTraceToTriplet(TraceToTripletBase):
         source: Sequence[SpanLike],
         /,
         *,
-        receipt: Optional[Receipt] = None,
-        rollout: Optional[Rollout] = None,
+        receipt: Receipt | None = None,
+        rollout: Rollout | None = None,
     ) -> Explanation:
         """Return why :meth:`adapt` makes of ``source`` what it makes."""
         return explain(
@@ -141,10 +141,10 @@ class TracerTraceToTriplet(TraceToTripletBase):
 
     def visualize(
         self,
-        source: Union[List[Span], List[ReadableSpan]],
+        source: list[Span] | list[ReadableSpan],
         /,
         filename: str = "trace_tree",
-        interested_span_match: Optional[str] = None,
+        interested_span_match: str | None = None,
     ) -> TraceTree:
         """Return the tree of one trace, written to ``<filename>.dot``; see :meth:`TraceTree.visualize`."""
         tree = TraceTree.from_spans(source)
@@ -153,7 +153,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
         tree.visualize(filename, interested_span_match=interested_span_match)
         return tree
 
-    def _analyse(self, source: Sequence[SpanLike]) -> List[Analysis]:
+    def _analyse(self, source: Sequence[SpanLike]) -> list[Analysis]:
         return analyse(source, self.rules, self.reward_match, repair_hierarchy=self.repair_hierarchy)
 
 
@@ -174,7 +174,7 @@ def _unproven(rows: Iterable[Row]) -> Iterable[str]:
             yield why["code"]
 
 
-def _rules(llm_call_match: str, agent_match: Optional[str], **options: Any) -> Rules:
+def _rules(llm_call_match: str, agent_match: str | None, **options: Any) -> Rules:
     return Rules(
         re.compile(llm_call_match), None if agent_match is None else re.compile(agent_match), **options
     )
@@ -183,11 +183,11 @@ def _rules(llm_call_match: str, agent_match: Optional[str], **options: Any) -> R
 class TraceTree(Tree):
     """A span and what happened inside it, with the methods of 0.3."""
 
-    def names_tuple(self) -> Tuple[str, List[Any]]:
+    def names_tuple(self) -> tuple[str, list[Any]]:
         """Return ``(name, [child, …])`` with the agent's name in brackets, for comparing shapes."""
         return _folded(self, lambda node, children: (_label(node), children))  # type: ignore[no-any-return]
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return ``{"id", "span", "children"}`` as a JSON value."""
         return _folded(  # type: ignore[no-any-return]
             self,
@@ -202,7 +202,7 @@ class TraceTree(Tree):
         """Whether the span carries a reward, or is the work of computing one."""
         return is_reward_span(self.span) or is_reward_operation(self.span)
 
-    def maybe_reward_dict(self) -> Dict[str, Any]:
+    def maybe_reward_dict(self) -> dict[str, Any]:
         """Return ``{"type": "reward", "value": …}``, or an empty dict where there is no scored reward."""
         value = get_reward_value(self.span)
         return {} if value is None else {"type": "reward", "value": value}
@@ -211,12 +211,12 @@ class TraceTree(Tree):
         self,
         *,
         llm_call_match: str,
-        agent_match: Optional[str],
-        within_matching_subtree: Optional[str] = None,
-        within_reward: Optional[bool] = None,
-        within_llm_call: Optional[bool] = None,
-        existing_llm_call_response_ids: Optional[Set[str]] = None,
-    ) -> List[Tuple[TraceTree, str]]:
+        agent_match: str | None,
+        within_matching_subtree: str | None = None,
+        within_reward: bool | None = None,
+        within_llm_call: bool | None = None,
+        existing_llm_call_response_ids: set[str] | None = None,
+    ) -> list[tuple[TraceTree, str]]:
         """Return the model calls with their agent, trainable or not.
 
         Args:
@@ -247,7 +247,7 @@ class TraceTree(Tree):
             found.append((nodes[call.span.span_id], call.agent))
         return found
 
-    def match_rewards(self, reward_match: str, llm_calls: Sequence[TraceTree]) -> Dict[str, Optional[float]]:
+    def match_rewards(self, reward_match: str, llm_calls: Sequence[TraceTree]) -> dict[str, float | None]:
         """Return span id → reward for those of ``llm_calls`` that have one; see ``adapter.matching``."""
         spans = sorted((node.span for node in llm_calls), key=order_key)
         calls = [Call(span, read_call(span), ANY_AGENT) for span in spans]
@@ -257,13 +257,13 @@ class TraceTree(Tree):
     def to_trajectory(
         self,
         llm_call_match: str = LLM_CALL_MATCH,
-        agent_match: Optional[str] = None,
+        agent_match: str | None = None,
         exclude_llm_call_in_reward: bool = True,
         dedup_llm_call: bool = True,
         reward_match: RewardMatchPolicy = RewardMatchPolicy.FIRST_OCCURRENCE,
-        final_reward: Optional[float] = None,
+        final_reward: float | None = None,
         _skip_empty_token_spans: bool = True,
-    ) -> List[Triplet]:
+    ) -> list[Triplet]:
         """Return the rows of this tree; ``final_reward`` becomes the reward of the last one."""
         rules = _rules(
             llm_call_match,
@@ -287,18 +287,18 @@ class TraceTree(Tree):
         triplet.metadata["agent_name"] = agent_name
         return triplet
 
-    def extract_prompt_image_urls(self, prompt_raw_content: Any) -> List[str]:
+    def extract_prompt_image_urls(self, prompt_raw_content: Any) -> list[str]:
         """Return the URLs of the images of a prompt, in order; see ``transition.image_urls``."""
         return image_urls(prompt_raw_content)
 
-    def to_dot(self, interested_span_match: Optional[str] = None) -> str:
+    def to_dot(self, interested_span_match: str | None = None) -> str:
         """Return the tree in Graphviz' DOT language.
 
         Args:
             interested_span_match: Only spans whose name matches, and those around them.
         """
         pattern = re.compile(interested_span_match or "")
-        shown: Dict[str, bool] = {}
+        shown: dict[str, bool] = {}
         for node in reversed(self.traverse()):
             below = any(shown[child.id] for child in node.children)
             shown[node.id] = below or bool(pattern.search(str(node.span.name)))
@@ -315,7 +315,7 @@ class TraceTree(Tree):
                 ]
         return "\n".join([*lines, "}", ""])
 
-    def visualize(self, filename: str, interested_span_match: Optional[str] = None) -> None:
+    def visualize(self, filename: str, interested_span_match: str | None = None) -> None:
         """Write the tree to ``<filename>.dot``; ``dot -Tpng -O <filename>.dot`` draws it (0.3 drew at once)."""
         Path(f"{filename}.dot").write_text(self.to_dot(interested_span_match), encoding="utf-8")
 
@@ -333,9 +333,9 @@ def _label(node: Tree) -> str:
     return f"{node.span.name} [{agent}]" if agent else str(node.span.name)
 
 
-def _folded(root: Tree, fold: Callable[[Tree, List[Any]], Any]) -> Any:
+def _folded(root: Tree, fold: Callable[[Tree, list[Any]], Any]) -> Any:
     """Apply ``fold(node, what it gave for the children)`` from the leaves up."""
-    done: Dict[str, Any] = {}
+    done: dict[str, Any] = {}
     for node in reversed(list(root.walk())):
         done[node.id] = fold(node, [done[child.id] for child in node.children])
     return done[root.id]

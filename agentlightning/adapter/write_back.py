@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any
 
 from ..codec.attributes import extract_links_from_attributes
 from ..errors import MisalignedWriteBack
@@ -22,7 +22,7 @@ from .rewards import CHOICE_INDEX, reward_target
 from .training import Segment, TrainingRow
 from .tree import as_spans
 
-PerToken = Union[float, Sequence[Optional[float]]]
+PerToken = float | Sequence[float | None]
 """One number for every trained token, or one for each token of the row (anything where the mask is 0)."""
 
 
@@ -35,11 +35,11 @@ class WriteBack:
     choice: int
     run_id: str
     step: int
-    token_ids: Tuple[int, ...]
-    mask: Tuple[int, ...]
+    token_ids: tuple[int, ...]
+    mask: tuple[int, ...]
     """What the trainer trained: 1, or 0 where it left a token out."""
-    advantages: Optional[Tuple[float, ...]]
-    logprobs: Optional[Tuple[float, ...]]
+    advantages: tuple[float, ...] | None
+    logprobs: tuple[float, ...] | None
     """Of the trainer's weights."""
 
 
@@ -49,10 +49,10 @@ def write_back_spans(
     run_id: str,
     step: int,
     token_ids: Sequence[int],
-    advantages: Optional[PerToken] = None,
-    logprobs: Optional[PerToken] = None,
-    mask: Optional[Sequence[int]] = None,
-) -> List[Span]:
+    advantages: PerToken | None = None,
+    logprobs: PerToken | None = None,
+    mask: Sequence[int] | None = None,
+) -> list[Span]:
     """Return the spans of a hand-back, one per trained answer. Giving it again makes the same spans.
 
     Args:
@@ -76,7 +76,7 @@ def write_back_spans(
     return [_span(row, segment, run_id, step, kept, numbers) for segment in row.segments if segment.trained]
 
 
-def read_write_backs(spans: Iterable[SpanLike]) -> List[WriteBack]:
+def read_write_backs(spans: Iterable[SpanLike]) -> list[WriteBack]:
     """Return what was handed back for an attempt, by step; what is no hand-back is passed over."""
     found = [_read(span) for span in as_spans(spans) if span.name == AGL_WRITE_BACK]
     return sorted((each for each in found if each is not None), key=lambda each: (each.run_id, each.step))
@@ -91,7 +91,7 @@ def _where(row: TrainingRow, token_ids: Sequence[int]) -> str:
     return f"{name} has token {row.token_ids[first]} at {first}, {token_ids[first]} was handed back"
 
 
-def _mask(row: TrainingRow, mask: Optional[Sequence[int]]) -> Tuple[int, ...]:
+def _mask(row: TrainingRow, mask: Sequence[int] | None) -> tuple[int, ...]:
     if mask is None:
         return row.loss_mask
     kept = tuple(int(bool(value)) for value in mask)
@@ -110,9 +110,9 @@ def _mask(row: TrainingRow, mask: Optional[Sequence[int]]) -> Tuple[int, ...]:
     return kept
 
 
-def _numbers(row: TrainingRow, name: str, given: PerToken, mask: Sequence[int]) -> Tuple[float, ...]:
+def _numbers(row: TrainingRow, name: str, given: PerToken, mask: Sequence[int]) -> tuple[float, ...]:
     if isinstance(given, (int, float)):
-        listed: List[Optional[float]] = [float(given)] * len(row)
+        listed: list[float | None] = [float(given)] * len(row)
     else:
         listed = [None if value is None else float(value) for value in given]
     if len(listed) != len(row):
@@ -131,11 +131,11 @@ def _span(
     run_id: str,
     step: int,
     mask: Sequence[int],
-    numbers: Dict[str, Tuple[float, ...]],
+    numbers: dict[str, tuple[float, ...]],
 ) -> Span:
     start, end = segment.start, segment.end
     target = reward_target(span_id=segment.span_id, choice=segment.choice.index)
-    attributes: Dict[str, Any] = {
+    attributes: dict[str, Any] = {
         **target,
         WriteBackAttributes.RUN_ID.value: run_id,
         WriteBackAttributes.STEP.value: step,
@@ -156,7 +156,7 @@ def _span(
     )
 
 
-def _read(span: Span) -> Optional[WriteBack]:
+def _read(span: Span) -> WriteBack | None:
     links = {link.key_match: link.value_match for link in extract_links_from_attributes(span.attributes)}
     found = {each: span.attributes.get(each.value) for each in WriteBackAttributes}
     try:
@@ -174,5 +174,5 @@ def _read(span: Span) -> Optional[WriteBack]:
         return None
 
 
-def _tuple(values: Any, kind: Any) -> Optional[Tuple[Any, ...]]:
+def _tuple(values: Any, kind: Any) -> tuple[Any, ...] | None:
     return None if values is None else tuple(map(kind, values))

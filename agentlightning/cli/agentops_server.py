@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Optional
 
 from .._printable import PrintableFormatter
 from ..errors import AgentOpsServerError
@@ -146,7 +145,7 @@ def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def main(argv: Optional[Iterable[str]] = None) -> int:
+def main(argv: Iterable[str] | None = None) -> int:
     """Run ``agentops-server`` with these arguments (default: those of the process) and return its exit code.
 
     Raises:

@@ -8,16 +8,16 @@ documents the columns.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Dict, Final, Literal
+from typing import Any, Final, Literal
 
 from ..adapter import RowSet
 from ..adapter.rows import training_row, triplet_row
 from ..types import Rollout, Span, Triplet
 
-Row = Dict[str, Any]
+Row = dict[str, Any]
 Kind = Literal["text", "integer", "number", "integers", "numbers", "json"]
 
-TRIPLET_COLUMNS: Final[Dict[str, Kind]] = {
+TRIPLET_COLUMNS: Final[dict[str, Kind]] = {
     "rollout_id": "text",
     "attempt_id": "text",
     "row": "integer",
@@ -42,7 +42,7 @@ TRIPLET_COLUMNS: Final[Dict[str, Kind]] = {
 }
 """One row per model call. ``prompt`` and ``response`` are those of the triplet without its token columns."""
 
-TRAINING_COLUMNS: Final[Dict[str, Kind]] = {
+TRAINING_COLUMNS: Final[dict[str, Kind]] = {
     "rollout_id": "text",
     "attempt_id": "text",
     "row": "integer",
@@ -63,7 +63,7 @@ TRAINING_COLUMNS: Final[Dict[str, Kind]] = {
 }
 """One row per path through an attempt."""
 
-SPAN_COLUMNS: Final[Dict[str, Kind]] = {
+SPAN_COLUMNS: Final[dict[str, Kind]] = {
     "rollout_id": "text",
     "attempt_id": "text",
     "sequence_id": "integer",

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, NoReturn, Optional, cast
+from typing import Any, NoReturn, cast
 
 from .._printable import PrintableFormatter, printable
 from ..env_var import LightningEnvVar, resolve_setting
@@ -26,7 +26,7 @@ DONE, NEGATIVE, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 logger = logging.getLogger("agentlightning")
 
 
-def main(argv: Optional[Iterable[str]] = None) -> int:
+def main(argv: Iterable[str] | None = None) -> int:
     """Run ``agl`` with these arguments (default: those of the process) and return its exit code.
 
     Raises:
@@ -59,7 +59,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def build_parser(chosen: Optional[str] = None) -> argparse.ArgumentParser:
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """Return the parser; of the commands only ``chosen`` knows its arguments."""
     parser = argparse.ArgumentParser(
         prog="agl",
@@ -76,7 +76,7 @@ def build_parser(chosen: Optional[str] = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen(arguments: list[str]) -> Optional[str]:
+def _chosen(arguments: list[str]) -> str | None:
     return next((word for word in arguments if not word.startswith("-")), None)
 
 
@@ -98,7 +98,7 @@ def _masked(text: str) -> str:
 
 
 @contextmanager
-def _logging(level: Optional[str]) -> Iterator[None]:
+def _logging(level: str | None) -> Iterator[None]:
     """Show the project's log on stderr while a command runs."""
     wanted = resolve_setting(LightningEnvVar.AGL_LOG_LEVEL, level, "WARNING") or "WARNING"
     number = logging.getLevelNamesMapping().get(wanted.upper(), logging.WARNING)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from typing import Dict, List, Tuple
 
 from ..adapter import CallVerdict, Explanation, RewardVerdict, RowPolicy, explain_rows
 from ..adapter.matching import MatchedBy
@@ -86,7 +85,7 @@ def _say(code: str, sentence: str, cure: str) -> None:
         output.out(f"  → {cure}")
 
 
-def _skips(explanation: Explanation) -> Dict[str, Tuple[str, str]]:
+def _skips(explanation: Explanation) -> dict[str, tuple[str, str]]:
     """Return code → (sentence, cure) of the calls that give no row, each once."""
     said = {reason.code for reason in explanation.reasons}
     found = {
@@ -99,13 +98,13 @@ def _skips(explanation: Explanation) -> Dict[str, Tuple[str, str]]:
     return found
 
 
-def _unproven(explanation: Explanation) -> List[CallVerdict]:
+def _unproven(explanation: Explanation) -> list[CallVerdict]:
     """Return one call for each reason why rows have no log-probabilities."""
     found = {(call.unproven, call.unproven_detail): call for call in explanation.calls if call.unproven}
     return list(found.values())
 
 
-def _print_calls(calls: Tuple[CallVerdict, ...]) -> None:
+def _print_calls(calls: tuple[CallVerdict, ...]) -> None:
     from . import terminal
 
     terminal.print_table(
@@ -126,7 +125,7 @@ def _print_calls(calls: Tuple[CallVerdict, ...]) -> None:
 
 def _verdict(call: CallVerdict) -> str:
     why = f"{call.code} ({call.detail})" if call.detail else call.code
-    words: List[str] = [f"left out: {why}" if call.code else output.count(call.rows, "trained answer")]
+    words: list[str] = [f"left out: {why}" if call.code else output.count(call.rows, "trained answer")]
     words += [f"{count} left out: {code}" for code, count in call.left_out.items()]
     words += [f"log-probabilities unproven: {call.unproven}"] if call.unproven else []
     words += [f"same as {call.same_as}"] if call.same_as else []
@@ -153,7 +152,7 @@ def _print_rewards(explanation: Explanation) -> None:
     )
 
 
-def _goes_to(verdict: RewardVerdict, names: Dict[str, str]) -> str:
+def _goes_to(verdict: RewardVerdict, names: dict[str, str]) -> str:
     if verdict.call:
         return f"{names.get(verdict.call, 'call')} {verdict.call}"
     return "the attempt" if verdict.by == MatchedBy.OUTCOME.value else "nothing"

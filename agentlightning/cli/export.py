@@ -10,10 +10,10 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, AsyncIterator, List, Protocol, Sequence, Tuple
+from typing import IO, Protocol
 
 from ..adapter import RowPolicy, TracerTraceToTriplet, build_rows
 from ..errors import UsageError
@@ -117,13 +117,13 @@ async def _rows(
     *,
     what: str,
     all_attempts: bool,
-    model: List[str] | None,
-) -> AsyncIterator[List[Row]]:
+    model: list[str] | None,
+) -> AsyncIterator[list[Row]]:
     """Yield the rows of each rollout, in the order of the rollouts."""
     adapter, policy = TracerTraceToTriplet(model=model), RowPolicy(model=model)
     for rollout in rollouts:
-        attempts: List[Attempt] = list(await store.query_attempts(rollout.rollout_id))
-        rows: List[Row] = []
+        attempts: list[Attempt] = list(await store.query_attempts(rollout.rollout_id))
+        rows: list[Row] = []
         for attempt in attempts if all_attempts else attempts[-1:]:
             spans = list(await store.query_spans(rollout.rollout_id, attempt.attempt_id))
             if what == "spans":
@@ -144,7 +144,7 @@ class Keep(Protocol):
 
 
 @contextmanager
-def whole_file(name: str, wanted: str, columns: Mapping[str, Kind]) -> Iterator[Tuple[Writer, Keep]]:
+def whole_file(name: str, wanted: str, columns: Mapping[str, Kind]) -> Iterator[tuple[Writer, Keep]]:
     """Yield what takes rows, and what decides at the end whether the file takes its name.
 
     Without that word, or where the body raises, a file that was there before stays as it was.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional
 from urllib.parse import unquote
 
 from ..env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
@@ -17,7 +16,7 @@ from ..types import Attempt, Rollout
 LATEST = "latest"
 
 
-def store_url(given: Optional[str]) -> str:
+def store_url(given: str | None) -> str:
     """Return the URL that is meant: ``--store``, ``AGL_STORE``, the project's setting, or the default.
 
     Raises:
@@ -31,13 +30,13 @@ def store_url(given: Optional[str]) -> str:
     return url
 
 
-def sqlite_path(url: str) -> Optional[Path]:
+def sqlite_path(url: str) -> Path | None:
     """Return the file behind a ``sqlite:///`` URL, or ``None`` for another scheme."""
     scheme, _, rest = url.partition(":///")
     return Path(unquote(rest.partition("?")[0])) if scheme == "sqlite" and rest else None
 
 
-def open_existing(given: Optional[str]) -> LightningStore:
+def open_existing(given: str | None) -> LightningStore:
     """Open a store to look into it; a SQLite file that is not there is an error and is not made.
 
     Raises:
@@ -97,7 +96,7 @@ async def find_attempt(store: LightningStore, rollout: Rollout, text: str) -> At
     attempts = list(await store.query_attempts(rollout.rollout_id))
     if text == LATEST and attempts:
         return attempts[-1]
-    matches: List[Attempt] = [
+    matches: list[Attempt] = [
         attempt for attempt in attempts if attempt.attempt_id == text or str(attempt.sequence_id) == text
     ] or [attempt for attempt in attempts if attempt.attempt_id.startswith(text)]
     if not matches:
@@ -109,7 +108,7 @@ async def find_attempt(store: LightningStore, rollout: Rollout, text: str) -> At
     return matches[0]
 
 
-async def filtered(store: LightningStore, args: argparse.Namespace) -> List[Rollout]:
+async def filtered(store: LightningStore, args: argparse.Namespace) -> list[Rollout]:
     """Return the rollouts that ``options.add_filters`` describes, newest first."""
     if args.limit < -1:
         raise UsageError("--limit is a number of rollouts, or -1 for all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, List, Optional, Self
+from typing import Any, Self
 
 from ..errors import MissingExtra
 from .columns import Kind, Row
@@ -37,7 +37,7 @@ class ParquetWriter:
         self._columns = columns
         self._schema = pa.schema([(name, TYPES[kind]) for name, kind in columns.items()])
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._rows: List[Row] = []
+        self._rows: list[Row] = []
 
     def write(self, row: Row) -> None:
         """Add one row."""
@@ -55,9 +55,9 @@ class ParquetWriter:
 
     def __exit__(
         self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        tb: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         if exc_type is None:
             self._flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from typing import Any, Dict, List
+from typing import Any
 
 from ..emitter import find_final_reward
 from ..store.base import LightningStore, receipt_of
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 async def _run(args: argparse.Namespace) -> int:
     async with lookup.open_existing(args.store) as store:
         found = await lookup.filtered(store, args)
-        rows: List[Dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         with output.progress(len(found), "reading") as advance:
             for rollout in found:
                 rows.append(await describe(store, rollout))
@@ -53,10 +53,10 @@ async def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def describe(store: LightningStore, rollout: Rollout) -> Dict[str, Any]:
+async def describe(store: LightningStore, rollout: Rollout) -> dict[str, Any]:
     """Return what a listing says of a rollout; reward, spans and receipt are those of its latest attempt."""
     attempts = await store.query_attempts(rollout.rollout_id)
-    row: Dict[str, Any] = {
+    row: dict[str, Any] = {
         "rollout_id": rollout.rollout_id,
         "status": rollout.status,
         "mode": rollout.mode,
@@ -86,7 +86,7 @@ async def describe(store: LightningStore, rollout: Rollout) -> Dict[str, Any]:
     return row
 
 
-def _print(rows: List[Dict[str, Any]]) -> None:
+def _print(rows: list[dict[str, Any]]) -> None:
     from . import terminal
 
     now = time.time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-from typing import Any, Dict, List
+from typing import Any
 
 from ..adapter import Decision, RowPolicy, RowSet, TrainingRow, build_rows
 from ..adapter.reasons import explained
@@ -88,7 +88,7 @@ async def _run(args: argparse.Namespace, policy: RowPolicy) -> int:
     return DONE if rows else NEGATIVE
 
 
-def _as_json(rows: RowSet) -> Dict[str, Any]:
+def _as_json(rows: RowSet) -> dict[str, Any]:
     return {
         "rows": [training_row(row) for row in rows],
         "decisions": [_decision(decision) for decision in rows.decisions],
@@ -99,7 +99,7 @@ def _as_json(rows: RowSet) -> Dict[str, Any]:
     }
 
 
-def _decision(decision: Decision) -> Dict[str, Any]:
+def _decision(decision: Decision) -> dict[str, Any]:
     return {
         "span_id": decision.span_id,
         "choice": decision.choice,
@@ -181,7 +181,7 @@ def _print_why(rows: RowSet) -> None:
             ],
             wrap="WHY",
         )
-    told: List[str] = []
+    told: list[str] = []
     for code in dict.fromkeys([*rows.counts, *(reason.code for reason in rows.reasons)]):
         told += ["", f"{code}: {explained(code).sentence}"]
         told += [f"  → {explained(code).cure}"] if explained(code).cure else []

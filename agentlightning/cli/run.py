@@ -16,11 +16,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any
 
 from ..env_var import LightningEnvVar
 from ..errors import InvalidTransition, UsageError
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-async def _begin(args: argparse.Namespace, program: Sequence[str]) -> Tuple[str, str, str]:
+async def _begin(args: argparse.Namespace, program: Sequence[str]) -> tuple[str, str, str]:
     if args.attempt and not args.rollout:
         raise UsageError("--attempt goes with --rollout")
     url = lookup.store_url(args.store)
@@ -113,7 +113,7 @@ async def _begin(args: argparse.Namespace, program: Sequence[str]) -> Tuple[str,
 
 def _name_of(program: Sequence[str]) -> str:
     """Return the program and its script; other arguments may hold secrets."""
-    words: List[str] = [Path(program[0]).name]
+    words: list[str] = [Path(program[0]).name]
     words += [Path(word).name for word in program[1:2] if Path(word).is_file()]
     return " ".join(words)
 
@@ -127,8 +127,8 @@ def _json(text: str) -> Any:
 
 
 def environment(
-    url: str, rollout_id: str, attempt_id: str, capture_tokens: Optional[str] = None
-) -> Dict[str, str]:
+    url: str, rollout_id: str, attempt_id: str, capture_tokens: str | None = None
+) -> dict[str, str]:
     """Return the environment in which a program records into this attempt."""
     found = dict(os.environ)
     found[LightningEnvVar.AGL_STORE.value] = url
@@ -157,7 +157,7 @@ def _forwarding(child: subprocess.Popen[bytes]) -> Iterator[None]:
         return
     shared_keyboard = _in_foreground()
 
-    def forward(number: int, frame: Optional[FrameType]) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         del frame
         if not (shared_keyboard and number in FROM_THE_KEYBOARD):
             child.send_signal(number)
@@ -188,8 +188,8 @@ def _in_foreground() -> bool:
 
 
 async def _end(
-    url: str, rollout_id: str, attempt_id: str, code: Optional[int]
-) -> Tuple[Optional[Receipt], List[str]]:
+    url: str, rollout_id: str, attempt_id: str, code: int | None
+) -> tuple[Receipt | None, list[str]]:
     """End the attempt; return its receipt, and what is to be said of model calls that are missing."""
     async with open_store(url) as store:
         if code is not None:
@@ -201,7 +201,7 @@ async def _end(
         return receipt, await _missing_calls(store, rollout_id, attempt_id)
 
 
-async def _missing_calls(store: LightningStore, rollout_id: str, attempt_id: str) -> List[str]:
+async def _missing_calls(store: LightningStore, rollout_id: str, attempt_id: str) -> list[str]:
     from ..adapter.reasons import TraceReason
     from ..codec.genai import read_call
 
@@ -218,7 +218,7 @@ async def _missing_calls(store: LightningStore, rollout_id: str, attempt_id: str
     return [TraceReason.NO_MODEL_CALLS.sentence]
 
 
-def _tell(rollout_id: str, receipt: Optional[Receipt], missing: Sequence[str], option: str) -> None:
+def _tell(rollout_id: str, receipt: Receipt | None, missing: Sequence[str], option: str) -> None:
     output.say(f"agl: {receipts.line(receipt)}")
     for sentence in missing:
         output.say(f"agl: {output.one_line(sentence, 300)}")

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from ..adapter.rewards import PRIMARY
 from ..codec.attributes import is_late
@@ -68,8 +68,8 @@ def _document(
     attempt: Attempt,
     ended: Sequence[Span],
     opened: Sequence[Span],
-    receipt: Optional[Receipt],
-) -> Dict[str, Any]:
+    receipt: Receipt | None,
+) -> dict[str, Any]:
     spans = [{**span.model_dump(), "open": False, "late": is_late(span.attributes)} for span in ended]
     spans += [{**span.model_dump(), "open": True, "late": False} for span in opened]
     return {
@@ -88,14 +88,14 @@ def tree(ended: Sequence[Span], opened: Sequence[Span]) -> Iterator[Row]:
     spans = sorted([*ended, *opened], key=lambda span: (span.start_time or 0.0, span.sequence_id))
     is_open = {span.span_id for span in opened}
     present = {span.span_id for span in spans}
-    children: Dict[str, List[Span]] = {}
+    children: dict[str, list[Span]] = {}
     for span in spans:
         if span.parent_id in present:
             children.setdefault(str(span.parent_id), []).append(span)
     seen: set[str] = set()
     roots = [span for span in spans if span.parent_id not in present]
     for root in [*roots, *spans]:
-        todo: List[Tuple[Span, str, str, int]] = [(root, "", "", 0)]
+        todo: list[tuple[Span, str, str, int]] = [(root, "", "", 0)]
         while todo:
             span, guide, below, depth = todo.pop()
             if span.span_id in seen:
@@ -112,7 +112,7 @@ def tree(ended: Sequence[Span], opened: Sequence[Span]) -> Iterator[Row]:
                 todo.append((child, below + lines[0], below + lines[1], depth + 1))
 
 
-def tokens(span: Span) -> Optional[Tuple[int, int]]:
+def tokens(span: Span) -> tuple[int, int] | None:
     """Return how many tokens went in and came out (all choices), or ``None`` where the span does not say."""
     attributes = span.attributes
     prompt = attributes.get(ModelCallAttributes.PROMPT_TOKEN_IDS.value)
@@ -151,7 +151,7 @@ def notes(row: Row) -> str:
     return ", ".join(words)
 
 
-def _print(rollout: Rollout, attempt: Attempt, rows: List[Row], receipt: Optional[Receipt]) -> None:
+def _print(rollout: Rollout, attempt: Attempt, rows: list[Row], receipt: Receipt | None) -> None:
     from . import terminal
 
     mode = f", {rollout.mode}" if rollout.mode else ""
@@ -168,7 +168,7 @@ def _print(rollout: Rollout, attempt: Attempt, rows: List[Row], receipt: Optiona
     output.out(f"receipt {receipts.line(receipt)}")
 
 
-def _cells(row: Row, begin: float) -> Tuple[str, str, str, str, str]:
+def _cells(row: Row, begin: float) -> tuple[str, str, str, str, str]:
     span = row.span
     took = span.end_time - span.start_time if span.end_time and span.start_time else None
     used = tokens(span)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 from . import lookup, options, output
 
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace) -> int:
     async with lookup.open_existing(args.store) as store:
-        counts: Dict[str, Any] = dict(await store.statistics())
+        counts: dict[str, Any] = dict(await store.statistics())
         workers = await store.query_workers()
         url = store.url
     counts["workers_by_status"] = _tally([worker.status for worker in workers])
@@ -34,14 +34,14 @@ async def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tally(words: List[str]) -> Dict[str, int]:
+def _tally(words: list[str]) -> dict[str, int]:
     return {word: words.count(word) for word in sorted(set(words))}
 
 
-def _print(counts: Dict[str, Any]) -> None:
+def _print(counts: dict[str, Any]) -> None:
     from . import terminal
 
-    rows: List[Tuple[str, str]] = [("store", str(counts["url"]))]
+    rows: list[tuple[str, str]] = [("store", str(counts["url"]))]
     for name in ("rollouts", "attempts", "spans", "open_spans", "resources", "workers"):
         value = counts.get(f"total_{name}")
         if value is None:

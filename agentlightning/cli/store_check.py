@@ -10,7 +10,7 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Dict, List, Literal, Optional, Tuple
+from typing import Literal
 
 from ..store.base import LightningStore, receipt_of
 from ..store.sqlite import SqliteLightningStore
@@ -32,8 +32,8 @@ class Finding:
     check: str
     """What was looked at: ``file``, ``receipts``, ``sequence ids``, ``spool``."""
     sentence: str
-    rollout_id: Optional[str] = None
-    attempt_id: Optional[str] = None
+    rollout_id: str | None = None
+    attempt_id: str | None = None
 
 
 def add_parser(subparsers: options.Subparsers) -> None:
@@ -65,15 +65,15 @@ async def _run(args: argparse.Namespace) -> int:
     return NEGATIVE if wrong else DONE
 
 
-async def _file(store: LightningStore) -> List[Finding]:
+async def _file(store: LightningStore) -> list[Finding]:
     if not isinstance(store, SqliteLightningStore):
         return []
     wrong = [Finding("wrong", "file", sentence) for sentence in await store.check()]
     return wrong + [Finding("note", "file", sentence) for sentence in await store.doubts()]
 
 
-async def _attempts(store: LightningStore) -> List[Finding]:
-    findings: List[Finding] = []
+async def _attempts(store: LightningStore) -> list[Finding]:
+    findings: list[Finding] = []
     rollouts = await store.query_rollouts()
     with output.progress(len(rollouts), "checking") as advance:
         for rollout in rollouts:
@@ -87,7 +87,7 @@ async def _attempts(store: LightningStore) -> List[Finding]:
     return findings
 
 
-def _receipt(rollout: Rollout, attempt: Attempt, receipt: Receipt, spans: Sequence[Span]) -> List[Finding]:
+def _receipt(rollout: Rollout, attempt: Attempt, receipt: Receipt, spans: Sequence[Span]) -> list[Finding]:
     ids = attempt.rollout_id, attempt.attempt_id
     found = []
     if len(spans) != receipt.stored:
@@ -103,7 +103,7 @@ def _receipt(rollout: Rollout, attempt: Attempt, receipt: Receipt, spans: Sequen
     return found
 
 
-def _sequence(attempt: Attempt, spans: Sequence[Span]) -> List[Finding]:
+def _sequence(attempt: Attempt, spans: Sequence[Span]) -> list[Finding]:
     ids = attempt.rollout_id, attempt.attempt_id
     numbers = [span.sequence_id for span in spans]
     found = []
@@ -117,7 +117,7 @@ def _sequence(attempt: Attempt, spans: Sequence[Span]) -> List[Finding]:
     return found
 
 
-async def _spool(store: LightningStore) -> List[Finding]:
+async def _spool(store: LightningStore) -> list[Finding]:
     spool = Spool(store)
     found = [await _unknown_attempts(store, spool)]
     for url, others in spool.files_of_copies().items():
@@ -144,7 +144,7 @@ async def _spool(store: LightningStore) -> List[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-async def _unknown_attempts(store: LightningStore, spool: Spool) -> Optional[Finding]:
+async def _unknown_attempts(store: LightningStore, spool: Spool) -> Finding | None:
     missing = {
         ids: count
         for ids, count in spool.waiting_spans().items()
@@ -160,9 +160,9 @@ async def _unknown_attempts(store: LightningStore, spool: Spool) -> Optional[Fin
     return Finding("note", "spool", sentence)
 
 
-def _print(findings: Sequence[Finding], total: int, url: Optional[str]) -> None:
+def _print(findings: Sequence[Finding], total: int, url: str | None) -> None:
     output.out(f"{url}: {output.count(total, 'attempt')} checked")
-    kinds: Dict[Tuple[str, str], List[Finding]] = {}
+    kinds: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         kinds.setdefault((finding.level, finding.check), []).append(finding)
     for (level, check), found in sorted(kinds.items(), reverse=True):

@@ -11,7 +11,6 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List
 
 from ..errors import UsageError
 from ..store.sqlite.backup import back_up
@@ -82,7 +81,7 @@ def _file(store: str | None) -> Path:
     return path
 
 
-def steps(path: Path) -> List[Step]:
+def steps(path: Path) -> list[Step]:
     """Return the migrations of this version and which of them the file has seen; reads only.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from typing import Any, Dict, List
+from typing import Any
 
 from ..adapter import TracerTraceToTriplet
 from ..types import Triplet
@@ -43,7 +43,7 @@ async def _run(args: argparse.Namespace) -> int:
     return DONE if rows else NEGATIVE
 
 
-def _print(rows: List[Triplet]) -> None:
+def _print(rows: list[Triplet]) -> None:
     from . import terminal
 
     terminal.print_table(
@@ -67,7 +67,7 @@ def _text(content: Any) -> str:
     """Return what a person reads of a response: the text of its messages and the tools that they call."""
     if not isinstance(content, list):
         return str(content or "")
-    words: List[str] = []
+    words: list[str] = []
     for message in content:
         fields = message if isinstance(message, dict) else {"content": message}
         words += [str(fields["content"])] if fields.get("content") else []
@@ -78,9 +78,9 @@ def _text(content: Any) -> str:
 
 
 def _field(side: Any, name: str) -> Any:
-    fields: Dict[str, Any] = side if isinstance(side, dict) else {}
+    fields: dict[str, Any] = side if isinstance(side, dict) else {}
     return fields.get(name)
 
 
-def _ids(side: Any) -> List[int]:
+def _ids(side: Any) -> list[int]:
     return _field(side, "token_ids") or []

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import math
 from pathlib import Path
-from typing import List
 
 from ..adapter import RowPolicy, TrainingRow, build_rows
 from ..errors import NotVerifiable, UsageError
@@ -91,9 +90,9 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-async def _rows(args: argparse.Namespace) -> List[TrainingRow]:
+async def _rows(args: argparse.Namespace) -> list[TrainingRow]:
     """Return the rows of the latest attempt of each rollout, each rollout once."""
-    rows: List[TrainingRow] = []
+    rows: list[TrainingRow] = []
     policy = RowPolicy(model=args.policy_model)
     async with lookup.open_existing(args.store) as store:
         found = [await lookup.find_rollout(store, text) for text in args.rollouts]

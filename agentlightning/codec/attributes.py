@@ -11,7 +11,7 @@ import json
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, Dict, Generic, List, Optional, Set, TypeVar, Union
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -22,7 +22,7 @@ from ..types.semconv import LinkPydanticModel
 logger = logging.getLogger(__name__)
 
 T_SpanLike = TypeVar("T_SpanLike", bound=SpanLike)
-Nested = Union[Dict[str, Any], List[Any]]
+Nested = dict[str, Any] | list[Any]
 
 _LINK = LightningSpanAttributes.LINK.value
 _TAG = LightningSpanAttributes.TAG.value
@@ -39,7 +39,7 @@ def full_qualified_name(obj: type) -> str:
 # ---------------------------------------------------------------------- flat and nested
 
 
-def flatten_attributes(nested_data: Nested, *, expand_leaf_lists: bool = False) -> Dict[str, Any]:
+def flatten_attributes(nested_data: Nested, *, expand_leaf_lists: bool = False) -> dict[str, Any]:
     """Return ``{"a.b": 1, "a.c.0": …}`` for nested dicts and lists.
 
     Args:
@@ -50,8 +50,8 @@ def flatten_attributes(nested_data: Nested, *, expand_leaf_lists: bool = False) 
     Raises:
         ValueError: A key is not a string, or the value contains itself.
     """
-    flat: Dict[str, Any] = {}
-    pending: List[tuple[str, Any, tuple[int, ...]]] = [("", nested_data, ())]
+    flat: dict[str, Any] = {}
+    pending: list[tuple[str, Any, tuple[int, ...]]] = [("", nested_data, ())]
     while pending:  # a stack of our own: user data may be nested deeper than Python recurses
         prefix, value, above = pending.pop()
         children = _children(value, keep_lists=bool(prefix) and not expand_leaf_lists)
@@ -73,7 +73,7 @@ def _bad_key(key: object, prefix: str = "") -> ValueError:
     return ValueError(f"attribute keys are strings, got {key!r} ({type(key).__name__}){where}")
 
 
-def _children(value: Any, *, keep_lists: bool) -> Optional[List[tuple[Any, Any]]]:
+def _children(value: Any, *, keep_lists: bool) -> list[tuple[Any, Any]] | None:
     """Return the parts that ``value`` is taken apart into, or ``None`` for a leaf."""
     if isinstance(value, dict) and value:
         return list(value.items())
@@ -82,7 +82,7 @@ def _children(value: Any, *, keep_lists: bool) -> Optional[List[tuple[Any, Any]]
     return None
 
 
-def _is_homogeneous(values: List[Any]) -> bool:
+def _is_homogeneous(values: list[Any]) -> bool:
     kinds = set(map(type, values))
     return len(kinds) == 1 and kinds <= {str, bool, int, float}
 
@@ -93,7 +93,7 @@ def unflatten_attributes(flat_data: Mapping[str, Any]) -> Nested:
     Parts that are exactly ``0 … n-1`` become a list. Where one key is both a value and a prefix of others,
     the longer keys win.
     """
-    root: Dict[str, Any] = {}
+    root: dict[str, Any] = {}
     inner = {id(root)}
     for flat_key in sorted(flat_data, key=lambda key: key.count(".")):
         node: Any = root
@@ -108,11 +108,11 @@ def unflatten_attributes(flat_data: Mapping[str, Any]) -> Nested:
     return _with_lists(root, inner)
 
 
-def _with_lists(root: Dict[str, Any], inner: set[int]) -> Nested:
-    order: List[Dict[str, Any]] = [root]
+def _with_lists(root: dict[str, Any], inner: set[int]) -> Nested:
+    order: list[dict[str, Any]] = [root]
     for node in order:
         order.extend(child for child in node.values() if id(child) in inner)
-    done: Dict[int, Nested] = {}
+    done: dict[int, Nested] = {}
     for node in reversed(order):  # children before parents
         built = {
             key: done.get(id(child), child) if id(child) in inner else child for key, child in node.items()
@@ -124,7 +124,7 @@ def _with_lists(root: Dict[str, Any], inner: set[int]) -> Nested:
     return done[id(root)]
 
 
-def filter_attributes(attributes: Mapping[str, Any], prefix: str) -> Dict[str, Any]:
+def filter_attributes(attributes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the attributes called ``prefix`` or ``prefix.<anything>``."""
     dotted = f"{prefix}."
     return {key: value for key, value in attributes.items() if key == prefix or key.startswith(dotted)}
@@ -142,7 +142,7 @@ def filter_and_unflatten_attributes(attributes: Mapping[str, Any], prefix: str) 
     return unflatten_attributes({key[len(prefix) + 1 :]: value for key, value in found.items()})
 
 
-def indexed_attributes(attributes: Mapping[str, Any], prefix: str) -> List[Any]:
+def indexed_attributes(attributes: Mapping[str, Any], prefix: str) -> list[Any]:
     """Return what lies under ``prefix.<i>`` by index, and skip everything that is no such list.
 
     Unlike :func:`filter_and_unflatten_attributes` it accepts gaps and strangers between the indices, and
@@ -151,15 +151,15 @@ def indexed_attributes(attributes: Mapping[str, Any], prefix: str) -> List[Any]:
     return list(numbered_attributes(attributes, prefix).values())
 
 
-def numbered_attributes(attributes: Mapping[str, Any], prefix: str) -> Dict[int, Any]:
+def numbered_attributes(attributes: Mapping[str, Any], prefix: str) -> dict[int, Any]:
     """Return what lies under ``prefix.<i>`` as index → value, in the order of the indices; never raises."""
-    under: Dict[str, Any] = {
+    under: dict[str, Any] = {
         key[len(prefix) + 1 :]: value
         for key, value in attributes.items()
         if str(key).startswith(f"{prefix}.")
     }
-    groups: Dict[int, Dict[str, Any]] = {}
-    leaves: Dict[int, Any] = {}
+    groups: dict[int, dict[str, Any]] = {}
+    leaves: dict[int, Any] = {}
     for key, value in under.items():
         head, dot, rest = key.partition(".")
         if not (head.isascii() and head.isdigit() and len(head) < 10):
@@ -278,12 +278,12 @@ def format_exception_attributes(exception: BaseException) -> Attributes:
 # ---------------------------------------------------------------------- links and tags
 
 
-def make_tag_attributes(tags: Sequence[str]) -> Dict[str, Any]:
+def make_tag_attributes(tags: Sequence[str]) -> dict[str, Any]:
     """Return ``agentlightning.tag.<i>`` for each tag; tags are free text."""
     return flatten_attributes({_TAG: list(tags)}, expand_leaf_lists=True) if tags else {}
 
 
-def extract_tags_from_attributes(attributes: Mapping[str, Any]) -> List[str]:
+def extract_tags_from_attributes(attributes: Mapping[str, Any]) -> list[str]:
     """Return the tags in order; what is no tag is skipped."""
     return [tag for tag in indexed_attributes(attributes, _TAG) if isinstance(tag, str)]
 
@@ -293,7 +293,7 @@ def is_late(attributes: Mapping[str, Any]) -> bool:
     return isinstance(attributes.get(_LATE_OF), str)
 
 
-def tags_of_span(attributes: Mapping[str, Any]) -> List[str]:
+def tags_of_span(attributes: Mapping[str, Any]) -> list[str]:
     """Return the tags that a rollout gets from a span: ours, and AgentOps' ``agentops.tags``; unordered."""
     if not _may_have_tags(attributes):
         return []
@@ -321,7 +321,7 @@ def _is_index(key: str) -> bool:
     return place.isascii() and place.isdigit()
 
 
-def make_link_attributes(links: Mapping[str, object]) -> Dict[str, Any]:
+def make_link_attributes(links: Mapping[str, object]) -> dict[str, Any]:
     """Return attributes that point at spans: those that have *all* of these attributes.
 
     ``{"gen_ai.response.id": "chatcmpl-1"}``; the keys ``span_id`` and ``trace_id`` mean the ids of the span.
@@ -329,7 +329,7 @@ def make_link_attributes(links: Mapping[str, object]) -> Dict[str, Any]:
     Raises:
         ValueError: A value is not a string.
     """
-    flat: Dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for index, (key, value) in enumerate(links.items()):
         if not isinstance(value, str):
             noun = type(value).__name__
@@ -339,7 +339,7 @@ def make_link_attributes(links: Mapping[str, object]) -> Dict[str, Any]:
     return flat
 
 
-def extract_links_from_attributes(attributes: Mapping[str, Any]) -> List[LinkPydanticModel]:
+def extract_links_from_attributes(attributes: Mapping[str, Any]) -> list[LinkPydanticModel]:
     """Return the links in order; what is no link is skipped."""
     links = []
     for candidate in indexed_attributes(attributes, _LINK):
@@ -350,7 +350,7 @@ def extract_links_from_attributes(attributes: Mapping[str, Any]) -> List[LinkPyd
     return links
 
 
-def query_linked_spans(spans: Sequence[T_SpanLike], links: Sequence[LinkPydanticModel]) -> List[T_SpanLike]:
+def query_linked_spans(spans: Sequence[T_SpanLike], links: Sequence[LinkPydanticModel]) -> list[T_SpanLike]:
     """Return the spans that match every link, in their order; without links, all of them.
 
     Ids and strings match when they are equal, other attribute values when their text is.
@@ -363,19 +363,19 @@ class LinkedSpans(Generic[T_SpanLike]):
 
     def __init__(self, spans: Sequence[T_SpanLike]) -> None:
         self._spans = spans
-        self._places: Dict[str, Dict[str, Set[int]]] = {}
+        self._places: dict[str, dict[str, set[int]]] = {}
         """Key → text of its value → places of the spans that have it."""
 
-    def find(self, links: Sequence[LinkPydanticModel]) -> List[T_SpanLike]:
+    def find(self, links: Sequence[LinkPydanticModel]) -> list[T_SpanLike]:
         """Return the spans that match every link, in their order; without links, all of them."""
         if not links:
             return list(self._spans)
         found = [self._by(link.key_match).get(link.value_match, set()) for link in links]
         return [self._spans[place] for place in sorted(set.intersection(*found))]
 
-    def _by(self, key: str) -> Dict[str, Set[int]]:
+    def _by(self, key: str) -> dict[str, set[int]]:
         if key not in self._places:
-            places: Dict[str, Set[int]] = {}
+            places: dict[str, set[int]] = {}
             for place, span in enumerate(self._spans):
                 value = _linked_value(span, key)
                 if value is not None:
@@ -399,7 +399,7 @@ def attributes_of(span: SpanLike) -> Mapping[str, Any]:
     return attributes if type(attributes) is dict or isinstance(attributes, Mapping) else {}
 
 
-def span_id_of(span: SpanLike) -> Optional[str]:
+def span_id_of(span: SpanLike) -> str | None:
     """Return the span id as 16 hex digits (ours: as it is stored)."""
     own = getattr(span, "span_id", None)
     if own is not None:
@@ -408,7 +408,7 @@ def span_id_of(span: SpanLike) -> Optional[str]:
     return None if context is None else f"{context.span_id:016x}"
 
 
-def trace_id_of(span: SpanLike) -> Optional[str]:
+def trace_id_of(span: SpanLike) -> str | None:
     """Return the trace id as 32 hex digits (ours: as it is stored)."""
     own = getattr(span, "trace_id", None)
     if own is not None:

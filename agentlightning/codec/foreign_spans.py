@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from ..types import SpanLike
 from . import messages, openai_wire, span_events, whole_bodies
@@ -72,7 +72,7 @@ _SAMPLING: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def read(span: SpanLike) -> Optional[ModelCall]:
+def read(span: SpanLike) -> ModelCall | None:
     """Return the call that a foreign span records, or ``None`` where it records none."""
     attributes = span.attributes or {}
     is_sure = is_model_call(attributes)
@@ -123,7 +123,7 @@ _JSON = (
 """Attributes that are JSON, or the ``repr`` of a list, where they are text."""
 
 
-def request_model(attributes: Mapping[str, Any]) -> Optional[str]:
+def request_model(attributes: Mapping[str, Any]) -> str | None:
     """Return the model that a foreign span says was asked, if it says so."""
     model = first(attributes, _MODEL)
     return model if isinstance(model, str) else None
@@ -185,11 +185,11 @@ def _said_in_events(span: SpanLike, attributes: Mapping[str, Any]) -> EventMessa
     return span_events.messages_of([*events, *span_events.events_in(attributes.get("events"))])
 
 
-def _seconds(value: Any) -> Optional[float]:
+def _seconds(value: Any) -> float | None:
     return float(value) if type(value) in {int, float} and 0 <= value < 1e9 else None
 
 
-def _failure(span: SpanLike, attributes: Mapping[str, Any]) -> Optional[str]:
+def _failure(span: SpanLike, attributes: Mapping[str, Any]) -> str | None:
     """Return the error that a span tells of, or ``None``."""
     kind = first(attributes, ("error.type", "exception.type"))
     for event in span.events or ():
@@ -410,7 +410,7 @@ def _index(choice: Any) -> Any:
     return choice.get("index") if isinstance(choice, dict) else None
 
 
-def _genai(value: Any, issues: list[Issue], keep: Optional[str] = None) -> list[dict[str, Any]]:
+def _genai(value: Any, issues: list[Issue], keep: str | None = None) -> list[dict[str, Any]]:
     found = value_of(value)
     read = []
     for index, message in enumerate(found if isinstance(found, list) else ()):

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple, Optional, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from ..semconv import ModelCallAttributes as Ours
@@ -151,7 +151,7 @@ def call_attributes(call: ModelCall) -> dict[str, AttributeValue]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def read_call(span: SpanLike) -> Optional[ModelCall]:
+def read_call(span: SpanLike) -> ModelCall | None:
     """Return the model call that ``span`` records, or ``None`` where it records none.
 
     Reads our own attributes, those of Agent Lightning 0.3, AgentOps, Traceloop and OpenInference, and plain
@@ -196,7 +196,7 @@ def _sampling(requested: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _usage(usage: Optional[Usage]) -> dict[str, Any]:
+def _usage(usage: Usage | None) -> dict[str, Any]:
     if usage is None:
         return {}
     return {
@@ -325,7 +325,7 @@ def _verdict(value: Any, issues: list[Issue]) -> str:
     return invalid("malformed")
 
 
-def _word(value: Any, issues: list[Issue]) -> Optional[str]:
+def _word(value: Any, issues: list[Issue]) -> str | None:
     if value is None or isinstance(value, str):
         return value
     issues.append(Issue("warn", "attribute_unreadable", f"{type(value).__name__} for a text"))
@@ -361,7 +361,7 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
             reasoning=message.get("reasoning_content"),
             refusal=message.get("refusal"),
             tool_calls=tuple(_tool_call(each) for each in message.get("tool_calls") or ()),
-            finish_reason=cast("Optional[FinishReason]", _word(attributes.get(at.finish_reason), issues)),
+            finish_reason=cast("FinishReason | None", _word(attributes.get(at.finish_reason), issues)),
             finish_reason_raw=_word(attributes.get(at.finish_reason_raw), issues),
             token_ids=_ids(attributes.get(at.token_ids)),
             logprobs=None if logprobs is None else tuple(map(float, logprobs)),
@@ -380,7 +380,7 @@ def _tool_call(found: Mapping[str, Any]) -> ToolCall:
     return ToolCall(found["id"], function["name"] or "", function["arguments"] or "", found["type"])
 
 
-def _read_usage(attributes: Mapping[str, Any]) -> Optional[Usage]:
+def _read_usage(attributes: Mapping[str, Any]) -> Usage | None:
     counts = [attributes.get(name) for name in (INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS, REASONING_TOKENS)]
     return None if counts == [None] * 4 else Usage(*counts)
 
@@ -390,14 +390,12 @@ def _read_issues(attributes: Mapping[str, Any], issues: list[Issue]) -> Iterable
         yield Issue(each["level"], each["code"], each.get("detail", ""))
 
 
-def _defaults(value: Any, issues: list[Issue]) -> Optional[Mapping[str, Any]]:
+def _defaults(value: Any, issues: list[Issue]) -> Mapping[str, Any] | None:
     found = _json(value, issues)
     return found if isinstance(found, dict) else None
 
 
-def _prompt_logprobs(
-    attributes: Mapping[str, Any], issues: list[Issue]
-) -> Optional[tuple[Optional[float], ...]]:
+def _prompt_logprobs(attributes: Mapping[str, Any], issues: list[Issue]) -> tuple[float | None, ...] | None:
     found = _json(attributes.get(_PROMPT_LOGPROBS), issues)
     if not isinstance(found, list):
         return None
@@ -419,7 +417,7 @@ def _logprob_kind(value: Any) -> Any:
     return value if value in {"processed", "raw"} else "unknown"
 
 
-def _ids(value: Any) -> Optional[tuple[int, ...]]:
+def _ids(value: Any) -> tuple[int, ...] | None:
     return None if value is None else tuple(value)
 
 

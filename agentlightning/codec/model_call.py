@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal
 
 from .raw_call import LogprobKind, Operation
 
@@ -115,7 +115,7 @@ class Issue:
 class ToolCall:
     """A tool that the model asked for."""
 
-    id: Optional[str]
+    id: str | None
     name: str
     arguments: str
     """As the model wrote it: usually JSON, not guaranteed."""
@@ -143,11 +143,11 @@ class PolicySpan:
 class Usage:
     """Token counts as the server gave them."""
 
-    input_tokens: Optional[int] = None
-    output_tokens: Optional[int] = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
     """Over all choices."""
-    cached_input_tokens: Optional[int] = None
-    reasoning_tokens: Optional[int] = None
+    cached_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,18 +156,18 @@ class Choice:
 
     index: int = 0
     role: str = "assistant"
-    content: Optional[str] = None
+    content: str | None = None
     """Text of the answer; ``None`` where there is none (a pure tool call)."""
-    reasoning: Optional[str] = None
-    refusal: Optional[str] = None
+    reasoning: str | None = None
+    refusal: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
-    finish_reason: Optional[FinishReason] = None
-    finish_reason_raw: Optional[str] = None
-    token_ids: Optional[tuple[int, ...]] = None
+    finish_reason: FinishReason | None = None
+    finish_reason_raw: str | None = None
+    token_ids: tuple[int, ...] | None = None
     """What the engine sampled, also where ``token_capture`` is invalid; ``None`` where there are none."""
-    logprobs: Optional[tuple[float, ...]] = None
+    logprobs: tuple[float, ...] | None = None
     """One for each sampled id, as the engine gave it: rounding may put it a little above 0."""
-    token_strings: Optional[tuple[str, ...]] = None
+    token_strings: tuple[str, ...] | None = None
     policy: tuple[PolicySpan, ...] = ()
     """Of each sampled token, where the server says it of each; else empty."""
     token_capture: str = _NO_TOKEN_IDS
@@ -203,26 +203,26 @@ class ModelCall:
     operation: Operation = "chat"
     endpoint: str = ""
     """Scheme, host, port and path; no query, no credentials."""
-    request_model: Optional[str] = None
-    response_model: Optional[str] = None
-    response_id: Optional[str] = None
+    request_model: str | None = None
+    response_model: str | None = None
+    response_id: str | None = None
     stream: bool = False
     request_messages: tuple[Mapping[str, Any], ...] = ()
     """``chat``: the messages of the request in the shape of the OpenAI API."""
-    prompt: Union[str, list[Any], None] = None
+    prompt: str | list[Any] | None = None
     """``text_completion``: the prompt as sent: text, ids, or a list of either."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Tool definitions of the request in the shape of the OpenAI API."""
     choices: tuple[Choice, ...] = ()
     """By index."""
-    prompt_token_ids: Optional[tuple[int, ...]] = None
-    prompt_logprobs: Optional[tuple[Optional[float], ...]] = None
+    prompt_token_ids: tuple[int, ...] | None = None
+    prompt_logprobs: tuple[float | None, ...] | None = None
     """One for each prompt id, the engine's; the first has none. ``None`` where nobody asked."""
-    usage: Optional[Usage] = None
+    usage: Usage | None = None
     sampling_requested: Mapping[str, Any] = field(default_factory=dict)
     sampling_effective: Mapping[str, Any] = field(default_factory=dict)
     """What is known to have been in force: the answer's word, else requested, else ``sampling_defaults``."""
-    sampling_defaults: Optional[Mapping[str, Any]] = None
+    sampling_defaults: Mapping[str, Any] | None = None
     """What the server applies where a request names nothing; empty = nothing of its own, ``None`` = nobody said."""
     answer_versions: tuple[str, ...] = ()
     """Versions of the weights that the server named without saying of which tokens, in the order in which they came."""
@@ -233,16 +233,16 @@ class ModelCall:
     """``valid``, ``none(<code>)`` or ``invalid(<code>)``: of all choices together."""
     issues: tuple[Issue, ...] = ()
     capture_source: str = "transport"
-    http_status: Optional[int] = None
-    error: Optional[str] = None
+    http_status: int | None = None
+    error: str | None = None
     """``Type`` or ``Type: message`` where the call failed."""
     retries: int = 0
     """Exchanges before the one recorded here: the client's own retries."""
-    first_chunk_seconds: Optional[float] = None
+    first_chunk_seconds: float | None = None
     """From the request to the first byte of the answer."""
 
     @property
-    def capture_code(self) -> Optional[str]:
+    def capture_code(self) -> str | None:
         """The code inside ``token_capture``; ``None`` where it is valid."""
         return capture_code(self.token_capture)
 
@@ -257,6 +257,6 @@ def invalid(code: str) -> str:
     return f"invalid({code})"
 
 
-def capture_code(token_capture: str) -> Optional[str]:
+def capture_code(token_capture: str) -> str | None:
     """Return ``code`` of ``none(code)`` or ``invalid(code)``, and ``None`` of ``valid``."""
     return None if token_capture == VALID else token_capture.partition("(")[2].rstrip(")")

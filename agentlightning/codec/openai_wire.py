@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from types import MappingProxyType
-from typing import Any, Optional
+from typing import Any
 
 from . import answer_fields, bounds, content_encoding, json_values, sse
 from .answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL, TokenLogprob
@@ -95,7 +95,7 @@ def decode(raw: RawCall, *, is_whole: bool = True) -> ModelCall:
         )
 
 
-def finish_reason(raw: Optional[str]) -> Optional[FinishReason]:
+def finish_reason(raw: str | None) -> FinishReason | None:
     """Return the normalised finish reason; ``None`` for none and for one that is not known."""
     return None if raw is None else _FINISH_REASONS.get(raw.lower())
 
@@ -181,7 +181,7 @@ def _tools(request: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     return ()
 
 
-def _wanted(request: Mapping[str, Any]) -> Optional[int]:
+def _wanted(request: Mapping[str, Any]) -> int | None:
     """Return how many choices the request asks for; ``None`` where that cannot be told."""
     each, prompts = request.get("n"), request.get("prompt")
     each = 1 if each is None else each
@@ -193,7 +193,7 @@ def _wanted(request: Mapping[str, Any]) -> Optional[int]:
 
 
 def _in_force(
-    requested: Mapping[str, Any], defaults: Optional[Mapping[str, Any]], said: Optional[Mapping[str, Any]]
+    requested: Mapping[str, Any], defaults: Mapping[str, Any] | None, said: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return the settings that were in force, so far as they are known."""
     neutral = {} if defaults is None else NEUTRAL
@@ -209,14 +209,14 @@ class _Parts:
     """What has come of one choice."""
 
     index: int
-    role: Optional[str] = None
+    role: str | None = None
     content: list[str] = field(default_factory=list)
     has_content: bool = False
     reasoning: list[str] = field(default_factory=list)
     refusal: list[str] = field(default_factory=list)
     tools: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     """Index → the calls under it: one, but for servers that give all the same."""
-    finish: Optional[str] = None
+    finish: str | None = None
     ids: dict[str, list[Any]] = field(default_factory=dict)
     """Name of the field → the value of each chunk that had it."""
     prompt_ids: list[Any] = field(default_factory=list)
@@ -231,7 +231,7 @@ class _Parts:
     """Whether more came after the reason why it ended."""
     versions: Any = None
     """The versions of its tokens, as a list of spans."""
-    named_versions: list[tuple[Optional[str], int]] = field(default_factory=list)
+    named_versions: list[tuple[str | None, int]] = field(default_factory=list)
     """Of each chunk with ids: the version that the server named with it, and how many ids."""
     prompt_logprobs: Any = None
     routed_experts: Any = None
@@ -246,9 +246,9 @@ class _Parts:
 class _Answer:
     """What has come of the response."""
 
-    id: Optional[str] = None
-    model: Optional[str] = None
-    usage: Optional[Usage] = None
+    id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
     parts: dict[int, _Parts] = field(default_factory=dict)
     prompt_ids: list[Any] = field(default_factory=list)
     prompt_logprobs: Any = None
@@ -262,16 +262,16 @@ class _Answer:
     """Whether two choices had one index."""
     shows_prompt: bool = False
     """Whether the text of a choice begins with the prompt."""
-    settings: Optional[dict[str, Any]] = None
+    settings: dict[str, Any] | None = None
     """The sampling settings that were in force, where the server says them."""
-    error: Optional[str] = None
+    error: str | None = None
     done: bool = False
 
     def at(self, index: int) -> _Parts:
         return self.parts.setdefault(index, _Parts(index))
 
 
-def _read_response(raw: RawCall, issues: list[Issue]) -> tuple[_Answer, Optional[str]]:
+def _read_response(raw: RawCall, issues: list[Issue]) -> tuple[_Answer, str | None]:
     """Return what the response says, and the verdict where it says nothing that could be trained on."""
     answer = _Answer()
     if raw.status is None:
@@ -305,7 +305,7 @@ _BREAKS = (
 """What HTTP libraries raise where a connection breaks that had been made."""
 
 
-def _without_head(error: Optional[str]) -> str:
+def _without_head(error: str | None) -> str:
     """Return why there is no answer.
 
     httpx reads a plain answer inside of its own method, so one that breaks half way shows nothing but its error.
@@ -317,7 +317,7 @@ def _without_head(error: Optional[str]) -> str:
     return "timed_out" if "Timeout" in kind else "no_response"
 
 
-def _read_body(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) -> Optional[str]:
+def _read_body(answer: _Answer, body: bytes, raw: RawCall, issues: list[Issue]) -> str | None:
     """Read events, one JSON object, or one in each line; which of them it is, the bytes say, not their type."""
     if _is_event_stream(raw, body):
         _read_events(answer, sse.events(body), issues)
@@ -401,7 +401,7 @@ _BESIDE_CONTENT = frozenset(
 )  # fmt: skip
 
 
-def _read_beside_choices(answer: _Answer, found: Mapping[str, Any]) -> Optional[str]:
+def _read_beside_choices(answer: _Answer, found: Mapping[str, Any]) -> str | None:
     """Read what few servers say of a whole answer; return the version of the weights that it names."""
     answer.prompt_logprobs = _later(answer.prompt_logprobs, found.get("prompt_logprobs"))
     answer.prompt_routed_experts = _later(answer.prompt_routed_experts, found.get("prompt_routed_experts"))
@@ -415,7 +415,7 @@ def _read_beside_choices(answer: _Answer, found: Mapping[str, Any]) -> Optional[
     return named
 
 
-def _named_version(found: Mapping[str, Any]) -> Optional[str]:
+def _named_version(found: Mapping[str, Any]) -> str | None:
     """Return the one version of the weights that an answer, a chunk or a choice names."""
     for value in (found.get("weight_version"), found.get("weight_versions")):
         if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "":
@@ -423,7 +423,7 @@ def _named_version(found: Mapping[str, Any]) -> Optional[str]:
     return None
 
 
-def error_of(found: Mapping[str, Any]) -> Optional[str]:
+def error_of(found: Mapping[str, Any]) -> str | None:
     """Return the kind of error that a JSON object stands for, whatever its HTTP status, or ``None``.
 
     ``error`` is the OpenAI API's; ``"object": "error"`` was vLLM's until 0.10, ``"type": "error"`` is Anthropic's.
@@ -452,7 +452,7 @@ def _read_sglext(answer: _Answer, found: Any) -> None:
             answer.at(index).routed_experts = each
 
 
-def _read_choice(parts: _Parts, choice: Mapping[str, Any], named_version: Optional[str]) -> None:
+def _read_choice(parts: _Parts, choice: Mapping[str, Any], named_version: str | None) -> None:
     message = _dict(choice.get("delta") or choice.get("message"))
     brings_text, ids = _brings_text(choice, message), _count_ids(choice)
     if brings_text or ids:
@@ -474,7 +474,7 @@ def _read_choice(parts: _Parts, choice: Mapping[str, Any], named_version: Option
     _read_logprobs(parts, choice.get("logprobs"))
 
 
-def _read_beside_ids(parts: _Parts, choice: Mapping[str, Any], named_version: Optional[str]) -> Optional[str]:
+def _read_beside_ids(parts: _Parts, choice: Mapping[str, Any], named_version: str | None) -> str | None:
     """Read what few servers say of a choice; return the version of the weights that it or its answer names."""
     _append(parts.prompt_ids, choice.get("prompt_token_ids"))
     provider = choice.get("provider_specific_fields")  # where LiteLLM puts what it does not know
@@ -524,7 +524,7 @@ def _count_ids(choice: Mapping[str, Any]) -> int:
     return _length(logprobs.get("content") or logprobs.get("tokens"))
 
 
-def _finish_word(choice: Mapping[str, Any]) -> Optional[str]:
+def _finish_word(choice: Mapping[str, Any]) -> str | None:
     """Return the word for why a choice ended.
 
     SGLang's own form is an object: ``{"type": "length", "length": 8}``, ``{"type": "stop", "matched": 2}``,
@@ -565,7 +565,7 @@ def _read_message(parts: _Parts, message: Mapping[str, Any]) -> None:
         _read_tool_call(parts, 0, {"function": message["function_call"]})
 
 
-def _reasoning(message: Mapping[str, Any], thinking: Optional[str]) -> Optional[str]:
+def _reasoning(message: Mapping[str, Any], thinking: str | None) -> str | None:
     """Return what a message or delta says of the model's thinking, from the first field that says something.
 
     ``reasoning_content`` is vLLM's, SGLang's and DeepSeek's, ``reasoning`` newer vLLM's and OpenRouter's, ``thinking``
@@ -578,7 +578,7 @@ def _reasoning(message: Mapping[str, Any], thinking: Optional[str]) -> Optional[
     return next(filter(None, texts), "" if texts else None)
 
 
-def _thinking_in(found: Any) -> Optional[str]:
+def _thinking_in(found: Any) -> str | None:
     """Return the text of the parts of a list that hold thinking; ``None`` where none does."""
     texts: list[str] = []
     for part in _list(found):
@@ -614,7 +614,7 @@ def _read_tool_call(parts: _Parts, index: int, tool: Mapping[str, Any]) -> None:
             known["arguments"].append(json.dumps(arguments))
 
 
-def _begins_another(known: Mapping[str, Any], tool_id: Optional[str], name: str) -> bool:
+def _begins_another(known: Mapping[str, Any], tool_id: str | None, name: str) -> bool:
     """Whether a piece of a tool call is of another call than the last one of its index.
 
     Some servers send each parallel call whole, and all under index 0 or under none.
@@ -664,7 +664,7 @@ def _read_logprobs(parts: _Parts, found: Any) -> None:
 def _choices(answer: _Answer, raw: RawCall, is_whole: bool, issues: list[Issue]) -> tuple[Choice, ...]:
     cumulative = _are_cumulative(answer)
     # An engine that was stopped ends the stream or the body as it should, without saying why the answer ended.
-    unfinished: Optional[FinishReason] = "abort" if _was_left(raw) and answer.error is None else "error"
+    unfinished: FinishReason | None = "abort" if _was_left(raw) and answer.error is None else "error"
     if not is_whole and answer.done and answer.error is None:
         unfinished = None
     return tuple(
@@ -678,7 +678,7 @@ def _was_left(raw: RawCall) -> bool:
 
 
 def _choice(
-    parts: _Parts, answer: _Answer, cumulative: bool, unfinished: Optional[FinishReason], issues: list[Issue]
+    parts: _Parts, answer: _Answer, cumulative: bool, unfinished: FinishReason | None, issues: list[Issue]
 ) -> Choice:
     ids, ids_failure = _ids(parts, cumulative)
     logprobs, logprobs_failure = _logprobs(parts, ids)
@@ -738,7 +738,7 @@ def _are_cumulative(answer: _Answer) -> bool:
     return grows and summed != expected and sum(len(lists[-1]) for lists in chunks) == expected
 
 
-def _ids(parts: _Parts, cumulative: bool) -> tuple[Optional[tuple[int, ...]], Optional[str]]:
+def _ids(parts: _Parts, cumulative: bool) -> tuple[tuple[int, ...] | None, str | None]:
     """Return the sampled ids and why they must not be trusted."""
     found: list[tuple[int, ...]] = []
     for chunks in parts.ids.values():
@@ -756,7 +756,7 @@ def _ids(parts: _Parts, cumulative: bool) -> tuple[Optional[tuple[int, ...]], Op
     return found[0], None
 
 
-def _id_list(chunks: Sequence[Any]) -> Optional[tuple[int, ...]]:
+def _id_list(chunks: Sequence[Any]) -> tuple[int, ...] | None:
     if len(chunks) == 1 and type(chunks[0]) is tuple:  # the parser has checked them
         return chunks[0]
     if not all(isinstance(chunk, _LISTS) for chunk in chunks):
@@ -770,7 +770,7 @@ def _are_ids(values: list[Any]) -> bool:
     return [*map(type, values)].count(int) == len(values) and min(values, default=0) >= 0
 
 
-def _ids_in_strings(strings: Sequence[str]) -> Optional[tuple[int, ...]]:
+def _ids_in_strings(strings: Sequence[str]) -> tuple[int, ...] | None:
     """Return the ids of ``token_id:N`` strings; ``None`` unless all have that form."""
     ids = []
     for each in strings:
@@ -781,9 +781,7 @@ def _ids_in_strings(strings: Sequence[str]) -> Optional[tuple[int, ...]]:
     return tuple(ids) if ids else None
 
 
-def _logprobs(
-    parts: _Parts, ids: Optional[tuple[int, ...]]
-) -> tuple[Optional[tuple[float, ...]], Optional[str]]:
+def _logprobs(parts: _Parts, ids: tuple[int, ...] | None) -> tuple[tuple[float, ...] | None, str | None]:
     """Return the log-probabilities and why they must not be trusted."""
     if not parts.has_logprobs or (not parts.logprobs and ids):
         return None, None
@@ -804,8 +802,8 @@ def _logprobs(
 
 
 def _policy(
-    parts: _Parts, answer: _Answer, ids: Optional[tuple[int, ...]]
-) -> tuple[tuple[PolicySpan, ...], Optional[str]]:
+    parts: _Parts, answer: _Answer, ids: tuple[int, ...] | None
+) -> tuple[tuple[PolicySpan, ...], str | None]:
     """Return the versions that sampled the tokens, and why they must not be trusted.
 
     One version for a whole answer says nothing of a single token: weights may have changed while it was sampled.
@@ -827,7 +825,7 @@ def _policy(
     return tuple(spans), None
 
 
-def _policy_of_chunks(parts: _Parts, ids: Optional[tuple[int, ...]]) -> tuple[PolicySpan, ...]:
+def _policy_of_chunks(parts: _Parts, ids: tuple[int, ...] | None) -> tuple[PolicySpan, ...]:
     """Return the versions of the tokens where every chunk of a stream names one with them, else nothing."""
     spans: list[PolicySpan] = []
     position = 0
@@ -862,7 +860,7 @@ def _tile(spans: Sequence[PolicySpan], length: int) -> bool:
     return position == length
 
 
-def _prompt_ids(answer: _Answer) -> tuple[Optional[tuple[int, ...]], Optional[str]]:
+def _prompt_ids(answer: _Answer) -> tuple[tuple[int, ...] | None, str | None]:
     """Return the ids of the one prompt of all choices."""
     chunks = [*answer.prompt_ids, *(ids for parts in answer.parts.values() for ids in parts.prompt_ids)]
     if not chunks:
@@ -877,8 +875,8 @@ def _prompt_ids(answer: _Answer) -> tuple[Optional[tuple[int, ...]], Optional[st
 
 
 def _prompt_logprobs(
-    answer: _Answer, ids: Optional[Sequence[int]], issues: list[Issue]
-) -> Optional[tuple[Optional[float], ...]]:
+    answer: _Answer, ids: Sequence[int] | None, issues: list[Issue]
+) -> tuple[float | None, ...] | None:
     """Return one log-probability for each prompt id.
 
     vLLM has for each position ``null`` or an object: token id -> ``{"logprob", ...}``, the prompt's own token among
@@ -899,7 +897,7 @@ def _prompt_logprobs(
     return tuple(values)
 
 
-def _logprob_of(entry: Any, token: int) -> Optional[float]:
+def _logprob_of(entry: Any, token: int) -> float | None:
     own = entry.get(str(token)) if isinstance(entry, dict) else entry
     value = own.get("logprob") if isinstance(own, dict) else own
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -907,7 +905,7 @@ def _logprob_of(entry: Any, token: int) -> Optional[float]:
     return float(value)
 
 
-def _is_partial(answer: _Answer, raw: RawCall, wanted: Optional[int]) -> bool:
+def _is_partial(answer: _Answer, raw: RawCall, wanted: int | None) -> bool:
     """Whether the answer was cut off.
 
     An agent may close a stream at its last chunk, before ``[DONE]``: it is whole when each choice has
@@ -938,10 +936,10 @@ def _cut_code(answer: _Answer, raw: RawCall) -> str:
 def _verdict(
     answer: _Answer,
     choices: Sequence[Choice],
-    prompt_ids: Optional[tuple[int, ...]],
-    prompt_failure: Optional[str],
-    cut: Optional[str],
-    wanted: Optional[int],
+    prompt_ids: tuple[int, ...] | None,
+    prompt_failure: str | None,
+    cut: str | None,
+    wanted: int | None,
     issues: list[Issue],
 ) -> str:
     if not choices:
@@ -1020,13 +1018,13 @@ def _says_more(choice: Choice) -> bool:
 # -- JSON
 
 
-def _answer_object(data: bytes | str) -> Optional[dict[str, Any]]:
+def _answer_object(data: bytes | str) -> dict[str, Any] | None:
     """Return the JSON object that an answer or a chunk is, without fields that are not read; ``None`` = it is none."""
     found = answer_fields.parse(data)
     return json_object(data) if found is None else found
 
 
-def json_object(data: bytes | str) -> Optional[dict[str, Any]]:
+def json_object(data: bytes | str) -> dict[str, Any] | None:
     """Return the JSON object that ``data`` is, or ``None`` where it is none."""
     try:
         found = json_values.parse(data)
@@ -1035,7 +1033,7 @@ def json_object(data: bytes | str) -> Optional[dict[str, Any]]:
     return found if isinstance(found, dict) else None
 
 
-def _usage(found: Any) -> Optional[Usage]:
+def _usage(found: Any) -> Usage | None:
     if not isinstance(found, dict):
         return None
     return Usage(
@@ -1055,7 +1053,7 @@ _NO_SETTINGS = frozenset(
 """What llama.cpp says beside the settings themselves."""
 
 
-def _settings(found: Mapping[str, Any]) -> Optional[dict[str, Any]]:
+def _settings(found: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the settings in force, which llama.cpp says in full (``generation_settings``)."""
     said = found.get("generation_settings", _dict(found.get("__verbose")).get("generation_settings"))
     if not isinstance(said, dict) or not NEUTRAL.keys() - {"repetition_penalty"} <= said.keys():
@@ -1079,7 +1077,7 @@ def _append(chunks: list[Any], value: Any) -> None:
         chunks.append(value)
 
 
-def _count(value: Any) -> Optional[int]:
+def _count(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
@@ -1087,7 +1085,7 @@ def _index(value: Any, default: int) -> int:
     return value if type(value) is int else default
 
 
-def _text(value: Any) -> Optional[str]:
+def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 

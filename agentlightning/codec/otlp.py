@@ -16,7 +16,7 @@ import re
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from ..errors import MissingExtra, NotAnExportRequest
 from ..semconv import LightningResourceAttributes, SpanFlagAttributes
@@ -42,8 +42,8 @@ _SEQUENCE_ID = LightningResourceAttributes.SPAN_SEQUENCE_ID.value
 class DecodedRequest(NamedTuple):
     """What an export request held."""
 
-    spans: List[Span]
-    rejected: List[str]
+    spans: list[Span]
+    rejected: list[str]
     """One sentence for each span that was left out."""
 
 
@@ -72,8 +72,8 @@ def decode_request(
     plain = decompressed(body, content_encoding.strip().lower(), limit)
     media_type = content_type.partition(";")[0].strip().lower()
     is_json = media_type == "application/json" or media_type.endswith("+json")
-    found: List[Span] = []
-    rejected: List[str] = []
+    found: list[Span] = []
+    rejected: list[str] = []
     for raw, resource in _from_json(plain) if is_json else _from_protobuf(plain):
         fault = _fault(raw)
         if fault:
@@ -89,7 +89,7 @@ def decode_spans(
     content_encoding: str = "",
     *,
     limit: int = DEFAULT_LIMIT,
-) -> List[Span]:
+) -> list[Span]:
     """Return only the spans of :func:`decode_request`, which says what is raised."""
     return decode_request(body, content_type, content_encoding, limit=limit).spans
 
@@ -145,7 +145,7 @@ def _within(plain: bytes, limit: int) -> bytes:
 class _Event(NamedTuple):
     name: str
     time: int
-    attributes: Dict[str, Any]
+    attributes: dict[str, Any]
 
 
 class _Link(NamedTuple):
@@ -153,7 +153,7 @@ class _Link(NamedTuple):
     span_id: str
     trace_state: str
     flags: int
-    attributes: Dict[str, Any]
+    attributes: dict[str, Any]
 
 
 class _Raw(NamedTuple):
@@ -167,15 +167,15 @@ class _Raw(NamedTuple):
     name: str
     start: int
     end: int
-    attributes: Dict[str, Any]
+    attributes: dict[str, Any]
     dropped_attributes: int
-    events: List[_Event]
-    links: List[_Link]
+    events: list[_Event]
+    links: list[_Link]
     status: int
     message: str
 
 
-def _fault(raw: _Raw) -> Optional[str]:
+def _fault(raw: _Raw) -> str | None:
     """Return why a span cannot be told from others, or ``None``."""
     if not _is_id(raw.trace_id, 32):
         return f"its trace id is {raw.trace_id[:40]!r}, not 16 bytes that are not all zero"
@@ -270,12 +270,12 @@ def _context(trace_id: str, span_id: str, trace_state: str, flags: int) -> SpanC
     )
 
 
-def _trace_state(text: str) -> Dict[str, str]:
+def _trace_state(text: str) -> dict[str, str]:
     members = (member.strip().partition("=") for member in text.split(",")) if text else ()
     return {key: value for key, equals, value in members if equals}
 
 
-def _seconds(nanoseconds: int) -> Optional[float]:
+def _seconds(nanoseconds: int) -> float | None:
     return nanoseconds / _NS_PER_SECOND if nanoseconds else None
 
 
@@ -329,7 +329,7 @@ def _raw_of_protobuf(span: Any) -> _Raw:
     )
 
 
-def _pairs(pairs: Iterable[Any]) -> Dict[str, Any]:
+def _pairs(pairs: Iterable[Any]) -> dict[str, Any]:
     return {pair.key: _value(pair.value) for pair in pairs}
 
 
@@ -368,7 +368,7 @@ def _json_spans(request: Any) -> Iterator[tuple[_Raw, OtelResource]]:
                 yield _raw_of_json(span), resource
 
 
-def _raw_of_json(span: Dict[str, Any]) -> _Raw:
+def _raw_of_json(span: dict[str, Any]) -> _Raw:
     status = _object(span, "status")
     return _Raw(
         trace_id=_text(span, "traceId").lower(),
@@ -407,15 +407,15 @@ def _status(code: Any) -> int:
     return _integer(code, "code", -(2**31), 2**31)
 
 
-def _json_pairs(owner: Dict[str, Any]) -> Dict[str, Any]:
+def _json_pairs(owner: dict[str, Any]) -> dict[str, Any]:
     return _json_map(owner, "attributes", 0)
 
 
-def _json_map(owner: Dict[str, Any], key: str, depth: int) -> Dict[str, Any]:
+def _json_map(owner: dict[str, Any], key: str, depth: int) -> dict[str, Any]:
     return {_text(pair, "key"): _json_value(_object(pair, "value"), depth) for pair in _objects(owner, key)}
 
 
-def _json_value(value: Dict[str, Any], depth: int) -> Any:
+def _json_value(value: dict[str, Any], depth: int) -> Any:
     if depth > _MAX_DEPTH:
         return "[too deep]"
     kind = next((kind for kind in _JSON_KINDS if value.get(kind) is not None), None)
@@ -450,7 +450,7 @@ _JSON_KINDS = (
 )
 
 
-def _objects(owner: Dict[str, Any], key: str) -> List[Dict[str, Any]]:
+def _objects(owner: dict[str, Any], key: str) -> list[dict[str, Any]]:
     found = owner.get(key)
     if found is None:
         return []
@@ -459,7 +459,7 @@ def _objects(owner: Dict[str, Any], key: str) -> List[Dict[str, Any]]:
     return found
 
 
-def _object(owner: Dict[str, Any], key: str) -> Dict[str, Any]:
+def _object(owner: dict[str, Any], key: str) -> dict[str, Any]:
     found = owner.get(key)
     if found is None:
         return {}
@@ -468,7 +468,7 @@ def _object(owner: Dict[str, Any], key: str) -> Dict[str, Any]:
     return found
 
 
-def _text(owner: Dict[str, Any], key: str) -> str:
+def _text(owner: dict[str, Any], key: str) -> str:
     found = owner.get(key)
     if found is None:
         return ""
@@ -480,7 +480,7 @@ def _text(owner: Dict[str, Any], key: str) -> str:
 _INTEGER = re.compile(r"-?[0-9]+")
 
 
-def _nanoseconds(owner: Dict[str, Any], key: str) -> int:
+def _nanoseconds(owner: dict[str, Any], key: str) -> int:
     return _integer(owner.get(key), key, 0, 2**64)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 Operation = Literal["chat", "text_completion"]
 LogprobKind = Literal["processed", "raw", "unknown"]
@@ -16,7 +16,7 @@ class Endpoint:
 
     url: str
     """Base URL; a request belongs to it when its URL starts with it."""
-    sampling_defaults: Optional[Mapping[str, Any]] = None
+    sampling_defaults: Mapping[str, Any] | None = None
     """What the server applies where a request names nothing: every setting that is not neutral; ``{}`` = none is
     (vLLM: ``--generation-config vllm``). ``None`` = not known."""
     logprob_kind: LogprobKind = "unknown"
@@ -26,7 +26,7 @@ class Endpoint:
     """Whether ``capture_tokens='request'`` may ask it for token ids."""
     names_attempts: bool = False
     """Whether its URLs may name the attempt before ``/v1``: ``…/rollout/<id>/attempt/<id>/v1`` (``ProxyLLM``)."""
-    model: Optional[str] = None
+    model: str | None = None
     """The model that this is said of, as requests name it; ``None`` = every model of which nothing else is said."""
     disputed: bool = False
     """Whether several statements about what was called differ, so that none of them counts."""
@@ -39,7 +39,7 @@ class CallStart:
     operation: Operation
     url: str
     """Scheme, host, port and path; no query, no credentials."""
-    model: Optional[str]
+    model: str | None
     stream: bool
 
 
@@ -50,7 +50,7 @@ class RawCall:
     start: CallStart
     request_body: bytes = field(repr=False)
     """The body as the agent's client built it, before anything was added."""
-    status: Optional[int] = None
+    status: int | None = None
     """HTTP status; ``None`` where no response came."""
     content_type: str = ""
     content_encoding: str = ""
@@ -58,16 +58,16 @@ class RawCall:
     """The body as the server sent it, so far as it arrived, before anything was taken out."""
     complete: bool = False
     """Whether the body arrived whole (for a stream: up to its end, not abandoned)."""
-    error: Optional[str] = None
+    error: str | None = None
     """``ExceptionType: message`` where the exchange failed; without secrets."""
     started_ns: int = 0
     """``time.time_ns()`` when the request left."""
-    first_chunk_ns: Optional[int] = None
+    first_chunk_ns: int | None = None
     ended_ns: int = 0
     retries: int = 0
     """Exchanges of the same call before this one (the client's own retries)."""
     added: frozenset[str] = frozenset()
     """Request fields that ``capture_tokens='request'`` added."""
-    endpoint: Optional[Endpoint] = None
+    endpoint: Endpoint | None = None
     notes: tuple[str, ...] = ()
     """Codes of what went wrong while capturing (``model_call.CODES``), such as ``body_truncated``."""

@@ -13,7 +13,7 @@ import math
 import struct
 from collections.abc import Sequence
 from operator import is_
-from typing import Any, Dict, List, Literal, NamedTuple, Optional, Union
+from typing import Any, Literal, NamedTuple
 
 from ..types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
 from ..types.tracer import build
@@ -26,8 +26,8 @@ PACKED_LENGTH = 16
 MOST_ARRAYS = 256
 """Lists of one span that are packed; more stay in the text. A database may number arrays within a byte."""
 
-_FORMATS: Dict[ArrayKind, str] = {"int32": "i", "int64": "q", "float64": "d"}
-_WIDTHS: Dict[ArrayKind, int] = {"int32": 4, "int64": 8, "float64": 8}
+_FORMATS: dict[ArrayKind, str] = {"int32": "i", "int64": "q", "float64": "d"}
+_WIDTHS: dict[ArrayKind, int] = {"int32": 4, "int64": 8, "float64": 8}
 
 
 class PackedArray(NamedTuple):
@@ -44,26 +44,26 @@ class SpanRow(NamedTuple):
 
     trace_id: str
     span_id: str
-    parent_id: Optional[str]
+    parent_id: str | None
     name: str
     status_code: StatusCode
-    status_description: Optional[str]
-    start_time: Optional[float]
-    end_time: Optional[float]
+    status_description: str | None
+    start_time: float | None
+    end_time: float | None
     attributes: str
     """JSON object; ``{"$array": n}`` stands for the ``n``-th of ``arrays``."""
     events: str
     """JSON list of ``{"name", "attributes", "timestamp"}``, and fields that an event does not know."""
     links: str
     """JSON list of ``{"context", "attributes"}``, and fields that a link does not know."""
-    extra: Optional[str]
+    extra: str | None
     """JSON object of the fields that the columns do not say exactly."""
     resource: str
     """JSON object ``{"attributes", "schema_url"}``; the same for most spans of a process."""
     arrays: Sequence[PackedArray] = ()
 
 
-def pack(key: str, values: List[Any]) -> Optional[PackedArray]:
+def pack(key: str, values: list[Any]) -> PackedArray | None:
     """Pack a list that is not empty; ``None`` unless all are integers of at most 64 bits, or all are floats."""
     kind = type(values[0])
     # A third faster than a set of the types, and this is the dearest check of a model call's span.
@@ -81,16 +81,16 @@ def pack(key: str, values: List[Any]) -> Optional[PackedArray]:
         return None
 
 
-def unpack(kind: ArrayKind, data: bytes) -> List[Union[int, float]]:
+def unpack(kind: ArrayKind, data: bytes) -> list[int | float]:
     """Return the numbers of a packed array."""
     return list(struct.unpack(f"<{len(data) // _WIDTHS[kind]}{_FORMATS[kind]}", data))
 
 
 def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
     """Return the columns of a span; without ``packed`` all of it is in the row, and ``arrays`` is empty."""
-    extra: Dict[str, Any] = {}
-    attributes: Dict[str, Any] = span.attributes
-    arrays: List[PackedArray] = []
+    extra: dict[str, Any] = {}
+    attributes: dict[str, Any] = span.attributes
+    arrays: list[PackedArray] = []
     if packed:
         for key, value in span.attributes.items():
             if type(value) is list and len(value) >= PACKED_LENGTH and is_utf8(key):
@@ -127,7 +127,7 @@ def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
 
 def decode_span(rollout_id: str, attempt_id: str, sequence_id: int, row: SpanRow) -> Span:
     """Return the span of a row; nothing is validated."""
-    extra: Dict[str, Any] = loads(row.extra) if row.extra else {}
+    extra: dict[str, Any] = loads(row.extra) if row.extra else {}
     arrays = [unpack(array.kind, array.data) for array in row.arrays]
     trace_id, parent_id = row.trace_id, extra.get("parent_id", row.parent_id)
     description = extra.get("status_description", row.status_description)
@@ -186,7 +186,7 @@ def encode_resource(resource: OtelResource) -> str:
 
 
 _UNCHANGING = frozenset({str, int, float, bool, type(None)})
-_last_resource: tuple[tuple[str, ...], tuple[Any, ...], Optional[str], str] = ((), (), None, "")
+_last_resource: tuple[tuple[str, ...], tuple[Any, ...], str | None, str] = ((), (), None, "")
 """Names, values and URL of the resource that was encoded last, and its text: all spans of a process have one, and the
 same objects that never change are the same text."""
 
@@ -199,14 +199,14 @@ def decode_resource(text: str) -> OtelResource:
 # ---------------------------------------------------------------------- what a column cannot say
 
 
-def _text(name: str, value: Optional[str], extra: Dict[str, Any]) -> Optional[str]:
+def _text(name: str, value: str | None, extra: dict[str, Any]) -> str | None:
     if value is None or is_utf8(value):
         return value
     extra[name] = value
     return value.encode("utf-8", "replace").decode()
 
 
-def _time(name: str, value: Optional[float], extra: Dict[str, Any]) -> Optional[float]:
+def _time(name: str, value: float | None, extra: dict[str, Any]) -> float | None:
     # A database keeps NaN as NULL, and SQLite -0.0 as 0.
     if value is None or (value == value and (value or math.copysign(1.0, value) > 0)):  # noqa: PLR0124 - NaN
         return value
@@ -214,7 +214,7 @@ def _time(name: str, value: Optional[float], extra: Dict[str, Any]) -> Optional[
     return None if value != value else 0.0  # noqa: PLR0124 - NaN
 
 
-def _note_contexts(span: Span, extra: Dict[str, Any]) -> None:
+def _note_contexts(span: Span, extra: dict[str, Any]) -> None:
     context, parent = span.context, span.parent
     if context is None or not _is_local(context, span.trace_id, span.span_id):
         extra["context"] = None if context is None else _context(context)
@@ -241,7 +241,7 @@ def _local(trace_id: str, span_id: str) -> SpanContext:
     )
 
 
-def _context(context: SpanContext) -> Dict[str, Any]:
+def _context(context: SpanContext) -> dict[str, Any]:
     return {
         "trace_id": context.trace_id,
         "span_id": context.span_id,
@@ -251,13 +251,13 @@ def _context(context: SpanContext) -> Dict[str, Any]:
     }
 
 
-def _to_context(value: Optional[Dict[str, Any]]) -> Optional[SpanContext]:
+def _to_context(value: dict[str, Any] | None) -> SpanContext | None:
     if value is None:
         return None
     return build(SpanContext, _fields(value, "trace_id", "span_id", "is_remote", "trace_state"), value)
 
 
-def _event(event: Event) -> Dict[str, Any]:
+def _event(event: Event) -> dict[str, Any]:
     return {
         "name": event.name,
         "attributes": event.attributes,
@@ -266,11 +266,11 @@ def _event(event: Event) -> Dict[str, Any]:
     }
 
 
-def _to_event(value: Dict[str, Any]) -> Event:
+def _to_event(value: dict[str, Any]) -> Event:
     return build(Event, _fields(value, "name", "attributes", "timestamp"), value)
 
 
-def _link(link: Link) -> Dict[str, Any]:
+def _link(link: Link) -> dict[str, Any]:
     return {
         "context": _context(link.context),
         "attributes": link.attributes,
@@ -278,11 +278,11 @@ def _link(link: Link) -> Dict[str, Any]:
     }
 
 
-def _to_link(value: Dict[str, Any]) -> Link:
+def _to_link(value: dict[str, Any]) -> Link:
     value["context"] = _to_context(value["context"])
     return build(Link, _fields(value, "context", "attributes"), value)
 
 
-def _fields(value: Dict[str, Any], *names: str) -> Dict[str, Any]:
+def _fields(value: dict[str, Any], *names: str) -> dict[str, Any]:
     """Take the fields of these names out of a value, in which unknown ones are left."""
     return {name: value.pop(name) for name in names}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Union
+from typing import Any
 
 from . import sse
 from .raw_call import Operation
@@ -198,7 +198,7 @@ class _Each(dict[str, Any]):
     """Rules for every element of a list."""
 
 
-_Rule = Union[object, dict[str, Any]]
+_Rule = object | dict[str, Any]
 
 
 def _rules(added: frozenset[str]) -> dict[str, _Rule]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from .attribute_values import value_of
 
@@ -41,7 +41,7 @@ def bodies_of(attributes: Mapping[str, Any]) -> Bodies:
     return Bodies(_question(attributes.get("input.value")), _answer(attributes.get("output.value")))
 
 
-def raw_prefix(attributes: Mapping[str, Any]) -> Optional[str]:
+def raw_prefix(attributes: Mapping[str, Any]) -> str | None:
     """Return ``llm.<provider>.`` of a span in which LiteLLM keeps the fields of both bodies."""
     try:
         # Ten times faster than a look at each, and few spans have it.
@@ -53,7 +53,7 @@ def raw_prefix(attributes: Mapping[str, Any]) -> Optional[str]:
     return next((name.removesuffix("choices") for name in found), None)
 
 
-def event_of(attributes: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
+def event_of(attributes: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the event of a model call that a span of AgentOps 0.3 stands for."""
     if attributes.get("event.type") != "llms":
         return None

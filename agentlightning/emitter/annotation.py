@@ -14,7 +14,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import NoneType, TracebackType
-from typing import Any, Dict, Optional, Self, TypeVar, Union, cast, overload
+from typing import Any, Self, TypeVar, cast, overload
 
 from opentelemetry import context as otel_context
 
@@ -37,7 +37,7 @@ _INPUT = LightningSpanAttributes.OPERATION_INPUT.value
 _OUTPUT = LightningSpanAttributes.OPERATION_OUTPUT.value
 
 
-def emit_annotation(annotation: Dict[str, Any], propagate: bool = True) -> SpanCoreFields:
+def emit_annotation(annotation: dict[str, Any], propagate: bool = True) -> SpanCoreFields:
     """Record a span ``agentlightning.annotation`` with these attributes; nested values are flattened.
 
     Args:
@@ -50,7 +50,7 @@ def emit_annotation(annotation: Dict[str, Any], propagate: bool = True) -> SpanC
     return record_span(AGL_ANNOTATION, to_flat(annotation, "annotation"), propagate=propagate)
 
 
-def to_flat(attributes: Optional[Mapping[str, Any]], noun: str = "attributes") -> Dict[str, Any]:
+def to_flat(attributes: Mapping[str, Any] | None, noun: str = "attributes") -> dict[str, Any]:
     """Return nested attributes flat and in a form that OpenTelemetry takes.
 
     Raises:
@@ -67,7 +67,7 @@ def to_flat(attributes: Optional[Mapping[str, Any]], noun: str = "attributes") -
 
 
 def record_span(
-    name: str, attributes: Dict[str, Any], *, propagate: bool, status: Optional[TraceStatus] = None
+    name: str, attributes: dict[str, Any], *, propagate: bool, status: TraceStatus | None = None
 ) -> SpanCoreFields:
     """Record a span of one moment through the tracer in use; a tracer that fails costs a log line."""
     status = status or TraceStatus(status_code="OK")
@@ -92,13 +92,13 @@ class OperationContext:
     As a context manager it may be entered again after it was left, and by several threads only one by one.
     """
 
-    def __init__(self, name: str, attributes: Dict[str, Any], propagate: bool = True) -> None:
+    def __init__(self, name: str, attributes: dict[str, Any], propagate: bool = True) -> None:
         self.name = name
         self.initial_attributes = to_flat(attributes)
         self.propagate = propagate
-        self._context: Optional[AbstractContextManager[SpanRecordingContext]] = None
-        self._recording: Optional[SpanRecordingContext] = None
-        self._span: Optional[SpanCoreFields] = None
+        self._context: AbstractContextManager[SpanRecordingContext] | None = None
+        self._recording: SpanRecordingContext | None = None
+        self._span: SpanCoreFields | None = None
 
     def __enter__(self) -> Self:
         self._context = recording_of(self.name, self.initial_attributes, propagate=self.propagate)
@@ -107,9 +107,9 @@ class OperationContext:
 
     def __exit__(
         self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        tb: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         context, recording = self._context, self._recording
         self._context = self._recording = None
@@ -165,19 +165,19 @@ def _name_of(fn: Callable[..., Any]) -> str:
 
 @overload
 def operation(
-    fn: FnType, *, propagate: bool = True, name: Optional[str] = None, **additional_attributes: Any
+    fn: FnType, *, propagate: bool = True, name: str | None = None, **additional_attributes: Any
 ) -> FnType: ...
 @overload
 def operation(
-    fn: None = None, *, propagate: bool = True, name: Optional[str] = None, **additional_attributes: Any
+    fn: None = None, *, propagate: bool = True, name: str | None = None, **additional_attributes: Any
 ) -> OperationContext: ...
 def operation(
-    fn: Optional[FnType] = None,
+    fn: FnType | None = None,
     *,
     propagate: bool = True,
-    name: Optional[str] = None,
+    name: str | None = None,
     **additional_attributes: Any,
-) -> Union[FnType, OperationContext]:
+) -> FnType | OperationContext:
     """Make spans ``agentlightning.operation`` of a function's calls, or of a ``with`` block.
 
     ``@operation``, ``@operation(name="search", kind="tool")``, ``with operation(name="search") as op:``.
@@ -206,7 +206,7 @@ def operation(
 
 
 @contextmanager
-def recording_of(name: str, attributes: Dict[str, Any], *, propagate: bool) -> Iterator[SpanRecordingContext]:
+def recording_of(name: str, attributes: dict[str, Any], *, propagate: bool) -> Iterator[SpanRecordingContext]:
     """Record the body as one span; where the tracer fails to begin or end it, the body runs all the same."""
     _debug(name, attributes)
     context, recording = _begin(name, attributes, propagate=propagate)
@@ -219,7 +219,7 @@ def recording_of(name: str, attributes: Dict[str, Any], *, propagate: bool) -> I
 
 
 def _begin(
-    name: str, attributes: Dict[str, Any], *, propagate: bool
+    name: str, attributes: dict[str, Any], *, propagate: bool
 ) -> tuple[AbstractContextManager[SpanRecordingContext], SpanRecordingContext]:
     with guard("beginning an operation"):
         context = tracer_in_use(propagate).operation_context(name, attributes)
@@ -228,7 +228,7 @@ def _begin(
     return forgotten, forgotten.__enter__()
 
 
-def _leave(context: AbstractContextManager[SpanRecordingContext], exception: Optional[BaseException]) -> None:
+def _leave(context: AbstractContextManager[SpanRecordingContext], exception: BaseException | None) -> None:
     kind, trace = (None, None) if exception is None else (type(exception), exception.__traceback__)
     try:
         context.__exit__(kind, exception, trace)
@@ -251,11 +251,11 @@ def _record_output(recording: SpanRecordingContext, result: Any) -> None:
 
 def _record_input(
     recording: SpanRecordingContext,
-    signature: Optional[inspect.Signature],
+    signature: inspect.Signature | None,
     args: tuple[Any, ...],
-    kwargs: Dict[str, Any],
+    kwargs: dict[str, Any],
 ) -> None:
-    arguments: Dict[str, Any] = {**({"args": _by_index(args)} if args else {}), **kwargs}
+    arguments: dict[str, Any] = {**({"args": _by_index(args)} if args else {}), **kwargs}
     if signature is not None:
         try:
             bound = signature.bind(*args, **kwargs)
@@ -271,11 +271,11 @@ def _record_input(
         record(recording, f"{_INPUT}.{name}", value)
 
 
-def _by_index(args: tuple[Any, ...]) -> Dict[str, Any]:
+def _by_index(args: tuple[Any, ...]) -> dict[str, Any]:
     return {str(index): value for index, value in enumerate(args)}
 
 
-def _without_instance(arguments: Dict[str, Any]) -> Dict[str, Any]:
+def _without_instance(arguments: dict[str, Any]) -> dict[str, Any]:
     """Leave out ``self`` and ``cls``: their repr says nothing of the call and may hold a client's key."""
     first = next(iter(arguments), "")
     return {name: value for name, value in arguments.items() if name != first or name not in {"self", "cls"}}
@@ -302,9 +302,9 @@ class _Resting:
 
     def __exit__(
         self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        tb: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         if isinstance(exc, GeneratorExit):  # a consumer that stops early is no error
             exc_type = exc = tb = None
@@ -319,14 +319,14 @@ class _Resting:
             otel_context.detach(token)
 
 
-Recorder = Callable[[tuple[Any, ...], Dict[str, Any]], AbstractContextManager[SpanRecordingContext]]
+Recorder = Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[SpanRecordingContext]]
 """Arguments of one call → the recording of that call."""
 
 
 def traced(
     fn: FnType,
     name: str,
-    attributes: Dict[str, Any],
+    attributes: dict[str, Any],
     *,
     propagate: bool = True,
     observe: Observer = _record_output,
@@ -340,12 +340,12 @@ def traced(
         inner = traced(fn.__func__, name, attributes, propagate=propagate, observe=observe)
         return type(fn)(inner)
     try:
-        signature: Optional[inspect.Signature] = inspect.signature(fn)
+        signature: inspect.Signature | None = inspect.signature(fn)
     except (TypeError, ValueError):  # builtins without one
         signature = None
 
     @contextmanager
-    def recorded(args: tuple[Any, ...], kwargs: Dict[str, Any]) -> Iterator[SpanRecordingContext]:
+    def recorded(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[SpanRecordingContext]:
         with recording_of(name, attributes, propagate=propagate) as recording:
             _record_input(recording, signature, args, kwargs)
             yield recording

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any
 
 from ..codec.attributes import format_exception_attributes
 from ..semconv import AGL_EXCEPTION
@@ -10,7 +10,7 @@ from .annotation import record_span, to_flat
 
 
 def emit_exception(
-    exception: BaseException, attributes: Optional[Dict[str, Any]] = None, propagate: bool = True
+    exception: BaseException, attributes: dict[str, Any] | None = None, propagate: bool = True
 ) -> None:
     """Record a span ``agentlightning.exception`` with type, message and stack.
 

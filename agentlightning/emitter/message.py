@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any
 
 from ..codec.attributes import attributes_of
 from ..semconv import AGL_MESSAGE, LightningSpanAttributes
@@ -12,7 +12,7 @@ from .annotation import record_span, to_flat
 _BODY = LightningSpanAttributes.MESSAGE_BODY.value
 
 
-def emit_message(message: str, attributes: Optional[Dict[str, Any]] = None, propagate: bool = True) -> None:
+def emit_message(message: str, attributes: dict[str, Any] | None = None, propagate: bool = True) -> None:
     """Record a span ``agentlightning.message`` with this text.
 
     Raises:
@@ -23,7 +23,7 @@ def emit_message(message: str, attributes: Optional[Dict[str, Any]] = None, prop
     record_span(AGL_MESSAGE, {_BODY: message, **to_flat(attributes)}, propagate=propagate)
 
 
-def get_message_value(span: SpanLike) -> Optional[str]:
+def get_message_value(span: SpanLike) -> str | None:
     """Return the text of a message span (0.3's form, then 0.2's), or ``None``."""
     attributes = attributes_of(span)
     body = attributes.get(_BODY)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import binascii
 import json
 from base64 import b64decode, b64encode
-from typing import Any, Callable, Dict, Optional
+from collections.abc import Callable
+from typing import Any
 
 from ..codec.attributes import attributes_of, full_qualified_name
 from ..semconv import AGL_OBJECT, LightningSpanAttributes
@@ -19,7 +20,7 @@ _JSON = LightningSpanAttributes.OBJECT_JSON.value
 
 def emit_object(
     object: Any,  # noqa: A002 - 0.3's name
-    attributes: Optional[Dict[str, Any]] = None,
+    attributes: dict[str, Any] | None = None,
     propagate: bool = True,
 ) -> SpanCoreFields:
     """Record a span ``agentlightning.object`` that holds a JSON value.
@@ -30,7 +31,7 @@ def emit_object(
     return record_span(AGL_OBJECT, {**encode_object(object), **to_flat(attributes)}, propagate=propagate)
 
 
-def encode_object(object: Any) -> Dict[str, Any]:  # noqa: A002 - 0.3's name
+def encode_object(object: Any) -> dict[str, Any]:  # noqa: A002 - 0.3's name
     """Return the attributes that hold ``object``.
 
     Strings, numbers and booleans are kept as their text, bytes as base64, everything else as JSON; the
@@ -73,7 +74,7 @@ def _loaded(text: Any) -> Any:
         return text
 
 
-_READ: Dict[str, Callable[[str], Any]] = {
+_READ: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
     "bool": lambda text: {"true": True, "false": False}[text.lower()],

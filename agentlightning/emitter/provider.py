@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Optional
+from typing import Any
 
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import TracerProvider
@@ -37,8 +37,8 @@ class MirroredRecording(DummySpanRecordingContext):
         self,
         span: trace_api.Span,
         name: str,
-        attributes: Optional[Attributes] = None,
-        start_time: Optional[float] = None,
+        attributes: Attributes | None = None,
+        start_time: float | None = None,
     ) -> None:
         super().__init__(name, attributes, start_time)
         self._mirror = span
@@ -54,7 +54,7 @@ class MirroredRecording(DummySpanRecordingContext):
         self._mirror.record_exception(exception)
         self._mirror.set_status(trace_api.Status(trace_api.StatusCode.ERROR, str(exception)))
 
-    def record_status(self, status_code: StatusCode, description: Optional[str] = None) -> None:
+    def record_status(self, status_code: StatusCode, description: str | None = None) -> None:
         """Set the status here and on the span."""
         super().record_status(status_code, description)
         self._mirror.set_status(_otel_status(status_code, description))
@@ -66,9 +66,9 @@ class ProviderTracer(Tracer):
     def create_span(
         self,
         name: str,
-        attributes: Optional[Attributes] = None,
-        timestamp: Optional[float] = None,
-        status: Optional[TraceStatus] = None,
+        attributes: Attributes | None = None,
+        timestamp: float | None = None,
+        status: TraceStatus | None = None,
     ) -> SpanCoreFields:
         """Record a span of one moment; see :meth:`Tracer.create_span`."""
         fields = DummyTracer().create_span(name, attributes, timestamp, status)
@@ -83,9 +83,9 @@ class ProviderTracer(Tracer):
     def operation_context(
         self,
         name: str,
-        attributes: Optional[Attributes] = None,
-        start_time: Optional[float] = None,
-        end_time: Optional[float] = None,
+        attributes: Attributes | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
     ) -> Iterator[SpanRecordingContext]:
         """Record the body as one span; see :meth:`Tracer.operation_context`."""
         span = trace_api.get_tracer(_SCOPE).start_span(
@@ -156,14 +156,14 @@ def _say_once(message: str) -> None:
     logger.warning(message)
 
 
-def _otel(attributes: Optional[Attributes]) -> dict[str, Any]:
+def _otel(attributes: Attributes | None) -> dict[str, Any]:
     return sanitize_attributes(attributes or {})
 
 
-def _otel_status(code: StatusCode, description: Optional[str]) -> trace_api.Status:
+def _otel_status(code: StatusCode, description: str | None) -> trace_api.Status:
     # OpenTelemetry warns about a description that is not an error's
     return trace_api.Status(trace_api.StatusCode[code], description if code == "ERROR" else None)
 
 
-def _nanoseconds(seconds: Optional[float]) -> Optional[int]:
+def _nanoseconds(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds * 1_000_000_000)

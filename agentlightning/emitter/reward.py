@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import Any, Dict, Optional, Union
+from typing import Any
 
 from ..adapter.rewards import (
     PRIMARY,
@@ -42,10 +42,10 @@ _OUTPUT = LightningSpanAttributes.OPERATION_OUTPUT.value
 
 
 def emit_reward(
-    reward: Union[float, Dict[str, Any]],
+    reward: float | dict[str, Any],
     *,
-    primary_key: Optional[str] = None,
-    attributes: Optional[Dict[str, Any]] = None,
+    primary_key: str | None = None,
+    attributes: dict[str, Any] | None = None,
     propagate: bool = True,
 ) -> SpanCoreFields:
     """Record a reward, with one dimension or several named ones.

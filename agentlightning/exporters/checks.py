@@ -6,19 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Dict, List, Literal, Optional, Tuple
+from typing import Literal
 
 from ..adapter.training import Segment, TrainingRow
 from ..errors import NotExportable
 
-Unit = Tuple[str, str]
+Unit = tuple[str, str]
 """``(rollout_id, attempt_id)``."""
 
 Weights = Literal["rows", "rollouts"]
 """What counts as one where advantages are handed on: each row, or each rollout, whose rows then share it (1/N each)."""
 
 
-def exportable(rows: Iterable[TrainingRow]) -> List[TrainingRow]:
+def exportable(rows: Iterable[TrainingRow]) -> list[TrainingRow]:
     """Return the rows, each of them sound.
 
     Raises:
@@ -28,7 +28,7 @@ def exportable(rows: Iterable[TrainingRow]) -> List[TrainingRow]:
     return [_checked(row) for row in rows]
 
 
-def sampled_at(rows: Iterable[TrainingRow], temperature: Optional[float]) -> None:
+def sampled_at(rows: Iterable[TrainingRow], temperature: float | None) -> None:
     """Refuse rows that a trainer would train on another distribution than the one that they were sampled from.
 
     A trainer divides its logits by one temperature of its own and normalises over the whole vocabulary. Whether the
@@ -51,7 +51,7 @@ def sampled_at(rows: Iterable[TrainingRow], temperature: Optional[float]) -> Non
                 _check_sampling(row, segment, temperature)
 
 
-def numbers(row: TrainingRow) -> List[float]:
+def numbers(row: TrainingRow) -> list[float]:
     """Return the log-probabilities of a row as numbers, 0.0 on context.
 
     Raises:
@@ -67,9 +67,9 @@ def numbers(row: TrainingRow) -> List[float]:
     return found
 
 
-def by_rollout(rows: Sequence[TrainingRow]) -> Iterator[Tuple[Unit, List[TrainingRow]]]:
+def by_rollout(rows: Sequence[TrainingRow]) -> Iterator[tuple[Unit, list[TrainingRow]]]:
     """Yield the rows of each rollout together, in the order in which the rollouts first come."""
-    units: Dict[Unit, int] = {}
+    units: dict[Unit, int] = {}
     for row in rows:
         units.setdefault(_unit(row), len(units))
     in_order = sorted(rows, key=lambda row: (units[_unit(row)], row.index))
@@ -111,7 +111,7 @@ def has_steps(row: TrainingRow) -> bool:
     return any(segment.trained and segment.rewards for segment in row.segments)
 
 
-def rewards_by_token(rows: Sequence[TrainingRow]) -> List[List[float]]:
+def rewards_by_token(rows: Sequence[TrainingRow]) -> list[list[float]]:
     """Return a reward for each token behind the first prompt of each row, in the order of :func:`by_rollout`.
 
     The reward of an answer stands at its last token (or at the last of the tokens that it is for), that of the rollout
@@ -120,7 +120,7 @@ def rewards_by_token(rows: Sequence[TrainingRow]) -> List[List[float]]:
     Raises:
         NotExportable: A reward of an answer is no number, or a rollout has no reward at all.
     """
-    found: List[List[float]] = []
+    found: list[list[float]] = []
     for _, own in by_rollout(rows):
         if not any(map(has_steps, own)):
             scored(own[0])
@@ -129,7 +129,7 @@ def rewards_by_token(rows: Sequence[TrainingRow]) -> List[List[float]]:
     return found
 
 
-def shares(rows: Sequence[TrainingRow], weights: Weights) -> List[float]:
+def shares(rows: Sequence[TrainingRow], weights: Weights) -> list[float]:
     """Return the weight of each row: 1, or one over the number of rows of its rollout.
 
     Raises:
@@ -187,7 +187,7 @@ def _checked(row: TrainingRow) -> TrainingRow:
     return row
 
 
-def _steps(row: TrainingRow) -> List[float]:
+def _steps(row: TrainingRow) -> list[float]:
     values = [0.0] * len(row.completion_ids)
     for segment in row.segments:
         for step in segment.rewards if segment.trained else ():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import List, Optional, Tuple
 
 from ..adapter.training import TrainingRow
 
@@ -34,8 +33,8 @@ def left_out(row: TrainingRow, reason: str) -> LeftOut:
 
 
 def cut_to(
-    rows: Iterable[TrainingRow], *, prompt_length: Optional[int] = None, response_length: Optional[int] = None
-) -> Tuple[List[TrainingRow], List[LeftOut]]:
+    rows: Iterable[TrainingRow], *, prompt_length: int | None = None, response_length: int | None = None
+) -> tuple[list[TrainingRow], list[LeftOut]]:
     """Return the rows within the limits, and those that are left out.
 
     Args:
@@ -49,8 +48,8 @@ def cut_to(
     for name, limit in (("prompt_length", prompt_length), ("response_length", response_length)):
         if limit is not None and limit < 1:
             raise ValueError(f"{name} is a number of tokens of at least 1, not {limit}")
-    kept: List[TrainingRow] = []
-    gone: List[LeftOut] = []
+    kept: list[TrainingRow] = []
+    gone: list[LeftOut] = []
     for row in rows:
         if prompt_length is not None and row.prompt_length > prompt_length:
             gone.append(left_out(row, OVER_LONG_PROMPT))
@@ -63,7 +62,7 @@ def cut_to(
     return kept, gone
 
 
-def _cut(row: TrainingRow, limit: int) -> Optional[TrainingRow]:
+def _cut(row: TrainingRow, limit: int) -> TrainingRow | None:
     if len(row) <= limit:
         return row
     ends = [min(segment.end, limit) for segment in row.segments if segment.trained and segment.start < limit]

@@ -11,7 +11,7 @@ gave it no log-probabilities they are 0.0, as everywhere on context.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Dict, List, Optional, Set
+from typing import Any
 
 from ..adapter.training import Segment, TrainingRow
 from ..errors import NotExportable
@@ -20,7 +20,7 @@ from .checks import exportable, numbers, sampled_at
 TESTED_WITH = "openenv 0.10.0, and the harness worker of trl 1.16.0"
 
 
-def to_training_trace(rows: Iterable[TrainingRow], *, temperature: Optional[float] = 1.0) -> Dict[str, Any]:
+def to_training_trace(rows: Iterable[TrainingRow], *, temperature: float | None = 1.0) -> dict[str, Any]:
     """Return the rows of one rollout as a ``TrainingTrace``.
 
     Args:
@@ -38,8 +38,8 @@ def to_training_trace(rows: Iterable[TrainingRow], *, temperature: Optional[floa
     if len(attempts) > 1:
         raise NotExportable(f"a TrainingTrace is of one attempt, and these rows are of {len(attempts)}")
     trained = {_node_id(each) for row in given for each in row.segments if each.trained}
-    seen: Set[str] = set()
-    turns: List[Dict[str, Any]] = []
+    seen: set[str] = set()
+    turns: list[dict[str, Any]] = []
     for row in given:
         logprobs = numbers(row)
         for segment in row.segments:
@@ -55,7 +55,7 @@ def _node_id(segment: Segment) -> str:
     return f"{segment.span_id}/{segment.choice.index}"
 
 
-def _turn(row: TrainingRow, segment: Segment, logprobs: Sequence[float]) -> Dict[str, Any]:
+def _turn(row: TrainingRow, segment: Segment, logprobs: Sequence[float]) -> dict[str, Any]:
     start, end = segment.start, segment.end
     own = segment.choice.logprobs
     known = logprobs[start:end] if segment.trained or own is None else own[: end - start]
@@ -79,6 +79,6 @@ def _turn(row: TrainingRow, segment: Segment, logprobs: Sequence[float]) -> Dict
     }
 
 
-def _request(segment: Segment) -> Dict[str, Any]:
+def _request(segment: Segment) -> dict[str, Any]:
     record = segment.call.record
     return {} if record is None else {"messages": [dict(message) for message in record.request_messages]}

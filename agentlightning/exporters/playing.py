@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Dict, NamedTuple, Optional, Set, Union
+from typing import Any, NamedTuple
 
 from ..adapter.completeness import RewardRule
 from ..adapter.policy import RowPolicy
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 RunAgent = Callable[[Any], Any]
 """Takes a prompt, and works on it; plain functions run in a thread. A number that it returns is its reward."""
-Played = Union[SealedAttempt, RefusedAttempt]
+Played = SealedAttempt | RefusedAttempt
 
 
 class Job(NamedTuple):
@@ -38,7 +38,7 @@ class Job(NamedTuple):
     prompt: Any
     group_id: str
     mode: RolloutMode
-    metadata: Dict[str, Any]
+    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +59,9 @@ class Player:
     run_agent: RunAgent
     store: LightningStore
     tracer: Tracer
-    policy: Optional[RowPolicy] = None
+    policy: RowPolicy | None = None
     reward: RewardRule = "required"
-    timeout: Optional[float] = None
+    timeout: float | None = None
     settle: float = SETTLE_SECONDS
     name: str = "rollout"
 
@@ -99,7 +99,7 @@ class Player:
     async def stream(self, jobs: Iterable[Job], concurrency: int) -> AsyncIterator[Played]:
         """Play the jobs, at most ``concurrency`` at a time, and yield each as it ends."""
         waiting = iter(jobs)
-        running: Set[asyncio.Task[Played]] = set()
+        running: set[asyncio.Task[Played]] = set()
         try:
             while True:
                 while len(running) < concurrency and (job := next(waiting, None)) is not None:
@@ -123,9 +123,9 @@ async def rollout_source(
     tracer: Tracer,
     group_size: int,
     concurrency: int = 64,
-    policy: Optional[RowPolicy] = None,
+    policy: RowPolicy | None = None,
     reward: RewardRule = "required",
-    timeout: Optional[float] = None,
+    timeout: float | None = None,
     settle: float = SETTLE_SECONDS,
 ) -> AsyncIterator[Played]:
     """Run an agent ``group_size`` times on each prompt, recorded, and yield each rollout as it ends.

@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 from ..adapter.models import model_name
 from ..adapter.training import Segment, TrainingRow
@@ -51,7 +51,7 @@ class RoutedExperts:
     """Experts of a token in one layer."""
 
     @property
-    def shape(self) -> Tuple[int, int]:
+    def shape(self) -> tuple[int, int]:
         """Layers, and experts of a token in each of them."""
         return self.layers, self.top_k
 
@@ -60,7 +60,7 @@ class RoutedExperts:
         width = self.layers * self.top_k
         return self.values[start * width : end * width]
 
-    def nested(self) -> List[List[List[int]]]:
+    def nested(self) -> list[list[list[int]]]:
         """Return them as lists: for each token, for each layer, its experts."""
         flat, top_k, width = self.values.tolist(), self.top_k, self.layers * self.top_k
         return [
@@ -69,7 +69,7 @@ class RoutedExperts:
         ]
 
 
-def routed_experts(row: TrainingRow, experts_per_token: Optional[int] = None) -> RoutedExperts:
+def routed_experts(row: TrainingRow, experts_per_token: int | None = None) -> RoutedExperts:
     """Return the experts of the tokens of a row: of all, or of all but the last.
 
     Args:
@@ -104,7 +104,7 @@ def routed_experts(row: TrainingRow, experts_per_token: Optional[int] = None) ->
     return _joined(row, parts, *shapes.pop())
 
 
-def same_shape(rows: Iterable[TrainingRow], experts_per_token: Optional[int] = None) -> List[RoutedExperts]:
+def same_shape(rows: Iterable[TrainingRow], experts_per_token: int | None = None) -> list[RoutedExperts]:
     """Return the experts of each row of a batch.
 
     Raises:
@@ -121,7 +121,7 @@ def same_shape(rows: Iterable[TrainingRow], experts_per_token: Optional[int] = N
 
 
 def _joined(
-    row: TrainingRow, parts: Sequence[Tuple[int, RoutedExperts]], layers: int, top_k: int
+    row: TrainingRow, parts: Sequence[tuple[int, RoutedExperts]], layers: int, top_k: int
 ) -> RoutedExperts:
     length, width = len(row), layers * top_k
     values = array("i", bytes(array("i").itemsize * length * width))
@@ -138,7 +138,7 @@ def _joined(
     return RoutedExperts(values[: tokens * width], tokens, layers, top_k)
 
 
-def _read(segment: Segment, experts_per_token: Optional[int]) -> Optional[Tuple[int, RoutedExperts]]:
+def _read(segment: Segment, experts_per_token: int | None) -> tuple[int, RoutedExperts] | None:
     """Return the place of the first token in the row, and what the call says of it and of those behind it."""
     found = segment.choice.routed_experts
     if found is None:
@@ -167,7 +167,7 @@ def _asked(record: Any) -> Iterable[Any]:
     return () if record is None else (record.sampling_requested.get(name) for name in _STARTS)
 
 
-def _decoded(found: Any, rows: int, experts_per_token: Optional[int]) -> RoutedExperts:
+def _decoded(found: Any, rows: int, experts_per_token: int | None) -> RoutedExperts:
     if isinstance(found, list):
         return _of_lists(found)
     if isinstance(found, str):
@@ -199,7 +199,7 @@ def _bytes(text: str) -> bytes:
         raise _UnreadableError("are no base64") from error
 
 
-def _of_lists(found: List[Any]) -> RoutedExperts:
+def _of_lists(found: list[Any]) -> RoutedExperts:
     try:
         layers, top_k = len(found[0]), len(found[0][0])
         values = array("i", (expert for token in found for layer in token for expert in layer))
@@ -226,7 +226,7 @@ def _of_file(data: bytes) -> RoutedExperts:
     return _shaped(data[begin:], _CODES.get(str(kind), ""), shape)
 
 
-def _of_numbers(data: bytes, rows: int, experts_per_token: Optional[int]) -> RoutedExperts:
+def _of_numbers(data: bytes, rows: int, experts_per_token: int | None) -> RoutedExperts:
     if experts_per_token is None:
         raise _UnreadableError(
             "have no shape (SGLang's): pass experts_per_token, the model's num_experts_per_tok"
@@ -238,7 +238,7 @@ def _of_numbers(data: bytes, rows: int, experts_per_token: Optional[int]) -> Rou
     raise _UnreadableError(f"are {len(data)} bytes, not those of {rows} tokens")
 
 
-def _shaped(data: bytes, code: str, shape: Tuple[Any, ...]) -> RoutedExperts:
+def _shaped(data: bytes, code: str, shape: tuple[Any, ...]) -> RoutedExperts:
     if not code or len(shape) != 3 or not all(type(each) is int and each > 0 for each in shape):
         raise _UnreadableError("have a type or a shape that no known engine sends")
     found = array(code)
@@ -252,10 +252,10 @@ def _shaped(data: bytes, code: str, shape: Tuple[Any, ...]) -> RoutedExperts:
     return RoutedExperts(values, *shape)
 
 
-def _model(segment: Segment) -> Optional[str]:
+def _model(segment: Segment) -> str | None:
     return None if segment.call.record is None else model_name(segment.call.record)
 
 
-def _where(row: TrainingRow, segment: Optional[Segment] = None) -> str:
+def _where(row: TrainingRow, segment: Segment | None = None) -> str:
     span = "" if segment is None else f" (span {segment.span_id})"
     return f"row {row.index} of rollout {row.rollout_id}, attempt {row.attempt_id}{span}"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Literal, Optional, Tuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..adapter.analysis import Analysis, analyse
 from ..adapter.calls import Call, is_marked, role_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TESTED_WITH = "TRL 1.16, datasets 5.2"
 
-Message = Dict[str, Any]
+Message = dict[str, Any]
 ArgumentsAs = Literal["object", "text"]
 
 
@@ -41,22 +41,22 @@ ArgumentsAs = Literal["object", "text"]
 class Conversation:
     """One conversation of an attempt, at its longest."""
 
-    messages: Tuple[Message, ...]
+    messages: tuple[Message, ...]
     """OpenAI chat messages; the last is the model's."""
-    tools: Tuple[Dict[str, Any], ...]
-    reward: Optional[float]
+    tools: tuple[dict[str, Any], ...]
+    reward: float | None
     """Of the attempt; ``None`` = unscored."""
     rollout_id: str
     attempt_id: str
     span_id: str
     """The call that said the last message."""
-    group_id: Optional[str] = None
-    rewards: Dict[str, Optional[float]] = field(default_factory=dict)
-    asked: Optional[int] = None
+    group_id: str | None = None
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    asked: int | None = None
     """Messages before the first that was sampled; ``None``: those before the first of an assistant."""
 
     @property
-    def prompt(self) -> Tuple[Message, ...]:
+    def prompt(self) -> tuple[Message, ...]:
         """The messages before the first that the model said."""
         if self.asked is not None:
             return self.messages[: self.asked]
@@ -64,14 +64,14 @@ class Conversation:
         return self.messages[: roles.index("assistant")]
 
     @property
-    def completion(self) -> Tuple[Message, ...]:
+    def completion(self) -> tuple[Message, ...]:
         """Everything from the first message that the model said."""
         return self.messages[len(self.prompt) :]
 
 
 def conversations(
-    attempt: Iterable[SpanLike], policy: Optional[RowPolicy] = None, *, rollout: Optional[Rollout] = None
-) -> List[Conversation]:
+    attempt: Iterable[SpanLike], policy: RowPolicy | None = None, *, rollout: Rollout | None = None
+) -> list[Conversation]:
     """Return the conversations of an attempt, by start time of their last call. Never raises, whatever the trace.
 
     Args:
@@ -87,8 +87,8 @@ def conversations(
 
 
 def to_sft(
-    found: Iterable[Conversation], *, min_reward: Optional[float] = None, arguments: ArgumentsAs = "object"
-) -> List[Dict[str, Any]]:
+    found: Iterable[Conversation], *, min_reward: float | None = None, arguments: ArgumentsAs = "object"
+) -> list[dict[str, Any]]:
     """Return examples for supervised training.
 
     Args:
@@ -115,7 +115,7 @@ def to_sft(
 
 def to_dpo(
     found: Iterable[Conversation], *, margin: float = 0.0, arguments: ArgumentsAs = "object"
-) -> List[Dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Return pairs for preference training: of one group, with the same prompt and tools, the better one chosen.
 
     Two that say the same are no pair: nothing tells them apart but their rewards.
@@ -129,7 +129,7 @@ def to_dpo(
         InvalidArgument: ``arguments`` is neither ``object`` nor ``text``.
     """
     _check(arguments)
-    alike: Dict[Any, List[Conversation]] = {}
+    alike: dict[Any, list[Conversation]] = {}
     for each in found:
         if each.reward is not None and each.group_id is not None and each.prompt:
             tools = json.dumps(each.tools, sort_keys=True, default=str)
@@ -148,7 +148,7 @@ def to_dpo(
     ]
 
 
-def to_dataset(examples: Sequence[Dict[str, Any]]) -> datasets.Dataset:
+def to_dataset(examples: Sequence[dict[str, Any]]) -> datasets.Dataset:
     """Return examples as a Hugging Face dataset.
 
     A column has one type: tools are JSON text, content in parts that are all text is one text, and what has no common
@@ -164,7 +164,7 @@ def to_dataset(examples: Sequence[Dict[str, Any]]) -> datasets.Dataset:
     return datasets.Dataset.from_list(list(map(_with_text, examples)), on_mixed_types="use_json")
 
 
-def write_examples(examples: Sequence[Dict[str, Any]], path: Path) -> None:
+def write_examples(examples: Sequence[dict[str, Any]], path: Path) -> None:
     """Write examples to a file: Parquet where its name ends so, else JSON Lines.
 
     Raises:
@@ -177,7 +177,7 @@ def write_examples(examples: Sequence[Dict[str, Any]], path: Path) -> None:
         file.writelines(json.dumps(example, default=str) + "\n" for example in examples)
 
 
-def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Optional[Rollout]) -> Iterable[Conversation]:
+def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Rollout | None) -> Iterable[Conversation]:
     outcome = rewards_of(analysis, policy).outcome
     nodes = (analysis.graph.nodes[index] for index in analysis.graph.given_up)
     given_up = {(node.call.span.span_id, node.choice.index) for node in nodes}
@@ -224,7 +224,7 @@ def _is_answer(choice: Choice) -> bool:
     return bool(choice.content or choice.tool_calls) and choice.role == "assistant"
 
 
-def _answer(found: Conversation) -> List[Tuple[Any, ...]]:
+def _answer(found: Conversation) -> list[tuple[Any, ...]]:
     """Return what was said after the prompt, without the ids of tool calls, which differ each time."""
     return [saying(message)[:3] for message in found.completion]
 
@@ -234,7 +234,7 @@ def _check(arguments: str) -> None:
         raise InvalidArgument(f"arguments is 'object' or 'text', not {arguments!r}")
 
 
-def _for_templates(messages: Iterable[Message], arguments: ArgumentsAs) -> List[Message]:
+def _for_templates(messages: Iterable[Message], arguments: ArgumentsAs) -> list[Message]:
     if arguments == "text":
         return list(messages)
     return [
@@ -245,7 +245,7 @@ def _for_templates(messages: Iterable[Message], arguments: ArgumentsAs) -> List[
     ]
 
 
-def _with_object(call: Dict[str, Any]) -> Dict[str, Any]:
+def _with_object(call: dict[str, Any]) -> dict[str, Any]:
     function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
@@ -256,7 +256,7 @@ def _with_object(call: Dict[str, Any]) -> Dict[str, Any]:
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
 
 
-def _with_text(example: Dict[str, Any]) -> Dict[str, Any]:
+def _with_text(example: dict[str, Any]) -> dict[str, Any]:
     """Return an example whose tools are JSON text, for their schemas have no common columns, and whose content is."""
     return {
         name: [_one_text(each) for each in value] if name != "tools" else json.dumps(value)

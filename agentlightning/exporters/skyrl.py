@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Literal, NotRequired, Optional, Tuple, TypedDict, Union
+from typing import Any, Literal, NotRequired, TypedDict
 
 from ..adapter.training import TrainingRow
 from .checks import by_rollout, exportable, group, numbers, rewards_by_token, sampled_at, scored
@@ -33,16 +33,16 @@ class TrajectoryID:
 class GeneratorOutput(TypedDict):
     """What a SkyRL generator returns."""
 
-    prompt_token_ids: List[List[int]]
-    response_ids: List[List[int]]
-    rewards: Union[List[float], List[List[float]]]
-    loss_masks: List[List[int]]
-    stop_reasons: Optional[List[str]]
-    rollout_metrics: Optional[Dict[str, Any]]
-    rollout_logprobs: Optional[List[List[float]]]
-    trajectory_ids: Optional[List[TrajectoryID]]
-    is_last_step: Optional[List[bool]]
-    rollout_expert_indices: NotRequired[List[List[List[List[int]]]]]
+    prompt_token_ids: list[list[int]]
+    response_ids: list[list[int]]
+    rewards: list[float] | list[list[float]]
+    loss_masks: list[list[int]]
+    stop_reasons: list[str] | None
+    rollout_metrics: dict[str, Any] | None
+    rollout_logprobs: list[list[float]] | None
+    trajectory_ids: list[TrajectoryID] | None
+    is_last_step: list[bool] | None
+    rollout_expert_indices: NotRequired[list[list[list[list[int]]]]]
     """For each token of prompt and response, for each layer, its experts; 0 for the last token, as SkyRL has it."""
 
 
@@ -50,9 +50,9 @@ def to_generator_output(
     rows: Iterable[TrainingRow],
     *,
     rewards: Literal["rollout", "steps"] = "rollout",
-    temperature: Optional[float] = 1.0,
+    temperature: float | None = 1.0,
     with_routed_experts: bool = False,
-    experts_per_token: Optional[int] = None,
+    experts_per_token: int | None = None,
 ) -> GeneratorOutput:
     """Return the rows as SkyRL takes them.
 
@@ -75,8 +75,8 @@ def to_generator_output(
     """
     given = exportable(rows)
     sampled_at(given, temperature)
-    repetitions: Dict[str, int] = {}
-    found: List[Tuple[TrainingRow, TrajectoryID, bool]] = []
+    repetitions: dict[str, int] = {}
+    found: list[tuple[TrainingRow, TrajectoryID, bool]] = []
     for _, own in by_rollout(given):
         instance = group(own[0])
         trajectory = TrajectoryID(instance, repetitions.setdefault(instance, 0))
@@ -99,8 +99,8 @@ def to_generator_output(
 
 
 def _expert_indices(
-    rows: Sequence[TrainingRow], experts_per_token: Optional[int]
-) -> List[List[List[List[int]]]]:
+    rows: Sequence[TrainingRow], experts_per_token: int | None
+) -> list[list[list[list[int]]]]:
     found = []
     for row, routed in zip(rows, same_shape(rows, experts_per_token), strict=True):
         indices = routed.nested()

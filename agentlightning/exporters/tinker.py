@@ -7,8 +7,8 @@ answers carry the id of their sampling, each run of tokens names where it comes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Union
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
 from ..adapter.training import TrainingRow
@@ -42,8 +42,8 @@ class Run(NamedTuple):
 
 
 def loss_inputs(
-    row: TrainingRow, advantage: float, *, temperature: Optional[float] = 1.0
-) -> Dict[str, List[Any]]:
+    row: TrainingRow, advantage: float, *, temperature: float | None = 1.0
+) -> dict[str, list[Any]]:
     """Return the shifted lists of one row, each one shorter than the row: plain numbers, without Tinker.
 
     Args:
@@ -64,9 +64,9 @@ def loss_inputs(
     }
 
 
-def provenance(row: TrainingRow) -> List[Run]:
+def provenance(row: TrainingRow) -> list[Run]:
     """Return where each token of a row comes from, in runs that tile it; empty where a response has no id."""
-    runs: List[Run] = []
+    runs: list[Run] = []
     at = 0
     for segment in row.segments:
         if segment.call.response_id is None:
@@ -81,12 +81,12 @@ def provenance(row: TrainingRow) -> List[Run]:
 def to_datums(
     rows: Iterable[TrainingRow],
     *,
-    advantage: Union[Formula, str, AdvantageFunction, Sequence[float]] = Formula.CENTER,
+    advantage: Formula | str | AdvantageFunction | Sequence[float] = Formula.CENTER,
     with_provenance: bool = True,
     on_unscored: str = "drop",
-    temperature: Optional[float] = 1.0,
+    temperature: float | None = 1.0,
     weights: Weights = "rows",
-) -> List[tinker.Datum]:
+) -> list[tinker.Datum]:
     """Return one ``Datum`` per row.
 
     Args:
@@ -139,9 +139,9 @@ def to_datums(
 class Transition(NamedTuple):
     """One answer of a trajectory, with the names of the cookbook's ``Transition``."""
 
-    ob: List[int]
+    ob: list[int]
     """The prompt: all tokens before the answer."""
-    ac: Dict[str, List[Any]]
+    ac: dict[str, list[Any]]
     """``tokens`` and ``maybe_logprobs``, as its ``TokensWithLogprobs`` has them."""
     reward: float
     episode_done: bool
@@ -151,14 +151,14 @@ class TrajectoryGroup(NamedTuple):
     """The rollouts of one group; a trajectory is a row."""
 
     group_id: str
-    trajectories: List[List[Transition]]
-    final_rewards: List[float]
+    trajectories: list[list[Transition]]
+    final_rewards: list[float]
     """One per trajectory: the reward of its rollout."""
 
 
 def to_trajectory_groups(
-    rows: Iterable[TrainingRow], *, temperature: Optional[float] = 1.0
-) -> List[TrajectoryGroup]:
+    rows: Iterable[TrainingRow], *, temperature: float | None = 1.0
+) -> list[TrajectoryGroup]:
     """Return groups of trajectories as the cookbook (0.6) has them; the reward is given once, at the end.
 
     A rollout with several rows gives several trajectories with the same reward: where its baseline must not count
@@ -170,7 +170,7 @@ def to_trajectory_groups(
     """
     given = exportable(rows)
     sampled_at(given, temperature)
-    groups: Dict[str, TrajectoryGroup] = {}
+    groups: dict[str, TrajectoryGroup] = {}
     for _, own in by_rollout(given):
         for row in own:
             name = group(row)
@@ -181,11 +181,11 @@ def to_trajectory_groups(
 
 
 def _advantages(
-    rows: Sequence[TrainingRow], advantage: Union[Formula, str, AdvantageFunction, Sequence[float]]
-) -> List[Optional[float]]:
+    rows: Sequence[TrainingRow], advantage: Formula | str | AdvantageFunction | Sequence[float]
+) -> list[float | None]:
     if callable(advantage) or isinstance(advantage, str):
         return row_advantages(rows, advantage)
-    given: List[Optional[float]] = list(map(float, advantage))
+    given: list[float | None] = list(map(float, advantage))
     if len(given) != len(rows):
         raise ValueError(f"{len(given)} advantages for {len(rows)} rows")
     return given

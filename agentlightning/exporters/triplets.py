@@ -6,7 +6,6 @@ Its transition level, one per call, is ``TracerTraceToTriplet``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import List
 
 from ..adapter.training import TrainingRow
 from ..adapter.transition import image_urls
@@ -17,7 +16,7 @@ from ..types import Triplet
 TESTED_WITH = "Agent Lightning 0.3.0"
 
 
-def to_trajectory_triplets(rows: Iterable[TrainingRow]) -> List[Triplet]:
+def to_trajectory_triplets(rows: Iterable[TrainingRow]) -> list[Triplet]:
     """Return one triplet per row: the first prompt, and everything behind it with a mask.
 
     ``response["token_ids"]`` holds answers and what the environment said between them;

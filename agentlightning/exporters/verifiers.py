@@ -18,7 +18,7 @@ import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from ..adapter.continuity import saying
@@ -32,7 +32,7 @@ from .routing import RoutedExperts, same_shape
 
 TESTED_WITH = "verifiers 0.4.0"
 
-WireTrace = Dict[str, Any]
+WireTrace = dict[str, Any]
 """The fields of verifiers' model of this name, as JSON values; routed experts and sampling masks hold bytes."""
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
@@ -45,11 +45,11 @@ def to_wire_traces(
     rows: Iterable[TrainingRow],
     rollouts: Iterable[Rollout],
     *,
-    reward_weights: Optional[Mapping[str, float]] = None,
+    reward_weights: Mapping[str, float] | None = None,
     with_routed_experts: bool = False,
-    experts_per_token: Optional[int] = None,
+    experts_per_token: int | None = None,
     with_sampling_masks: bool = False,
-) -> List[WireTrace]:
+) -> list[WireTrace]:
     """Return one trace per attempt.
 
     ``ok`` is whether the rollout succeeded. ``info`` holds our ids, the group, the policy versions, and how many
@@ -81,7 +81,7 @@ def to_wire_traces(
                 f"rollout {rollout_id} is not among the rollouts: pass it, for its task and its end"
             )
         graph = _Graph(with_masks=with_sampling_masks)
-        routing: Sequence[Optional[RoutedExperts]] = [None] * len(own)
+        routing: Sequence[RoutedExperts | None] = [None] * len(own)
         if with_routed_experts:
             routing = same_shape(own, experts_per_token)
         for row, routed in zip(own, routing, strict=True):
@@ -91,7 +91,7 @@ def to_wire_traces(
 
 
 def _trace(
-    graph: _Graph, rows: Sequence[TrainingRow], rollout: Rollout, weights: Optional[Mapping[str, float]]
+    graph: _Graph, rows: Sequence[TrainingRow], rollout: Rollout, weights: Mapping[str, float] | None
 ) -> WireTrace:
     first = rows[0]
     versions = [row.versions for row in rows if row.versions is not None]
@@ -129,11 +129,11 @@ def _trace(
     }
 
 
-def _span(versions: Sequence[Tuple[int, int]]) -> List[int]:
+def _span(versions: Sequence[tuple[int, int]]) -> list[int]:
     return [min(oldest for oldest, _ in versions), max(newest for _, newest in versions)]
 
 
-def _rewards(row: TrainingRow, weights: Optional[Mapping[str, float]]) -> Dict[str, Any]:
+def _rewards(row: TrainingRow, weights: Mapping[str, float] | None) -> dict[str, Any]:
     total = scored(row)
     if weights is None and len(row.rewards) == 1:
         weights = dict.fromkeys(row.rewards, 1.0)
@@ -160,20 +160,20 @@ class _Graph:
 
     def __init__(self, *, with_masks: bool) -> None:
         self._with_masks = with_masks
-        self.nodes: List[Dict[str, Any]] = []
-        self.calls: List[Dict[str, Any]] = []
-        self.tools: List[Dict[str, Any]] = []
+        self.nodes: list[dict[str, Any]] = []
+        self.calls: list[dict[str, Any]] = []
+        self.tools: list[dict[str, Any]] = []
         self.left_out = 0
-        self._found: Dict[Tuple[Any, ...], int] = {}
-        self._counted: Dict[str, None] = {}
+        self._found: dict[tuple[Any, ...], int] = {}
+        self._counted: dict[str, None] = {}
         """Span ids of calls whose usage is in."""
-        self._routed: Set[int] = set()
+        self._routed: set[int] = set()
         """Nodes (by identity) whose experts are known of all their tokens."""
 
-    def add(self, row: TrainingRow, routed: Optional[RoutedExperts]) -> None:
+    def add(self, row: TrainingRow, routed: RoutedExperts | None) -> None:
         """Add the path of a row, with the experts of its tokens."""
         logprobs = numbers(row)
-        parent: Optional[int] = None
+        parent: int | None = None
         at = said = 0
         for segment in row.segments:
             record = segment.call.record
@@ -188,8 +188,8 @@ class _Graph:
             at = segment.end
 
     def _input(
-        self, parent: Optional[int], message: Mapping[str, Any], tools: List[Dict[str, Any]]
-    ) -> Optional[int]:
+        self, parent: int | None, message: Mapping[str, Any], tools: list[dict[str, Any]]
+    ) -> int | None:
         written = _message(message)
         key = (parent, saying(message), None if parent is not None else json.dumps(tools, default=str))
         if written is None:
@@ -202,12 +202,12 @@ class _Graph:
 
     def _answer(
         self,
-        parent: Optional[int],
+        parent: int | None,
         segment: Segment,
         row: TrainingRow,
         at: int,
         logprobs: Sequence[float],
-        tools: List[Dict[str, Any]],
+        tools: list[dict[str, Any]],
     ) -> int:
         key = (parent, segment.span_id, segment.choice.index, segment.end)
         index = self._found.get(key)
@@ -226,7 +226,7 @@ class _Graph:
                 self.nodes[index]["sampling_mask"] = _sampling_mask(row, segment, mask)
         return index
 
-    def _route(self, node: Dict[str, Any], routed: RoutedExperts, start: int, end: int) -> None:
+    def _route(self, node: dict[str, Any], routed: RoutedExperts, start: int, end: int) -> None:
         """Give a node the experts of its tokens ``[start, end)``, where it has none that are known of all of them."""
         whole = end <= routed.tokens
         if "routed_experts" in node and (not whole or id(node) in self._routed):
@@ -240,7 +240,7 @@ class _Graph:
         node["routed_experts"] = _numbers(array(code, values), kind, [end - start, *routed.shape])
 
     def _node(
-        self, parent: Optional[int], message: Dict[str, Any], tools: List[Dict[str, Any]], *, sampled: bool
+        self, parent: int | None, message: dict[str, Any], tools: list[dict[str, Any]], *, sampled: bool
     ) -> int:
         self.nodes.append({"parent": parent, "message": message, "sampled": sampled})
         if parent is None and tools:
@@ -248,7 +248,7 @@ class _Graph:
         self.tools += [tool for tool in tools if tool not in self.tools]
         return len(self.nodes) - 1
 
-    def _call(self, segment: Segment, node: int) -> Dict[str, Any]:
+    def _call(self, segment: Segment, node: int) -> dict[str, Any]:
         record, span = segment.call.record, segment.call.span
         reason = segment.finish_reason
         is_first = segment.span_id not in self._counted
@@ -266,12 +266,12 @@ class _Graph:
         }
 
 
-def _numbers(values: array[int], kind: str, shape: List[int]) -> Dict[str, Any]:
+def _numbers(values: array[int], kind: str, shape: list[int]) -> dict[str, Any]:
     """Return numbers as verifiers' wire has an array of NumPy."""
     return {"__nd__": True, "dtype": kind, "shape": shape, "data": values.tobytes()}
 
 
-def _sampling_mask(row: TrainingRow, segment: Segment, trained: Sequence[bool]) -> Dict[str, Any]:
+def _sampling_mask(row: TrainingRow, segment: Segment, trained: Sequence[bool]) -> dict[str, Any]:
     """Return the ids that each trained token of an answer was sampled from."""
     masks, ids = segment.choice.sampling_mask, segment.choice.token_ids or ()
     known = isinstance(masks, list) and len(masks) == len(ids)
@@ -296,7 +296,7 @@ def _sampling_mask(row: TrainingRow, segment: Segment, trained: Sequence[bool]) 
     }
 
 
-def _usage(usage: Optional[Usage]) -> Optional[Dict[str, Any]]:
+def _usage(usage: Usage | None) -> dict[str, Any] | None:
     if usage is None or usage.input_tokens is None or usage.output_tokens is None:
         return None
     return {
@@ -307,19 +307,19 @@ def _usage(usage: Optional[Usage]) -> Optional[Dict[str, Any]]:
     }
 
 
-def _said(segment: Segment) -> Dict[str, Any]:
+def _said(segment: Segment) -> dict[str, Any]:
     """Return the message of an answer: the model's, whatever role the server gave it."""
     return _assistant(segment.choice.message())
 
 
-def _message(message: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
+def _message(message: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a message of a request in verifiers' shape, or ``None`` where it has none for it."""
     role = _ROLES.get(str(message.get("role")))
     if role is None:
         return None
     if role == "assistant":
         return _assistant(message)
-    found: Dict[str, Any] = {"role": role, "content": _content(message.get("content"))}
+    found: dict[str, Any] = {"role": role, "content": _content(message.get("content"))}
     if role == "tool":
         call_id = message.get("tool_call_id")
         if not isinstance(call_id, str):
@@ -328,7 +328,7 @@ def _message(message: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
     return found
 
 
-def _assistant(message: Mapping[str, Any]) -> Dict[str, Any]:
+def _assistant(message: Mapping[str, Any]) -> dict[str, Any]:
     content = _content(message.get("content"))
     text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
     reasoning = message.get("reasoning_content")
@@ -364,7 +364,7 @@ def _content(content: Any) -> Any:
     return parts or ""
 
 
-def _tool(tool: Mapping[str, Any]) -> Dict[str, Any]:
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     function = tool.get("function")
     given = function if isinstance(function, Mapping) else tool
     parameters = given.get("parameters")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, List, Literal, NotRequired, Optional, Tuple, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
 from ..adapter.training import TrainingRow
@@ -41,15 +41,15 @@ TESTED_WITH = "verl 0.9.1"
 class AgentLoopOutput(TypedDict):
     """The fields of verl's ``AgentLoopOutput``, which takes them as keyword arguments."""
 
-    prompt_ids: List[int]
-    response_ids: List[int]
-    response_mask: List[int]
-    response_logprobs: Optional[List[float]]
-    reward_score: Optional[float]
+    prompt_ids: list[int]
+    response_ids: list[int]
+    response_mask: list[int]
+    response_logprobs: list[float] | None
+    reward_score: float | None
     num_turns: int
     """Each answer, and what came before it: two of each."""
-    metrics: Dict[str, float]
-    extra_fields: Dict[str, Any]
+    metrics: dict[str, float]
+    extra_fields: dict[str, Any]
     routed_experts: NotRequired[Any]
     """An array of NumPy, ``int16[tokens, layers, experts]``, over prompt and response without its last token."""
 
@@ -57,12 +57,12 @@ class AgentLoopOutput(TypedDict):
 def to_agent_loop_outputs(
     rows: Iterable[TrainingRow],
     *,
-    response_length: Optional[int] = None,
+    response_length: int | None = None,
     with_logprobs: bool = True,
-    temperature: Optional[float] = 1.0,
+    temperature: float | None = 1.0,
     with_routed_experts: bool = False,
-    experts_per_token: Optional[int] = None,
-) -> List[AgentLoopOutput]:
+    experts_per_token: int | None = None,
+) -> list[AgentLoopOutput]:
     """Return what an agent loop returns for one session: one output per row, the reward on the last.
 
     ``extra_fields`` has the same keys in every output: the policy versions as ``min_global_steps`` and
@@ -139,24 +139,24 @@ def _output(row: TrainingRow, is_last: bool, gone: Sequence[int], with_logprobs:
 class PaddedBatch:
     """A batch as plain lists, one entry per row: prompts padded on the left, responses on the right."""
 
-    prompts: List[List[int]]
-    responses: List[List[int]]
-    attention_mask: List[List[int]]
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    attention_mask: list[list[int]]
     """Over prompt and response: 1 = a token, whatever its id."""
-    response_mask: List[List[int]]
-    rollout_log_probs: Optional[List[List[float]]]
-    rm_scores: List[List[float]]
+    response_mask: list[list[int]]
+    rollout_log_probs: list[list[float]] | None
+    rm_scores: list[list[float]]
     """The reward of the rollout at the last token of each of its rows; with ``rewards="steps"`` each reward once."""
-    advantages: Optional[List[List[float]]]
+    advantages: list[list[float]] | None
     """0.0 where ``response_mask`` is 0."""
-    rows: List[TrainingRow]
+    rows: list[TrainingRow]
     """As they were cut."""
-    batch_keys: List[str]
+    batch_keys: list[str]
     """``<group>_<session>_<row>``, as verl's V1 trainer names its rows."""
-    left_out: List[LeftOut]
-    routed_experts: Optional[List[RoutedExperts]]
+    left_out: list[LeftOut]
+    routed_experts: list[RoutedExperts] | None
     """Of each row, where they are wanted."""
-    temperature: Optional[float]
+    temperature: float | None
     """At which verl is to compute log-probabilities: the one that was given, else the only one at which the rows were
     sampled; ``None`` where they were sampled at several, or at one that nobody knows."""
 
@@ -167,13 +167,13 @@ def padded_batch(
     max_prompt_length: int,
     max_response_length: int,
     pad_token_id: int,
-    advantage: Union[Formula, str, AdvantageFunction, None] = Formula.VERL,
+    advantage: Formula | str | AdvantageFunction | None = Formula.VERL,
     with_logprobs: bool = True,
-    temperature: Optional[float] = 1.0,
+    temperature: float | None = 1.0,
     weights: Weights = "rows",
     rewards: Literal["rollout", "steps"] = "rollout",
     with_routed_experts: bool = False,
-    experts_per_token: Optional[int] = None,
+    experts_per_token: int | None = None,
 ) -> PaddedBatch:
     """Return the batch of :func:`to_dataproto` without verl and without torch; same arguments, same errors."""
     given = [row for _, own in by_rollout(exportable(rows)) for row in own]
@@ -231,13 +231,13 @@ def to_dataproto(
     max_prompt_length: int,
     max_response_length: int,
     pad_token_id: int,
-    advantage: Union[Formula, str, AdvantageFunction, None] = Formula.VERL,
+    advantage: Formula | str | AdvantageFunction | None = Formula.VERL,
     with_logprobs: bool = True,
-    temperature: Optional[float] = 1.0,
+    temperature: float | None = 1.0,
     weights: Weights = "rows",
     rewards: Literal["rollout", "steps"] = "rollout",
     with_routed_experts: bool = False,
-    experts_per_token: Optional[int] = None,
+    experts_per_token: int | None = None,
 ) -> verl.DataProto:
     """Return the rows as a batch, with the tensors that verl's agent loops give, and ``uid`` = the group.
 
@@ -314,18 +314,18 @@ def to_dataproto(
     if batch.routed_experts is not None:
         tensors["routed_experts"] = torch.from_numpy(_routing(batch, max_prompt_length, max_response_length))
     left = [(each.rollout_id, each.attempt_id, each.index, each.reason) for each in batch.left_out]
-    meta: Dict[str, Any] = {"left_out": left}
+    meta: dict[str, Any] = {"left_out": left}
     if batch.temperature is not None:
         meta["temperature"] = batch.temperature
     return DataProto.from_dict(tensors=tensors, non_tensors=_objects(batch), meta_info=meta)
 
 
-def _objects(batch: PaddedBatch) -> Dict[str, Any]:
+def _objects(batch: PaddedBatch) -> dict[str, Any]:
     """Return the columns that are no tensors, each an array of objects."""
     import numpy as np
 
     versions = [row.versions or (None, None) for row in batch.rows]
-    columns: Dict[str, Sequence[Any]] = {
+    columns: dict[str, Sequence[Any]] = {
         "uid": [group(row) for row in batch.rows],
         "batch_keys": batch.batch_keys,
         "rollout_id": [row.rollout_id for row in batch.rows],
@@ -343,10 +343,10 @@ def _objects(batch: PaddedBatch) -> Dict[str, Any]:
     return found
 
 
-def _batch_keys(rows: Sequence[TrainingRow]) -> List[str]:
+def _batch_keys(rows: Sequence[TrainingRow]) -> list[str]:
     """Return verl's names: sessions are counted within their group, rows within their session."""
-    sessions: Dict[str, int] = {}
-    keys: List[str] = []
+    sessions: dict[str, int] = {}
+    keys: list[str] = []
     for _, own in by_rollout(rows):
         name = group(own[0])
         session = sessions.get(name, 0)
@@ -355,30 +355,30 @@ def _batch_keys(rows: Sequence[TrainingRow]) -> List[str]:
     return keys
 
 
-def _only_temperature(rows: Sequence[TrainingRow]) -> Optional[float]:
+def _only_temperature(rows: Sequence[TrainingRow]) -> float | None:
     """Return the temperature that all rows were sampled at; ``None`` where there is none to divide logits by."""
     found = {each for row in rows for each in row.temperatures}
     return (found.pop() or None) if len(found) == 1 else None
 
 
-def _key(row: TrainingRow) -> Tuple[str, str, int]:
+def _key(row: TrainingRow) -> tuple[str, str, int]:
     return row.rollout_id, row.attempt_id, row.index
 
 
-def _left(values: Sequence[Any], width: int, padding: Any) -> List[Any]:
+def _left(values: Sequence[Any], width: int, padding: Any) -> list[Any]:
     return [padding] * (width - len(values)) + list(values)
 
 
-def _right(values: Sequence[Any], width: int, padding: Any) -> List[Any]:
+def _right(values: Sequence[Any], width: int, padding: Any) -> list[Any]:
     return list(values) + [padding] * (width - len(values))
 
 
-def _spread(row: TrainingRow, value: float, width: int) -> List[float]:
+def _spread(row: TrainingRow, value: float, width: int) -> list[float]:
     mask = row.loss_mask[row.prompt_length :]
     return _right([value if trained else 0.0 for trained in mask], width, 0.0)
 
 
-def _scores(rows: Sequence[TrainingRow], *, by_steps: bool) -> List[List[float]]:
+def _scores(rows: Sequence[TrainingRow], *, by_steps: bool) -> list[list[float]]:
     if by_steps:
         return rewards_by_token(rows)
     return [[0.0] * (len(row.completion_ids) - 1) + [scored(row)] for row in rows]

@@ -12,7 +12,7 @@ import json
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .asking import FirstLook
@@ -86,7 +86,7 @@ class AiohttpCalls:
         self, reader: Any, send: Any, kwargs: Mapping[str, Any], exchange: Exchange, question: bytes
     ) -> Any:
         """Send a request that asks for more; after a refusal, the agent's own."""
-        status: Optional[int] = None
+        status: int | None = None
         try:
             response = await send(**_with_body(kwargs, question))
         except Exception as error:
@@ -128,7 +128,7 @@ class AiohttpCalls:
         return look.is_error
 
 
-def _outgoing(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, Any]) -> Optional[Outgoing]:
+def _outgoing(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, Any]) -> Outgoing | None:
     build = getattr(session, "_build_url", None)
     url = urlsplit(str(build(str_or_url) if build is not None else str_or_url))
     if operation_of(method.upper(), url.path) is None:
@@ -141,7 +141,7 @@ def _outgoing(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, A
         # What is sent; the body here is not compressed yet.
         headers["content-encoding"] = str(kwargs["compress"])
     data, document = kwargs.get("data"), kwargs.get("json")
-    body: Optional[bytes] = None
+    body: bytes | None = None
     if document is not None:
         serialize = getattr(session, "json_serialize", None) or json.dumps
         said = serialize(document)
@@ -215,9 +215,7 @@ class _Idle:
     def resume_reading(self, *, resume_parser: bool = True) -> None: ...
 
 
-def _put(
-    reader: Any, response: Any, exchange: Exchange, watch: CallWatch, stripper: Optional[Stripper]
-) -> None:
+def _put(reader: Any, response: Any, exchange: Exchange, watch: CallWatch, stripper: Stripper | None) -> None:
     content = response.content
     if not isinstance(content, reader):
         content = response.content = reader(content)
@@ -232,9 +230,9 @@ class _Recorded(_Reader):
         super().__init__(idle, inner.get_read_buffer_limits()[0], loop=inner._loop)  # noqa: SLF001
         self._inner = inner
         self._inner_read: list[tuple[bytes, bool]] = []
-        self._exchange: Optional[Exchange] = None
-        self._watch: Optional[CallWatch] = None
-        self._stripper: Optional[Stripper] = None
+        self._exchange: Exchange | None = None
+        self._watch: CallWatch | None = None
+        self._stripper: Stripper | None = None
         if inner.exception() is not None:
             super().set_exception(inner.exception())
 
@@ -250,7 +248,7 @@ class _Recorded(_Reader):
                 return
         look.finish()
 
-    def follow(self, exchange: Exchange, watch: CallWatch, stripper: Optional[Stripper]) -> None:
+    def follow(self, exchange: Exchange, watch: CallWatch, stripper: Stripper | None) -> None:
         self._exchange, self._watch, self._stripper = exchange, watch, stripper
         finalizer: Any = weakref.finalize(self, collected, exchange)
         finalizer.atexit = False

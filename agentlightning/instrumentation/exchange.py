@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import Any
 
 from ..codec import bounds, content_encoding
 from ..codec.openai_wire import json_object
@@ -65,11 +65,11 @@ def plain_body(body: bytes, headers: Mapping[str, str]) -> bytes:
 class Scope:
     """The time that a client's ``request`` method takes: all exchanges inside are one call."""
 
-    def __init__(self, owner: object, outer: Optional[Scope]) -> None:
+    def __init__(self, owner: object, outer: Scope | None) -> None:
         self.owner = owner
         self.outer = outer
-        self.call: Optional[Call] = None
-        self._pending: Optional[RawCall] = None
+        self.call: Call | None = None
+        self._pending: RawCall | None = None
         self._open = True
 
     @property
@@ -78,7 +78,7 @@ class Scope:
         current = self.call.current if self.call is not None else None
         return self._open and (current is None or current.is_over)
 
-    def begin(self) -> Optional[Call]:
+    def begin(self) -> Call | None:
         """Return the call of an earlier exchange, which is retried now."""
         self._pending = None
         return self.call
@@ -97,7 +97,7 @@ class Scope:
             self.call.end(raw)
 
 
-_scope: ContextVar[Optional[Scope]] = ContextVar("agentlightning_call_scope", default=None)
+_scope: ContextVar[Scope | None] = ContextVar("agentlightning_call_scope", default=None)
 
 
 def open_scope(owner: object) -> Any:
@@ -116,7 +116,7 @@ def close_scope(opened: Any) -> None:
     scope.close()
 
 
-def scope_of(owner: object) -> Optional[Scope]:
+def scope_of(owner: object) -> Scope | None:
     """Return the innermost open scope of ``owner`` in this context."""
     scope = _scope.get()
     while scope is not None and (scope.owner is not owner or not scope.takes_retries):
@@ -127,7 +127,7 @@ def scope_of(owner: object) -> Optional[Scope]:
 class Call:
     """A call that the sink knows; ends once."""
 
-    def __init__(self, sink: CallSink, guard: Guard, token: Any, scope: Optional[Scope]) -> None:
+    def __init__(self, sink: CallSink, guard: Guard, token: Any, scope: Scope | None) -> None:
         self._sink = sink
         self.reserve, self.release = sink.reserve, sink.release
         self.guard = guard
@@ -136,7 +136,7 @@ class Call:
         self._process = os.getpid()
         self._not_ended = [True]
         self.exchanges = 0
-        self.current: Optional[Exchange] = None
+        self.current: Exchange | None = None
 
     def over(self, exchange: Exchange, raw: RawCall) -> None:
         """Take the outcome of an exchange."""
@@ -166,8 +166,8 @@ class Exchange:
         start: CallStart,
         request: Outgoing,
         *,
-        endpoint: Optional[Endpoint],
-        retries: Optional[int],
+        endpoint: Endpoint | None,
+        retries: int | None,
         max_body_bytes: int,
         under_way: set[Exchange],
     ) -> None:
@@ -182,8 +182,8 @@ class Exchange:
         self._sent_size = 0
         self._max_body_bytes = max_body_bytes
         self._started_ns = time.time_ns()
-        self._first_chunk_ns: Optional[int] = None
-        self._status: Optional[int] = None
+        self._first_chunk_ns: int | None = None
+        self._status: int | None = None
         self._content_type = self._content_encoding = ""
         self._chunks: list[bytes] = []
         self._size = self._reserved = 0
@@ -247,7 +247,7 @@ class Exchange:
             self.notes.append("recording_ended")
             self.over(complete=False)
 
-    def over(self, *, complete: bool, error: Optional[str] = None) -> None:
+    def over(self, *, complete: bool, error: str | None = None) -> None:
         """The exchange is over; later words about it are ignored. Never raises."""
         if self.is_over:
             return
@@ -261,7 +261,7 @@ class Exchange:
                 self, self._raw(complete=complete and "body_truncated" not in self.notes, error=error)
             )
 
-    def _raw(self, *, complete: bool, error: Optional[str]) -> RawCall:
+    def _raw(self, *, complete: bool, error: str | None) -> RawCall:
         body = self._request.body if self._request.body is not None else b"".join(self._sent)
         body = plain_body(body, self._request.headers)
         answer = b"".join(self._chunks)

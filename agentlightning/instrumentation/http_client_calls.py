@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from contextvars import ContextVar
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any
 from urllib.parse import urlsplit
 
 from .exchange import Exchange, Outgoing, close_scope, open_scope
@@ -70,7 +70,7 @@ class HttpClientCalls:
     def _send(self, original: Any, patch: Patch) -> Any:  # noqa: ARG002 - a call that has begun is followed
         @functools.wraps(original)
         def send(connection: Any, data: Any) -> Any:
-            request: Optional[_Request] = vars(connection).get(_STATE)
+            request: _Request | None = vars(connection).get(_STATE)
             if request is None or request.is_passing:
                 return original(connection, data)
             return request.send(original, data)
@@ -80,7 +80,7 @@ class HttpClientCalls:
     def _getresponse(self, original: Any, patch: Patch) -> Any:  # noqa: ARG002 - as above
         @functools.wraps(original)
         def getresponse(connection: Any) -> Any:
-            request: Optional[_Request] = vars(connection).pop(_STATE, None)
+            request: _Request | None = vars(connection).pop(_STATE, None)
             return original(connection) if request is None else request.getresponse(original)
 
         return getresponse
@@ -137,9 +137,9 @@ class _Request:
         self._body = Dechunker(chunked=False)
         self._pieces: list[bytes] = []
         self._is_complete = False
-        self._exchange: Optional[Exchange] = None
-        self._whole: Optional[Outgoing] = None
-        self._held: Optional[list[bytes]] = None
+        self._exchange: Exchange | None = None
+        self._whole: Outgoing | None = None
+        self._held: list[bytes] | None = None
         """What the agent's client has sent and we have not; ``None`` where nothing is held."""
         self._own: list[bytes] = []
         """The agent's own request, where another one that asks for more was sent."""
@@ -189,7 +189,7 @@ class _Request:
         tunnelled = getattr(self._connection, "_tunnel_host", None) is not None
         return not tunnelled and self._watch.may_ask(self._outgoing(None))
 
-    def _outgoing(self, body: Optional[bytes]) -> Outgoing:
+    def _outgoing(self, body: bytes | None) -> Outgoing:
         connection, url = self._connection, self._url
         is_tls = isinstance(connection, http.client.HTTPSConnection) or hasattr(connection, "cert_reqs")
         return Outgoing(
@@ -323,7 +323,7 @@ def _with_body(head: bytes, body: bytes) -> bytes:
 class Dechunker:
     """Takes a body out of its transfer coding (RFC 9112, 7.1), however it arrives."""
 
-    def __init__(self, *, chunked: bool, length: Optional[int] = None) -> None:
+    def __init__(self, *, chunked: bool, length: int | None = None) -> None:
         self._chunked = chunked
         self._left = None if chunked else length
         self._rest = b""
@@ -332,7 +332,7 @@ class Dechunker:
         """Whether the body has come to its end; one that goes on until the connection closes never says so."""
 
     @property
-    def length(self) -> Optional[int]:
+    def length(self) -> int | None:
         """How many bytes the body still has, where that is known."""
         return None if self._chunked else self._left
 
@@ -381,7 +381,7 @@ class _File(io.RawIOBase):
         response: Any,
         exchange: Exchange,
         guard: Guard,
-        stripper: Optional[Stripper],
+        stripper: Stripper | None,
         held: deque[bytes],
     ) -> None:
         super().__init__()
@@ -456,7 +456,7 @@ class _File(io.RawIOBase):
                 self._exchange.over(complete=False)
 
 
-def _replace_file(response: Any, exchange: Exchange, guard: Guard, stripper: Optional[Stripper]) -> None:
+def _replace_file(response: Any, exchange: Exchange, guard: Guard, stripper: Stripper | None) -> None:
     held: deque[bytes] = vars(response).pop(_STATE, deque())
     if response.fp is None:  # an answer without a body, which is over
         exchange.over(complete=True)

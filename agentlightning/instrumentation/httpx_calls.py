@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Generator
 from types import ModuleType
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 from .asking import FirstLook
 from .exchange import Exchange, Outgoing, close_scope, open_scope
@@ -128,7 +128,7 @@ class HttpxCalls:
 
         return send
 
-    def _begin(self, tees: Tees, request: Any) -> tuple[Any, Optional[Exchange]]:
+    def _begin(self, tees: Tees, request: Any) -> tuple[Any, Exchange | None]:
         with self._guard("noting a request"):
             outgoing = _outgoing(request)
             exchange = self._watch.begin(outgoing, retries=_client_retries(request))
@@ -175,7 +175,7 @@ class HttpxCalls:
             if length is not None:
                 answer.headers["content-length"] = str(len(answer.content))
 
-    def _next(self, steps: _Steps) -> Optional[_Step]:
+    def _next(self, steps: _Steps) -> _Step | None:
         """Return the next step; after a fault of ours there is none, and the agent gets what came last."""
         with self._guard("following a call"):
             return steps.next()
@@ -204,11 +204,11 @@ class _Steps:
 
     def __init__(self, steps: Generator[_Step, Any, None]) -> None:
         self._steps = steps
-        self._last: Optional[_Step] = None
+        self._last: _Step | None = None
         self.outcome: Any = None
         self._response: Any = None
 
-    def next(self) -> Optional[_Step]:
+    def next(self) -> _Step | None:
         """Return the next step; ``None`` at the end."""
         outcome, self.outcome = self.outcome, None
         if isinstance(self._last, _Send):
@@ -293,7 +293,7 @@ class _Look:
         self._look = look
         self._request = request
 
-    def perform(self, _original: Any, _client: Any) -> Optional[Exception]:
+    def perform(self, _original: Any, _client: Any) -> Exception | None:
         stream = self._tees.held(self._response)
         if stream is None:
             self._look_at_whole()
@@ -305,7 +305,7 @@ class _Look:
             return self._outcome(error)
         return None
 
-    async def aperform(self, _original: Any, _client: Any) -> Optional[Exception]:
+    async def aperform(self, _original: Any, _client: Any) -> Exception | None:
         stream = self._tees.held(self._response)
         if stream is None:
             self._look_at_whole()
@@ -374,7 +374,7 @@ class _Close:
 def _outgoing(request: Any) -> Outgoing:
     url = request.url
     try:
-        body: Optional[bytes] = request.content
+        body: bytes | None = request.content
     except RuntimeError:  # it is streamed, and cannot be read twice
         body = None
     return Outgoing(
@@ -411,7 +411,7 @@ def _name_request(error: BaseException, request: Any, instead_of: Any = None) ->
         error.request = request  # type: ignore[attr-defined]
 
 
-def _host(request: Any) -> Optional[str]:
+def _host(request: Any) -> str | None:
     url = getattr(request, "url", None)
     host = getattr(url, "host", None)
     return host if isinstance(host, str) else None

@@ -16,7 +16,7 @@ import ipaddress
 from collections.abc import Callable
 from contextvars import Token
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import baggage, context
@@ -50,7 +50,7 @@ class Baggage:
         self._is_own_host = is_own_host
         self._guard = guard
 
-    def enter(self, host: Optional[str]) -> Optional[Token[Context]]:
+    def enter(self, host: str | None) -> Token[Context] | None:
         """Go on in a context without our baggage, unless it has none or ``host`` is ours; ``None`` is nobody's."""
         with self._guard("hiding baggage"):
             current = context.get_current()
@@ -62,7 +62,7 @@ class Baggage:
             return context.attach(current)
         return None
 
-    def leave(self, token: Optional[Token[Context]]) -> None:
+    def leave(self, token: Token[Context] | None) -> None:
         """Come back to the context before ``enter``."""
         if token is not None:
             context.detach(token)
@@ -97,7 +97,7 @@ class Baggage:
 
         return functools.wraps(original)(build_request)
 
-    def _without_ids(self, request: Any, message: Any) -> Optional[dict[str, Any]]:
+    def _without_ids(self, request: Any, message: Any) -> dict[str, Any] | None:
         """Return a message to a stranger without our baggage, or ``None`` where it may go as it is."""
         with self._guard("hiding baggage"):
             params = _inside(message, "params")
@@ -157,7 +157,7 @@ def _inside(value: Any, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _host(url: Any) -> Optional[str]:
+def _host(url: Any) -> str | None:
     try:
         return urlsplit(str(url)).hostname
     except ValueError:

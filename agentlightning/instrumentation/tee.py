@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 from .asking import FirstLook
 from .exchange import Exchange
@@ -40,7 +40,7 @@ class Stripper(Protocol):
 class _Flow:
     """What a tee and its iterator share: the exchange, and the stripper while it works."""
 
-    def __init__(self, exchange: Exchange, guard: Guard, stripper: Optional[Stripper]) -> None:
+    def __init__(self, exchange: Exchange, guard: Guard, stripper: Stripper | None) -> None:
         self.exchange = exchange
         self._guard = guard
         self.stripper = stripper
@@ -274,7 +274,7 @@ class Tees:
             return None
         return response.stream
 
-    def put(self, response: Any, exchange: Exchange, guard: Guard, stripper: Optional[Stripper]) -> bool:
+    def put(self, response: Any, exchange: Exchange, guard: Guard, stripper: Stripper | None) -> bool:
         """Take the place of ``response.stream``; false where it is no stream that the library would read."""
         stream, flow = response.stream, _Flow(exchange, guard, stripper)
         if isinstance(stream, self._async_base) and not isinstance(stream, self._sync_base):

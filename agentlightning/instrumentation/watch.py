@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
-from typing import Literal, Optional
+from typing import Literal
 
 from ..codec import token_request
 from ..codec.raw_call import CallStart, Endpoint, Operation
@@ -22,7 +22,7 @@ from .sink import CallSink
 from .tee import Stripper
 
 CaptureTokens = Literal["observe", "request"]
-EndpointFor = Callable[[str], Optional[Endpoint]]
+EndpointFor = Callable[[str], Endpoint | None]
 
 NO_ENCODING = frozenset({"", "identity", "none"})
 
@@ -30,7 +30,7 @@ _being_sent: ContextVar[tuple[_Sending, ...]] = ContextVar("agentlightning_being
 """Requests that a patched library is sending in this context."""
 
 
-def operation_of(method: str, path: str) -> Optional[Operation]:
+def operation_of(method: str, path: str) -> Operation | None:
     """Return the operation of a request, or ``None`` where it is no model call.
 
     A base URL may have any path before these: ``/v1``, Azure's ``/openai/deployments/<name>``, a gateway's.
@@ -48,7 +48,7 @@ class _Sending:
     it has been sent, and which request it is.
     """
 
-    def __init__(self, watch: CallWatch, url: str, body: Optional[bytes]) -> None:
+    def __init__(self, watch: CallWatch, url: str, body: bytes | None) -> None:
         self._watch = watch
         self._url = url
         self._body = body
@@ -63,7 +63,7 @@ class _Sending:
         with suppress(ValueError):  # left in another context than entered in, which has no such request
             _being_sent.reset(self._token)
 
-    def is_made_of(self, watch: CallWatch, url: str, body: Optional[bytes]) -> bool:
+    def is_made_of(self, watch: CallWatch, url: str, body: bytes | None) -> bool:
         """Whether the request of a library below is this one."""
         is_it = self._is_open and (self._watch, self._url) == (watch, url)
         return is_it and (None in (body, self._body) or body == self._body)
@@ -92,9 +92,7 @@ class CallWatch:
         self._refusals = refusals
         self.under_way: set[Exchange] = set()
 
-    def begin(
-        self, request: Outgoing, *, retries: Optional[int] = None, below: bool = False
-    ) -> Optional[Exchange]:
+    def begin(self, request: Outgoing, *, retries: int | None = None, below: bool = False) -> Exchange | None:
         """Tell the sink that a call leaves; ``None`` where ``request`` is no model call.
 
         Args:
@@ -136,11 +134,11 @@ class CallWatch:
             )
         return None
 
-    def sending(self, exchange: Exchange, body: Optional[bytes]) -> AbstractContextManager[None]:
+    def sending(self, exchange: Exchange, body: bytes | None) -> AbstractContextManager[None]:
         """While ``body`` is sent, the libraries below do not note it again."""
         return _Sending(self, exchange.start.url, body)
 
-    def endpoint(self, url: str) -> Optional[Endpoint]:
+    def endpoint(self, url: str) -> Endpoint | None:
         """Return what is known of the endpoint of ``url``."""
         with self.guard("finding an endpoint"):
             return self._endpoint_for(url)
@@ -155,7 +153,7 @@ class CallWatch:
         known = self.endpoint(request.url)
         return not is_fixed(request.headers, request.query) and known is not None and known.may_ask
 
-    def question(self, exchange: Exchange, request: Outgoing) -> Optional[bytes]:
+    def question(self, exchange: Exchange, request: Outgoing) -> bytes | None:
         """Return the body that also asks for token ids, or ``None`` where the request leaves as it is."""
         if not self._asks or exchange.endpoint is None or not exchange.endpoint.may_ask:
             return None
@@ -179,7 +177,7 @@ class CallWatch:
         """Whether the answer to a question is thrown away."""
         return is_refusal(status, headers)
 
-    def first_look(self, exchange: Exchange, content_encoding: str) -> Optional[FirstLook]:
+    def first_look(self, exchange: Exchange, content_encoding: str) -> FirstLook | None:
         """Return what decides whether an answer is an error; ``None`` where its bytes cannot be read as they come."""
         if content_encoding.strip().lower() not in NO_ENCODING:
             return None
@@ -190,7 +188,7 @@ class CallWatch:
         exchange.added = frozenset()
         exchange.notes.append("asking_refused")
 
-    def settled(self, exchange: Exchange, *, refused: bool, status: Optional[int], own: int = 0) -> None:
+    def settled(self, exchange: Exchange, *, refused: bool, status: int | None, own: int = 0) -> None:
         """Note what a question was answered with.
 
         Args:
@@ -207,7 +205,7 @@ class CallWatch:
         elif own < 400:
             self._refusals.refused(kind, status)
 
-    def answered(self, exchange: Exchange, status: int, headers: Mapping[str, str]) -> Optional[Stripper]:
+    def answered(self, exchange: Exchange, status: int, headers: Mapping[str, str]) -> Stripper | None:
         """Note the head of the answer that the agent gets; return what takes out of it what was asked for."""
         encoding = headers.get("content-encoding", "")
         exchange.answered(status, headers.get("content-type", ""), encoding)

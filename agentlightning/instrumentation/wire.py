@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Optional
 
 from ..codec.raw_call import Endpoint
 from .aiohttp_calls import AiohttpCalls
@@ -44,7 +43,7 @@ class ModelCallPatches(Patches):
             exchange.leave()
 
 
-def no_endpoint(url: str) -> Optional[Endpoint]:
+def no_endpoint(url: str) -> Endpoint | None:
     """Know no endpoint."""
     del url
     return None
@@ -56,9 +55,9 @@ def instrument_model_calls(
     capture_tokens: CaptureTokens = "observe",
     endpoint_for: EndpointFor = no_endpoint,
     is_own_host: IsOwnHost = is_loopback,
-    guard: Optional[Guard] = None,
+    guard: Guard | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
-    refusals: Optional[Refusals] = None,
+    refusals: Refusals | None = None,
 ) -> ModelCallPatches:
     """Tell ``sink`` of every OpenAI-compatible call that this process makes from now on.
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Final, Optional
+from typing import Final
 
 from ..types import Span
 
 logger = logging.getLogger(__name__)
 
-Stage = Callable[[Span], Optional[Span]]
+Stage = Callable[[Span], Span | None]
 
 
 class Chain:
@@ -31,7 +31,7 @@ class Chain:
     def __bool__(self) -> bool:
         return bool(self.stages)
 
-    def __call__(self, span: Span) -> Optional[Span]:
+    def __call__(self, span: Span) -> Span | None:
         """Return what the stages make of ``span``; ``None`` where one took it out or failed. Never raises."""
         identity = (span.rollout_id, span.attempt_id, span.span_id)
         current = span

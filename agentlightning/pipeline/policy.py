@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Optional, Tuple, Union
 
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import ConfigurationError
@@ -21,13 +20,13 @@ class RedactionPolicy(str, Enum):
     """Copies are not masked either."""
 
 
-def redaction_policy(given: Union[RedactionPolicy, str, None] = None) -> RedactionPolicy:
+def redaction_policy(given: RedactionPolicy | str | None = None) -> RedactionPolicy:
     """Return the policy that was given, else that of ``AGL_REDACTION``, else ``egress``.
 
     Raises:
         ConfigurationError: There is no such policy.
     """
-    value: Optional[str] = resolve_setting(LightningEnvVar.AGL_REDACTION, given, RedactionPolicy.EGRESS.value)
+    value: str | None = resolve_setting(LightningEnvVar.AGL_REDACTION, given, RedactionPolicy.EGRESS.value)
     try:
         return RedactionPolicy(value)
     except ValueError:
@@ -35,7 +34,7 @@ def redaction_policy(given: Union[RedactionPolicy, str, None] = None) -> Redacti
         raise ConfigurationError(f"redaction (AGL_REDACTION) is one of {known}, not {value!r}") from None
 
 
-def stages_of(policy: RedactionPolicy) -> Tuple[Stage, ...]:
+def stages_of(policy: RedactionPolicy) -> tuple[Stage, ...]:
     """Return the stages that a span passes, last of all, before it is stored."""
     if policy is not RedactionPolicy.INGEST:
         return ()

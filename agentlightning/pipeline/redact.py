@@ -20,7 +20,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Dict, Final, List, Optional, Tuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
@@ -92,8 +92,8 @@ class Redactor:
         TypeError: An installed package gives something else than rules.
     """
 
-    def __init__(self, rules: Optional[Iterable[RedactionRule]] = None) -> None:
-        self.rules: Final[Tuple[RedactionRule, ...]] = tuple(default_rules() if rules is None else rules)
+    def __init__(self, rules: Iterable[RedactionRule] | None = None) -> None:
+        self.rules: Final[tuple[RedactionRule, ...]] = tuple(default_rules() if rules is None else rules)
 
     def __call__(self, span: Span) -> Span:
         """Same as :meth:`span`."""
@@ -116,7 +116,7 @@ class Redactor:
             text = rule.pattern.sub(lambda match, rule=rule: _mask(rule, match), text)  # type: ignore[misc]
         return text
 
-    def _that_may_match(self, text: str) -> List[RedactionRule]:
+    def _that_may_match(self, text: str) -> list[RedactionRule]:
         lower = text.casefold()
         return [rule for rule in self.rules if not rule.hints or any(hint in lower for hint in rule.hints)]
 
@@ -151,20 +151,20 @@ class Redactor:
         text = str(int(number))
         return number if self._masked(text) == text else self._masked(text)
 
-    def _mapping(self, value: Mapping[Any, Any]) -> Dict[str, Any]:
-        masked: Dict[str, Any] = {}
+    def _mapping(self, value: Mapping[Any, Any]) -> dict[str, Any]:
+        masked: dict[str, Any] = {}
         for key, item in value.items():
             name = _unused(self.text(str(key)), masked)
             masked[name] = KEY_MARKER if _is_sensitive(str(key), item) else self.value(item)
         return masked
 
-    def _list(self, value: Sequence[Any]) -> List[Any]:
+    def _list(self, value: Sequence[Any]) -> list[Any]:
         if set(map(type, value)) == {int} and -1e10 < min(value) <= max(value) < 1e10:
             return list(value)  # token ids
         masked = [self.value(item) for item in value]
         return _settled(self._split_over, masked)
 
-    def _split_over(self, items: List[Any]) -> List[Any]:
+    def _split_over(self, items: list[Any]) -> list[Any]:
         """Mask the pieces of a text that only together match, such as the tokens of a key."""
         pieces = [_piece(item) for item in items]
         joined = "".join(text for _, text in pieces)
@@ -214,8 +214,8 @@ class Redactor:
         attributes = {**changes.get("attributes", span.attributes), SpanFlagAttributes.REDACTED.value: True}
         return span.model_copy(update={**changes, "attributes": attributes})
 
-    def _attributes(self, attributes: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
-        masked: Dict[str, Any] = self._safely(self._mapping, attributes or {}, {"redacted": ERROR_MARKER})
+    def _attributes(self, attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+        masked: dict[str, Any] = self._safely(self._mapping, attributes or {}, {"redacted": ERROR_MARKER})
         return masked
 
     def _status(self, span: Span) -> Any:
@@ -239,20 +239,20 @@ class Redactor:
         update = {"context": self._context(link.context), "attributes": attributes, **self._unknown(link)}
         return link.model_copy(update=update)
 
-    def _context(self, context: Optional[SpanContext]) -> Any:
+    def _context(self, context: SpanContext | None) -> Any:
         if context is None or not (context.trace_state or context.model_extra):
             return context
         masked = self._attributes(context.trace_state)
         return context.model_copy(update={"trace_state": masked, **self._unknown(context)})
 
-    def _unknown(self, model: BaseModel) -> Dict[str, Any]:
+    def _unknown(self, model: BaseModel) -> dict[str, Any]:
         """Return the fields that a model does not know, with masked values under their own names."""
         return {
             name: KEY_MARKER if _is_sensitive(name, value) else self._safely(self.value, value, ERROR_MARKER)
             for name, value in (model.model_extra or {}).items()
         }
 
-    def _each(self, items: Sequence[T], mask: Callable[[T], T]) -> List[T]:
+    def _each(self, items: Sequence[T], mask: Callable[[T], T]) -> list[T]:
         masked = [self._safely(mask, item, None) for item in items]
         return [item for item in masked if item is not None]
 
@@ -289,7 +289,7 @@ def _mask(rule: RedactionRule, match: re.Match[str]) -> str:
     return whole if masked is None else whole[:start] + masked + whole[end:]
 
 
-def _mask_of(rule: RedactionRule, secret: str) -> Optional[str]:
+def _mask_of(rule: RedactionRule, secret: str) -> str | None:
     """Return what replaces ``secret``, or ``None`` where it is none."""
     if not secret or _MARKER.fullmatch(secret) or (rule.check is not None and not rule.check(secret)):
         return None
@@ -333,7 +333,7 @@ def _dumped(value: Any) -> str:
 _PIECE_KEYS = ("token", "text", "content")
 
 
-def _piece(item: Any) -> Tuple[Optional[str], str]:
+def _piece(item: Any) -> tuple[str | None, str]:
     """Return the key under which an item of a list holds its part of a text, and the part."""
     if isinstance(item, str):
         return None, item
@@ -342,18 +342,18 @@ def _piece(item: Any) -> Tuple[Optional[str], str]:
     return None, ""
 
 
-def _with_piece(item: Any, key: Optional[str], text: str) -> Any:
+def _with_piece(item: Any, key: str | None, text: str) -> Any:
     return text if key is None else {**item, key: text}
 
 
-def _hits(pieces: Sequence[Tuple[Optional[str], str]], start: int, end: int) -> Iterable[bool]:
+def _hits(pieces: Sequence[tuple[str | None, str]], start: int, end: int) -> Iterable[bool]:
     position = 0
     for _, text in pieces:
         yield position < end and position + len(text) > start
         position += len(text)
 
 
-def _changes(span: Span, masked: Mapping[str, Any]) -> Dict[str, Any]:
+def _changes(span: Span, masked: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in masked.items() if _differs(getattr(span, name), value)}
 
 
@@ -376,7 +376,7 @@ def _says_what_it_sampled(choice: Choice) -> bool:
     return not choice.token_ids or bool(choice.tool_calls) or any(text is not None for text in said)
 
 
-def _untrainable(fields: Mapping[str, Any]) -> Dict[str, Any]:
+def _untrainable(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Take every token id and log-probability out of a call's span, and mark it."""
     without = _without_tokens(fields["attributes"], top=True)
     # A capture's own field is absent where nothing is known, and never a text that has to be read.
@@ -434,7 +434,7 @@ class SecretFilter(logging.Filter):
     The text of an exception and its stack are masked as well. No record is dropped.
     """
 
-    def __init__(self, redactor: Optional[Redactor] = None) -> None:
+    def __init__(self, redactor: Redactor | None = None) -> None:
         super().__init__()
         self._redactor = redactor or Redactor(KEY_RULES)
 

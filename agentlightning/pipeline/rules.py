@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Final, List, Optional, Tuple
+from typing import Any, Final
 
 ENTRY_POINT_GROUP: Final = "agentlightning.redaction"
 
@@ -30,9 +30,9 @@ class RedactionRule:
     """Stands in the marker ``[redacted:<name>]``."""
     pattern: re.Pattern[str]
     """A match is masked; if the pattern has a group called ``secret``, only that group."""
-    check: Optional[Check] = None
+    check: Check | None = None
     """Called with the text that would be masked; ``False`` lets it pass. If it raises, the whole value goes."""
-    hints: Tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     """Texts in lower case, one of which is in every match: looking for them is much cheaper than matching.
     Empty = none are known."""
 
@@ -44,7 +44,7 @@ class RedactionRule:
 # ---------------------------------------------------------------------- checks
 
 
-def _digits(text: str) -> List[int]:
+def _digits(text: str) -> list[int]:
     return [int(character) for character in text if "0" <= character <= "9"]
 
 
@@ -112,11 +112,11 @@ _LEFT, _RIGHT = r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])"
 _DIGITS = tuple("0123456789")
 
 
-def _rule(name: str, hints: Tuple[str, ...], pattern: str, check: Optional[Check] = None) -> RedactionRule:
+def _rule(name: str, hints: tuple[str, ...], pattern: str, check: Check | None = None) -> RedactionRule:
     return RedactionRule(name, re.compile(pattern), check, hints)
 
 
-KEY_RULES: Final[Tuple[RedactionRule, ...]] = (
+KEY_RULES: Final[tuple[RedactionRule, ...]] = (
     _rule(
         "private_key",
         ("private key",),
@@ -175,7 +175,7 @@ KEY_RULES: Final[Tuple[RedactionRule, ...]] = (
 )
 """Keys, tokens and passwords: what opens a door."""
 
-PERSONAL_RULES: Final[Tuple[RedactionRule, ...]] = (
+PERSONAL_RULES: Final[tuple[RedactionRule, ...]] = (
     _rule("email", ("@",), r"(?<![\w.%+'-])[\w.%+'-]+@[\w-]+(?:\.[\w-]+)*\.[^\W\d_]{2,}"),
     _rule(
         "card",
@@ -212,7 +212,7 @@ PERSONAL_RULES: Final[Tuple[RedactionRule, ...]] = (
 """What names a person: e-mail, payment cards, CPF, CNPJ, telephone numbers that are written as such."""
 
 
-def default_rules() -> Tuple[RedactionRule, ...]:
+def default_rules() -> tuple[RedactionRule, ...]:
     """Return our rules and those of installed packages.
 
     Raises:

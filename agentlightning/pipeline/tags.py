@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
 
 from ..codec.attributes import extract_tags_from_attributes, make_tag_attributes
 from ..types import Span
@@ -13,7 +12,7 @@ from ..types import Span
 class Tagging:
     """Adds ``agentlightning.tag.<i>`` for each tag that a span does not have yet; picklable, as tracers are."""
 
-    tags: Tuple[str, ...]
+    tags: tuple[str, ...]
 
     def __call__(self, span: Span) -> Span:
         """Return the span, or a copy with the tags that it lacks."""

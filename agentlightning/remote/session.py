@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ssl import SSLContext
-from typing import Any, Optional, Tuple, Union
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -36,7 +36,7 @@ def open_session(url: str, *, allow_insecure: bool = False) -> requests.Session:
 class _Careful(HTTPAdapter):
     """Sends what the rule allows, over connections with one context."""
 
-    def __init__(self, context: Optional[SSLContext], *, allow_insecure: bool) -> None:
+    def __init__(self, context: SSLContext | None, *, allow_insecure: bool) -> None:
         self._context = context
         self._allow_insecure = allow_insecure
         super().__init__()
@@ -59,10 +59,10 @@ class _Careful(HTTPAdapter):
         self,
         request: requests.PreparedRequest,
         stream: bool = False,
-        timeout: Union[None, float, Tuple[float, float], Tuple[float, None]] = None,
-        verify: Union[bool, str] = True,  # noqa: ARG002 - verified in any case
+        timeout: None | float | tuple[float, float] | tuple[float, None] = None,
+        verify: bool | str = True,  # noqa: ARG002 - verified in any case
         cert: Any = None,
-        proxies: Optional[Mapping[str, str]] = None,
+        proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """Send, if the rule allows the address."""
         url = checked_url(request.url or "", allow_insecure=self._allow_insecure)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import ssl
 from pathlib import Path
-from typing import Optional
 
 import certifi
 
@@ -33,7 +32,7 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def _own_authorities() -> Optional[tuple[str, str]]:
+def _own_authorities() -> tuple[str, str] | None:
     ours = LightningEnvVar.AGL_CA_BUNDLE
     named = resolve_setting(ours)
     if named:

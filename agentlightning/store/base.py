@@ -31,7 +31,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Dict, Final, List, Literal, Optional, Self, Tuple, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
 from ..errors import NotSealable, NotSupported, StoreError
 from ..types import (
@@ -131,7 +131,7 @@ class LightningStoreStatistics(TypedDict, total=False):
     eviction_threshold_bytes: int
     safe_threshold_bytes: int
     memory_capacity_bytes: int
-    rollouts_by_status: Dict[str, int]
+    rollouts_by_status: dict[str, int]
 
 
 def _not_implemented(store: LightningStore, method: str) -> NotImplementedError:
@@ -149,12 +149,12 @@ class LightningStore:
     # ------------------------------------------------------------------ what the store is
 
     @property
-    def url(self) -> Optional[str]:
+    def url(self) -> str | None:
         """URL under which another process opens the same data, or ``None`` (memory)."""
         return None
 
     @property
-    def local_path(self) -> Optional[str]:
+    def local_path(self) -> str | None:
         """Path of the file that holds the data, or ``None``; spans that cannot be written wait beside it."""
         return None
 
@@ -198,9 +198,9 @@ class LightningStore:
 
     async def __aexit__(
         self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        tb: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         await self.close()
 
@@ -218,11 +218,11 @@ class LightningStore:
     async def start_rollout(
         self,
         input: TaskInput,  # noqa: A002 - 0.3's name
-        mode: Optional[RolloutMode] = None,
-        resources_id: Optional[str] = None,
-        config: Optional[RolloutConfig] = None,
-        metadata: Optional[Dict[str, Any]] = None,
-        worker_id: Optional[str] = None,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        worker_id: str | None = None,
     ) -> AttemptedRollout:
         """Create a rollout and its first attempt, past the queue; both are ``preparing``.
 
@@ -239,10 +239,10 @@ class LightningStore:
     async def enqueue_rollout(
         self,
         input: TaskInput,  # noqa: A002 - 0.3's name
-        mode: Optional[RolloutMode] = None,
-        resources_id: Optional[str] = None,
-        config: Optional[RolloutConfig] = None,
-        metadata: Optional[Dict[str, Any]] = None,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> Rollout:
         """Create one ``queuing`` rollout at the end of the queue; see :meth:`enqueue_many_rollouts`."""
         request = EnqueueRolloutRequest.model_construct(  # the primitive validates
@@ -261,14 +261,14 @@ class LightningStore:
         """
         raise _not_implemented(self, "enqueue_many_rollouts")
 
-    async def dequeue_rollout(self, worker_id: Optional[str] = None) -> Optional[AttemptedRollout]:
+    async def dequeue_rollout(self, worker_id: str | None = None) -> AttemptedRollout | None:
         """Claim one rollout, or return ``None`` when the queue is empty; see :meth:`dequeue_many_rollouts`."""
         claimed = await self.dequeue_many_rollouts(limit=1, worker_id=worker_id)
         return claimed[0] if claimed else None
 
     @abstractmethod
     async def dequeue_many_rollouts(
-        self, *, limit: int = 1, worker_id: Optional[str] = None
+        self, *, limit: int = 1, worker_id: str | None = None
     ) -> Sequence[AttemptedRollout]:
         """Claim up to ``limit`` rollouts, oldest in the queue first, without waiting.
 
@@ -283,7 +283,7 @@ class LightningStore:
         raise _not_implemented(self, "dequeue_many_rollouts")
 
     @abstractmethod
-    async def start_attempt(self, rollout_id: str, worker_id: Optional[str] = None) -> AttemptedRollout:
+    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Start one more attempt of a rollout by hand; it becomes the latest, the rollout ``preparing``.
 
         A rollout that has failed is at work again: this is the manual retry of 0.3, and asks no retry policy. A place
@@ -300,12 +300,12 @@ class LightningStore:
     async def update_rollout(
         self,
         rollout_id: str,
-        input: Union[TaskInput, Unset] = UNSET,  # noqa: A002 - 0.3's name
-        mode: Union[Optional[RolloutMode], Unset] = UNSET,
-        resources_id: Union[Optional[str], Unset] = UNSET,
-        status: Union[RolloutStatus, Unset] = UNSET,
-        config: Union[RolloutConfig, Unset] = UNSET,
-        metadata: Union[Optional[Dict[str, Any]], Unset] = UNSET,
+        input: TaskInput | Unset = UNSET,  # noqa: A002 - 0.3's name
+        mode: RolloutMode | None | Unset = UNSET,
+        resources_id: str | None | Unset = UNSET,
+        status: RolloutStatus | Unset = UNSET,
+        config: RolloutConfig | Unset = UNSET,
+        metadata: dict[str, Any] | None | Unset = UNSET,
     ) -> Rollout:
         """Change the given fields of a rollout and return it.
 
@@ -322,7 +322,7 @@ class LightningStore:
         raise _not_implemented(self, "update_rollout")
 
     @abstractmethod
-    async def get_rollout_by_id(self, rollout_id: str) -> Optional[Rollout]:
+    async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
         """Return the rollout (an :class:`AttemptedRollout` once it has an attempt), or ``None``."""
         raise _not_implemented(self, "get_rollout_by_id")
 
@@ -330,17 +330,17 @@ class LightningStore:
     async def query_rollouts(
         self,
         *,
-        status_in: Optional[Sequence[RolloutStatus]] = None,
-        rollout_id_in: Optional[Sequence[str]] = None,
-        rollout_id_contains: Optional[str] = None,
-        tags: Optional[Sequence[str]] = None,
+        status_in: Sequence[RolloutStatus] | None = None,
+        rollout_id_in: Sequence[str] | None = None,
+        rollout_id_contains: str | None = None,
+        tags: Sequence[str] | None = None,
         filter_logic: Literal["and", "or"] = "and",
-        sort_by: Optional[str] = None,
+        sort_by: str | None = None,
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
-        status: Optional[Sequence[RolloutStatus]] = None,
-        rollout_ids: Optional[Sequence[str]] = None,
+        status: Sequence[RolloutStatus] | None = None,
+        rollout_ids: Sequence[str] | None = None,
     ) -> Sequence[Rollout]:
         """Find rollouts; a :class:`PaginatedResult`, oldest first unless ``sort_by`` names a field.
 
@@ -357,8 +357,8 @@ class LightningStore:
 
     @abstractmethod
     async def wait_for_rollouts(
-        self, *, rollout_ids: List[str], timeout: Optional[float] = None
-    ) -> List[Rollout]:
+        self, *, rollout_ids: list[str], timeout: float | None = None
+    ) -> list[Rollout]:
         """Wait until all these rollouts are finished, or ``timeout`` seconds have passed.
 
         Returns those that are finished, in the order of ``rollout_ids`` without repeats. ``timeout=None``
@@ -377,11 +377,11 @@ class LightningStore:
     async def update_attempt(
         self,
         rollout_id: str,
-        attempt_id: Union[str, Literal["latest"]],
-        status: Union[AttemptStatus, Unset] = UNSET,
-        worker_id: Union[str, Unset] = UNSET,
-        last_heartbeat_time: Union[float, Unset] = UNSET,
-        metadata: Union[Optional[Dict[str, Any]], Unset] = UNSET,
+        attempt_id: str | Literal["latest"],
+        status: AttemptStatus | Unset = UNSET,
+        worker_id: str | Unset = UNSET,
+        last_heartbeat_time: float | Unset = UNSET,
+        metadata: dict[str, Any] | None | Unset = UNSET,
     ) -> Attempt:
         """Change the given fields of an attempt and return it.
 
@@ -401,10 +401,10 @@ class LightningStore:
     async def seal_attempt(
         self,
         rollout_id: str,
-        attempt_id: Union[str, Literal["latest"]],
+        attempt_id: str | Literal["latest"],
         *,
         spans: int,
-        unproven: Optional[Mapping[str, int]] = None,
+        unproven: Mapping[str, int] | None = None,
     ) -> Attempt:
         """Say, once and for all, that an attempt is complete, and return it with its seal.
 
@@ -432,7 +432,7 @@ class LightningStore:
         )
 
     @abstractmethod
-    async def get_latest_attempt(self, rollout_id: str) -> Optional[Attempt]:
+    async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         """Return the attempt with the highest ``sequence_id``, or ``None`` (also for an unknown rollout)."""
         raise _not_implemented(self, "get_latest_attempt")
 
@@ -441,7 +441,7 @@ class LightningStore:
         self,
         rollout_id: str,
         *,
-        sort_by: Optional[str] = "sequence_id",
+        sort_by: str | None = "sequence_id",
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
@@ -451,7 +451,7 @@ class LightningStore:
 
     # ------------------------------------------------------------------ spans
 
-    async def add_span(self, span: Span) -> Optional[Span]:
+    async def add_span(self, span: Span) -> Span | None:
         """Store one span; return it with its ``sequence_id``, or ``None`` if it was stored already."""
         stored = await self.add_many_spans([span])
         return stored[0] if stored else None
@@ -495,8 +495,8 @@ class LightningStore:
         return [span for span in added if span is not None]
 
     async def add_otel_span(
-        self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: Optional[int] = None
-    ) -> Optional[Span]:
+        self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
+    ) -> Span | None:
         """Store an OpenTelemetry span; see :meth:`add_span`."""
         return await self.add_span(
             Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0)
@@ -506,20 +506,20 @@ class LightningStore:
     async def query_spans(
         self,
         rollout_id: str,
-        attempt_id: Union[str, Literal["latest"], None] = None,
+        attempt_id: str | Literal["latest"] | None = None,
         *,
-        trace_id: Optional[str] = None,
-        trace_id_contains: Optional[str] = None,
-        span_id: Optional[str] = None,
-        span_id_contains: Optional[str] = None,
-        parent_id: Optional[str] = None,
-        parent_id_contains: Optional[str] = None,
-        name: Optional[str] = None,
-        name_contains: Optional[str] = None,
+        trace_id: str | None = None,
+        trace_id_contains: str | None = None,
+        span_id: str | None = None,
+        span_id_contains: str | None = None,
+        parent_id: str | None = None,
+        parent_id_contains: str | None = None,
+        name: str | None = None,
+        name_contains: str | None = None,
         filter_logic: Literal["and", "or"] = "and",
         limit: int = -1,
         offset: int = 0,
-        sort_by: Optional[str] = "sequence_id",
+        sort_by: str | None = "sequence_id",
         sort_order: Literal["asc", "desc"] = "asc",
     ) -> Sequence[Span]:
         """Find stored (ended) spans of a rollout; none for unknown ids; see :meth:`query_rollouts`.
@@ -529,7 +529,7 @@ class LightningStore:
         """
         raise _not_implemented(self, "query_spans")
 
-    async def query_open_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
+    async def query_open_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
         """List spans with a committed start and no end, by start time; ``end_time`` is ``None``.
 
         None in a store that keeps no starts (``capabilities['receipts']`` is not true).
@@ -537,7 +537,7 @@ class LightningStore:
         del rollout_id, attempt_id
         return ()
 
-    async def query_late_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
+    async def query_late_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
         """List the late spans that are kept beside the attempts, each attempt's in the order in which they were stored.
 
         They started in the context of a ``trace_context`` that had closed; nobody knows whose they are. None in a store
@@ -546,7 +546,7 @@ class LightningStore:
         del rollout_id, attempt_id
         return ()
 
-    async def get_receipt(self, rollout_id: str, attempt_id: Union[str, Literal["latest"]]) -> Receipt:
+    async def get_receipt(self, rollout_id: str, attempt_id: str | Literal["latest"]) -> Receipt:
         """Return the receipt of an attempt, counted at this moment; see ``types.receipt``.
 
         Raises:
@@ -563,7 +563,7 @@ class LightningStore:
 
     @abstractmethod
     async def get_many_span_sequence_ids(
-        self, rollout_attempt_ids: Sequence[Tuple[str, str]]
+        self, rollout_attempt_ids: Sequence[tuple[str, str]]
     ) -> Sequence[int]:
         """Reserve one id for each pair, in order, from the counters that ``add_many_spans`` uses.
 
@@ -590,12 +590,12 @@ class LightningStore:
         raise _not_implemented(self, "update_resources")
 
     @abstractmethod
-    async def get_resources_by_id(self, resources_id: str) -> Optional[ResourcesUpdate]:
+    async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
         """Return the newest version under an id, or ``None``."""
         raise _not_implemented(self, "get_resources_by_id")
 
     @abstractmethod
-    async def get_latest_resources(self) -> Optional[ResourcesUpdate]:
+    async def get_latest_resources(self) -> ResourcesUpdate | None:
         """Return the resources that were added or updated last, or ``None``."""
         raise _not_implemented(self, "get_latest_resources")
 
@@ -603,9 +603,9 @@ class LightningStore:
     async def query_resources(
         self,
         *,
-        resources_id: Optional[str] = None,
-        resources_id_contains: Optional[str] = None,
-        sort_by: Optional[str] = None,
+        resources_id: str | None = None,
+        resources_id_contains: str | None = None,
+        sort_by: str | None = None,
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
@@ -616,14 +616,12 @@ class LightningStore:
     # ------------------------------------------------------------------ workers
 
     @abstractmethod
-    async def update_worker(
-        self, worker_id: str, heartbeat_stats: Union[Dict[str, Any], Unset] = UNSET
-    ) -> Worker:
+    async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET) -> Worker:
         """Record a heartbeat; an unknown worker is created with status ``unknown``."""
         raise _not_implemented(self, "update_worker")
 
     @abstractmethod
-    async def get_worker_by_id(self, worker_id: str) -> Optional[Worker]:
+    async def get_worker_by_id(self, worker_id: str) -> Worker | None:
         """Return the worker, or ``None``."""
         raise _not_implemented(self, "get_worker_by_id")
 
@@ -631,10 +629,10 @@ class LightningStore:
     async def query_workers(
         self,
         *,
-        status_in: Optional[Sequence[WorkerStatus]] = None,
-        worker_id_contains: Optional[str] = None,
+        status_in: Sequence[WorkerStatus] | None = None,
+        worker_id_contains: str | None = None,
         filter_logic: Literal["and", "or"] = "and",
-        sort_by: Optional[str] = None,
+        sort_by: str | None = None,
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
@@ -652,7 +650,7 @@ async def add_batch(
     *,
     opened: Sequence[Span] = (),
     accounts: Sequence[Account] = (),
-) -> Optional[Sequence[Span]]:
+) -> Sequence[Span] | None:
     """Store a batch in any store, as much of it as the store's contract knows; see ``add_many_spans``.
 
     A store without ``receipts`` gets the finished spans. Those that have no ``sequence_id`` are given one first, by
@@ -675,7 +673,7 @@ async def add_batch(
     return await store.add_many_spans(spans)
 
 
-async def receipt_of(store: LightningStore, rollout_id: str, attempt_id: str) -> Optional[Receipt]:
+async def receipt_of(store: LightningStore, rollout_id: str, attempt_id: str) -> Receipt | None:
     """Return the receipt of an attempt, or ``None`` from a store that keeps none."""
     return await store.get_receipt(rollout_id, attempt_id) if store.capabilities.get("receipts") else None
 
@@ -687,7 +685,7 @@ LEASE_SECONDS: Final = 30.0
 """Seconds of silence after which a process that cannot be looked at counts as dead; stores hear of it more often."""
 
 
-def process_start_ticks(pid: int) -> Optional[str]:
+def process_start_ticks(pid: int) -> str | None:
     """Return the kernel's start time of a process, or ``None`` where it is gone or the system does not say.
 
     Field 22 of ``/proc/<pid>/stat`` (proc_pid_stat(5)), in clock ticks since boot: with the pid it names one

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Final, Optional
+from typing import Final
 
 from ..errors import InvalidTransition
 from ..types import Account, Attempt, AttemptStatus, Receipt, Rollout, RolloutConfig, RolloutStatus, Worker
@@ -163,7 +163,7 @@ def _as_recorded(moment: float) -> float:
 
 def deadline(
     attempt: Attempt, config: RolloutConfig, shown: Callable[[float], float] = _as_recorded
-) -> Optional[float]:
+) -> float | None:
     """Return when the attempt becomes overdue if nothing more is heard of it, or ``None`` = never."""
     if attempt.status not in LIVE_ATTEMPT:
         return None
@@ -177,7 +177,7 @@ def deadline(
 
 def overdue(
     attempt: Attempt, config: RolloutConfig, now: float, shown: Callable[[float], float] = _as_recorded
-) -> Optional[AttemptStatus]:
+) -> AttemptStatus | None:
     """Return what an attempt at work has become by the passing of time, or ``None``.
 
     ``timeout`` counts from the start of the attempt and goes first; ``unresponsive`` counts from its last
@@ -257,14 +257,14 @@ def worker_after(worker: Worker, attempt: Attempt, now: float) -> Worker:
     return worker_busy(worker, attempt, now) if worker.status == "unknown" else worker
 
 
-def _later(last: Optional[float], now: float) -> float:
+def _later(last: float | None, now: float) -> float:
     return now if last is None else max(last, now)
 
 
 # ---------------------------------------------------------------------- accounts and receipts
 
 
-def is_newer(account: Account, present_revision: Optional[int]) -> bool:
+def is_newer(account: Account, present_revision: int | None) -> bool:
     """Whether an account replaces the one of the same writer that is kept, if there is one."""
     return present_revision is None or account.revision > present_revision
 
@@ -284,7 +284,7 @@ def interrupted(
     return any(not account.closed and (given_up or is_gone(account.writer_id)) for account in accounts)
 
 
-def unsealable(attempt: Attempt, receipt: Receipt, spans: int) -> Optional[str]:
+def unsealable(attempt: Attempt, receipt: Receipt, spans: int) -> str | None:
     """Return why an attempt is not complete with ``spans`` spans, in words, or ``None`` where it is."""
     if attempt.status not in ENDED_ATTEMPT:
         return f"it has not ended: it is {attempt.status}"

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Set, Tuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -75,28 +75,28 @@ class MemoryData:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.waits = Waits()
-        self.rollouts: Dict[str, Rollout] = {}
-        self.queue: Dict[str, int] = {}
+        self.rollouts: dict[str, Rollout] = {}
+        self.queue: dict[str, int] = {}
         """Rollout → position; in the order of positions."""
         self.positions = 0
-        self.attempts: Dict[AttemptKey, Attempt] = {}
-        self.attempt_ids: Dict[str, Tuple[str, ...]] = {}
+        self.attempts: dict[AttemptKey, Attempt] = {}
+        self.attempt_ids: dict[str, tuple[str, ...]] = {}
         """Rollout → its attempts by sequence id."""
-        self.deadlines: Dict[AttemptKey, float] = {}
-        self.deadline_heap: List[Tuple[float, AttemptKey]] = []
+        self.deadlines: dict[AttemptKey, float] = {}
+        self.deadline_heap: list[tuple[float, AttemptKey]] = []
         """Every deadline that was ever set and has not come up; those in ``deadlines`` are valid."""
-        self.counters: Dict[AttemptKey, int] = {}
-        self.spans: Dict[AttemptKey, Dict[str, _Kept]] = {}
-        self.open_spans: Dict[AttemptKey, Dict[str, _Kept]] = {}
-        self.late_spans: Dict[AttemptKey, Dict[str, _Kept]] = {}
-        self.evicted: Dict[AttemptKey, Dict[str, bool]] = {}
+        self.counters: dict[AttemptKey, int] = {}
+        self.spans: dict[AttemptKey, dict[str, _Kept]] = {}
+        self.open_spans: dict[AttemptKey, dict[str, _Kept]] = {}
+        self.late_spans: dict[AttemptKey, dict[str, _Kept]] = {}
+        self.evicted: dict[AttemptKey, dict[str, bool]] = {}
         """Ids of spans that were given up for room, with their ``declared`` mark: a repeat stays a repeat."""
-        self.evicted_late: Dict[AttemptKey, Set[str]] = {}
+        self.evicted_late: dict[AttemptKey, set[str]] = {}
         self.span_bytes = 0
-        self.accounts: Dict[AttemptKey, Dict[str, Account]] = {}
-        self.resources: Dict[str, ResourcesUpdate] = {}
-        self.latest_resources: Dict[None, str] = {}
-        self.workers: Dict[str, Worker] = {}
+        self.accounts: dict[AttemptKey, dict[str, Account]] = {}
+        self.resources: dict[str, ResourcesUpdate] = {}
+        self.latest_resources: dict[None, str] = {}
+        self.workers: dict[str, Worker] = {}
         _all_data.add(self)
 
 
@@ -112,7 +112,7 @@ class MemoryTables(Tables):
     def __init__(self, data: MemoryData, estimate: Estimator) -> None:
         self._data = data
         self._estimate = estimate
-        self._undo: List[Callable[[], None]] = []
+        self._undo: list[Callable[[], None]] = []
 
     def roll_back(self) -> None:
         """Undo everything, newest first."""
@@ -122,19 +122,19 @@ class MemoryTables(Tables):
         self._data.deadline_heap[:] = [(deadline, key) for key, deadline in self._data.deadlines.items()]
         heapq.heapify(self._data.deadline_heap)
 
-    def _set(self, mapping: Dict[K, V], key: K, value: V) -> None:
+    def _set(self, mapping: dict[K, V], key: K, value: V) -> None:
         before = mapping.get(key, _MISSING)
         mapping[key] = value
         self._undo.append(lambda: _restore(mapping, key, before))
 
-    def _delete(self, mapping: Dict[K, V], key: K) -> None:
+    def _delete(self, mapping: dict[K, V], key: K) -> None:
         before = mapping.pop(key, _MISSING)
         if before is not _MISSING:
             self._undo.append(lambda: _restore(mapping, key, before))
 
     # ------------------------------------------------------------------ rollouts and their queue
 
-    def get_rollout(self, rollout_id: str) -> Optional[Rollout]:
+    def get_rollout(self, rollout_id: str) -> Rollout | None:
         return self._data.rollouts.get(rollout_id)
 
     def put_rollout(self, rollout: Rollout) -> None:
@@ -176,7 +176,7 @@ class MemoryTables(Tables):
 
     # ------------------------------------------------------------------ attempts
 
-    def get_attempt(self, key: AttemptKey) -> Optional[Attempt]:
+    def get_attempt(self, key: AttemptKey) -> Attempt | None:
         return self._data.attempts.get(key)
 
     def get_attempts(self, rollout_id: str) -> Sequence[Attempt]:
@@ -190,7 +190,7 @@ class MemoryTables(Tables):
             if (attempt_ids := self._data.attempt_ids.get(rollout_id))
         }
 
-    def put_attempt(self, attempt: Attempt, deadline: Optional[float]) -> None:
+    def put_attempt(self, attempt: Attempt, deadline: float | None) -> None:
         key = attempt.rollout_id, attempt.attempt_id
         if key not in self._data.attempts:
             before = self._data.attempt_ids.get(attempt.rollout_id, ())
@@ -202,7 +202,7 @@ class MemoryTables(Tables):
             self._set(self._data.deadlines, key, deadline)
             heapq.heappush(self._data.deadline_heap, (deadline, key))
 
-    def get_deadline(self, key: AttemptKey) -> Optional[float]:
+    def get_deadline(self, key: AttemptKey) -> float | None:
         return self._data.deadlines.get(key)
 
     def get_overdue(self, now: float) -> Sequence[Attempt]:
@@ -213,7 +213,7 @@ class MemoryTables(Tables):
             due.sort(key=lambda key: (deadlines[key], created[key]))
         return [self._data.attempts[key] for key in due]
 
-    def next_deadline(self) -> Optional[float]:
+    def next_deadline(self) -> float | None:
         heap, valid = self._data.deadline_heap, self._data.deadlines
         while heap and valid.get(heap[0][1]) != heap[0][0]:
             heapq.heappop(heap)
@@ -287,7 +287,7 @@ class MemoryTables(Tables):
         return [kept.span for key in keys for kept in self._data.late_spans.get(key, {}).values()]
 
     def find_spans(self, keys: Sequence[AttemptKey], query: Query) -> PaginatedResult[Span]:
-        arranged: List[Span] = []
+        arranged: list[Span] = []
         for key in keys:
             arranged += query.arrange(kept.span for kept in self._data.spans.get(key, {}).values())
         return query.page(arranged)
@@ -311,7 +311,7 @@ class MemoryTables(Tables):
     def get_accounts(self, key: AttemptKey) -> Sequence[Account]:
         return list(self._data.accounts.get(key, {}).values())
 
-    def get_revision(self, key: AttemptKey, writer_id: str) -> Optional[int]:
+    def get_revision(self, key: AttemptKey, writer_id: str) -> int | None:
         account = self._data.accounts.get(key, {}).get(writer_id)
         return None if account is None else account.revision
 
@@ -321,10 +321,10 @@ class MemoryTables(Tables):
 
     # ------------------------------------------------------------------ resources and workers
 
-    def get_resources(self, resources_id: str) -> Optional[ResourcesUpdate]:
+    def get_resources(self, resources_id: str) -> ResourcesUpdate | None:
         return self._data.resources.get(resources_id)
 
-    def get_latest_resources(self) -> Optional[ResourcesUpdate]:
+    def get_latest_resources(self) -> ResourcesUpdate | None:
         latest = self._data.latest_resources.get(None)
         return None if latest is None else self._data.resources[latest]
 
@@ -335,7 +335,7 @@ class MemoryTables(Tables):
     def find_resources(self, query: Query) -> PaginatedResult[ResourcesUpdate]:
         return query.select(self._data.resources.values())
 
-    def get_worker(self, worker_id: str) -> Optional[Worker]:
+    def get_worker(self, worker_id: str) -> Worker | None:
         return self._data.workers.get(worker_id)
 
     def put_worker(self, worker: Worker) -> None:
@@ -348,7 +348,7 @@ class MemoryTables(Tables):
 
     def count(self) -> LightningStoreStatistics:
         data = self._data
-        by_status: Dict[str, int] = {}
+        by_status: dict[str, int] = {}
         for rollout in data.rollouts.values():
             by_status[rollout.status] = by_status.get(rollout.status, 0) + 1
         return LightningStoreStatistics(
@@ -364,7 +364,7 @@ class MemoryTables(Tables):
         )
 
 
-def _restore(mapping: Dict[K, V], key: K, before: V) -> None:
+def _restore(mapping: dict[K, V], key: K, before: V) -> None:
     if before is _MISSING:
         mapping.pop(key, None)
     else:
@@ -378,14 +378,14 @@ class InMemoryLightningStore(TransactionalStore):
         self,
         *,
         thread_safe: bool = True,
-        eviction_memory_threshold: Optional[float] = None,
-        safe_memory_threshold: Optional[float] = None,
-        span_size_estimator: Optional[Estimator] = None,
+        eviction_memory_threshold: float | None = None,
+        safe_memory_threshold: float | None = None,
+        span_size_estimator: Estimator | None = None,
         tracker: object = None,
         scan_debounce_seconds: float = 1.0,
         clock: Clock = time.time,
-        steady: Optional[Clock] = None,
-        data: Optional[MemoryData] = None,
+        steady: Clock | None = None,
+        data: MemoryData | None = None,
     ) -> None:
         """Open a store.
 
@@ -458,7 +458,7 @@ class InMemoryLightningStore(TransactionalStore):
         self._waits.settle_all(self)
         self._data = MemoryData()
 
-    async def wait_for_rollout(self, rollout_id: str, timeout: Optional[float] = None) -> Optional[Rollout]:
+    async def wait_for_rollout(self, rollout_id: str, timeout: float | None = None) -> Rollout | None:
         """Wait for one rollout (0.3); ``None`` where it is not finished in time."""
         finished = await self.wait_for_rollouts(rollout_ids=[rollout_id], timeout=timeout)
         return finished[0] if finished else None
@@ -516,7 +516,7 @@ def _own(result: T) -> T:
     return own
 
 
-def _bytes(name: str, threshold: Optional[float], capacity: int) -> Optional[int]:
+def _bytes(name: str, threshold: float | None, capacity: int) -> int | None:
     if threshold is None:
         return None
     if isinstance(threshold, int):
@@ -555,7 +555,7 @@ def open_url(url: str) -> InMemoryLightningStore:
 # A child gets a copy of the data. The locks are held across the fork, so that the copy is never half changed
 # and no lock stays taken by a thread that the child does not have.
 
-_held: List[MemoryData] = []
+_held: list[MemoryData] = []
 
 
 def _before_fork() -> None:
@@ -572,7 +572,7 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     _after_fork()
-    seen: Set[int] = set()
+    seen: set[int] = set()
     for store in list(_stores):
         store._watchdog.after_fork_in_child()  # noqa: SLF001 - one module, one class
         if id(store._waits) not in seen:  # noqa: SLF001

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Optional, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from ..errors import InvalidArgument
 from ..types import PaginatedResult
@@ -85,7 +85,7 @@ class Query:
     conditions: tuple[Condition, ...] = ()
     logic: Literal["and", "or"] = "and"
     """Joins the conditions; with no condition everything matches."""
-    sort_by: Optional[str] = None
+    sort_by: str | None = None
     """``None``: in the order of creation, whatever ``descending`` says."""
     descending: bool = False
     limit: int = -1
@@ -132,10 +132,10 @@ def _is_missing(value: Any) -> bool:
 
 
 def make_query(
-    *conditions: Optional[Condition],
+    *conditions: Condition | None,
     sortable: Sequence[str],
     filter_logic: str = "and",
-    sort_by: Optional[str] = None,
+    sort_by: str | None = None,
     sort_order: str = "asc",
     limit: int = -1,
     offset: int = 0,
@@ -167,19 +167,19 @@ def _whole(name: str, value: Any, least: int) -> int:
     return value
 
 
-def equals(field: str, value: Optional[str]) -> Optional[Condition]:
+def equals(field: str, value: str | None) -> Condition | None:
     """The field is this text."""
     return None if value is None else Condition(field, "equals", _text(field, value))
 
 
-def contains(field: str, value: Optional[str]) -> Optional[Condition]:
+def contains(field: str, value: str | None) -> Condition | None:
     """The field contains this text (case counts)."""
     return None if value is None else Condition(field, "contains", _text(f"{field}_contains", value))
 
 
 def within(
-    field: str, values: Optional[Sequence[str]], allowed: Optional[frozenset[Any]] = None
-) -> Optional[Condition]:
+    field: str, values: Sequence[str] | None, allowed: frozenset[Any] | None = None
+) -> Condition | None:
     """The field is one of these texts.
 
     Raises:
@@ -196,7 +196,7 @@ def within(
     return Condition(field, "within", chosen)
 
 
-def has(field: str, values: Optional[Sequence[str]]) -> Optional[Condition]:
+def has(field: str, values: Sequence[str] | None) -> Condition | None:
     """The field, a list of texts, has every one of these.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
-from typing import Optional, cast
+from typing import cast
 
 from ..env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
 from ..errors import UnknownStoreScheme
@@ -20,7 +20,7 @@ GROUP = "agentlightning.stores"
 DISTRIBUTION = "agentlightning-otel"
 
 
-def open_store(url: Optional[str] = None) -> LightningStore:
+def open_store(url: str | None = None) -> LightningStore:
     """Open the store behind a URL.
 
     Args:
@@ -43,7 +43,7 @@ def open_store(url: Optional[str] = None) -> LightningStore:
     raise UnknownStoreScheme(f"no store is registered for {shown!r}; installed schemes: {known}.{hint}")
 
 
-def _registered(scheme: str) -> Optional[EntryPoint]:
+def _registered(scheme: str) -> EntryPoint | None:
     """Return who registers a scheme; ours come first, and whoever uses them reads no stranger's metadata.
 
     To read what every installed package registers takes 8 ms in an environment of 140 packages, in each worker.

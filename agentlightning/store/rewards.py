@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Dict, Optional, Union
+from typing import Any
 
 from ..adapter.rewards import reward_attributes, reward_dimensions
 from ..adapter.training import build_rows
@@ -19,13 +19,13 @@ SOURCE = "agentlightning.reward.source"
 async def add_reward(
     store: LightningStore,
     rollout_id: str,
-    reward: Union[float, Dict[str, Any]],
+    reward: float | dict[str, Any],
     *,
     attempt_id: str = LATEST,
-    target: Optional[Mapping[str, Any]] = None,
-    primary_key: Optional[str] = None,
-    source: Optional[str] = None,
-    span_id: Optional[str] = None,
+    target: Mapping[str, Any] | None = None,
+    primary_key: str | None = None,
+    source: str | None = None,
+    span_id: str | None = None,
 ) -> Span:
     """Store a reward of an attempt, from any process, and return its span.
 

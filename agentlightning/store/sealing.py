@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple, Union
 
 from ..adapter.completeness import RewardRule, incomplete
 from ..adapter.policy import RowPolicy
@@ -36,18 +35,18 @@ class SealedAttempt:
 
     rollout: Rollout
     attempt: Attempt
-    spans: Tuple[Span, ...] = field(repr=False)
-    resources: Optional[NamedResources] = field(default=None, repr=False)
+    spans: tuple[Span, ...] = field(repr=False)
+    resources: NamedResources | None = field(default=None, repr=False)
     """What the rollout runs with; its model is the policy, where a ``RowPolicy`` names none."""
-    late: Tuple[Span, ...] = field(default=(), repr=False)
+    late: tuple[Span, ...] = field(default=(), repr=False)
     """Late spans that were stored beside the attempt when it was sealed; a ``RowPolicy`` may want them."""
 
-    def rows(self, policy: Optional[RowPolicy] = None) -> RowSet:
+    def rows(self, policy: RowPolicy | None = None) -> RowSet:
         """Return its training rows."""
         spans = (*self.spans, *self.late)
         return build_rows(spans, policy, rollout=self.rollout, resources=self.resources)
 
-    def unproven(self, policy: Optional[RowPolicy] = None) -> Tuple[Code, ...]:
+    def unproven(self, policy: RowPolicy | None = None) -> tuple[Code, ...]:
         """Return why rows have no log-probabilities, each reason once; empty where all of them have."""
         reasons = [code for row in self.rows(policy) for code in row.unproven]
         return tuple({(code.code, code.sentence): code for code in reasons}.values())
@@ -58,12 +57,12 @@ class RefusedAttempt:
     """One attempt that cannot be trusted, and why."""
 
     rollout: Rollout
-    attempt: Optional[Attempt]
+    attempt: Attempt | None
     """``None`` where there is none."""
-    reasons: Tuple[Code, ...]
+    reasons: tuple[Code, ...]
 
     @property
-    def codes(self) -> Tuple[str, ...]:
+    def codes(self) -> tuple[str, ...]:
         """The codes of ``reasons``."""
         return tuple(reason.code for reason in self.reasons)
 
@@ -72,15 +71,15 @@ class RefusedAttempt:
 class SealedBatch:
     """What became of the rollouts that were waited for, each in exactly one of the three."""
 
-    sealed: Tuple[SealedAttempt, ...] = ()
-    refused: Tuple[RefusedAttempt, ...] = ()
-    unfinished: Tuple[str, ...] = ()
+    sealed: tuple[SealedAttempt, ...] = ()
+    refused: tuple[RefusedAttempt, ...] = ()
+    unfinished: tuple[str, ...] = ()
     """Rollouts that had not finished when the time was up, and those that were tried again meanwhile."""
 
     @property
-    def counts(self) -> Dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """Code → attempts that are refused because of it."""
-        counts: Dict[str, int] = {}
+        counts: dict[str, int] = {}
         for each in self.refused:
             for code in each.codes:
                 counts[code] = counts.get(code, 0) + 1
@@ -91,8 +90,8 @@ async def wait_sealed(
     store: LightningStore,
     rollout_ids: Sequence[str],
     *,
-    timeout: Optional[float] = None,
-    policy: Optional[RowPolicy] = None,
+    timeout: float | None = None,
+    policy: RowPolicy | None = None,
     reward: RewardRule = "required",
     settle: float = SETTLE_SECONDS,
 ) -> SealedBatch:
@@ -128,9 +127,9 @@ async def seal(
     rollout_id: str,
     attempt_id: str = LATEST,
     *,
-    policy: Optional[RowPolicy] = None,
+    policy: RowPolicy | None = None,
     reward: RewardRule = "required",
-) -> Union[SealedAttempt, RefusedAttempt]:
+) -> SealedAttempt | RefusedAttempt:
     """Seal one attempt if it is complete, and return it, or why it is not. A sealed attempt is only read.
 
     Raises:
@@ -148,7 +147,7 @@ async def seal(
     if attempt.seal is not None:
         return _as_sealed(rollout, attempt, spans, late, resources)
     rows = build_rows((*spans, *late), policy, rollout=rollout, resources=resources)
-    reasons: List[Code] = incomplete(rows, reward)
+    reasons: list[Code] = incomplete(rows, reward)
     if reasons:
         return RefusedAttempt(rollout, attempt, tuple(reasons))
     try:
@@ -165,7 +164,7 @@ async def seal(
     return _as_sealed(rollout, sealed, spans, late, resources)
 
 
-async def resources_of(store: LightningStore, rollout: Rollout) -> Optional[NamedResources]:
+async def resources_of(store: LightningStore, rollout: Rollout) -> NamedResources | None:
     """Return the resources of a rollout; ``None`` where it has none."""
     if rollout.resources_id is None:
         return None
@@ -178,8 +177,8 @@ def _as_sealed(
     attempt: Attempt,
     spans: Sequence[Span],
     late: Sequence[Span],
-    resources: Optional[NamedResources],
-) -> Union[SealedAttempt, RefusedAttempt]:
+    resources: NamedResources | None,
+) -> SealedAttempt | RefusedAttempt:
     assert attempt.seal is not None
     covered = tuple(span for span in spans if span.sequence_id <= attempt.seal.sequence_id)
     if len(covered) != attempt.seal.spans:
@@ -190,10 +189,10 @@ def _as_sealed(
 async def _settled(
     store: LightningStore,
     rollout: Rollout,
-    policy: Optional[RowPolicy],
+    policy: RowPolicy | None,
     reward: RewardRule,
     settle: float,
-) -> Union[SealedAttempt, RefusedAttempt, None]:
+) -> SealedAttempt | RefusedAttempt | None:
     """Seal the latest attempt as soon as nothing of it is under way, at the latest when the time is up.
 
     Returns ``None`` where the rollout is at work again: what was sealed is not its last attempt any more.
@@ -208,7 +207,7 @@ async def _settled(
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _is_latest(store: LightningStore, found: Union[SealedAttempt, RefusedAttempt]) -> bool:
+async def _is_latest(store: LightningStore, found: SealedAttempt | RefusedAttempt) -> bool:
     latest = await store.get_latest_attempt(found.rollout.rollout_id)
     return latest is None or (found.attempt is not None and latest.attempt_id == found.attempt.attempt_id)
 
@@ -221,7 +220,7 @@ async def _is_settled(store: LightningStore, rollout_id: str) -> bool:
     return receipt is None or receipt.settled
 
 
-async def _attempt(store: LightningStore, rollout_id: str, attempt_id: str) -> Optional[Attempt]:
+async def _attempt(store: LightningStore, rollout_id: str, attempt_id: str) -> Attempt | None:
     if attempt_id == LATEST:
         return await store.get_latest_attempt(rollout_id)
     attempts = await store.query_attempts(rollout_id)

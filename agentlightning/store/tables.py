@@ -13,13 +13,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple
+from typing import Any
 
 from ..types import Account, Attempt, PaginatedResult, ResourcesUpdate, Rollout, Span, Worker
 from .base import LightningStoreStatistics
 from .query import Query
 
-AttemptKey = Tuple[str, str]
+AttemptKey = tuple[str, str]
 """``(rollout_id, attempt_id)``."""
 
 
@@ -59,7 +59,7 @@ class Tables(ABC):
     # ------------------------------------------------------------------ rollouts and their queue
 
     @abstractmethod
-    def get_rollout(self, rollout_id: str) -> Optional[Rollout]:
+    def get_rollout(self, rollout_id: str) -> Rollout | None:
         """Return a rollout (never with its attempt), or ``None``."""
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Tables(ABC):
     # ------------------------------------------------------------------ attempts
 
     @abstractmethod
-    def get_attempt(self, key: AttemptKey) -> Optional[Attempt]:
+    def get_attempt(self, key: AttemptKey) -> Attempt | None:
         """Return an attempt, or ``None``."""
 
     @abstractmethod
@@ -101,11 +101,11 @@ class Tables(ABC):
         """Return the attempt with the highest ``sequence_id`` of each rollout that has one."""
 
     @abstractmethod
-    def put_attempt(self, attempt: Attempt, deadline: Optional[float]) -> None:
+    def put_attempt(self, attempt: Attempt, deadline: float | None) -> None:
         """Insert or replace an attempt, with the time at which it becomes overdue."""
 
     @abstractmethod
-    def get_deadline(self, key: AttemptKey) -> Optional[float]:
+    def get_deadline(self, key: AttemptKey) -> float | None:
         """Return the deadline that an attempt was put with; ``None`` where there is none."""
 
     @abstractmethod
@@ -113,7 +113,7 @@ class Tables(ABC):
         """Return the attempts whose deadline is at or before ``now``: earliest first, then in order of creation."""
 
     @abstractmethod
-    def next_deadline(self) -> Optional[float]:
+    def next_deadline(self) -> float | None:
         """Return the earliest deadline of all attempts."""
 
     # ------------------------------------------------------------------ spans
@@ -184,7 +184,7 @@ class Tables(ABC):
         return None
 
     @abstractmethod
-    def get_revision(self, key: AttemptKey, writer_id: str) -> Optional[int]:
+    def get_revision(self, key: AttemptKey, writer_id: str) -> int | None:
         """Return the ``revision`` of what a writer says of an attempt, or ``None``."""
 
     @abstractmethod
@@ -194,11 +194,11 @@ class Tables(ABC):
     # ------------------------------------------------------------------ resources and workers
 
     @abstractmethod
-    def get_resources(self, resources_id: str) -> Optional[ResourcesUpdate]:
+    def get_resources(self, resources_id: str) -> ResourcesUpdate | None:
         """Return the resources under an id, or ``None``."""
 
     @abstractmethod
-    def get_latest_resources(self) -> Optional[ResourcesUpdate]:
+    def get_latest_resources(self) -> ResourcesUpdate | None:
         """Return the resources that were put last, or ``None``."""
 
     @abstractmethod
@@ -210,7 +210,7 @@ class Tables(ABC):
         """Answer a query over all resources."""
 
     @abstractmethod
-    def get_worker(self, worker_id: str) -> Optional[Worker]:
+    def get_worker(self, worker_id: str) -> Worker | None:
         """Return a worker, or ``None``."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, List, Optional, Tuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ..types import Rollout
 from .base import LightningStore, LightningStoreCapabilities
@@ -47,7 +47,7 @@ class LightningStoreThreaded(LightningStore):
         self.store = store
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> Tuple[type[LightningStoreThreaded], Tuple[LightningStore]]:
+    def __reduce__(self) -> tuple[type[LightningStoreThreaded], tuple[LightningStore]]:
         return type(self), (self.store,)
 
     def __getattr__(self, name: str) -> Any:
@@ -56,12 +56,12 @@ class LightningStoreThreaded(LightningStore):
         return getattr(self.store, name)
 
     @property
-    def url(self) -> Optional[str]:
+    def url(self) -> str | None:
         """That of the wrapped store."""
         return self.store.url
 
     @property
-    def local_path(self) -> Optional[str]:
+    def local_path(self) -> str | None:
         """That of the wrapped store."""
         return self.store.local_path
 
@@ -88,9 +88,9 @@ class LightningStoreThreaded(LightningStore):
     async def wait_for_rollouts(
         self,
         *,
-        rollout_ids: List[str],
-        timeout: Optional[float] = None,
-    ) -> List[Rollout]:
+        rollout_ids: list[str],
+        timeout: float | None = None,
+    ) -> list[Rollout]:
         """Wait as :meth:`LightningStore.wait_for_rollouts` says, without keeping other calls out."""
         really_waits = timeout is None or (isinstance(timeout, (int, float)) and timeout > 0)
         if self.store.capabilities.get("thread_safe") or not really_waits:

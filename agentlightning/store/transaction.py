@@ -18,7 +18,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Dict, Final, Generic, List, Literal, Optional, Tuple, TypeVar, Union
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from ..codec.attributes import is_late, tags_of_span
 from ..errors import (
@@ -102,9 +102,9 @@ class Unit:
         self.tables = tables
         self.now = now
         self._shown = shown
-        self.finished: List[str] = []
+        self.finished: list[str] = []
         """Rollouts that reached a final status."""
-        self.deadline: Optional[float] = None
+        self.deadline: float | None = None
         """The earliest deadline that was set or seen."""
 
     # ------------------------------------------------------------------ finding
@@ -128,7 +128,7 @@ class Unit:
             raise AttemptNotFound(attempt_id, f"rollout {rollout_id!r} has no such attempt")
         return found
 
-    def with_attempts(self, rollouts: Sequence[Rollout]) -> List[Rollout]:
+    def with_attempts(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """Return the rollouts, each with its latest attempt where it has one."""
         latest = self.tables.get_latest_attempts([rollout.rollout_id for rollout in rollouts])
         return [
@@ -136,7 +136,7 @@ class Unit:
             for rollout in rollouts
         ]
 
-    def resources_id(self, given: Optional[str]) -> Optional[str]:
+    def resources_id(self, given: str | None) -> str | None:
         """Return the id that a new rollout refers to: the given one if it exists, else the latest."""
         if given is None:
             latest = self.tables.get_latest_resources()
@@ -189,7 +189,7 @@ class Unit:
         if worker is not None:
             self._put_worker(worker, lifecycle.worker_after(worker, after, self.now))
 
-    def begin_attempt(self, rollout: Rollout, worker_id: Optional[str]) -> AttemptedRollout:
+    def begin_attempt(self, rollout: Rollout, worker_id: str | None) -> AttemptedRollout:
         """Start a new attempt, which becomes the latest."""
         last = self.tables.get_latest_attempts([rollout.rollout_id]).get(rollout.rollout_id)
         attempt = Attempt(
@@ -247,7 +247,7 @@ class Unit:
         if after is not before:
             self.tables.put_worker(after)
 
-    def _see_deadline(self, deadline: Optional[float]) -> None:
+    def _see_deadline(self, deadline: float | None) -> None:
         if deadline is not None and (self.deadline is None or deadline < self.deadline):
             self.deadline = deadline
 
@@ -271,10 +271,10 @@ class SpanBatch:
         self.alive = dict.fromkeys(_key(span) for span in (*self.spans, *self.opened))
         self.declared = dict.fromkeys(_key(account) for account in self.accounts)
         self.beside = dict.fromkeys(map(_key, self.late))
-        self.encoded: List[Any] = []
-        self.encoded_open: List[Any] = []
-        self.encoded_late: List[Any] = []
-        self.tags: Dict[int, List[str]] = {}
+        self.encoded: list[Any] = []
+        self.encoded_open: list[Any] = []
+        self.encoded_late: list[Any] = []
+        self.tags: dict[int, list[str]] = {}
         """Place of a span → its tags."""
 
     def encode(self, encode: Callable[[Span], Any], encode_open: Callable[[Span], Any]) -> None:
@@ -285,7 +285,7 @@ class SpanBatch:
         tagged = ((place, tags_of_span(span.attributes)) for place, span in enumerate(self.spans))
         self.tags = {place: tags for place, tags in tagged if tags}
 
-    def write(self, unit: Unit) -> List[Span]:
+    def write(self, unit: Unit) -> list[Span]:
         """Write the batch and return the spans that are new, in its order, with their sequence ids."""
         attempts = {key: unit.attempt(*key) for key in {**self.alive, **self.declared}}
         for key in self.beside:
@@ -309,8 +309,8 @@ class SpanBatch:
             if account.unstored:
                 tables.remove_open_spans(key, account.unstored)
 
-    def _write_spans(self, tables: Tables) -> List[Span]:
-        fresh: Dict[int, NewSpan] = {}
+    def _write_spans(self, tables: Tables) -> list[Span]:
+        fresh: dict[int, NewSpan] = {}
         for key, places in _by_key(self.spans).items():
             span_ids = [self.spans[place].span_id for place in places]
             known, opened = dict(tables.get_stored(key, span_ids)), tables.get_open(key, span_ids)
@@ -337,14 +337,14 @@ class SpanBatch:
         return [values.numbered(new.span, new.sequence_id) for new in in_order]
 
     def _write_tags(self, tables: Tables, places: Sequence[int]) -> None:
-        of_rollouts: Dict[str, Dict[str, None]] = {}
+        of_rollouts: dict[str, dict[str, None]] = {}
         for place in places:
             of_rollouts.setdefault(self.spans[place].rollout_id, {}).update(dict.fromkeys(self.tags[place]))
         for rollout_id, tags in of_rollouts.items():
             tables.add_tags(rollout_id, tags)
 
-    def _write_late(self, tables: Tables) -> List[Span]:
-        fresh: List[NewSpan] = []
+    def _write_late(self, tables: Tables) -> list[Span]:
+        fresh: list[NewSpan] = []
         for key, places in _by_key(self.late).items():
             known = set(tables.get_late(key, [self.late[place].span_id for place in places]))
             for place in places:
@@ -357,7 +357,7 @@ class SpanBatch:
         return [values.numbered(new.span, 0) for new in fresh]
 
     def _write_opened(self, tables: Tables) -> None:
-        fresh: List[NewSpan] = []
+        fresh: list[NewSpan] = []
         for key, places in _by_key(self.opened).items():
             span_ids = [self.opened[place].span_id for place in places]
             present = tables.get_open(key, span_ids)
@@ -375,12 +375,12 @@ class SpanBatch:
             tables.add_open_spans(fresh)
 
 
-def _key(item: Union[Span, Account]) -> AttemptKey:
+def _key(item: Span | Account) -> AttemptKey:
     return item.rollout_id, item.attempt_id
 
 
-def _by_key(spans: Sequence[Span]) -> Dict[AttemptKey, List[int]]:
-    places: Dict[AttemptKey, List[int]] = {}
+def _by_key(spans: Sequence[Span]) -> dict[AttemptKey, list[int]]:
+    places: dict[AttemptKey, list[int]] = {}
     for place, span in enumerate(spans):
         places.setdefault(_key(span), []).append(place)
     return places
@@ -413,9 +413,9 @@ def receipt_of(attempt: Attempt, tables: Tables) -> Receipt:
     )
 
 
-def _sum(*parts: Mapping[str, int]) -> Dict[str, int]:
+def _sum(*parts: Mapping[str, int]) -> dict[str, int]:
     """Add up counts by reason; what cancels out is left out."""
-    total: Dict[str, int] = {}
+    total: dict[str, int] = {}
     for part in parts:
         for reason, number in part.items():
             total[reason] = total.get(reason, 0) + number
@@ -429,7 +429,7 @@ class TransactionalStore(LightningStore):
     """
 
     def __init__(
-        self, *, clock: Clock = time.time, steady: Optional[Clock] = None, waits: Optional[Waits] = None
+        self, *, clock: Clock = time.time, steady: Clock | None = None, waits: Waits | None = None
     ) -> None:
         """Prepare what all backends share.
 
@@ -474,8 +474,8 @@ class TransactionalStore(LightningStore):
     # ------------------------------------------------------------------ running
 
     async def _change(self, work: Callable[[Unit], T], prepare: Callable[[], None] = _nothing) -> T:
-        units: List[Unit] = []
-        moved_by: List[float] = []
+        units: list[Unit] = []
+        moved_by: list[float] = []
 
         def run(tables: Tables) -> T:
             unit = self._unit(tables)
@@ -496,7 +496,7 @@ class TransactionalStore(LightningStore):
         return Unit(tables, self._time.now(), self._time.shown)
 
     async def _look(self, work: Callable[[Unit], T]) -> T:
-        def run(tables: Tables) -> Union[T, _Overdue]:
+        def run(tables: Tables) -> T | _Overdue:
             unit = self._unit(tables)
             earliest = tables.next_deadline()
             if earliest is None:
@@ -515,13 +515,13 @@ class TransactionalStore(LightningStore):
         if unit.deadline is not None:
             self._watchdog.expect(unit.deadline)
 
-    async def scan(self) -> Optional[float]:
+    async def scan(self) -> float | None:
         """Give up the attempts that are overdue now; return the next deadline, if there is one.
 
         Every other call does this first, and the watchdog's timer does it without a call.
         """
 
-        def work(unit: Unit) -> Optional[float]:
+        def work(unit: Unit) -> float | None:
             return unit.tables.next_deadline()
 
         return await self._look(work)
@@ -537,11 +537,11 @@ class TransactionalStore(LightningStore):
     async def start_rollout(
         self,
         input: TaskInput,
-        mode: Optional[RolloutMode] = None,
-        resources_id: Optional[str] = None,
-        config: Optional[RolloutConfig] = None,
-        metadata: Optional[Dict[str, Any]] = None,
-        worker_id: Optional[str] = None,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        worker_id: str | None = None,
     ) -> AttemptedRollout:
         request = EnqueueRolloutRequest.model_construct(
             input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
@@ -557,7 +557,7 @@ class TransactionalStore(LightningStore):
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
         drafts = [_draft(request, self._task_input(request.input)) for request in rollouts]
 
-        def work(unit: Unit) -> List[Rollout]:
+        def work(unit: Unit) -> list[Rollout]:
             created = [_created(unit, draft) for draft in drafts]
             for rollout in created:
                 unit.tables.put_rollout(rollout)
@@ -567,13 +567,13 @@ class TransactionalStore(LightningStore):
         return await self._change(work)
 
     async def dequeue_many_rollouts(
-        self, *, limit: int = 1, worker_id: Optional[str] = None
+        self, *, limit: int = 1, worker_id: str | None = None
     ) -> Sequence[AttemptedRollout]:
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise InvalidArgument(f"limit must be a whole number of at least 1, not {limit!r}")
         values.optional_text("worker_id", worker_id)
 
-        def work(unit: Unit) -> List[AttemptedRollout]:
+        def work(unit: Unit) -> list[AttemptedRollout]:
             if worker_id is not None:
                 unit.tables.put_worker(lifecycle.worker_dequeued(unit.worker(worker_id), unit.now))
             claimed = [
@@ -586,7 +586,7 @@ class TransactionalStore(LightningStore):
 
         return await self._change(work)
 
-    async def start_attempt(self, rollout_id: str, worker_id: Optional[str] = None) -> AttemptedRollout:
+    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         values.optional_text("worker_id", worker_id)
 
         def work(unit: Unit) -> AttemptedRollout:
@@ -598,14 +598,14 @@ class TransactionalStore(LightningStore):
     async def update_rollout(
         self,
         rollout_id: str,
-        input: Union[TaskInput, Unset] = UNSET,
-        mode: Union[Optional[RolloutMode], Unset] = UNSET,
-        resources_id: Union[Optional[str], Unset] = UNSET,
-        status: Union[RolloutStatus, Unset] = UNSET,
-        config: Union[RolloutConfig, Unset] = UNSET,
-        metadata: Union[Optional[Dict[str, Any]], Unset] = UNSET,
+        input: TaskInput | Unset = UNSET,
+        mode: RolloutMode | None | Unset = UNSET,
+        resources_id: str | None | Unset = UNSET,
+        status: RolloutStatus | Unset = UNSET,
+        config: RolloutConfig | Unset = UNSET,
+        metadata: dict[str, Any] | None | Unset = UNSET,
     ) -> Rollout:
-        changes: Dict[str, Any] = {}
+        changes: dict[str, Any] = {}
         if not isinstance(input, Unset):
             changes["input"] = self._task_input(input)
         if not isinstance(mode, Unset):
@@ -631,8 +631,8 @@ class TransactionalStore(LightningStore):
 
         return await self._change(work)
 
-    async def get_rollout_by_id(self, rollout_id: str) -> Optional[Rollout]:
-        def work(unit: Unit) -> Optional[Rollout]:
+    async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
+        def work(unit: Unit) -> Rollout | None:
             rollout = unit.tables.get_rollout(rollout_id)
             return None if rollout is None else unit.with_attempts([rollout])[0]
 
@@ -641,17 +641,17 @@ class TransactionalStore(LightningStore):
     async def query_rollouts(
         self,
         *,
-        status_in: Optional[Sequence[RolloutStatus]] = None,
-        rollout_id_in: Optional[Sequence[str]] = None,
-        rollout_id_contains: Optional[str] = None,
-        tags: Optional[Sequence[str]] = None,
+        status_in: Sequence[RolloutStatus] | None = None,
+        rollout_id_in: Sequence[str] | None = None,
+        rollout_id_contains: str | None = None,
+        tags: Sequence[str] | None = None,
         filter_logic: Literal["and", "or"] = "and",
-        sort_by: Optional[str] = None,
+        sort_by: str | None = None,
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
-        status: Optional[Sequence[RolloutStatus]] = None,
-        rollout_ids: Optional[Sequence[str]] = None,
+        status: Sequence[RolloutStatus] | None = None,
+        rollout_ids: Sequence[str] | None = None,
     ) -> Sequence[Rollout]:
         asked = query.make_query(
             query.within("status", status if status_in is None else status_in, _ROLLOUT_STATUSES),
@@ -673,13 +673,13 @@ class TransactionalStore(LightningStore):
         return await self._look(work)
 
     async def wait_for_rollouts(
-        self, *, rollout_ids: List[str], timeout: Optional[float] = None
-    ) -> List[Rollout]:
+        self, *, rollout_ids: list[str], timeout: float | None = None
+    ) -> list[Rollout]:
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
             raise InvalidArgument(f"timeout must be None or at least 0 seconds, not {timeout!r}")
         ids = list(dict.fromkeys(rollout_ids))
 
-        def look(unit: Unit) -> List[Rollout]:
+        def look(unit: Unit) -> list[Rollout]:
             return unit.with_attempts([unit.rollout(rollout_id) for rollout_id in ids])
 
         wait = self._waits.add(ids, self)  # before the first look, so that nothing happens unseen in between
@@ -703,13 +703,13 @@ class TransactionalStore(LightningStore):
     async def update_attempt(
         self,
         rollout_id: str,
-        attempt_id: Union[str, Literal["latest"]],
-        status: Union[AttemptStatus, Unset] = UNSET,
-        worker_id: Union[str, Unset] = UNSET,
-        last_heartbeat_time: Union[float, Unset] = UNSET,
-        metadata: Union[Optional[Dict[str, Any]], Unset] = UNSET,
+        attempt_id: str | Literal["latest"],
+        status: AttemptStatus | Unset = UNSET,
+        worker_id: str | Unset = UNSET,
+        last_heartbeat_time: float | Unset = UNSET,
+        metadata: dict[str, Any] | None | Unset = UNSET,
     ) -> Attempt:
-        changes: Dict[str, Any] = {}
+        changes: dict[str, Any] = {}
         if not isinstance(worker_id, Unset):
             changes["worker_id"] = values.text("worker_id", worker_id)
         if not isinstance(metadata, Unset):
@@ -742,10 +742,10 @@ class TransactionalStore(LightningStore):
     async def seal_attempt(
         self,
         rollout_id: str,
-        attempt_id: Union[str, Literal["latest"]],
+        attempt_id: str | Literal["latest"],
         *,
         spans: int,
-        unproven: Optional[Mapping[str, int]] = None,
+        unproven: Mapping[str, int] | None = None,
     ) -> Attempt:
         counted = values.optional_counts("unproven", unproven)
 
@@ -770,14 +770,14 @@ class TransactionalStore(LightningStore):
 
         return await self._change(work)
 
-    async def get_latest_attempt(self, rollout_id: str) -> Optional[Attempt]:
+    async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         return await self._look(lambda unit: unit.tables.get_latest_attempts([rollout_id]).get(rollout_id))
 
     async def query_attempts(
         self,
         rollout_id: str,
         *,
-        sort_by: Optional[str] = "sequence_id",
+        sort_by: str | None = "sequence_id",
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
@@ -800,20 +800,20 @@ class TransactionalStore(LightningStore):
     async def query_spans(
         self,
         rollout_id: str,
-        attempt_id: Union[str, Literal["latest"], None] = None,
+        attempt_id: str | Literal["latest"] | None = None,
         *,
-        trace_id: Optional[str] = None,
-        trace_id_contains: Optional[str] = None,
-        span_id: Optional[str] = None,
-        span_id_contains: Optional[str] = None,
-        parent_id: Optional[str] = None,
-        parent_id_contains: Optional[str] = None,
-        name: Optional[str] = None,
-        name_contains: Optional[str] = None,
+        trace_id: str | None = None,
+        trace_id_contains: str | None = None,
+        span_id: str | None = None,
+        span_id_contains: str | None = None,
+        parent_id: str | None = None,
+        parent_id_contains: str | None = None,
+        name: str | None = None,
+        name_contains: str | None = None,
         filter_logic: Literal["and", "or"] = "and",
         limit: int = -1,
         offset: int = 0,
-        sort_by: Optional[str] = "sequence_id",
+        sort_by: str | None = "sequence_id",
         sort_order: Literal["asc", "desc"] = "asc",
     ) -> Sequence[Span]:
         asked = query.make_query(
@@ -836,27 +836,27 @@ class TransactionalStore(LightningStore):
             lambda unit: unit.tables.find_spans(_attempt_keys(unit, rollout_id, attempt_id), asked)
         )
 
-    async def query_open_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
-        def work(unit: Unit) -> List[Span]:
+    async def query_open_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
+        def work(unit: Unit) -> list[Span]:
             found = unit.tables.get_open_spans(_attempt_keys(unit, rollout_id, attempt_id))
             return sorted(found, key=lambda span: (span.start_time is None, span.start_time or 0.0))
 
         return await self._look(work)
 
-    async def query_late_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
+    async def query_late_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
         return await self._look(
             lambda unit: list(unit.tables.get_late_spans(_attempt_keys(unit, rollout_id, attempt_id)))
         )
 
-    async def get_receipt(self, rollout_id: str, attempt_id: Union[str, Literal["latest"]]) -> Receipt:
+    async def get_receipt(self, rollout_id: str, attempt_id: str | Literal["latest"]) -> Receipt:
         return await self._look(lambda unit: receipt_of(unit.attempt(rollout_id, attempt_id), unit.tables))
 
     async def get_many_span_sequence_ids(
-        self, rollout_attempt_ids: Sequence[Tuple[str, str]]
+        self, rollout_attempt_ids: Sequence[tuple[str, str]]
     ) -> Sequence[int]:
         pairs = [(str(rollout_id), str(attempt_id)) for rollout_id, attempt_id in rollout_attempt_ids]
 
-        def work(unit: Unit) -> List[int]:
+        def work(unit: Unit) -> list[int]:
             reserved = []
             for rollout_id, attempt_id in pairs:
                 unit.attempt(rollout_id, attempt_id)
@@ -890,18 +890,18 @@ class TransactionalStore(LightningStore):
 
         return await self._change(work)
 
-    async def get_resources_by_id(self, resources_id: str) -> Optional[ResourcesUpdate]:
+    async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
         return await self._look(lambda unit: unit.tables.get_resources(resources_id))
 
-    async def get_latest_resources(self) -> Optional[ResourcesUpdate]:
+    async def get_latest_resources(self) -> ResourcesUpdate | None:
         return await self._look(lambda unit: unit.tables.get_latest_resources())
 
     async def query_resources(
         self,
         *,
-        resources_id: Optional[str] = None,
-        resources_id_contains: Optional[str] = None,
-        sort_by: Optional[str] = None,
+        resources_id: str | None = None,
+        resources_id_contains: str | None = None,
+        sort_by: str | None = None,
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
@@ -919,9 +919,7 @@ class TransactionalStore(LightningStore):
 
     # ------------------------------------------------------------------ workers
 
-    async def update_worker(
-        self, worker_id: str, heartbeat_stats: Union[Dict[str, Any], Unset] = UNSET
-    ) -> Worker:
+    async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET) -> Worker:
         values.text("worker_id", worker_id)
         changes = (
             {}
@@ -936,16 +934,16 @@ class TransactionalStore(LightningStore):
 
         return await self._change(work)
 
-    async def get_worker_by_id(self, worker_id: str) -> Optional[Worker]:
+    async def get_worker_by_id(self, worker_id: str) -> Worker | None:
         return await self._look(lambda unit: unit.tables.get_worker(worker_id))
 
     async def query_workers(
         self,
         *,
-        status_in: Optional[Sequence[WorkerStatus]] = None,
-        worker_id_contains: Optional[str] = None,
+        status_in: Sequence[WorkerStatus] | None = None,
+        worker_id_contains: str | None = None,
         filter_logic: Literal["and", "or"] = "and",
-        sort_by: Optional[str] = None,
+        sort_by: str | None = None,
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
@@ -984,7 +982,7 @@ def _created(unit: Unit, draft: Rollout) -> Rollout:
     )
 
 
-def _attempt_keys(unit: Unit, rollout_id: str, attempt_id: Optional[str]) -> List[AttemptKey]:
+def _attempt_keys(unit: Unit, rollout_id: str, attempt_id: str | None) -> list[AttemptKey]:
     if attempt_id is None:
         return [(rollout_id, attempt.attempt_id) for attempt in unit.tables.get_attempts(rollout_id)]
     if attempt_id == LATEST:
@@ -993,5 +991,5 @@ def _attempt_keys(unit: Unit, rollout_id: str, attempt_id: Optional[str]) -> Lis
     return [(rollout_id, attempt_id)]
 
 
-def _finished(rollouts: Iterable[Rollout]) -> List[str]:
+def _finished(rollouts: Iterable[Rollout]) -> list[str]:
     return [rollout.rollout_id for rollout in rollouts if rollout.status in FINISHED]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Dict, List, Tuple
 
 from ..types import Attempt, AttemptedRollout, AttemptStatus, RolloutConfig, RolloutStatus
 from . import lifecycle
@@ -14,10 +13,10 @@ async def rollout_status_from_attempt(attempt: Attempt, config: RolloutConfig) -
     return lifecycle.rollout_status(attempt, config)
 
 
-async def scan_unhealthy_rollouts(rollouts: List[AttemptedRollout]) -> Dict[Tuple[str, str], AttemptStatus]:
+async def scan_unhealthy_rollouts(rollouts: list[AttemptedRollout]) -> dict[tuple[str, str], AttemptStatus]:
     """Return ``(rollout_id, attempt_id)`` → new status of the attempts that are overdue now."""
     now = time.time()
-    found: Dict[Tuple[str, str], AttemptStatus] = {}
+    found: dict[tuple[str, str], AttemptStatus] = {}
     for rollout in rollouts:
         status = lifecycle.overdue(rollout.attempt, rollout.config, now)
         if status is not None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import date, time
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Dict, Optional, TypeVar, Union, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -134,7 +134,7 @@ def _json_key(place: str, key: Any) -> str:
     return str.__str__(key)
 
 
-def json_dict(name: str, value: Any) -> Dict[str, Any]:
+def json_dict(name: str, value: Any) -> dict[str, Any]:
     """Return a deep copy of a JSON object.
 
     Raises:
@@ -142,15 +142,15 @@ def json_dict(name: str, value: Any) -> Dict[str, Any]:
     """
     if not isinstance(value, Mapping):
         raise InvalidArgument(f"{name} must be a dict, not {type(value).__qualname__}")
-    return cast("Dict[str, Any]", json_copy(name, value))
+    return cast("dict[str, Any]", json_copy(name, value))
 
 
-def optional_json_dict(name: str, value: Any) -> Optional[Dict[str, Any]]:
+def optional_json_dict(name: str, value: Any) -> dict[str, Any] | None:
     """Like :func:`json_dict`, and ``None`` stays ``None``."""
     return None if value is None else json_dict(name, value)
 
 
-def optional_counts(name: str, value: Any) -> Optional[Dict[str, int]]:
+def optional_counts(name: str, value: Any) -> dict[str, int] | None:
     """Return name → number, of numbers from 0; ``None`` stays ``None``.
 
     Raises:
@@ -165,7 +165,7 @@ def optional_counts(name: str, value: Any) -> Optional[Dict[str, int]]:
     raise InvalidArgument(f"{name} is a mapping of names to numbers from 0, not {value!r}")
 
 
-def word(name: str, value: Any, allowed: Union[frozenset[W], Mapping[W, Any]]) -> W:
+def word(name: str, value: Any, allowed: frozenset[W] | Mapping[W, Any]) -> W:
     """Return ``value`` if it is one of the allowed words.
 
     Raises:
@@ -176,7 +176,7 @@ def word(name: str, value: Any, allowed: Union[frozenset[W], Mapping[W, Any]]) -
     raise InvalidArgument(f"{value!r} is no {name}; it is one of {', '.join(sorted(allowed))}")
 
 
-def optional_mode(value: Any) -> Optional[RolloutMode]:
+def optional_mode(value: Any) -> RolloutMode | None:
     """Return a rollout's mode, or ``None``."""
     return None if value is None else word("mode", value, MODES)
 
@@ -188,7 +188,7 @@ def text(name: str, value: Any) -> str:
     raise InvalidArgument(f"{name} must be text that is not empty, not {value!r}")
 
 
-def optional_text(name: str, value: Any) -> Optional[str]:
+def optional_text(name: str, value: Any) -> str | None:
     """Like :func:`text`, and ``None`` stays ``None``."""
     return None if value is None else text(name, value)
 
@@ -310,7 +310,7 @@ def numbered(span: Span, sequence_id: int) -> Span:
     return build(Span, {**span.__dict__, "sequence_id": sequence_id}, span.model_extra)
 
 
-def copy_span(span: Span, sequence_id: Optional[int] = None) -> Span:
+def copy_span(span: Span, sequence_id: int | None = None) -> Span:
     """Return a deep copy of a span, with its attribute values made JSON values."""
     return build(
         Span,

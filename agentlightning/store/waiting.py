@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable
-from typing import Dict, FrozenSet, Optional, Set
 
 
 class Wait:
@@ -17,7 +16,7 @@ class Wait:
 
     def __init__(self, rollout_ids: Iterable[str], owner: object) -> None:
         self.owner = owner
-        self.pending: Set[str] = set(rollout_ids)
+        self.pending: set[str] = set(rollout_ids)
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = self._loop.create_future()
 
@@ -32,7 +31,7 @@ class Wait:
         if not self._done.done():
             self._done.set_result(None)
 
-    async def until(self, seconds: Optional[float]) -> None:
+    async def until(self, seconds: float | None) -> None:
         """Return when the wait is settled or the time has passed."""
         await asyncio.wait([self._done], timeout=seconds)
 
@@ -42,7 +41,7 @@ class Waits:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_rollout: Dict[str, Set[Wait]] = {}
+        self._by_rollout: dict[str, set[Wait]] = {}
 
     def add(self, rollout_ids: Iterable[str], owner: object) -> Wait:
         """Begin a wait of a store object on the running event loop."""
@@ -77,7 +76,7 @@ class Waits:
                     wait.settle()
 
     @property
-    def rollout_ids(self) -> FrozenSet[str]:
+    def rollout_ids(self) -> frozenset[str]:
         """What is waited for at the moment."""
         with self._lock:
             return frozenset(self._by_rollout)

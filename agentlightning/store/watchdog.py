@@ -13,7 +13,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Optional, Protocol
+from typing import Protocol
 
 from .._handover import Bell
 from .._threads import started
@@ -29,7 +29,7 @@ _SHORTEST_SLEEP = 0.001  # a clock that stands still must not make the thread sp
 class Scanned(Protocol):
     """What the watchdog watches."""
 
-    async def scan(self) -> Optional[float]:
+    async def scan(self) -> float | None:
         """Apply what is overdue; return the next deadline."""
         ...
 
@@ -45,8 +45,8 @@ class Watchdog:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._wake = Bell()
-        self._thread: Optional[threading.Thread] = None
-        self._deadline: Optional[float] = None
+        self._thread: threading.Thread | None = None
+        self._deadline: float | None = None
         self._stopped = False
 
     def expect(self, deadline: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import List, Optional
 
 from ..adapter.training import TrainingRow
 from ..adapter.write_back import PerToken, write_back_spans
@@ -18,10 +17,10 @@ async def write_back(
     run_id: str,
     step: int,
     token_ids: Sequence[int],
-    advantages: Optional[PerToken] = None,
-    logprobs: Optional[PerToken] = None,
-    mask: Optional[Sequence[int]] = None,
-) -> List[Span]:
+    advantages: PerToken | None = None,
+    logprobs: PerToken | None = None,
+    mask: Sequence[int] | None = None,
+) -> list[Span]:
     """Store what a trainer did with a row; see :func:`~agentlightning.adapter.write_back.write_back_spans`.
 
     A sealed attempt takes it: it changes nothing that is trained. Giving it again changes nothing.

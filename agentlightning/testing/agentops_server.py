@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from ..integrations.agentops.server.manager import AgentOpsServerManager
 from ..types import Span
@@ -32,11 +32,11 @@ class AgentOpsServer:
         return self.manager.url
 
     @property
-    def spans(self) -> List[Span]:
+    def spans(self) -> list[Span]:
         """The spans that came over OTLP."""
         return self.manager.spans()
 
-    def wait_for_spans(self, count: int = 1, *, deadline: float = 60.0) -> List[Span]:
+    def wait_for_spans(self, count: int = 1, *, deadline: float = 60.0) -> list[Span]:
         """Return the spans when there are at least ``count``.
 
         Raises:
@@ -49,11 +49,11 @@ class AgentOpsServer:
         )
         return self.spans
 
-    def environment(self) -> Dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Return the variables that lead every version of ``agentops`` here."""
         return self.manager.environment()
 
-    def recorded(self, kind: Optional[str] = None) -> Any:
+    def recorded(self, kind: str | None = None) -> Any:
         """Return everything that came, by kind; see ``AgentOpsServerManager.recorded``."""
         return self.manager.recorded(kind)
 
@@ -61,7 +61,7 @@ class AgentOpsServer:
         """Forget what came."""
         self.manager.clear()
 
-    def fail(self, status: Optional[int] = None, **options: Any) -> None:
+    def fail(self, status: int | None = None, **options: Any) -> None:
         """Make the next requests go wrong; see ``AgentOpsServerManager.fail``."""
         self.manager.fail(status, **options)
 

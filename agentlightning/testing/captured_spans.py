@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, List, TypeVar, Union, overload
+from typing import Any, TypeVar, overload
 
 from ..adapter import TracerTraceToTriplet
 from ..codec.genai import read_call
@@ -38,15 +38,15 @@ class CapturedSpans(Sequence[Span]):
         self._store = store
         self._settle = settle
 
-    def named(self, name: str) -> List[Span]:
+    def named(self, name: str) -> list[Span]:
         """Return the spans of this name."""
         return [span for span in self if span.name == name]
 
-    def model_calls(self) -> List[Span]:
+    def model_calls(self) -> list[Span]:
         """Return the spans that record a model call, whoever instrumented it."""
         return [span for span in self if read_call(span) is not None]
 
-    def triplets(self, **options: Any) -> List[Triplet]:
+    def triplets(self, **options: Any) -> list[Triplet]:
         """Return the training rows.
 
         Args:
@@ -64,8 +64,8 @@ class CapturedSpans(Sequence[Span]):
     @overload
     def __getitem__(self, index: int) -> Span: ...
     @overload
-    def __getitem__(self, index: slice) -> List[Span]: ...
-    def __getitem__(self, index: Union[int, slice]) -> Union[Span, List[Span]]:
+    def __getitem__(self, index: slice) -> list[Span]: ...
+    def __getitem__(self, index: int | slice) -> Span | list[Span]:
         return self._read()[index]
 
     def __eq__(self, other: object) -> bool:
@@ -74,11 +74,11 @@ class CapturedSpans(Sequence[Span]):
     def __repr__(self) -> str:
         return f"<captured spans: {', '.join(span.name for span in self) or 'none'}>"
 
-    def _read(self) -> List[Span]:
+    def _read(self) -> list[Span]:
         self._settle()
         return from_any_thread(_all_spans(self._store))
 
 
-async def _all_spans(store: LightningStore) -> List[Span]:
+async def _all_spans(store: LightningStore) -> list[Span]:
     rollouts = await store.query_rollouts()
     return [span for rollout in rollouts for span in await store.query_spans(rollout.rollout_id)]

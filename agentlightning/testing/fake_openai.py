@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Optional, Self, Union
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from ..codec.raw_call import Endpoint
@@ -45,7 +45,7 @@ class Token:
     text: str
     """May be empty: engines hold text back while a character is not complete."""
     id: int
-    logprob: Optional[float] = -0.5
+    logprob: float | None = -0.5
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class AnswerChoice:
 
     tokens: tuple[Token, ...] = ()
     tool_calls: tuple[ToolCallAnswer, ...] = ()
-    finish_reason: Optional[str] = "stop"
-    reasoning: Optional[str] = None
+    finish_reason: str | None = "stop"
+    reasoning: str | None = None
     versions: tuple[tuple[str, int, int], ...] = ()
     """``(version, start, end)`` of the weights that sampled the tokens."""
 
     @property
-    def content(self) -> Optional[str]:
+    def content(self) -> str | None:
         """The text that the client sees."""
         return None if self.tool_calls else "".join(token.text for token in self.tokens)
 
@@ -79,23 +79,23 @@ class Answer:
     """What the server says to one request."""
 
     choices: tuple[AnswerChoice, ...]
-    prompt_token_ids: Optional[tuple[int, ...]] = (1, 2, 3)
+    prompt_token_ids: tuple[int, ...] | None = (1, 2, 3)
     """``None``: those of the request's messages, so that a conversation that is sent back goes on exactly."""
     dialect: Dialect = "vllm"
     model: str = "fake-model"
-    id: Optional[str] = "chatcmpl-1"
+    id: str | None = "chatcmpl-1"
     """``None``: ``chatcmpl-<number of the request>``, from 1."""
     ids: Shown = "asked"
     """Whether token ids are in the answer."""
     logprobs: Shown = "asked"
     token_strings: bool = False
     """Write ``token_id:N`` in place of the text of a token beside its log-probability."""
-    usage: Optional[Mapping[str, int]] = None
+    usage: Mapping[str, int] | None = None
     """Counts in place of the right ones; to leave usage out, ``show_usage='never'``."""
     show_usage: Shown = "asked"
     """In a stream; a plain answer has usage unless ``never``. Where ids are shown to everybody and usage to those who
     ask, the last chunk of the choices has it for the others."""
-    chunking: Optional[Sequence[int]] = None
+    chunking: Sequence[int] | None = None
     """Tokens of each chunk of a choice, 0 for a chunk without any; what is left comes in a last chunk."""
     interleave: bool = True
     """Whether the chunks of several choices come in turns, or choice by choice."""
@@ -103,17 +103,17 @@ class Answer:
     """Whether each chunk repeats the ids of those before it."""
     done: bool = True
     """Whether ``[DONE]`` ends the stream."""
-    die_after: Optional[int] = None
+    die_after: int | None = None
     """Events to send before the connection breaks in the middle of the next one; a plain answer breaks half way."""
     gates: Mapping[int, threading.Event] = field(default_factory=dict)
     """Number of an event → what must be set before it is sent; -1 waits before the head of the response."""
-    write_sizes: Optional[Sequence[int]] = None
+    write_sizes: Sequence[int] | None = None
     """Sizes, in turns, of the pieces in which the body of a stream is written; default one piece per event."""
     content_encoding: Literal["", "gzip", "deflate", "br", "zstd", "none"] = ""
     """``br`` and ``zstd`` need ``brotli`` and ``zstandard``."""
     content_type: str = "text/event-stream; charset=utf-8"
     """Of a stream."""
-    indent: Optional[int] = None
+    indent: int | None = None
     """White space of a plain answer."""
     refuses: frozenset[str] = frozenset()
     """Request fields that are answered with status 400."""
@@ -132,7 +132,7 @@ class Fault:
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Optional[bytes] = None
+    body: bytes | None = None
     """Default: an error object in the shape of the OpenAI API."""
 
 
@@ -141,7 +141,7 @@ class Reset:
     """The connection is reset before any answer."""
 
 
-Scripted = Union[Answer, Fault, Reset]
+Scripted = Answer | Fault | Reset
 Script = Callable[["ReceivedRequest"], Scripted]
 
 
@@ -175,22 +175,22 @@ class FakeOpenAI:
     api_key = "fake"
     """Any key will do."""
 
-    def __init__(self, script: Union[Script, Scripted, None] = None) -> None:
+    def __init__(self, script: Script | Scripted | None = None) -> None:
         """Make a server that has not started.
 
         Args:
             script: What answers when nothing is enqueued: a function of the request, or always the same.
         """
-        self._script: Union[Script, Scripted] = Answer.of("Hello there") if script is None else script
+        self._script: Script | Scripted = Answer.of("Hello there") if script is None else script
         self._queue: deque[Scripted] = deque()
         self._lock = threading.Lock()
-        self._server: Optional[_Server] = None
-        self._thread: Optional[threading.Thread] = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
         self.closing = threading.Event()
         self.requests: list[ReceivedRequest] = []
         """Every request, in the order of arrival."""
 
-    def enqueue(self, *answers: Union[Scripted, str]) -> None:
+    def enqueue(self, *answers: Scripted | str) -> None:
         """Answer the next requests with these, in this order.
 
         Args:
@@ -399,7 +399,7 @@ class _Saying:
             found["weight_versions"] = _versions(choice)
         return found
 
-    def chunks(self, index: int, choice: AnswerChoice) -> Iterator[Optional[dict[str, Any]]]:
+    def chunks(self, index: int, choice: AnswerChoice) -> Iterator[dict[str, Any] | None]:
         """The chunks of one choice: its role, its tokens by ``chunking``, its finish reason with the last of them.
 
         ``None`` stands for a turn in which an engine has nothing to say: its text is held back and nobody asks
@@ -463,7 +463,7 @@ class _Saying:
         if self.shows_ids:
             found["prompt_token_ids"] = list(self.answer.prompt_token_ids or ())
 
-    def logprobs_of(self, tokens: Sequence[Token]) -> Optional[dict[str, Any]]:
+    def logprobs_of(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if not self.shows_logprobs:
             return None
         names = [f"token_id:{token.id}" if self.answer.token_strings else token.text for token in tokens]
@@ -508,7 +508,7 @@ def _versions(choice: AnswerChoice) -> list[dict[str, Any]]:
     return [{"version": version, "start": start, "end": end} for version, start, end in choice.versions]
 
 
-def _pieces(tokens: Sequence[Token], chunking: Optional[Sequence[int]]) -> Iterator[tuple[Token, ...]]:
+def _pieces(tokens: Sequence[Token], chunking: Sequence[int] | None) -> Iterator[tuple[Token, ...]]:
     position = 0
     for size in chunking if chunking is not None else [1] * len(tokens):
         yield tuple(tokens[position : position + size])
@@ -689,9 +689,7 @@ class _Handler(BaseHTTPRequestHandler):
         while gate is not None and not gate.wait(0.01) and not self.server.fake.closing.is_set():
             continue
 
-    def _reply(
-        self, status: int, headers: Mapping[str, str], body: bytes, length: Optional[int] = None
-    ) -> None:
+    def _reply(self, status: int, headers: Mapping[str, str], body: bytes, length: int | None = None) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -709,7 +707,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
 
-def _refusal(scripted: Scripted, asked: Mapping[str, Any], *, chat: bool) -> Optional[Fault]:
+def _refusal(scripted: Scripted, asked: Mapping[str, Any], *, chat: bool) -> Fault | None:
     if not isinstance(scripted, Answer):
         return None
     refuses = set(scripted.refuses)

@@ -12,7 +12,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Deque, Dict, Final, List, Literal, Optional, ParamSpec, Tuple, TypeVar, Union
+from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 from ..errors import StoreUnavailable
 from ..store.base import (
@@ -87,7 +87,7 @@ class FaultyStore(LightningStore):
         lose_every: int = 0,
         script: Iterable[Outcome] = (),
         only: Collection[str] = WRITES,
-        error: Optional[Callable[[], Exception]] = None,
+        error: Callable[[], Exception] | None = None,
     ) -> None:
         self.inner = inner
         self.delay = delay
@@ -99,10 +99,10 @@ class FaultyStore(LightningStore):
         self.faults = 0
         """Writes that were refused or lost."""
         self._error = error or (lambda: StoreUnavailable("the test made this write fail"))
-        self._script: Deque[Outcome] = deque(script)
+        self._script: deque[Outcome] = deque(script)
         self._broken = False
         self._held = False
-        self._waiting: List[Tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._lock = threading.Lock()
 
     # ------------------------------------------------------------------ faults
@@ -127,7 +127,7 @@ class FaultyStore(LightningStore):
         with self._lock:
             return sum(1 for _, future in self._waiting if not future.done())
 
-    def fail_for_ever(self, error: Optional[Callable[[], Exception]] = None) -> None:
+    def fail_for_ever(self, error: Callable[[], Exception] | None = None) -> None:
         """Refuse every write until :meth:`heal`."""
         with self._lock:
             self._broken = True
@@ -185,12 +185,12 @@ class FaultyStore(LightningStore):
     # ------------------------------------------------------------------ what the store is
 
     @property
-    def url(self) -> Optional[str]:
+    def url(self) -> str | None:
         """URL of the store inside: another process meets it without the faults."""
         return self.inner.url
 
     @property
-    def local_path(self) -> Optional[str]:
+    def local_path(self) -> str | None:
         """File of the store inside: what this one does not take waits beside it."""
         return self.inner.local_path
 
@@ -222,11 +222,11 @@ class FaultyStore(LightningStore):
     async def start_rollout(
         self,
         input: TaskInput,  # noqa: A002 - 0.3's name
-        mode: Optional[RolloutMode] = None,
-        resources_id: Optional[str] = None,
-        config: Optional[RolloutConfig] = None,
-        metadata: Optional[Dict[str, Any]] = None,
-        worker_id: Optional[str] = None,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        worker_id: str | None = None,
     ) -> AttemptedRollout:
         return await self._write(
             self.inner.start_rollout, input, mode, resources_id, config, metadata, worker_id
@@ -236,44 +236,44 @@ class FaultyStore(LightningStore):
         return await self._write(self.inner.enqueue_many_rollouts, rollouts)
 
     async def dequeue_many_rollouts(
-        self, *, limit: int = 1, worker_id: Optional[str] = None
+        self, *, limit: int = 1, worker_id: str | None = None
     ) -> Sequence[AttemptedRollout]:
         return await self._write(self.inner.dequeue_many_rollouts, limit=limit, worker_id=worker_id)
 
-    async def start_attempt(self, rollout_id: str, worker_id: Optional[str] = None) -> AttemptedRollout:
+    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         return await self._write(self.inner.start_attempt, rollout_id, worker_id)
 
     async def update_rollout(
         self,
         rollout_id: str,
-        input: Union[TaskInput, Unset] = UNSET,  # noqa: A002 - 0.3's name
-        mode: Union[Optional[RolloutMode], Unset] = UNSET,
-        resources_id: Union[Optional[str], Unset] = UNSET,
-        status: Union[RolloutStatus, Unset] = UNSET,
-        config: Union[RolloutConfig, Unset] = UNSET,
-        metadata: Union[Optional[Dict[str, Any]], Unset] = UNSET,
+        input: TaskInput | Unset = UNSET,  # noqa: A002 - 0.3's name
+        mode: RolloutMode | None | Unset = UNSET,
+        resources_id: str | None | Unset = UNSET,
+        status: RolloutStatus | Unset = UNSET,
+        config: RolloutConfig | Unset = UNSET,
+        metadata: dict[str, Any] | None | Unset = UNSET,
     ) -> Rollout:
         return await self._write(
             self.inner.update_rollout, rollout_id, input, mode, resources_id, status, config, metadata
         )
 
-    async def get_rollout_by_id(self, rollout_id: str) -> Optional[Rollout]:
+    async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
         return await self.inner.get_rollout_by_id(rollout_id)
 
     async def query_rollouts(
         self,
         *,
-        status_in: Optional[Sequence[RolloutStatus]] = None,
-        rollout_id_in: Optional[Sequence[str]] = None,
-        rollout_id_contains: Optional[str] = None,
-        tags: Optional[Sequence[str]] = None,
+        status_in: Sequence[RolloutStatus] | None = None,
+        rollout_id_in: Sequence[str] | None = None,
+        rollout_id_contains: str | None = None,
+        tags: Sequence[str] | None = None,
         filter_logic: Literal["and", "or"] = "and",
-        sort_by: Optional[str] = None,
+        sort_by: str | None = None,
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
-        status: Optional[Sequence[RolloutStatus]] = None,
-        rollout_ids: Optional[Sequence[str]] = None,
+        status: Sequence[RolloutStatus] | None = None,
+        rollout_ids: Sequence[str] | None = None,
     ) -> Sequence[Rollout]:
         return await self.inner.query_rollouts(
             status_in=status_in,
@@ -290,8 +290,8 @@ class FaultyStore(LightningStore):
         )
 
     async def wait_for_rollouts(
-        self, *, rollout_ids: List[str], timeout: Optional[float] = None
-    ) -> List[Rollout]:
+        self, *, rollout_ids: list[str], timeout: float | None = None
+    ) -> list[Rollout]:
         return await self.inner.wait_for_rollouts(rollout_ids=rollout_ids, timeout=timeout)
 
     # ------------------------------------------------------------------ attempts
@@ -299,11 +299,11 @@ class FaultyStore(LightningStore):
     async def update_attempt(
         self,
         rollout_id: str,
-        attempt_id: Union[str, Literal["latest"]],
-        status: Union[AttemptStatus, Unset] = UNSET,
-        worker_id: Union[str, Unset] = UNSET,
-        last_heartbeat_time: Union[float, Unset] = UNSET,
-        metadata: Union[Optional[Dict[str, Any]], Unset] = UNSET,
+        attempt_id: str | Literal["latest"],
+        status: AttemptStatus | Unset = UNSET,
+        worker_id: str | Unset = UNSET,
+        last_heartbeat_time: float | Unset = UNSET,
+        metadata: dict[str, Any] | None | Unset = UNSET,
     ) -> Attempt:
         return await self._write(
             self.inner.update_attempt,
@@ -318,23 +318,23 @@ class FaultyStore(LightningStore):
     async def seal_attempt(
         self,
         rollout_id: str,
-        attempt_id: Union[str, Literal["latest"]],
+        attempt_id: str | Literal["latest"],
         *,
         spans: int,
-        unproven: Optional[Mapping[str, int]] = None,
+        unproven: Mapping[str, int] | None = None,
     ) -> Attempt:
         return await self._write(
             self.inner.seal_attempt, rollout_id, attempt_id, spans=spans, unproven=unproven
         )
 
-    async def get_latest_attempt(self, rollout_id: str) -> Optional[Attempt]:
+    async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         return await self.inner.get_latest_attempt(rollout_id)
 
     async def query_attempts(
         self,
         rollout_id: str,
         *,
-        sort_by: Optional[str] = "sequence_id",
+        sort_by: str | None = "sequence_id",
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
@@ -353,20 +353,20 @@ class FaultyStore(LightningStore):
     async def query_spans(
         self,
         rollout_id: str,
-        attempt_id: Union[str, Literal["latest"], None] = None,
+        attempt_id: str | Literal["latest"] | None = None,
         *,
-        trace_id: Optional[str] = None,
-        trace_id_contains: Optional[str] = None,
-        span_id: Optional[str] = None,
-        span_id_contains: Optional[str] = None,
-        parent_id: Optional[str] = None,
-        parent_id_contains: Optional[str] = None,
-        name: Optional[str] = None,
-        name_contains: Optional[str] = None,
+        trace_id: str | None = None,
+        trace_id_contains: str | None = None,
+        span_id: str | None = None,
+        span_id_contains: str | None = None,
+        parent_id: str | None = None,
+        parent_id_contains: str | None = None,
+        name: str | None = None,
+        name_contains: str | None = None,
         filter_logic: Literal["and", "or"] = "and",
         limit: int = -1,
         offset: int = 0,
-        sort_by: Optional[str] = "sequence_id",
+        sort_by: str | None = "sequence_id",
         sort_order: Literal["asc", "desc"] = "asc",
     ) -> Sequence[Span]:
         return await self.inner.query_spans(
@@ -387,17 +387,17 @@ class FaultyStore(LightningStore):
             sort_order=sort_order,
         )
 
-    async def query_open_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
+    async def query_open_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
         return await self.inner.query_open_spans(rollout_id, attempt_id)
 
-    async def query_late_spans(self, rollout_id: str, attempt_id: Optional[str] = None) -> Sequence[Span]:
+    async def query_late_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
         return await self.inner.query_late_spans(rollout_id, attempt_id)
 
-    async def get_receipt(self, rollout_id: str, attempt_id: Union[str, Literal["latest"]]) -> Receipt:
+    async def get_receipt(self, rollout_id: str, attempt_id: str | Literal["latest"]) -> Receipt:
         return await self.inner.get_receipt(rollout_id, attempt_id)
 
     async def get_many_span_sequence_ids(
-        self, rollout_attempt_ids: Sequence[Tuple[str, str]]
+        self, rollout_attempt_ids: Sequence[tuple[str, str]]
     ) -> Sequence[int]:
         return await self._write(self.inner.get_many_span_sequence_ids, rollout_attempt_ids)
 
@@ -409,18 +409,18 @@ class FaultyStore(LightningStore):
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
         return await self._write(self.inner.update_resources, resources_id, resources)
 
-    async def get_resources_by_id(self, resources_id: str) -> Optional[ResourcesUpdate]:
+    async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
         return await self.inner.get_resources_by_id(resources_id)
 
-    async def get_latest_resources(self) -> Optional[ResourcesUpdate]:
+    async def get_latest_resources(self) -> ResourcesUpdate | None:
         return await self.inner.get_latest_resources()
 
     async def query_resources(
         self,
         *,
-        resources_id: Optional[str] = None,
-        resources_id_contains: Optional[str] = None,
-        sort_by: Optional[str] = None,
+        resources_id: str | None = None,
+        resources_id_contains: str | None = None,
+        sort_by: str | None = None,
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,
@@ -436,21 +436,19 @@ class FaultyStore(LightningStore):
 
     # ------------------------------------------------------------------ workers
 
-    async def update_worker(
-        self, worker_id: str, heartbeat_stats: Union[Dict[str, Any], Unset] = UNSET
-    ) -> Worker:
+    async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET) -> Worker:
         return await self._write(self.inner.update_worker, worker_id, heartbeat_stats)
 
-    async def get_worker_by_id(self, worker_id: str) -> Optional[Worker]:
+    async def get_worker_by_id(self, worker_id: str) -> Worker | None:
         return await self.inner.get_worker_by_id(worker_id)
 
     async def query_workers(
         self,
         *,
-        status_in: Optional[Sequence[WorkerStatus]] = None,
-        worker_id_contains: Optional[str] = None,
+        status_in: Sequence[WorkerStatus] | None = None,
+        worker_id_contains: str | None = None,
         filter_logic: Literal["and", "or"] = "and",
-        sort_by: Optional[str] = None,
+        sort_by: str | None = None,
         sort_order: Literal["asc", "desc"] = "asc",
         limit: int = -1,
         offset: int = 0,

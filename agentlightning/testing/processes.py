@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Dict, List, Literal, Optional, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from ..store.base import new_writer_id
 from .clock import wait_until
@@ -37,7 +37,7 @@ class _Handle(Protocol):
 
     pid: int
 
-    def exit_code(self) -> Optional[int]: ...
+    def exit_code(self) -> int | None: ...
     def dispose(self) -> None: ...
 
 
@@ -48,9 +48,9 @@ class ChildProcess:
         self._handle = handle
         self._connection = connection
         self._ended = False
-        self.reports: List[Any] = []
+        self.reports: list[Any] = []
         """What the child has reported and the parent has received so far, in order."""
-        self.error: Optional[str] = None
+        self.error: str | None = None
         """Traceback of the exception that ended the snippet."""
 
     @property
@@ -58,7 +58,7 @@ class ChildProcess:
         """Process id."""
         return self._handle.pid
 
-    def poll(self) -> List[Any]:
+    def poll(self) -> list[Any]:
         """Receive what has arrived, without waiting, and return :attr:`reports`."""
         while not self._ended and self._connection.poll():
             self._receive()
@@ -85,7 +85,7 @@ class ChildProcess:
         """Answer the snippet's ``receive()``."""
         self._connection.send(value)
 
-    def kill(self, when: Optional[Callable[[], bool]] = None, *, deadline: float = 60.0) -> List[Any]:
+    def kill(self, when: Callable[[], bool] | None = None, *, deadline: float = 60.0) -> list[Any]:
         """Send ``SIGKILL``, at once or as soon as ``when()`` is true; return all that was reported.
 
         While it waits, reports are received, so that the child is not held up by a full pipe.
@@ -118,7 +118,7 @@ class ChildProcess:
         assert code is not None
         return code
 
-    def finish(self, *, deadline: float = 60.0) -> List[Any]:
+    def finish(self, *, deadline: float = 60.0) -> list[Any]:
         """Wait for the end and return all reports.
 
         Raises:
@@ -145,9 +145,9 @@ class ChildProcess:
 
     def __exit__(
         self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        tb: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         try:
             self.signal(signal.SIGKILL)
@@ -160,9 +160,9 @@ class ChildProcess:
 def start_child(
     source: str,
     *,
-    args: Optional[Mapping[str, Any]] = None,
+    args: Mapping[str, Any] | None = None,
     method: StartMethod = "subprocess",
-    env: Optional[Mapping[str, str]] = None,
+    env: Mapping[str, str] | None = None,
 ) -> ChildProcess:
     """Run Python source in a child process.
 
@@ -225,7 +225,7 @@ class _Subprocess:
         )
         self.pid = self._process.pid
 
-    def exit_code(self) -> Optional[int]:
+    def exit_code(self) -> int | None:
         return self._process.poll()
 
     def dispose(self) -> None:
@@ -233,7 +233,7 @@ class _Subprocess:
 
 
 class _Multiprocessing:
-    def __init__(self, method: StartMethod, connection: Connection, code: str, args: Dict[str, Any]) -> None:
+    def __init__(self, method: StartMethod, connection: Connection, code: str, args: dict[str, Any]) -> None:
         context = multiprocessing.get_context(method)
         process = context.Process(target=_run, args=(code, args, connection))  # type: ignore[attr-defined]
         with warnings.catch_warnings():
@@ -243,8 +243,8 @@ class _Multiprocessing:
         self._process = process
         self.pid: int = process.pid
 
-    def exit_code(self) -> Optional[int]:
-        code: Optional[int] = self._process.exitcode
+    def exit_code(self) -> int | None:
+        code: int | None = self._process.exitcode
         return code
 
     def dispose(self) -> None:
@@ -258,7 +258,7 @@ def _main(fd: int) -> None:
     _run(code, args, connection)
 
 
-def _run(code: str, args: Dict[str, Any], connection: Connection) -> None:
+def _run(code: str, args: dict[str, Any], connection: Connection) -> None:
     def report(value: Any) -> None:
         connection.send(("report", value))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, List, Union
+from typing import Any
 
 from pydantic import BaseModel
 
 from ..types import Account, Attempt, AttemptedRollout, Span, TraceStatus
 
-Attempted = Union[AttemptedRollout, Attempt]
+Attempted = AttemptedRollout | Attempt
 
 
 def attempt_of(attempted: Attempted) -> Attempt:
@@ -50,7 +50,7 @@ def account_of(attempted: Attempted, writer_id: str, **fields: Any) -> Account:
     )
 
 
-def ids(spans: Sequence[Span]) -> List[str]:
+def ids(spans: Sequence[Span]) -> list[str]:
     """Return the span ids, in order."""
     return [span.span_id for span in spans]
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
@@ -50,7 +50,7 @@ class _Offer:
 
     __slots__ = ("before", "is_sure", "record", "span")
 
-    def __init__(self, span: SdkSpan, record: Record, before: Optional[_Offer], *, is_sure: bool) -> None:
+    def __init__(self, span: SdkSpan, record: Record, before: _Offer | None, *, is_sure: bool) -> None:
         self.span = span
         self.record = record
         self.before = before
@@ -65,7 +65,7 @@ class _Offer:
         return self.is_sure or is_model_call(attributes_of(self.span))
 
 
-_offer: ContextVar[Optional[_Offer]] = ContextVar("agentlightning_model_span", default=None)
+_offer: ContextVar[_Offer | None] = ContextVar("agentlightning_model_span", default=None)
 
 
 class Adoption:
@@ -76,10 +76,10 @@ class Adoption:
     def __init__(self, span: trace.Span, *, call_is_over: bool = False) -> None:
         self.span = span
         self.call_is_over = call_is_over
-        self.ended: Optional[ReadableSpan] = None
+        self.ended: ReadableSpan | None = None
         """The finished span, while it waits for its call."""
 
-    def finish(self) -> Optional[ReadableSpan]:
+    def finish(self) -> ReadableSpan | None:
         """Note that the call is over, and hand out the finished span if it waits for that."""
         self.call_is_over = True
         ended, self.ended = self.ended, None
@@ -113,7 +113,7 @@ class Adoptions:
 
     # ------------------------------------------------------------------ calls
 
-    def adopt(self, model: Optional[str]) -> Optional[trace.Span]:
+    def adopt(self, model: str | None) -> trace.Span | None:
         """Return the span that the call which leaves now belongs to, or ``None``."""
         offer = _free(_offer.get())
         if offer is None:
@@ -185,7 +185,7 @@ class Adoptions:
                 self._settle(ended, record)
 
 
-def other_call(attributes: Mapping[str, Any], response_id: Optional[str]) -> bool:
+def other_call(attributes: Mapping[str, Any], response_id: str | None) -> bool:
     """Whether a span that adopted a call names another response than the call's."""
     named = attributes.get("gen_ai.response.id")
     return bool(named) and response_id is not None and named != response_id
@@ -196,7 +196,7 @@ def _same_model(asked: str, called: str) -> bool:
     return asked == called or asked.endswith(f"/{called}")
 
 
-def _free(offer: Optional[_Offer]) -> Optional[_Offer]:
+def _free(offer: _Offer | None) -> _Offer | None:
     while offer is not None and (offer.record.ended or not offer.is_free):
         offer = offer.before
     return offer
@@ -240,6 +240,6 @@ def _looks_like(span: SdkSpan, other: SdkSpan) -> bool:
     return span.name == other.name and span.instrumentation_scope == other.instrumentation_scope
 
 
-def _asked(span: SdkSpan) -> Dict[str, Any]:
+def _asked(span: SdkSpan) -> dict[str, Any]:
     """Return what a span says of the messages of its request."""
     return {name: value for name, value in attributes_of(span).items() if name.startswith(_MESSAGES)}

@@ -14,7 +14,7 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from typing import TYPE_CHECKING, Any, List, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry import context as otel_context
 
@@ -39,34 +39,34 @@ class Tracer(ParallelWorkerBase):
     ``init`` → ``init_worker(worker_id, store)`` → ``trace_context`` … → ``teardown_worker`` → ``teardown``.
     """
 
-    _store: Optional[LightningStore] = None
+    _store: LightningStore | None = None
 
-    def init_worker(self, worker_id: int, store: Optional[LightningStore] = None) -> None:
+    def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
         """Prepare this process for tracing into ``store``."""
         super().init_worker(worker_id)
         self._store = store
 
     def trace_context(
         self,
-        name: Optional[str] = None,
+        name: str | None = None,
         *,
-        store: Optional[LightningStore] = None,
-        rollout_id: Optional[str] = None,
-        attempt_id: Optional[str] = None,
+        store: LightningStore | None = None,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
     ) -> TraceContext:
         """Record everything inside under one attempt; for ``with`` and ``async with``."""
         raise NotImplementedError(f"{type(self).__name__} has no trace_context")
 
-    def get_last_trace(self) -> List[Span]:
+    def get_last_trace(self) -> list[Span]:
         """Return the spans of the last finished ``trace_context`` of this tracer."""
         raise NotImplementedError(f"{type(self).__name__} has no get_last_trace")
 
     def create_span(
         self,
         name: str,
-        attributes: Optional[Attributes] = None,
-        timestamp: Optional[float] = None,
-        status: Optional[TraceStatus] = None,
+        attributes: Attributes | None = None,
+        timestamp: float | None = None,
+        status: TraceStatus | None = None,
     ) -> SpanCoreFields:
         """Record a span that starts and ends at one moment (``timestamp`` in seconds, default now)."""
         raise NotImplementedError(f"{type(self).__name__} has no create_span")
@@ -74,9 +74,9 @@ class Tracer(ParallelWorkerBase):
     def operation_context(
         self,
         name: str,
-        attributes: Optional[Attributes] = None,
-        start_time: Optional[float] = None,
-        end_time: Optional[float] = None,
+        attributes: Attributes | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
     ) -> AbstractContextManager[SpanRecordingContext]:
         """Record the body of a ``with`` as one span; an exception is recorded and goes on."""
         raise NotImplementedError(f"{type(self).__name__} has no operation_context")
@@ -96,7 +96,7 @@ class Tracer(ParallelWorkerBase):
         return None
 
     @contextmanager
-    def lifespan(self, store: Optional[LightningStore] = None) -> Iterator[Tracer]:
+    def lifespan(self, store: LightningStore | None = None) -> Iterator[Tracer]:
         """``init`` and ``init_worker(0, store)`` around the body, torn down after it."""
         self.init()
         try:
@@ -123,7 +123,7 @@ def set_active_tracer(tracer: Tracer) -> None:
     otel_context.attach(otel_context.set_value(_ACTIVE_KEY, tracer))
 
 
-def get_active_tracer() -> Optional[Tracer]:
+def get_active_tracer() -> Tracer | None:
     """Return the tracer that records in this context, or ``None``."""
     tracer = otel_context.get_value(_ACTIVE_KEY)
     return tracer if isinstance(tracer, Tracer) else None

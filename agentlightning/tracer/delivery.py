@@ -16,7 +16,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, List, TypeVar
+from typing import Any, TypeVar
 
 from .._handover import Bell
 from ..errors import InvalidArgument, NotFound, StoreError
@@ -70,19 +70,19 @@ class Backoff:
 class Outcome:
     """What became of a batch."""
 
-    stored: List[Span] = field(default_factory=list)
+    stored: list[Span] = field(default_factory=list)
     """Spans that the store has newly stored, with their sequence ids."""
-    refused: List[Span] = field(default_factory=list)
+    refused: list[Span] = field(default_factory=list)
     """Spans that the store cannot keep."""
-    refused_starts: List[Span] = field(default_factory=list)
+    refused_starts: list[Span] = field(default_factory=list)
     """Starts of spans that it cannot keep."""
-    unknown: List[Batch] = field(default_factory=list)
+    unknown: list[Batch] = field(default_factory=list)
     """What belongs to attempts that the store does not know, one batch for each of them."""
-    uncounted: List[Batch] = field(default_factory=list)
+    uncounted: list[Batch] = field(default_factory=list)
     """What it has taken without its accounts, one batch for each attempt that was split."""
-    unwritten: List[Span] = field(default_factory=list)
+    unwritten: list[Span] = field(default_factory=list)
     """Spans that the store could not take now."""
-    unwritten_starts: List[Span] = field(default_factory=list)
+    unwritten_starts: list[Span] = field(default_factory=list)
     """Starts of spans that it could not take now."""
     failed: bool = False
     """Whether a part of the batch, spans or not, was not written."""
@@ -167,7 +167,7 @@ async def within(work: Awaitable[T], seconds: float) -> T:
     return await asyncio.wait_for(contained(), seconds)
 
 
-async def _write(store: LightningStore, batch: Batch, write_timeout: float) -> List[Span]:
+async def _write(store: LightningStore, batch: Batch, write_timeout: float) -> list[Span]:
     added = add_batch(store, batch.spans, opened=batch.opened, accounts=batch.accounts)
     written = await within(added, write_timeout)
     return list(batch.spans if written is None else written)  # a store that says nothing has taken everything

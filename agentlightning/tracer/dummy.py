@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING
 
 from ..codec.attributes import format_exception_attributes
 from ..types import Attributes, Span, SpanCoreFields, StatusCode, TraceStatus
@@ -21,12 +21,12 @@ class DummySpanRecordingContext:
     """A span in memory."""
 
     def __init__(
-        self, name: str, attributes: Optional[Attributes] = None, start_time: Optional[float] = None
+        self, name: str, attributes: Attributes | None = None, start_time: float | None = None
     ) -> None:
         self._name = name
         self._attributes = to_attributes(attributes)
         self._start_time = time.time() if start_time is None else start_time
-        self._end_time: Optional[float] = None
+        self._end_time: float | None = None
         self._status = TraceStatus(status_code="UNSET")
 
     def record_attributes(self, attributes: Attributes) -> None:
@@ -38,11 +38,11 @@ class DummySpanRecordingContext:
         self.record_attributes(format_exception_attributes(exception))
         self.record_status("ERROR", str(exception))
 
-    def record_status(self, status_code: StatusCode, description: Optional[str] = None) -> None:
+    def record_status(self, status_code: StatusCode, description: str | None = None) -> None:
         """Set the status."""
         self._status = TraceStatus(status_code=status_code, description=description)
 
-    def finalize(self, end_time: Optional[float] = None) -> None:
+    def finalize(self, end_time: float | None = None) -> None:
         """End the span."""
         self._end_time = time.time() if end_time is None else end_time
 
@@ -63,9 +63,9 @@ class DummyTracer(Tracer):
     def create_span(
         self,
         name: str,
-        attributes: Optional[Attributes] = None,
-        timestamp: Optional[float] = None,
-        status: Optional[TraceStatus] = None,
+        attributes: Attributes | None = None,
+        timestamp: float | None = None,
+        status: TraceStatus | None = None,
     ) -> SpanCoreFields:
         """Return a span that starts and ends at ``timestamp`` (default now)."""
         moment = time.time() if timestamp is None else timestamp
@@ -81,9 +81,9 @@ class DummyTracer(Tracer):
     def operation_context(
         self,
         name: str,
-        attributes: Optional[Attributes] = None,
-        start_time: Optional[float] = None,
-        end_time: Optional[float] = None,
+        attributes: Attributes | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
     ) -> Iterator[DummySpanRecordingContext]:
         """Yield a span in memory that spans the body."""
         recording = DummySpanRecordingContext(name, attributes, start_time)
@@ -97,17 +97,17 @@ class DummyTracer(Tracer):
 
     def trace_context(
         self,
-        name: Optional[str] = None,
+        name: str | None = None,
         *,
-        store: Optional[LightningStore] = None,
-        rollout_id: Optional[str] = None,
-        attempt_id: Optional[str] = None,
+        store: LightningStore | None = None,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
     ) -> TraceContext:
         """Run the body without recording anything."""
         del name, store, rollout_id, attempt_id
         return _NothingRecorded(self)
 
-    def get_last_trace(self) -> List[Span]:
+    def get_last_trace(self) -> list[Span]:
         """Return nothing: nothing was recorded."""
         return []
 
@@ -124,18 +124,18 @@ class _NothingRecorded(TraceContext):
 
     def __exit__(
         self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        tb: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
         /,
     ) -> None:
         return None
 
     async def __aexit__(
         self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        tb: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
         /,
     ) -> None:
         return None

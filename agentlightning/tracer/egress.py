@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -51,7 +51,7 @@ class MaskingExporter(SpanExporter):
         """Flush the other exporter."""
         return self._exporter.force_flush(timeout_millis)
 
-    def _masked(self, span: ReadableSpan) -> Optional[ReadableSpan]:
+    def _masked(self, span: ReadableSpan) -> ReadableSpan | None:
         try:
             plain = Span.from_opentelemetry(span, "", "")
             masked = self._redactor.span(plain)
@@ -85,12 +85,12 @@ class _Masked(ReadableSpan):
         )
 
 
-def _events(span: ReadableSpan, masked: Span) -> List[Event]:
+def _events(span: ReadableSpan, masked: Span) -> list[Event]:
     return [
         Event(clean.name, _attributes(clean.attributes), event.timestamp)
         for event, clean in zip(span.events, masked.events, strict=True)
     ]
 
 
-def _attributes(attributes: Dict[str, Any]) -> Dict[str, Any]:
+def _attributes(attributes: dict[str, Any]) -> dict[str, Any]:
     return dict(sanitize_attributes(attributes))

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Optional, Tuple
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -46,9 +45,9 @@ class LightningSpanExporter(SpanExporter):
 
     def __init__(
         self,
-        store: Optional[LightningStore] = None,
+        store: LightningStore | None = None,
         *,
-        settings: Optional[WriterSettings] = None,
+        settings: WriterSettings | None = None,
         timeout: float = 30.0,
     ) -> None:
         self._owns_store = store is None
@@ -56,8 +55,8 @@ class LightningSpanExporter(SpanExporter):
         self._timeout = timeout
         self._chain = Chain(stages_of(redaction_policy()))
         self._writer = Writer(self._make_span, settings)
-        self._scopes: OrderedDict[Tuple[str, str], Scope] = OrderedDict()
-        self._own_attempt: Optional[Tuple[str, str]] = None
+        self._scopes: OrderedDict[tuple[str, str], Scope] = OrderedDict()
+        self._own_attempt: tuple[str, str] | None = None
         self._started_by = self._lock_of = os.getpid()
         self._lock = threading.Lock()
         self._late = False
@@ -117,7 +116,7 @@ class LightningSpanExporter(SpanExporter):
             return self._timeout
         return 0.0 if self._late else min(self._timeout, EXIT_TIMEOUT)
 
-    def _make_span(self, entry: Entry) -> Optional[Span]:
+    def _make_span(self, entry: Entry) -> Span | None:
         scope, readable = entry.record.scope, entry.readable
         assert readable is not None
         span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
@@ -143,14 +142,14 @@ class LightningSpanExporter(SpanExporter):
                 self._writer.closed(self._scopes.popitem(last=False)[1])
             return self._scopes[ids]
 
-    def _attempt_of_process(self) -> Tuple[str, str]:
+    def _attempt_of_process(self) -> tuple[str, str]:
         if self._own_attempt is None:
             started = run_sync(self._store.start_rollout(input={"command": sys.argv, "pid": os.getpid()}))
             self._own_attempt = started.rollout_id, started.attempt.attempt_id
         return self._own_attempt
 
 
-def _ids_in_environment() -> Optional[Tuple[str, str]]:
+def _ids_in_environment() -> tuple[str, str] | None:
     rollout_id = os.environ.get(LightningEnvVar.AGL_ROLLOUT_ID.value)
     attempt_id = os.environ.get(LightningEnvVar.AGL_ATTEMPT_ID.value)
     return (rollout_id, attempt_id) if rollout_id and attempt_id else None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dis
 import sys
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
-from typing import TYPE_CHECKING, Dict, List, Optional
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
@@ -35,9 +35,9 @@ class Generators:
     """The generators that have opened a ``trace_context`` which is open, and the scopes of each."""
 
     def __init__(self) -> None:
-        self.scopes: Dict[FrameType, List[Scope]] = {}
+        self.scopes: dict[FrameType, list[Scope]] = {}
 
-    def opened(self, scope: Scope, frame: Optional[FrameType]) -> None:
+    def opened(self, scope: Scope, frame: FrameType | None) -> None:
         """Note who opened a scope.
 
         Args:
@@ -69,7 +69,7 @@ class Generators:
             if (own := [scope for scope in scopes if not scope.is_inherited])
         }
 
-    def at_work(self, frame: Optional[FrameType] = None) -> Optional[Scope]:
+    def at_work(self, frame: FrameType | None = None) -> Scope | None:
         """Return the scope of the innermost generator on this thread's stack that has opened one, or ``None``."""
         frame = sys._getframe(1) if frame is None else frame  # noqa: SLF001 - the call stack is the evidence
         while frame is not None:
@@ -101,7 +101,7 @@ def _resumes_after_await(code: CodeType, at: int) -> bool:
     return instructions[following + 1] & 3 == _AFTER_AWAIT
 
 
-def _opener(frame: Optional[FrameType]) -> Optional[FrameType]:
+def _opener(frame: FrameType | None) -> FrameType | None:
     """Return the generator whose ``with`` it is; ``None`` where it is no generator's."""
     while frame is not None:
         driver = _package(frame.f_back)
@@ -116,5 +116,5 @@ def _opener(frame: Optional[FrameType]) -> Optional[FrameType]:
     return None
 
 
-def _package(frame: Optional[FrameType]) -> str:
+def _package(frame: FrameType | None) -> str:
     return "" if frame is None else str(frame.f_globals.get("__name__", "")).partition(".")[0]

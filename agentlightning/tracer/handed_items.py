@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from queue import LifoQueue, Queue
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -95,9 +95,9 @@ class _Items:
     """What is known of the items of one queue; changed under ``_lock``."""
 
     def __init__(self) -> None:
-        self.put: Dict[int, Tuple[Any, List[_Put]]] = {}
+        self.put: dict[int, tuple[Any, list[_Put]]] = {}
         """By identity: an item, which is kept so that its identity stays its own, and how often it was put."""
-        self.borrowed: Dict[int, Tuple[Callable[[], Any], int]] = {}
+        self.borrowed: dict[int, tuple[Callable[[], Any], int]] = {}
         """Identity of a thing that was got → what returns it while it lives, and the identity of the worker."""
         self.opened_by: Callable[[], object] = lambda: None
         """Returns the task or thread that opened the channel under a rollout, where that was seen and while it
@@ -108,9 +108,9 @@ class _Queues:
     """Queues and states of channels by identity, while they live; they need not be hashable."""
 
     def __init__(self) -> None:
-        self._known: Dict[int, Tuple[Any, _Items]] = {}
+        self._known: dict[int, tuple[Any, _Items]] = {}
 
-    def find(self, queue: Any) -> Optional[_Items]:
+    def find(self, queue: Any) -> _Items | None:
         known = self._known.get(id(queue))
         return None if known is None else known[1]
 
@@ -133,7 +133,7 @@ class _Switch(NamedTuple):
 
 
 _queues = _Queues()
-_switch: ContextVar[Optional[_Switch]] = ContextVar("agentlightning_item_context", default=None)
+_switch: ContextVar[_Switch | None] = ContextVar("agentlightning_item_context", default=None)
 _inside: ContextVar[object] = ContextVar("agentlightning_inside_channel", default=None)
 """The channel whose ``send`` or ``receive`` is under way: that calls the method which does not wait."""
 
@@ -250,7 +250,7 @@ def _around_receive(original: Any, patch: Patch) -> Any:
 # ---------------------------------------------------------------------- who put an item
 
 
-def _note(queue: Any, item: Any) -> Optional[_Put]:
+def _note(queue: Any, item: Any) -> _Put | None:
     """Remember who puts an item, before anybody can get it; where no rollout is open there is nothing to remember."""
     context = otel_context.get_current()
     matters = scope_in(context) is not None or is_any_open()
@@ -280,7 +280,7 @@ def _forget(queue: Any, item: Any, put: _Put) -> None:
             del known.put[id(item)]
 
 
-def _take(queue: Any, item: Any) -> Tuple[_Put, ...]:
+def _take(queue: Any, item: Any) -> tuple[_Put, ...]:
     """Return in which contexts an item that leaves the queue may have been put."""
     if _queues.find(queue) is None and current_scope() is None:
         return ()
@@ -309,7 +309,7 @@ def _reference(item: Any) -> Callable[[], Any]:
         return lambda: item
 
 
-def _bound(items: Dict[int, Any]) -> None:
+def _bound(items: dict[int, Any]) -> None:
     if len(items) > _ITEMS_REMEMBERED:
         del items[next(iter(items))]
 
@@ -342,7 +342,7 @@ def _is_opener(queue: Any) -> bool:
     return known is not None and known.opened_by() is current_worker()
 
 
-def _context_of(puts: Tuple[_Put, ...], own: Context, *, is_opener: bool) -> Context:
+def _context_of(puts: tuple[_Put, ...], own: Context, *, is_opener: bool) -> Context:
     """Return the context in which a worker goes on for an item."""
     inherited = scope_in(own)
     contexts = [put.context for put in puts if _says_something(put, inherited, is_opener=is_opener)]
@@ -355,7 +355,7 @@ def _context_of(puts: Tuple[_Put, ...], own: Context, *, is_opener: bool) -> Con
     return contexts[0] if is_sure else context_without_scope(own)
 
 
-def _says_something(put: _Put, inherited: Optional[Scope], *, is_opener: bool) -> bool:
+def _says_something(put: _Put, inherited: Scope | None, *, is_opener: bool) -> bool:
     """Whether it tells anything of whose work it is.
 
     What nobody's code put before the rollout began does not, nor what it answers to those who have asked.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.pool import Pool, ThreadPool
 from multiprocessing.process import BaseProcess
-from typing import Any, List, Optional
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -28,7 +28,7 @@ from .workers import start_as_worker, task_patch
 
 _users = 0
 """Recorders of this process for which the patches are on."""
-_patches: Optional[Patches] = None
+_patches: Patches | None = None
 _lock = threading.RLock()
 
 
@@ -55,8 +55,8 @@ def _leave() -> None:
             _patches = None
 
 
-def _all_patches() -> List[Patch]:
-    patches: List[Patch] = []
+def _all_patches() -> list[Patch]:
+    patches: list[Patch] = []
     # Here, because the import takes a tenth of ours: most processes that import the tracer never record.
     from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 

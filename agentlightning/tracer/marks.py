@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Optional
+from typing import Any
 
 from opentelemetry import context as otel_context
 
@@ -50,7 +50,7 @@ def role(name: str) -> Iterator[None]:
         yield
 
 
-def marks_in(context: otel_context.Context) -> Optional[Mapping[str, Any]]:
+def marks_in(context: otel_context.Context) -> Mapping[str, Any] | None:
     """Return the attributes that spans started in ``context`` get, or ``None`` where there are none."""
     return context.get(_MARKS_KEY) or None  # type: ignore[return-value]  # what ``_marked`` has put there
 

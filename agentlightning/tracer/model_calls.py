@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Dict, NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -43,18 +43,18 @@ class ModelCallRecorder:
         if scope is not None:
             self._servers.setdefault(scope, {}).setdefault(server, False)
 
-    def name_uncaptured(self, scope: Scope, context: Optional[Context] = None) -> None:
+    def name_uncaptured(self, scope: Scope, context: Context | None = None) -> None:
         """Record the model servers that an attempt connected to without a call that was seen; it ends now."""
         for server, seen in self._servers.pop(scope, {}).items():
             if not seen:
                 attributes = {SpanFlagAttributes.UNCAPTURED_SERVER.value: server}
                 self._tracer.start_span(AGL_UNCAPTURED, context=context, attributes=attributes).end()
 
-    def _scope(self) -> Optional[Scope]:
+    def _scope(self) -> Scope | None:
         scope = current_scope()
         return scope if scope is not None else self._processor.fallback
 
-    def started(self, call: CallStart) -> Optional[_CallSpan]:
+    def started(self, call: CallStart) -> _CallSpan | None:
         """Find or start the span; ours is named as OpenTelemetry's GenAI conventions say: operation and model."""
         if not self._processor.owns(otel_context.get_current()):
             return None
@@ -65,7 +65,7 @@ class ModelCallRecorder:
         if adopting is not None:
             return _CallSpan(adopting, ours=False)
         host, port = _address_of(call.url)
-        attributes: Dict[str, str | int | bool] = {
+        attributes: dict[str, str | int | bool] = {
             "gen_ai.operation.name": call.operation,
             "server.address": host,
             ModelCallAttributes.STREAM.value: call.stream,
@@ -80,7 +80,7 @@ class ModelCallRecorder:
         self._processor.adoptions.keep_out(span)
         return _CallSpan(span, ours=True)
 
-    def ended(self, token: Optional[_CallSpan], call: RawCall) -> None:
+    def ended(self, token: _CallSpan | None, call: RawCall) -> None:
         """Attach the raw call, and end the span if it is ours."""
         if token is None:
             return

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import CodeType
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._handover import Future
 from ..codec.raw_call import Endpoint
@@ -36,9 +36,9 @@ SIGNAL_TIMEOUT = 0.4
 class Opened(NamedTuple):
     """What the store has said."""
 
-    ids: Optional[Tuple[str, str]]
+    ids: tuple[str, str] | None
     """The rollout and attempt that were started; ``None`` where the caller named them."""
-    endpoints: Optional[list[Endpoint]]
+    endpoints: list[Endpoint] | None
     """Model endpoints of the rollout; ``None`` where nobody asked for them."""
 
 
@@ -55,15 +55,15 @@ class Opening:
     def __init__(
         self,
         store: LightningStore,
-        name: Optional[str],
-        endpoints_of: Optional[Callable[[Optional[str]], Awaitable[list[Endpoint]]]],
+        name: str | None,
+        endpoints_of: Callable[[str | None], Awaitable[list[Endpoint]]] | None,
     ) -> None:
         self._store = store
         self._name = name
         self._endpoints_of = endpoints_of
         # Guards the two below: a rollout is cancelled once, by whoever comes second.
         self._lock = threading.Lock()
-        self._started: Optional[Tuple[str, str]] = None
+        self._started: tuple[str, str] | None = None
         self._abandoned = False
         self._future: Future[Opened] = in_background(self._ask)
 
@@ -90,7 +90,7 @@ class Opening:
             raise
 
     async def _ask(self) -> Opened:
-        ids: Optional[Tuple[str, str]] = None
+        ids: tuple[str, str] | None = None
         if self._name is not None:
             started = await self._store.start_rollout(input={"name": self._name})
             ids = started.rollout_id, started.attempt.attempt_id
@@ -137,7 +137,7 @@ def _is_in_signal_handler() -> bool:
     return False
 
 
-def _code_of(handler: Any) -> Optional[CodeType]:
+def _code_of(handler: Any) -> CodeType | None:
     while isinstance(handler, functools.partial):
         handler = handler.func
     if not callable(handler):

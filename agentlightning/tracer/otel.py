@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Dict, List, Literal, Optional, Tuple, Union, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry import context as otel_context
@@ -103,18 +103,18 @@ class OtelTracer(Tracer):
     def __init__(
         self,
         *,
-        fallback_attempt: Optional[Tuple[str, str]] = None,
-        capture_tokens: Optional[CaptureTokens] = None,
-        endpoints: Sequence[Union[str, LLM, Endpoint]] = (),
+        fallback_attempt: tuple[str, str] | None = None,
+        capture_tokens: CaptureTokens | None = None,
+        endpoints: Sequence[str | LLM | Endpoint] = (),
         chain: Chain = NO_STAGES,
-        max_wait_time: Optional[float] = None,
-        settings: Optional[WriterSettings] = None,
-        policy: Optional[Policy] = None,
+        max_wait_time: float | None = None,
+        settings: WriterSettings | None = None,
+        policy: Policy | None = None,
         instrument_llm_calls: bool = True,
         default_tags: Sequence[str] = (),
         accept_context: bool = False,
-        span_names: Optional[str] = None,
-        redaction: Union[RedactionPolicy, str, None] = None,
+        span_names: str | None = None,
+        redaction: RedactionPolicy | str | None = None,
     ) -> None:
         super().__init__()
         self._instrument_llm_calls = instrument_llm_calls
@@ -131,16 +131,16 @@ class OtelTracer(Tracer):
         self._flush_timeout = milliseconds / 1_000
         self._settings = settings or WriterSettings()
         self._policy = policy
-        self._worker: Optional[_Worker] = None
-        self._last: Optional[TraceHandle] = None
+        self._worker: _Worker | None = None
+        self._last: TraceHandle | None = None
         self._said_that_nobody_waits = self._said_that_workers_live_on = False
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_worker": None, "_last": None, "_store": None}
 
     # ------------------------------------------------------------------ life cycle
 
-    def init_worker(self, worker_id: int, store: Optional[LightningStore] = None) -> None:
+    def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
         """Begin to record in this process; spans that an earlier process left in the spool are sent.
 
         Raises:
@@ -185,11 +185,11 @@ class OtelTracer(Tracer):
 
     def trace_context(
         self,
-        name: Optional[str] = None,
+        name: str | None = None,
         *,
-        store: Optional[LightningStore] = None,
-        rollout_id: Optional[str] = None,
-        attempt_id: Optional[str] = None,
+        store: LightningStore | None = None,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
     ) -> _TraceContext:
         """Record everything that starts inside under one attempt; for ``with`` and ``async with``.
 
@@ -222,16 +222,16 @@ class OtelTracer(Tracer):
         ids = (rollout_id, attempt_id) if rollout_id is not None and attempt_id is not None else None
         return _TraceContext(self, self._ready(), name or "rollout", store or self._store, ids)
 
-    def get_last_trace(self) -> List[Span]:
+    def get_last_trace(self) -> list[Span]:
         """Return the spans of the ``trace_context`` that ended last."""
         return self._last.spans() if self._last is not None else []
 
     def create_span(
         self,
         name: str,
-        attributes: Optional[Attributes] = None,
-        timestamp: Optional[float] = None,
-        status: Optional[TraceStatus] = None,
+        attributes: Attributes | None = None,
+        timestamp: float | None = None,
+        status: TraceStatus | None = None,
     ) -> SpanCoreFields:
         """Record a span that starts and ends at ``timestamp`` (seconds; default now)."""
         moment = time.time() if timestamp is None else timestamp
@@ -246,9 +246,9 @@ class OtelTracer(Tracer):
     def operation_context(
         self,
         name: str,
-        attributes: Optional[Attributes] = None,
-        start_time: Optional[float] = None,
-        end_time: Optional[float] = None,
+        attributes: Attributes | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
     ) -> Iterator[OtelSpanRecordingContext]:
         """Record the body as one span, current inside; an exception is recorded and goes on."""
         span = self._ready().tracer.start_span(
@@ -273,7 +273,7 @@ class OtelTracer(Tracer):
                 "'with trace_context()' in a running event loop only starts the flush; 'async with' waits for it"
             )
 
-    def _say_that_workers_live_on(self, rollout_id: str, names: List[str]) -> None:
+    def _say_that_workers_live_on(self, rollout_id: str, names: list[str]) -> None:
         if not self._said_that_workers_live_on:
             self._said_that_workers_live_on = True
             _log.warning(
@@ -284,7 +284,7 @@ class OtelTracer(Tracer):
                 rollout_id,
             )
 
-    def endpoint_for(self, url: str, model: Optional[str] = None) -> Optional[Endpoint]:
+    def endpoint_for(self, url: str, model: str | None = None) -> Endpoint | None:
         """Return what is known of the endpoint that a request goes to, or ``None``.
 
         What neither a resource nor ``endpoints`` says of its distribution, the environment may say of every endpoint;
@@ -296,7 +296,7 @@ class OtelTracer(Tracer):
         """
         return self._described(url, model, self._known_endpoints())
 
-    def _endpoint_of(self, scope: Scope, raw: RawCall) -> Optional[Endpoint]:
+    def _endpoint_of(self, scope: Scope, raw: RawCall) -> Endpoint | None:
         """Return what is known of the endpoint of a call; the rollout's resources are read at its first one.
 
         Called on the writer's thread, so that no agent waits for it.
@@ -305,7 +305,7 @@ class OtelTracer(Tracer):
             scope.described = scope.endpoints if scope.endpoints is not None else self._resources_of(scope)
         return self._described(raw.start.url, raw.start.model, [*self._endpoints, *scope.described])
 
-    def _resources_of(self, scope: Scope) -> List[Endpoint]:
+    def _resources_of(self, scope: Scope) -> list[Endpoint]:
         store = scope.store
         if store is None or time.monotonic() < self._no_resources_until:
             return []
@@ -319,7 +319,7 @@ class OtelTracer(Tracer):
             )
             return []
 
-    def _described(self, url: str, model: Optional[str], endpoints: Sequence[Endpoint]) -> Optional[Endpoint]:
+    def _described(self, url: str, model: str | None, endpoints: Sequence[Endpoint]) -> Endpoint | None:
         found = endpoint_urls.find(url, endpoints, model)
         defaults, kind = self._stated
         if (defaults is None and kind == "unknown") or (found is not None and found.disputed):
@@ -332,7 +332,7 @@ class OtelTracer(Tracer):
             logprob_kind=kind if found.logprob_kind == "unknown" else found.logprob_kind,
         )
 
-    def _known_endpoints(self) -> List[Endpoint]:
+    def _known_endpoints(self) -> list[Endpoint]:
         scope = current_scope()
         of_rollout = scope.endpoints if scope is not None else None
         return self._endpoints + (of_rollout or [])
@@ -345,7 +345,7 @@ class TraceHandle(trace.Tracer):
         self._processor = processor
         self._tracer = tracer
         self._scope = scope
-        self._entries: List[Entry] = scope.finished if scope.finished is not None else []
+        self._entries: list[Entry] = scope.finished if scope.finished is not None else []
         # The tracer's own, so that no span pays for a call in between.
         self.start_span = tracer.start_span  # type: ignore[method-assign]
         self.start_as_current_span = tracer.start_as_current_span  # type: ignore[method-assign]
@@ -360,7 +360,7 @@ class TraceHandle(trace.Tracer):
         """The attempt that is recorded; empty where there is no store."""
         return self._scope.attempt_id
 
-    def spans(self) -> List[Span]:
+    def spans(self) -> list[Span]:
         """Return the finished spans so far, in the order in which they ended, as this process saw them."""
         return self._processor.spans_of(self._entries)
 
@@ -399,7 +399,7 @@ class OtelSpanRecordingContext:
         self._span.set_attributes(attributes)
         self.record_status("ERROR", f"{attributes['exception.type']}: {attributes['exception.message']}")
 
-    def record_status(self, status_code: StatusCode, description: Optional[str] = None) -> None:
+    def record_status(self, status_code: StatusCode, description: str | None = None) -> None:
         """Set the status."""
         self._span.set_status(_otel_status(TraceStatus(status_code=status_code, description=description)))
 
@@ -422,7 +422,7 @@ class _Worker:
 
     close: Callable[[], None]
 
-    def __init__(self, tracer: OtelTracer, store: Optional[LightningStore]) -> None:
+    def __init__(self, tracer: OtelTracer, store: LightningStore | None) -> None:
         self.processor = LightningSpanProcessor(
             settings=tracer._settings,
             chain=tracer._chain,
@@ -434,7 +434,7 @@ class _Worker:
         # When asking, the rollout's resources are read before its body begins.
         if tracer._capture_tokens == "observe":
             self.processor.endpoint_of = tracer._endpoint_of
-        self._calls: Optional[ModelCallPatches] = None
+        self._calls: ModelCallPatches | None = None
         with ExitStack() as undo:  # what raises half way leaves nothing behind
             # First in, last out: it watches until all is written.
             undo.callback(ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close)
@@ -487,8 +487,8 @@ class _TraceContext(TraceContext):
         tracer: OtelTracer,
         worker: _Worker,
         name: str,
-        store: Optional[LightningStore],
-        ids: Optional[Tuple[str, str]],
+        store: LightningStore | None,
+        ids: tuple[str, str] | None,
     ) -> None:
         self._tracer = tracer
         self._worker = worker
@@ -497,7 +497,7 @@ class _TraceContext(TraceContext):
         self._ids = ids
         self._owns_attempt = ids is None and store is not None
         self._is_unopened = False
-        self._known_endpoints: Optional[List[Endpoint]] = None
+        self._known_endpoints: list[Endpoint] | None = None
         self._pid = os.getpid()
 
     def __enter__(self) -> TraceHandle:
@@ -519,9 +519,9 @@ class _TraceContext(TraceContext):
 
     def __exit__(
         self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        tb: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
         /,
     ) -> None:
         try:
@@ -540,9 +540,9 @@ class _TraceContext(TraceContext):
 
     async def __aexit__(
         self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        tb: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
         /,
     ) -> None:
         try:
@@ -583,7 +583,7 @@ class _TraceContext(TraceContext):
             "the store started no rollout %r, whose spans will be lost and counted: %s", self._name, why
         )
 
-    async def _endpoints_of_rollout(self, started: Optional[str]) -> List[Endpoint]:
+    async def _endpoints_of_rollout(self, started: str | None) -> list[Endpoint]:
         """Ask for the rollout's endpoints; where the store does not say, none is asked for token ids."""
         rollout_id = started or (self._ids[0] if self._ids else "")
         store = self._store
@@ -619,7 +619,7 @@ class _TraceContext(TraceContext):
         self._handle = TraceHandle(processor, self._worker.tracer, self._scope)
         return self._handle
 
-    def _close(self, error: Optional[BaseException]) -> Future[bool]:
+    def _close(self, error: BaseException | None) -> Future[bool]:
         """End the root span, restore the context, and ask for the flush."""
         in_this_process = self._pid == os.getpid()  # a forked child may unwind through its parent's block
         processor = self._worker.processor
@@ -667,14 +667,14 @@ class _TraceContext(TraceContext):
 
     def _end_of_attempt(
         self, status: Literal["succeeded", "failed"]
-    ) -> Tuple[Callable[[], Awaitable[Any]], str]:
+    ) -> tuple[Callable[[], Awaitable[Any]], str]:
         store, ids = self._store, self._ids
         assert store is not None
         assert ids is not None
         otherwise = f"attempt {ids[1]} of rollout {ids[0]} could not be marked {status}"
         return lambda: store.update_attempt(*ids, status=status), otherwise
 
-    def _report(self, written: Optional[bool]) -> None:
+    def _report(self, written: bool | None) -> None:
         if written:
             return
         receipt = self._scope.receipt()
@@ -708,7 +708,7 @@ def _is_own_host(tracer: OtelTracer) -> IsOwnHost:
     return is_own
 
 
-async def _resource_endpoints(store: LightningStore, rollout_id: str) -> List[Endpoint]:
+async def _resource_endpoints(store: LightningStore, rollout_id: str) -> list[Endpoint]:
     rollout = await store.get_rollout_by_id(rollout_id)
     if rollout is None or rollout.resources_id is None:
         return []
@@ -717,7 +717,7 @@ async def _resource_endpoints(store: LightningStore, rollout_id: str) -> List[En
     return [_endpoint(resource) for resource in resources.values() if isinstance(resource, LLM)]
 
 
-def _endpoint(value: Union[str, LLM, Endpoint]) -> Endpoint:
+def _endpoint(value: str | LLM | Endpoint) -> Endpoint:
     if isinstance(value, Endpoint):
         return replace(value, url=_without_credentials(value.url))
     if isinstance(value, LLM):
@@ -743,21 +743,21 @@ def _with_own_stages(chain: Chain, tags: Sequence[str], redaction: RedactionPoli
     return Chain((*chain.stages, *own)) if own else chain
 
 
-def _capture_mode(value: Optional[str]) -> CaptureTokens:
+def _capture_mode(value: str | None) -> CaptureTokens:
     mode = resolve_setting(LightningEnvVar.AGL_CAPTURE_TOKENS, value, "observe")
     if mode in {"observe", "request"}:
         return cast("CaptureTokens", mode)
     raise ConfigurationError(f"capture_tokens is 'observe' or 'request', not {mode!r}")
 
 
-def _writes_names_of_0_3(value: Optional[str]) -> bool:
+def _writes_names_of_0_3(value: str | None) -> bool:
     names = resolve_setting(LightningEnvVar.AGL_SPAN_NAMES, value)
     if names not in {None, "0.3"}:
         raise ConfigurationError(f"span_names (AGL_SPAN_NAMES) is '0.3' or left out, not {names!r}")
     return names is not None
 
 
-def _stated_distribution() -> Tuple[Optional[Dict[str, Any]], LogprobKind]:
+def _stated_distribution() -> tuple[dict[str, Any] | None, LogprobKind]:
     """Return what the settings say of every endpoint: its sampling defaults, and the kind of its log-probabilities."""
     text = resolve_setting(LightningEnvVar.AGL_SAMPLING_DEFAULTS)
     kind = resolve_setting(LightningEnvVar.AGL_LOGPROB_KIND, None, "unknown")
@@ -781,5 +781,5 @@ def _otel_status(status: TraceStatus) -> trace.Status:
     return trace.Status(code, status.description if code is trace.StatusCode.ERROR else None)
 
 
-def _seconds(nanoseconds: Optional[int]) -> Optional[float]:
+def _seconds(nanoseconds: int | None) -> float | None:
     return None if nanoseconds is None else nanoseconds / _NS

@@ -16,7 +16,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -49,7 +49,7 @@ class _Recorder:
         """Recording began here for the sake of a job."""
 
     @functools.cached_property
-    def configuration(self) -> Optional[bytes]:
+    def configuration(self) -> bytes | None:
         """The tracer, pickled; ``None`` where it cannot be."""
         try:
             return pickle.dumps(self.tracer)
@@ -63,18 +63,18 @@ class Handed(NamedTuple):
 
     recorder: str
     """Names the recorder, in the process that handed the job on and in those forked from it."""
-    configuration: Optional[bytes]
-    url: Optional[str]
+    configuration: bytes | None
+    url: str | None
     """The store of the rollout; ``None`` = it lives in the memory of the process."""
-    ids: Optional[Tuple[str, str]]
+    ids: tuple[str, str] | None
     """``None`` = the job was handed on under no rollout."""
-    endpoints: Optional[List[Endpoint]]
-    parent: Tuple[int, int, int]
+    endpoints: list[Endpoint] | None
+    parent: tuple[int, int, int]
     """Trace id, span id and flags of the current span."""
 
 
-_recorders: Dict[str, _Recorder] = {}
-_stores: Dict[str, LightningStore] = {}
+_recorders: dict[str, _Recorder] = {}
+_stores: dict[str, LightningStore] = {}
 _said = False
 
 
@@ -95,7 +95,7 @@ def carried(work: Callable[..., Any]) -> Callable[..., Any]:
     return work if handed is None else _Job(work, handed)
 
 
-def handed_here() -> Optional[Handed]:
+def handed_here() -> Handed | None:
     """Return what goes along with something that is handed to another process; ``None`` where nobody records it."""
     scope = current_scope()
     for name, recorder in list(_recorders.items()):
@@ -133,7 +133,7 @@ def note_process(process: BaseProcess) -> None:
         )
 
 
-def _handed(name: str, recorder: _Recorder, scope: Optional[Scope]) -> Handed:
+def _handed(name: str, recorder: _Recorder, scope: Scope | None) -> Handed:
     if scope is None or scope.closed or scope.store is None:
         return Handed(name, recorder.configuration, None, None, None, (0, 0, 0))
     span = trace.get_current_span().get_span_context()
@@ -156,7 +156,7 @@ class _Job:
         self.handed = handed
         self.pid = os.getpid()
 
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (self.work, self.handed, self.pid)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -191,7 +191,7 @@ def _rollout(handed: Handed) -> Iterator[None]:
 class Arrived:
     """The rollout of something that was handed to this process, as far as it is recorded here."""
 
-    def __init__(self, tracer: OtelTracer, scope: Optional[Scope], context: otel_context.Context) -> None:
+    def __init__(self, tracer: OtelTracer, scope: Scope | None, context: otel_context.Context) -> None:
         self.context = context
         self._processor = tracer.processor
         self._scope = scope
@@ -213,7 +213,7 @@ class Arrived:
             self.store(FLUSH_SECONDS)
 
 
-def arrive(handed: Handed) -> Optional[Arrived]:
+def arrive(handed: Handed) -> Arrived | None:
     """Open the rollout of what was handed to this process; ``None`` where nobody records it."""
     tracer, store = _recorder(handed)
     if tracer is None:
@@ -231,7 +231,7 @@ def arrive(handed: Handed) -> Optional[Arrived]:
     return Arrived(tracer, scope, trace.set_span_in_context(trace.NonRecordingSpan(parent), context))
 
 
-def _recorder(handed: Handed) -> Tuple[Optional[OtelTracer], Optional[LightningStore]]:
+def _recorder(handed: Handed) -> tuple[OtelTracer | None, LightningStore | None]:
     """Return who records here, and where to; begins to record in a process that does not yet."""
     global _said  # noqa: PLW0603 - once in a process
     try:
@@ -265,7 +265,7 @@ def _recorder(handed: Handed) -> Tuple[Optional[OtelTracer], Optional[LightningS
     return tracer, store
 
 
-def _store(url: Optional[str], own: Optional[LightningStore]) -> Optional[LightningStore]:
+def _store(url: str | None, own: LightningStore | None) -> LightningStore | None:
     if own is not None and own.url == url:
         return own
     if url is None:

@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from multiprocessing import util as multiprocessing_util
 from types import FrameType
-from typing import List, Optional
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class ProcessEnd:
                 _log.info("teardown outside of the main thread leaves an inert SIGTERM handler")
 
 
-_open: List[ProcessEnd] = []
+_open: list[ProcessEnd] = []
 """Those that wait for the end of this process."""
 
 
@@ -82,7 +81,7 @@ def _watch_sigterm() -> None:
         _log.info("SIGTERM has a handler of yours: if it ends the process without cleanup, queued spans go")
 
 
-def _on_sigterm(signum: int, frame: Optional[FrameType]) -> None:
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     del frame
     signal.signal(signum, signal.SIG_DFL)  # a second SIGTERM waits for nothing
     written = _thread.allocate_lock()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from multiprocessing import parent_process
 from multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -39,11 +39,11 @@ class _Item(NamedTuple):
     """The worker's own context."""
     context: Context
     """The one that it goes on in."""
-    arrived: Optional[Arrived]
+    arrived: Arrived | None
     """The rollout of the item, where it was opened here for its sake."""
 
 
-_item: ContextVar[Optional[_Item]] = ContextVar("agentlightning_item_of_process", default=None)
+_item: ContextVar[_Item | None] = ContextVar("agentlightning_item_of_process", default=None)
 
 
 def process_queue_patches() -> Iterator[Patch]:
@@ -101,7 +101,7 @@ def _with_rollout(obj: Any) -> Any:
     return Brought(obj, pickle.dumps((os.getpid(), handed)))
 
 
-def _go_on_with(along: Optional[bytes]) -> None:
+def _go_on_with(along: bytes | None) -> None:
     if along is None:
         return
     own = otel_context.get_current()
@@ -118,7 +118,7 @@ def _go_on_with(along: Optional[bytes]) -> None:
         _item.set(_Item(own, context, arrived))
 
 
-def _context_of(pid: int, handed: Handed, own: Context) -> tuple[Optional[Arrived], Context]:
+def _context_of(pid: int, handed: Handed, own: Context) -> tuple[Arrived | None, Context]:
     """Return the rollout of an item, if it is opened here, and the context in which the worker goes on."""
     inherited = scope_in(own)
     is_in_doubt = inherited is not None and not inherited.closed

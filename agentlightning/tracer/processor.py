@@ -19,7 +19,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Deque, List, Optional, Self, Set, Tuple
+from typing import TYPE_CHECKING, Any, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -94,21 +94,21 @@ class LightningSpanProcessor(SpanProcessor):
         self,
         disable_store_submission: bool = False,
         *,
-        settings: Optional[WriterSettings] = None,
+        settings: WriterSettings | None = None,
         chain: Chain = NO_STAGES,
-        policy: Optional[Policy] = None,
+        policy: Policy | None = None,
         accept_context: bool = False,
         write_0_3: bool = False,
     ) -> None:
         self.accept_context = accept_context
         self.write_0_3 = write_0_3
         self.disable_store_submission = disable_store_submission
-        self.endpoint_of: Optional[Callable[[Scope, RawCall], Optional[Endpoint]]] = None
+        self.endpoint_of: Callable[[Scope, RawCall], Endpoint | None] | None = None
         """Says what is known of the endpoint of a call whose span is made; ``None``: what was known when it began."""
-        self.fallback: Optional[Scope] = None
-        self.default_store: Optional[LightningStore] = None
+        self.fallback: Scope | None = None
+        self.default_store: LightningStore | None = None
         """Store for attempts that are known by their ids only (baggage, attributes)."""
-        self.unattributed: Deque[ReadableSpan] = deque()
+        self.unattributed: deque[ReadableSpan] = deque()
         """The newest spans that belong to no attempt."""
         self.unattributed_count = 0
         self._unattributed_bytes = 0
@@ -119,16 +119,16 @@ class LightningSpanProcessor(SpanProcessor):
         self._armed = True
         self._generators = Generators()
         self._said_late = self._said_unplaced = False
-        self._given: Set[Scope] = set()
+        self._given: set[Scope] = set()
         """Scopes that the user opened on this processor itself; whatever ends in one of them belongs to it."""
-        self._last_given: Optional[Scope] = None
-        self._entered: List[ExitStack] = []
-        self._traces: OrderedDict[int, Optional[Scope]] = OrderedDict()
-        self._remote: OrderedDict[Tuple[str, str], Scope] = OrderedDict()
+        self._last_given: Scope | None = None
+        self._entered: list[ExitStack] = []
+        self._traces: OrderedDict[int, Scope | None] = OrderedDict()
+        self._remote: OrderedDict[tuple[str, str], Scope] = OrderedDict()
 
     # ------------------------------------------------------------------ OpenTelemetry
 
-    def on_start(self, span: SdkSpan, parent_context: Optional[otel_context.Context] = None) -> None:
+    def on_start(self, span: SdkSpan, parent_context: otel_context.Context | None = None) -> None:
         """Decide where the span belongs."""
         if not self._armed:
             return
@@ -142,7 +142,7 @@ class LightningSpanProcessor(SpanProcessor):
                 return
             attributes = attributes_of(span)
             scope, late_of = self._route(span, attributes, started_in, here)
-            live: Optional[SdkSpan] = span
+            live: SdkSpan | None = span
             if scope is None:
                 self.writer.unplaced(1, context if late_of is None else None)
                 self._say_where_it_is(span, late_of)
@@ -175,7 +175,7 @@ class LightningSpanProcessor(SpanProcessor):
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
             self._policy("queueing a span", error)
 
-    def _unstarted(self, context: Optional[trace.SpanContext]) -> Optional[Record]:
+    def _unstarted(self, context: trace.SpanContext | None) -> Record | None:
         """Return a record of a span whose start nobody told us of, where the user has named its attempt (0.3)."""
         scope = current_scope()
         if scope is None or scope not in self._given:
@@ -212,24 +212,24 @@ class LightningSpanProcessor(SpanProcessor):
     # ------------------------------------------------------------------ scopes
 
     @property
-    def store(self) -> Optional[LightningStore]:
+    def store(self) -> LightningStore | None:
         """Store of the current context."""
         scope = current_scope()
         return scope.store if scope else None
 
     @property
-    def rollout_id(self) -> Optional[str]:
+    def rollout_id(self) -> str | None:
         """Rollout of the current context."""
         scope = current_scope()
         return scope.rollout_id if scope else None
 
     @property
-    def attempt_id(self) -> Optional[str]:
+    def attempt_id(self) -> str | None:
         """Attempt of the current context."""
         scope = current_scope()
         return scope.attempt_id if scope else None
 
-    def new_scope(self, store: Optional[LightningStore], rollout_id: str, attempt_id: str) -> Scope:
+    def new_scope(self, store: LightningStore | None, rollout_id: str, attempt_id: str) -> Scope:
         """Return a scope for one ``trace_context``."""
         kept = None if self.disable_store_submission else store
         patience = self.writer.settings.block_timeout
@@ -242,7 +242,7 @@ class LightningSpanProcessor(SpanProcessor):
             unplaced=self.writer.unplaced_spans,
         )
 
-    def open_scope(self, scope: Scope, context: otel_context.Context, frame: Optional[FrameType]) -> None:
+    def open_scope(self, scope: Scope, context: otel_context.Context, frame: FrameType | None) -> None:
         """Note where the body of a ``trace_context`` begins.
 
         Args:
@@ -263,7 +263,7 @@ class LightningSpanProcessor(SpanProcessor):
 
     @contextmanager
     def with_context(
-        self, store: Optional[LightningStore], rollout_id: str, attempt_id: str
+        self, store: LightningStore | None, rollout_id: str, attempt_id: str
     ) -> Iterator[LightningSpanProcessor]:
         """Route spans that start in this context to an attempt; nothing is flushed at the end (0.3).
 
@@ -320,7 +320,7 @@ class LightningSpanProcessor(SpanProcessor):
         scope.by_workers = None
         self.writer.unplaced(doubted)
 
-    def spans(self) -> List[Span]:
+    def spans(self) -> list[Span]:
         """Return the finished spans of the current context's attempt, as this process saw them.
 
         Outside of every attempt: those of the last ``with_context`` or ``with`` of this processor.
@@ -328,12 +328,12 @@ class LightningSpanProcessor(SpanProcessor):
         scope = current_scope() or self._last_given
         return [] if scope is None else self.spans_of(scope.finished or [])
 
-    def spans_of(self, entries: List[Entry]) -> List[Span]:
+    def spans_of(self, entries: list[Entry]) -> list[Span]:
         """Return entries as spans, in the order in which they ended."""
         found = (entry.span or self._seen_now(entry) for entry in list(entries))
         return [span for span in found if span is not None]
 
-    def _seen_now(self, entry: Entry) -> Optional[Span]:
+    def _seen_now(self, entry: Entry) -> Span | None:
         """Return an entry that the writer has not come to; its row, if it comes to it meanwhile, takes precedence."""
         if _is_dropped(entry):
             return None
@@ -370,8 +370,8 @@ class LightningSpanProcessor(SpanProcessor):
         span: SdkSpan,
         attributes: Mapping[str, Any],
         context: otel_context.Context,
-        scope: Optional[Scope],
-    ) -> Tuple[Optional[Scope], Optional[Scope]]:
+        scope: Scope | None,
+    ) -> tuple[Scope | None, Scope | None]:
         """Return the scope of a span; where it has none, the closed one that it is late of, if there is one.
 
         Args:
@@ -401,7 +401,7 @@ class LightningSpanProcessor(SpanProcessor):
         if self._generators.scopes:
             self._generators.forget_inherited()
 
-    def scope_at_work(self) -> Tuple[Optional[Scope], bool]:
+    def scope_at_work(self) -> tuple[Scope | None, bool]:
         """Return the scope of the code that runs here, and whether that is known.
 
         It is not where the current scope was opened by a generator that is not at work.
@@ -414,7 +414,7 @@ class LightningSpanProcessor(SpanProcessor):
             return None, False
         return scope, True
 
-    def _scope_for(self, rollout_id: str, attempt_id: str, context: otel_context.Context) -> Optional[Scope]:
+    def _scope_for(self, rollout_id: str, attempt_id: str, context: otel_context.Context) -> Scope | None:
         for known in (scope_in(context), self.fallback):
             if known is not None and (known.rollout_id, known.attempt_id) == (rollout_id, attempt_id):
                 return known
@@ -428,7 +428,7 @@ class LightningSpanProcessor(SpanProcessor):
                 self.close_scope(self._remote.popitem(last=False)[1])
         return scope
 
-    def _say_where_it_is(self, span: SdkSpan, late_of: Optional[Scope]) -> None:
+    def _say_where_it_is(self, span: SdkSpan, late_of: Scope | None) -> None:
         """Say once of each kind that a span belongs to no attempt; the receipts have the numbers."""
         if late_of is not None and not self._said_late:
             self._said_late = True
@@ -458,7 +458,7 @@ class LightningSpanProcessor(SpanProcessor):
 
     # ------------------------------------------------------------------ the writer's thread
 
-    def _make_span(self, entry: Entry) -> Optional[Span]:
+    def _make_span(self, entry: Entry) -> Span | None:
         readable, scope = entry.readable, entry.record.scope
         assert readable is not None
         span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
@@ -492,7 +492,7 @@ class LightningSpanProcessor(SpanProcessor):
         return (self._chain(opened) or bare_opened_span(record)) if self._chain else opened
 
 
-def _is_open_inside(scope: Optional[Scope], at_work: Scope) -> bool:
+def _is_open_inside(scope: Scope | None, at_work: Scope) -> bool:
     """Whether a scope was opened by what a generator at work has called, so that it is the inner one."""
     if scope is None or scope.closed or scope.opened_inside is not at_work:
         return False

@@ -17,7 +17,7 @@ import random
 import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, List, Optional
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -32,9 +32,9 @@ _log = logging.getLogger(__name__)
 TRACER_NAME = "agentlightning"
 SetProvider = Callable[[trace.TracerProvider], None]
 
-_own_provider: Optional[TracerProvider] = None
+_own_provider: TracerProvider | None = None
 _own_lock = threading.RLock()
-_sessions: List[ProviderSession] = []
+_sessions: list[ProviderSession] = []
 """Those of this process: several tracers may share our provider."""
 _random = random.Random()  # noqa: S311 - ids, not secrets
 os.register_at_fork(after_in_child=_random.seed)
@@ -86,7 +86,7 @@ class ProviderSession:
 
     def __init__(self, processor: SpanProcessor) -> None:
         self._processor = processor
-        self._patch: Optional[Patch] = None
+        self._patch: Patch | None = None
         self._global_was_set = False
         present = _global_provider()
         if isinstance(present, TracerProvider):

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
@@ -49,7 +49,7 @@ ROLLOUT_KEY = LightningResourceAttributes.ROLLOUT_ID.value
 ATTEMPT_KEY = LightningResourceAttributes.ATTEMPT_ID.value
 
 _SCOPE_KEY = otel_context.create_key("agentlightning-scope")
-_innermost: ContextVar[Optional[Scope]] = ContextVar("agentlightning_innermost", default=None)
+_innermost: ContextVar[Scope | None] = ContextVar("agentlightning_innermost", default=None)
 """The ``trace_context`` that was entered last. Code that makes an extracted OpenTelemetry context current hides its
 scope, and is inside of it all the same."""
 _numbers = itertools.count(1)
@@ -59,7 +59,7 @@ _SLOTS = 4096
 _marks = memoryview(mmap.mmap(-1, 8 * _SLOTS)).cast("Q")
 """``opened_at`` of the scopes that are open, each in a place of its own. Processes that are forked see it, too: so the
 context that one inherits ends with its rollout."""
-_free_slots: Deque[int] = deque(range(1, _SLOTS))
+_free_slots: deque[int] = deque(range(1, _SLOTS))
 """Places that no scope has; the first of all stays empty, for those that find none and end early there."""
 _pid = os.getpid()
 _open: weakref.WeakSet[Scope] = weakref.WeakSet()
@@ -97,7 +97,7 @@ class Record:
     )
 
     def __init__(
-        self, scope: Scope, context: trace.SpanContext, marks: Optional[Mapping[str, Any]] = None
+        self, scope: Scope, context: trace.SpanContext, marks: Mapping[str, Any] | None = None
     ) -> None:
         self.scope = scope
         self.context = context
@@ -108,9 +108,9 @@ class Record:
         self.dropped = False
         self.marks = marks
         """Attributes that the agent's code wants on its model calls: a role, or not to be trained."""
-        self.calls: Optional[List[RawCall]] = None
+        self.calls: list[RawCall] | None = None
         """Model calls seen on the wire, undecoded; they travel outside of attributes and their limits."""
-        self.adoption: Optional[Adoption] = None
+        self.adoption: Adoption | None = None
         """Its model call, where it is a span of another instrumentation that has one."""
         self.duplicate = False
         """It is the second span of one model call."""
@@ -127,13 +127,13 @@ class Entry:
     __slots__ = ("moved", "readable", "record", "size", "span")
 
     def __init__(self, readable: ReadableSpan, record: Record, size: int) -> None:
-        self.readable: Optional[ReadableSpan] = readable
+        self.readable: ReadableSpan | None = readable
         self.record = record
         self.size = size
         """Bytes in memory."""
-        self.moved: Optional[MovedCalls] = None
+        self.moved: MovedCalls | None = None
         """Its model calls, where the writer has moved their bodies to disk."""
-        self.span: Optional[Span] = None
+        self.span: Span | None = None
         """The span as it was or will be stored, once the writer has made it."""
 
     @property
@@ -163,7 +163,7 @@ class Unplaced:
     def __init__(self) -> None:
         self.count = 0
         """How many have started."""
-        self.open: Dict[int, trace.SpanContext] = {}
+        self.open: dict[int, trace.SpanContext] = {}
         """Those that have not ended, by identity of their context."""
 
 
@@ -172,13 +172,13 @@ class Scope:
 
     def __init__(
         self,
-        store: Optional[LightningStore],
+        store: LightningStore | None,
         rollout_id: str,
         attempt_id: str,
         *,
         owner: object = None,
         block_timeout: float = 0.1,
-        unplaced: Optional[Unplaced] = None,
+        unplaced: Unplaced | None = None,
     ) -> None:
         self._unplaced = unplaced or Unplaced()
         self.owner = owner
@@ -186,21 +186,21 @@ class Scope:
         self.store = store
         self.rollout_id = rollout_id
         self.attempt_id = attempt_id
-        self.endpoints: Optional[List[Endpoint]] = None
+        self.endpoints: list[Endpoint] | None = None
         """Model endpoints among the rollout's resources, which are asked for token ids; ``None`` where none is."""
-        self.described: Optional[List[Endpoint]] = None
+        self.described: list[Endpoint] | None = None
         """The same, as the writer's thread has found them; ``None`` until it has looked."""
         self.block_timeout = block_timeout
-        self.finished: Optional[List[Entry]] = []
+        self.finished: list[Entry] | None = []
         """Finished spans for ``spans()``; ``None`` once nobody can ask any more."""
         self.finished_bytes = 0
         self._is_closed = False
-        self._mark: Optional[memoryview] = None
+        self._mark: memoryview | None = None
         self._slot = 0
         self._opened_in = _pid
-        self.before: Optional[otel_context.Context] = None
+        self.before: otel_context.Context | None = None
         """The context that its ``trace_context`` was opened in; what it encloses may outlive it."""
-        self.generator: Optional[FrameType] = None
+        self.generator: FrameType | None = None
         """The generator whose ``with`` opened it, where one did; ``None`` once it is closed."""
         self.is_mixed = False
         """Opened by a generator while another one was open around it: their context may have been handed to threads and
@@ -209,7 +209,7 @@ class Scope:
         """The task or thread that opened it; ``None`` once it is closed. All others inherit it."""
         self.opened_at = 0
         """Its place among the moments of this process; see ``now``."""
-        self.opened_inside: Optional[Scope] = None
+        self.opened_inside: Scope | None = None
         """The scope whose generator was running when this one was opened."""
         self.named_by_ids = False
         """Nobody but a span's attributes or baggage named it: the store may not know it."""
@@ -221,16 +221,16 @@ class Scope:
         """The store has started no rollout for it: nothing of it can be stored."""
         self.alternates = False
         """Another rollout was at work in the same context at the same time, and nothing tells their spans apart."""
-        self.by_workers: Optional[List[Tuple[Worker, int]]] = None
+        self.by_workers: list[tuple[Worker, int]] | None = None
         """Spans that threads and tasks have started which were started under it, while another one was open, with their
         ids; see ``tracer.workers``."""
-        self.unrecorded: Dict[str, None] = {}
+        self.unrecorded: dict[str, None] = {}
         """Names of processes that were started under it and record nothing, in order."""
         self.is_late = False
         """Its spans start after the ``trace_context`` has closed; see :class:`LateScope`."""
-        self.left_open: Optional[List[Record]] = []
+        self.left_open: list[Record] | None = []
         """Spans of others whose model call was left half way; ``None`` once the ``trace_context`` has ended them."""
-        self.replaced: Dict[int, int] = {}
+        self.replaced: dict[int, int] = {}
         """Span id of a duplicate → the span that stands for it."""
         self.forget_counts()
 
@@ -244,14 +244,14 @@ class Scope:
         self.put = 0
         self.settled = 0
         self.stored = 0
-        self._late: Optional[LateScope] = None
+        self._late: LateScope | None = None
         self._unplaced_from = self._unplaced.count
-        self._unplaced_until: Optional[int] = self._unplaced_from if self.closed else None
+        self._unplaced_until: int | None = self._unplaced_from if self.closed else None
         self.revision = 0
         self.truncated = False
         self.blocked_for = 0.0
-        self.dropped: Dict[str, int] = {}
-        self.unstored: List[str] = []
+        self.dropped: dict[str, int] = {}
+        self.unstored: list[str] = []
         """Announced and then dropped, as far as the store has not acknowledged it."""
 
     @property
@@ -406,13 +406,13 @@ class LateScope(Scope):
         )
 
 
-def scope_in(context: otel_context.Context) -> Optional[Scope]:
+def scope_in(context: otel_context.Context) -> Scope | None:
     """Return the scope that a context carries, or ``None``."""
     scope = context.get(_SCOPE_KEY)
     return scope if isinstance(scope, Scope) else None
 
 
-def current_scope() -> Optional[Scope]:
+def current_scope() -> Scope | None:
     """Return the scope of the current context, or ``None``."""
     return scope_in(otel_context.get_current())
 
@@ -465,7 +465,7 @@ def is_inside_any() -> bool:
     return scope is not None and not scope.closed
 
 
-def enclosing(scope: Optional[Scope]) -> Iterator[Scope]:
+def enclosing(scope: Scope | None) -> Iterator[Scope]:
     """Yield a scope and those that were current where it was opened, innermost first."""
     while scope is not None:
         yield scope
@@ -503,12 +503,12 @@ def context_without_scope(context: otel_context.Context) -> otel_context.Context
     return trace.set_span_in_context(trace.INVALID_SPAN, context)
 
 
-def ids_in_baggage(context: otel_context.Context) -> Optional[tuple[str, str]]:
+def ids_in_baggage(context: otel_context.Context) -> tuple[str, str] | None:
     """Return the rollout and attempt that another process sent along, or ``None``."""
     return ids_among(baggage.get_all(context))
 
 
-def ids_among(attributes: Mapping[str, object]) -> Optional[tuple[str, str]]:
+def ids_among(attributes: Mapping[str, object]) -> tuple[str, str] | None:
     """Return the rollout and attempt that attributes name, or ``None`` unless both are there."""
     rollout_id, attempt_id = attributes.get(ROLLOUT_KEY), attributes.get(ATTEMPT_KEY)
     if isinstance(rollout_id, str) and isinstance(attempt_id, str):
@@ -516,7 +516,7 @@ def ids_among(attributes: Mapping[str, object]) -> Optional[tuple[str, str]]:
     return None
 
 
-def kept_of(span: ReadableSpan, calls: Optional[Sequence[RawCall]]) -> Tuple[ReadableSpan, int]:
+def kept_of(span: ReadableSpan, calls: Sequence[RawCall] | None) -> tuple[ReadableSpan, int]:
     """Return what is kept of a finished span until it is written, and the bytes that it and its model calls occupy.
 
     The bytes are an estimate. Most of the SDK's object are locks and empty lists. Without them a span that waits takes

@@ -23,7 +23,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import IO, Any, NamedTuple
 
 from .._private_files import create_file, folder_mode
 from ..env_var import LightningEnvVar, resolve_setting
@@ -55,17 +55,17 @@ not help, a smaller batch may. Anything else is about the store."""
 class Batch(NamedTuple):
     """The arguments of one ``add_many_spans``."""
 
-    spans: List[Span]
-    opened: List[Span]
-    accounts: List[Account]
+    spans: list[Span]
+    opened: list[Span]
+    accounts: list[Account]
 
-    def attempts(self) -> Set[Tuple[str, str]]:
+    def attempts(self) -> set[tuple[str, str]]:
         """Return rollout and attempt of all that is in it."""
         return {(each.rollout_id, each.attempt_id) for kind in self for each in kind}
 
-    def by_attempt(self) -> List[Batch]:
+    def by_attempt(self) -> list[Batch]:
         """Return the same as one batch for each attempt, with order kept."""
-        parts: Dict[Tuple[str, str], Batch] = {}
+        parts: dict[tuple[str, str], Batch] = {}
         for whole, kind in ((self.spans, 0), (self.opened, 1), (self.accounts, 2)):
             for each in whole:
                 part = parts.setdefault((each.rollout_id, each.attempt_id), Batch([], [], []))
@@ -117,13 +117,13 @@ class Spool:
         self._store = store
         self.folder = spool_dir_for(store)
         self._max_bytes = max_bytes
-        self._to_send: Deque[Path] = deque()
+        self._to_send: deque[Path] = deque()
         self._failures = 0
         self._stayed = 0
         """Files of which the store does not know an attempt."""
         # What lies beside a file belongs to it, also where both were copied or moved together.
         self._is_shared = bool(resolve_setting(LightningEnvVar.AGL_SPOOL_DIR)) or not store.local_path
-        self._copies: Dict[str, bool] = {}
+        self._copies: dict[str, bool] = {}
 
     # ------------------------------------------------------------------ writing
 
@@ -150,7 +150,7 @@ class Spool:
         return False
 
     def _encode(self, batch: Batch) -> bytes:
-        lines: List[Dict[str, Any]] = [
+        lines: list[dict[str, Any]] = [
             {
                 "format": FORMAT,
                 "version": VERSION,
@@ -189,14 +189,14 @@ class Spool:
 
     # ------------------------------------------------------------------ what waits
 
-    def _waiting(self) -> List[Tuple[Path, os.stat_result]]:
+    def _waiting(self) -> list[tuple[Path, os.stat_result]]:
         found = []
         for path in self.folder.glob("*.jsonl"):
             with contextlib.suppress(OSError):  # delivered meanwhile
                 found.append((path, path.lstat()))
         return found
 
-    def files(self) -> List[Path]:
+    def files(self) -> list[Path]:
         """Return the files that wait, oldest first (of every store that shares this folder)."""
         try:
             waiting = self._waiting()
@@ -206,7 +206,7 @@ class Spool:
             path for path, status in sorted(waiting, key=lambda each: (each[1].st_mtime_ns, each[0].name))
         ]
 
-    def own_files(self) -> List[Path]:
+    def own_files(self) -> list[Path]:
         """Return the files that wait for this store, oldest first."""
         found = []
         for path in self.files():
@@ -215,14 +215,14 @@ class Spool:
                     found.append(path)
         return found
 
-    def aside(self) -> List[Path]:
+    def aside(self) -> list[Path]:
         """Return the files that went aside, of whatever store they are."""
         try:
             return sorted((self.folder / ASIDE).iterdir())
         except OSError:
             return []
 
-    def _is_for_this_store(self, head: Dict[str, Any]) -> bool:
+    def _is_for_this_store(self, head: dict[str, Any]) -> bool:
         if head.get("version") not in (1, VERSION):  # a newer release will read it
             return False
         own = self._store.store_id
@@ -238,11 +238,11 @@ class Spool:
             self._copies[url] = self._store.has_copy_at(url)
         return self._copies[url]
 
-    def files_of_copies(self) -> Dict[str, List[Path]]:
+    def files_of_copies(self) -> dict[str, list[Path]]:
         """Return the files that wait for copies of this store, by URL."""
         self.own_files()
         copies = [url for url, there in self._copies.items() if there]
-        found: Dict[str, List[Path]] = {}
+        found: dict[str, list[Path]] = {}
         for path in self.files() if copies else ():
             with contextlib.suppress(OSError, _UnusableError), _opened(path) as file:
                 head = _head_of(file)
@@ -250,9 +250,9 @@ class Spool:
                     found.setdefault(head["store"], []).append(path)
         return found
 
-    def waiting_spans(self) -> Dict[Tuple[str, str], int]:
+    def waiting_spans(self) -> dict[tuple[str, str], int]:
         """Return how many finished spans of each attempt wait for this store."""
-        found: Dict[Tuple[str, str], int] = {}
+        found: dict[tuple[str, str], int] = {}
         for path in self.own_files():
             with contextlib.suppress(OSError, _UnusableError), _opened(path) as file:
                 batch = self._read(file)
@@ -283,7 +283,7 @@ class Spool:
         self._copies = {}
         return bool(self._to_send)
 
-    async def deliver_next(self) -> Optional[int]:
+    async def deliver_next(self) -> int | None:
         """Send the oldest file that was found; return how many spans the store acknowledged, ``None`` at the end."""
         try:
             path = self._to_send.popleft()
@@ -338,7 +338,7 @@ class Spool:
                     url,
                 )
 
-    async def _send(self, batch: Batch) -> Tuple[int, Optional[Exception]]:
+    async def _send(self, batch: Batch) -> tuple[int, Exception | None]:
         """Send a batch, attempt by attempt if the store refuses it whole; return how much, and what was refused."""
         try:
             return await self._add(batch), None
@@ -349,7 +349,7 @@ class Spool:
             if type(error) is not StoreError:
                 raise
         taken = 0
-        refusal: Optional[Exception] = None
+        refusal: Exception | None = None
         for part in batch.by_attempt():
             try:
                 taken += await self._add(part)
@@ -366,7 +366,7 @@ class Spool:
             await self._store.add_many_spans(batch.spans, opened=batch.opened, accounts=batch.accounts)
         )
 
-    def _read(self, file: IO[bytes]) -> Optional[Batch]:
+    def _read(self, file: IO[bytes]) -> Batch | None:
         """Return what a file holds; ``None`` where it is another store's.
 
         Raises:
@@ -463,7 +463,7 @@ def _opened(path: Path) -> IO[bytes]:
     return os.fdopen(descriptor, "rb")
 
 
-def _head_of(file: IO[bytes]) -> Dict[str, Any]:
+def _head_of(file: IO[bytes]) -> dict[str, Any]:
     """Read the first line.
 
     Raises:
@@ -479,7 +479,7 @@ def _head_of(file: IO[bytes]) -> Dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _claimed(path: Path) -> Iterator[Optional[IO[bytes]]]:
+def _claimed(path: Path) -> Iterator[IO[bytes] | None]:
     """Hold an advisory lock on a file; yields the file, or ``None`` where it is another process's or gone."""
     try:
         opened = _opened(path)

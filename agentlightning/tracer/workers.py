@@ -19,7 +19,7 @@ import weakref
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -43,11 +43,11 @@ class Worker:
 
     __slots__ = ("scope", "started_by", "who")
 
-    def __init__(self, scope: Scope, started_by: Optional[Worker]) -> None:
+    def __init__(self, scope: Scope, started_by: Worker | None) -> None:
         self.scope = scope
         self.started_by = started_by
         """The nearest one of the same rollout that was not over."""
-        self.who: Optional[Callable[[], Any]] = None
+        self.who: Callable[[], Any] | None = None
         """Returns the thread or task while it exists; ``None`` while it is being started."""
 
     @property
@@ -62,7 +62,7 @@ class Worker:
 
     def alive(self) -> Iterator[Worker]:
         """Yield those of itself and of the workers that started it that are not over."""
-        worker: Optional[Worker] = self
+        worker: Worker | None = self
         while worker is not None:
             if not worker.is_over:
                 yield worker
@@ -79,9 +79,9 @@ def note_span(scope: Scope, context: Context, span: SpanContext) -> None:
             scope.by_workers.append((worker, span.span_id))
 
 
-def spans_of_living_workers(scope: Scope) -> Dict[int, Worker]:
+def spans_of_living_workers(scope: Scope) -> dict[int, Worker]:
     """Return the spans that may be of another rollout, by their ids, and whose work they are."""
-    found: Dict[int, Worker] = {}
+    found: dict[int, Worker] = {}
     if scope.by_workers:
         asking = current_worker()  # ends the rollout, and so works for it
         for worker, span_id in scope.by_workers:
@@ -110,9 +110,9 @@ def let_threads_end(scope: Scope) -> None:
             patience = 0.0 if thread.is_alive() else patience
 
 
-def names_of(workers: Dict[int, Worker]) -> List[str]:
+def names_of(workers: dict[int, Worker]) -> list[str]:
     """Return what the threads and tasks are called."""
-    found: Dict[str, None] = {}
+    found: dict[str, None] = {}
     for worker in workers.values():
         who = None if worker.who is None else worker.who()
         found[who.get_name() if isinstance(who, asyncio.Task) else getattr(who, "name", "a worker")] = None
@@ -160,7 +160,7 @@ def _around_create_task(original: Any, patch: Patch) -> Any:
     return functools.wraps(original)(create_task)
 
 
-def _new_worker() -> Optional[Worker]:
+def _new_worker() -> Worker | None:
     context = otel_context.get_current()
     scope = scope_in(context)
     if scope is None or scope.closed:

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
@@ -70,7 +70,7 @@ MOST_INVENTED = 10_000
 LEAST_MOVED_BYTES = 16 * 1024
 """What is smaller is not worth the way to the disk."""
 
-MakeSpan = Callable[[Entry], Optional[Span]]
+MakeSpan = Callable[[Entry], Span | None]
 """Turns a queued entry into the span to store; ``None`` = a pipeline stage took it out."""
 MakeOpened = Callable[["SdkSpan", Record], Span]
 """Turns a span that has not ended into the record of its start."""
@@ -124,7 +124,7 @@ class _Waiter:
 
     __slots__ = ("cycle", "future", "known_losses", "put", "scope")
 
-    def __init__(self, scope: Optional[Scope], put: int, known_losses: int, cycle: int) -> None:
+    def __init__(self, scope: Scope | None, put: int, known_losses: int, cycle: int) -> None:
         self.scope = scope
         self.put = put
         self.known_losses = known_losses
@@ -148,12 +148,12 @@ class _InFlight:
 
     def __init__(self, store: LightningStore) -> None:
         self.store = store
-        self.entries: List[Entry] = []
-        self.opened: List[Tuple[SdkSpan, Record]] = []
-        self.scopes: Dict[Scope, int] = {}
+        self.entries: list[Entry] = []
+        self.opened: list[tuple[SdkSpan, Record]] = []
+        self.scopes: dict[Scope, int] = {}
         """Scope → how many of its finished spans are in the batch."""
 
-    def scopes_of(self, part: Batch) -> Dict[Scope, int]:
+    def scopes_of(self, part: Batch) -> dict[Scope, int]:
         """Return those of the attempts of a part."""
         attempts = part.attempts()
         return {
@@ -167,14 +167,14 @@ class _Sending:
     """What is said of some scopes with a batch, and what follows from its acknowledgement."""
 
     def __init__(
-        self, writer: Writer, in_flight: _InFlight, scopes: Dict[Scope, int], without: Batch
+        self, writer: Writer, in_flight: _InFlight, scopes: dict[Scope, int], without: Batch
     ) -> None:
         self._writer = writer
         self._in_flight = in_flight
         self.scopes = scopes
         self._without = without
-        self._named: Dict[Scope, int] = {}
-        self._closing: Dict[Scope, int] = {}
+        self._named: dict[Scope, int] = {}
+        self._closing: dict[Scope, int] = {}
 
     def batch(self) -> Batch:
         """Return the batch with accounts that are counted now."""
@@ -186,7 +186,7 @@ class _Sending:
             self._named.update((scope, len(scope.unstored)) for scope in self.scopes)
         return Batch(self._without.spans, self._without.opened, accounts)
 
-    def acknowledged(self, apart: Collection[Tuple[str, str]] = ()) -> None:
+    def acknowledged(self, apart: Collection[tuple[str, str]] = ()) -> None:
         """Note that the store has these accounts (under the lock), but for those of the attempts ``apart``."""
         for scope in self.scopes:
             if (scope.rollout_id, scope.attempt_id) in apart:
@@ -205,11 +205,11 @@ class _Invented:
 
     def __init__(self) -> None:
         self._spans = 0
-        self._attempts: Set[Tuple[str, str]] = set()
+        self._attempts: set[tuple[str, str]] = set()
         self._last = ("", "")
-        self._told_at: Optional[float] = None
+        self._told_at: float | None = None
 
-    def add(self, spans: int, ids: Tuple[str, str]) -> None:
+    def add(self, spans: int, ids: tuple[str, str]) -> None:
         """Count dropped spans of one attempt."""
         self._spans += spans
         self._last = ids
@@ -242,8 +242,8 @@ class Writer:
     def __init__(
         self,
         make_span: MakeSpan,
-        settings: Optional[WriterSettings] = None,
-        make_opened: Optional[MakeOpened] = None,
+        settings: WriterSettings | None = None,
+        make_opened: MakeOpened | None = None,
     ) -> None:
         self.settings = settings or WriterSettings()
         # A full queue gets no fuller by waiting.
@@ -251,7 +251,7 @@ class Writer:
         self._half_of_memory = self.settings.max_queue_bytes // 2
         self._make_span = make_span
         self._make_opened = make_opened or opened_span
-        self._spools: Dict[int, Spool] = {}
+        self._spools: dict[int, Spool] = {}
         self.unplaced_spans = Unplaced()
         self._invented = _Invented()
         self._stopped = False
@@ -261,33 +261,33 @@ class Writer:
     def _reset(self) -> None:
         # Re-entrant, as every lock here: a finalizer that ends a span may run in a thread that holds it.
         self._lock = threading.RLock()
-        self._waiting_for_room: Deque[Bell] = deque()
-        self._queue: Deque[Entry] = deque()
+        self._waiting_for_room: deque[Bell] = deque()
+        self._queue: deque[Entry] = deque()
         self._bytes = 0
         self._arriving = 0
         """Bytes of answers that are arriving."""
-        self._later: Deque[Entry] = deque()
+        self._later: deque[Entry] = deque()
         """What takes long to decode, and what came after it in the same scope; the writer's thread's alone."""
-        self._behind: Dict[Scope, int] = {}
+        self._behind: dict[Scope, int] = {}
         """Scope → how many of its spans are among these."""
-        self._overflow: Optional[Overflow] = None
+        self._overflow: Overflow | None = None
         self._overflows = True
         """Whether the disk takes what is moved there."""
         self._asked_to_move = False
         self._not_movable = 0
         """Bytes that were left in memory the last time."""
-        self._mover: Optional[threading.Thread] = None
+        self._mover: threading.Thread | None = None
         self._to_move = Bell()
-        self.records: Dict[int, Record] = {}
+        self.records: dict[int, Record] = {}
         """Spans that this process started and has not ended, by identity of their context."""
         self.unplaced_spans.open = {}
-        self._fresh: Dict[Record, SdkSpan] = {}
-        self._dirty: Set[Scope] = set()
-        self._unclosed: Set[Scope] = set()
-        self._jobs: List[_Job] = []
-        self._waiters: List[_Waiter] = []
-        self._in_flight: List[_InFlight] = []
-        self._undelivered: Dict[int, LightningStore] = {}
+        self._fresh: dict[Record, SdkSpan] = {}
+        self._dirty: set[Scope] = set()
+        self._unclosed: set[Scope] = set()
+        self._jobs: list[_Job] = []
+        self._waiters: list[_Waiter] = []
+        self._in_flight: list[_InFlight] = []
+        self._undelivered: dict[int, LightningStore] = {}
         self._backoff = Backoff()
         self._cycle = 0
         self._put = 0
@@ -300,8 +300,8 @@ class Writer:
         self._disk = threading.RLock()
         self._wake = Bell()
         self._full = Bell()
-        self._thread: Optional[threading.Thread] = None
-        self._ended: Optional[Future[None]] = None
+        self._thread: threading.Thread | None = None
+        self._ended: Future[None] | None = None
         self.pid = os.getpid()
 
     @property
@@ -311,7 +311,7 @@ class Writer:
 
     # ------------------------------------------------------------------ the agent's threads
 
-    def started(self, span: Optional[SdkSpan], record: Record) -> None:
+    def started(self, span: SdkSpan | None, record: Record) -> None:
         """Count a started span; its start is committed with the next batch unless it ends before.
 
         Args:
@@ -348,7 +348,7 @@ class Writer:
         if self._bytes + self._arriving > self._half_of_memory:
             self._ask_to_move()
 
-    def unplaced(self, number: int = 1, context: Optional[SpanContext] = None) -> None:
+    def unplaced(self, number: int = 1, context: SpanContext | None = None) -> None:
         """Count started spans that nobody can place.
 
         Args:
@@ -360,7 +360,7 @@ class Writer:
             if context is not None:
                 self.unplaced_spans.open[id(context)] = context
 
-    def ended_unplaced(self, context: Optional[SpanContext]) -> bool:
+    def ended_unplaced(self, context: SpanContext | None) -> bool:
         """Note that a span has ended; return whether it is one that belongs to no attempt."""
         with self._lock:
             return self.unplaced_spans.open.pop(id(context), None) is not None
@@ -622,7 +622,7 @@ class Writer:
 
     # ------------------------------------------------------------------ waiting
 
-    def flush(self, scope: Optional[Scope] = None) -> Future[bool]:
+    def flush(self, scope: Scope | None = None) -> Future[bool]:
         """Ask for everything that has ended (of one scope) to be stored now.
 
         Returns:
@@ -647,7 +647,7 @@ class Writer:
         self._nudge()
         return waiter.future
 
-    def _has_work(self, scope: Optional[Scope]) -> bool:
+    def _has_work(self, scope: Scope | None) -> bool:
         if scope is not None:
             if scope.pid != self.pid:
                 return False
@@ -739,7 +739,7 @@ class Writer:
 
     def _write_on(self) -> None:
         otel_context.attach(own_work(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True)))
-        loop: Optional[asyncio.AbstractEventLoop] = None
+        loop: asyncio.AbstractEventLoop | None = None
         try:
             loop = asyncio.new_event_loop()  # needs files, of which a process may have none left
             while True:
@@ -809,18 +809,18 @@ class Writer:
         with self._lock:
             self._undelivered.pop(id(store), None)
 
-    def _collect(self) -> List[_InFlight]:
+    def _collect(self) -> list[_InFlight]:
         """Take a batch off the queue, and the starts that are new, by store."""
         # Entries first: what is popped here has left ``_fresh`` before, so nothing is both opened and stored.
         return self._batches_of(self._pop_entries(), with_news=True)
 
-    def _collect_later(self) -> List[_InFlight]:
+    def _collect_later(self) -> list[_InFlight]:
         """Take what was put off; after the others are written, or their accounts would speak of it."""
         return self._batches_of(self._pop_costly(), with_news=False)
 
-    def _pop_entries(self) -> List[Entry]:
+    def _pop_entries(self) -> list[Entry]:
         """Take what is decoded soon, and put off what is not."""
-        entries: List[Entry] = []
+        entries: list[Entry] = []
         size = 0
         settings = self.settings
         while self._queue and len(entries) < settings.batch_size and size < settings.max_batch_bytes:
@@ -834,9 +834,9 @@ class Writer:
                 entries.append(entry)
         return entries
 
-    def _pop_costly(self) -> List[Entry]:
+    def _pop_costly(self) -> list[Entry]:
         """Take one span that takes long, and what waits behind it."""
-        entries: List[Entry] = []
+        entries: list[Entry] = []
         size = 0
         while (
             self._later and len(entries) < self.settings.batch_size and size < self.settings.max_batch_bytes
@@ -852,9 +852,9 @@ class Writer:
                 del self._behind[scope]
         return entries
 
-    def _batches_of(self, entries: List[Entry], *, with_news: bool) -> List[_InFlight]:
+    def _batches_of(self, entries: list[Entry], *, with_news: bool) -> list[_InFlight]:
         """Return entries by store; with news, also the starts that are new and the accounts that have changed."""
-        batches: Dict[int, _InFlight] = {}
+        batches: dict[int, _InFlight] = {}
 
         def batch_of(scope: Scope) -> _InFlight:
             store = scope.store
@@ -864,8 +864,8 @@ class Writer:
         if not entries and not with_news:
             return []
         with self._lock:
-            fresh: Dict[Record, SdkSpan] = {}
-            dirty: Set[Scope] = set()
+            fresh: dict[Record, SdkSpan] = {}
+            dirty: set[Scope] = set()
             if with_news:
                 # No more than a batch of them: each becomes a record of its start, which is larger than the span.
                 fresh = {
@@ -925,7 +925,7 @@ class Writer:
             await self._count(in_flight, part, by_id)
         self._settle(in_flight)
 
-    async def _count(self, in_flight: _InFlight, part: Batch, by_id: Dict[Tuple[str, str], Entry]) -> None:
+    async def _count(self, in_flight: _InFlight, part: Batch, by_id: dict[tuple[str, str], Entry]) -> None:
         """Have an attempt's account take over what the store has got without one, in one step."""
         sending = _Sending(self, in_flight, in_flight.scopes_of(part), part)
         outcome = await deliver(in_flight.store, sending.batch, self._backoff, self.settings.write_timeout)
@@ -939,7 +939,7 @@ class Writer:
         with self._disk:
             self._put_aside(in_flight, sending.scopes, part.spans, by_id)
 
-    def _is_gone(self, in_flight: _InFlight, part: Batch, by_id: Dict[Tuple[str, str], Entry]) -> None:
+    def _is_gone(self, in_flight: _InFlight, part: Batch, by_id: dict[tuple[str, str], Entry]) -> None:
         """Keep what the store refuses because it does not know, or does not know any more, the attempt."""
         scopes = in_flight.scopes_of(part)
         ids = next(iter(part.attempts()))
@@ -964,9 +964,9 @@ class Writer:
         with self._disk:
             self._put_aside(in_flight, scopes, part.spans, by_id, part.opened)
 
-    def _make_spans(self, in_flight: _InFlight) -> Tuple[List[Span], Dict[Tuple[str, str], Entry]]:
-        spans: List[Span] = []
-        by_id: Dict[Tuple[str, str], Entry] = {}
+    def _make_spans(self, in_flight: _InFlight) -> tuple[list[Span], dict[tuple[str, str], Entry]]:
+        spans: list[Span] = []
+        by_id: dict[tuple[str, str], Entry] = {}
         turn = Turn()
         for entry in in_flight.entries:
             if entry.record.dropped:
@@ -1037,7 +1037,7 @@ class Writer:
         is_settled = self._cycle >= waiter.cycle and settled >= waiter.put
         return self._stopped or (is_settled and (waiter.scope is not None or not self._undelivered))
 
-    def _account(self, scope: Scope, in_batch: int, closing: Dict[Scope, int]) -> Account:
+    def _account(self, scope: Scope, in_batch: int, closing: dict[Scope, int]) -> Account:
         """Return an account; where it is the last, note the scope in ``closing`` with its number of spans."""
         account = scope.account(in_batch, ending=self._stopping)
         self._unclosed.add(scope)
@@ -1047,7 +1047,7 @@ class Writer:
             closing.pop(scope, None)
         return account
 
-    def _are_closed(self, closing: Dict[Scope, int]) -> None:
+    def _are_closed(self, closing: dict[Scope, int]) -> None:
         """Note that these last accounts are kept, unless more has begun meanwhile."""
         self._unclosed.difference_update(
             scope for scope, number in closing.items() if scope.started == number
@@ -1063,7 +1063,7 @@ class Writer:
         in_flight: _InFlight,
         scopes: Collection[Scope],
         spans: Sequence[Span],
-        by_id: Dict[Tuple[str, str], Entry],
+        by_id: dict[tuple[str, str], Entry],
         opened: Sequence[Span] = (),
     ) -> bool:
         """Move spans and starts to the spool, with the accounts of scopes; return whether they are on disk.
@@ -1071,8 +1071,8 @@ class Writer:
         The scopes' own accounts count the spans as dropped (``spooled``); the file carries a second account under
         another writer id that takes this back when the store acknowledges the file.
         """
-        counts: Dict[Scope, int] = dict.fromkeys(scopes, 0)
-        closing: Dict[Scope, int] = {}
+        counts: dict[Scope, int] = dict.fromkeys(scopes, 0)
+        closing: dict[Scope, int] = {}
         with self._lock:
             for span in spans:
                 entry = by_id[_key(span)]
@@ -1176,7 +1176,7 @@ def bare_opened_span(record: Record) -> Span:
     return opened
 
 
-def _key(span: Span) -> Tuple[str, str]:
+def _key(span: Span) -> tuple[str, str]:
     return span.attempt_id, span.span_id
 
 

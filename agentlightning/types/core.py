@@ -6,15 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
-    Dict,
     Generic,
-    List,
     Literal,
-    Optional,
     Protocol,
     TypedDict,
     TypeVar,
-    Union,
     overload,
 )
 
@@ -50,20 +46,20 @@ class Triplet(Model):
     One entry per id, as in ``logprobs.content`` of the OpenAI API and in Agent Lightning 0.3; a stored token has no
     text, it is called ``token_id:<id>``. ``None``: they are not known, or not proven.
     """
-    reward: Optional[float] = None
+    reward: float | None = None
     """``None`` where no reward was given; never 0.0 instead."""
-    metadata: Dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 class RolloutConfig(Model):
     """How long an attempt may take, and when a rollout is tried again."""
 
-    timeout_seconds: Optional[float] = None
+    timeout_seconds: float | None = None
     """An attempt older than this becomes ``timeout``; ``None`` = never."""
-    unresponsive_seconds: Optional[float] = None
+    unresponsive_seconds: float | None = None
     """An attempt without heartbeat for this long becomes ``unresponsive``; ``None`` = never."""
     max_attempts: int = Field(default=1, ge=1)
-    retry_condition: List[AttemptStatus] = Field(default_factory=list)
+    retry_condition: list[AttemptStatus] = Field(default_factory=list)
     """Attempt statuses after which the rollout is queued again."""
 
 
@@ -74,14 +70,14 @@ class Rollout(Model):
     input: TaskInput
     start_time: float
     """Seconds since the epoch."""
-    end_time: Optional[float] = None
+    end_time: float | None = None
     """Set when the rollout is ``succeeded``, ``failed`` or ``cancelled``."""
-    mode: Optional[RolloutMode] = None
-    resources_id: Optional[str] = None
+    mode: RolloutMode | None = None
+    resources_id: str | None = None
     status: RolloutStatus = "queuing"
     config: RolloutConfig = Field(default_factory=RolloutConfig)
-    metadata: Optional[Dict[str, Any]] = None
-    tags: List[str] = Field(default_factory=list)
+    metadata: dict[str, Any] | None = None
+    tags: list[str] = Field(default_factory=list)
     """Those of its stored spans, each once, in the order of code points; kept by the store."""
 
 
@@ -98,7 +94,7 @@ class Seal(Model):
     """The highest ``sequence_id`` among them; what is stored later has a higher one."""
     late: int = 0
     """How many late spans were stored beside them: the first so many of ``query_late_spans``."""
-    unproven: Optional[Dict[str, int]] = None
+    unproven: dict[str, int] | None = None
     """Code → trained answers without log-probabilities because of it, as they were counted when it was sealed; ``None``
     where whoever sealed it did not count."""
 
@@ -112,14 +108,14 @@ class Attempt(Model):
     """1 for the first attempt of a rollout."""
     start_time: float
     """Seconds since the epoch."""
-    end_time: Optional[float] = None
+    end_time: float | None = None
     """Set when the attempt is ``succeeded`` or ``failed``."""
     status: AttemptStatus = "preparing"
-    worker_id: Optional[str] = None
-    last_heartbeat_time: Optional[float] = None
+    worker_id: str | None = None
+    last_heartbeat_time: float | None = None
     """Time of the last stored span or explicit heartbeat."""
-    metadata: Optional[Dict[str, Any]] = None
-    seal: Optional[Seal] = None
+    metadata: dict[str, Any] | None = None
+    seal: Seal | None = None
     """Set once, by ``seal_attempt``."""
 
 
@@ -142,10 +138,10 @@ class EnqueueRolloutRequest(Model):
     """One element of ``enqueue_many_rollouts``."""
 
     input: TaskInput
-    mode: Optional[RolloutMode] = None
-    resources_id: Optional[str] = None
-    config: Optional[RolloutConfig] = None
-    metadata: Optional[Dict[str, Any]] = None
+    mode: RolloutMode | None = None
+    resources_id: str | None = None
+    config: RolloutConfig | None = None
+    metadata: dict[str, Any] | None = None
 
 
 class Worker(Model):
@@ -153,13 +149,13 @@ class Worker(Model):
 
     worker_id: str
     status: WorkerStatus = "unknown"
-    heartbeat_stats: Optional[Dict[str, Any]] = None
-    last_heartbeat_time: Optional[float] = None
-    last_dequeue_time: Optional[float] = None
-    last_busy_time: Optional[float] = None
-    last_idle_time: Optional[float] = None
-    current_rollout_id: Optional[str] = None
-    current_attempt_id: Optional[str] = None
+    heartbeat_stats: dict[str, Any] | None = None
+    last_heartbeat_time: float | None = None
+    last_dequeue_time: float | None = None
+    last_busy_time: float | None = None
+    last_idle_time: float | None = None
+    current_rollout_id: str | None = None
+    current_attempt_id: str | None = None
 
 
 class PaginatedResult(Model, Sequence[T_item], Generic[T_item]):
@@ -179,7 +175,7 @@ class PaginatedResult(Model, Sequence[T_item], Generic[T_item]):
     def __getitem__(self, index: int) -> T_item: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[T_item]: ...
-    def __getitem__(self, index: Union[int, slice]) -> Union[T_item, Sequence[T_item]]:
+    def __getitem__(self, index: int | slice) -> T_item | Sequence[T_item]:
         return self.items[index]
 
     def __iter__(self) -> Iterator[T_item]:  # type: ignore[override]
@@ -194,7 +190,7 @@ class FilterField(TypedDict, total=False):
     contains: str
 
 
-FilterOptions = Mapping[Union[str, Literal["_aggregate", "_must"]], Any]
+FilterOptions = Mapping[str | Literal["_aggregate", "_must"], Any]
 """Field name → :class:`FilterField`; ``_aggregate`` is ``and`` or ``or``; ``_must`` maps fields that always hold."""
 
 
@@ -219,7 +215,7 @@ class ParallelWorkerBase:
     """
 
     def __init__(self) -> None:
-        self.worker_id: Optional[int] = None
+        self.worker_id: int | None = None
 
     def init(self, *args: Any, **kwargs: Any) -> None:
         """Prepare in the parent process, before workers start."""
@@ -252,7 +248,7 @@ class Hook(ParallelWorkerBase):
         """Called before the agent starts."""
 
     async def on_rollout_end(
-        self, *, agent: Any, runner: Any, rollout: Rollout, spans: Union[List[ReadableSpan], List[Span]]
+        self, *, agent: Any, runner: Any, rollout: Rollout, spans: list[ReadableSpan] | list[Span]
     ) -> None:
         """Called when the rollout has ended, with its spans."""
 
@@ -262,45 +258,45 @@ class Task(Model):
 
     rollout_id: str
     input: TaskInput
-    mode: Optional[RolloutMode] = None
-    resources_id: Optional[str] = None
-    create_time: Optional[float] = None
-    last_claim_time: Optional[float] = None
-    num_claims: Optional[int] = None
-    metadata: Dict[str, Any] = Field(default_factory=dict)
+    mode: RolloutMode | None = None
+    resources_id: str | None = None
+    create_time: float | None = None
+    last_claim_time: float | None = None
+    num_claims: int | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 class TaskIfAny(Model):
     """Answer of the 0.1 server to a request for a task."""
 
     is_available: bool
-    task: Optional[Task] = None
+    task: Task | None = None
 
 
 class RolloutLegacy(Model):
     """Result of a rollout in 0.1."""
 
     rollout_id: str
-    task: Optional[Task] = None
-    final_reward: Optional[float] = None
-    triplets: Optional[List[Triplet]] = None
-    trace: Optional[List[Dict[str, Any]]] = None
-    logs: Optional[List[str]] = None
-    metadata: Dict[str, Any] = Field(default_factory=dict)
+    task: Task | None = None
+    final_reward: float | None = None
+    triplets: list[Triplet] | None = None
+    trace: list[dict[str, Any]] | None = None
+    logs: list[str] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 class GenericResponse(Model):
     """Answer of the 0.1 server."""
 
     status: str = "success"
-    message: Optional[str] = None
-    data: Optional[Dict[str, Any]] = None
+    message: str | None = None
+    data: dict[str, Any] | None = None
 
 
-RolloutRawResult = Union[None, float, List["ReadableSpan"], List["Span"], List["SpanCoreFields"]]
+RolloutRawResult = None | float | list["ReadableSpan"] | list["Span"] | list["SpanCoreFields"]
 """What an agent may return: nothing, a reward, or spans."""
 
-RolloutRawResultLegacy = Union[
-    None, float, List[Triplet], List[Dict[str, Any]], List["ReadableSpan"], RolloutLegacy
-]
+RolloutRawResultLegacy = (
+    None | float | list[Triplet] | list[dict[str, Any]] | list["ReadableSpan"] | RolloutLegacy
+)
 """What a 0.1 agent may return."""

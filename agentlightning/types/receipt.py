@@ -15,8 +15,6 @@ writer's name sends that writer's account along, and two writers do not both cou
 
 from __future__ import annotations
 
-from typing import Dict, List
-
 from pydantic import Field
 
 from ..semconv import DropReason
@@ -34,14 +32,14 @@ class Account(Model):
     """``<boot>:<pid namespace>:<pid>:<process start>:<n>``; ``store.base.writer_is_gone`` reads it."""
     started: int = 0
     """Spans whose start this writer saw and whose fate is committed: stored, dropped or open."""
-    dropped: Dict[str, int] = Field(default_factory=dict)
+    dropped: dict[str, int] = Field(default_factory=dict)
     """Reason → spans. Reasons are the words of ``semconv.DropReason``."""
-    unstored: List[str] = Field(default_factory=list)
+    unstored: list[str] = Field(default_factory=list)
     """Ids of spans that were committed as open and then dropped; the store removes them from its open ones."""
     late: int = 0
     """Spans that started after the ``trace_context`` had closed, in a context that was carried on. They belong to no
     attempt, and ``started`` and ``dropped`` do not count them."""
-    late_dropped: Dict[str, int] = Field(default_factory=dict)
+    late_dropped: dict[str, int] = Field(default_factory=dict)
     """Reason → late spans that are not stored."""
     unattributed: int = 0
     """Spans of the same process that nobody could place, and that started while the ``trace_context`` was open: this
@@ -61,13 +59,13 @@ class Receipt(Model):
     """Ended spans in the store, counted."""
     open: int = 0
     """Spans with a committed start and no end, counted."""
-    dropped: Dict[str, int] = Field(default_factory=dict)
+    dropped: dict[str, int] = Field(default_factory=dict)
     late: int = 0
     """Spans beside ``started`` that belong to no attempt: they started after the ``trace_context`` had closed. Those
     that are neither stored nor dropped have not ended, or their process has died."""
     late_stored: int = 0
     """Late spans in the store, counted; ``query_late_spans`` lists them."""
-    late_dropped: Dict[str, int] = Field(default_factory=dict)
+    late_dropped: dict[str, int] = Field(default_factory=dict)
     unattributed: int = 0
     """Spans beside ``started`` that belong to no attempt, and that this one could have made."""
     truncated: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Dict, Literal, Optional, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, SerializationInfo, field_serializer
 
@@ -29,10 +29,10 @@ class LLM(Resource):
     endpoint: str
     """Base URL, with ``/v1`` where the server wants it."""
     model: str
-    api_key: Optional[str] = Field(default=None, repr=False)
-    sampling_parameters: Dict[str, Any] = Field(default_factory=dict)
+    api_key: str | None = Field(default=None, repr=False)
+    sampling_parameters: dict[str, Any] = Field(default_factory=dict)
     """Settings that an agent is to put into its requests (0.3); nothing is said here of what a server does without."""
-    sampling_defaults: Optional[Dict[str, Any]] = None
+    sampling_defaults: dict[str, Any] | None = None
     """What the server applies where a request names nothing: every setting that is not neutral; ``{}`` = none is
     (vLLM: ``--generation-config vllm``). ``None`` = not known, and log-probabilities count as unproven."""
     logprob_kind: Literal["processed", "raw", "unknown"] = "unknown"
@@ -45,7 +45,7 @@ class LLM(Resource):
         return self.endpoint
 
     @field_serializer("api_key")
-    def _mask_on_request(self, value: Optional[str], info: SerializationInfo) -> Optional[str]:
+    def _mask_on_request(self, value: str | None, info: SerializationInfo) -> str | None:
         """Mask the key where a dump asks for it: ``model_dump(context={'redact': True})``."""
         if value is not None and isinstance(info.context, dict) and info.context.get("redact"):
             return "[redacted]"
@@ -57,7 +57,7 @@ class ProxyLLM(LLM):
 
     resource_type: Literal["proxy_llm"] = "proxy_llm"  # type: ignore[assignment]
 
-    def get_base_url(self, rollout_id: Optional[str] = None, attempt_id: Optional[str] = None) -> str:
+    def get_base_url(self, rollout_id: str | None = None, attempt_id: str | None = None) -> str:
         """Return the base URL for one attempt.
 
         Raises:
@@ -102,8 +102,8 @@ class PromptTemplate(Resource):
         return self.template.format(**kwargs)
 
 
-ResourceUnion = Annotated[Union[LLM, ProxyLLM, PromptTemplate], Field(discriminator="resource_type")]
-NamedResources = Dict[str, ResourceUnion]
+ResourceUnion = Annotated[LLM | ProxyLLM | PromptTemplate, Field(discriminator="resource_type")]
+NamedResources = dict[str, ResourceUnion]
 
 
 class ResourcesUpdate(Model):

@@ -17,13 +17,8 @@ from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
-    Dict,
-    List,
     Literal,
-    Optional,
     Protocol,
-    Set,
-    Tuple,
     TypeVar,
     Union,
     runtime_checkable,
@@ -84,7 +79,7 @@ def _to_value(value: Any, depth: int) -> AttributeValue:
         return f"[{type(value).__name__}: no repr]"
 
 
-def to_attributes(attributes: Optional[Mapping[Any, Any]]) -> Dict[str, AttributeValue]:
+def to_attributes(attributes: Mapping[Any, Any] | None) -> dict[str, AttributeValue]:
     """Return a new dict with string keys and JSON values; never raises."""
     if not attributes:
         return {}
@@ -124,12 +119,12 @@ T_model = TypeVar("T_model", bound=BaseModel)
 
 
 @cache
-def _fields_of(cls: type[BaseModel]) -> Tuple[Set[str], bool]:
+def _fields_of(cls: type[BaseModel]) -> tuple[set[str], bool]:
     """Return the names of a class's fields, and whether it keeps others."""
     return set(cls.model_fields), issubclass(cls, OpenModel)
 
 
-def build(cls: type[T_model], values: Dict[str, Any], unknown: Optional[Dict[str, Any]] = None) -> T_model:
+def build(cls: type[T_model], values: dict[str, Any], unknown: dict[str, Any] | None = None) -> T_model:
     """Return a model with these values for all of its fields, unvalidated; ``model_construct`` in a tenth of the time.
 
     ``unknown`` are the fields beyond those, of a class that keeps any; the dict becomes the model's own.
@@ -147,11 +142,11 @@ def build(cls: type[T_model], values: Dict[str, Any], unknown: Optional[Dict[str
     return model
 
 
-Attributes = Annotated[Dict[str, AttributeValue], BeforeValidator(to_attributes)]
-TraceState = Dict[str, str]
+Attributes = Annotated[dict[str, AttributeValue], BeforeValidator(to_attributes)]
+TraceState = dict[str, str]
 
 
-def _seconds(nanoseconds: Optional[int]) -> Optional[float]:
+def _seconds(nanoseconds: int | None) -> float | None:
     return None if nanoseconds is None else nanoseconds / _NS_PER_SECOND
 
 
@@ -189,7 +184,7 @@ def _parent_context(src: trace_api.SpanContext) -> SpanContext:
     return build(SpanContext, {**fields, "trace_state": dict(fields["trace_state"])})
 
 
-_last_parent: Tuple[Any, Dict[str, Any]] = (None, {})
+_last_parent: tuple[Any, dict[str, Any]] = (None, {})
 """The parent's context that was copied last, which OpenTelemetry never changes, and the fields of its copy."""
 
 
@@ -197,7 +192,7 @@ class TraceStatus(OpenModel):
     """Status of a span."""
 
     status_code: StatusCode
-    description: Optional[str] = None
+    description: str | None = None
 
     @classmethod
     def from_opentelemetry(cls, src: trace_api.Status) -> TraceStatus:
@@ -210,7 +205,7 @@ class Event(OpenModel):
 
     name: str
     attributes: Attributes = Field(default_factory=dict)
-    timestamp: Optional[float] = None
+    timestamp: float | None = None
 
     @classmethod
     def from_opentelemetry(cls, src: OtelSdkEvent) -> Event:
@@ -229,7 +224,7 @@ class Link(OpenModel):
     """A reference to a span that is not the parent."""
 
     context: SpanContext
-    attributes: Optional[Attributes] = None
+    attributes: Attributes | None = None
 
     @classmethod
     def from_opentelemetry(cls, src: trace_api.Link) -> Link:
@@ -261,7 +256,7 @@ class OtelResource(Model):
         return build(cls, {"attributes": dict(attributes), "schema_url": src.schema_url or ""})
 
 
-_last_resource: Tuple[Any, Dict[str, AttributeValue]] = (None, {})
+_last_resource: tuple[Any, dict[str, AttributeValue]] = (None, {})
 """The resource that was copied last, which OpenTelemetry never changes, and its attributes: all spans of a process have
 one."""
 
@@ -272,8 +267,8 @@ class SpanCoreFields(Model):
     name: str
     status: TraceStatus
     attributes: Attributes
-    start_time: Optional[float] = None
-    end_time: Optional[float] = None
+    start_time: float | None = None
+    end_time: float | None = None
 
 
 class Span(OpenModel):
@@ -285,16 +280,16 @@ class Span(OpenModel):
     """Place within the attempt, 1..n; 0 = none yet, the store gives one."""
     trace_id: str
     span_id: str
-    parent_id: Optional[str] = None
+    parent_id: str | None = None
     name: str
     status: TraceStatus
     attributes: Attributes
-    events: List[Event] = Field(default_factory=list)
-    links: List[Link] = Field(default_factory=list)
-    start_time: Optional[float] = None
-    end_time: Optional[float] = None
-    context: Optional[SpanContext] = None
-    parent: Optional[SpanContext] = None
+    events: list[Event] = Field(default_factory=list)
+    links: list[Link] = Field(default_factory=list)
+    start_time: float | None = None
+    end_time: float | None = None
+    context: SpanContext | None = None
+    parent: SpanContext | None = None
     resource: OtelResource = Field(default_factory=OtelResource)
 
     @classmethod
@@ -334,17 +329,17 @@ class Span(OpenModel):
         cls,
         *,
         attributes: Mapping[str, Any],
-        rollout_id: Optional[str] = None,
-        attempt_id: Optional[str] = None,
-        sequence_id: Optional[int] = None,
-        name: Optional[str] = None,
-        trace_id: Optional[str] = None,
-        span_id: Optional[str] = None,
-        parent_id: Optional[str] = None,
-        start_time: Optional[float] = None,
-        end_time: Optional[float] = None,
-        resource: Optional[OtelResource] = None,
-        status: Optional[TraceStatus] = None,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
+        sequence_id: int | None = None,
+        name: str | None = None,
+        trace_id: str | None = None,
+        span_id: str | None = None,
+        parent_id: str | None = None,
+        start_time: float | None = None,
+        end_time: float | None = None,
+        resource: OtelResource | None = None,
+        status: TraceStatus | None = None,
     ) -> Span:
         """Build a span from attributes; ids that are not given are new, times that are not given are now."""
         trace_id, span_id = trace_id or generate_id(32), span_id or generate_id(16)
@@ -375,9 +370,9 @@ class Span(OpenModel):
         cls,
         core: SpanCoreFields,
         *,
-        rollout_id: Optional[str] = None,
-        attempt_id: Optional[str] = None,
-        sequence_id: Optional[int] = None,
+        rollout_id: str | None = None,
+        attempt_id: str | None = None,
+        sequence_id: int | None = None,
     ) -> Span:
         """Build a span from its core fields, with new trace and span ids."""
         return cls.from_attributes(
@@ -426,7 +421,7 @@ class SpanRecordingContext(Protocol):
     def record_exception(self, exception: BaseException) -> None:
         """Record an exception and the status ERROR."""
 
-    def record_status(self, status_code: StatusCode, description: Optional[str] = None) -> None:
+    def record_status(self, status_code: StatusCode, description: str | None = None) -> None:
         """Set the status."""
 
     def get_recorded_span(self) -> SpanCoreFields:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any
 
 from ..adapter.training import Segment, TrainingRow
 from ..errors import NotVerifiable
@@ -60,7 +60,7 @@ class Verification:
     """``EXACT`` where every row is, else the cause of most rows that are not."""
     detail: str
     total: Agreement
-    rows: Tuple[RowVerification, ...] = field(repr=False)
+    rows: tuple[RowVerification, ...] = field(repr=False)
     tolerance: float
     """In nats; a smaller difference is none."""
     dtype: str
@@ -72,7 +72,7 @@ class Verification:
         return self.verdict is Verdict.EXACT
 
     @property
-    def counts(self) -> Dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """Code → rows with this verdict."""
         return dict(Counter(row.verdict.code for row in self.rows))
 
@@ -94,7 +94,7 @@ class Verification:
         lines += [] if self.exact else [f"  → {self.verdict.cure}"]
         return "\n".join(lines)
 
-    def as_json(self) -> Dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values; numbers that are not finite as Python writes them."""
         return {
             "verdict": self.verdict.code,
@@ -123,8 +123,8 @@ def verify_onpolicy(
     model: Any,
     *,
     tolerance: float = TOLERANCE,
-    temperature: Optional[float] = None,
-    version: Union[str, int, None] = None,
+    temperature: float | None = None,
+    version: str | int | None = None,
     batch_size: int = 8,
     device: Any = None,
 ) -> Verification:
@@ -175,15 +175,15 @@ class _Reading:
 
     row: TrainingRow
     place: Place
-    old: Tuple[Tuple[float, ...], ...]
+    old: tuple[tuple[float, ...], ...]
     """Recorded values of each answer."""
-    versions: Tuple[Tuple[Optional[str], ...], ...]
-    spans: Tuple[str, ...]
+    versions: tuple[tuple[str | None, ...], ...]
+    spans: tuple[str, ...]
     """Span of each answer."""
     missing: int
 
     @classmethod
-    def of(cls, row: TrainingRow, temperature: Optional[float]) -> _Reading:
+    def of(cls, row: TrainingRow, temperature: float | None) -> _Reading:
         """Read a row: its trained answers, so far as they have recorded values."""
         from .search import Place
 
@@ -209,7 +209,7 @@ class _Reading:
         by_answer = self.place.by_answer(new)
         return Compared(tuple(map(Answer, self.old, by_answer, self.versions)), self.missing)
 
-    def raw(self, values: Sequence[float]) -> List[Explains]:
+    def raw(self, values: Sequence[float]) -> list[Explains]:
         """Return the cause that values are from before the temperature, where that can be."""
         recorded = sorted({each for each in self.place.temperatures if each != 1.0})
         if not recorded:
@@ -217,7 +217,7 @@ class _Reading:
         detail = f"recorded is temperature {', '.join(f'{each:g}' for each in recorded)}"
         return [Explains(Verdict.RAW_LOGPROBS, self.place.by_answer(values), detail, needed=1)]
 
-    def differences(self, compared: Compared, number: int) -> List[Difference]:
+    def differences(self, compared: Compared, number: int) -> list[Difference]:
         """Return every compared token."""
         return [
             Difference(number, position, span, old, new)
@@ -231,14 +231,14 @@ def _temperature(segment: Segment) -> float:
     return segment.temperature or 1.0
 
 
-def _versions(segment: Segment, places: Sequence[int]) -> Tuple[Optional[str], ...]:
-    named: Dict[int, str] = {}
+def _versions(segment: Segment, places: Sequence[int]) -> tuple[str | None, ...]:
+    named: dict[int, str] = {}
     for part in segment.versions:
         named.update(dict.fromkeys(range(part.start, part.end), part.version))
     return tuple(named.get(at) for at in places)
 
 
-def _check_vocabulary(readings: Sequence[_Reading], known: Optional[int]) -> None:
+def _check_vocabulary(readings: Sequence[_Reading], known: int | None) -> None:
     for reading in readings:
         largest = max(reading.row.token_ids)
         if known is not None and largest >= known:
@@ -249,8 +249,8 @@ def _check_vocabulary(readings: Sequence[_Reading], known: Optional[int]) -> Non
 
 
 def _judged(
-    readings: Sequence[_Reading], scorer: Scorer, tolerance: float, version: Optional[str]
-) -> Tuple[List[Compared], List[Finding]]:
+    readings: Sequence[_Reading], scorer: Scorer, tolerance: float, version: str | None
+) -> tuple[list[Compared], list[Finding]]:
     """Compare all rows; ask the model again for those that the numbers alone do not explain."""
     from .search import search
 
@@ -298,7 +298,7 @@ def _verification(
     return Verification(found.verdict, found.detail, total, tuple(rows), tolerance, dtype)
 
 
-def _agreement_as_json(found: Agreement) -> Dict[str, Any]:
+def _agreement_as_json(found: Agreement) -> dict[str, Any]:
     largest = found.largest
     return {
         **{name: value for name, value in asdict(replace(found, largest=None)).items() if name != "largest"},

@@ -12,12 +12,11 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, List, Optional, Set, Tuple
 
 from .statistics import distance
 from .verdicts import Verdict
 
-Values = Tuple[float, ...]
+Values = tuple[float, ...]
 
 NEEDED = 3
 """Differing tokens that a cause with a free choice (a temperature, a token, a place) must explain. At a tolerance of
@@ -36,10 +35,10 @@ class Answer:
     """As recorded."""
     new: Values
     """As recomputed, one for each."""
-    versions: Tuple[Optional[str], ...] = ()
+    versions: tuple[str | None, ...] = ()
     """Version of the weights that sampled each; empty where none is named."""
 
-    def differing(self, tolerance: float) -> List[int]:
+    def differing(self, tolerance: float) -> list[int]:
         """Return the places of tokens that differ by more than the tolerance."""
         pairs = zip(self.old, self.new, strict=True)
         return [at for at, (old, new) in enumerate(pairs) if not distance(old, new) <= tolerance]
@@ -49,7 +48,7 @@ class Answer:
 class Compared:
     """One row: its trained answers by position."""
 
-    answers: Tuple[Answer, ...]
+    answers: tuple[Answer, ...]
     missing: int = 0
     """Trained tokens without a recorded value; they stand in no answer."""
 
@@ -59,7 +58,7 @@ class Explains:
     """A cause, and the values that a row would have because of it."""
 
     verdict: Verdict
-    values: Tuple[Values, ...]
+    values: tuple[Values, ...]
     """One tuple for each answer of the row."""
     detail: str = ""
     needed: int = NEEDED
@@ -79,9 +78,9 @@ class Finding:
 def judge(
     rows: Sequence[Compared],
     tolerance: float,
-    explanations: Optional[Mapping[int, Sequence[Explains]]] = None,
-    version: Optional[str] = None,
-) -> List[Finding]:
+    explanations: Mapping[int, Sequence[Explains]] | None = None,
+    version: str | None = None,
+) -> list[Finding]:
     """Return the verdict on each row.
 
     Args:
@@ -91,7 +90,7 @@ def judge(
         version: Of the weights that the values were recomputed with.
     """
     elsewhere = _Answers(rows, tolerance)
-    proven: Set[Optional[str]] = set()
+    proven: set[str | None] = set()
     for row in rows:
         if not any(answer.differing(tolerance) for answer in row.answers):
             proven.update(*(answer.versions for answer in row.answers))
@@ -136,8 +135,8 @@ def _judged(
     tolerance: float,
     explanations: Sequence[Explains],
     elsewhere: _Answers,
-    proven: FrozenSet[Optional[str]],
-    version: Optional[str],
+    proven: frozenset[str | None],
+    version: str | None,
 ) -> Finding:
     differing = sum(len(answer.differing(tolerance)) for answer in row.answers)
     if not differing:
@@ -188,14 +187,14 @@ class _Answers:
     def __init__(self, rows: Sequence[Compared], tolerance: float) -> None:
         self._tolerance = tolerance
         self._width = max(2 * tolerance, 1e-12)
-        self._found: Dict[Tuple[int, int], List[Tuple[int, Values]]] = {}
+        self._found: dict[tuple[int, int], list[tuple[int, Values]]] = {}
         for at, row in enumerate(rows):
             for answer in row.answers:
                 place = self._place(answer.new)
                 if place is not None:
                     self._found.setdefault((len(answer.new), place), []).append((at, answer.new))
 
-    def owner(self, values: Values) -> Optional[int]:
+    def owner(self, values: Values) -> int | None:
         """Return the row of an answer whose recomputed values are these, or ``None``."""
         place = self._place(values)
         if place is None:
@@ -206,14 +205,14 @@ class _Answers:
                     return at
         return None
 
-    def _place(self, values: Values) -> Optional[int]:
+    def _place(self, values: Values) -> int | None:
         scaled = values[0] / self._width if values else math.nan
         return math.floor(scaled) if math.isfinite(scaled) else None
 
 
-def _owners(row: Compared, elsewhere: _Answers, tolerance: float) -> Set[int]:
+def _owners(row: Compared, elsewhere: _Answers, tolerance: float) -> set[int]:
     """Return the rows whose answers have the values of this one's; empty unless all that differ are found."""
-    owners: Set[int] = set()
+    owners: set[int] = set()
     explained = 0
     for answer in row.answers:
         differing = answer.differing(tolerance)
@@ -234,12 +233,12 @@ def _owners(row: Compared, elsewhere: _Answers, tolerance: float) -> Set[int]:
 class _Token:
     differs: bool
     size: float
-    version: Optional[str]
+    version: str | None
     begins: bool
     """Whether it is the first of an answer."""
 
 
-def _tokens(row: Compared, tolerance: float) -> List[_Token]:
+def _tokens(row: Compared, tolerance: float) -> list[_Token]:
     """Return the tokens that can tell: those that are not certain on both sides."""
     found = []
     for answer in row.answers:
@@ -255,8 +254,8 @@ def _pattern(
     row: Compared,
     tolerance: float,
     differing: int,
-    proven: FrozenSet[Optional[str]],
-    version: Optional[str],
+    proven: frozenset[str | None],
+    version: str | None,
 ) -> Finding:
     tokens = _tokens(row, tolerance)
     by_version = _stale(tokens, version)
@@ -283,7 +282,7 @@ def _pattern(
     return Finding(Verdict.STALE_WEIGHTS, told)
 
 
-def _stale(tokens: Sequence[_Token], version: Optional[str]) -> Optional[Finding]:
+def _stale(tokens: Sequence[_Token], version: str | None) -> Finding | None:
     """Return the finding where versions alone tell which tokens differ and which do not."""
     bad = {token.version for token in tokens if token.differs}
     good = {token.version for token in tokens if not token.differs}
@@ -301,5 +300,5 @@ def _stale(tokens: Sequence[_Token], version: Optional[str]) -> Optional[Finding
     return None
 
 
-def _named(versions: Collection[Optional[str]]) -> str:
+def _named(versions: Collection[str | None]) -> str:
     return ", ".join(sorted(map(str, versions)))

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 from ..errors import MissingExtra, NotVerifiable
 
@@ -32,10 +32,10 @@ SHORT = 512
 class Ask:
     """Tokens of a sequence whose log-probabilities are wanted."""
 
-    ids: Tuple[int, ...]
-    positions: Tuple[int, ...]
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
     """Of the tokens, ascending, from 1: the first token of all has no context."""
-    temperatures: Tuple[Tuple[float, ...], ...]
+    temperatures: tuple[tuple[float, ...], ...]
     """For each answer that is wanted, the temperature at each position."""
 
     def at(self, temperature: float) -> Ask:
@@ -72,14 +72,14 @@ class Scorer:
         self._batch_size = batch_size if self._takes_mask else 1
 
     @property
-    def vocabulary(self) -> Optional[int]:
+    def vocabulary(self) -> int | None:
         """How many ids the model knows; ``None`` where it does not say."""
         embeddings = getattr(self._model, "get_input_embeddings", lambda: None)()
         weight = getattr(embeddings, "weight", None)
         return None if weight is None else int(weight.shape[0])
 
     @property
-    def first_token(self) -> Optional[int]:
+    def first_token(self) -> int | None:
         """The id that the model's configuration puts in front of texts, if any."""
         found = getattr(getattr(self._model, "config", None), "bos_token_id", None)
         return found if isinstance(found, int) else None
@@ -97,13 +97,13 @@ class Scorer:
             for module in training:
                 module.training = True
 
-    def score(self, asks: Sequence[Ask]) -> List[List[Tuple[float, ...]]]:
+    def score(self, asks: Sequence[Ask]) -> list[list[tuple[float, ...]]]:
         """Return for each ask, for each of its temperatures, the log-probability at each position.
 
         Raises:
             NotVerifiable: The model does not know a token, or returns something else than logits of each position.
         """
-        found: List[List[Tuple[float, ...]]] = [[] for _ in asks]
+        found: list[list[tuple[float, ...]]] = [[] for _ in asks]
         by_length = sorted(range(len(asks)), key=lambda at: -len(asks[at].ids))
         while by_length:
             size = self._rows_of(len(asks[by_length[0]].ids))
@@ -118,20 +118,20 @@ class Scorer:
         together = self._batch_size * SHORT // length if self._takes_mask else 1
         return max(self._batch_size, together)
 
-    def likeliest(self, ids: Tuple[int, ...], count: int) -> List[int]:
+    def likeliest(self, ids: tuple[int, ...], count: int) -> list[int]:
         """Return the tokens that are likeliest to follow ``ids``, the likeliest first."""
         ask = Ask((*ids, 0), (len(ids),), ())
         (logits,) = self.logits([ask])
-        found: List[int] = logits[0].topk(min(count, logits.shape[1])).indices.tolist()
+        found: list[int] = logits[0].topk(min(count, logits.shape[1])).indices.tolist()
         return found
 
     def tails(
         self,
-        prefix: Tuple[int, ...],
-        tails: Sequence[Tuple[int, ...]],
+        prefix: tuple[int, ...],
+        tails: Sequence[tuple[int, ...]],
         positions: Sequence[int],
         temperatures: Sequence[float],
-    ) -> List[Tuple[float, ...]]:
+    ) -> list[tuple[float, ...]]:
         """Return the log-probabilities at ``positions`` of the prefix with each tail, all of one length.
 
         The prefix is calculated once where the model keeps a cache that can be repeated.
@@ -139,7 +139,7 @@ class Scorer:
         start, length = len(prefix), len(prefix) + len(tails[0])
         cache, last = self._cached(prefix)
         size = self._rows_of(length if cache is None else len(tails[0]))
-        found: List[Tuple[float, ...]] = []
+        found: list[tuple[float, ...]] = []
         for first in range(0, len(tails), size):
             batch = tails[first : first + size]
             if cache is None:
@@ -153,7 +153,7 @@ class Scorer:
                 found.append(_log_probabilities(one[at], targets, temperatures))
         return found
 
-    def _cached(self, prefix: Tuple[int, ...]) -> Tuple[Any, Any]:
+    def _cached(self, prefix: tuple[int, ...]) -> tuple[Any, Any]:
         """Return the model's cache behind a prefix and the logits of the next token; ``None`` where it has none."""
         if not (self._takes_mask and self._takes_cache):
             return None, None
@@ -164,7 +164,7 @@ class Scorer:
             return None, None
         return cache, found.logits[:, -1:]
 
-    def _continued(self, cache: Any, last: Any, tails: Sequence[Tuple[int, ...]], length: int) -> Any:
+    def _continued(self, cache: Any, last: Any, tails: Sequence[tuple[int, ...]], length: int) -> Any:
         """Return logits ``[tails, tail, vocabulary]`` that the tokens of tails were drawn from."""
         own = copy.deepcopy(cache)
         own.batch_repeat_interleave(len(tails))
@@ -173,7 +173,7 @@ class Scorer:
         found = self._model(input_ids=ids, attention_mask=mask, use_cache=True, **{self._cache: own})
         return torch.cat([last.expand(len(tails), -1, -1), found.logits[:, :-1]], dim=1)
 
-    def logits(self, asks: Sequence[Ask]) -> List[Any]:
+    def logits(self, asks: Sequence[Ask]) -> list[Any]:
         """Return for each ask the float32 logits ``[positions, vocabulary]`` that its tokens were drawn from."""
         longest = max(len(ask.ids) for ask in asks)
         ids = torch.zeros((len(asks), longest), dtype=torch.long)
@@ -207,13 +207,13 @@ class Scorer:
         return logits if self._takes_keep else logits[:, places]
 
 
-def _log_probabilities(logits: Any, targets: Any, temperatures: Sequence[float]) -> Tuple[float, ...]:
+def _log_probabilities(logits: Any, targets: Any, temperatures: Sequence[float]) -> tuple[float, ...]:
     if len(targets) and int(targets.max()) >= logits.shape[-1]:
         raise NotVerifiable(
             f"the model has logits for {logits.shape[-1]:,} tokens, and a row has token {int(targets.max()):,}: "
             "this is another model than the one that sampled"
         )
-    found: List[float] = []
+    found: list[float] = []
     for start in range(0, len(targets), SLICE):
         part = logits[start : start + SLICE].float()
         scale = torch.tensor(temperatures[start : start + SLICE], dtype=torch.float32, device=part.device)

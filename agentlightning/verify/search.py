@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Dict, List, Optional, Tuple
 
 from ..errors import MissingExtra
 
@@ -46,14 +45,14 @@ PEEK = 8
 class Place:
     """A row as the model is asked for it: its tokens, and where its compared answers are."""
 
-    ids: Tuple[int, ...]
-    answers: Tuple[Tuple[int, ...], ...]
+    ids: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
     """Positions of the tokens of each answer."""
-    temperatures: Tuple[float, ...]
+    temperatures: tuple[float, ...]
     """In effect at each of these positions."""
 
     @property
-    def positions(self) -> Tuple[int, ...]:
+    def positions(self) -> tuple[int, ...]:
         """All compared positions."""
         return tuple(position for answer in self.answers for position in answer)
 
@@ -62,7 +61,7 @@ class Place:
         positions = self.positions
         return Ask(self.ids, positions, (self.temperatures, (1.0,) * len(positions)))
 
-    def by_answer(self, values: Sequence[float]) -> Tuple[Values, ...]:
+    def by_answer(self, values: Sequence[float]) -> tuple[Values, ...]:
         """Return values of all positions, apart by answer."""
         found, start = [], 0
         for answer in self.answers:
@@ -73,9 +72,9 @@ class Place:
 
 def search(
     places: Mapping[int, Place], rows: Sequence[Compared], scorer: Scorer, tolerance: float
-) -> Dict[int, List[Explains]]:
+) -> dict[int, list[Explains]]:
     """Return row → causes that explain it, for as many of the rows in ``places`` as can be explained so."""
-    found: Dict[int, List[Explains]] = {}
+    found: dict[int, list[Explains]] = {}
     for causes in (_beginnings, _temperatures, _missing):
         left = {at: place for at, place in places.items() if at not in found}
         for at, cause in causes(left, rows, scorer, tolerance):
@@ -84,7 +83,7 @@ def search(
     return found
 
 
-Cause = Tuple[int, Explains]
+Cause = tuple[int, Explains]
 """Row, and a cause that may explain it."""
 
 
@@ -142,7 +141,7 @@ def _named(temperatures: Sequence[float]) -> str:
     return ", ".join(f"{each:g}" for each in sorted(set(temperatures)))
 
 
-def _solved(place: Place, row: Compared, scorer: Scorer, tolerance: float) -> Optional[float]:
+def _solved(place: Place, row: Compared, scorer: Scorer, tolerance: float) -> float | None:
     """Return the temperature at which the differing tokens of a row fit best, or ``None`` where none fits."""
     old, positions = [], []
     for where, answer in zip(place.answers, row.answers, strict=True):
@@ -221,15 +220,15 @@ def _missing_in(place: Place, row: Compared, scorer: Scorer, tolerance: float) -
             yield from _with(place, spot, token, number, scorer)
 
 
-def _first(row: Compared, tolerance: float) -> Tuple[int, int]:
+def _first(row: Compared, tolerance: float) -> tuple[int, int]:
     """Return the first answer that differs, and where in it."""
     found = ((number, answer.differing(tolerance)) for number, answer in enumerate(row.answers))
     return next((number, differing[0]) for number, differing in found if differing)
 
 
 def _candidates(
-    place: Place, row: Compared, start: Tuple[int, int], spot: int, scorer: Scorer
-) -> Tuple[int, ...]:
+    place: Place, row: Compared, start: tuple[int, int], spot: int, scorer: Scorer
+) -> tuple[int, ...]:
     """Return the tokens that, put in at ``spot``, make what follows fit best: with its own value, and without it."""
     number, inside = start
     window = place.answers[number][inside : inside + PEEK]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Optional
 
 LARGEST_EXPONENT = 700.0
 """``exp`` of more overflows a float of 64 bits."""
@@ -53,7 +52,7 @@ class Agreement:
     k3: float = 0.0
     mean_difference: float = 0.0
     """Mean of ``|new - old|``."""
-    largest: Optional[Difference] = None
+    largest: Difference | None = None
     """``None`` where nothing was compared."""
 
 

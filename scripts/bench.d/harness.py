@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -44,9 +44,9 @@ class Subject:
 
     name: str
     """Name of the function in the figure's file."""
-    peer: Optional[str] = None
+    peer: str | None = None
     """Runs in the environment of this release of Agent Lightning."""
-    code: Optional[str] = None
+    code: str | None = None
     """Source to run in place of the function, in an interpreter that has loaded nothing; it prints the sample."""
 
 
@@ -70,11 +70,11 @@ class Line:
     subject: str
     metric: str
     unit: str
-    beside: Optional[str] = None
-    beside_metric: Optional[str] = None
+    beside: str | None = None
+    beside_metric: str | None = None
     """Default: the same metric."""
     by: Compared = "ratio"
-    aim: Optional[Aim] = None
+    aim: Aim | None = None
 
 
 def _nothing(size: Size) -> AbstractContextManager[Size]:
@@ -116,10 +116,10 @@ class Measured:
     """A line with its numbers, or with the reason why it has none."""
 
     line: Line
-    value: Optional[Spread] = None
-    beside: Optional[Spread] = None
-    compared: Optional[Spread] = None
-    reason: Optional[str] = None
+    value: Spread | None = None
+    beside: Spread | None = None
+    compared: Spread | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Outcome:
     lines: Sequence[Measured] = field(default=())
 
 
-Interpreters = Mapping[Optional[str], str]
+Interpreters = Mapping[str | None, str]
 """``None`` → our interpreter; release of Agent Lightning → its interpreter. One that is not here is left out."""
 Say = Callable[[str], None]
 
@@ -144,9 +144,7 @@ class RunFailed(Exception):
     """A run of a subject ended without a sample."""
 
 
-def measure(
-    figure: Figure, mode: Mode, interpreters: Interpreters, say: Say, rounds: Optional[int]
-) -> Outcome:
+def measure(figure: Figure, mode: Mode, interpreters: Interpreters, say: Say, rounds: int | None) -> Outcome:
     """Run every subject of ``figure`` in turns and compare."""
     began = time.monotonic()
     figure = with_peers(figure, interpreters)

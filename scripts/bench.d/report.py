@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Optional
+from typing import Any
 
 from harness import Line, Measured, Outcome, Spread
 
@@ -25,7 +25,7 @@ def _exponent(value: float) -> int:
     return int(f"{value:e}".partition("e")[2])
 
 
-def _spread(spread: Optional[Spread], sign: str = "") -> str:
+def _spread(spread: Spread | None, sign: str = "") -> str:
     if spread is None:
         return ""
     text = f"{sign}{number(spread.median)}"
@@ -49,13 +49,13 @@ def _verdict(measured: Measured) -> str:
     return f"{aim.sign} {number(aim.bound)}{word}"
 
 
-def verdict(measured: Measured) -> Optional[bool]:
+def verdict(measured: Measured) -> bool | None:
     """Whether the aim is met; ``None`` where there is no aim or no number."""
     spread = measured.compared or measured.value
     return None if measured.line.aim is None or spread is None else measured.line.aim.met(spread.median)
 
 
-def _with_unit(spread: Optional[Spread], line: Line) -> str:
+def _with_unit(spread: Spread | None, line: Line) -> str:
     return f"{_spread(spread)} {line.unit}".strip() if spread is not None else ""
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -129,7 +129,7 @@ MORE: dict[str, Any] = {"role": "user", "content": "sure?"}
     ],
 )
 def test_the_messages_tell_why_a_prompt_breaks(
-    prompt: tuple[int, ...], messages: list[dict[str, Any]], cause: Optional[Cause]
+    prompt: tuple[int, ...], messages: list[dict[str, Any]], cause: Cause | None
 ) -> None:
     earlier = PastCall(_call("a", "planner", SAID), ANSWERED, PROMPT, RESPONSE)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ def reward(value: float, attributes: Any = None, at: float = 100.0) -> Span:
     )
 
 
-def triplet_rewards(spans: List[Span]) -> List[Optional[float]]:
+def triplet_rewards(spans: list[Span]) -> list[float | None]:
     return [each.reward for each in TracerTraceToTriplet().adapt(spans)]
 
 

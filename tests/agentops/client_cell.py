@@ -15,10 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple
 
 from agentlightning.integrations.agentops.probe import version_numbers
 from agentlightning.integrations.agentops.server import AgentOpsServerManager
@@ -29,7 +29,7 @@ SESSION = Path(__file__).with_name("client_session.py")
 SESSION_SECONDS = 300
 TEXT = "Hello there"
 """What the model says."""
-Release = Tuple[int, ...]
+Release = tuple[int, ...]
 
 
 class OwnWords(NamedTuple):
@@ -87,7 +87,7 @@ OWN_WORDS = (
 )
 
 
-def judge(told: Dict[str, Any], received: Dict[str, Any], release: Release) -> Iterator[str]:
+def judge(told: dict[str, Any], received: dict[str, Any], release: Release) -> Iterator[str]:
     """Yield what is not as it should be."""
     if told["exception"]:
         yield f"it raised: {told['exception'][-1500:]}"
@@ -111,12 +111,12 @@ def judge(told: Dict[str, Any], received: Dict[str, Any], release: Release) -> I
         yield from judge_time_travel(told.get("replayed"), release)
 
 
-def own_words(text: str, release: Release) -> List[str]:
+def own_words(text: str, release: Release) -> list[str]:
     """Return why a line is the client's own; nothing if it is none of these."""
     return [known.reason for known in OWN_WORDS if known.said_by(release) and re.search(known.pattern, text)]
 
 
-def judge_legacy(received: Dict[str, Any], release: Release) -> Iterator[str]:
+def judge_legacy(received: dict[str, Any], release: Release) -> Iterator[str]:
     """0.2 and 0.3 send sessions, agents and events."""
     (session,) = received["sessions"] or [{}]
     if (session.get("end_state"), session.get("tags")) != ("Success", ["first"]):
@@ -132,7 +132,7 @@ def judge_legacy(received: Dict[str, Any], release: Release) -> Iterator[str]:
         yield "an event lies in another session"
 
 
-def judge_time_travel(replayed: Optional[Dict[str, str]], release: Release) -> Iterator[str]:
+def judge_time_travel(replayed: dict[str, str] | None, release: Release) -> Iterator[str]:
     """0.3.6 to 0.3.26 download what a model answered; those from 0.3.21 on never sent it."""
     if release < (0, 3, 6):
         return
@@ -145,7 +145,7 @@ def judge_time_travel(replayed: Optional[Dict[str, str]], release: Release) -> I
         yield f"its time travel got {replayed}"
 
 
-def judge_current(received: Dict[str, Any], release: Release) -> Iterator[str]:
+def judge_current(received: dict[str, Any], release: Release) -> Iterator[str]:
     """0.4 sends spans, and from 0.4.7 on what was printed."""
     if release >= (0, 4, 7) and not any("working on 1" in log["text"] for log in received["logs"]):
         yield f"what it printed was not uploaded: {received['logs']}"
@@ -160,7 +160,7 @@ def judge_current(received: Dict[str, Any], release: Release) -> Iterator[str]:
             yield f"there is no span of {what} among {names}"
 
 
-def drive() -> Tuple[Dict[str, Any], Dict[str, Any]]:
+def drive() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the client told, and what the server received."""
     with (
         AgentOpsServerManager() as server,
@@ -186,11 +186,11 @@ def shape(path: str) -> str:
     return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "<id>", path)
 
 
-def cell() -> Dict[str, Any]:
+def cell() -> dict[str, Any]:
     """Drive a session and judge it."""
     began = time.monotonic()
     release = installed("agentops")
-    result: Dict[str, Any] = {
+    result: dict[str, Any] = {
         "agentops": version("agentops"),
         "opentelemetry": ".".join(map(str, installed("opentelemetry-sdk"))),
         "openai": version("openai"),

@@ -20,7 +20,7 @@ import time
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 API_KEY = "00000000-0000-4000-8000-000000000000"
 
@@ -30,7 +30,7 @@ class Story:
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        self.told: Dict[str, Any] = {"steps": [], "exception": None, "log": []}
+        self.told: dict[str, Any] = {"steps": [], "exception": None, "log": []}
 
     def step(self, name: str, value: Any = None) -> Any:
         """Note a step and hand its result on."""
@@ -54,7 +54,7 @@ def set_environment(url: str) -> None:
     )
 
 
-def listen_to_all_loggers(lines: List[List[str]]) -> None:
+def listen_to_all_loggers(lines: list[list[str]]) -> None:
     """agentops and its OpenTelemetry set-up take handlers away and stop propagation, so look before any handler."""
     handle = logging.Logger.handle
 
@@ -112,11 +112,11 @@ def legacy_session(agentops: Any, story: Story, release: tuple[int, ...], model_
         story.step("time travel")
 
 
-def downloaded(session_id: str) -> Dict[str, str]:
+def downloaded(session_id: str) -> dict[str, str]:
     """Return what the client's time travel would answer instead of a model; it keeps that in the current folder."""
     importlib.import_module("agentops.time_travel").fetch_time_travel_id(session_id)
     text = Path("agentops_time_travel.json").read_text(encoding="utf-8")
-    found: Dict[str, str] = json.loads(text)["completion_overrides"]
+    found: dict[str, str] = json.loads(text)["completion_overrides"]
     return found
 
 

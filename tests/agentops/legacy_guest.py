@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from importlib import import_module
-from typing import Any, Dict, List
+from typing import Any
 
 from opentelemetry import trace
 
@@ -18,7 +18,7 @@ from agentlightning.integrations.agentops.probe import probe
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.tracer import OtelTracer
 
-calls: List[str] = []
+calls: list[str] = []
 
 
 def note(event: str, arguments: Any) -> None:
@@ -27,7 +27,7 @@ def note(event: str, arguments: Any) -> None:
         calls.append(f"{event} {arguments[1:]}")
 
 
-def surroundings() -> Dict[str, Any]:
+def surroundings() -> dict[str, Any]:
     """What a guest leaves as it is."""
     return {
         "SIGINT": signal.getsignal(signal.SIGINT),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -30,22 +30,22 @@ def session_id(session: Any) -> str:
     return str(getattr(session, "session_id", session))
 
 
-def named(spans: List[Span], name: str) -> Span:
+def named(spans: list[Span], name: str) -> Span:
     """The only span of a name."""
     (found,) = [span for span in spans if span.name == name]
     return found
 
 
-def told(span: Span) -> Dict[str, Any]:
+def told(span: Span) -> dict[str, Any]:
     """A span's attributes without ids that are new each time."""
     fresh = {"agentops.event.id", "agentops.session.id"}
     return {key: value for key, value in span.attributes.items() if key not in fresh}
 
 
-def patched_objects() -> Dict[str, Any]:
+def patched_objects() -> dict[str, Any]:
     """Every attribute of every module and class of AgentOps: what has to be the very same after an undo."""
     import_module("agentops")
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] != "agentops":
             continue
@@ -61,7 +61,7 @@ def patched_objects() -> Dict[str, Any]:
     return found
 
 
-def tell_of(program: str, *arguments: str, timeout: float = 60) -> Dict[str, Any]:
+def tell_of(program: str, *arguments: str, timeout: float = 60) -> dict[str, Any]:
     """Run a program of this folder and return the line of JSON that it writes last."""
     path = Path(__file__).with_name(program)
     ran = subprocess.run(
@@ -73,6 +73,6 @@ def tell_of(program: str, *arguments: str, timeout: float = 60) -> Dict[str, Any
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    answer: Dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    answer: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     answer["stderr"] = ran.stderr
     return answer

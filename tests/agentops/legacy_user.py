@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 from importlib import import_module
-from typing import Any, List
+from typing import Any
 
 from opentelemetry import trace
 
@@ -28,7 +28,7 @@ KEY = "00000000-0000-4000-8000-000000000001"
 EVENTS = 250
 """More than the queue holds by default up to 0.3.10: 100."""
 
-lines: List[str] = []
+lines: list[str] = []
 
 
 class Listening(logging.Handler):

@@ -10,7 +10,7 @@ import gc
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -24,8 +24,8 @@ from agentlightning.testing.fake_openai import (
     tokens_of,
 )
 
-Outcome = List[str]
-Style = Callable[[Any], Union[Outcome, Awaitable[Outcome]]]
+Outcome = list[str]
+Style = Callable[[Any], Outcome | Awaitable[Outcome]]
 
 TEXT = '{"left": 1, "right": 2}'
 TOKENS = tokens_of(TEXT)
@@ -40,7 +40,7 @@ class Sum(BaseModel):
     right: int
 
 
-def prompt_ids(style: str) -> Tuple[int, ...]:
+def prompt_ids(style: str) -> tuple[int, ...]:
     """The ids of a style's prompt, unlike those of the others."""
     return tuple(style.encode())
 
@@ -63,7 +63,7 @@ def answer(request: Any) -> Scripted:
     )
 
 
-def asking(style: str) -> Dict[str, Any]:
+def asking(style: str) -> dict[str, Any]:
     """The arguments of a call."""
     return {
         "model": style,
@@ -181,7 +181,7 @@ async def later_raw(client: Any) -> Outcome:
     return [kind(found), str(found.status_code), *whole(found.parse())]
 
 
-STYLES: Tuple[Style, ...] = (
+STYLES: tuple[Style, ...] = (
     plain,
     stream,
     stream_in_with,
@@ -198,7 +198,7 @@ STYLES: Tuple[Style, ...] = (
     later_parse,
     later_raw,
 )
-NAMES: Tuple[str, ...] = tuple(style.__name__ for style in STYLES)
+NAMES: tuple[str, ...] = tuple(style.__name__ for style in STYLES)
 CUT_OFF = frozenset({"left_half_way", "later_left_half_way"})
 
 
@@ -212,7 +212,7 @@ async def outcome_of(style: Callable[[Any], Any], client: Any) -> Outcome:
     return result
 
 
-async def run_all(model: FakeOpenAI, around: Callable[[Style], Callable[[Any], Any]]) -> Dict[str, Outcome]:
+async def run_all(model: FakeOpenAI, around: Callable[[Style], Callable[[Any], Any]]) -> dict[str, Outcome]:
     """Call in every style; ``around`` says what a step of the agent is wrapped in."""
     found = {}
     with model.client(max_retries=0) as client:

@@ -31,7 +31,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from agentlightning.errors import AgentOpsUnsupported
 from agentlightning.integrations.agentops.managed import core_object, core_provider
@@ -50,12 +50,12 @@ PART_SECONDS = 120
 class Agent:
     """The agent's steps, decorated as its AgentOps allows; a span of OpenTelemetry's own is around each."""
 
-    def __init__(self, found: Found, model: Any, expected: Optional[Dict[str, Any]] = None) -> None:
+    def __init__(self, found: Found, model: Any, expected: dict[str, Any] | None = None) -> None:
         self.found = found
         self.model = model
         self.expected = expected
         """What each style returned without us."""
-        self.problems: List[str] = []
+        self.problems: list[str] = []
 
     def decorated(self, function: Callable[..., Any], kind: str) -> Callable[..., Any]:
         """Return a function under the decorator of its kind."""
@@ -82,7 +82,7 @@ class Agent:
 
         return steps
 
-    async def run(self, note: str) -> Dict[str, Any]:
+    async def run(self, note: str) -> dict[str, Any]:
         """Do everything once; what differs from ``expected`` is a problem."""
         agent = import_module("matrix_agent")
 
@@ -90,7 +90,7 @@ class Agent:
             print("adding", left, right, file=sys.stderr)
             return left + right
 
-        outcomes: Dict[str, Any] = await agent.run_all(self.model, self.step)
+        outcomes: dict[str, Any] = await agent.run_all(self.model, self.step)
         if self.decorated(add, "tool")(1, right=2) != 3:
             self.problems.append(f"{note}: the tool does not return what it returns")
         for style, outcome in outcomes.items():
@@ -120,17 +120,17 @@ class Agent:
 class Rollout:
     """The spans of one rollout."""
 
-    def __init__(self, agent: Agent, spans: List[Any], note: str) -> None:
+    def __init__(self, agent: Agent, spans: list[Any], note: str) -> None:
         self._agent = agent
         self._spans = spans
         self._by_id = {span.span_id: span for span in spans}
         self._note = note
 
-    def check(self, asked: Counter[str], outcomes: Dict[str, Any]) -> None:
+    def check(self, asked: Counter[str], outcomes: dict[str, Any]) -> None:
         """Note what is not as it should be; ``asked`` has what the model's server was asked, by style."""
         cases = import_module("matrix_agent")
         is_model_call = import_module("agentlightning.codec.foreign_spans").is_model_call
-        calls: Dict[str, List[Any]] = {}
+        calls: dict[str, list[Any]] = {}
         for span in self._spans:
             if is_model_call(span.attributes):
                 calls.setdefault(str(span.attributes.get("gen_ai.request.model")), []).append(span)
@@ -207,7 +207,7 @@ def is_silent(span: Any) -> bool:
 Check = Callable[[], Coroutine[None, None, None]]
 
 
-async def rollout(agent: Agent, tracer: Any, store: Any, note: str) -> Tuple[Dict[str, Any], Check]:
+async def rollout(agent: Agent, tracer: Any, store: Any, note: str) -> tuple[dict[str, Any], Check]:
     """Run the agent once under a tracer; return what it saw, and what looks at what the store has of it."""
     agent.model.requests.clear()
     async with tracer.trace_context() as handle:
@@ -231,7 +231,7 @@ async def rollout(agent: Agent, tracer: Any, store: Any, note: str) -> Tuple[Dic
 # ---------------------------------------------------------------------- what must hold of the process
 
 
-def surroundings() -> Dict[str, Any]:
+def surroundings() -> dict[str, Any]:
     """What a tracer could change for others, object by object."""
     openai, httpx = import_module("openai.resources.chat.completions"), sys.modules.get("httpx")
     pool = import_module("concurrent.futures").ThreadPoolExecutor
@@ -255,7 +255,7 @@ def surroundings() -> Dict[str, Any]:
 
 
 @contextmanager
-def unchanged(problems: List[str], note: str) -> Iterator[None]:
+def unchanged(problems: list[str], note: str) -> Iterator[None]:
     """Note what is other after the body than before it."""
     before = surroundings()
     yield
@@ -268,7 +268,7 @@ def unchanged(problems: List[str], note: str) -> Iterator[None]:
 # ---------------------------------------------------------------------- parts
 
 
-def managed(agent: Agent) -> Dict[str, Any]:
+def managed(agent: Agent) -> dict[str, Any]:
     """Two rounds in one process, and one that ends with it."""
     tracing = import_module("agentlightning.tracer")
     stores = import_module("agentlightning.store")
@@ -326,7 +326,7 @@ def _check_refusal(agent: Agent, tracer_class: Any) -> None:
     tracer.teardown()
 
 
-def unmanaged(agent: Agent, order: str) -> Dict[str, Any]:
+def unmanaged(agent: Agent, order: str) -> dict[str, Any]:
     """The user's own AgentOps, recorded beside what it sends."""
     stores = import_module("agentlightning.store")
     tracer = import_module("agentlightning.tracer").AgentOpsTracer(
@@ -358,7 +358,7 @@ class Theirs:
     """What the user's AgentOps does and gets, at a server of the user's."""
 
     def __init__(self, agent: Agent, server: AgentOpsServerManager) -> None:
-        self.notes: List[str] = []
+        self.notes: list[str] = []
         self._agent = agent
         self._server = server
         self._alone: Counter[str] = Counter()
@@ -419,7 +419,7 @@ class Theirs:
         return Counter(span["name"] for span in self._server.recorded("spans"))
 
 
-def difference(plain: List[str], changed: List[str]) -> str:
+def difference(plain: list[str], changed: list[str]) -> str:
     """Say what is other in an outcome than without AgentOps."""
     if changed[0] == "raised":
         return f"raises {changed[1].partition(':')[2]}"
@@ -435,7 +435,7 @@ def run_part(part: str, report: Path, sockets: Path) -> None:
     found = probe()
     cases = import_module("matrix_agent")
     testing = import_module("agentlightning.testing")
-    told: Dict[str, Any] = {}
+    told: dict[str, Any] = {}
     with testing.FakeOpenAI(cases.answer) as model:
         agent = Agent(found, model)
         agent.expected = asyncio.run(Agent(Found("none"), model).run("alone"))
@@ -478,7 +478,7 @@ def is_loopback(peer: str) -> bool:
         return False
 
 
-def result_of(part: str) -> Dict[str, Any]:
+def result_of(part: str) -> dict[str, Any]:
     """Run one part in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         report, sockets = Path(folder, "report"), Path(folder, "sockets")
@@ -495,7 +495,7 @@ def result_of(part: str) -> Dict[str, Any]:
             return {"problems": [f"not over after {PART_SECONDS} s: {str(error.stderr)[-1000:]}"]}
         if not report.exists():
             return {"problems": [f"exit status {ran.returncode}: {ran.stderr[-2000:]}"]}
-        told: Dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        told: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
         if ran.returncode:
             told["problems"].append(f"exit status {ran.returncode}: {ran.stderr[-2000:]}")
         peers = set(sockets.read_text(encoding="utf-8").split())
@@ -506,7 +506,7 @@ def result_of(part: str) -> Dict[str, Any]:
         return told
 
 
-def cell() -> Dict[str, Any]:
+def cell() -> dict[str, Any]:
     """Every part, and what it comes to."""
     began = time.monotonic()
     found = probe()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -31,8 +32,8 @@ def otlp(*names: str) -> bytes:
 
 
 def send(
-    url: str, method: str, target: str, body: Optional[bytes] = None, headers: Mapping[str, str] = JSON
-) -> Tuple[int, Dict[str, str], bytes]:
+    url: str, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] = JSON
+) -> tuple[int, dict[str, str], bytes]:
     """One request on a connection of its own: status, headers, body."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
@@ -44,7 +45,7 @@ def send(
         connection.close()
 
 
-def ask(url: str, method: str, target: str, value: Any = None) -> Tuple[int, Any]:
+def ask(url: str, method: str, target: str, value: Any = None) -> tuple[int, Any]:
     """Send JSON, get JSON."""
     body = None if value is None else json.dumps(value).encode()
     status, _, answer = send(url, method, target, body)
@@ -54,7 +55,7 @@ def ask(url: str, method: str, target: str, value: Any = None) -> Tuple[int, Any
 def send_bytes(url: str, data: bytes, *, hang_up: bool = True) -> bytes:
     """Send bytes that may be no HTTP at all; return what comes until the server closes."""
     parts = urlsplit(url)
-    received: List[bytes] = []
+    received: list[bytes] = []
     with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20) as connection:
         try:
             connection.sendall(data)

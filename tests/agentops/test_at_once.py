@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -24,8 +24,8 @@ PROXIES = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy
 
 @contextmanager
 def at_once(
-    count: int, source: str, args: Dict[str, Any], env: Dict[str, str]
-) -> Iterator[List[ChildProcess]]:
+    count: int, source: str, args: dict[str, Any], env: dict[str, str]
+) -> Iterator[list[ChildProcess]]:
     """Children that have come as far as their first ``receive()``, and are then let go together."""
     with ExitStack() as stack:
         children = [
@@ -102,7 +102,7 @@ def test_workers_at_once_behind_a_dead_proxy_are_ready_and_share_one_server(coun
         tracer.teardown()
 
 
-def added_by_a_ready_worker() -> List[str]:
+def added_by_a_ready_worker() -> list[str]:
     """What a worker that is ready has imported beside what ``import agentops`` alone imports."""
     tracer = AgentOpsTracer(strict=True)
     tracer.init()
@@ -123,17 +123,17 @@ tracer.teardown_worker(0)
         )
     finally:
         tracer.teardown()
-    found: List[str] = json.loads(done.stdout.splitlines()[-1])
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 @pytest.fixture(scope="module")
-def added() -> List[str]:
+def added() -> list[str]:
     return added_by_a_ready_worker()
 
 
 def test_a_ready_worker_has_imported_pydantic_msgspec_and_nothing_else_that_agentops_has_not(
-    added: List[str],
+    added: list[str],
 ) -> None:
     strangers = {
         module.partition(".")[0]
@@ -161,5 +161,5 @@ def test_a_ready_worker_has_imported_pydantic_msgspec_and_nothing_else_that_agen
         "agentlightning.adapter",
     ],
 )
-def test_a_ready_worker_has_no_module_of_another_part(module: str, added: List[str]) -> None:
+def test_a_ready_worker_has_no_module_of_another_part(module: str, added: list[str]) -> None:
     assert module not in added

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Dict, Tuple
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -17,7 +17,7 @@ from agentlightning.tracer import AgentOpsTracer
 IDS = (LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value)
 
 
-def places(server: AgentOpsServer, count: int) -> Dict[str, Tuple[str, str]]:
+def places(server: AgentOpsServer, count: int) -> dict[str, tuple[str, str]]:
     """Wait for so many copies, and return each one's name and place."""
     spans = server.wait_for_spans(count)
     return {span.name: (span.rollout_id, span.attempt_id) for span in spans}
@@ -29,7 +29,7 @@ async def test_each_copy_names_the_attempt_of_its_span(
 ) -> None:
     tracer = AgentOpsTracer(server=agentops_server.manager)
 
-    async def rollout(name: str) -> Tuple[Any, trace.Span]:
+    async def rollout(name: str) -> tuple[Any, trace.Span]:
         async with tracer.trace_context(name) as handle:
             with trace.get_tracer("agent").start_as_current_span(f"{name}'s step"):
                 await asyncio.sleep(0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import urllib.request
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from opentelemetry import trace

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Dict, List, Self
+from typing import Any, Self
 
 import pytest
 from legacy_sample import (
@@ -67,7 +67,7 @@ class Attempt:
     async def __aexit__(self, *exc: object) -> None:
         await self._context.__aexit__(*exc)  # type: ignore[arg-type]
 
-    async def spans(self) -> List[Span]:
+    async def spans(self) -> list[Span]:
         receipt = await self._store.get_receipt(*self._ids)
         assert receipt.whole, receipt
         assert receipt.open == 0
@@ -236,7 +236,7 @@ async def test_a_thousand_events_neither_hang_nor_get_lost(agentops: Any, attemp
 async def test_what_has_no_form_in_json_is_text_and_what_is_circular_breaks_nothing(
     agentops: Any, attempt: Attempt
 ) -> None:
-    circle: Dict[str, Any] = {}
+    circle: dict[str, Any] = {}
     circle["self again"] = circle
     async with attempt:
         agentops.record(agentops.ActionEvent(action_type="odd", params={"path": Path("a/b")}, returns=circle))
@@ -248,7 +248,7 @@ async def test_what_has_no_form_in_json_is_text_and_what_is_circular_breaks_noth
 # ---------------------------------------------------------------------- decorators
 
 
-def decorators(agentops: Any) -> Dict[str, Any]:
+def decorators(agentops: Any) -> dict[str, Any]:
     """The decorators that this release has, by the kind of their spans."""
     found = {"operation": [agentops.record_function]}
     if hasattr(agentops, "record_action"):

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
 from types import SimpleNamespace
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -33,7 +33,7 @@ class Recorded:
         self.recorder = EventRecorder(provider, "0.2.6")
 
     @property
-    def spans(self) -> List[ReadableSpan]:
+    def spans(self) -> list[ReadableSpan]:
         return list(self._exporter.get_finished_spans())
 
 
@@ -44,7 +44,7 @@ def recorded() -> Recorded:
 
 def event(**fields: Any) -> SimpleNamespace:
     """An action as 0.2.6 makes it."""
-    given: Dict[str, Any] = {
+    given: dict[str, Any] = {
         "event_type": "actions",
         "params": None,
         "returns": None,

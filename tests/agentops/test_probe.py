@@ -6,14 +6,13 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Tuple
 
 import pytest
 
 from agentlightning.integrations.agentops.probe import Found, probe, version_numbers
 from agentlightning.integrations.agentops.table import TABLE, row_of, support
 
-LAYOUTS: Tuple[Tuple[str, Tuple[str, ...], str], ...] = (
+LAYOUTS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("A3", ("instrumentation/providers/openai/__init__.py", "sdk/core.py"), "captured"),
     ("A2", ("instrumentation/openai/wrappers/__init__.py", "sdk/core.py"), "captured"),
     (
@@ -31,7 +30,7 @@ LAYOUTS: Tuple[Tuple[str, Tuple[str, ...], str], ...] = (
 
 @pytest.mark.parametrize(("name", "files", "verdict"), LAYOUTS)
 def test_a_release_is_known_by_what_lies_in_its_folder(
-    name: str, files: Tuple[str, ...], verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, files: tuple[str, ...], verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for file in ("__init__.py", *files):
         path = tmp_path / "agentops" / file
@@ -65,7 +64,7 @@ def test_a_folder_that_happens_to_have_the_name_is_no_agentops(tmp_path: Path) -
     ("version", "numbers"),
     [("0.4.21", (0, 4, 21)), ("1.45.0rc1", (1, 45, 0)), ("0.66b1", (0, 66)), ("", ()), (None, ()), ("x", ())],
 )
-def test_numbers_of_versions(version: str, numbers: Tuple[int, ...]) -> None:
+def test_numbers_of_versions(version: str, numbers: tuple[int, ...]) -> None:
     assert version_numbers(version) == numbers
 
 

@@ -6,7 +6,7 @@ import http.client
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Dict
+from typing import Any
 
 import pytest
 import requests
@@ -170,7 +170,7 @@ def test_one_order_may_ask_for_several_things(server: AgentOpsServerManager) -> 
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused_by_name(
-    server: AgentOpsServerManager, order: Dict[str, Any], complaint: str
+    server: AgentOpsServerManager, order: dict[str, Any], complaint: str
 ) -> None:
     status, answer = ask(server.url, "POST", "/_fail", order)
     assert status == 400

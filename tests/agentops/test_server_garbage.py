@@ -6,7 +6,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterator
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -39,7 +39,7 @@ ROUTES = (
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
 
 VALID = otlp("a", "b")
-CORPUS: Dict[str, bytes] = {
+CORPUS: dict[str, bytes] = {
     "nothing": b"",
     "nul": b"\x00" * 100,
     "text": b"hello",
@@ -62,7 +62,7 @@ CORPUS: Dict[str, bytes] = {
     "no ids": b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"name": "x"}]}]}]}',
     "odd session": b'{"session": {"session_id": 5, "tags": {"a": NaN}, "end_state": 1e999}}',
 }
-RAW: Dict[str, bytes] = {
+RAW: dict[str, bytes] = {
     "no http": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50,
     "old http": b"GET /\r\n",
     "wrong version": b"GET / HTTP/9.9\r\n\r\n",
@@ -196,7 +196,7 @@ requests = st.fixed_dictionaries(
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.lists(requests, min_size=1, max_size=4))
-def test_no_requests_give_a_500_or_lose_a_span(asked: List[Dict[str, Any]]) -> None:
+def test_no_requests_give_a_500_or_lose_a_span(asked: list[dict[str, Any]]) -> None:
     recorder, faults = Recorder(), Faults()
     with create_app(recorder, faults).test_client() as client:
         client.post("/v1/traces", data=otlp("kept"), headers=PROTOBUF)

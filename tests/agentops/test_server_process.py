@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, List, Set
+from typing import Any
 
 import psutil
 import pytest
@@ -49,7 +49,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-others: Set[int] = set()
+others: set[int] = set()
 """Servers that were there before a test: that of the fixtures lives as long as the process."""
 
 
@@ -61,7 +61,7 @@ def _count_from_here() -> Iterator[None]:
     others.clear()
 
 
-def servers() -> List[int]:
+def servers() -> list[int]:
     """New servers of this process; it may have other children, such as multiprocessing's resource tracker."""
     found = []
     for child in psutil.Process().children():
@@ -450,7 +450,7 @@ def test_a_copy_of_a_manager_that_was_not_started_starts_its_own() -> None:
 
 
 def test_forked_workers_share_the_server_and_leave_it_running(manager: AgentOpsServerManager) -> None:
-    children: List[int] = []
+    children: list[int] = []
     for number in range(3):
         pid = os.fork()
         if not pid:

@@ -7,7 +7,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,7 +68,7 @@ def logs() -> ExportLogsServiceRequest:
     return request
 
 
-METRIC: Dict[str, Any] = {
+METRIC: dict[str, Any] = {
     "name": "tokens",
     "description": "sampled",
     "unit": "1",
@@ -79,7 +79,7 @@ METRIC: Dict[str, Any] = {
     "scope": "steps",
     "resource": {"service.name": "agent"},
 }
-LINES: List[Dict[str, Any]] = [
+LINES: list[dict[str, Any]] = [
     {
         "trace_id": "ab" * 16,
         "text": "sampled",
@@ -182,7 +182,7 @@ FORMS = {
 }
 
 
-def post(signal: str, body: bytes, headers: Dict[str, str]) -> Tuple[int, List[Dict[str, Any]], List[str]]:
+def post(signal: str, body: bytes, headers: dict[str, str]) -> tuple[int, list[dict[str, Any]], list[str]]:
     """Return the status, what was kept, and what was unreadable."""
     recorder = Recorder()
     with create_app(recorder).test_client() as client:
@@ -225,7 +225,7 @@ def test_what_opentelemetry_measures_arrives(
     assert agentops_server.recorded("errors") == []
 
 
-def wrong(signal: str) -> Iterator[Tuple[bytes, Dict[str, str]]]:
+def wrong(signal: str) -> Iterator[tuple[bytes, dict[str, str]]]:
     protobuf, value, _ = FORMS[signal]
     yield b"\x01\xff", PROTOBUF
     yield protobuf[:-3], PROTOBUF
@@ -284,7 +284,7 @@ keys = [
         st.sampled_from([form[0] for form in FORMS.values()]), st.integers(0, 80), st.binary(max_size=3)
     ).map(lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] + len(parts[2]) :]),
 )
-def test_no_body_gives_a_500_or_breaks_the_page(signal: str, form: Dict[str, str], body: bytes) -> None:
+def test_no_body_gives_a_500_or_breaks_the_page(signal: str, form: dict[str, str], body: bytes) -> None:
     with create_app().test_client() as client:
         for sent in (body, gzip.compress(body)):
             assert client.post(f"/v1/{signal}", data=sent, headers=form).status_code in {200, 400}

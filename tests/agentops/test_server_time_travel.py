@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ from agentlightning.integrations.agentops.server import Recorder, create_app
 from agentlightning.integrations.agentops.server.recorder import from_text
 
 ASKED = [{"role": "user", "content": "Hello"}]
-ANSWER: Dict[str, Any] = {
+ANSWER: dict[str, Any] = {
     "id": "chatcmpl-1",
     "object": "chat.completion",
     "created": 1_700_000_000,
@@ -24,7 +24,7 @@ ANSWER: Dict[str, Any] = {
 ROW = {"prompt": {"type": "chatml", "messages": ASKED}, "returns": json.dumps(ANSWER)}
 
 
-def rows(*events: Any, session: str = "s") -> List[Dict[str, Any]]:
+def rows(*events: Any, session: str = "s") -> list[dict[str, Any]]:
     """Send events as a client of 0.3 does, then ask for them in both ways."""
     with create_app().test_client() as client:
         jwt = client.post("/v2/create_session", json={"session": {"session_id": "s"}}).json["jwt"]  # type: ignore[index]
@@ -42,7 +42,7 @@ def rows(*events: Any, session: str = "s") -> List[Dict[str, Any]]:
         return list(found.json or [])
 
 
-def event(returns: Any, **changes: Any) -> Dict[str, Any]:
+def event(returns: Any, **changes: Any) -> dict[str, Any]:
     return {"event_type": "llms", "prompt": ASKED, "returns": returns, **changes}
 
 
@@ -96,7 +96,7 @@ events = st.dictionaries(
 
 
 @given(st.lists(events | values, max_size=5))
-def test_whatever_was_recorded_each_row_is_what_a_client_reads(found: List[Any]) -> None:
+def test_whatever_was_recorded_each_row_is_what_a_client_reads(found: list[Any]) -> None:
     recorder = Recorder()
     with create_app(recorder).test_client() as client:
         body = {"session_id": "s", "events": found}

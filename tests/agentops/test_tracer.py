@@ -10,7 +10,7 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import httpx
 import pytest
@@ -72,7 +72,7 @@ def model() -> Iterator[FakeOpenAI]:
         yield server
 
 
-async def spans_of(store: LightningStore, handle: Any) -> Dict[str, Span]:
+async def spans_of(store: LightningStore, handle: Any) -> dict[str, Span]:
     """Return the spans of a rollout by name; each name once, and the receipt whole."""
     receipt = await store.get_receipt(handle.rollout_id, handle.attempt_id)
     assert receipt.whole, receipt
@@ -82,7 +82,7 @@ async def spans_of(store: LightningStore, handle: Any) -> Dict[str, Span]:
     return found
 
 
-def globals_of_process() -> Tuple[Any, ...]:
+def globals_of_process() -> tuple[Any, ...]:
     """Return what a tracer could change for others."""
     logger = logging.getLogger("agentops")
     return (
@@ -117,7 +117,7 @@ async def test_decorators_model_calls_and_rewards_are_one_tree_that_can_be_train
 
     @decorators.agent
     class Agent:
-        def run(self) -> Tuple[str, int]:
+        def run(self) -> tuple[str, int]:
             return ask(), add(1, 2)
 
     async with recorder.trace_context() as handle:
@@ -159,7 +159,7 @@ async def test_a_failing_agent_leaves_an_error_span_and_its_own_exception(
 async def test_states_of_end_trace_arrive_as_words_and_as_status(
     store: LightningStore, recorder: AgentOpsTracer
 ) -> None:
-    states: List[Tuple[str, Any, str, str]] = [
+    states: list[tuple[str, Any, str, str]] = [
         ("said_so", "Success", "Success", "OK"),
         ("own_word", "Indeterminate", "Indeterminate", "UNSET"),
         ("failed", "Error", "Error", "ERROR"),
@@ -327,7 +327,7 @@ async def test_a_server_that_is_killed_amid_a_hundred_rollouts_changes_nothing_i
     store: LightningStore, model: FakeOpenAI
 ) -> None:
     tracer = AgentOpsTracer(strict=True, max_wait_time=60_000)
-    finished: List[Any] = []
+    finished: list[Any] = []
     with tracer.lifespan(store):
         process = tracer.server.server_process
         assert process is not None

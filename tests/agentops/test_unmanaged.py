@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import pytest
 
@@ -119,7 +119,7 @@ def server() -> Iterator[AgentOpsServerManager]:
     ids=str,
 )
 def test_each_model_call_is_one_span_with_its_tokens_and_the_user_gets_his_spans(
-    server: AgentOpsServerManager, first: str, styles: Tuple[str, ...]
+    server: AgentOpsServerManager, first: str, styles: tuple[str, ...]
 ) -> None:
     server.clear()
     cut_off = styles[0] in CUT_OFF
@@ -139,7 +139,7 @@ def test_each_model_call_is_one_span_with_its_tokens_and_the_user_gets_his_spans
         names.update(span["name"] for span in spans)
     assert len(told) == len(styles)
     assert environment_is_the_same
-    sent: List[Dict[str, Any]] = server.recorded("spans")
+    sent: list[dict[str, Any]] = server.recorded("spans")
     # What our tracer makes goes to the provider that was there when it began.
     ours = {"rollout", "chat policy"} if first == "tracer" else set()
     if styles[0] in {"dropped", "kept"}:  # AgentOps by itself never ends this span

@@ -13,7 +13,7 @@ import sys
 import textwrap
 import zlib
 from base64 import b64decode
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
@@ -80,9 +80,9 @@ def readable_spans(draw: st.DrawFn) -> ReadableSpan:
     )
 
 
-def expected(spans: List[ReadableSpan]) -> List[Span]:
+def expected(spans: list[ReadableSpan]) -> list[Span]:
     """What we make of the same spans directly, in the order in which the encoder groups them by resource."""
-    groups: Dict[Any, List[Span]] = {}
+    groups: dict[Any, list[Span]] = {}
     for span in spans:
         groups.setdefault(span.resource, []).append(Span.from_opentelemetry(span, "", ""))
     return [span for group in groups.values() for span in group]
@@ -105,7 +105,7 @@ def as_json(request: ExportTraceServiceRequest) -> bytes:
 
 
 @given(st.lists(readable_spans(), max_size=3))
-def test_what_opentelemetry_encodes_comes_back_as_the_span_itself(spans: List[ReadableSpan]) -> None:
+def test_what_opentelemetry_encodes_comes_back_as_the_span_itself(spans: list[ReadableSpan]) -> None:
     request = encode_spans(spans)
     decoded = decode_request(request.SerializeToString())
     assert decoded.rejected == []
@@ -113,7 +113,7 @@ def test_what_opentelemetry_encodes_comes_back_as_the_span_itself(spans: List[Re
 
 
 @given(st.lists(readable_spans(), max_size=3))
-def test_json_means_the_same_as_protobuf(spans: List[ReadableSpan]) -> None:
+def test_json_means_the_same_as_protobuf(spans: list[ReadableSpan]) -> None:
     request = encode_spans(spans)
     plain = request.SerializeToString()
     assert decode_spans(as_json(request), "application/json; charset=utf-8") == decode_spans(plain)
@@ -132,7 +132,7 @@ def test_compression_changes_nothing(span: ReadableSpan, how: str) -> None:
     assert decode_spans(body, content_encoding=how.removeprefix("bare ")) == decode_spans(plain)
 
 
-def refusal(body: bytes, content_type: str, encoding: str = "") -> Optional[str]:
+def refusal(body: bytes, content_type: str, encoding: str = "") -> str | None:
     """Return what the one allowed error says, or ``None`` where there is none; any other error comes out."""
     try:
         decode_request(body, content_type, encoding)
@@ -175,7 +175,7 @@ def span_json(**changes: Any) -> bytes:
     return json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [{**span, **changes}]}]}]}).encode()
 
 
-def attribute(key: str, **value: Any) -> Dict[str, Any]:
+def attribute(key: str, **value: Any) -> dict[str, Any]:
     return {"key": key, "value": value}
 
 
@@ -200,7 +200,7 @@ def attribute(key: str, **value: Any) -> Dict[str, Any]:
         ),
     ],
 )
-def test_values_of_json(value: Dict[str, Any], read: Any) -> None:
+def test_values_of_json(value: dict[str, Any], read: Any) -> None:
     (span,) = decode_spans(span_json(attributes=[{"key": "x", "value": value}]), JSON)
     assert span.attributes == {"x": read}
     assert type(span.attributes["x"]) is type(read)
@@ -222,7 +222,7 @@ def test_values_of_json(value: Dict[str, Any], read: Any) -> None:
         ({"status": []}, "'status' is not an object"),
     ],
 )
-def test_json_of_another_shape_is_refused_by_name(changes: Dict[str, Any], complaint: str) -> None:
+def test_json_of_another_shape_is_refused_by_name(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(NotAnExportRequest, match=complaint):
         decode_request(span_json(**changes), JSON)
 
@@ -275,8 +275,8 @@ def test_a_span_without_valid_ids_is_left_out_and_told_and_its_neighbours_stay()
         ({"rollout_id": 5, "span_sequence_id": -1}, {}, ("", "", 0)),
     ],
 )
-def test_where_a_span_belongs(own: Dict[str, Any], of_resource: Dict[str, Any], ids: Any) -> None:
-    def pairs(values: Dict[str, Any]) -> List[KeyValue]:
+def test_where_a_span_belongs(own: dict[str, Any], of_resource: dict[str, Any], ids: Any) -> None:
+    def pairs(values: dict[str, Any]) -> list[KeyValue]:
         return [
             KeyValue(
                 key=f"agentlightning.{key}",
@@ -362,7 +362,7 @@ def test_without_the_protobuf_package_json_works_and_protobuf_names_the_cure() -
 
 def test_the_encoder_that_serves_as_oracle_drops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """It logs what it cannot encode and leaves it out; then the property above would compare less than it says."""
-    attributes: Dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "text": "a",
         "list": ["a", 1, 2.5, True],
         "map": {"a": {"b": b"\x01"}},

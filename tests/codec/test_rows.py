@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -120,7 +120,7 @@ def test_json_text_gives_every_value_back(value: Any) -> None:
 
 
 def test_json_text_goes_as_deep_as_anybody_nests() -> None:
-    value: List[Any] = []
+    value: list[Any] = []
     for _ in range(300):
         value = [value]
 
@@ -157,7 +157,7 @@ def test_a_span_comes_back_from_its_row(span: Span, packed: bool) -> None:
     ],
 )
 def test_numbers_are_packed_in_the_smallest_kind_that_holds_them(
-    values: List[Any], kind: Optional[str], size: int
+    values: list[Any], kind: str | None, size: int
 ) -> None:
     array = pack("ids", values)
 
@@ -178,7 +178,7 @@ def test_a_usual_span_needs_no_extra() -> None:
 
 
 def test_long_lists_stand_beside_the_text_in_their_place() -> None:
-    ids: Dict[str, Any] = {"before": 1, "ids": list(range(PACKED_LENGTH)), "after": [1] * (PACKED_LENGTH - 1)}
+    ids: dict[str, Any] = {"before": 1, "ids": list(range(PACKED_LENGTH)), "after": [1] * (PACKED_LENGTH - 1)}
     span = Span.from_attributes(attributes=ids, rollout_id="ro-1", attempt_id="at-1")
 
     row = encode_span(span)
@@ -189,14 +189,14 @@ def test_long_lists_stand_beside_the_text_in_their_place() -> None:
 
 
 def test_resources_that_are_only_equal_are_not_the_same_text() -> None:
-    def encoded(attributes: Dict[str, Any], schema_url: str = "") -> Dict[str, Any]:
-        found: Dict[str, Any] = json.loads(
+    def encoded(attributes: dict[str, Any], schema_url: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
             encode_resource(OtelResource.model_construct(attributes=attributes, schema_url=schema_url))
         )
         return found
 
     listed = {"list": [1, 2]}
-    resources: List[Dict[str, Any]] = [
+    resources: list[dict[str, Any]] = [
         {"a": 1},
         {"a": True},
         {"a": 1.0},

@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 PLAIN = re.compile(r"^```python\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -17,24 +17,24 @@ PLAIN = re.compile(r"^```python\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^python -m (?P<rest>examples\.[^#\n]+)", re.MULTILINE)
 
 
-def commands(page: str) -> List[List[str]]:
+def commands(page: str) -> list[list[str]]:
     """Return the arguments of the commands of a page that run an example."""
     found = COMMAND.findall((HOW_TO / page).read_text(encoding="utf-8"))
     assert found
     return [[sys.executable, "-m", *rest.split()] for rest in found]
 
 
-def blocks(page: str) -> List[str]:
+def blocks(page: str) -> list[str]:
     """Return the blocks of a page that need a trainer."""
     found = PLAIN.findall((HOW_TO / page).read_text(encoding="utf-8"))
     assert found
     return found
 
 
-async def run(text: str, **names: Any) -> Dict[str, Any]:
+async def run(text: str, **names: Any) -> dict[str, Any]:
     """Run a block, with ``await`` where it has one; return the names that it leaves."""
     code = compile(text, "<page>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    scope: Dict[str, Any] = dict(names)
+    scope: dict[str, Any] = dict(names)
     found = eval(code, scope)
     if inspect.isawaitable(found):
         await found

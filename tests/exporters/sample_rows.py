@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from agentlightning.adapter import RowSet, build_rows
 from agentlightning.codec.genai import call_attributes
@@ -12,34 +12,34 @@ from agentlightning.codec.model_call import VALID, Choice, ModelCall, PolicySpan
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.types import Rollout, Span
 
-Turn = Tuple[Sequence[int], Sequence[int]]
+Turn = tuple[Sequence[int], Sequence[int]]
 """Prompt and answer."""
 
-LINEAR: List[Turn] = [
+LINEAR: list[Turn] = [
     ((1, 2, 3), (10, 11)),
     ((1, 2, 3, 10, 11, 4), (12,)),
     ((1, 2, 3, 10, 11, 4, 12, 5, 6), (13, 14, 15)),
 ]
 """Three turns of one conversation: one row of 12 tokens, 6 of them trained."""
-FORKED: List[Turn] = [((1, 2, 3), (20, 21)), ((1, 2, 3, 20, 21, 7), (22,)), ((1, 2, 3, 20, 21, 8), (23, 24))]
+FORKED: list[Turn] = [((1, 2, 3), (20, 21)), ((1, 2, 3, 20, 21, 7), (22,)), ((1, 2, 3, 20, 21, 8), (23, 24))]
 """One answer that two others go on with: two rows, 5 tokens trained."""
 
 
-More = Callable[[int, Turn], Dict[str, Any]]
+More = Callable[[int, Turn], dict[str, Any]]
 """Number and turn of a call → more fields of its choice."""
 
 
 def spans_of(
     turns: Sequence[Turn],
     rollout_id: str,
-    reward: Optional[float],
+    reward: float | None,
     *,
-    more: Optional[More] = None,
-    asked: Optional[Dict[str, Any]] = None,
+    more: More | None = None,
+    asked: dict[str, Any] | None = None,
     **fields: Any,
-) -> List[Span]:
+) -> list[Span]:
     """Return the spans of an attempt: one call per turn, and a reward where there is one."""
-    ids: Dict[str, Any] = {"rollout_id": rollout_id, "attempt_id": f"at-{rollout_id}"}
+    ids: dict[str, Any] = {"rollout_id": rollout_id, "attempt_id": f"at-{rollout_id}"}
     spans = []
     for number, (prompt, answer) in enumerate(turns):
         choice = Choice(
@@ -51,7 +51,7 @@ def spans_of(
             token_capture=VALID,
         )
         choice = choice if more is None else replace(choice, **more(number, (prompt, answer)))
-        messages: List[Dict[str, Any]] = [{"role": "user", "content": f"{list(prompt)}"}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": f"{list(prompt)}"}]
         call = ModelCall(
             prompt_token_ids=tuple(prompt),
             choices=(choice,),
@@ -65,7 +65,7 @@ def spans_of(
             logprob_kind="processed",
         )
         call_fields = {**call_attributes(call), **fields}
-        times: Dict[str, Any] = {"start_time": float(number), "end_time": number + 0.5}
+        times: dict[str, Any] = {"start_time": float(number), "end_time": number + 0.5}
         spans.append(
             Span.from_attributes(
                 attributes=call_fields, name="chat policy", span_id=f"{number:016x}", **ids, **times
@@ -73,12 +73,12 @@ def spans_of(
         )
     if reward is not None:
         given = {"agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": reward}
-        last: Dict[str, Any] = {"start_time": 100.0, "end_time": 100.0}
+        last: dict[str, Any] = {"start_time": 100.0, "end_time": 100.0}
         spans.append(Span.from_attributes(attributes=given, name=AGL_ANNOTATION, **ids, **last))
     return spans
 
 
-def rollout_of(rollout_id: str, group_id: Optional[str]) -> Rollout:
+def rollout_of(rollout_id: str, group_id: str | None) -> Rollout:
     """Return a finished rollout of a group."""
     metadata = None if group_id is None else {"group_id": group_id}
     return Rollout(rollout_id=rollout_id, input="x", start_time=0.0, metadata=metadata, status="succeeded")
@@ -87,8 +87,8 @@ def rollout_of(rollout_id: str, group_id: Optional[str]) -> Rollout:
 def rows_of(
     turns: Sequence[Turn],
     rollout_id: str = "ro-1",
-    reward: Optional[float] = 1.0,
-    group_id: Optional[str] = "g",
+    reward: float | None = 1.0,
+    group_id: str | None = "g",
     **fields: Any,
 ) -> RowSet:
     """Return the rows of an attempt."""
@@ -96,7 +96,7 @@ def rows_of(
     return build_rows(spans, rollout=rollout_of(rollout_id, group_id))
 
 
-def two_groups() -> List[Any]:
+def two_groups() -> list[Any]:
     """Return the rows of two groups of two rollouts; one of each forks."""
     return [
         *rows_of(LINEAR, "ro-1", 1.0, "g1"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ from agentlightning.exporters.cutting import LeftOut, cut_to
 
 @given(lengths, st.integers(1, 40), st.integers(1, 40))
 def test_b12_after_cutting_everything_has_one_length(
-    turns: List[Any], prompt_length: int, response_length: int
+    turns: list[Any], prompt_length: int, response_length: int
 ) -> None:
     (row,) = rows_of(conversation(turns))
     kept, gone = cut_to([row], prompt_length=prompt_length, response_length=response_length)

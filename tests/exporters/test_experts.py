@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 from array import array
-from typing import Any, Callable, Dict, List
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,25 +19,25 @@ from agentlightning.exporters.routing import routed_experts
 from agentlightning.exporters.skyrl import to_generator_output
 
 LAYERS, TOP_K = 2, 3
-Form = Callable[[List[List[List[int]]]], Any]
+Form = Callable[[list[list[list[int]]]], Any]
 
 
-def experts_of(number: int, token: int) -> List[List[int]]:
+def experts_of(number: int, token: int) -> list[list[int]]:
     """Return experts that tell a call and a position from all others."""
     return [[100 * number + token, layer, place] for layer in range(LAYERS) for place in [token % 5]]
 
 
-def computed(number: int, turn: Turn) -> List[List[List[int]]]:
+def computed(number: int, turn: Turn) -> list[list[list[int]]]:
     """Return the experts of a call: of its prompt and answer, without the last token."""
     return [experts_of(number, token) for token in range(len(turn[0]) + len(turn[1]) - 1)]
 
 
-def packed(lists: List[List[List[int]]], code: str) -> bytes:
+def packed(lists: list[list[list[int]]], code: str) -> bytes:
     """Return the numbers one after another."""
     return array(code, [expert for token in lists for layer in token for expert in layer]).tobytes()
 
 
-def numpy_file(lists: List[List[List[int]]], kind: str = "<i2", code: str = "h") -> str:
+def numpy_file(lists: list[list[list[int]]], kind: str = "<i2", code: str = "h") -> str:
     """Return what ``numpy.save`` writes, in base64."""
     shape = (len(lists), LAYERS, TOP_K)
     header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
@@ -44,13 +45,13 @@ def numpy_file(lists: List[List[List[int]]], kind: str = "<i2", code: str = "h")
     return base64.b64encode(data).decode()
 
 
-def an_object(lists: List[List[List[int]]]) -> Dict[str, Any]:
+def an_object(lists: list[list[list[int]]]) -> dict[str, Any]:
     """Return the form of Dynamo and prime-rl."""
     data = base64.b64encode(packed(lists, "i")).decode()
     return {"data": data, "shape": [len(lists), LAYERS, TOP_K], "start": 0}
 
 
-FORMS: Dict[str, Form] = {
+FORMS: dict[str, Form] = {
     "lists": lambda lists: lists,
     "numpy": numpy_file,
     "numpy, 32 bits": lambda lists: numpy_file(lists, "<i4", "i"),
@@ -126,7 +127,7 @@ def test_what_the_first_tokens_of_a_prompt_went_through_may_be_known_from_an_ear
 
 
 def test_what_a_call_does_not_say_is_known_from_the_one_that_goes_on_with_it() -> None:
-    def of(number: int, turn: Turn) -> Dict[str, Any]:
+    def of(number: int, turn: Turn) -> dict[str, Any]:
         return {"routed_experts": None if number == 1 else computed(number, turn)}
 
     (row,) = rows_of(LINEAR, more=of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, List
+from typing import Any
 
 import pytest
 from sample_rows import FORKED, LINEAR, rows_of, spans_of, two_groups
@@ -12,7 +12,7 @@ from agentlightning.adapter import RowPolicy, build_rows
 from agentlightning.errors import NotExportable
 from agentlightning.exporters.openenv import to_training_trace
 
-INTERLEAVED: List[Any] = [
+INTERLEAVED: list[Any] = [
     ((1, 2, 3), (10, 11)),
     ((4, 5), (20, 21)),
     ((1, 2, 3, 10, 11, 6), (12,)),
@@ -22,7 +22,7 @@ INTERLEAVED: List[Any] = [
 
 
 @pytest.mark.parametrize("turns", [LINEAR, FORKED, INTERLEAVED], ids=["linear", "forked", "interleaved"])
-def test_a_trace_has_each_call_once_and_every_trained_token(turns: List[Any]) -> None:
+def test_a_trace_has_each_call_once_and_every_trained_token(turns: list[Any]) -> None:
     rows = rows_of(turns)
     trace = to_training_trace(rows)
 
@@ -50,7 +50,7 @@ def test_a_trace_is_of_one_attempt() -> None:
 
 
 @pytest.mark.parametrize("turns", [LINEAR, FORKED, INTERLEAVED], ids=["linear", "forked", "interleaved"])
-def test_the_real_openenv_takes_it(turns: List[Any]) -> None:
+def test_the_real_openenv_takes_it(turns: list[Any]) -> None:
     harness = pytest.importorskip("openenv.core.harness", reason="scripts/trainers installs openenv")
     given = to_training_trace(rows_of(turns))
     trace = harness.TrainingTrace.model_validate(given)
@@ -61,7 +61,7 @@ def test_the_real_openenv_takes_it(turns: List[Any]) -> None:
 
 
 @pytest.mark.parametrize("turns", [LINEAR, FORKED, INTERLEAVED], ids=["linear", "forked", "interleaved"])
-def test_trls_harness_worker_joins_the_turns_to_our_rows(turns: List[Any]) -> None:
+def test_trls_harness_worker_joins_the_turns_to_our_rows(turns: list[Any]) -> None:
     harness = pytest.importorskip("openenv.core.harness", reason="scripts/trainers installs openenv")
     trl = pytest.importorskip("trl.experimental.async_grpo.openenv_harness", reason="needs trl, too")
     rows = rows_of(turns)

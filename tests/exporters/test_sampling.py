@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Dict, Optional
+from typing import Any
 
 import pytest
 from sample_rows import LINEAR, rollout_of, rows_of, spans_of
@@ -22,9 +22,9 @@ from agentlightning.exporters.verifiers import to_wire_traces
 from agentlightning.exporters.verl import padded_batch, to_agent_loop_outputs
 from agentlightning.types import Span
 
-WIDTHS: Dict[str, Any] = {"max_prompt_length": 16, "max_response_length": 16, "pad_token_id": 0}
+WIDTHS: dict[str, Any] = {"max_prompt_length": 16, "max_response_length": 16, "pad_token_id": 0}
 
-COMPUTING: Dict[str, Callable[..., Any]] = {
+COMPUTING: dict[str, Callable[..., Any]] = {
     "trl": lambda rows, **setting: rollout_dict([rows], **setting),
     "openenv": to_training_trace,
     "verl session": to_agent_loop_outputs,
@@ -34,13 +34,13 @@ COMPUTING: Dict[str, Callable[..., Any]] = {
     "tinker groups": to_trajectory_groups,
 }
 """Exporters to trainers that compute log-probabilities at one temperature of their own."""
-WITHOUT_LOGPROBS: Dict[str, Callable[..., Any]] = {
+WITHOUT_LOGPROBS: dict[str, Callable[..., Any]] = {
     "trl": COMPUTING["trl"],
     "verl session": lambda rows, **setting: to_agent_loop_outputs(rows, with_logprobs=False, **setting),
     "verl batch": lambda rows, **setting: padded_batch(rows, with_logprobs=False, **WIDTHS, **setting),
 }
 """Those that take rows whose log-probabilities are not proven."""
-ALL: Dict[str, Callable[..., Any]] = {
+ALL: dict[str, Callable[..., Any]] = {
     **COMPUTING,
     "trl tokens": lambda rows: check_tokens(rows[0]),
     "verifiers": lambda rows: to_wire_traces(rows, [rollout_of("ro-1", "g")]),
@@ -109,7 +109,7 @@ def test_rows_of_another_temperature_are_refused(export: Callable[..., Any]) -> 
     ids=["greedy", "unknown", "cut"],
 )
 def test_rows_of_another_distribution_are_refused(
-    export: Callable[..., Any], sampling: Dict[str, Any], says: str
+    export: Callable[..., Any], sampling: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(NotExportable, match=says):
         export(sampled(**sampling))
@@ -120,7 +120,7 @@ def test_rows_of_another_distribution_are_refused(
 @pytest.mark.parametrize("export", WITHOUT_LOGPROBS.values(), ids=WITHOUT_LOGPROBS)
 @pytest.mark.parametrize("temperature", [0, None], ids=["greedy", "unknown"])
 def test_whoever_compares_nothing_may_have_them(
-    export: Callable[..., Any], temperature: Optional[float]
+    export: Callable[..., Any], temperature: float | None
 ) -> None:
     sampling = {} if temperature is None else {"temperature": temperature}
     assert export(sampled(**sampling), temperature=None)
@@ -137,7 +137,7 @@ def test_a_distribution_that_nobody_knows_to_be_cut_is_taken_where_none_needs_lo
         assert export(rows)
 
 
-def seeing(part: Dict[str, Any]) -> Sequence[TrainingRow]:
+def seeing(part: dict[str, Any]) -> Sequence[TrainingRow]:
     """Return the row of a call whose prompt has a part that is no text."""
     call, reward = spans_of(LINEAR[:1], "ro-1", 1.0)
     asked = ({"role": "user", "content": [part]},)

@@ -7,7 +7,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import pytest
 from sample_rows import rollout_of, spans_of
@@ -26,7 +26,7 @@ from agentlightning.exporters.sft import (
 )
 from agentlightning.types import Span
 
-TOOL: Dict[str, Any] = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "add",
@@ -42,11 +42,11 @@ RESULT = {"role": "tool", "tool_call_id": "c1", "content": "2"}
 
 
 def calls_of(
-    calls: List[Tuple[Any, Choice]],
+    calls: list[tuple[Any, Choice]],
     rollout_id: str = "ro-1",
-    reward: Optional[float] = 1.0,
-    group_id: Optional[str] = "g",
-) -> List[Conversation]:
+    reward: float | None = 1.0,
+    group_id: str | None = "g",
+) -> list[Conversation]:
     """Return the conversations of an attempt that made these calls: messages and answer; no token ids."""
     spans = [
         Span.from_attributes(
@@ -66,14 +66,14 @@ def calls_of(
     return conversations(spans, rollout=rollout_of(rollout_id, group_id))
 
 
-def agent_of(answer: str, rollout_id: str, reward: Optional[float]) -> List[Conversation]:
+def agent_of(answer: str, rollout_id: str, reward: float | None) -> list[Conversation]:
     """Return the conversation of an agent that calls a tool and answers."""
     return calls_of(
         [([USER], CALL), ([USER, CALL.message(), RESULT], Choice(content=answer))], rollout_id, reward
     )
 
 
-ECHOES: Dict[str, Dict[str, Any]] = {
+ECHOES: dict[str, dict[str, Any]] = {
     "as it was": CALL.message(),
     "without reasoning": {key: value for key, value in CALL.message().items() if key != "reasoning_content"},
     "without content": {key: value for key, value in CALL.message().items() if key != "content"},
@@ -90,7 +90,7 @@ ECHOES: Dict[str, Dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
-def test_a_conversation_is_there_once_however_the_client_sends_the_answer_back(echo: Dict[str, Any]) -> None:
+def test_a_conversation_is_there_once_however_the_client_sends_the_answer_back(echo: dict[str, Any]) -> None:
     found = calls_of([([USER], CALL), ([USER, echo, RESULT], Choice(content="2"))])
 
     assert [[message["role"] for message in each.messages] for each in found] == [
@@ -250,7 +250,7 @@ def test_trl_prepares_the_preference_set(trl: Any, tmp_path: Path) -> None:
     assert trainer.train().training_loss > 0
 
 
-def said(number: int, asked: List[Any], answer: str, prompt: Tuple[int, ...], **fields: Any) -> Span:
+def said(number: int, asked: list[Any], answer: str, prompt: tuple[int, ...], **fields: Any) -> Span:
     """A call with token ids: what it was asked, and its answer, whose only token is its number."""
     choice = Choice(
         content=answer, token_ids=(number,), logprobs=(-0.5,), finish_reason="stop", token_capture=VALID
@@ -273,7 +273,7 @@ def said(number: int, asked: List[Any], answer: str, prompt: Tuple[int, ...], **
     )
 
 
-def answers(found: List[Conversation]) -> List[str]:
+def answers(found: list[Conversation]) -> list[str]:
     return [str(each.messages[-1]["content"]) for each in found]
 
 

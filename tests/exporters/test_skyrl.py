@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import groupby, permutations
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +37,7 @@ def test_e3_trajectories_are_contiguous_and_only_their_last_step_is_flagged(turn
     assert len({each for each, _ in groupby(ids)}) == len([each for each, _ in groupby(ids)]) == len(turns)
     ends = [place for place, each in enumerate(ids) if place + 1 == len(ids) or ids[place + 1] != each]
     assert [place for place, flagged in enumerate(last) if flagged] == ends
-    counts: List[int] = [len(value) for value in output.values() if isinstance(value, list)]
+    counts: list[int] = [len(value) for value in output.values() if isinstance(value, list)]
     assert set(counts) == {len(rows)}
 
 
@@ -59,12 +59,12 @@ def test_e3_lists_over_a_response_have_its_length_and_rewards_are_floats() -> No
 
 
 def for_the_call(number: int, value: float, **target: Any) -> Span:
-    given: Dict[str, Any] = {
+    given: dict[str, Any] = {
         "agentlightning.reward.0.name": "primary",
         "agentlightning.reward.0.value": value,
         **reward_target(span_id=f"{number:016x}", **target),
     }
-    fields: Dict[str, Any] = {"rollout_id": "ro-1", "attempt_id": "at-ro-1", "trace_id": "f" * 32}
+    fields: dict[str, Any] = {"rollout_id": "ro-1", "attempt_id": "at-ro-1", "trace_id": "f" * 32}
     return Span.from_attributes(
         attributes=given, name=AGL_ANNOTATION, start_time=50.0, end_time=50.0, **fields
     )

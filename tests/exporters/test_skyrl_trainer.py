@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import sys
 import typing
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -49,10 +50,10 @@ CONFIGURATION = SimpleNamespace(
 PADDING = SimpleNamespace(pad_token_id=0)
 
 
-class Batch(Dict[str, Any]):
+class Batch(dict[str, Any]):
     """As much of SkyRL's batch as its advantages read."""
 
-    metadata: Dict[str, Any]
+    metadata: dict[str, Any]
 
     def to(self, device: str) -> Batch:
         """Stay."""
@@ -119,7 +120,7 @@ def test_e3_every_trained_token_gets_the_advantage_of_its_rollout_once_in_its_gr
         assert batch["loss_mask"][place][-length:].tolist() == list(row.loss_mask[row.prompt_length :])
         assert batch["logprobs"][place][-length:].tolist() == list(row.logprobs[row.prompt_length :])
         assert batch["advantages"][place][-length:].tolist() == pytest.approx([advantage] * length, abs=1e-5)
-        padding: List[float] = batch["loss_mask"][place][:-length].tolist()
+        padding: list[float] = batch["loss_mask"][place][:-length].tolist()
         assert not any(padding)
 
 
@@ -131,7 +132,7 @@ def test_c5_a_rollout_with_several_rows_counts_once_in_its_baseline() -> None:
 
 
 def test_router_replay_gets_the_experts_of_each_token_and_zeros_for_the_last() -> None:
-    def more(_: int, turn: Turn) -> Dict[str, Any]:
+    def more(_: int, turn: Turn) -> dict[str, Any]:
         return {"routed_experts": [[[token, 1], [2, 3]] for token in (*turn[0], *turn[1])[:-1]]}
 
     rows = [*rows_of(LINEAR, "ro-1", more=more), *rows_of(FORKED, "ro-2", more=more)]

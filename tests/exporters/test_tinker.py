@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,9 +20,9 @@ from agentlightning.exporters.tinker import (
 lengths = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4)
 
 
-def conversation(turns: List[Any]) -> List[Any]:
+def conversation(turns: list[Any]) -> list[Any]:
     """Return turns of one conversation: so many new prompt tokens, so many sampled ones, each turn."""
-    history: List[int] = []
+    history: list[int] = []
     found = []
     for asked, answered in turns:
         prompt = [*history, *range(100 + len(history), 100 + len(history) + asked)]
@@ -33,7 +33,7 @@ def conversation(turns: List[Any]) -> List[Any]:
 
 
 @given(lengths)
-def test_e4_everything_is_shifted_by_one_and_runs_tile(turns: List[Any]) -> None:
+def test_e4_everything_is_shifted_by_one_and_runs_tile(turns: list[Any]) -> None:
     (row,) = rows_of(conversation(turns))
     inputs = loss_inputs(row, 2.0)
 
@@ -94,8 +94,8 @@ def test_with_the_real_tinker_the_rows_of_a_rollout_may_share_its_advantage() ->
     pytest.importorskip("tinker", reason="scripts/trainers installs tinker")
     rows = [*rows_of(LINEAR, "a", 1.0), *rows_of(FORKED, "b", 0.0)]
     found = [
-        [max(datum.loss_fn_inputs["advantages"].data, key=abs) for datum in to_datums(rows, weights=weights)]
-        for weights in ("rows", "rollouts")
+        [max(datum.loss_fn_inputs["advantages"].data, key=abs) for datum in datums]
+        for datums in (to_datums(rows, weights="rows"), to_datums(rows, weights="rollouts"))
     ]
     assert found == [[0.5, -0.5, -0.5], [0.5, -0.25, -0.25]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
 from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of
@@ -67,14 +67,14 @@ def test_the_longest_row_of_a_fork_is_the_one_that_trains_most() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_trl_takes_without_a_word_is_refused(change: Dict[str, Any], says: str) -> None:
+def test_what_trl_takes_without_a_word_is_refused(change: dict[str, Any], says: str) -> None:
     row = dataclasses.replace(rows_of(LINEAR)[0], **change)
     with pytest.raises(NotExportable, match=says):
         rollout_dict([[row]], vocabulary=50)
 
 
 def test_the_reward_function_returns_what_was_earned_and_logs_what_was_not() -> None:
-    logged: Dict[str, float] = {}
+    logged: dict[str, float] = {}
     found = rollout_dict([rows_of(LINEAR, "ro-1", 0.5), REFUSED, rows_of(FORKED, "ro-2", 0.0)])
 
     assert trace_reward([], [], **found, log_metric=logged.__setitem__) == [0.5, None, 0.0]
@@ -85,17 +85,17 @@ def test_the_reward_function_returns_what_was_earned_and_logs_what_was_not() -> 
 
 
 @pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[List[TraceRolloutWorker]]:
+def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TraceRolloutWorker]]:
     """Workers that stop at the end."""
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")  # else importing it is a warning
     pytest.importorskip("trl", reason="scripts/trainers installs trl")
-    started: List[TraceRolloutWorker] = []
+    started: list[TraceRolloutWorker] = []
     yield started
     for worker in started:
         worker.stop()
 
 
-def handed_over(worker: TraceRolloutWorker, count: int) -> List[Any]:
+def handed_over(worker: TraceRolloutWorker, count: int) -> list[Any]:
     """Start a worker, and return its first samples and no more."""
     worker.update_model_version(1)
     worker.start()
@@ -105,12 +105,12 @@ def handed_over(worker: TraceRolloutWorker, count: int) -> List[Any]:
     return found
 
 
-def versioned(turns: Any, rollout_id: str, reward: Optional[float], group: str = "g") -> Any:
+def versioned(turns: Any, rollout_id: str, reward: float | None, group: str = "g") -> Any:
     return rows_of(turns, rollout_id, reward, group)
 
 
 def test_all_rows_of_a_rollout_have_its_advantage_and_groups_wait_for_all(
-    workers: List[TraceRolloutWorker],
+    workers: list[TraceRolloutWorker],
 ) -> None:
     source = [
         versioned(LINEAR, "ro-1", 1.0, "a"),
@@ -137,7 +137,7 @@ def test_all_rows_of_a_rollout_have_its_advantage_and_groups_wait_for_all(
 
 
 def test_refused_and_unscored_rollouts_take_no_part_and_are_counted(
-    workers: List[TraceRolloutWorker],
+    workers: list[TraceRolloutWorker],
 ) -> None:
     source = [
         versioned(LINEAR, "ro-1", 1.0),
@@ -154,7 +154,7 @@ def test_refused_and_unscored_rollouts_take_no_part_and_are_counted(
 
 
 def test_d3_rows_that_are_too_old_are_dropped_and_counted_but_not_from_the_baseline(
-    workers: List[TraceRolloutWorker],
+    workers: list[TraceRolloutWorker],
 ) -> None:
     ages = {"ro-1": 1, "ro-2": 3, "ro-3": 2}
     source = [versioned(LINEAR, name, float(age)) for name, age in ages.items()]
@@ -172,7 +172,7 @@ def test_d3_rows_that_are_too_old_are_dropped_and_counted_but_not_from_the_basel
     assert worker.counts == {"rollouts": 3, "rows": 2, "stale_rows": 1}
 
 
-def test_the_version_of_a_row_is_its_oldest_and_none_is_an_error(workers: List[TraceRolloutWorker]) -> None:
+def test_the_version_of_a_row_is_its_oldest_and_none_is_an_error(workers: list[TraceRolloutWorker]) -> None:
     workers.append(worker := TraceRolloutWorker([versioned(LINEAR, "ro-1", 1.0)], group_size=1))
     assert handed_over(worker, 1)[0].model_version == 0
 
@@ -185,7 +185,7 @@ def test_the_version_of_a_row_is_its_oldest_and_none_is_an_error(workers: List[T
 
 
 def test_a_group_that_stays_short_goes_on_at_the_end_of_the_source(
-    workers: List[TraceRolloutWorker],
+    workers: list[TraceRolloutWorker],
 ) -> None:
     source = [versioned(LINEAR, "ro-1", 1.0), versioned(LINEAR, "ro-2", 0.0)]
     workers.append(worker := TraceRolloutWorker(source, group_size=3))
@@ -195,7 +195,7 @@ def test_a_group_that_stays_short_goes_on_at_the_end_of_the_source(
 
 
 def test_a_worker_that_has_nothing_to_give_says_so_with_the_reasons(
-    workers: List[TraceRolloutWorker],
+    workers: list[TraceRolloutWorker],
 ) -> None:
     def hopeless() -> Iterator[Any]:
         yield rows_of(LINEAR, "ro-1", 1.0, "good")
@@ -219,18 +219,18 @@ def test_a_worker_that_has_nothing_to_give_says_so_with_the_reasons(
     assert worker.reasons == {TraceReason.AGENT_FAILED.code: 3}
 
 
-def test_a_worker_that_has_something_now_and_then_goes_on(workers: List[TraceRolloutWorker]) -> None:
+def test_a_worker_that_has_something_now_and_then_goes_on(workers: list[TraceRolloutWorker]) -> None:
     refused = [RefusedAttempt(rollout_of(f"ro-{n}", f"g{n}"), None, REFUSED.reasons) for n in range(4)]
     some = [rows_of(LINEAR, f"ro-t{n}", 1.0, f"t{n}") for n in range(2)]
-    source: List[Any] = [*refused[:2], some[0], *refused[2:], some[1]]
+    source: list[Any] = [*refused[:2], some[0], *refused[2:], some[1]]
     workers.append(worker := TraceRolloutWorker(source, group_size=1, give_up_after=3))
     handed_over(worker, 2)
     with pytest.raises(RuntimeError, match=r"has ended.*refused because of \{'agent_failed': 4\}"):
         worker.check_health(300.0)
 
 
-def test_a_worker_without_room_waits_and_stops_when_told(workers: List[TraceRolloutWorker]) -> None:
-    taken: List[int] = []
+def test_a_worker_without_room_waits_and_stops_when_told(workers: list[TraceRolloutWorker]) -> None:
+    taken: list[int] = []
 
     def endless() -> Iterator[Any]:
         for number in range(1_000_000):
@@ -247,7 +247,7 @@ def test_a_worker_without_room_waits_and_stops_when_told(workers: List[TraceRoll
     assert worker.rollout_buffer.qsize() == 2
 
 
-def test_rollouts_without_a_group_are_refused(workers: List[TraceRolloutWorker]) -> None:
+def test_rollouts_without_a_group_are_refused(workers: list[TraceRolloutWorker]) -> None:
     rows = build_rows(spans_of(LINEAR, "ro-1", 1.0))
     workers.append(worker := TraceRolloutWorker([rows], group_size=1))
     worker.start()

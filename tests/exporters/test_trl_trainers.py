@@ -8,7 +8,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import pytest
 
@@ -46,7 +46,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tuple[Any, Any, Path]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
     """A random Llama, its tokenizer, and the folder with both."""
     folder = tmp_path_factory.mktemp("tiny")
     return (*make(folder, seed=1), folder)
@@ -71,7 +71,7 @@ def talker(engine: Engine) -> Any:
     async def talk(prompt: str) -> float:
         if prompt.startswith(FAILING) and next(numbers) % 2:
             raise OSError("the tool is broken")
-        messages: List[Any] = [{"role": "user", "content": prompt}]
+        messages: list[Any] = [{"role": "user", "content": prompt}]
         said = ""
         async with AsyncOpenAI(base_url=engine.url, api_key="none", max_retries=0) as client:
             for _ in range(2):
@@ -89,7 +89,7 @@ def talker(engine: Engine) -> Any:
 
 
 def sync_trainer(
-    tiny: Tuple[Any, Any, Path], rollout_func: Any, prompts: List[str], folder: Path, **more: Any
+    tiny: tuple[Any, Any, Path], rollout_func: Any, prompts: list[str], folder: Path, **more: Any
 ) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -97,7 +97,7 @@ def sync_trainer(
     class Watched(GRPOTrainer):  # type: ignore[misc, unused-ignore]
         """Keeps what it made of the rollouts, with the log-probabilities that it computes itself."""
 
-        seen: List[Dict[str, Any]] = []
+        seen: list[dict[str, Any]] = []
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
             made = super()._generate_and_score_completions(inputs)
@@ -130,16 +130,16 @@ def sync_trainer(
 
 
 def test_e1_and_d2_the_sync_trainer_trains_what_was_sampled(
-    tiny: Tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path
+    tiny: tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path
 ) -> None:
-    found: List[Dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     with (
         Engine(copy.deepcopy(tiny[0]), tiny[1]) as engine,
         (tracer := traced(engine)).lifespan(memory),
         as_rollout_func(talker(engine), store=memory, tracer=tracer) as rollouts,
     ):
 
-        def rollout_func(prompts: List[str], trainer: Any) -> Dict[str, Any]:
+        def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
             engine.update_weights(trainer.model.state_dict(), trainer.state.global_step)
             found.append(rollouts(prompts, trainer))
             return found[-1]
@@ -165,7 +165,7 @@ def test_e1_and_d2_the_sync_trainer_trains_what_was_sampled(
     check_the_groups(memory, found)
 
 
-def check_that_placeholders_weigh_nothing(trainer: Any, made: Dict[str, Any], given: Dict[str, Any]) -> None:
+def check_that_placeholders_weigh_nothing(trainer: Any, made: dict[str, Any], given: dict[str, Any]) -> None:
     """Their gradient is the same whatever token they are made of."""
     place = next(place for place, why in enumerate(given["trace_refused"]) if why)
     other = {**made, "completion_ids": made["completion_ids"].clone()}
@@ -181,7 +181,7 @@ def check_that_placeholders_weigh_nothing(trainer: Any, made: Dict[str, Any], gi
         assert torch.equal(first, second)
 
 
-def check_the_groups(store: LightningStore, found: List[Dict[str, Any]]) -> None:
+def check_the_groups(store: LightningStore, found: list[dict[str, Any]]) -> None:
     rollouts = {each.rollout_id: each for each in asyncio.run(store.query_rollouts())}
     assert len(rollouts) == 16
     for given in found:
@@ -195,7 +195,7 @@ def check_the_groups(store: LightningStore, found: List[Dict[str, Any]]) -> None
 
 
 def test_a_batch_of_which_nothing_can_be_trained_stops_the_trainer(
-    tiny: Tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path
+    tiny: tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path
 ) -> None:
     def broken(prompt: str) -> None:
         raise OSError(prompt)
@@ -212,7 +212,7 @@ def test_a_batch_of_which_nothing_can_be_trained_stops_the_trainer(
 # ------------------------------------------------------------------ AsyncGRPOTrainer
 
 
-def async_trainer(tiny: Tuple[Any, Any, Path], engine: Engine, worker: Any, folder: Path) -> Any:
+def async_trainer(tiny: tuple[Any, Any, Path], engine: Engine, worker: Any, folder: Path) -> Any:
     """Return an ``AsyncGRPOTrainer``; make it and train inside of ``without_a_gpu``."""
     from datasets import Dataset
     from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
@@ -239,7 +239,7 @@ def async_trainer(tiny: Tuple[Any, Any, Path], engine: Engine, worker: Any, fold
 
 @pytest.mark.parametrize("keep_ids", [True, False], ids=["one row each", "two rows each"])
 def test_d2_and_d3_the_async_trainer_trains_what_was_sampled(
-    keep_ids: bool, tiny: Tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path
+    keep_ids: bool, tiny: tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path
 ) -> None:
     from examples.grpo_trl.on_cpu import without_a_gpu
 
@@ -267,7 +267,7 @@ def test_d2_and_d3_the_async_trainer_trains_what_was_sampled(
 
 
 def test_rollouts_that_all_fail_end_the_async_trainer_with_the_reasons(
-    tiny: Tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path
+    tiny: tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path
 ) -> None:
     from examples.grpo_trl.on_cpu import without_a_gpu
 
@@ -291,7 +291,7 @@ def test_rollouts_that_all_fail_end_the_async_trainer_with_the_reasons(
 # ------------------------------------------------------------------ the page
 
 
-def test_the_page_on_trl_runs(tiny: Tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path) -> None:
+def test_the_page_on_trl_runs(tiny: tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path) -> None:
     from datasets import Dataset
 
     from examples.grpo_trl.on_cpu import EngineTransfer, without_a_gpu

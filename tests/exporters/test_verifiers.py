@@ -7,7 +7,7 @@ import base64
 import json
 import warnings
 from datetime import date
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,22 +24,22 @@ from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.types import Span
 
 GROUPS = [rollout_of(f"ro-{number}", "g1" if number < 3 else "g2") for number in range(1, 5)]
-TOOL: Dict[str, Any] = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}},
 }
 
 
-def trace_of(rows: Any, **keywords: Any) -> Dict[str, Any]:
+def trace_of(rows: Any, **keywords: Any) -> dict[str, Any]:
     """Return the only trace of rows."""
     (trace,) = to_wire_traces(rows, GROUPS, **keywords)
     return trace
 
 
 @st.composite
-def trees(draw: st.DrawFn) -> List[Tuple[Tuple[int, ...], Tuple[int, ...]]]:
+def trees(draw: st.DrawFn) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return turns of a conversation that forks at random: each goes on with one before it, or begins anew."""
-    turns: List[Tuple[Tuple[int, ...], Tuple[int, ...]]] = []
+    turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for number in range(draw(st.integers(1, 6))):
         before = draw(st.sampled_from([None, *turns]))
         asked = tuple(1000 * (number + 1) + place for place in range(draw(st.integers(1, 3))))
@@ -80,7 +80,7 @@ def test_rewards_have_names_and_weights_that_make_the_reward() -> None:
         "agentlightning.reward.2.name": "seen",
         "agentlightning.reward.2.value": 3.0,
     }
-    times: Dict[str, Any] = {"start_time": 100.0, "end_time": 100.0}
+    times: dict[str, Any] = {"start_time": 100.0, "end_time": 100.0}
     spans.append(
         Span.from_attributes(
             attributes=given, name=AGL_ANNOTATION, rollout_id="ro-1", attempt_id="at-ro-1", **times
@@ -132,7 +132,7 @@ def test_whether_it_ended_well_is_the_rollouts_word() -> None:
 def tool_conversation() -> RowSet:
     """Return the row of an agent that calls a tool, with messages as clients write them."""
     call = ToolCall(id="c1", name="add", arguments='{"a": 1}')
-    asked: Tuple[Dict[str, Any], ...] = (
+    asked: tuple[dict[str, Any], ...] = (
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "1 + 1?"}]},
         {"role": "critic", "content": "a role of nobody"},
@@ -168,7 +168,7 @@ def tool_conversation() -> RowSet:
     return build_rows([*spans, spans_of([], "ro-1", 0.5)[0]], rollout=GROUPS[0])
 
 
-def _call(asked: Any, prompt: Tuple[int, ...], choice: Choice, usage: Usage) -> ModelCall:
+def _call(asked: Any, prompt: tuple[int, ...], choice: Choice, usage: Usage) -> ModelCall:
     return ModelCall(
         endpoint="http://127.0.0.1:8000/v1/chat/completions",
         prompt_token_ids=prompt,
@@ -226,7 +226,7 @@ def test_branches_rebuilt_by_verifiers_equal_the_rows(verifiers: Any, turns: Any
     trace = verifiers.WireTrace.model_validate_json(sent)
 
     assert len(trace.branches) == len(rows)
-    seen: List[int] = []
+    seen: list[int] = []
     for branch, row in zip(trace.branches, rows, strict=True):
         new = [id(node) not in seen for node in branch.nodes for _ in node.token_ids]
         seen += [id(node) for node in branch.nodes]
@@ -248,7 +248,7 @@ def test_verifiers_own_builder_makes_the_same_branches_of_the_same_calls(verifie
 
     ours = verifiers.WireTrace.model_validate(trace_of(rows_of(turns)))
     theirs = verifiers.WireTrace.model_validate({"task": {"type": "T", "data": {}}, "agent": {"config": {}}})
-    said: Dict[Any, List[Any]] = {}
+    said: dict[Any, list[Any]] = {}
     for number, (prompt, answer) in enumerate(turns):
         before = max((each for each in said if each == prompt[: len(each)]), key=len, default=())
         asked = [*said.get(before, []), UserMessage(content=f"{number}")]
@@ -310,7 +310,7 @@ def test_the_page_on_verifiers_runs(verifiers: Any) -> None:
     assert [trace.reward for trace in made["traces"]] == [1.0, 0.0, 0.25, 0.75]
 
 
-def routed(_: int, turn: Any) -> Dict[str, Any]:
+def routed(_: int, turn: Any) -> dict[str, Any]:
     """Return experts, and the ids that each token was sampled from, of a call."""
     prompt, answer = turn
     return {
@@ -331,7 +331,7 @@ def test_verifiers_own_builder_attributes_the_same_experts_and_masks(verifiers: 
     ours = verifiers.WireTrace.model_validate(trace)
     ours = verifiers.WireTrace.model_validate(ours.model_dump(mode="python"))  # as its wire has it
     theirs = verifiers.WireTrace.model_validate({"task": {"type": "T", "data": {}}, "agent": {"config": {}}})
-    said: Dict[Any, List[Any]] = {}
+    said: dict[Any, list[Any]] = {}
     for number, turn in enumerate(turns):
         prompt, answer = turn
         before = max((each for each in said if each == prompt[: len(each)]), key=len, default=())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import warnings
-from typing import Any, List
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,7 @@ SIZES: Any = {"max_prompt_length": 4, "max_response_length": 10, "pad_token_id":
 
 
 @given(lengths, st.integers(1, 30))
-def test_e2_lists_are_equally_long_and_within_the_limit(turns: List[Any], response_length: int) -> None:
+def test_e2_lists_are_equally_long_and_within_the_limit(turns: list[Any], response_length: int) -> None:
     rows = rows_of(conversation(turns))
     (output,) = to_agent_loop_outputs(rows, response_length=response_length)
 
@@ -84,7 +84,7 @@ def test_rows_of_two_attempts_are_no_session() -> None:
 
 @given(lengths, st.integers(0, 3), st.sampled_from([0, 2, 500, 501]))
 def test_b14_attention_is_made_of_lengths_whatever_the_pad_token(
-    turns: List[Any], more: int, pad: int
+    turns: list[Any], more: int, pad: int
 ) -> None:
     rows = rows_of(conversation(turns))
     row = rows[0]
@@ -380,7 +380,7 @@ class _Padding:
         return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(attention)}
 
 
-def _verl_without_std(rewards: Any) -> List[Any]:
+def _verl_without_std(rewards: Any) -> list[Any]:
     """Return verl's advantages with ``norm_adv_by_std_in_grpo=False``: a group of one keeps its reward."""
     mean = sum(rewards) / len(rewards) if len(rewards) > 1 else 0.0
     return [reward - mean for reward in rewards]

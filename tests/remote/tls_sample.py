@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -98,9 +98,9 @@ class Served:
 
     port: int
     scheme: str
-    requests: List[str] = field(default_factory=list)
-    bodies: List[bytes] = field(default_factory=list)
-    redirect: Optional[str] = None
+    requests: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    redirect: str | None = None
     """Where every request is sent on to."""
 
     @property
@@ -119,7 +119,7 @@ def versions(context: ssl.SSLContext, only: ssl.TLSVersion) -> ssl.SSLContext:
 
 
 @contextmanager
-def serve(certificate: Optional[Path] = None, only: Optional[ssl.TLSVersion] = None) -> Iterator[Served]:
+def serve(certificate: Path | None = None, only: ssl.TLSVersion | None = None) -> Iterator[Served]:
     """Run a server: TLS with a certificate, plain without; ``only`` speaks one version of TLS."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -23,12 +23,12 @@ from agentlightning.types import (
     Worker,
 )
 
-ROLLOUT_STATUSES: List[RolloutStatus] = list(get_args(RolloutStatus))
-ATTEMPT_STATUSES: List[AttemptStatus] = list(get_args(AttemptStatus))
+ROLLOUT_STATUSES: list[RolloutStatus] = list(get_args(RolloutStatus))
+ATTEMPT_STATUSES: list[AttemptStatus] = list(get_args(AttemptStatus))
 RETRY_ALL = RolloutConfig(max_attempts=2, retry_condition=["failed", "timeout", "unresponsive"])
 
 
-def rollout(status: RolloutStatus = "running", config: Optional[RolloutConfig] = None) -> Rollout:
+def rollout(status: RolloutStatus = "running", config: RolloutConfig | None = None) -> Rollout:
     return Rollout(
         rollout_id="ro", input=None, start_time=100.0, status=status, config=config or RolloutConfig()
     )
@@ -166,7 +166,7 @@ def test_a_span_makes_an_attempt_run_unless_it_is_over(status: AttemptStatus) ->
     ],
 )
 def test_what_time_makes_of_an_attempt(
-    now: float, beat: Optional[float], expected: Optional[AttemptStatus]
+    now: float, beat: float | None, expected: AttemptStatus | None
 ) -> None:
     config = RolloutConfig(timeout_seconds=20.0, unresponsive_seconds=10.0)
 
@@ -182,9 +182,9 @@ def test_what_time_makes_of_an_attempt(
 )
 def test_an_attempt_is_overdue_from_its_deadline_on_and_not_before(
     status: AttemptStatus,
-    beat: Optional[float],
-    limit: Optional[float],
-    silence: Optional[float],
+    beat: float | None,
+    limit: float | None,
+    silence: float | None,
     now: float,
 ) -> None:
     config = RolloutConfig(timeout_seconds=limit, unresponsive_seconds=silence)

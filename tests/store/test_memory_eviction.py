@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -21,8 +21,8 @@ def one_each(span: Span) -> int:
 
 async def filled(
     store: InMemoryLightningStore, clock: ManualClock, rollouts: int, spans: int
-) -> List[Rollout]:
-    made: List[Rollout] = []
+) -> list[Rollout]:
+    made: list[Rollout] = []
     for number in range(rollouts):
         rollout = await store.start_rollout(number)
         await store.add_many_spans([span_of(rollout) for _ in range(spans)])
@@ -88,7 +88,7 @@ async def test_what_is_not_finished_is_never_given_up() -> None:
         {"eviction_memory_threshold": 10, "safe_memory_threshold": 11},
     ],
 )
-def test_limits_out_of_range_are_refused(limits: Dict[str, Any]) -> None:
+def test_limits_out_of_range_are_refused(limits: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         InMemoryLightningStore(**limits)
 

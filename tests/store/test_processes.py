@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any
 
 import pytest
 
@@ -53,29 +53,29 @@ WRITER = """
 """
 
 
-def killed_writer(path: Path, after: int) -> List[Tuple[Any, ...]]:
+def killed_writer(path: Path, after: int) -> list[tuple[Any, ...]]:
     """Let a process write until it has reported ``after`` times, kill it, and return what it reported."""
     with start_child(WRITER, args={"path": str(path)}) as child:
-        reports: List[Tuple[Any, ...]] = child.kill(when=lambda: len(child.reports) >= after)
+        reports: list[tuple[Any, ...]] = child.kill(when=lambda: len(child.reports) >= after)
         assert child.error is None, child.error
         return reports
 
 
-def rows(path: Path, query: str) -> List[Tuple[Any, ...]]:
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     """Ask the file itself, as any SQLite tool would."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
 
 
-async def prove_nothing_was_lost(path: Path, reports: List[Tuple[Any, ...]]) -> None:
-    sent: Set[str] = {span_id for kind, ids, *_ in reports if kind == "sent" for span_id in ids}
+async def prove_nothing_was_lost(path: Path, reports: list[tuple[Any, ...]]) -> None:
+    sent: set[str] = {span_id for kind, ids, *_ in reports if kind == "sent" for span_id in ids}
     acknowledged = {span_id for kind, ids, *_ in reports if kind == "acknowledged" for span_id in ids}
     opened = {span_id for kind, *rest in reports if kind == "acknowledged" for span_id in rest[1]}
     attempts = [(rest[0], rest[1]) for kind, *rest in reports if kind == "attempt"]
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
     async with SqliteLightningStore(path) as store:
-        stored: List[str] = []
-        still_open: List[str] = []
+        stored: list[str] = []
+        still_open: list[str] = []
         for rollout_id, attempt_id in attempts:
             spans = await store.query_spans(rollout_id, attempt_id)
             begun = await store.query_open_spans(rollout_id, attempt_id)
@@ -195,9 +195,9 @@ def run_side_by_side(path: Path, *, runners: int, count: int, spans: int = 5, de
     asyncio.run(prove_all_was_done(path, claims, count, spans))
 
 
-async def prove_all_was_done(path: Path, claims: List[Tuple[str, int]], count: int, spans: int) -> None:
+async def prove_all_was_done(path: Path, claims: list[tuple[str, int]], count: int, spans: int) -> None:
     assert [claim for claim, times in Counter(claims).items() if times > 1] == [], "claimed twice"
-    attempts_of: Dict[str, int] = {}
+    attempts_of: dict[str, int] = {}
     async with SqliteLightningStore(path) as store:
         rollouts = await store.query_rollouts()
         for rollout in rollouts:

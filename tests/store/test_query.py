@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, List, Optional
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,8 +21,8 @@ from agentlightning.store.sqlite import statements
 @dataclass(frozen=True)
 class Item:
     key: int
-    name: Optional[str]
-    size: Optional[float]
+    name: str | None
+    size: float | None
 
 
 TEXTS = st.text(st.sampled_from(["a", "b", "A", "é", "\x00", "%", "_", "\ud800", "'"]), max_size=3)
@@ -45,7 +45,7 @@ QUERIES = st.builds(
 )
 
 
-def answer_in_sql(query: Query, items: List[Item]) -> Optional[List[int]]:
+def answer_in_sql(query: Query, items: list[Item]) -> list[int] | None:
     """Answer as the SQLite store does; ``None`` where SQL cannot say it."""
     condition = statements.where(query)
     if condition is None:
@@ -59,7 +59,7 @@ def answer_in_sql(query: Query, items: List[Item]) -> Optional[List[int]]:
 
 
 @given(QUERIES, ITEMS)
-def test_sql_gives_the_answer_of_the_pure_function(query: Query, items: List[Item]) -> None:
+def test_sql_gives_the_answer_of_the_pure_function(query: Query, items: list[Item]) -> None:
     in_sql = answer_in_sql(query, items)
 
     if in_sql is None:
@@ -72,7 +72,7 @@ def test_sql_gives_the_answer_of_the_pure_function(query: Query, items: List[Ite
 
 
 @given(QUERIES, ITEMS)
-def test_a_page_is_cut_out_of_the_whole_answer(query: Query, items: List[Item]) -> None:
+def test_a_page_is_cut_out_of_the_whole_answer(query: Query, items: list[Item]) -> None:
     page = query.select(items)
     whole = Query(query.conditions, query.logic, query.sort_by, query.descending).select(items)
 
@@ -129,7 +129,7 @@ def test_an_argument_out_of_range_is_refused(arguments: Any) -> None:
 
 
 def test_conditions_on_what_is_no_text_are_refused() -> None:
-    makes: List[Callable[[], object]] = [
+    makes: list[Callable[[], object]] = [
         lambda: equals("name", 1),  # type: ignore[arg-type]
         lambda: contains("name", b"a"),  # type: ignore[arg-type]
         lambda: within("name", "abc"),
@@ -142,7 +142,7 @@ def test_conditions_on_what_is_no_text_are_refused() -> None:
 
 
 @given(st.lists(st.text(max_size=2), max_size=1_200))
-def test_values_are_looked_up_in_few_different_shapes(values: List[str]) -> None:
+def test_values_are_looked_up_in_few_different_shapes(values: list[str]) -> None:
     parts = statements.in_parts(values)
 
     assert {value for _, part in parts for value in part} == set(values)

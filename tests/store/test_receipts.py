@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
+from collections import Counter as CounterOf
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Set, Tuple, Union
-from typing import Counter as CounterOf
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +26,7 @@ from agentlightning.store.base import new_writer_id
 from agentlightning.testing import FaultyStore, Outcome, account_of, ended, gone_writer_id, open_span_of
 from agentlightning.types import AttemptedRollout, Receipt, Span
 
-Step = Tuple[Literal["start", "end", "drop", "lose open", "flush", "close", "kill"], int]
+Step = tuple[Literal["start", "end", "drop", "lose open", "flush", "close", "kill"], int]
 
 STEPS = st.lists(
     st.tuples(
@@ -37,7 +37,7 @@ STEPS = st.lists(
     ),
     max_size=30,
 )
-OUTCOMES: st.SearchStrategy[List[Outcome]] = st.lists(st.sampled_from(["work", "work", "refuse", "lose"]))
+OUTCOMES: st.SearchStrategy[list[Outcome]] = st.lists(st.sampled_from(["work", "work", "refuse", "lose"]))
 
 
 @dataclass
@@ -46,16 +46,16 @@ class Writer:
 
     writer_id: str
     revision: int = 0
-    committed: Set[str] = field(default_factory=set)
+    committed: set[str] = field(default_factory=set)
     """Spans whose fate was in a batch that the store may have."""
-    opened: Dict[str, Span] = field(default_factory=dict)
+    opened: dict[str, Span] = field(default_factory=dict)
     """Open spans that were sent."""
-    begun: Dict[str, Span] = field(default_factory=dict)
+    begun: dict[str, Span] = field(default_factory=dict)
     """Open spans that were not sent yet."""
-    queue: Dict[str, Span] = field(default_factory=dict)
+    queue: dict[str, Span] = field(default_factory=dict)
     """Ended spans that are not acknowledged."""
     dropped: CounterOf[str] = field(default_factory=Counter)
-    unstored: List[str] = field(default_factory=list)
+    unstored: list[str] = field(default_factory=list)
     started: int = 0
     closed: bool = False
 
@@ -118,7 +118,7 @@ class Writer:
         return True
 
 
-async def live(store: FaultyStore, steps: List[Step], killed: List[str]) -> None:
+async def live(store: FaultyStore, steps: list[Step], killed: list[str]) -> None:
     """Let writers go through the steps, and prove the receipt after each and at the end."""
     attempted = await store.inner.start_rollout("x")
     writers = [Writer(new_writer_id(1))]
@@ -175,10 +175,10 @@ def gone() -> str:
 
 
 def run(
-    make: Callable[[], Union[InMemoryLightningStore, SqliteLightningStore]],
-    steps: List[Step],
-    outcomes: List[Outcome],
-    killed: List[str],
+    make: Callable[[], InMemoryLightningStore | SqliteLightningStore],
+    steps: list[Step],
+    outcomes: list[Outcome],
+    killed: list[str],
 ) -> None:
     async def main() -> None:
         async with FaultyStore(make(), script=outcomes, only={"add_many_spans"}) as store:

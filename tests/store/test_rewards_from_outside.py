@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 import pytest
 
@@ -29,7 +29,7 @@ from agentlightning.testing.values import span_of
 from agentlightning.types import AttemptedRollout, Span
 
 
-def call(rollout: AttemptedRollout, prompt: Tuple[int, ...], start: float, response_id: str) -> Span:
+def call(rollout: AttemptedRollout, prompt: tuple[int, ...], start: float, response_id: str) -> Span:
     """Make a model call with two choices of two tokens."""
     choices = tuple(
         Choice(index=index, token_ids=(3 + index, 4), logprobs=(-0.5, -0.25), token_capture=VALID)
@@ -79,7 +79,7 @@ async def test_a_reward_without_a_target_is_the_outcome_of_every_row(store: Ligh
 )
 @pytest.mark.asyncio
 async def test_a_reward_stands_on_its_target_and_nowhere_else(
-    store: LightningStore, target: Dict[str, Any], expected: Any
+    store: LightningStore, target: dict[str, Any], expected: Any
 ) -> None:
     rollout = await two_calls(store)
     await add_reward(store, rollout.rollout_id, 0.5, target=reward_target(**target), source="judge")
@@ -102,7 +102,7 @@ async def test_a_reward_stands_on_its_target_and_nowhere_else(
 )
 @pytest.mark.asyncio
 async def test_a_reward_for_what_is_not_there_is_refused_and_not_written(
-    store: LightningStore, target: Dict[str, Any]
+    store: LightningStore, target: dict[str, Any]
 ) -> None:
     rollout = await two_calls(store)
     before = await store.query_spans(rollout.rollout_id)
@@ -174,11 +174,11 @@ async def test_a_sealed_attempt_takes_no_reward_and_takes_a_hand_back(store: Lig
 )
 @pytest.mark.asyncio
 async def test_a_hand_back_that_does_not_fit_is_refused_and_not_written(
-    store: LightningStore, change: Dict[str, Any], words: str
+    store: LightningStore, change: dict[str, Any], words: str
 ) -> None:
     rollout = await two_calls(store)
     row: TrainingRow = (await rows_of(store, rollout))[0]
-    given: Dict[str, Any] = {"token_ids": row.token_ids, "advantages": 1.0, **change}
+    given: dict[str, Any] = {"token_ids": row.token_ids, "advantages": 1.0, **change}
     with pytest.raises(MisalignedWriteBack, match=words):
         await write_back(store, row, run_id="run", step=0, **given)
     assert len(await store.query_spans(rollout.rollout_id)) == 2
@@ -206,5 +206,5 @@ async def test_a_reward_comes_from_another_process(tmp_path: Path) -> None:
         command = [sys.executable, "-c", OTHER_PROCESS, url, rollout.rollout_id]
         await asyncio.to_thread(subprocess.run, command, check=True, timeout=60)
         rows = await rows_of(store, rollout)
-    found: Optional[float] = rows[0].reward
+    found: float | None = rows[0].reward
     assert found == 0.1

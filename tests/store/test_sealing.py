@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, List, Optional
+from typing import Any
 
 import openai
 import pytest
@@ -49,7 +49,7 @@ def reward(rollout: AttemptedRollout, value: float, **attributes: Any) -> Span:
 
 
 async def attempt(
-    store: LightningStore, spans: List[Any], status: AttemptStatus = "succeeded"
+    store: LightningStore, spans: list[Any], status: AttemptStatus = "succeeded"
 ) -> AttemptedRollout:
     """Make an attempt of these spans, each made for its rollout, which then ends."""
     rollout = await store.start_rollout("x", metadata={"group_id": "g"})
@@ -109,7 +109,7 @@ async def test_a_complete_attempt_is_sealed_and_read_as_it_was_sealed(store: Lig
 )
 @pytest.mark.asyncio
 async def test_an_attempt_that_is_not_complete_comes_with_the_reason(
-    store: LightningStore, spans: List[Any], code: str
+    store: LightningStore, spans: list[Any], code: str
 ) -> None:
     rollout = await attempt(store, spans)
     batch = await wait_sealed(store, [rollout.rollout_id], timeout=PATIENCE)
@@ -217,7 +217,7 @@ class LateBatch(InMemoryLightningStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.late: List[Span] = []
+        self.late: list[Span] = []
 
     async def get_receipt(self, rollout_id: str, attempt_id: str) -> Receipt:
         late, self.late = self.late, []
@@ -305,7 +305,7 @@ def ask(client: openai.OpenAI) -> None:
 async def test_what_the_tracer_records_is_sealed_as_soon_as_the_rollout_has_finished(
     store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
 ) -> None:
-    async def agent(value: Optional[float]) -> str:
+    async def agent(value: float | None) -> str:
         rollout = await store.start_rollout("x")
         ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id}
         async with tracer.trace_context("agent", store=store, **ids):

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import pytest
 
@@ -43,7 +43,7 @@ from agentlightning.types import OtelResource
 FOLDER = Path(package.__file__).parent
 
 
-def rows(path: Path, query: str, *parameters: Any) -> List[Tuple[Any, ...]]:
+def rows(path: Path, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
     """Ask the file itself, as any SQLite tool would."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query, parameters).fetchall()
@@ -55,7 +55,7 @@ def execute(path: Path, *statements: str) -> None:
             connection.execute(statement)
 
 
-def content(folder: Path) -> Dict[str, bytes]:
+def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
@@ -76,7 +76,7 @@ async def make_store(path: Path) -> None:
 # ---------------------------------------------------------------------- the schema
 
 
-def schema(connection: sqlite3.Connection) -> Tuple[List[Any], List[Any]]:
+def schema(connection: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
     objects = connection.execute(
         "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
     ).fetchall()
@@ -219,7 +219,7 @@ async def test_a_span_is_readable_with_any_tool(tmp_path: Path) -> None:
 @pytest.mark.asyncio
 async def test_token_ids_and_log_probabilities_are_unpacked_by_views(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    ids: Dict[str, List[int]] = {
+    ids: dict[str, list[int]] = {
         "packed.token_ids": [0, 1, -1, 2**31 - 1, -(2**31), *range(151_000, 151_100)],
         "wide.token_ids": [2**63 - 1, -(2**63), -1, 0, 2**32, *range(20)],
         "short.token_ids": [7, 8, 9],
@@ -439,7 +439,7 @@ async def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
 
 
 def create_at_once(path: Path) -> None:
-    failures: List[Exception] = []
+    failures: list[Exception] = []
     together = threading.Barrier(8)
 
     def make() -> None:
@@ -542,7 +542,7 @@ async def test_a_store_is_the_same_by_every_spelling_and_place_of_its_file(tmp_p
 # ---------------------------------------------------------------------- who may read it
 
 
-async def modes_while_open(path: Path) -> Dict[str, str]:
+async def modes_while_open(path: Path) -> dict[str, str]:
     async with SqliteLightningStore(path) as store:
         await store.start_rollout("task")
         return {
@@ -701,7 +701,7 @@ async def test_closing_writes_what_is_queued_and_leaves_one_file(tmp_path: Path)
 
 @pytest.mark.asyncio
 async def test_a_store_that_nobody_closes_ends_its_threads(tmp_path: Path) -> None:
-    def threads() -> List[str]:
+    def threads() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread.name.startswith("agl-store")]
 
     store = SqliteLightningStore(tmp_path / "store.db")

@@ -11,7 +11,7 @@ import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Tuple, Union, get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import settings
@@ -43,9 +43,9 @@ from agentlightning.types import (
     TraceStatus,
 )
 
-TwinStore = Union[InMemoryLightningStore, SqliteLightningStore]
+TwinStore = InMemoryLightningStore | SqliteLightningStore
 Command = Callable[[LightningStore, Callable[[str], str]], Awaitable[Any]]
-Answer = Tuple[str, Any]
+Answer = tuple[str, Any]
 
 WORKERS = st.sampled_from([None, "w1", "w2", "w3"])
 WORDS = st.sampled_from(["a", "b", "ab", "é", "\ud800", ""])
@@ -88,18 +88,18 @@ class Twins(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         self.clock = ManualClock()
-        self.stores: List[TwinStore] = [
+        self.stores: list[TwinStore] = [
             InMemoryLightningStore(clock=self.clock),
             self.open_file(),
         ]
-        self.names: List[Dict[str, str]] = [{}, {}]
+        self.names: list[dict[str, str]] = [{}, {}]
         """Of each store: id → name."""
-        self.ids: List[Dict[str, str]] = [{}, {}]
+        self.ids: list[dict[str, str]] = [{}, {}]
         """Of each store: name → id."""
         self.count = 0
-        self.seen: Dict[Any, str] = {}
+        self.seen: dict[Any, str] = {}
         """Rollout or attempt → its status when it was looked at last."""
-        self.sent: Set[Tuple[str, str, str]] = set()
+        self.sent: set[tuple[str, str, str]] = set()
 
     def open_file(self) -> SqliteLightningStore:
         return SqliteLightningStore(Path(self.folder.name) / "twin.db", clock=self.clock)
@@ -145,7 +145,7 @@ class Twins(RuleBasedStateMachine):
             for one, two in zip(first, second, strict=False):
                 self.learn(one, two)
 
-    def learn_id(self, first: Optional[str], second: Optional[str]) -> None:
+    def learn_id(self, first: str | None, second: str | None) -> None:
         if first is None or second is None or first in self.names[0] or second in self.names[1]:
             return
         self.count += 1
@@ -190,7 +190,7 @@ class Twins(RuleBasedStateMachine):
         metadata=METADATA,
         mode=st.sampled_from([None, "train", "val", "holiday"]),
     )
-    def enqueue(self, inputs: List[Any], config: Any, metadata: Any, mode: Any) -> Any:
+    def enqueue(self, inputs: list[Any], config: Any, metadata: Any, mode: Any) -> Any:
         batch = [
             EnqueueRolloutRequest.model_construct(
                 input=value, mode=mode, resources_id=None, config=config, metadata=metadata
@@ -215,7 +215,7 @@ class Twins(RuleBasedStateMachine):
         return claims([self.both(lambda store, ids: store.start_attempt(ids(rollout), worker))])
 
     @rule(target=attempts, attempt=attempts, worker=WORKERS)
-    def start_another_attempt(self, attempt: Tuple[str, str], worker: Any) -> Any:
+    def start_another_attempt(self, attempt: tuple[str, str], worker: Any) -> Any:
         return claims([self.both(lambda store, ids: store.start_attempt(ids(attempt[0]), worker))])
 
     @rule(rollout=rollouts, status=ROLLOUT_STATUSES)
@@ -223,11 +223,11 @@ class Twins(RuleBasedStateMachine):
         self.both(lambda store, ids: store.update_rollout(ids(rollout), status=status))
 
     @rule(attempt=attempts, status=ROLLOUT_STATUSES)
-    def move_rollout_at_work(self, attempt: Tuple[str, str], status: Any) -> None:
+    def move_rollout_at_work(self, attempt: tuple[str, str], status: Any) -> None:
         self.both(lambda store, ids: store.update_rollout(ids(attempt[0]), status=status))
 
     @rule(attempt=attempts, value=JSON, config=CONFIGS, metadata=METADATA)
-    def change_rollout(self, attempt: Tuple[str, str], value: Any, config: Any, metadata: Any) -> None:
+    def change_rollout(self, attempt: tuple[str, str], value: Any, config: Any, metadata: Any) -> None:
         self.both(
             lambda store, ids: store.update_rollout(
                 ids(attempt[0]), input=value, config=config, metadata=metadata
@@ -243,7 +243,7 @@ class Twins(RuleBasedStateMachine):
         metadata=st.just(UNSET) | METADATA,
     )
     def update_attempt(
-        self, attempt: Tuple[str, str], latest: bool, status: Any, worker: Any, heartbeat: Any, metadata: Any
+        self, attempt: tuple[str, str], latest: bool, status: Any, worker: Any, heartbeat: Any, metadata: Any
     ) -> None:
         rollout, own = attempt
         at = heartbeat if heartbeat is UNSET else self.clock() + heartbeat
@@ -259,7 +259,7 @@ class Twins(RuleBasedStateMachine):
         )
 
     @rule(attempt=attempts, status=ATTEMPT_STATUSES)
-    def report(self, attempt: Tuple[str, str], status: Any) -> None:
+    def report(self, attempt: tuple[str, str], status: Any) -> None:
         self.both(lambda store, ids: store.update_attempt(ids(attempt[0]), ids(attempt[1]), status=status))
 
     @rule(
@@ -277,20 +277,20 @@ class Twins(RuleBasedStateMachine):
     )
     def add_spans(
         self,
-        attempt: Tuple[str, str],
-        other: Tuple[str, str],
-        numbers: List[int],
+        attempt: tuple[str, str],
+        other: tuple[str, str],
+        numbers: list[int],
         opened: int,
-        revision: Optional[int],
+        revision: int | None,
         writer: str,
         closed: bool,
-        attributes: Dict[str, Any],
-        tags: List[str],
+        attributes: dict[str, Any],
+        tags: list[str],
         stray: bool,
     ) -> Any:
         attributes = {**attributes, "agentops.tags": tags}
-        made: List[Tuple[str, str, str]] = []
-        drafts: List[Tuple[Tuple[str, str, str], int]] = []
+        made: list[tuple[str, str, str]] = []
+        drafts: list[tuple[tuple[str, str, str], int]] = []
         for place, number in enumerate([*numbers, *[0] * opened]):
             where = other if place % 3 == 2 else attempt
             made.append((*where, f"{len(self.sent) + len(made):016x}"))
@@ -328,7 +328,7 @@ class Twins(RuleBasedStateMachine):
 
     @rule(key=spans, more=st.lists(spans, max_size=2), open_again=st.booleans())
     def send_again(
-        self, key: Tuple[str, str, str], more: List[Tuple[str, str, str]], open_again: bool
+        self, key: tuple[str, str, str], more: list[tuple[str, str, str]], open_again: bool
     ) -> None:
         keys = [key, *more]
 
@@ -343,7 +343,7 @@ class Twins(RuleBasedStateMachine):
         self.both(command)
 
     @rule(key=spans, revision=st.integers(1, 9))
-    def drop_open_span(self, key: Tuple[str, str, str], revision: int) -> None:
+    def drop_open_span(self, key: tuple[str, str, str], revision: int) -> None:
         self.both(
             lambda store, ids: store.add_many_spans(
                 [],
@@ -362,7 +362,7 @@ class Twins(RuleBasedStateMachine):
         )
 
     def span(
-        self, key: Tuple[str, str, str], ids: Callable[[str], str], attributes: Dict[str, Any], number: int
+        self, key: tuple[str, str, str], ids: Callable[[str], str], attributes: dict[str, Any], number: int
     ) -> Span:
         rollout, attempt, span_id = key
         order = int(span_id, 16)
@@ -381,7 +381,7 @@ class Twins(RuleBasedStateMachine):
         )
 
     @rule(attempt=attempts, more=st.lists(attempts, max_size=2))
-    def reserve(self, attempt: Tuple[str, str], more: List[Tuple[str, str]]) -> None:
+    def reserve(self, attempt: tuple[str, str], more: list[tuple[str, str]]) -> None:
         self.both(
             lambda store, ids: store.get_many_span_sequence_ids(
                 [(ids(key[0]), ids(key[1])) for key in [attempt, *more]]
@@ -466,7 +466,7 @@ class Twins(RuleBasedStateMachine):
         ),
         page=PAGES,
     )
-    def query_spans(self, attempt: Tuple[str, str], which: str, filters: Any, page: Any) -> None:
+    def query_spans(self, attempt: tuple[str, str], which: str, filters: Any, page: Any) -> None:
         self.both(
             lambda store, ids: store.query_spans(
                 ids(attempt[0]),
@@ -477,7 +477,7 @@ class Twins(RuleBasedStateMachine):
         )
 
     @rule(rollout=rollouts, more=st.lists(rollouts, max_size=3))
-    def wait(self, rollout: str, more: List[str]) -> None:
+    def wait(self, rollout: str, more: list[str]) -> None:
         self.both(
             lambda store, ids: store.wait_for_rollouts(
                 rollout_ids=[ids(name) for name in [rollout, *more]], timeout=0
@@ -496,7 +496,7 @@ def claims(claimed: Any) -> Any:
     )
 
 
-async def everything(store: LightningStore) -> Dict[str, Any]:
+async def everything(store: LightningStore) -> dict[str, Any]:
     """Read all that can be read of a store."""
     rollouts = list(await store.query_rollouts())
     attempts = [attempt for rollout in rollouts for attempt in await store.query_attempts(rollout.rollout_id)]

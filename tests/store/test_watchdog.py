@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import pytest
 
@@ -36,7 +35,7 @@ WORKER = """
 """
 
 
-def statuses(path: Path) -> Dict[str, Tuple[str, str]]:
+def statuses(path: Path) -> dict[str, tuple[str, str]]:
     """Read attempt and rollout statuses as any SQLite tool would; this is no call of a store."""
     query = """
         SELECT rollouts.input, attempts.status, rollouts.status
@@ -124,7 +123,7 @@ async def test_a_clock_that_is_moved_is_noticed(tmp_path: Path, kind: str) -> No
 @pytest.mark.asyncio
 async def test_many_deadlines_come_up_in_order(tmp_path: Path) -> None:
     async with SqliteLightningStore(tmp_path / "store.db") as store:
-        order: List[float] = [0.5, 0.1, 0.3]
+        order: list[float] = [0.5, 0.1, 0.3]
         begun = [
             await store.start_rollout(seconds, config=RolloutConfig(timeout_seconds=seconds))
             for seconds in order

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Dict, List
+from typing import Any
 
 import openai
 import pytest
@@ -33,7 +33,7 @@ ASK: Any = {
 }
 PROMPT_IDS = ModelCallAttributes.PROMPT_TOKEN_IDS.value
 CAPTURE = ModelCallAttributes.TOKEN_CAPTURE.value
-STRANGER: Dict[str, Any] = {"gen_ai.request.type": "chat", "gen_ai.system": "OpenAI"}
+STRANGER: dict[str, Any] = {"gen_ai.request.type": "chat", "gen_ai.system": "OpenAI"}
 
 
 ANSWER = Answer.of("hello you", prompt_token_ids=IDS, id="chatcmpl-1", ids="always", logprobs="always")
@@ -73,11 +73,11 @@ def strangers_current_span(name: str = "openai.chat.completion") -> Iterator[tra
         yield made
 
 
-def model_spans(spans: List[Span]) -> List[Span]:
+def model_spans(spans: list[Span]) -> list[Span]:
     return [span for span in spans if span.name.startswith(("chat", "openai.chat"))]
 
 
-async def spans_of(store: LightningStore, attempt: Any) -> List[Span]:
+async def spans_of(store: LightningStore, attempt: Any) -> list[Span]:
     receipt = await store.get_receipt(*attempt)
     assert receipt.whole
     assert receipt.open == 0
@@ -394,7 +394,7 @@ def test_an_event_of_an_old_agentops_reports_a_call_and_is_none() -> None:
     ],
 )
 def test_one_message_among_many_attributes_tells_a_model_call(name: str) -> None:
-    others: Dict[Any, Any] = {f"step.{number}": number for number in range(25)}
+    others: dict[Any, Any] = {f"step.{number}": number for number in range(25)}
     assert not is_model_call(others)
     assert is_model_call({**others, name: "hi"})
     others[5] = "its name is no text"

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing.pool import ThreadPool
-from typing import List, Tuple
 
 import pytest
 from opentelemetry import trace
@@ -23,7 +22,7 @@ from agentlightning.store import LightningStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Receipt
 
-Ids = Tuple[str, str]
+Ids = tuple[str, str]
 
 
 def call(name: str) -> None:
@@ -31,14 +30,14 @@ def call(name: str) -> None:
     trace.get_tracer("agent").start_span(name).end()
 
 
-def attempts(store: LightningStore, number: int) -> List[Ids]:
-    async def all_of_them() -> List[Ids]:
+def attempts(store: LightningStore, number: int) -> list[Ids]:
+    async def all_of_them() -> list[Ids]:
         return [await new_attempt(store, index) for index in range(number)]
 
     return asyncio.run(all_of_them())
 
 
-def names(store: LightningStore, ids: Ids) -> List[str]:
+def names(store: LightningStore, ids: Ids) -> list[str]:
     return [span.name for span in spans_in(store, ids) if span.name != "rollout"]
 
 
@@ -103,7 +102,7 @@ async def test_an_explicit_attribute_files_what_starts_late(
 def test_a_worker_that_was_started_in_the_first_rollout_serves_no_later_one(
     store: LightningStore, tracer: OtelTracer
 ) -> None:
-    handed: List[Tuple[str, threading.Event]] = []
+    handed: list[tuple[str, threading.Event]] = []
     ready = threading.Semaphore(0)
 
     def worker() -> None:
@@ -305,7 +304,7 @@ def test_a_worker_of_one_rollout_that_works_for_another_open_one_is_nobodys(
     store: LightningStore, tracer: OtelTracer
 ) -> None:
     ids = attempts(store, 3)
-    work: queue.Queue[Tuple[str, threading.Event] | None] = queue.Queue()
+    work: queue.Queue[tuple[str, threading.Event] | None] = queue.Queue()
 
     def worker() -> None:
         while (item := work.get()) is not None:
@@ -314,7 +313,7 @@ def test_a_worker_of_one_rollout_that_works_for_another_open_one_is_nobodys(
 
     thread = threading.Thread(target=worker, daemon=True)
     with ExitStack() as rollouts:  # all are open at once, so that closing settles nothing
-        go: List[queue.Queue[str]] = []
+        go: list[queue.Queue[str]] = []
         for number, each in enumerate(ids):
             go.append(queue.Queue())
             rollouts.callback(_rollout_thread(tracer, store, each, go[-1], work, thread).join)
@@ -341,7 +340,7 @@ def _rollout_thread(
     store: LightningStore,
     ids: Ids,
     go: queue.Queue[str],
-    work: queue.Queue[Tuple[str, threading.Event] | None],
+    work: queue.Queue[tuple[str, threading.Event] | None],
     worker: threading.Thread,
 ) -> threading.Thread:
     """Start a rollout that hands each name that it is given to the shared worker, which the first one starts."""
@@ -392,7 +391,7 @@ async def test_an_asynchronous_worker_that_lives_on_does_the_work_of_whoever_put
 ) -> None:
     ids = [await new_attempt(store, number) for number in range(3)]
     work: asyncio.Queue[str] = asyncio.Queue()
-    workers: List[asyncio.Task[None]] = []
+    workers: list[asyncio.Task[None]] = []
 
     async def worker() -> None:
         while True:
@@ -414,7 +413,7 @@ async def test_an_asynchronous_worker_that_lives_on_does_the_work_of_whoever_put
 
 @pytest.mark.parametrize("kind", [queue.Queue, queue.LifoQueue, queue.PriorityQueue])
 def test_a_worker_of_an_open_rollout_does_nothing_for_it_that_others_have_put(
-    store: LightningStore, tracer: OtelTracer, kind: Callable[[], queue.Queue[Tuple[int, str]]]
+    store: LightningStore, tracer: OtelTracer, kind: Callable[[], queue.Queue[tuple[int, str]]]
 ) -> None:
     ids = attempts(store, 2)
     work = kind()
@@ -449,7 +448,7 @@ def test_a_worker_of_an_open_rollout_does_nothing_for_it_that_others_have_put(
 @pytest.mark.asyncio
 @pytest.mark.parametrize("kind", [asyncio.Queue, asyncio.LifoQueue, asyncio.PriorityQueue])
 async def test_a_task_of_an_open_rollout_does_nothing_for_it_that_others_have_put(
-    store: LightningStore, tracer: OtelTracer, kind: Callable[[], asyncio.Queue[Tuple[int, str]]]
+    store: LightningStore, tracer: OtelTracer, kind: Callable[[], asyncio.Queue[tuple[int, str]]]
 ) -> None:
     ids = [await new_attempt(store, number) for number in range(2)]
     work = kind()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.pool import ThreadPool
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any
 
 import anyio
 import anyio.from_thread
@@ -28,7 +28,7 @@ from agentlightning.tracer import OtelTracer
 NOBODY = "nobody"
 SHARED_WORKER_SPANS = SpanFlagAttributes.SHARED_WORKER_SPANS.value
 CHANNELS = ("asyncio", "trio")
-QUEUES: Dict[str, Callable[[], Any]] = {
+QUEUES: dict[str, Callable[[], Any]] = {
     "queue": queue.Queue,
     "queue, last first": queue.LifoQueue,
     "queue by priority": queue.PriorityQueue,
@@ -85,11 +85,11 @@ class Channel:
     def __init__(self, backend: str) -> None:
         self.backend = backend
         self.opened = ExitStack()
-        self.portal: Optional[anyio.from_thread.BlockingPortal] = None
-        self.served: Optional[Future[None]] = None
+        self.portal: anyio.from_thread.BlockingPortal | None = None
+        self.served: Future[None] | None = None
 
     async def open(self) -> None:
-        self.send, self.receive = anyio.create_memory_object_stream[Tuple[str, anyio.Event]](0)
+        self.send, self.receive = anyio.create_memory_object_stream[tuple[str, anyio.Event]](0)
 
     async def serve(self) -> None:
         async with self.receive:
@@ -122,10 +122,10 @@ class Program:
     def __init__(self, tracer: OtelTracer) -> None:
         self.tracer = tracer
         self.made: Counter[str] = Counter()
-        self.ids: Dict[str, Tuple[str, str]] = {}
+        self.ids: dict[str, tuple[str, str]] = {}
         self.gate = threading.Event()
-        self.stragglers: List[threading.Thread] = []
-        self.servers: Dict[str, Server | Channel] = {
+        self.stragglers: list[threading.Thread] = []
+        self.servers: dict[str, Server | Channel] = {
             **{name: Server(kind()) for name, kind in QUEUES.items()},
             **{f"channel of {backend}": Channel(backend) for backend in CHANNELS},
             "unseen": Server(queue.SimpleQueue()),
@@ -133,17 +133,17 @@ class Program:
         self.executor: ThreadPoolExecutor | None = None
         self.pool: ThreadPool | None = None
         self.processes: ProcessPoolExecutor | None = None
-        self.over: Set[str] = set()
+        self.over: set[str] = set()
         self.made_when_over: Counter[str] = Counter()
         self.jobs = 0
         """How many were handed to other processes."""
-        self.left_open: List[Generator[None, None, None]] = []
+        self.left_open: list[Generator[None, None, None]] = []
 
     def call(self, owner: str) -> None:
         self.made[owner] += 1
         call(owner)
 
-    def rollout(self, owner: str, actions: List[str]) -> Generator[None, None, None]:
+    def rollout(self, owner: str, actions: list[str]) -> Generator[None, None, None]:
         """One rollout that takes a step for each action, and waits for its driver behind each."""
         with self.tracer.trace_context(owner) as handle:
             self.ids[owner] = handle.rollout_id, handle.attempt_id
@@ -234,7 +234,7 @@ plans = st.lists(st.lists(st.sampled_from(ACTIONS), min_size=1, max_size=4), min
 schedules = st.lists(st.tuples(st.sampled_from((*MOVES, "open the gate")), st.integers(0, 2)), max_size=16)
 
 
-def run(plan: List[List[str]], schedule: List[Tuple[str, int]]) -> Counter[str]:
+def run(plan: list[list[str]], schedule: list[tuple[str, int]]) -> Counter[str]:
     """Run one program; returns how many calls it made, and where they were found."""
     with ExitStack() as ends:
         store: LightningStore = InMemoryLightningStore()
@@ -256,7 +256,7 @@ def run(plan: List[List[str]], schedule: List[Tuple[str, int]]) -> Counter[str]:
         return asyncio.run(check(store, program, tracer.processor.unattributed_count))
 
 
-def take(program: Program, running: Dict[int, Generator[None, None, None]], move: str, number: int) -> None:
+def take(program: Program, running: dict[int, Generator[None, None, None]], move: str, number: int) -> None:
     if move == "step" and number in running:
         next(running[number], None)
     elif move == "leave" and number in running:
@@ -274,7 +274,7 @@ async def check(store: LightningStore, program: Program, unattributed: int) -> C
     receipts = {owner: await store.get_receipt(*ids) for owner, ids in program.ids.items()}
     # What a generator starts in the context of another one is late of that one, once both are over.
     late = sum(receipt.late for receipt in receipts.values())
-    found: Dict[str, int] = {}
+    found: dict[str, int] = {}
     named: Counter[str] = Counter()  # on a root span, as those of a worker that lived on
     for owner, ids in program.ids.items():
         spans = await store.query_spans(*ids)
@@ -304,7 +304,7 @@ async def check(store: LightningStore, program: Program, unattributed: int) -> C
 @settings(max_examples=15)
 @given(plans, schedules)
 def test_no_call_is_filed_under_a_rollout_that_did_not_make_it(
-    plan: List[List[str]], schedule: List[Tuple[str, int]]
+    plan: list[list[str]], schedule: list[tuple[str, int]]
 ) -> None:
     run(plan, schedule)
 
@@ -315,7 +315,7 @@ def test_no_call_is_filed_under_a_rollout_that_did_not_make_it_in_a_thousand_pro
 
     @settings(max_examples=1_000)
     @given(plans, schedules)
-    def programs(plan: List[List[str]], schedule: List[Tuple[str, int]]) -> None:
+    def programs(plan: list[list[str]], schedule: list[tuple[str, int]]) -> None:
         counted.update(run(plan, schedule))
 
     programs()

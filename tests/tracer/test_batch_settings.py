@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -26,7 +26,7 @@ COUNTS = "batch_size", "max_queue_size"
 SETTINGS = {"batch_size": 512, "flush_interval": 200, "max_queue_size": 50_000, "max_wait_time": 5_000}
 
 
-def settings_of(tracer: OtelTracer) -> Dict[str, float]:
+def settings_of(tracer: OtelTracer) -> dict[str, float]:
     bounds = tracer._settings
     return {
         "batch_size": bounds.batch_size,
@@ -95,7 +95,7 @@ class Batches(FaultyStore):
 
     def __init__(self, store: LightningStore) -> None:
         super().__init__(store, only={"add_many_spans"})
-        self.sizes: List[int] = []
+        self.sizes: list[int] = []
 
     async def add_many_spans(
         self, spans: Sequence[Span], *, opened: Sequence[Span] = (), accounts: Sequence[Account] = ()

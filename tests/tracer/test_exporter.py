@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import List, Tuple
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -26,13 +25,13 @@ with trace.get_tracer("program").start_as_current_span("outer"):
 """
 
 
-def run(arguments: List[str], **environment: str) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         arguments, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
     )
 
 
-async def everything_in(url: str) -> Tuple[List[Rollout], List[Span]]:
+async def everything_in(url: str) -> tuple[list[Rollout], list[Span]]:
     async with open_store(url) as store:
         rollouts = list(await store.query_rollouts())
         spans = [span for each in rollouts for span in await store.query_spans(each.rollout_id)]
@@ -81,7 +80,7 @@ async def test_spans_go_where_their_attributes_say(store: LightningStore, proces
 
 
 def test_the_exporter_takes_the_attempt_that_the_environment_names(url: str, tmp_path: Path) -> None:
-    async def start() -> Tuple[str, str]:
+    async def start() -> tuple[str, str]:
         async with open_store(url) as store:
             return await new_attempt(store)
 

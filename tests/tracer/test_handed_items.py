@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any, List, Tuple
+from typing import Any
 
 import anyio
 import pytest
@@ -18,7 +18,7 @@ from tracer_sample import new_attempt, read, spans_in
 from agentlightning.store import LightningStore
 from agentlightning.tracer import OtelTracer
 
-Channel = Tuple[Any, Any]
+Channel = tuple[Any, Any]
 
 
 def call(name: str) -> None:
@@ -44,7 +44,7 @@ def run(backend: str, program: Callable[[], Awaitable[None]]) -> None:
     anyio.run(program, backend=backend)
 
 
-async def names(store: LightningStore, ids: Tuple[str, str]) -> List[str]:
+async def names(store: LightningStore, ids: tuple[str, str]) -> list[str]:
     return [span.name for span in await read(store, ids) if span.name != "rollout"]
 
 
@@ -53,7 +53,7 @@ async def names(store: LightningStore, ids: Tuple[str, str]) -> List[str]:
 def test_a_task_that_lives_on_does_the_work_of_whoever_sent_it(
     store: LightningStore, tracer: OtelTracer, backend: str, channel: Callable[[float], Channel], size: int
 ) -> None:
-    found: List[List[str]] = []
+    found: list[list[str]] = []
 
     async def program() -> None:
         ids = [await new_attempt(store, number) for number in range(3)]
@@ -83,12 +83,12 @@ def test_a_task_that_lives_on_does_the_work_of_whoever_sent_it(
 def test_a_task_of_an_open_rollout_does_nothing_for_it_that_others_have_sent(
     store: LightningStore, tracer: OtelTracer, backend: str, channel: Callable[[float], Channel]
 ) -> None:
-    found: List[List[str]] = []
+    found: list[list[str]] = []
 
     async def program() -> None:
         ids = [await new_attempt(store, number) for number in range(2)]
         send, receive = channel(0)
-        asked: List[Tuple[str, Any]] = []
+        asked: list[tuple[str, Any]] = []
 
         async def ask(name: str) -> None:
             done = anyio.Event()
@@ -142,12 +142,12 @@ def test_an_answer_that_comes_into_a_tasks_own_channel_takes_it_from_no_rollout(
     store: LightningStore, tracer: OtelTracer, backend: str, channel: Callable[[float], Channel]
 ) -> None:
     """As a client of MCP does, whose connection was opened before the rollout."""
-    found: List[str] = []
+    found: list[str] = []
 
     async def program() -> None:
         ids = await new_attempt(store)
         wanted, served = anyio.Event(), anyio.Event()
-        answers: List[Any] = []
+        answers: list[Any] = []
 
         async def server() -> None:
             await wanted.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -40,7 +40,7 @@ def test_many_threads_that_export_first_start_one_rollout(store: LightningStore)
     held = FaultyStore(store, only={"start_rollout"})
     held.hold()
     exporter = LightningSpanExporter(held)
-    begun: List[None] = []
+    begun: list[None] = []
 
     def export(span: Any) -> None:
         begun.append(None)
@@ -71,7 +71,7 @@ def test_export_is_no_success_where_there_was_no_room(
     spans = finished(
         10, **{"agentlightning.rollout_id": ids[0], "agentlightning.attempt_id": ids[1], "body": "x"}
     )
-    results: List[SpanExportResult] = []
+    results: list[SpanExportResult] = []
     exporting = threading.Thread(target=lambda: results.append(exporter.export(spans)))
     exporting.start()
     wait_until(lambda: stuck.held > 0 and "the queue to the store is full" in caplog.text)

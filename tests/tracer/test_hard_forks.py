@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import List, Tuple
 
 import pytest
 from tracer_sample import new_attempt
@@ -14,7 +13,7 @@ from agentlightning.testing import start_child
 from agentlightning.types import Receipt, RolloutStatus, Span
 
 
-async def outcome(url: str, ids: Tuple[str, str]) -> Tuple[List[Span], List[Span], Receipt, RolloutStatus]:
+async def outcome(url: str, ids: tuple[str, str]) -> tuple[list[Span], list[Span], Receipt, RolloutStatus]:
     async with open_store(url) as store:
         rollout = await store.get_rollout_by_id(ids[0])
         assert rollout is not None
@@ -26,8 +25,8 @@ async def outcome(url: str, ids: Tuple[str, str]) -> Tuple[List[Span], List[Span
         )
 
 
-def attempt_in(url: str) -> Tuple[str, str]:
-    async def start() -> Tuple[str, str]:
+def attempt_in(url: str) -> tuple[str, str]:
+    async def start() -> tuple[str, str]:
         async with open_store(url) as store:
             return await new_attempt(store)
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -113,7 +113,7 @@ async def test_the_queue_counts_the_bytes_of_all_that_a_span_carries(store: Ligh
 async def test_spans_can_be_read_while_the_writer_settles_them(store: LightningStore) -> None:
     ids = await new_attempt(store)
     tracer = OtelTracer(policy=reraise, settings=WriterSettings(flush_interval=0.1, batch_size=3))
-    errors: List[BaseException] = []
+    errors: list[BaseException] = []
     over = threading.Event()
     with tracer.lifespan(store):
         async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]) as handle:

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -68,7 +68,7 @@ def test_writers_and_deliverers_of_one_folder_lose_nothing(folder: Path) -> None
     async def run() -> None:
         async with InMemoryLightningStore() as store:
             ids = await new_attempt(store)
-            written: List[bool] = []
+            written: list[bool] = []
             done = threading.Event()
 
             def write(writer: int) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 from opentelemetry import context as otel_context
@@ -231,7 +231,7 @@ async def test_an_end_that_the_store_never_takes_is_said(
 
 @pytest.mark.asyncio
 async def test_a_flush_on_the_writers_own_thread_returns_at_once(store: LightningStore) -> None:
-    answers: List[bool] = []
+    answers: list[bool] = []
 
     class Flushing(FaultyStore):
         async def add_many_spans(self, spans: Any, **more: Any) -> Any:
@@ -291,7 +291,7 @@ def test_sixteen_flushes_keep_their_deadlines_while_a_store_blocks_its_thread(st
         with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]):
             step()
         entered.wait()
-        answers: List[bool] = []
+        answers: list[bool] = []
         threads = [
             threading.Thread(target=lambda: answers.append(tracer.processor.force_flush(10)))
             for _ in range(16)

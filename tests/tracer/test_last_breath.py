@@ -12,7 +12,6 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import pytest
 from tracer_sample import new_attempt
@@ -93,7 +92,7 @@ for number in range({left}):
 
 
 @pytest.fixture(params=["as it is", "as 3.12.1"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Dict[str, str]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
     """Return the environment of a program, which names a store with one attempt in it."""
     (tmp_path / "sitecustomize.py").write_text(LIKE_3121 if request.param == "as 3.12.1" else "")
     environment = {
@@ -105,19 +104,19 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Dict[str, str]:
     return {**environment, "IDS": " ".join(ids), "AGL_ROLLOUT_ID": ids[0], "AGL_ATTEMPT_ID": ids[1]}
 
 
-async def started(url: str) -> Tuple[str, str]:
+async def started(url: str) -> tuple[str, str]:
     async with open_store(url) as store:
         return await new_attempt(store)
 
 
-async def found(place: Dict[str, str]) -> Tuple[List[str], Receipt]:
+async def found(place: dict[str, str]) -> tuple[list[str], Receipt]:
     ids = place["IDS"].split()
     async with open_store(place["AGL_STORE"]) as store:
         spans = await store.query_spans(ids[0], ids[1])
         return sorted(span.name for span in spans), await store.get_receipt(ids[0], ids[1])
 
 
-def run(program: str, place: Dict[str, str]) -> str:
+def run(program: str, place: dict[str, str]) -> str:
     """Run a program to its end; return what it says of trouble."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -133,7 +132,7 @@ def run(program: str, place: Dict[str, str]) -> str:
 
 @pytest.mark.parametrize("when", ["before the end", "at the end"])
 @pytest.mark.parametrize("processor", ["SimpleSpanProcessor", "BatchSpanProcessor"])
-def test_a_short_program_that_exports_is_recorded(processor: str, when: str, place: Dict[str, str]) -> None:
+def test_a_short_program_that_exports_is_recorded(processor: str, when: str, place: dict[str, str]) -> None:
     late = when == "at the end"
     calls = "atexit.register(provider.shutdown)\natexit.register(work)" if late else "work()"
     assert run(EXPORTED.format(processor=processor, own_exit=not late, calls=calls), place) == ""
@@ -142,7 +141,7 @@ def test_a_short_program_that_exports_is_recorded(processor: str, when: str, pla
     assert receipt.whole
 
 
-def test_an_exit_handler_may_trace_and_use_the_store(place: Dict[str, str]) -> None:
+def test_an_exit_handler_may_trace_and_use_the_store(place: dict[str, str]) -> None:
     assert run(TRACED, place) == ""
     names, receipt = asyncio.run(found(place))
     assert names == ["s0", "s1", "s2", "work"]
@@ -154,7 +153,7 @@ def test_an_exit_handler_may_trace_and_use_the_store(place: Dict[str, str]) -> N
 )
 @pytest.mark.parametrize("how", ["hold", "fail_for_ever"])
 def test_what_the_store_does_not_take_at_the_end_waits_for_the_next_start(
-    how: str, taken: int, left: int, place: Dict[str, str]
+    how: str, taken: int, left: int, place: dict[str, str]
 ) -> None:
     began = time.monotonic()
     said = run(HELD.format(how=how, taken=taken, left=left), {**place, "AGL_BATCH_SIZE": "4"})

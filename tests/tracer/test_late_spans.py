@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -24,7 +24,7 @@ from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Span
 
-Ids = Tuple[str, str]
+Ids = tuple[str, str]
 
 
 class Worker:
@@ -41,7 +41,7 @@ class Worker:
             otel_context.detach(token)
 
 
-async def outlived(recorder: OtelTracer, store: LightningStore) -> Tuple[Ids, Worker]:
+async def outlived(recorder: OtelTracer, store: LightningStore) -> tuple[Ids, Worker]:
     """Run a rollout with one call and a reward, and return what lives on when it is over."""
     ids = await new_attempt(store)
     async with recorder.trace_context(store=store, rollout_id=ids[0], attempt_id=ids[1]):
@@ -50,11 +50,11 @@ async def outlived(recorder: OtelTracer, store: LightningStore) -> Tuple[Ids, Wo
         return ids, Worker()
 
 
-async def late(store: LightningStore, ids: Ids) -> List[Span]:
+async def late(store: LightningStore, ids: Ids) -> list[Span]:
     return list(await store.query_late_spans(*ids))
 
 
-def trained(spans: List[Span], policy: RowPolicy | None = None) -> List[Tuple[int, ...]]:
+def trained(spans: list[Span], policy: RowPolicy | None = None) -> list[tuple[int, ...]]:
     return [row.token_ids[row.prompt_length :] for row in build_rows(spans, policy)]
 
 

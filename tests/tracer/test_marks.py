@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, List, Optional
+from typing import Any
 
 import openai
 import pytest
@@ -74,7 +74,7 @@ def test_roles_and_trainable_scopes_decide_what_is_trained(
     tracer: OtelTracer,
     client: openai.OpenAI,
     policy: RowPolicy,
-    codes: List[Optional[str]],
+    codes: list[str | None],
 ) -> None:
     rows = asyncio.run(rows_of(store, tracer, client, policy))
 

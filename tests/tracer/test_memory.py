@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import httpx
 import pytest
@@ -55,7 +55,7 @@ async def test_long_answers_beside_a_store_that_hangs_lose_no_tail(
     slow = FaultyStore(store, only={"add_many_spans"})
     tracer = OtelTracer(max_wait_time=10, settings=WriterSettings(max_queue_bytes=4 * MB))
     all_ids = [await new_attempt(store) for _ in range(32)]
-    handles: List[Any] = []
+    handles: list[Any] = []
     with tracer.lifespan(slow):
         slow.hold()
         writer = tracer.processor.writer
@@ -108,7 +108,7 @@ class Noting(FaultyStore):
 
     def __init__(self, inner: LightningStore) -> None:
         super().__init__(inner, only={"add_many_spans"})
-        self.names: List[str] = []
+        self.names: list[str] = []
 
     async def add_many_spans(self, spans: Any, **more: Any) -> Any:
         self.names += [each.name for each in spans]

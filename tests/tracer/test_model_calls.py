@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Tuple
+from typing import Any
 
 import openai
 import pytest
@@ -162,7 +162,7 @@ async def test_two_recorders_in_one_process_make_one_span_of_a_call(store: Light
 
 @pytest.mark.asyncio
 async def test_a_call_after_teardown_is_not_seen(store: LightningStore) -> None:
-    ids: Tuple[str, str] = await new_attempt(store)
+    ids: tuple[str, str] = await new_attempt(store)
     tracer = OtelTracer()
     with FakeOpenAI(echo) as server, openai.OpenAI(base_url=server.base_url, api_key="unused") as client:
         with tracer.lifespan(store):

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -44,7 +44,7 @@ def recorder(kept: LightningStore) -> Iterator[OtelTracer]:
         yield tracer
 
 
-def names(store: LightningStore, ids: Any) -> List[str]:
+def names(store: LightningStore, ids: Any) -> list[str]:
     return [span.name for span in spans_in(store, ids) if span.name != "rollout"]
 
 
@@ -58,7 +58,7 @@ def test_a_pool_of_processes_that_lives_on_serves_each_rollout_as_its_own(
 ) -> None:
     processes = multiprocessing.get_context(method)
     ids = [asyncio.run(new_attempt(kept, number)) for number in range(2)]
-    done: List[int] = []
+    done: list[int] = []
     with ExitStack() as undo:
         executor = pool = None
         for number, (rollout_id, attempt_id) in enumerate(ids):

@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
-from typing import List, Tuple
 
 import pytest
 from tracer_sample import assert_balanced, new_attempt
@@ -42,7 +41,7 @@ if args["end"] == "sigterm":
 """
 
 
-async def outcome(url: str, ids: Tuple[str, str]) -> Tuple[List[Span], List[Span], Receipt]:
+async def outcome(url: str, ids: tuple[str, str]) -> tuple[list[Span], list[Span], Receipt]:
     async with open_store(url) as store:
         tracer = OtelTracer()
         with tracer.lifespan(store):  # what a busy machine had no time for waits in the spool
@@ -54,8 +53,8 @@ async def outcome(url: str, ids: Tuple[str, str]) -> Tuple[List[Span], List[Span
         )
 
 
-def attempt_in(url: str) -> Tuple[str, str]:
-    async def start() -> Tuple[str, str]:
+def attempt_in(url: str) -> tuple[str, str]:
+    async def start() -> tuple[str, str]:
         async with open_store(url) as store:
             return await new_attempt(store)
 

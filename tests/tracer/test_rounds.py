@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import psutil
 import pytest
@@ -21,11 +21,11 @@ from agentlightning.tracer import LightningSpanProcessor, OtelTracer
 from agentlightning.tracer.provider import own_provider
 
 
-def processors_of(provider: Any) -> List[Any]:
+def processors_of(provider: Any) -> list[Any]:
     return list(provider._active_span_processor._span_processors)
 
 
-def global_state() -> Dict[str, Any]:
+def global_state() -> dict[str, Any]:
     """What a tracer might leave changed in a process."""
     import concurrent.futures
 

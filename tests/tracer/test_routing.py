@@ -4,7 +4,6 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Dict, List, Tuple
 
 import pytest
 from opentelemetry import context as otel_context
@@ -18,7 +17,7 @@ from agentlightning.testing import wait_until
 from agentlightning.tracer import OtelTracer
 
 ROLLOUTS, SPANS = 64, 50
-Ids = Tuple[str, str]
+Ids = tuple[str, str]
 
 
 def agent_span(number: int, index: int) -> None:
@@ -27,8 +26,8 @@ def agent_span(number: int, index: int) -> None:
         pass
 
 
-async def check_all(store: LightningStore, ids: List[Ids]) -> None:
-    seen: Dict[str, Ids] = {}
+async def check_all(store: LightningStore, ids: list[Ids]) -> None:
+    seen: dict[str, Ids] = {}
     for number, attempt in enumerate(ids):
         spans = [span for span in await read(store, attempt) if span.name.startswith("step-")]
         assert sorted(span.name for span in spans) == sorted(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Dict, Self
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -21,7 +21,7 @@ from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.writer import WriterSettings
 
 PACKAGE = str(Path(agentlightning.__file__).parent)
-PLAIN: Dict[str, Any] = {}
+PLAIN: dict[str, Any] = {}
 TOOL = {f"agent.detail.{number}": "some text" for number in range(25)}
 MODEL_CALL = {"gen_ai.operation.name": "chat", **TOOL}
 TOKENS = model_call(*range(100))
@@ -88,12 +88,12 @@ def counted(make: Callable[[], None]) -> Counted:
     return min(counts, key=lambda count: count.calls)
 
 
-def one_span(tracer: trace.Tracer, attributes: Dict[str, Any]) -> Callable[[], None]:
+def one_span(tracer: trace.Tracer, attributes: dict[str, Any]) -> Callable[[], None]:
     """Return what starts and ends a span."""
     return lambda: tracer.start_span("call", attributes=attributes).end()
 
 
-def current_span(tracer: trace.Tracer, attributes: Dict[str, Any]) -> Callable[[], None]:
+def current_span(tracer: trace.Tracer, attributes: dict[str, Any]) -> Callable[[], None]:
     """Return what starts and ends a span that is current in between."""
 
     def make() -> None:
@@ -109,7 +109,7 @@ def current_span(tracer: trace.Tracer, attributes: Dict[str, Any]) -> Callable[[
 )
 @pytest.mark.asyncio
 async def test_a_span_makes_few_calls_and_takes_two_locks(
-    store: LightningStore, make: Callable[..., Callable[[], None]], attributes: Dict[str, Any]
+    store: LightningStore, make: Callable[..., Callable[[], None]], attributes: dict[str, Any]
 ) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SpanProcessor())

@@ -8,8 +8,9 @@ import os
 import shutil
 import sqlite3
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -229,7 +230,7 @@ class Noting(FaultyStore):
 
     def __init__(self, inner: LightningStore) -> None:
         super().__init__(inner, only={"add_many_spans"})
-        self.names: List[str] = []
+        self.names: list[str] = []
 
     async def add_many_spans(self, spans: Any, **more: Any) -> Any:
         self.names += [each.name for each in spans]

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from types import ModuleType
-from typing import Any, Deque, List, Optional, Tuple
+from typing import Any
 
 import pytest
 from opentelemetry import context as otel_context
@@ -23,23 +23,23 @@ from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Span
 
-Ids = Tuple[str, str]
+Ids = tuple[str, str]
 Work = Callable[[], None]
 
 
-def attempts(store: LightningStore, number: int) -> List[Ids]:
-    async def all_of_them() -> List[Ids]:
+def attempts(store: LightningStore, number: int) -> list[Ids]:
+    async def all_of_them() -> list[Ids]:
         return [await new_attempt(store, index) for index in range(number)]
 
     return asyncio.run(all_of_them())
 
 
-def trained(spans: List[Span]) -> List[Tuple[int, ...]]:
+def trained(spans: list[Span]) -> list[tuple[int, ...]]:
     """Return the tokens of each answer that is in a row."""
     return [row.token_ids[row.prompt_length :] for row in build_rows(spans).rows]
 
 
-def named(spans: List[Span]) -> Any:
+def named(spans: list[Span]) -> Any:
     (root,) = (span for span in spans if span.name == "rollout")
     return root.attributes.get("agentlightning.shared_workers")
 
@@ -48,7 +48,7 @@ class Server:
     """A thread that takes its work from a queue that cannot be watched."""
 
     def __init__(self) -> None:
-        self.work: queue.SimpleQueue[Optional[Tuple[Work, threading.Event]]] = queue.SimpleQueue()
+        self.work: queue.SimpleQueue[tuple[Work, threading.Event] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self.serve, name="server")
 
     def serve(self) -> None:
@@ -99,9 +99,9 @@ class JobList:
     """Tasks of an agent framework: one hands out what is on a list, and starts another one for each piece of it."""
 
     def __init__(self) -> None:
-        self.jobs: Deque[Tuple[Work, asyncio.Event]] = deque()
+        self.jobs: deque[tuple[Work, asyncio.Event]] = deque()
         self.some = asyncio.Condition()
-        self.runner: Optional[asyncio.Task[None]] = None
+        self.runner: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         while True:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import tempfile
 import threading
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -77,7 +77,7 @@ async def test_an_event_loop_never_waits_for_a_slow_store(store: LightningStore)
 @pytest.mark.parametrize("bounds", [{"batch_size": 3}, {"max_batch_bytes": 1}])
 @pytest.mark.asyncio
 async def test_a_flush_of_many_batches_never_waits_for_the_interval(
-    store: LightningStore, bounds: Dict[str, int]
+    store: LightningStore, bounds: dict[str, int]
 ) -> None:
     ids = await new_attempt(store)
     tracer = OtelTracer(max_wait_time=60_000, settings=WriterSettings(flush_interval=3_600_000, **bounds))
@@ -312,7 +312,7 @@ def test_a_spool_that_cannot_be_written_is_counted_as_loss(
     asyncio.run(run())
 
 
-Action = Tuple[str, int]
+Action = tuple[str, int]
 actions = st.lists(
     st.one_of(
         st.tuples(st.just("span"), st.integers(0, 3)),
@@ -337,7 +337,7 @@ faults = {
 }
 
 
-def play(script: List[Action], fail_every: int, queue: int) -> None:
+def play(script: list[Action], fail_every: int, queue: int) -> None:
     with tempfile.TemporaryDirectory() as spool, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AGL_SPOOL_DIR", spool)
         asyncio.run(_play(script, fail_every, queue))
@@ -345,7 +345,7 @@ def play(script: List[Action], fail_every: int, queue: int) -> None:
 
 @settings(max_examples=40)
 @given(**faults)
-def test_every_receipt_balances_whatever_fails(script: List[Action], fail_every: int, queue: int) -> None:
+def test_every_receipt_balances_whatever_fails(script: list[Action], fail_every: int, queue: int) -> None:
     play(script, fail_every, queue)
 
 
@@ -354,19 +354,19 @@ def test_every_receipt_balances_whatever_fails(script: List[Action], fail_every:
 @settings(max_examples=2000)
 @given(**faults)
 def test_every_receipt_balances_whatever_fails_for_long(
-    script: List[Action], fail_every: int, queue: int
+    script: list[Action], fail_every: int, queue: int
 ) -> None:
     play(script, fail_every, queue)
 
 
-async def _play(script: List[Action], fail_every: int, queue: int) -> None:
+async def _play(script: list[Action], fail_every: int, queue: int) -> None:
     """Run agents against faults; afterwards the store and the spool together account for every span."""
     async with InMemoryLightningStore() as store:
         faulty = FaultyStore(store, fail_every=fail_every, only={"add_many_spans"})
         ids = [await new_attempt(store) for _ in range(4)]
         truth = [0, 0, 0, 0]
         tracer = OtelTracer(max_wait_time=20, settings=WriterSettings(max_queue_size=queue, flush_interval=1))
-        opened: List[List[trace.Span]] = [[], [], [], []]
+        opened: list[list[trace.Span]] = [[], [], [], []]
         with tracer.lifespan(faulty):
 
             async def act(what: str, number: int) -> None:

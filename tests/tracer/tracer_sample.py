@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 from opentelemetry import trace
 
@@ -17,18 +17,18 @@ from agentlightning.types import Receipt, Span
 _answers = itertools.count(1)
 
 
-async def new_attempt(store: LightningStore, name: object = "task") -> Tuple[str, str]:
+async def new_attempt(store: LightningStore, name: object = "task") -> tuple[str, str]:
     """Start a rollout; returns the ids of it and of its attempt."""
     started = await store.start_rollout(input=name)
     return started.rollout_id, started.attempt.attempt_id
 
 
-def spans_in(store: LightningStore, ids: Tuple[str, str]) -> List[Span]:
+def spans_in(store: LightningStore, ids: tuple[str, str]) -> list[Span]:
     """Read an attempt's spans from synchronous code."""
     return list(asyncio.run(read(store, ids)))
 
 
-async def read(store: LightningStore, ids: Tuple[str, str]) -> List[Span]:
+async def read(store: LightningStore, ids: tuple[str, str]) -> list[Span]:
     """Read an attempt's spans."""
     return list(await store.query_spans(*ids))
 
@@ -48,7 +48,7 @@ report(ids)
 """
 
 
-def recorded_until_killed(program: str, url: str, **args: Any) -> Tuple[str, str]:
+def recorded_until_killed(program: str, url: str, **args: Any) -> tuple[str, str]:
     """Run a program that records in a store, under ``ids``, and kills itself; returns the ids."""
     with start_child(_RECORDING + program, args={"url": url, **args}) as child:
         ids = child.next_report(deadline=60)
@@ -62,7 +62,7 @@ def assert_balanced(receipt: Receipt) -> None:
     assert receipt.balanced, receipt
 
 
-def model_call(*token_ids: int) -> Dict[str, Any]:
+def model_call(*token_ids: int) -> dict[str, Any]:
     """Return what a span of a model call says that can be trained."""
     choice = Choice(0, "stop", token_ids=token_ids, logprobs=(-0.5,) * len(token_ids))
     call = ModelCall(

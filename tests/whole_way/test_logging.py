@@ -6,7 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -32,7 +32,7 @@ def lines() -> Iterator[io.StringIO]:
         logger.propagate = propagate
 
 
-def parsed(lines: io.StringIO) -> List[Dict[str, Any]]:
+def parsed(lines: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines.getvalue().splitlines()]
 
 

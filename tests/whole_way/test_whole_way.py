@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import openai
 import pyarrow.parquet
@@ -23,7 +23,7 @@ from agentlightning.tracer import OtelTracer
 MESSAGES, IDS = 500, 20_000
 
 
-def sampled(count: int) -> List[Token]:
+def sampled(count: int) -> list[Token]:
     dice = random.Random(1)
     return [
         Token(text=f"t{number} ", id=dice.randrange(2**31), logprob=-dice.random()) for number in range(count)

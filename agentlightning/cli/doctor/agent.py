@@ -17,7 +17,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 from ...instrumentation.patch import Patch, Patches
 from ...integrations.agentops.probe import probe
@@ -36,7 +36,7 @@ class _Log(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: List[Tuple[str, str]] = []
+        self.said: list[tuple[str, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         self.said.append((record.levelname, record.getMessage()))
@@ -65,7 +65,7 @@ def _said(message: Any) -> str:
     return calls or str(message.content)
 
 
-def _joined(chunks: List[Any]) -> str:
+def _joined(chunks: list[Any]) -> str:
     """Return what a stream says in all."""
     text, names, arguments = "", "", ""
     for chunk in chunks:
@@ -99,7 +99,7 @@ def _of_http(body: str, *, stream: bool) -> str:
     texts = [line[5:] for line in body.splitlines() if line.startswith("data: {")] if stream else [body]
     text, names, arguments = "", "", ""
     for choice in (choice for each in texts for choice in json.loads(each)["choices"]):
-        message: Dict[str, Any] = choice.get("delta") or choice.get("message") or {}
+        message: dict[str, Any] = choice.get("delta") or choice.get("message") or {}
         text += message.get("content") or ""
         for call in message.get("tool_calls") or ():
             names += call["function"].get("name") or ""
@@ -107,7 +107,7 @@ def _of_http(body: str, *, stream: bool) -> str:
     return f"{names}({arguments})" if names else text
 
 
-def client_of(server: FakeOpenAI) -> Optional[Any]:
+def client_of(server: FakeOpenAI) -> Any | None:
     """Return what calls the model: ``openai``, else an HTTP library, else nothing."""
     if find_spec("openai") is not None:
         return _OpenAI(server)
@@ -115,7 +115,7 @@ def client_of(server: FakeOpenAI) -> Optional[Any]:
     return _Http(server, name) if name else None
 
 
-def in_force() -> List[str]:
+def in_force() -> list[str]:
     """Return what every patch that is in force now says of itself."""
     found = [each for each in gc.get_objects() if isinstance(each, Patch) and not isinstance(each, Patches)]
     return sorted({each.description for each in found if each.active})
@@ -128,7 +128,7 @@ def main(url: str, result: Path) -> None:
     kind = OtelTracer if probe().range == "none" else AgentOpsTracer
     tracer: OtelTracer = kind(max_wait_time=MAX_WAIT_TIME)
     store = open_store(url)
-    seen: Dict[str, str] = {}
+    seen: dict[str, str] = {}
     with FakeOpenAI() as server, tracer.lifespan(store):
         client = client_of(server)
         patches = in_force()
@@ -145,7 +145,7 @@ def main(url: str, result: Path) -> None:
     result.write_text(json.dumps(found), encoding="ascii")
 
 
-def _work(tracer: OtelTracer, server: FakeOpenAI, client: Any, seen: Dict[str, str]) -> None:
+def _work(tracer: OtelTracer, server: FakeOpenAI, client: Any, seen: dict[str, str]) -> None:
     def answered(call: Call, ask: Callable[[], str]) -> None:
         server.enqueue(call.answer)
         seen[call.style] = ask()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Final, Optional, Tuple
+from typing import Any, Final
 
 from ...testing.fake_openai import Answer, AnswerChoice, ToolCallAnswer, tokens_of
 
 MODEL: Final = "agl-doctor"
-QUESTION: Final[Dict[str, Any]] = {
+QUESTION: Final[dict[str, Any]] = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "What is 2 + 3?"}],
 }
-TOOL: Final[Dict[str, Any]] = {
+TOOL: Final[dict[str, Any]] = {
     "type": "function",
     "function": {
         "name": "add",
@@ -31,17 +31,17 @@ class Call:
     answer: Answer
 
     @property
-    def prompt_ids(self) -> Tuple[int, ...]:
+    def prompt_ids(self) -> tuple[int, ...]:
         """Token ids of the prompt."""
         return self.answer.prompt_token_ids or ()
 
     @property
-    def ids(self) -> Tuple[int, ...]:
+    def ids(self) -> tuple[int, ...]:
         """Token ids that were sampled."""
         return tuple(token.id for token in self.answer.choices[0].tokens)
 
     @property
-    def logprobs(self) -> Tuple[Optional[float], ...]:
+    def logprobs(self) -> tuple[float | None, ...]:
         """Their log-probabilities."""
         return tuple(token.logprob for token in self.answer.choices[0].tokens)
 
@@ -53,7 +53,7 @@ class Call:
         return called or str(choice.content)
 
 
-def _call(style: str, text: str, tool: Optional[ToolCallAnswer] = None) -> Call:
+def _call(style: str, text: str, tool: ToolCallAnswer | None = None) -> Call:
     choice = AnswerChoice(
         tokens_of(text), (tool,) if tool else (), finish_reason="tool_calls" if tool else "stop"
     )

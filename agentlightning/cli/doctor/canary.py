@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 from ...codec.genai import read_call
 from ...codec.model_call import ModelCall
@@ -64,7 +64,7 @@ def canary(subject: Subject) -> Iterator[Finding]:
     yield Finding("ok", "patches", sentence, details=patches)
 
 
-def _run_agent(folder: Path, url: str) -> Tuple[Dict[str, Any], str]:
+def _run_agent(folder: Path, url: str) -> tuple[dict[str, Any], str]:
     """Return what the agent reports, or what went wrong."""
     result = folder / "result.json"
     spool = {LightningEnvVar.AGL_SPOOL_DIR.value: str(folder / "spool")}
@@ -85,13 +85,13 @@ def _run_agent(folder: Path, url: str) -> Tuple[Dict[str, Any], str]:
     if done.returncode or not result.exists():
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         return {}, f"exit code {done.returncode}: {last}"
-    found: Dict[str, Any] = json.loads(result.read_text(encoding="ascii"))
+    found: dict[str, Any] = json.loads(result.read_text(encoding="ascii"))
     return found, ""
 
 
 async def _read(url: str) -> Recorded:
-    calls: List[ModelCall] = []
-    found: List[Receipt] = []
+    calls: list[ModelCall] = []
+    found: list[Receipt] = []
     async with open_store(url) as store:
         for rollout in await store.query_rollouts():
             for attempt in await store.query_attempts(rollout.rollout_id):
@@ -102,7 +102,7 @@ async def _read(url: str) -> Recorded:
     return Recorded(calls, found)
 
 
-def _judge(said: Dict[str, Any], recorded: Recorded, spooled: List[str]) -> Iterator[Finding]:
+def _judge(said: dict[str, Any], recorded: Recorded, spooled: list[str]) -> Iterator[Finding]:
     expected = CALLS if said["client"] else ()
     problems = [
         *_calls(expected, said["seen"], recorded.calls),
@@ -133,7 +133,7 @@ def _judge(said: Dict[str, Any], recorded: Recorded, spooled: List[str]) -> Iter
     yield Finding("ok", "canary", sentence, details=(styles,))
 
 
-def _calls(expected: Sequence[Call], seen: Dict[str, str], recorded: Sequence[ModelCall]) -> Iterator[str]:
+def _calls(expected: Sequence[Call], seen: dict[str, str], recorded: Sequence[ModelCall]) -> Iterator[str]:
     by_id = {call.response_id: call for call in recorded}
     counts = Counter(call.response_id for call in recorded)
     for call in expected:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import List, Literal, Optional, Tuple
+from typing import Literal
 from urllib.parse import quote
 
 from ...env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
@@ -36,7 +36,7 @@ class Finding:
     sentence: str
     cure: str = ""
     """What to do; empty only where ``level`` is ``ok``."""
-    details: Tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Subject:
     """The store that is meant, and where its files would lie."""
 
     url: str
-    path: Optional[Path] = None
+    path: Path | None = None
     """The file of a SQLite store."""
     options: str = ""
     """``?synchronous=full``, as in its URL."""
@@ -74,7 +74,7 @@ class Subject:
 Check = Callable[[Subject], Iterable[Finding]]
 
 
-def subject(store: Optional[str]) -> Subject:
+def subject(store: str | None) -> Subject:
     """Return what ``--store``, ``AGL_STORE``, the project's setting or the default mean; opens nothing."""
     url = resolve_setting(LightningEnvVar.AGL_STORE, store, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
     path = lookup.sqlite_path(url)
@@ -84,9 +84,9 @@ def subject(store: Optional[str]) -> Subject:
     return Subject(url, path.absolute(), f"?{query}" if query else "")
 
 
-def findings_of(name: str, check: Check, subject: Subject, unchecked: Level) -> List[Finding]:
+def findings_of(name: str, check: Check, subject: Subject, unchecked: Level) -> list[Finding]:
     """Run a check; what it raises is a finding of the level ``unchecked``. Keys and passwords are masked."""
-    found: List[Finding] = []
+    found: list[Finding] = []
     try:
         found += check(subject)
     except Exception as error:  # noqa: BLE001 - a machine may be broken in any way

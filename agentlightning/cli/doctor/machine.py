@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, List, Tuple
+from typing import Final
 
 from .finding import Finding, Level, Subject, existing, write_into
 
@@ -99,7 +99,7 @@ def _clock_problems() -> Iterator[Finding]:
 
 def _step() -> float:
     """Return the smallest step of the clock that can be seen, in seconds."""
-    steps: List[int] = []
+    steps: list[int] = []
     give_up = time.monotonic() + 0.1
     before = time.time_ns()
     while time.monotonic() < give_up and len(steps) < READINGS:
@@ -129,7 +129,7 @@ def open_files(_: Subject) -> Iterator[Finding]:
 # ---------------------------------------------------------------------- file systems
 
 
-def file_system(folder: Path, mounts: str) -> Tuple[str, str]:
+def file_system(folder: Path, mounts: str) -> tuple[str, str]:
     """Return the type of the file system that holds ``folder`` and where that is mounted.
 
     Args:

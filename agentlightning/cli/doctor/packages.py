@@ -9,7 +9,6 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 from packaging.requirements import Requirement
 
@@ -73,7 +72,7 @@ def opentelemetry(_: Subject) -> Iterator[Finding]:
         yield Finding("ok", "opentelemetry", f"OpenTelemetry {named}")
 
 
-def _release(name: str, version: Optional[str]) -> Tuple[int, int]:
+def _release(name: str, version: str | None) -> tuple[int, int]:
     """Return the release of the API that a package belongs to; 0.56b0 of the instrumentations goes with 1.35."""
     major, minor, *_ = (*version_numbers(version), 0, 0)
     return (1, minor - 21) if major == 0 and "instrumentation" in name else (major, minor)
@@ -121,7 +120,7 @@ def _refused(found: Found, sentence: str) -> Finding:
 
 def conflicts(_: Subject) -> Iterator[Finding]:
     """Requirements of what records that are not met by what is installed."""
-    broken: Dict[str, List[str]] = {}
+    broken: dict[str, list[str]] = {}
     for name in TREES:
         for text in _requirements(name):
             unmet = _unmet(Requirement(text))
@@ -134,7 +133,7 @@ def conflicts(_: Subject) -> Iterator[Finding]:
         yield Finding("ok", "conflicts", "no installed package contradicts another one that records")
 
 
-def _requirements(name: str) -> List[str]:
+def _requirements(name: str) -> list[str]:
     try:
         return importlib.metadata.requires(name) or []
     except importlib.metadata.PackageNotFoundError:
@@ -167,7 +166,7 @@ def namesakes(_: Subject) -> Iterator[Finding]:
         yield Finding("ok", "namesakes", "nothing else answers to the names that are imported")
 
 
-def _shadows(folder: Path) -> Iterator[Tuple[Path, str]]:
+def _shadows(folder: Path) -> Iterator[tuple[Path, str]]:
     """Yield what in a folder hides an installed package from the programs that are started there."""
     for name in IMPORTED:
         spec = importlib.util.find_spec(name)

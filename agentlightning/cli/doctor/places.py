@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import List, Optional
 
 from ...errors import LightningError
 from ...store.base import receipt_of
@@ -34,7 +33,7 @@ def places(subject: Subject) -> Iterator[Finding]:
         yield _finding(receipts)
 
 
-def _finding(receipts: List[Receipt]) -> Finding:
+def _finding(receipts: list[Receipt]) -> Finding:
     of = output.count(len(receipts), "newest rollout")
     unplaced = [receipt for receipt in receipts if receipt.late or receipt.unattributed]
     if not unplaced:
@@ -53,10 +52,10 @@ def _finding(receipts: List[Receipt]) -> Finding:
     return Finding("warn", "places", sentence, cure)
 
 
-async def _receipts(url: str) -> List[Receipt]:
+async def _receipts(url: str) -> list[Receipt]:
     async with asyncio.timeout(TIMEOUT), open_store(url) as store:
         rollouts = await store.query_rollouts(sort_by="start_time", sort_order="desc", limit=LOOKED_AT)
-        found: List[Optional[Receipt]] = []
+        found: list[Receipt | None] = []
         for rollout in rollouts:
             attempt = await store.get_latest_attempt(rollout.rollout_id)
             if attempt is not None:

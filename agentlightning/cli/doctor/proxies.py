@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Dict, List, Set
 from urllib.parse import urlsplit
 
 from ...testing.fake_openai import FakeOpenAI
@@ -47,7 +46,7 @@ def _no_proxy() -> str:
     return f"{given},{LOOPBACK}" if given else LOOPBACK
 
 
-def _through(named: Dict[str, str]) -> tuple[Set[str], List[str]]:
+def _through(named: dict[str, str]) -> tuple[set[str], list[str]]:
     """Return the hosts whose requests went to the proxy, and the clients that cannot be made at all."""
     with FakeOpenAI() as server:
         env = {**program_environment(), **dict.fromkeys(named, server.url)}
@@ -58,7 +57,7 @@ def _through(named: Dict[str, str]) -> tuple[Set[str], List[str]]:
     return {host for host in caught if host}, broken
 
 
-def _ask(arguments: List[str], env: Dict[str, str]) -> List[str]:
+def _ask(arguments: list[str], env: dict[str, str]) -> list[str]:
     command = [sys.executable, "-m", "agentlightning.cli.doctor.caller", *arguments]
     done = subprocess.run(  # noqa: S603 - ours
         command, env=env, capture_output=True, text=True, timeout=TIMEOUT, check=False

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib import import_module
-from typing import Final, List, Tuple
+from typing import Final
 
 from ..._printable import printable
 from ...integrations.agentops.probe import probe
@@ -65,7 +65,7 @@ def unchecked(heading: str) -> Level:
 def run(args: argparse.Namespace) -> int:
     """Examine, print, and return the exit code."""
     meant = subject(args.store)
-    done: List[Tuple[str, Finding]] = []
+    done: list[tuple[str, Finding]] = []
     with output.progress(len(CHECKS), "examining") as advance:
         for heading, name, module in CHECKS:
             done += [
@@ -109,7 +109,7 @@ def _print_json(meant: Subject, findings: Sequence[Finding], *, with_table: bool
     output.print_json(document)
 
 
-def _print(meant: Subject, done: Sequence[Tuple[str, Finding]], *, with_patches: bool) -> None:
+def _print(meant: Subject, done: Sequence[tuple[str, Finding]], *, with_patches: bool) -> None:
     _say(f"store: {meant.name}")
     shown = ""
     for heading, finding in done:

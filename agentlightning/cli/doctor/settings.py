@@ -8,7 +8,6 @@ import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Dict, Tuple
 
 from ...env_var import LightningEnvVar, resolve_bool_env_var, resolve_int_env_var
 from .finding import Finding, Level, Subject
@@ -119,11 +118,11 @@ def _choice(*allowed: str) -> Callable[[str], object]:
     return parse
 
 
-def _truth(setting: LightningEnvVar) -> Tuple[Level, Callable[[str], object], str]:
+def _truth(setting: LightningEnvVar) -> tuple[Level, Callable[[str], object], str]:
     return "warn", lambda _: resolve_bool_env_var(setting), "1 or 0"
 
 
-_PARSERS: Dict[LightningEnvVar, Tuple[Level, Callable[[str], object], str]] = {
+_PARSERS: dict[LightningEnvVar, tuple[Level, Callable[[str], object], str]] = {
     LightningEnvVar.AGL_CAPTURE_TOKENS: ("fail", _choice("observe", "request"), "observe or request"),
     LightningEnvVar.AGL_SPAN_NAMES: ("fail", _choice("0.3"), "0.3"),
     LightningEnvVar.AGL_LOG_LEVEL: (

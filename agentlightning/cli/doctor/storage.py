@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from ...errors import InvalidArgument, LightningError, StoreBusy
 from ...store.registry import open_store
@@ -164,7 +164,7 @@ def _broken_locks(folder: Path) -> Iterator[str]:
         yield f"after they were given back, another process got {_named(free)}, and {rows} of 2 rows were there"
 
 
-def _ask(folder: Path) -> Dict[str, Any]:
+def _ask(folder: Path) -> dict[str, Any]:
     """Return what a second process gets.
 
     Raises:
@@ -174,11 +174,11 @@ def _ask(folder: Path) -> Dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)  # noqa: S603 - ours
     if done.returncode:
         raise RuntimeError(f"the second process failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    found: Dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def _named(found: Dict[str, Any]) -> str:
+def _named(found: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} {'yes' if got is True else 'no' if got is False else got}" for name, got in found.items()
     )

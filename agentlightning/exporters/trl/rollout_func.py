@@ -9,7 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Dict, List, Optional, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from ...adapter.completeness import RewardRule
 from ...adapter.policy import RowPolicy
@@ -29,7 +29,7 @@ class RolloutFunction:
     """What :func:`as_rollout_func` returns. Call ``close`` at the end, or use it in a ``with``."""
 
     def __init__(
-        self, player: Player, *, on_fork: OnFork, concurrency: int, policy: Optional[RowPolicy], run: str
+        self, player: Player, *, on_fork: OnFork, concurrency: int, policy: RowPolicy | None, run: str
     ) -> None:
         self._player = player
         self._on_fork = on_fork
@@ -41,7 +41,7 @@ class RolloutFunction:
         self.counts: Counter[str] = Counter()
         """Code → rollouts that trained nothing because of it; ``rows_left_out`` counts rows, of rollouts that fork."""
 
-    def __call__(self, prompts: Sequence[Any], trainer: Any) -> Dict[str, List[Any]]:
+    def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, list[Any]]:
         """Run the agent on each prompt.
 
         Raises:
@@ -62,7 +62,7 @@ class RolloutFunction:
         self._count(found, alone=trainer.accelerator.num_processes == 1)
         return found
 
-    async def _play(self, jobs: Sequence[Job]) -> List[Played]:
+    async def _play(self, jobs: Sequence[Job]) -> list[Played]:
         async def place(job: Job) -> Played:
             async with self._places:
                 return await self._player.play(job)
@@ -71,7 +71,7 @@ class RolloutFunction:
             tasks = [group.create_task(place(job)) for job in jobs]
         return [task.result() for task in tasks]
 
-    def _jobs(self, prompts: Sequence[Any], trainer: Any) -> List[Job]:
+    def _jobs(self, prompts: Sequence[Any], trainer: Any) -> list[Job]:
         """Return a job for each prompt; TRL has repeated them, so groups are neighbours, over all processes."""
         training = trainer.model.training
         size = trainer.num_generations if training else trainer.num_generations_eval
@@ -88,7 +88,7 @@ class RolloutFunction:
             for place, prompt in enumerate(prompts)
         ]
 
-    def _count(self, found: Dict[str, List[Any]], *, alone: bool) -> None:
+    def _count(self, found: dict[str, list[Any]], *, alone: bool) -> None:
         refused = Counter(code for code in found["trace_refused"] if code is not None)
         left_out = sum(found["trace_rows_left_out"])
         self.counts.update(refused)
@@ -114,9 +114,9 @@ class RolloutFunction:
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        where: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -128,11 +128,11 @@ def as_rollout_func(
     tracer: Tracer,
     on_fork: OnFork = "longest",
     concurrency: int = 64,
-    policy: Optional[RowPolicy] = None,
+    policy: RowPolicy | None = None,
     reward: RewardRule = "required",
-    timeout: Optional[float] = None,
+    timeout: float | None = None,
     settle: float = SETTLE_SECONDS,
-    run: Optional[str] = None,
+    run: str | None = None,
 ) -> RolloutFunction:
     """Return a ``rollout_func`` for TRL's ``GRPOTrainer`` that runs an agent once per prompt, recorded.
 
@@ -186,8 +186,8 @@ class _Loop:
     """An event loop in a thread of its own: clients outlive a call, and the caller may have a loop itself."""
 
     def __init__(self) -> None:
-        self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._thread: Optional[threading.Thread] = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end and return its result."""

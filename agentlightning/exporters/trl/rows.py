@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Dict, List, Literal, Optional, Union
+from typing import Any, Literal
 
 from ...adapter.policy import RowPolicy
 from ...adapter.training import RowSet, TrainingRow
@@ -13,7 +13,7 @@ from ...store.sealing import RefusedAttempt, SealedAttempt
 from ..checks import exportable, sampled_at
 
 OnFork = Literal["longest", "error"]
-Rollouts = Union[SealedAttempt, RefusedAttempt, Sequence[TrainingRow]]
+Rollouts = SealedAttempt | RefusedAttempt | Sequence[TrainingRow]
 """One rollout: as the store gives it, or its rows."""
 
 SENTINEL = -9999.0
@@ -26,11 +26,11 @@ def rollout_dict(
     rollouts: Iterable[Rollouts],
     *,
     on_fork: OnFork = "longest",
-    policy: Optional[RowPolicy] = None,
+    policy: RowPolicy | None = None,
     placeholder: int = 0,
-    vocabulary: Optional[int] = None,
-    temperature: Optional[float] = 1.0,
-) -> Dict[str, List[Any]]:
+    vocabulary: int | None = None,
+    temperature: float | None = 1.0,
+) -> dict[str, list[Any]]:
     """Return what a ``rollout_func`` returns: lists with one entry per rollout, in the order given.
 
     Beside TRL's own ``prompt_ids``, ``completion_ids``, ``logprobs`` and ``env_mask`` there are lists that reward
@@ -51,7 +51,7 @@ def rollout_dict(
         NotExportable: A row is not sound, saw media or was sampled otherwise than the trainer computes, or a rollout
             has several rows and that is an error.
     """
-    found: Dict[str, List[Any]] = {
+    found: dict[str, list[Any]] = {
         name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", *EXTRA)
     }
     for rollout in rollouts:
@@ -70,12 +70,12 @@ def trace_reward(
     prompts: Any = None,
     completions: Any = None,
     *,
-    trace_reward: Sequence[Optional[float]],
-    trace_refused: Sequence[Optional[str]] = (),
+    trace_reward: Sequence[float | None],
+    trace_refused: Sequence[str | None] = (),
     trace_rows_left_out: Sequence[int] = (),
-    log_metric: Optional[Callable[[str, float], None]] = None,
+    log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
-) -> List[Optional[float]]:
+) -> list[float | None]:
     """Return what the rollouts earned, for ``GRPOTrainer(reward_funcs=[trace_reward])``; ``None`` = unscored.
 
     It logs the share of rollouts that train nothing, and how many rows were left out of those that fork.
@@ -89,8 +89,8 @@ def trace_reward(
 
 
 def _entry(
-    rows: Sequence[TrainingRow], on_fork: OnFork, vocabulary: Optional[int], temperature: Optional[float]
-) -> Dict[str, Any]:
+    rows: Sequence[TrainingRow], on_fork: OnFork, vocabulary: int | None, temperature: float | None
+) -> dict[str, Any]:
     if len(rows) > 1 and on_fork == "error":
         raise NotExportable(
             f"rollout {rows[0].rollout_id} has {len(rows)} rows, and TRL's GRPOTrainer takes one; use "
@@ -112,7 +112,7 @@ def _entry(
     }
 
 
-def _nothing(rollout_id: str, token: int, why: str) -> Dict[str, Any]:
+def _nothing(rollout_id: str, token: int, why: str) -> dict[str, Any]:
     """Return a row that trains nothing: TRL wants at least one token, and takes it for padding where it is masked."""
     return {
         "prompt_ids": [token],
@@ -126,7 +126,7 @@ def _nothing(rollout_id: str, token: int, why: str) -> Dict[str, Any]:
     }
 
 
-def check_tokens(row: TrainingRow, vocabulary: Optional[int] = None) -> None:
+def check_tokens(row: TrainingRow, vocabulary: int | None = None) -> None:
     """Refuse what TRL would train on without a word.
 
     Raises:
@@ -149,7 +149,7 @@ def check_tokens(row: TrainingRow, vocabulary: Optional[int] = None) -> None:
             raise NotExportable(f"{where} has a log-probability on a token that nobody sampled")
 
 
-def rows_of(rollout: Rollouts, policy: Optional[RowPolicy]) -> Sequence[TrainingRow]:
+def rows_of(rollout: Rollouts, policy: RowPolicy | None) -> Sequence[TrainingRow]:
     """Return the rows of a rollout; none where it was refused."""
     if isinstance(rollout, RefusedAttempt):
         return ()

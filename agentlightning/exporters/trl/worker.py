@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any
 
 from ...adapter.advantage import AdvantageFunction, Formula, group_advantages
 from ...adapter.policy import RowPolicy
@@ -30,7 +30,7 @@ _LOOK_SECONDS = 0.02  # between two looks at a queue that is full
 @dataclass(slots=True)
 class _Group:
     number: int
-    rollouts: List[Sequence[TrainingRow]] = field(default_factory=list)
+    rollouts: list[Sequence[TrainingRow]] = field(default_factory=list)
     """One per rollout; without rows where it was refused."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Codes of those that were refused."""
@@ -79,18 +79,18 @@ class TraceRolloutWorker:
 
     def __init__(
         self,
-        source: Union[AsyncIterable[Rollouts], Iterable[Rollouts]],
+        source: AsyncIterable[Rollouts] | Iterable[Rollouts],
         *,
         group_size: int,
-        policy: Optional[RowPolicy] = None,
-        reward: Optional[Callable[[Sequence[TrainingRow]], Optional[float]]] = None,
-        version_of: Optional[Callable[[TrainingRow], Optional[int]]] = None,
-        max_staleness: Optional[int] = None,
-        advantage: Union[Formula, str, AdvantageFunction] = Formula.TRL_ASYNC,
+        policy: RowPolicy | None = None,
+        reward: Callable[[Sequence[TrainingRow]], float | None] | None = None,
+        version_of: Callable[[TrainingRow], int | None] | None = None,
+        max_staleness: int | None = None,
+        advantage: Formula | str | AdvantageFunction = Formula.TRL_ASYNC,
         max_queued: int = 256,
-        give_up_after: Optional[int] = 64,
+        give_up_after: int | None = 64,
         patience: float = 600.0,
-        temperature: Optional[float] = 1.0,
+        temperature: float | None = 1.0,
         weights: Weights = "rows",
     ) -> None:
         if group_size < 1 or max_queued < 1 or (max_staleness or 0) < 0 or give_up_after == 0:
@@ -116,7 +116,7 @@ class TraceRolloutWorker:
         """Their rollouts."""
         self.rollout_buffer: queue.Queue[Any] = queue.Queue(max_queued)
         """What the trainer takes."""
-        self.metrics_queue: queue.Queue[Dict[str, Any]] = queue.Queue()
+        self.metrics_queue: queue.Queue[dict[str, Any]] = queue.Queue()
         """What the trainer logs."""
         self.model_version = 0
         """The version that the trainer has sent to the engine last."""
@@ -127,11 +127,11 @@ class TraceRolloutWorker:
         self._groups: OrderedDict[str, _Group] = OrderedDict()
         self._started = 0
         self._heard = time.monotonic()
-        self._thread: Optional[threading.Thread] = None
-        self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._task: Optional[asyncio.Task[None]] = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
         self._ended = False
-        self._error: Optional[BaseException] = None
+        self._error: BaseException | None = None
 
     # -- what the trainer calls
 
@@ -277,7 +277,7 @@ class TraceRolloutWorker:
             )
 
     async def _hand_over(
-        self, row: TrainingRow, group: int, advantage: float, metrics: Dict[str, float]
+        self, row: TrainingRow, group: int, advantage: float, metrics: dict[str, float]
     ) -> None:
         check_tokens(row)
         sampled_at([row], self._temperature)
@@ -299,7 +299,7 @@ class TraceRolloutWorker:
         self._count("rows")
 
     def _sample(
-        self, row: TrainingRow, group: int, advantage: float, version: int, metrics: Dict[str, float]
+        self, row: TrainingRow, group: int, advantage: float, version: int, metrics: dict[str, float]
     ) -> Any:
         import numpy as np
 
@@ -333,7 +333,7 @@ def _sample_class() -> Any:
     return RolloutSample
 
 
-async def _iterated(source: Union[AsyncIterable[Rollouts], Iterable[Rollouts]]) -> Any:
+async def _iterated(source: AsyncIterable[Rollouts] | Iterable[Rollouts]) -> Any:
     if not isinstance(source, AsyncIterable):
         for rollout in source:
             yield rollout
@@ -360,15 +360,15 @@ def _group_of(rollout: Rollouts, rows: Sequence[TrainingRow]) -> str:
     return found
 
 
-def _reward_of(rows: Sequence[TrainingRow]) -> Optional[float]:
+def _reward_of(rows: Sequence[TrainingRow]) -> float | None:
     refuse_steps(rows)
     return rows[0].reward
 
 
-def _finite(reward: Optional[float]) -> Optional[float]:
+def _finite(reward: float | None) -> float | None:
     return reward if reward is not None and math.isfinite(reward) else None
 
 
-def _oldest(row: TrainingRow) -> Optional[int]:
-    versions: Optional[Tuple[int, int]] = row.versions
+def _oldest(row: TrainingRow) -> int | None:
+    versions: tuple[int, int] | None = row.versions
     return None if versions is None else versions[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
@@ -41,7 +41,7 @@ def unmanaged(found: Found, provider: Any, join: Join, guard: Guard) -> Patches:
     return repair(found, join, guard)
 
 
-_instrumented: List[Patches] = []
+_instrumented: list[Patches] = []
 _lock = threading.Lock()
 
 

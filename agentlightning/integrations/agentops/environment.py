@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Dict, Optional
 
 from ...instrumentation.patch import Patch
 
@@ -12,7 +11,7 @@ _PROXIES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY",
 _LOOPBACK = "127.0.0.1,localhost,::1"
 
 
-def around_proxies() -> Dict[str, str]:
+def around_proxies() -> dict[str, str]:
     """Return the variables that keep requests to this machine away from a proxy; none where no proxy is set."""
     if not any(os.environ.get(name) for name in _PROXIES):
         return {}
@@ -23,7 +22,7 @@ def around_proxies() -> Dict[str, str]:
 
 def set_environment(variables: Mapping[str, str]) -> Patch:
     """Set variables; undoing puts each back to what it was, unless somebody has changed it since."""
-    before: Dict[str, Optional[str]] = {name: os.environ.get(name) for name in variables}
+    before: dict[str, str | None] = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
 
     def undo() -> None:

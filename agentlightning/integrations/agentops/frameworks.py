@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, Final, Optional
+from typing import Any, Final
 
 from ...instrumentation.guard import Guard
 from ...instrumentation.imports import when_imported
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _MISSING: Final = object()
 
 
-def instrument_frameworks(found: Found, provider: Any, guard: Guard) -> Optional[Patch]:
+def instrument_frameworks(found: Found, provider: Any, guard: Guard) -> Patch | None:
     """Let AgentOps instrument the agent frameworks that it knows, now or when they are imported; since 0.4.13."""
     if not found.mentions("instrumentation/__init__.py", "def _perform_instrumentation"):
         return None
@@ -53,7 +53,7 @@ def instrument_frameworks(found: Found, provider: Any, guard: Guard) -> Optional
     return patches
 
 
-def _start(instrumentation: Any, name: str, provider: Any, guard: Guard) -> Optional[Patch]:
+def _start(instrumentation: Any, name: str, provider: Any, guard: Guard) -> Patch | None:
     """Start one instrumentation; ``None`` where it is not meant for this release of the framework."""
     loader = instrumentation.InstrumentorLoader(**instrumentation.AGENTIC_LIBRARIES[name])
     if not loader.should_activate:
@@ -79,7 +79,7 @@ def _start(instrumentation: Any, name: str, provider: Any, guard: Guard) -> Opti
     return patches
 
 
-def _end(instrumentor: Any, processors: Optional[Processors], guard: Guard) -> None:
+def _end(instrumentor: Any, processors: Processors | None, guard: Guard) -> None:
     afterwards = processors.after() if processors is not None else ()
     with guard("taking back an instrumentation of AgentOps"):
         if getattr(instrumentor, "_is_instrumented_by_opentelemetry", True):

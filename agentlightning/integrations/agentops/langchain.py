@@ -9,7 +9,7 @@ so there is no second one.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -34,15 +34,15 @@ class _InPlace:
     run_inline = True
     """LangChain then calls the handler in the context of an asynchronous run, not in a copy of it."""
 
-    active_spans: Dict[Any, trace.Span]
-    context_tokens: Dict[Any, Any]
-    token_counts: Dict[Any, int]
+    active_spans: dict[Any, trace.Span]
+    context_tokens: dict[Any, Any]
+    token_counts: dict[Any, int]
 
-    def on_llm_start(self, serialized: Any, prompts: List[Any], **kwargs: Any) -> None:
+    def on_llm_start(self, serialized: Any, prompts: list[Any], **kwargs: Any) -> None:
         theirs: Any = super()
         theirs.on_llm_start(_with_model(serialized, kwargs), prompts, **kwargs)
 
-    def on_chat_model_start(self, serialized: Any, messages: List[Any], **kwargs: Any) -> None:
+    def on_chat_model_start(self, serialized: Any, messages: list[Any], **kwargs: Any) -> None:
         theirs: Any = super()
         batch = messages[0] if messages and isinstance(messages[0], list) else messages
         theirs.on_chat_model_start(_with_model(serialized, kwargs), batch, **kwargs)
@@ -60,7 +60,7 @@ class _InPlace:
         operation_name: str,
         span_kind: str,
         run_id: Any = None,
-        attributes: Optional[Dict[str, Any]] = None,
+        attributes: dict[str, Any] | None = None,
         parent_run_id: Any = None,
     ) -> trace.Span:
         core = importlib.import_module("agentops.sdk.core")
@@ -96,14 +96,14 @@ class _InPlace:
         span.end()
 
 
-def _with_model(serialized: Any, kwargs: Dict[str, Any]) -> Dict[str, Any]:
+def _with_model(serialized: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return what they read the model's name from: for want of one they take the name of the class."""
     asked = kwargs.get("invocation_params") or {}
     model = asked.get("model") or asked.get("model_name")
     return {**(serialized or {}), **({"model_name": model} if isinstance(model, str) else {})}
 
 
-def _with_name(serialized: Any, kwargs: Dict[str, Any]) -> Dict[str, Any]:
+def _with_name(serialized: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return what they read a name from; current LangChain gives it beside ``serialized``, which may be ``None``."""
     name = kwargs.get("name")
     return {**(serialized or {}), **({"name": name} if name else {})}

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, Dict, Final, Optional
+from typing import Any, Final
 from uuid import UUID
 
 from opentelemetry import context as otel_context
@@ -54,7 +54,7 @@ class EventRecorder:
         version: The release of AgentOps, which names the instrumentation scope.
     """
 
-    def __init__(self, provider: trace.TracerProvider, version: Optional[str]) -> None:
+    def __init__(self, provider: trace.TracerProvider, version: str | None) -> None:
         self._tracer = provider.get_tracer("agentops", version or "")
         self._made: OrderedDict[str, SpanContext] = OrderedDict()
         self._agents: OrderedDict[str, str] = OrderedDict()
@@ -78,7 +78,7 @@ class EventRecorder:
 
     def session(self, session: Any, reason: object, context: otel_context.Context) -> None:
         """Record a session that has ended, in the context that it was started in."""
-        attributes: Dict[str, Any] = {
+        attributes: dict[str, Any] = {
             "agentops.span.kind": "session",
             "agentops.session.id": str(session.session_id),
             "agentops.session.end_state": str(session.end_state),
@@ -95,7 +95,7 @@ class EventRecorder:
         span.end(end)
 
     def _record(
-        self, event: Any, session_id: object, *, links: Sequence[Link] = (), failed: Optional[str] = None
+        self, event: Any, session_id: object, *, links: Sequence[Link] = (), failed: str | None = None
     ) -> SpanContext:
         kind = str(getattr(event.event_type, "value", event.event_type))
         attributes = _attributes(event, kind, self._agents)
@@ -118,7 +118,7 @@ class EventRecorder:
         return made
 
 
-def nanoseconds(moment: object) -> Optional[int]:
+def nanoseconds(moment: object) -> int | None:
     """Return a moment in nanoseconds since 1970, or ``None`` for what is none.
 
     AgentOps writes ``2026-01-01T00:00:00.000Z`` up to 0.3.0 and ``2026-01-01T00:00:00.000000+00:00`` later; a user's
@@ -184,11 +184,11 @@ def _times(event: Any) -> tuple[int, int]:
     return nanoseconds(event.init_timestamp) or end, end
 
 
-def _attributes(event: Any, kind: str, agents: Mapping[str, str]) -> Dict[str, Any]:
+def _attributes(event: Any, kind: str, agents: Mapping[str, str]) -> dict[str, Any]:
     fields = {
         name: value for name, value in vars(event).items() if value is not None and name not in _NOT_FIELDS
     }
-    attributes: Dict[str, Any] = {"agentops.span.kind": _KINDS.get(kind, kind)}
+    attributes: dict[str, Any] = {"agentops.span.kind": _KINDS.get(kind, kind)}
     name = fields.pop(_NAMES.get(kind, ""), None)
     if kind == "errors":
         attributes.update(_exception(fields, name))
@@ -216,9 +216,9 @@ def _attributes(event: Any, kind: str, agents: Mapping[str, str]) -> Dict[str, A
     return attributes
 
 
-def _exception(fields: Dict[str, Any], error_type: object) -> Dict[str, Any]:
+def _exception(fields: dict[str, Any], error_type: object) -> dict[str, Any]:
     """Return OpenTelemetry's ``exception.*`` for an error; takes out of ``fields`` what is said by them."""
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if error_type is not None:
         found["exception.type"] = found["error.type"] = str(error_type)
     if "details" in fields:

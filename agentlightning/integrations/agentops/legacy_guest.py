@@ -18,7 +18,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from types import ModuleType
-from typing import Any, Dict, Final, Generic, List, Optional, Tuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from weakref import WeakSet
 
 from opentelemetry import baggage
@@ -31,7 +31,7 @@ from ...semconv import LightningResourceAttributes
 from .server.manager import API_KEY
 
 T = TypeVar("T")
-Attempt = Optional[Tuple[object, object]]
+Attempt = tuple[object, object] | None
 
 _ROLLOUT: Final = LightningResourceAttributes.ROLLOUT_ID.value
 _ATTEMPT: Final = LightningResourceAttributes.ATTEMPT_ID.value
@@ -46,10 +46,10 @@ def client_class(client: ModuleType) -> type:
     return inspect.getclosurevars(client.Client).nonlocals["class_"]  # type: ignore[no-any-return]
 
 
-def _instances(client: ModuleType) -> Dict[type, Any]:
+def _instances(client: ModuleType) -> dict[type, Any]:
     """Return the table of that function: its own in 0.2, one for all such functions later."""
     seen = inspect.getclosurevars(client.Client)
-    table: Dict[type, Any] = {**seen.globals, **seen.nonlocals}[
+    table: dict[type, Any] = {**seen.globals, **seen.nonlocals}[
         "instances" if "instances" in seen.nonlocals else "ao_instances"
     ]
     return table
@@ -142,7 +142,7 @@ def no_links_in_the_log() -> Patch:
 # ---------------------------------------------------------------------- sessions of attempts
 
 
-def attempt_in(context: Optional[otel_context.Context] = None) -> Attempt:
+def attempt_in(context: otel_context.Context | None = None) -> Attempt:
     """Return the rollout and attempt that a context names (default: the current one), or ``None``."""
     ids = baggage.get_baggage(_ROLLOUT, context), baggage.get_baggage(_ATTEMPT, context)
     return None if None in ids else ids
@@ -165,7 +165,7 @@ class _PerAttempt(Generic[T]):
                     self._kept.popitem(last=False)
             return self._kept[key]
 
-    def all(self) -> List[T]:
+    def all(self) -> list[T]:
         with self._lock:
             return list(self._kept.values())
 
@@ -174,7 +174,7 @@ class _Sessions(MutableSequence[Any]):
     """What 0.3's list of open sessions is for a guest: those of the current attempt."""
 
     def __init__(self) -> None:
-        self._lists: _PerAttempt[List[Any]] = _PerAttempt(list)
+        self._lists: _PerAttempt[list[Any]] = _PerAttempt(list)
 
     def __getitem__(self, index: Any) -> Any:
         return self._lists.here()[index]
@@ -353,7 +353,7 @@ class GuestClient:
         return init
 
 
-def _keep_tags(client: Any, tags: Optional[Iterable[str]]) -> None:
+def _keep_tags(client: Any, tags: Iterable[str] | None) -> None:
     """Remember tags for the sessions to come, as the original does."""
     if not tags:
         return
@@ -381,7 +381,7 @@ def _always(original: Any, patch: Patch) -> Any:
 
 def _slot_per_attempt(owner: type, name: str) -> Patch:
     """Keep an attribute of 0.2's client for each attempt apart; what an instance has itself shows again later."""
-    slots: _PerAttempt[List[Any]] = _PerAttempt(lambda: [None])
+    slots: _PerAttempt[list[Any]] = _PerAttempt(lambda: [None])
 
     def put(_client: Any, value: Any) -> None:
         slots.here()[0] = value

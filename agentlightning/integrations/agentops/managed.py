@@ -18,7 +18,7 @@ import logging
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
@@ -319,7 +319,7 @@ def _with_status(original: Any, patch: Patch) -> Any:
 def set_status_of_state(span: Any) -> None:
     """Give a span the status that its end state says, unless it has one."""
     state = (getattr(span, "attributes", None) or {}).get(_END_STATE)
-    status: Optional[Status] = getattr(span, "status", None)
+    status: Status | None = getattr(span, "status", None)
     if not isinstance(state, str) or (status is not None and status.status_code is not StatusCode.UNSET):
         return
     word = state.lower()

@@ -12,12 +12,12 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Optional, Tuple
+from typing import Literal
 
 Range = Literal["none", "L1", "L2", "L3", "L4", "A1", "A2", "A3", "unknown"]
-Version = Tuple[int, ...]
+Version = tuple[int, ...]
 
-_LAYOUT: Tuple[Tuple[Range, str], ...] = (
+_LAYOUT: tuple[tuple[Range, str], ...] = (
     ("A3", "instrumentation/providers/openai"),
     ("A2", "instrumentation/openai/wrappers"),
     ("A1", "sdk/core.py"),
@@ -33,9 +33,9 @@ class Found:
 
     range: Range
     """``none``: not installed. ``unknown``: a package of this name that looks like no release known."""
-    version: Optional[str] = None
+    version: str | None = None
     """As the package's metadata says."""
-    folder: Optional[Path] = None
+    folder: Path | None = None
     """Where it lies."""
 
     @property
@@ -80,7 +80,7 @@ def probe() -> Found:
     return Found("unknown", version, folder)
 
 
-def installed_version(distribution: str) -> Optional[str]:
+def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, or ``None``."""
     try:
         return importlib.metadata.version(distribution)
@@ -88,7 +88,7 @@ def installed_version(distribution: str) -> Optional[str]:
         return None
 
 
-def version_numbers(version: Optional[str]) -> Version:
+def version_numbers(version: str | None) -> Version:
     """Return the leading numbers of a version; ``1.45.0rc1`` gives ``(1, 45, 0)``."""
     found = re.match(r"\d+(?:\.\d+)*", version or "")
     return tuple(int(part) for part in found.group().split(".")) if found else ()

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
-from typing import Any, Dict, Final, List, Mapping, Tuple
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -24,7 +24,7 @@ from ...instrumentation.patch import AttributePatch, Patch
 
 _SAYS: Final = "a streamed run is one span to its end, and stays what it is without AgentOps"
 
-_AGNO: Final[Mapping[str, Tuple[str, str]]] = {
+_AGNO: Final[Mapping[str, tuple[str, str]]] = {
     "create_streaming_agent_wrapper": ("agno.agent.run.agent", "get_agent_run_attributes"),
     "create_streaming_agent_async_wrapper": ("agno.agent.run.agent", "get_agent_run_attributes"),
     "create_streaming_workflow_wrapper": ("agno.workflow.run.workflow", "get_workflow_run_attributes"),
@@ -35,7 +35,7 @@ _AGNO: Final[Mapping[str, Tuple[str, str]]] = {
 """What makes a wrapper → the name of its spans, and what reads their attributes off a call."""
 
 
-def lasting_runs(name: str, module: ModuleType, guard: Guard) -> List[Patch]:
+def lasting_runs(name: str, module: ModuleType, guard: Guard) -> list[Patch]:
     """Replace what makes AgentOps' wrappers of runs, before it wraps anything.
 
     Args:
@@ -69,12 +69,12 @@ class _Call:
     tracer: Any
     name: str
     kind: SpanKind
-    describe: Callable[[Any], Dict[str, Any]]
+    describe: Callable[[Any], dict[str, Any]]
     """Reads attributes off the call, and off its result where there is one."""
     guard: Guard
 
 
-def _agno(module: Any, what: Tuple[str, str], guard: Guard, original: Any, patch: Patch) -> Any:
+def _agno(module: Any, what: tuple[str, str], guard: Guard, original: Any, patch: Patch) -> Any:
     def make(tracer: Any, contexts: Any) -> Any:
         theirs = original(tracer, contexts)
         if not patch.active:
@@ -105,10 +105,10 @@ def _smolagents(module: Any, guard: Guard, original: Any, patch: Patch) -> Any:
             return original(instrumentor, tracer)
 
         def wrapper(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-            def describe(result: Any) -> Dict[str, Any]:
+            def describe(result: Any) -> dict[str, Any]:
                 if result is not None:
                     return {"agentops.entity.output": str(result)}
-                found: Dict[str, Any] = module.get_agent_attributes(args=(instance, *args), kwargs=kwargs)
+                found: dict[str, Any] = module.get_agent_attributes(args=(instance, *args), kwargs=kwargs)
                 return found
 
             name = getattr(instance, "name", None) or type(instance).__name__
@@ -128,10 +128,10 @@ def _smolagents_model(module: Any, guard: Guard, original: Any, patch: Patch) ->
         def wrapper(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
             model = getattr(instance, "model_id", "unknown")
 
-            def describe(result: Any) -> Dict[str, Any]:
+            def describe(result: Any) -> dict[str, Any]:
                 if result is not None:
                     return {"gen_ai.completion.0.content": getattr(result, "content", None)}
-                found: Dict[str, Any] = module.get_model_attributes(args=(instance, *args), kwargs=kwargs)
+                found: dict[str, Any] = module.get_model_attributes(args=(instance, *args), kwargs=kwargs)
                 return {**found, "gen_ai.operation.name": "chat", "gen_ai.request.model": model}
 
             call = _Call(tracer, f"litellm.{wrapped.__name__} ({model})", SpanKind.CLIENT, describe, guard)
@@ -153,7 +153,7 @@ class _Running:
         self._span = call.tracer.start_span(call.name, kind=call.kind, attributes=self._read(None))
         self._context = trace.set_span_in_context(self._span)
 
-    def _read(self, result: Any) -> Dict[str, Any]:
+    def _read(self, result: Any) -> dict[str, Any]:
         with self._call.guard("reading attributes as AgentOps does"):
             return {key: value for key, value in self._call.describe(result).items() if value is not None}
         return {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import Resource
@@ -49,7 +49,7 @@ class SpanMirror(SpanProcessor):
     def __init__(
         self,
         url: str,
-        placed_by: Optional[LightningSpanProcessor] = None,
+        placed_by: LightningSpanProcessor | None = None,
         *,
         allow_insecure: bool = False,
         masks: bool = True,
@@ -71,7 +71,7 @@ class SpanMirror(SpanProcessor):
             MaskingExporter(self._exporter) if masks else self._exporter, schedule_delay_millis=500
         )
 
-    def on_start(self, span: SdkSpan, parent_context: Optional[Context] = None) -> None:  # noqa: ARG002
+    def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:  # noqa: ARG002
         """Remember where the span belongs: at its end the recorder has settled it and forgotten."""
         context = span.get_span_context()
         record = self._placed_by.writer.records.get(id(context)) if self._placed_by else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, Optional, Tuple
+from typing import Final, Literal
 
 from .probe import Found, installed_version, version_numbers
 
@@ -26,7 +26,7 @@ class Support:
     verdict: Verdict
     sentence: str
     """In managed mode, one sentence; of a refusal with the cure."""
-    unmanaged: Tuple[str, ...] = ()
+    unmanaged: tuple[str, ...] = ()
     """What the release itself breaks or loses where its user has started it, and what is done about it."""
 
 
@@ -96,7 +96,7 @@ KEPT_OFF: Final[Mapping[str, str]] = {
 }
 """Agent frameworks whose instrumentation by AgentOps is never started in managed mode, by their module, and why."""
 
-TABLE: Final[Tuple[Row, ...]] = (
+TABLE: Final[tuple[Row, ...]] = (
     Row(
         "none",
         _in_range("none"),
@@ -222,6 +222,6 @@ def support(found: Found) -> Support:
     )
 
 
-def row_of(found: Found) -> Optional[Row]:
+def row_of(found: Found) -> Row | None:
     """Return the row of a release, or ``None``."""
     return next((row for row in TABLE if row.applies(found)), None)

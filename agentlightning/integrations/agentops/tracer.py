@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from difflib import get_close_matches
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 from ...errors import AgentOpsConfigurationError, AgentOpsError, AgentOpsUnsupported, UnknownOption
 from ...instrumentation.guard import Guard
@@ -68,7 +68,7 @@ class AgentOpsTracer(OtelTracer):
         instrument_managed: bool = True,
         daemon: bool = True,
         strict: bool = False,
-        server: Union[AgentOpsServerManager, str, None] = None,
+        server: AgentOpsServerManager | str | None = None,
         export_to_server: bool = True,
         allow_insecure: bool = False,
         **options: Any,
@@ -93,10 +93,10 @@ class AgentOpsTracer(OtelTracer):
         # A server that was started here listens where its own switch lets it.
         self._allow_insecure = allow_insecure or self._server_url is None
         self._undo = ExitStack()
-        self._starting_in: Optional[int] = None
+        self._starting_in: int | None = None
         self._said = False
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_undo": ExitStack(), "_starting_in": None}
 
     @property
@@ -117,7 +117,7 @@ class AgentOpsTracer(OtelTracer):
         super().init(*args, **kwargs)
         self._start_server()
 
-    def init_worker(self, worker_id: int, store: Optional[LightningStore] = None) -> None:
+    def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
         """Begin to record in this process.
 
         Raises:
@@ -237,7 +237,7 @@ class AgentOpsTracer(OtelTracer):
         self._undo.callback(remove_processor, provider, copies)
 
     def _not_recorded(
-        self, reason: AgentOpsError, cause: Optional[Exception] = None, *, missing: bool = False
+        self, reason: AgentOpsError, cause: Exception | None = None, *, missing: bool = False
     ) -> None:
         if self._strict:
             raise reason from cause

@@ -25,7 +25,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, List, Literal, Optional, TypeVar
+from typing import Final, Literal, TypeVar
 from urllib.parse import quote
 
 from ..._private_files import create_file
@@ -62,7 +62,7 @@ class Migration:
     script: str
 
 
-def load_migrations(folder: Path) -> List[Migration]:
+def load_migrations(folder: Path) -> list[Migration]:
     """Return the migrations of a folder in their order, which has no gap."""
     found = []
     for path in sorted(folder.glob("*.sql")):
@@ -164,7 +164,7 @@ def open_file(path: Path, mode: Literal["ro", "rw", "rwc"]) -> StoreConnection:
 
 def patiently(
     work: Callable[[], T], busy_timeout: float, path: Path, interrupted: Callable[[], bool] = lambda: False
-) -> Optional[T]:
+) -> T | None:
     """Do ``work`` again while another process holds the file.
 
     Pauses are short and random: SQLite's own, of up to 0.1 s, let a busy neighbour win every time.
@@ -488,9 +488,9 @@ def _apply(connection: sqlite3.Connection, step: Migration, path: Path) -> None:
         raise
 
 
-def statements_of(script: str) -> List[str]:
+def statements_of(script: str) -> list[str]:
     """Cut a script into statements; ``executescript`` would commit before it begins."""
-    statements: List[str] = []
+    statements: list[str] = []
     pending = ""
     for line in script.splitlines(keepends=True):
         pending += line

@@ -32,7 +32,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Final, Generic, List, Optional, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from ..._handover import Bell, Future
 from ..._threads import started
@@ -115,7 +115,7 @@ class Gate:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._kept_out: List[Bell] = []
+        self._kept_out: list[Bell] = []
         self._left = Bell()
         self.closing = False
         """True where somebody waits for the others to come out."""
@@ -132,7 +132,7 @@ class Gate:
                 self._inside -= 1
             self._left.set()
 
-    def _enter(self) -> Optional[Bell]:
+    def _enter(self) -> Bell | None:
         """Return what to wait for, or ``None`` where the gate was open."""
         with self._lock:
             if not self.closing:
@@ -182,15 +182,15 @@ class Engine:
         self._lock = threading.RLock()
         self._gate = Gate()
         self._generation = 0
-        self._connections: List[StoreConnection] = []
-        self._commands: queue.SimpleQueue[Optional[_Job[Any]]] = queue.SimpleQueue()
-        self._questions: queue.SimpleQueue[Optional[_Question[Any]]] = queue.SimpleQueue()
-        self._writer: Optional[Thread] = None
-        self._readers: List[Thread] = []
+        self._connections: list[StoreConnection] = []
+        self._commands: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[_Question[Any] | None] = queue.SimpleQueue()
+        self._writer: Thread | None = None
+        self._readers: list[Thread] = []
         self._idle_readers = 0
-        self._poller: Optional[Thread] = None
+        self._poller: Thread | None = None
         self._poll_stopped = Bell()
-        self._resource_keys: Dict[str, int] = {}
+        self._resource_keys: dict[str, int] = {}
         self._here = threading.Lock()
         self._opening_id = secrets.token_hex(8)
         self._signed_in: float | None = None  # by the monotonic clock
@@ -249,7 +249,7 @@ class Engine:
                     f"{self._path}: the interpreter ends; nobody can wait for other processes"
                 )
 
-    def stop(self) -> List[Thread]:
+    def stop(self) -> list[Thread]:
         """Take no more work; return the threads, which end when what is queued is done."""
         with self._lock:
             threads = [*self._readers, self._writer, self._poller]
@@ -280,7 +280,7 @@ class Engine:
         if self._closed:
             raise StoreClosed(f"the store {self._path} is closed")
 
-    def _start(self, role: str, target: Callable[[], None]) -> Optional[Thread]:
+    def _start(self, role: str, target: Callable[[], None]) -> Thread | None:
         """Return a thread that runs; ``None`` at the end of the interpreter."""
         thread = Thread(target, f"agl-store-{role}")
         try:
@@ -411,7 +411,7 @@ class Engine:
 
     # ------------------------------------------------------------------ a group
 
-    def _write_group(self, jobs: List[_Job[Any]], connection: _Lazy) -> None:
+    def _write_group(self, jobs: list[_Job[Any]], connection: _Lazy) -> None:
         ready = []
         for job in jobs:
             try:
@@ -424,7 +424,7 @@ class Engine:
         for job in ready:
             self._commit([job], connection)
 
-    def _commit(self, jobs: List[_Job[Any]], connection: _Lazy) -> bool:
+    def _commit(self, jobs: list[_Job[Any]], connection: _Lazy) -> bool:
         """Run commands in one transaction; ``False`` where several failed together and none was written."""
         try:
             outcomes = self._transact(jobs, connection)
@@ -444,7 +444,7 @@ class Engine:
                 job.succeed(outcome)
         return True
 
-    def _transact(self, jobs: List[_Job[Any]], lazy: _Lazy) -> List[Any]:
+    def _transact(self, jobs: list[_Job[Any]], lazy: _Lazy) -> list[Any]:
         while True:
             with self._gate.entered():
                 connection = patiently(
@@ -523,7 +523,7 @@ class Engine:
 
     def _poll_on(self) -> None:
         connection = _Lazy(self)
-        seen: Optional[int] = None
+        seen: int | None = None
         while not self._closed:
             waited_for = self._waits.rollout_ids
             with self._lock:
@@ -576,7 +576,7 @@ class _Lazy:
         self._engine = engine
         self._cache_kib = cache_kib
         self._generation = -1
-        self._connection: Optional[StoreConnection] = None
+        self._connection: StoreConnection | None = None
 
     def get(self) -> StoreConnection:
         """Return the connection to the file that the path leads to now.
@@ -657,13 +657,13 @@ def _begin(lazy: _Lazy, statement: str) -> StoreConnection:
     return connection
 
 
-def _finished_among(rollout_ids: frozenset[str], tables: Tables) -> List[str]:
+def _finished_among(rollout_ids: frozenset[str], tables: Tables) -> list[str]:
     assert isinstance(tables, SqliteTables)
     return tables.finished_among(rollout_ids)
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-_forking: List[Engine] = []
+_forking: list[Engine] = []
 
 
 def _before_fork() -> None:

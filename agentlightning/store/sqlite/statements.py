@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, Final, List, Optional, Tuple
+from typing import Any, Final
 
 from ...codec.json_text import dumps, is_utf8
 from ..query import Condition, Query
@@ -20,9 +20,9 @@ MOST_VALUES: Final = 512
 """Placeholders of one statement; a longer list is looked up in parts. SQLite takes 32,766."""
 
 
-def load_statements(folder: Path) -> Dict[str, str]:
+def load_statements(folder: Path) -> dict[str, str]:
     """Return the statements of the folder's ``.sql`` files by name, without comments and semicolons."""
-    statements: Dict[str, str] = {}
+    statements: dict[str, str] = {}
     for path in sorted(folder.glob("*.sql")):
         _, *parts = _NAME.split(path.read_text(encoding="utf-8"))
         for name, body in zip(parts[::2], parts[1::2], strict=True):
@@ -34,7 +34,7 @@ def load_statements(folder: Path) -> Dict[str, str]:
 SQL: Final = load_statements(Path(__file__).parent / "sql")
 
 
-def in_parts(values: Sequence[str]) -> List[Tuple[str, Tuple[str, ...]]]:
+def in_parts(values: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
     """Cut values for ``IN``: a list of placeholders, and the values for them.
 
     Lists are filled up to a power of two by repeating the last value, so that few different statements are made
@@ -53,13 +53,13 @@ def placeholders(number: int) -> str:
     return f"({','.join('?' * number)})"
 
 
-def where(query: Query, *always: str) -> Optional[Tuple[str, List[Any]]]:
+def where(query: Query, *always: str) -> tuple[str, list[Any]] | None:
     """Return the ``WHERE`` clause of a query and its parameters, ``None`` where SQL cannot say it.
 
     SQL cannot say a text with lone surrogates: a column never holds one.
     """
-    parts: List[str] = []
-    parameters: List[Any] = []
+    parts: list[str] = []
+    parameters: list[Any] = []
     for condition in query.conditions:
         said = _condition(condition)
         if said is None:
@@ -72,7 +72,7 @@ def where(query: Query, *always: str) -> Optional[Tuple[str, List[Any]]]:
     return (f" WHERE {' AND '.join(clauses)}" if clauses else "", parameters)
 
 
-def _condition(condition: Condition) -> Optional[Tuple[str, Sequence[Any]]]:
+def _condition(condition: Condition) -> tuple[str, Sequence[Any]] | None:
     if condition.kind == "has" and len(condition.value) <= MOST_VALUES:
         tagged = f"rollout_key IN ({SQL['tagged']})"
         return f"({' AND '.join([tagged] * len(condition.value)) or '0'})", list(map(dumps, condition.value))

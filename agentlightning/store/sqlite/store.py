@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, List, Tuple, TypeVar, Union
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote
 
 from ..._handover import Future
@@ -40,7 +40,7 @@ class SqliteLightningStore(TransactionalStore):
 
     def __init__(
         self,
-        path: Union[str, os.PathLike[str]],
+        path: str | os.PathLike[str],
         *,
         synchronous: Synchronous = "normal",
         busy_timeout: float = BUSY_TIMEOUT,
@@ -87,7 +87,7 @@ class SqliteLightningStore(TransactionalStore):
         if prepared.deadline is not None:
             self._watchdog.expect(prepared.deadline)
 
-    def __reduce__(self) -> Tuple[Callable[..., SqliteLightningStore], Tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., SqliteLightningStore], tuple[Any, ...]]:
         return _reopened, (str(self.path), self._synchronous, self._busy_timeout, self._clock, self._steady)
 
     @property
@@ -141,19 +141,19 @@ class SqliteLightningStore(TransactionalStore):
         self._watchdog.stop()
         self._engine.close_connections()
 
-    async def check(self) -> List[str]:
+    async def check(self) -> list[str]:
         """Return what is wrong with the file, a sentence each; nothing where it is sound. Reads all of it."""
 
-        def work(tables: Tables) -> List[str]:
+        def work(tables: Tables) -> list[str]:
             assert isinstance(tables, SqliteTables)
             return tables.check()
 
         return await self._read(work)
 
-    async def doubts(self) -> List[str]:
+    async def doubts(self) -> list[str]:
         """Return what is worth knowing about the file, a sentence each: what a copy may lack, how large its log is."""
 
-        def work(tables: Tables) -> List[str]:
+        def work(tables: Tables) -> list[str]:
             assert isinstance(tables, SqliteTables)
             return tables.doubts()
 

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Dict, Final, List, Optional, Tuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -34,7 +34,7 @@ from .marks import LACKS, MIXED
 from .statements import SQL, in_parts, order, page, where
 
 T = TypeVar("T")
-Row = Tuple[Any, ...]
+Row = tuple[Any, ...]
 
 _RESOURCES: TypeAdapter[NamedResources] = TypeAdapter(NamedResources)
 _ARRAYS_OF_A_SPAN: Final = 256  # array_key = span_key * 256 + n, see migrations/0001_initial.sql
@@ -45,7 +45,7 @@ _SLOT: Final = '{"$array"'
 class SqliteTables(Tables):
     """The tables as one transaction sees them."""
 
-    def __init__(self, connection: sqlite3.Connection, resource_keys: Dict[str, int]) -> None:
+    def __init__(self, connection: sqlite3.Connection, resource_keys: dict[str, int]) -> None:
         """Prepare.
 
         Args:
@@ -55,20 +55,20 @@ class SqliteTables(Tables):
         """
         self._connection = connection
         self._resource_keys = resource_keys
-        self._attempt_keys: Dict[AttemptKey, int] = {}
-        self._deadlines: Dict[int, Optional[float]] = {}
-        self._counters: Dict[int, int] = {}
+        self._attempt_keys: dict[AttemptKey, int] = {}
+        self._deadlines: dict[int, float | None] = {}
+        self._counters: dict[int, int] = {}
         """Of the attempts that this transaction has read."""
-        self._inputs: Dict[str, Any] = {}
+        self._inputs: dict[str, Any] = {}
         """Rollout → its input as this transaction has read it; written back only where it was replaced."""
         self._next_span_key = 0
-        self._nothing_open: Optional[bool] = None
+        self._nothing_open: bool | None = None
 
-    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> List[Row]:
+    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         return self._connection.execute(sql, parameters).fetchall()
 
-    def _one(self, name: str, *parameters: Any) -> Optional[Row]:
-        found: Optional[Row] = self._connection.execute(SQL[name], parameters).fetchone()
+    def _one(self, name: str, *parameters: Any) -> Row | None:
+        found: Row | None = self._connection.execute(SQL[name], parameters).fetchone()
         return found
 
     def _run(self, name: str, *parameters: Any) -> None:
@@ -88,7 +88,7 @@ class SqliteTables(Tables):
 
     # ------------------------------------------------------------------ rollouts and their queue
 
-    def get_rollout(self, rollout_id: str) -> Optional[Rollout]:
+    def get_rollout(self, rollout_id: str) -> Rollout | None:
         row = self._one("get_rollout", rollout_id) if is_utf8(rollout_id) else None
         return None if row is None else self._rollout(row)
 
@@ -142,7 +142,7 @@ class SqliteTables(Tables):
         self._connection.executemany(SQL["leave_queue"], [(rollout_id,) for rollout_id in taken])
         return taken
 
-    def finished_among(self, rollout_ids: Collection[str]) -> List[str]:
+    def finished_among(self, rollout_ids: Collection[str]) -> list[str]:
         """Return those of the rollouts that are finished."""
         return [
             rollout_id
@@ -152,7 +152,7 @@ class SqliteTables(Tables):
 
     # ------------------------------------------------------------------ attempts
 
-    def get_attempt(self, key: AttemptKey) -> Optional[Attempt]:
+    def get_attempt(self, key: AttemptKey) -> Attempt | None:
         row = self._one("get_attempt", *key) if all(map(is_utf8, key)) else None
         return None if row is None else self._attempt(row)
 
@@ -161,14 +161,14 @@ class SqliteTables(Tables):
         return [self._attempt(row) for row in rows]
 
     def get_latest_attempts(self, rollout_ids: Sequence[str]) -> Mapping[str, Attempt]:
-        found: Dict[str, Attempt] = {}
+        found: dict[str, Attempt] = {}
         for rollout_id in rollout_ids:
             row = self._one("latest_attempt", rollout_id) if is_utf8(rollout_id) else None
             if row is not None:
                 found[rollout_id] = self._attempt(row)
         return found
 
-    def put_attempt(self, attempt: Attempt, deadline: Optional[float]) -> None:
+    def put_attempt(self, attempt: Attempt, deadline: float | None) -> None:
         changing = (
             attempt.end_time,
             attempt.worker_id,
@@ -196,13 +196,13 @@ class SqliteTables(Tables):
             *changing,
         )
 
-    def get_deadline(self, key: AttemptKey) -> Optional[float]:
+    def get_deadline(self, key: AttemptKey) -> float | None:
         return self._deadlines.get(self._attempt_key(key))
 
     def get_overdue(self, now: float) -> Sequence[Attempt]:
         return [self._attempt(row) for row in self._all(SQL["overdue_attempts"], (now,))]
 
-    def next_deadline(self) -> Optional[float]:
+    def next_deadline(self) -> float | None:
         row = self._one("next_deadline")
         return None if row is None else row[0]
 
@@ -246,7 +246,7 @@ class SqliteTables(Tables):
             ),
         )
 
-    def _find_attempt_key(self, key: AttemptKey) -> Optional[int]:
+    def _find_attempt_key(self, key: AttemptKey) -> int | None:
         if key not in self._attempt_keys:
             self.get_attempt(key)
         return self._attempt_keys.get(key)
@@ -274,7 +274,7 @@ class SqliteTables(Tables):
             self._nothing_open = self._one("any_open_span") is None
         return {} if self._nothing_open else self._among("open_among", key, span_ids)
 
-    def _among(self, name: str, key: AttemptKey, span_ids: Collection[str]) -> Dict[str, bool]:
+    def _among(self, name: str, key: AttemptKey, span_ids: Collection[str]) -> dict[str, bool]:
         attempt_key = self._attempt_key(key)
         return {
             span_id: bool(declared)
@@ -368,12 +368,12 @@ class SqliteTables(Tables):
             found = self._find_page(known[0], query)
             if found is not None:
                 return found
-        arranged: List[Span] = []
+        arranged: list[Span] = []
         for key in known:
             arranged += query.arrange(self._find_all(key, query))
         return query.page(arranged)
 
-    def _find_page(self, key: AttemptKey, query: Query) -> Optional[PaginatedResult[Span]]:
+    def _find_page(self, key: AttemptKey, query: Query) -> PaginatedResult[Span] | None:
         condition = where(query, "attempt_key = ?")
         if condition is None or query.sort_by in ("rollout_id", "attempt_id"):
             return None
@@ -415,7 +415,7 @@ class SqliteTables(Tables):
     def get_open_spans(self, keys: Sequence[AttemptKey]) -> Sequence[Span]:
         return self._unpacked("get_open_spans", keys)
 
-    def _unpacked(self, name: str, keys: Sequence[AttemptKey]) -> List[Span]:
+    def _unpacked(self, name: str, keys: Sequence[AttemptKey]) -> list[Span]:
         """Return the spans of a table whose rows have everything in them, and no place in the attempt."""
         return [
             decode_span(*key, 0, SpanRow._make((*row, ())))
@@ -461,7 +461,7 @@ class SqliteTables(Tables):
         ((seen,),) = self._all(SQL["last_seen"], (process,))
         return seen or 0.0
 
-    def get_revision(self, key: AttemptKey, writer_id: str) -> Optional[int]:
+    def get_revision(self, key: AttemptKey, writer_id: str) -> int | None:
         row = self._one("get_revision", self._attempt_key(key), writer_id)
         return None if row is None else row[0]
 
@@ -497,11 +497,11 @@ class SqliteTables(Tables):
 
     # ------------------------------------------------------------------ resources and workers
 
-    def get_resources(self, resources_id: str) -> Optional[ResourcesUpdate]:
+    def get_resources(self, resources_id: str) -> ResourcesUpdate | None:
         row = self._one("get_resources", resources_id) if is_utf8(resources_id) else None
         return None if row is None else _resources(row)
 
-    def get_latest_resources(self) -> Optional[ResourcesUpdate]:
+    def get_latest_resources(self) -> ResourcesUpdate | None:
         row = self._one("latest_resources")
         return None if row is None else _resources(row)
 
@@ -518,7 +518,7 @@ class SqliteTables(Tables):
     def find_resources(self, query: Query) -> PaginatedResult[ResourcesUpdate]:
         return self._page("resources", "resources_key", query, _resources)
 
-    def get_worker(self, worker_id: str) -> Optional[Worker]:
+    def get_worker(self, worker_id: str) -> Worker | None:
         row = self._one("get_worker", worker_id) if is_utf8(worker_id) else None
         return None if row is None else _worker(row)
 
@@ -542,7 +542,7 @@ class SqliteTables(Tables):
     # ------------------------------------------------------------------ counts
 
     def count(self) -> LightningStoreStatistics:
-        by_status: Dict[str, int] = dict(self._all(SQL["count_by_status"]))
+        by_status: dict[str, int] = dict(self._all(SQL["count_by_status"]))
         names = ("count_attempts", "count_spans", "count_open_spans", "count_resources", "count_workers")
         attempts, spans, open_spans, resources, workers = (self._all(SQL[name])[0][0] for name in names)
         return LightningStoreStatistics(
@@ -555,7 +555,7 @@ class SqliteTables(Tables):
             rollouts_by_status=by_status,
         )
 
-    def check(self) -> List[str]:
+    def check(self) -> list[str]:
         """Return what is wrong with the file, a sentence each."""
         problems = [f"integrity: {text}" for (text,) in self._all("PRAGMA integrity_check") if text != "ok"]
         for table, row, parent, _ in self._all("PRAGMA foreign_key_check"):
@@ -563,14 +563,14 @@ class SqliteTables(Tables):
         problems += [sentence for sentence, with_log in self._copies() if not with_log]
         return problems
 
-    def doubts(self) -> List[str]:
+    def doubts(self) -> list[str]:
         """Return what cannot be told about the file, a sentence each."""
         return [sentence for sentence, with_log in self._copies() if with_log] + [
             f"at {noticed_at} it lacked commits that had been in it: {MIXED if with_log else LACKS}"
             for noticed_at, with_log in self._all(SQL["get_setbacks"])
         ]
 
-    def _copies(self) -> List[Tuple[str, bool]]:
+    def _copies(self) -> list[tuple[str, bool]]:
         return [
             (
                 f"it began as a copy that was made while the store was open (noticed at {noticed_at}), "
@@ -617,9 +617,9 @@ def _worker(row: Row) -> Worker:
     )
 
 
-def _optional_dumps(value: Any) -> Optional[str]:
+def _optional_dumps(value: Any) -> str | None:
     return None if value is None else dumps(value)
 
 
-def _optional_loads(text: Optional[str]) -> Any:
+def _optional_loads(text: str | None) -> Any:
     return None if text is None else loads(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import pytest
 
@@ -310,7 +310,7 @@ class UpdateAttemptContract(ContractBase):
         assert await rollout_of(store, other) == other
 
     async def test_a_value_that_an_attempt_does_not_allow_writes_nothing(self, store: LightningStore) -> None:
-        wrong: List[Dict[str, Any]] = [
+        wrong: list[dict[str, Any]] = [
             {"status": "done"},
             {"status": None},
             {"status": "cancelled"},
@@ -357,7 +357,7 @@ class WorkerContract(ContractBase):
         assert (worker.status, worker.current_attempt_id) == ("busy", rollout.attempt.attempt_id)
 
     async def test_stats_that_are_no_map_of_values_are_refused(self, store: LightningStore) -> None:
-        wrong: List[Any] = [None, "text", [1], {"a": object()}]
+        wrong: list[Any] = [None, "text", [1], {"a": object()}]
         for stats in wrong:
             with pytest.raises(InvalidArgument):
                 await store.update_worker("w", heartbeat_stats=stats)
@@ -393,5 +393,5 @@ class WorkerContract(ContractBase):
         assert (worker.status, worker.current_attempt_id) == ("busy", latest.attempt.attempt_id)
 
     async def test_an_unknown_worker_is_none(self, store: LightningStore) -> None:
-        worker: Optional[Worker] = await store.get_worker_by_id("unknown")
+        worker: Worker | None = await store.get_worker_by_id("unknown")
         assert worker is None

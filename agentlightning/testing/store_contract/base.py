@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, List
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,10 +20,10 @@ RETRYING = RolloutConfig(max_attempts=3, retry_condition=["failed", "timeout", "
 """A policy that tries again whatever went wrong."""
 
 
-async def in_threads(calls: Sequence[Callable[[], Awaitable[Any]]]) -> List[Any]:
+async def in_threads(calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
     """Run each call in a thread and an event loop of its own, all at once; return the answers in order."""
-    answers: List[Any] = [None] * len(calls)
-    errors: List[BaseException] = []
+    answers: list[Any] = [None] * len(calls)
+    errors: list[BaseException] = []
     together = threading.Barrier(len(calls))
 
     def work(index: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from typing import Any, Awaitable, Callable, Dict, List
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from .rollouts import drain, requests
 
 STRAY = Span.from_attributes(attributes={}, rollout_id="ro", attempt_id="at")
 
-CALLS: Dict[str, Callable[[LightningStore], Awaitable[Any]]] = {
+CALLS: dict[str, Callable[[LightningStore], Awaitable[Any]]] = {
     "statistics": lambda store: store.statistics(),
     "start_rollout": lambda store: store.start_rollout("x"),
     "enqueue_rollout": lambda store: store.enqueue_rollout("x"),
@@ -76,7 +77,7 @@ async def populate(store: LightningStore, clock: ManualClock) -> None:
     await store.update_worker("w3", {"cpu": 1})
 
 
-async def everything(store: LightningStore) -> Dict[str, Any]:
+async def everything(store: LightningStore) -> dict[str, Any]:
     """Read all that can be read."""
     rollouts = list(await store.query_rollouts())
     attempts = [attempt for rollout in rollouts for attempt in await store.query_attempts(rollout.rollout_id)]
@@ -236,7 +237,7 @@ class CloseContract(ContractBase):
         writes = [asyncio.create_task(store.add_span(span_of(rollout))) for _ in range(50)]
         await asyncio.sleep(0)
         await store.close()
-        outcomes: List[Any] = await asyncio.gather(*writes, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*writes, return_exceptions=True)
         refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         assert all(isinstance(outcome, StoreClosed) for outcome in refused), refused
         if store.capabilities.get("durable"):

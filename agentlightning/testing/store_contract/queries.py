@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from .attempts import attempt_now
 from .base import ContractBase
 from .rollouts import requests
 
-BAD_PAGES: List[Dict[str, Any]] = [
+BAD_PAGES: list[dict[str, Any]] = [
     {"sort_by": "colour"},
     {"sort_by": ""},
     {"sort_by": "rollout_id; DROP TABLE rollouts"},
@@ -32,9 +33,9 @@ BAD_PAGES: List[Dict[str, Any]] = [
     {"limit": -2},
     {"offset": -1},
 ]
-BAD_QUERIES: List[Dict[str, Any]] = [*BAD_PAGES, {"filter_logic": "xor"}]
+BAD_QUERIES: list[dict[str, Any]] = [*BAD_PAGES, {"filter_logic": "xor"}]
 
-SPAN_QUERIES: List[Tuple[Dict[str, Any], List[int]]] = [
+SPAN_QUERIES: list[tuple[dict[str, Any], list[int]]] = [
     ({}, [1, 2, 3]),
     ({"trace_id": "a" * 32}, [1, 2]),
     ({"trace_id": "a" * 31}, []),
@@ -72,7 +73,7 @@ def template(text: str) -> NamedResources:
     return {"main": PromptTemplate(template=text, engine="f-string")}
 
 
-def inputs(rollouts: Sequence[Rollout]) -> List[Any]:
+def inputs(rollouts: Sequence[Rollout]) -> list[Any]:
     """Return the inputs, in order."""
     return [rollout.input for rollout in rollouts]
 
@@ -187,7 +188,7 @@ class QueryRolloutsContract(ContractBase):
             rollout = await store.start_rollout(number)
             await store.add_span(span_of(rollout, attributes={"agentops.tags": own}))
 
-        async def found(*wanted: str, **more: Any) -> List[Any]:
+        async def found(*wanted: str, **more: Any) -> list[Any]:
             return inputs(await store.query_rollouts(tags=wanted, **more))
 
         assert await found("nightly") == [0, 1]
@@ -270,7 +271,7 @@ class QueryAttemptsContract(ContractBase):
         assert [attempt.sequence_id for attempt in found] == [1, 2, 3, 4]
         assert found[-1] == await store.get_latest_attempt(rollout.rollout_id)
 
-        async def numbers(**arguments: Any) -> List[int]:
+        async def numbers(**arguments: Any) -> list[int]:
             page = await store.query_attempts(rollout.rollout_id, **arguments)
             return [attempt.sequence_id for attempt in page]
 
@@ -335,7 +336,7 @@ class QuerySpansContract(ContractBase):
         await store.add_many_spans([span_of(second, "b"), span_of(first, "d"), span_of(second, "a")])
         await store.add_many_spans([span_of(first, "c")])
 
-        async def names(attempt_id: Any = None, **arguments: Any) -> List[str]:
+        async def names(attempt_id: Any = None, **arguments: Any) -> list[str]:
             return [s.name for s in await store.query_spans(first.rollout_id, attempt_id, **arguments)]
 
         assert await names() == ["d", "c", "b", "a"]
@@ -368,7 +369,7 @@ class QuerySpansContract(ContractBase):
         rollout = await store.start_rollout("x")
         await store.add_many_spans([span_of(rollout, f"{number % 3}") for number in range(25)])
         whole = ids(await store.query_spans(rollout.rollout_id, sort_by="name", sort_order="desc"))
-        pages: List[str] = []
+        pages: list[str] = []
         for offset in range(0, 25, 4):
             pages += ids(
                 await store.query_spans(
@@ -390,7 +391,7 @@ class QueryWorkersContract(ContractBase):
         await store.start_rollout("x", worker_id="w-c")
         await store.dequeue_rollout("v-d")
 
-        async def names(**arguments: Any) -> List[str]:
+        async def names(**arguments: Any) -> list[str]:
             return [worker.worker_id for worker in await store.query_workers(**arguments)]
 
         assert await names() == ["w-a", "w-b", "w-c", "v-d"]
@@ -474,7 +475,7 @@ class ResourcesContract(ContractBase):
 
     async def test_what_is_no_resource_is_refused(self, store: LightningStore) -> None:
         first = await store.add_resources(template("one"))
-        wrong: List[Any] = [None, "text", {"a": 1}, {"a": {"resource_type": "cake"}}]
+        wrong: list[Any] = [None, "text", {"a": 1}, {"a": {"resource_type": "cake"}}]
         for bad in wrong:
             with pytest.raises(InvalidArgument):
                 await store.add_resources(bad)
@@ -494,7 +495,7 @@ class ResourcesContract(ContractBase):
             clock.shift(1.0)
         await store.update_resources("a1", template("new"))
 
-        async def names(**arguments: Any) -> List[str]:
+        async def names(**arguments: Any) -> list[str]:
             return [found.resources_id for found in await store.query_resources(**arguments)]
 
         assert sorted(await names()) == ["a1", "a2", "b1"]
@@ -520,7 +521,7 @@ class AliasingContract(ContractBase):
     """What went in or came out is the caller's; the store has its own."""
 
     async def test_rollouts_are_not_aliased(self, store: LightningStore) -> None:
-        given: Dict[str, Any] = {"deep": {"list": [1]}}
+        given: dict[str, Any] = {"deep": {"list": [1]}}
         rollout = await store.start_rollout(given, metadata=given)
         for value in (given, rollout.input, rollout.metadata):
             assert value is not None
@@ -548,7 +549,7 @@ class AliasingContract(ContractBase):
 
     async def test_updates_are_not_aliased(self, store: LightningStore) -> None:
         rollout = await store.start_rollout("x")
-        given: Dict[str, Any] = {"n": [1]}
+        given: dict[str, Any] = {"n": [1]}
         updated = await store.update_rollout(rollout.rollout_id, input=given, metadata=given)
         attempt = await store.update_attempt(rollout.rollout_id, "latest", metadata=given)
         worker = await store.update_worker("w", given)

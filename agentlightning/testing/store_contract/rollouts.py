@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -20,12 +20,12 @@ from ..values import span_of
 from .base import RETRYING, ContractBase
 
 
-def requests(*inputs: Any) -> List[EnqueueRolloutRequest]:
+def requests(*inputs: Any) -> list[EnqueueRolloutRequest]:
     """Return one request for each input."""
     return [EnqueueRolloutRequest(input=value) for value in inputs]
 
 
-async def drain(store: LightningStore) -> List[Any]:
+async def drain(store: LightningStore) -> list[Any]:
     """Claim everything that is queued and return the inputs, in order."""
     return [rollout.input for rollout in await store.dequeue_many_rollouts(limit=1000)]
 
@@ -280,7 +280,7 @@ class UpdateRolloutContract(ContractBase):
         ],
         ids=repr,
     )
-    async def test_only_the_given_field_changes(self, store: LightningStore, change: Dict[str, Any]) -> None:
+    async def test_only_the_given_field_changes(self, store: LightningStore, change: dict[str, Any]) -> None:
         await store.add_resources({})
         before = await store.enqueue_rollout("x", mode="train", metadata={"a": 1})
         updated = await store.update_rollout(before.rollout_id, **change)
@@ -308,7 +308,7 @@ class UpdateRolloutContract(ContractBase):
         assert await store.get_rollout_by_id("ro-unknown") is None
 
     async def test_a_value_that_a_rollout_does_not_allow_writes_nothing(self, store: LightningStore) -> None:
-        wrong: List[Dict[str, Any]] = [
+        wrong: list[dict[str, Any]] = [
             {"status": "done"},
             {"status": None},
             {"mode": "holiday"},
@@ -341,7 +341,7 @@ class UpdateRolloutContract(ContractBase):
         before = await store.get_rollout_by_id(rollout_id)
         clock.shift(3.0)
         assert before is not None
-        every: List[RolloutStatus] = [
+        every: list[RolloutStatus] = [
             "queuing", "preparing", "running", "failed", "succeeded", "cancelled", "requeuing",
         ]  # fmt: skip
         for other in every:

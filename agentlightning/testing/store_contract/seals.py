@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Dict
+from typing import Any
 
 import pytest
 
@@ -114,7 +114,7 @@ class SealContract(ContractBase):
         ],
     )
     async def test_a_receipt_that_does_not_add_up_is_not(
-        self, store: LightningStore, account: Dict[str, Any], words: str
+        self, store: LightningStore, account: dict[str, Any], words: str
     ) -> None:
         rollout = await store.start_rollout("x")
         said = account_of(rollout, "host:1:1:1", **{"revision": 1, "closed": True, **account})

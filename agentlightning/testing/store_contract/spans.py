@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -33,13 +33,13 @@ async def snapshot(store: LightningStore, rollout: AttemptedRollout) -> Sequence
     )
 
 
-def copies_of(attempted: AttemptedRollout, count: int) -> List[Span]:
+def copies_of(attempted: AttemptedRollout, count: int) -> list[Span]:
     """Return spans that differ in their ids; faster to make than new ones."""
     span = span_of(attempted)
     return [span.model_copy(update={"span_id": f"{span.span_id}{number}"}) for number in range(count)]
 
 
-def sequence_ids(spans: Sequence[Span]) -> List[int]:
+def sequence_ids(spans: Sequence[Span]) -> list[int]:
     """Return the sequence ids, in order."""
     return [span.sequence_id for span in spans]
 
@@ -145,7 +145,7 @@ class AddSpansContract(ContractBase):
         rollout = await store.start_rollout("x")
         batches = [[copies_of(rollout, 50) for _ in range(20)] for _ in range(8)]
 
-        async def write(mine: List[List[Span]]) -> List[Span]:
+        async def write(mine: list[list[Span]]) -> list[Span]:
             return [span for batch in mine for span in await store.add_many_spans(batch)]
 
         written = await in_threads([partial(write, mine) for mine in batches])
@@ -393,7 +393,7 @@ class ReceiptContract(ContractBase):
         lost, kept = open_span_of(rollout), open_span_of(rollout)
         account = account_of(rollout, WRITER, revision=1, started=2)
         await store.add_many_spans([], opened=[lost, kept], accounts=[account])
-        dropped: Dict[str, Any] = {"dropped": {"not_encodable": 1}, "unstored": [lost.span_id]}
+        dropped: dict[str, Any] = {"dropped": {"not_encodable": 1}, "unstored": [lost.span_id]}
         await store.add_many_spans([], accounts=[account.model_copy(update={"revision": 2, **dropped})])
         assert ids(await store.query_open_spans(rollout.rollout_id)) == [kept.span_id]
         receipt = await store.get_receipt(rollout.rollout_id, "latest")

@@ -7,7 +7,7 @@ independently of it what must be and what must never be, so that a mistake in th
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Dict, FrozenSet, List, Set, Tuple, get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -22,10 +22,10 @@ from .base import RETRYING, ContractBase
 from .rollouts import drain, in_status
 from .waiting import PATIENCE
 
-ROLLOUT_STATUSES: Tuple[RolloutStatus, ...] = get_args(RolloutStatus)
-ATTEMPT_STATUSES: Tuple[AttemptStatus, ...] = get_args(AttemptStatus)
+ROLLOUT_STATUSES: tuple[RolloutStatus, ...] = get_args(RolloutStatus)
+ATTEMPT_STATUSES: tuple[AttemptStatus, ...] = get_args(AttemptStatus)
 
-ROLLOUT_MUST: FrozenSet[Tuple[str, str]] = frozenset(
+ROLLOUT_MUST: frozenset[tuple[str, str]] = frozenset(
     {
         ("queuing", "preparing"),
         ("queuing", "cancelled"),
@@ -46,7 +46,7 @@ ROLLOUT_MUST: FrozenSet[Tuple[str, str]] = frozenset(
 )
 """Changes that the life of a rollout needs: claims, results, retries, revival, a new attempt by hand."""
 
-ATTEMPT_MUST: FrozenSet[Tuple[str, str]] = frozenset(
+ATTEMPT_MUST: frozenset[tuple[str, str]] = frozenset(
     {
         ("preparing", "running"),
         ("preparing", "succeeded"),
@@ -64,7 +64,7 @@ ATTEMPT_MUST: FrozenSet[Tuple[str, str]] = frozenset(
 )
 """Changes that the life of an attempt needs."""
 
-ATTEMPT_MUST_NOT: FrozenSet[Tuple[str, str]] = frozenset(
+ATTEMPT_MUST_NOT: frozenset[tuple[str, str]] = frozenset(
     {("running", "preparing"), ("timeout", "preparing"), ("unresponsive", "preparing")}
     | {("timeout", "running"), ("timeout", "unresponsive")}
     | {(ended, other) for ended in ("succeeded", "failed") for other in ATTEMPT_STATUSES if other != ended}
@@ -72,7 +72,7 @@ ATTEMPT_MUST_NOT: FrozenSet[Tuple[str, str]] = frozenset(
 """Nothing begins twice, an end is final, and only silence, not lateness, is undone by a sign of life."""
 
 
-def _pairs(table: Any) -> Set[Tuple[str, str]]:
+def _pairs(table: Any) -> set[tuple[str, str]]:
     return {(status, following) for status, allowed in table.items() for following in allowed}
 
 
@@ -145,7 +145,7 @@ class TransitionsContract(ContractBase):
     async def test_time_turns_late_and_silent_attempts(
         self, store: LightningStore, clock: ManualClock
     ) -> None:
-        policies: Dict[str, RolloutConfig] = {
+        policies: dict[str, RolloutConfig] = {
             "late": RolloutConfig(timeout_seconds=100, max_attempts=2, retry_condition=["timeout"]),
             "silent": RolloutConfig(
                 unresponsive_seconds=100, max_attempts=2, retry_condition=["unresponsive"]
@@ -168,7 +168,7 @@ class TransitionsContract(ContractBase):
         assert [rollout.status for rollout in failed] == ["failed", "failed"]
         assert all(rollout.end_time is not None for rollout in failed)
 
-        async def statuses() -> List[Tuple[str, str]]:
+        async def statuses() -> list[tuple[str, str]]:
             now = [(await attempt_now(store, r), await rollout_of(store, r)) for r in begun.values()]
             return [(attempt.status, rollout.status) for attempt, rollout in now]
 

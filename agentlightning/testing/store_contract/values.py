@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, time
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
@@ -38,7 +38,7 @@ from ..values import account_of, open_span_of, same_value, span_of
 from .attempts import attempt_now, rollout_of, worker_now
 from .base import ContractBase
 
-AWKWARD: Dict[str, Any] = {
+AWKWARD: dict[str, Any] = {
     "none": None,
     "bools": [True, False],
     "bool is no number": {"a": True, "b": 1, "c": 1.0},
@@ -63,8 +63,8 @@ AWKWARD: Dict[str, Any] = {
 """Values that a store must give back to the bit."""
 
 
-def _not_json() -> Dict[str, Any]:
-    loop: List[Any] = []
+def _not_json() -> dict[str, Any]:
+    loop: list[Any] = []
     loop.append(loop)
     return {
         "object": object(),
@@ -95,7 +95,7 @@ class Task(BaseModel):
     """An object of somebody's own."""
 
     question: str
-    points: List[Point]
+    points: list[Point]
 
 
 class Pair(NamedTuple):
@@ -105,7 +105,7 @@ class Pair(NamedTuple):
     right: str
 
 
-SAID_IN_JSON: Dict[str, Tuple[Any, Any]] = {
+SAID_IN_JSON: dict[str, tuple[Any, Any]] = {
     "date": (date(2026, 11, 28), "2026-11-28"),
     "moment": (datetime(2026, 11, 28, 9, 30, tzinfo=UTC), "2026-11-28T09:30:00+00:00"),
     "time": (time(9, 30), "09:30:00"),
@@ -127,7 +127,7 @@ SAID_IN_JSON: Dict[str, Tuple[Any, Any]] = {
 }
 """Values that are more than JSON, and what JSON says of them."""
 
-UTF8: List[str] = [*AWKWARD["text"], *AWKWARD["unicode"], *AWKWARD["control characters"]]
+UTF8: list[str] = [*AWKWARD["text"], *AWKWARD["unicode"], *AWKWARD["control characters"]]
 NOT_JSON = _not_json()
 
 LARGE = "ä" * 5_000_000
@@ -394,7 +394,7 @@ class NotJsonContract(ContractBase):
         assert len(await store.query_workers()) == 0
 
     async def _makes_no_rollout(
-        self, store: LightningStore, good: EnqueueRolloutRequest, fields: Dict[str, Any]
+        self, store: LightningStore, good: EnqueueRolloutRequest, fields: dict[str, Any]
     ) -> None:
         request = EnqueueRolloutRequest.model_construct(
             **{"mode": None, "resources_id": None, "config": None, "metadata": None, **fields}
@@ -422,7 +422,7 @@ class NotJsonContract(ContractBase):
 
     async def test_no_rollout_has_a_field_of_another_kind(self, store: LightningStore) -> None:
         good = EnqueueRolloutRequest(input="good")
-        wrong: List[Dict[str, Any]] = [
+        wrong: list[dict[str, Any]] = [
             {"mode": "holiday"},
             {"config": "fast"},
             {"metadata": "text"},

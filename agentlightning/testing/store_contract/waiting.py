@@ -6,7 +6,7 @@ import asyncio
 import math
 import threading
 from functools import partial
-from typing import Any, List
+from typing import Any
 
 import pytest
 
@@ -139,8 +139,8 @@ class ConcurrencyContract(ContractBase):
     async def test_no_rollout_is_claimed_twice(self, store: LightningStore) -> None:
         await store.enqueue_many_rollouts(requests(*range(120)))
 
-        async def claim() -> List[AttemptedRollout]:
-            mine: List[AttemptedRollout] = []
+        async def claim() -> list[AttemptedRollout]:
+            mine: list[AttemptedRollout] = []
             while claimed := await store.dequeue_many_rollouts(limit=3):
                 mine += claimed
             return mine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from typing import Any, List
+from typing import Any
 
 import pytest
 
@@ -37,9 +37,9 @@ def recorder(store: LightningStore, shared_server: AgentOpsServerManager) -> Ite
 
 
 @pytest.fixture(autouse=True)
-def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[List[str]]:
+def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Every host that this process asks for by name or connects to; none of them may be far away."""
-    asked: List[str] = []
+    asked: list[str] = []
     look_up, connect = socket.getaddrinfo, socket.socket.connect
 
     def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:

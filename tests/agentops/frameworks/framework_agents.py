@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 from agentlightning.testing import FakeOpenAI
 from agentlightning.testing.fake_openai import Answer, AnswerChoice, ReceivedRequest, Token, ToolCallAnswer
@@ -17,12 +17,12 @@ from agentlightning.testing.fake_openai import Answer, AnswerChoice, ReceivedReq
 CLOSING = {"connection": "close"}
 """So that no idle connection outlives a test."""
 
-SCHEMA: Dict[str, Any] = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"left": {"type": "integer"}, "right": {"type": "integer"}},
     "required": ["left", "right"],
 }
-TOOLS: List[Dict[str, Any]] = [{"type": "function", "function": {"name": "add", "parameters": SCHEMA}}]
+TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "add", "parameters": SCHEMA}}]
 
 
 class Broken(Exception):
@@ -39,7 +39,7 @@ def answer(number: int) -> str:
     return f"The sum is {number + 2}"
 
 
-def prompt_ids(number: int, turn: int) -> Tuple[int, ...]:
+def prompt_ids(number: int, turn: int) -> tuple[int, ...]:
     """Return the ids of the prompt of a turn."""
     return (7, number, turn)
 
@@ -69,7 +69,7 @@ def converse(request: ReceivedRequest) -> Answer:
 # ---------------------------------------------------------------------- openai
 
 
-def _with_tool_result(number: int, said: Any) -> List[Any]:
+def _with_tool_result(number: int, said: Any) -> list[Any]:
     """Return the conversation after the tool was called as the model asked."""
     (call,) = said.tool_calls
     arguments = json.loads(call.function.arguments)
@@ -103,7 +103,7 @@ async def plain_openai_async(server: FakeOpenAI, number: int) -> str:
 # ---------------------------------------------------------------------- LiteLLM
 
 
-def _litellm_options(server: FakeOpenAI) -> Dict[str, Any]:
+def _litellm_options(server: FakeOpenAI) -> dict[str, Any]:
     return {
         "model": "openai/policy",
         "api_base": server.base_url,
@@ -172,10 +172,10 @@ def langgraph_agent(server: FakeOpenAI, error: Any = None) -> Any:
     add = _add_tool(error)
     model = _chat_model(server).bind_tools([add])
 
-    def call_model(state: Dict[str, Any]) -> Dict[str, Any]:
+    def call_model(state: dict[str, Any]) -> dict[str, Any]:
         return {"messages": [model.invoke(state["messages"])]}
 
-    async def call_model_async(state: Dict[str, Any]) -> Dict[str, Any]:
+    async def call_model_async(state: dict[str, Any]) -> dict[str, Any]:
         return {"messages": [await model.ainvoke(state["messages"])]}
 
     graph = graphs.StateGraph(graphs.MessagesState)
@@ -187,12 +187,12 @@ def langgraph_agent(server: FakeOpenAI, error: Any = None) -> Any:
     return graph.compile()
 
 
-def asked(number: int) -> Dict[str, Any]:
+def asked(number: int) -> dict[str, Any]:
     """Return the state that an agent of LangChain or LangGraph starts with."""
     return {"messages": [{"role": "user", "content": question(number)}]}
 
 
-def said_in(chunks: List[Any]) -> str:
+def said_in(chunks: list[Any]) -> str:
     """Return what the model said in the chunks of ``stream_mode='messages'``."""
     return "".join(str(message.content) for message, _ in chunks if message.type == "AIMessageChunk")
 

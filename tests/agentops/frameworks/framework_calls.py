@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, List
+from typing import Any
 
 import framework_agents as agents
 import pytest
@@ -30,7 +30,7 @@ def needs(*distributions: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
-async def spans_of(store: LightningStore, handle: Any) -> List[Span]:
+async def spans_of(store: LightningStore, handle: Any) -> list[Span]:
     """Return the spans of a rollout; its receipt is whole and nothing was counted twice."""
     receipt = await store.get_receipt(handle.rollout_id, handle.attempt_id)
     assert receipt.whole
@@ -38,7 +38,7 @@ async def spans_of(store: LightningStore, handle: Any) -> List[Span]:
     return list(await store.query_spans(handle.rollout_id))
 
 
-def calls_among(spans: List[Span], number: int = 5, turns: int = 2) -> List[Span]:
+def calls_among(spans: list[Span], number: int = 5, turns: int = 2) -> list[Span]:
     """Return the model calls, in order; they are the conversation with the very ids that were sampled."""
     calls = sorted(
         (span for span in spans if PROMPT_IDS in span.attributes), key=lambda span: span.start_time or 0
@@ -55,7 +55,7 @@ def calls_among(spans: List[Span], number: int = 5, turns: int = 2) -> List[Span
     return calls
 
 
-def path(spans: List[Span], span: Span) -> str:
+def path(spans: list[Span], span: Span) -> str:
     """Return the names from the root to a span."""
     by_id = {each.span_id: each for each in spans}
     names = [span.name]

@@ -10,7 +10,7 @@ import asyncio
 import importlib
 import json
 import re
-from typing import Any, Dict, List
+from typing import Any
 
 import framework_agents as agents
 
@@ -24,7 +24,7 @@ from agentlightning.testing.fake_openai import (
     tokens_of,
 )
 
-OPTIONS: Dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
+OPTIONS: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0}
 
 
 def converse(request: ReceivedRequest) -> Answer:
@@ -53,7 +53,7 @@ def converse(request: ReceivedRequest) -> Answer:
     )
 
 
-def _text(message: Dict[str, Any]) -> str:
+def _text(message: dict[str, Any]) -> str:
     content = message.get("content") or ""
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
@@ -125,7 +125,7 @@ async def agno_async(server: FakeOpenAI, number: int, streamed: bool) -> str:
 # ---------------------------------------------------------------------- Haystack
 
 
-def _haystack_agent(server: FakeOpenAI, pieces: List[str], streamed: bool, *, is_async: bool) -> Any:
+def _haystack_agent(server: FakeOpenAI, pieces: list[str], streamed: bool, *, is_async: bool) -> Any:
     generators: Any = importlib.import_module("haystack.components.generators.chat")
     tools: Any = importlib.import_module("haystack.tools")
     secrets: Any = importlib.import_module("haystack.utils")
@@ -150,19 +150,19 @@ def _haystack_agent(server: FakeOpenAI, pieces: List[str], streamed: bool, *, is
     )
 
 
-def _haystack_asked(number: int) -> List[Any]:
+def _haystack_asked(number: int) -> list[Any]:
     return [importlib.import_module("haystack.dataclasses").ChatMessage.from_user(agents.question(number))]
 
 
 async def haystack(server: FakeOpenAI, number: int, streamed: bool) -> str:
-    pieces: List[str] = []
+    pieces: list[str] = []
     agent = _haystack_agent(server, pieces, streamed, is_async=False)
     said = str(agent.run(messages=_haystack_asked(number))["messages"][-1].text)
     return "".join(pieces) if streamed else said
 
 
 async def haystack_async(server: FakeOpenAI, number: int, streamed: bool) -> str:
-    pieces: List[str] = []
+    pieces: list[str] = []
     agent = _haystack_agent(server, pieces, streamed, is_async=True)
     said = str((await agent.run_async(messages=_haystack_asked(number)))["messages"][-1].text)
     return "".join(pieces) if streamed else said
@@ -225,7 +225,7 @@ async def google_adk(server: FakeOpenAI, number: int, streamed: bool) -> str:
     runner = runners.InMemoryRunner(agent, app_name="sums")
     session = await runner.session_service.create_session(app_name="sums", user_id="somebody")
     mode = configs.StreamingMode.SSE if streamed else configs.StreamingMode.NONE
-    said: List[str] = []
+    said: list[str] = []
     async for event in runner.run_async(
         user_id="somebody",
         session_id=session.id,

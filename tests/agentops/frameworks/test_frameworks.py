@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import re
-from collections.abc import Iterator
-from typing import Any, Awaitable, Callable, Dict, List
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import framework_agents as agents
 import pytest
@@ -67,7 +67,7 @@ async def test_calls_of_a_client_hang_under_the_rollout(
 
 # ---------------------------------------------------------------------- LangChain and LangGraph
 
-AGENTS: Dict[str, Callable[..., Any]] = {
+AGENTS: dict[str, Callable[..., Any]] = {
     "langchain": agents.langchain_agent,
     "langgraph": agents.langgraph_agent,
 }
@@ -257,7 +257,7 @@ async def test_processors_of_the_user_stay_in_force_and_come_back_in_their_order
     tracing: Any = importlib.import_module("agents.tracing.processors")
     holder = library.tracing.get_trace_provider()._multi_processor  # no public way to read them
     at_first = holder._processors
-    seen: Dict[str, List[str]] = {"mine": [], "late": []}
+    seen: dict[str, list[str]] = {"mine": [], "late": []}
 
     def processor(name: str) -> Any:
         class Processor(library.tracing.TracingProcessor):  # type: ignore[misc]

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import framework_agents as agents
 import instrumented_agents as programs
@@ -51,7 +51,7 @@ autogen = pytest.mark.skipif(
 
 
 def case(
-    program: Program, packages: Tuple[str, ...], call: str, tool: Optional[str], *marks: pytest.MarkDecorator
+    program: Program, packages: tuple[str, ...], call: str, tool: str | None, *marks: pytest.MarkDecorator
 ) -> Any:
     """Name a program, the modules of its framework, where its model calls are, and what its tool call is called."""
     return pytest.param(program, packages, call, tool, id=program.__name__, marks=marks)
@@ -146,13 +146,13 @@ def silent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path))
 
 
-def asked(server: FakeOpenAI) -> List[Tuple[Any, Any, Any]]:
+def asked(server: FakeOpenAI) -> list[tuple[Any, Any, Any]]:
     """Return what the model was asked."""
     bodies = [request.json() for request in server.requests]
     return [(body["messages"], body.get("tools"), body.get("stream")) for body in bodies]
 
 
-async def untraced(program: Program, streamed: bool) -> Tuple[str, List[Tuple[Any, Any, Any]]]:
+async def untraced(program: Program, streamed: bool) -> tuple[str, list[tuple[Any, Any, Any]]]:
     """Run a program without us."""
     with FakeOpenAI(programs.converse) as server:
         return await program(server, 5, streamed), asked(server)
@@ -164,9 +164,9 @@ async def test_each_call_is_one_span_in_its_place_and_the_agent_does_what_it_doe
     store: LightningStore,
     shared_server: AgentOpsServerManager,
     program: Program,
-    packages: Tuple[str, ...],
+    packages: tuple[str, ...],
     call: str,
-    tool: Optional[str],
+    tool: str | None,
     streamed: bool,
 ) -> None:
     expected = await untraced(program, streamed)
@@ -188,9 +188,9 @@ async def test_each_call_is_one_span_in_its_place_and_the_agent_does_what_it_doe
 async def test_nothing_of_a_framework_is_left_changed_and_a_second_worker_traces_the_same(
     shared_server: AgentOpsServerManager,
     program: Program,
-    packages: Tuple[str, ...],
+    packages: tuple[str, ...],
     call: str,
-    tool: Optional[str],
+    tool: str | None,
 ) -> None:
     await untraced(program, streamed=False)  # so that everything is imported
     before = belongings(packages)
@@ -208,9 +208,9 @@ async def test_nothing_of_a_framework_is_left_changed_and_a_second_worker_traces
     assert names[0] == names[1]
 
 
-def belongings(packages: Tuple[str, ...]) -> Dict[Tuple[str, ...], Any]:
+def belongings(packages: tuple[str, ...]) -> dict[tuple[str, ...], Any]:
     """Return each function, and each attribute of a class, of a framework."""
-    found: Dict[Tuple[str, ...], Any] = {}
+    found: dict[tuple[str, ...], Any] = {}
     for name, module in list(sys.modules.items()):
         if not isinstance(module, ModuleType) or not name.startswith(packages):
             continue

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, List, Union
+from typing import Any
 
 from flask import Response, request
 
 from .recorder import to_text
 
-Json = Union[Mapping[str, Any], List[Any], str]
+Json = Mapping[str, Any] | list[Any] | str
 
 
 def answer(value: Json, status: int = 200) -> Response:

@@ -13,7 +13,7 @@ import importlib
 import logging
 import uuid
 from collections.abc import Mapping
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -35,7 +35,7 @@ JWT_PREFIX = "local."
 
 
 def create_app(
-    recorder: Optional[Recorder] = None, faults: Optional[Faults] = None, *, local_only: bool = True
+    recorder: Recorder | None = None, faults: Faults | None = None, *, local_only: bool = True
 ) -> Flask:
     """Return the application.
 
@@ -63,7 +63,7 @@ def create_app(
 
 def _around_each_request(app: Flask, recorder: Recorder, faults: Faults, *, local_only: bool) -> None:
     @app.before_request
-    def guard() -> Optional[Response]:
+    def guard() -> Response | None:
         refused = callers.refusal(recorder, local_only=local_only)
         if refused is None and request.method == "POST" and _takes_json(request.path):
             refused = callers.refusal_of_text(recorder)
@@ -71,7 +71,7 @@ def _around_each_request(app: Flask, recorder: Recorder, faults: Faults, *, loca
         return refused
 
     @app.before_request
-    def misbehave() -> Optional[Response]:
+    def misbehave() -> Response | None:
         g.fault = None if control.is_control(request.path) else faults.take(request.path)
         if g.fault is None:
             return None
@@ -112,9 +112,9 @@ def _spoil(response: Response, fault: Fault) -> None:
         response.headers["Content-Length"] = str(len(whole))
 
 
-def _described(response: Response) -> Dict[str, Any]:
+def _described(response: Response) -> dict[str, Any]:
     body = request.get_data()
-    described: Dict[str, Any] = {
+    described: dict[str, Any] = {
         "method": request.method,
         "path": request.path,
         "query": request.query_string.decode("latin-1"),
@@ -139,7 +139,7 @@ def _json_body() -> Any:
         return None
 
 
-def _object() -> Dict[str, Any]:
+def _object() -> dict[str, Any]:
     """Return the JSON object of the request; empty for anything else."""
     found = _json_body()
     return found if isinstance(found, dict) else {}
@@ -225,7 +225,7 @@ def _otlp(app: Flask, recorder: Recorder) -> None:
         return _otlp_accepted()
 
 
-def _encodings() -> Tuple[str, str]:
+def _encodings() -> tuple[str, str]:
     return request.headers.get("Content-Type", ""), request.headers.get("Content-Encoding", "")
 
 
@@ -235,7 +235,7 @@ def _otlp_accepted() -> Response:
     return Response(b"", 200, content_type="application/x-protobuf")
 
 
-def _posted() -> Dict[str, Any]:
+def _posted() -> dict[str, Any]:
     content_type, content_encoding = _encodings()
     return {
         "content_type": content_type,

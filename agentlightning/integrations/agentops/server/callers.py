@@ -7,7 +7,7 @@ gives itself away by the second. Clients of AgentOps send no ``Origin``.
 
 from __future__ import annotations
 
-from typing import Final, Optional
+from typing import Final
 from urllib.parse import urlsplit
 
 from flask import Response, request
@@ -22,7 +22,7 @@ WITHOUT_PREFLIGHT: Final = frozenset(
 """Content types that a page may send anywhere without asking first (Fetch standard, CORS-safelisted)."""
 
 
-def refusal(recorder: Recorder, *, local_only: bool) -> Optional[Response]:
+def refusal(recorder: Recorder, *, local_only: bool) -> Response | None:
     """Return the answer to a request that is refused because of who sent it, or ``None``.
 
     Args:
@@ -39,7 +39,7 @@ def refusal(recorder: Recorder, *, local_only: bool) -> Optional[Response]:
     return None
 
 
-def refusal_of_text(recorder: Recorder) -> Optional[Response]:
+def refusal_of_text(recorder: Recorder) -> Response | None:
     """Return the answer to a body that says that it is no JSON, or ``None``."""
     if request.mimetype in WITHOUT_PREFLIGHT:
         return _refused(recorder, 415, "the body is JSON, and its Content-Type is application/json")

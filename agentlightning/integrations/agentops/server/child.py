@@ -11,7 +11,7 @@ import select
 import signal
 import socket
 import threading
-from typing import Any, Dict, Optional
+from typing import Any
 
 from setproctitle import setproctitle
 
@@ -26,7 +26,7 @@ CHECK_SECONDS = 0.5
 
 def main(told: str) -> None:
     """Serve; ``told`` is JSON from ``process.spawn``."""
-    options: Dict[str, Any] = json.loads(told)
+    options: dict[str, Any] = json.loads(told)
     setproctitle(TITLE)
     _own_signals()
     _allow_many_connections()
@@ -78,7 +78,7 @@ def _wait_for_end(channel: socket.socket, parent: int) -> None:
             return
 
 
-def _pidfd(pid: int) -> Optional[int]:
+def _pidfd(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):

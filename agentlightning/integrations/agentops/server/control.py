@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any
 
 from flask import Flask, Response, request
 
@@ -64,7 +64,7 @@ def _fault_routes(app: Flask, faults: Faults) -> None:
         return answer({"open": []})
 
 
-def _orders() -> Dict[str, Any]:
+def _orders() -> dict[str, Any]:
     body = request.get_data()
     found = from_text(body) if body.strip() else {}
     if not isinstance(found, dict):
@@ -87,7 +87,7 @@ def _recorded(recorder: Recorder) -> Response:
     return Response(b"{" + b",".join(fields) + b"}\n", content_type="application/json")
 
 
-def _whole(text: Optional[str]) -> Any:
+def _whole(text: str | None) -> Any:
     """Return a number, ``None`` where there is none, ``False`` where it is something else."""
     if text is None:
         return None

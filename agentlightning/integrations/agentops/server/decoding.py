@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import List, Tuple
-
 from ....codec.json_text import dumps
 from ....codec.otlp import decode_request
 from .wsgi import MAX_BODY
 
 
-def span_texts(body: bytes, content_type: str, content_encoding: str) -> Tuple[List[str], List[str]]:
+def span_texts(body: bytes, content_type: str, content_encoding: str) -> tuple[list[str], list[str]]:
     """Return the spans as ``codec.json_text`` writes them, and a sentence for each that was left out.
 
     Raises:

@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 MAX_DELAY = 3600.0
 MAX_FAULTS = 1000
@@ -21,7 +21,7 @@ FOREVER = -1
 class Fault:
     """One order."""
 
-    status: Optional[int] = None
+    status: int | None = None
     """Answer with this status and an error in JSON; the request is not looked at."""
     delay: float = 0.0
     """Seconds to wait first."""
@@ -29,13 +29,13 @@ class Fault:
     """How many requests it hits; -1: all, until it is taken back."""
     cut: bool = False
     """Break the connection half way through the body of the answer; the request was handled."""
-    content_type: Optional[str] = None
+    content_type: str | None = None
     """Call the answer this."""
     path: str = ""
     """Only requests whose path begins so."""
     released: threading.Event = field(default_factory=threading.Event, repr=False)
 
-    def described(self) -> Dict[str, Any]:
+    def described(self) -> dict[str, Any]:
         """Return the order as JSON."""
         return {name: getattr(self, name) for name in FIELDS}
 
@@ -53,7 +53,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: List[Fault] = []
+        self._open: list[Fault] = []
         self._released = threading.Event()
 
     def add(self, fault: Fault) -> None:
@@ -68,7 +68,7 @@ class Faults:
             fault.released = self._released
             self._open.append(fault)
 
-    def take(self, path: str) -> Optional[Fault]:
+    def take(self, path: str) -> Fault | None:
         """Return the fault that hits a request of this path, or ``None``."""
         with self._lock:
             for fault in self._open:
@@ -80,7 +80,7 @@ class Faults:
                     return fault
         return None
 
-    def open(self) -> List[Dict[str, Any]]:
+    def open(self) -> list[dict[str, Any]]:
         """Return what is still to come."""
         with self._lock:
             return [fault.described() for fault in self._open]
@@ -141,7 +141,7 @@ def _truth(value: Any) -> bool:
     raise ValueError("cut is 1 or 0")
 
 
-def _header(value: Any) -> Optional[str]:
+def _header(value: Any) -> str | None:
     if value is None or value == "":
         return None
     if not (isinstance(value, str) and value.isascii() and value.isprintable() and len(value) < 200):

@@ -14,8 +14,9 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Dict, List, Mapping, Optional, Self, Union
+from typing import Any, Self
 from urllib.parse import urlencode
 
 from ....errors import AgentOpsServerError
@@ -29,7 +30,7 @@ API_KEY = "00000000-0000-4000-8000-000000000000"
 ASK_SECONDS = 10.0
 
 
-def environment_for(url: str) -> Dict[str, str]:
+def environment_for(url: str) -> dict[str, str]:
     """Return the variables that lead every version of ``agentops`` to a server, and keep it from writing files."""
     return {
         "AGENTOPS_API_KEY": API_KEY,
@@ -55,7 +56,7 @@ class AgentOpsServerManager:
     def __init__(
         self,
         daemon: bool = True,
-        port: Optional[int] = None,
+        port: int | None = None,
         host: str = "127.0.0.1",
         *,
         allow_remote: bool = False,
@@ -64,9 +65,9 @@ class AgentOpsServerManager:
     ) -> None:
         self.daemon = daemon
         self.host = host
-        self.server_process: Optional[ServerProcess] = None
+        self.server_process: ServerProcess | None = None
         """The server's process, if this manager started it."""
-        self.server_port: Optional[int] = port
+        self.server_port: int | None = port
         """Where the server listens; after a stop, where it did."""
         self._wanted_port = port
         self._allow_remote = allow_remote
@@ -78,7 +79,7 @@ class AgentOpsServerManager:
         self._is_copy = is_copy
         self._owner = os.getpid()
         self._lock = threading.RLock()
-        self._finalizer: Optional[weakref.finalize[Any, Any]] = None
+        self._finalizer: weakref.finalize[Any, Any] | None = None
 
     # ------------------------------------------------------------------ life
 
@@ -156,7 +157,7 @@ class AgentOpsServerManager:
             return process is not None and process.is_alive()
         return self.server_port is not None and self._answers()
 
-    def get_port(self) -> Optional[int]:
+    def get_port(self) -> int | None:
         """Return where the server listens, or did: then a warning is logged."""
         if self.server_port is not None and not self.is_alive():
             logger.warning("the AgentOps server on port %d is not running", self.server_port)
@@ -174,7 +175,7 @@ class AgentOpsServerManager:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.server_port}"
 
-    def environment(self) -> Dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Return the variables that lead every version of ``agentops`` to this server."""
         return environment_for(self.url)
 
@@ -184,15 +185,15 @@ class AgentOpsServerManager:
 
     def __exit__(
         self,
-        exc_type: Optional[type[BaseException]],
-        exc: Optional[BaseException],
-        tb: Optional[TracebackType],
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.stop()
 
     # ------------------------------------------------------------------ what it received, and faults
 
-    def recorded(self, kind: Optional[str] = None, *, after: int = 0) -> Any:
+    def recorded(self, kind: str | None = None, *, after: int = 0) -> Any:
         """Return what the server received: lists by kind, ``counts`` and ``last``; with ``kind``, that list only.
 
         Args:
@@ -203,13 +204,11 @@ class AgentOpsServerManager:
         Raises:
             AgentOpsServerError: The server does not answer, or knows no such kind.
         """
-        query: Dict[str, Union[str, int]] = (
-            {"after": after} if kind is None else {"after": after, "kind": kind}
-        )
+        query: dict[str, str | int] = {"after": after} if kind is None else {"after": after, "kind": kind}
         found = self._ask("GET", f"/_recorded?{urlencode(query)}")
         return found if kind is None else found[kind]
 
-    def spans(self) -> List[Any]:
+    def spans(self) -> list[Any]:
         """Return the spans that the server received, as :class:`agentlightning.types.Span`."""
         # The rest of this module does without pydantic.
         types = importlib.import_module("agentlightning.types")
@@ -225,12 +224,12 @@ class AgentOpsServerManager:
 
     def fail(
         self,
-        status: Optional[int] = None,
+        status: int | None = None,
         *,
         n: int = 1,
         delay: float = 0.0,
         cut: bool = False,
-        content_type: Optional[str] = None,
+        content_type: str | None = None,
         path: str = "",
     ) -> None:
         """Make the next requests go wrong; see ``faults.Fault`` for what each argument does.
@@ -252,7 +251,7 @@ class AgentOpsServerManager:
         """Take back what :meth:`fail` ordered."""
         self._ask("DELETE", "/_fail")
 
-    def _ask(self, method: str, target: str, body: Optional[Mapping[str, Any]] = None) -> Any:
+    def _ask(self, method: str, target: str, body: Mapping[str, Any] | None = None) -> Any:
         """Ask the server directly: no proxy of the environment stands between this machine and itself."""
         url = self.url
         connection = http.client.HTTPConnection(self.host, self.server_port, timeout=ASK_SECONDS)
@@ -278,7 +277,7 @@ class AgentOpsServerManager:
 
     # ------------------------------------------------------------------ copies
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         kept = (
             "daemon",
             "host",
@@ -291,7 +290,7 @@ class AgentOpsServerManager:
         state = {name: getattr(self, name) for name in kept}
         return {**state, "is_copy": self._is_copy or self.server_process is not None}
 
-    def __setstate__(self, state: Dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         is_copy = state.pop("is_copy")
         self.__dict__.update(state)
         self.server_process = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from html import escape
-from typing import Any, Dict, Iterable, List
+from typing import Any
 
 from flask import Response
 
@@ -95,7 +96,7 @@ def _spans(recorder: Recorder) -> str:
     return f'<h2>Spans</h2><div class="wide"><div class="row">{heads}</div>{rows}</div>'
 
 
-def _span(span: Dict[str, Any]) -> str:
+def _span(span: dict[str, Any]) -> str:
     start, end = span.get("start_time"), span.get("end_time")
     seconds = f"{end - start:.3f}" if isinstance(start, float) and isinstance(end, float) else ""
     code = _plain(span["status"]["status_code"])
@@ -116,8 +117,8 @@ def _others(recorder: Recorder) -> Iterable[str]:
             yield f"<h2>{kind.capitalize()}</h2>{lines}"
 
 
-def _other(kind: str, value: Dict[str, Any]) -> str:
-    titles: Dict[str, List[str]] = {
+def _other(kind: str, value: dict[str, Any]) -> str:
+    titles: dict[str, list[str]] = {
         "requests": ["method", "path", "status"],
         "sessions": ["session_id", "end_state"],
         "events": ["event_type", "name", "action_type", "model"],

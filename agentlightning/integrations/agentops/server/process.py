@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from typing import IO, Any, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import IO, Any
 
 from ....errors import AgentOpsServerError
 
@@ -63,7 +64,7 @@ class ServerProcess:
         return self._popen.pid
 
     @property
-    def exitcode(self) -> Optional[int]:
+    def exitcode(self) -> int | None:
         """``None`` while it runs; negative: the signal that ended it."""
         return self._popen.poll()
 
@@ -79,7 +80,7 @@ class ServerProcess:
         """Send SIGKILL; harmless when it has ended."""
         self._popen.kill()
 
-    def join(self, timeout: Optional[float] = None) -> None:
+    def join(self, timeout: float | None = None) -> None:
         """Wait for its end, at most ``timeout`` seconds."""
         try:
             self._popen.wait(timeout)
@@ -194,7 +195,7 @@ def _executable() -> str:
     return named
 
 
-def _command(executable: str, told: Mapping[str, Any]) -> List[str]:
+def _command(executable: str, told: Mapping[str, Any]) -> list[str]:
     # -S: no site, so no sitecustomize and no .pth file; -P, -s: nothing is added to the path that we hand over.
     path = [os.fspath(entry) for entry in sys.path]
     if _PACKAGE_ROOT not in path:  # found by an import hook, such as that of an editable install

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Dict, List, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +58,10 @@ class _Ring:
         self.clear()
 
     def clear(self) -> None:
-        self.entries: OrderedDict[Union[int, str], _Entry] = OrderedDict()
+        self.entries: OrderedDict[int | str, _Entry] = OrderedDict()
         self.size = self.received = self.dropped = 0
 
-    def put(self, key: Union[int, str], entry: _Entry) -> None:
+    def put(self, key: int | str, entry: _Entry) -> None:
         before = self.entries.pop(key, None)
         if len(entry.text) > self.limit.size:  # else it would push everything out, and then itself
             self.size -= len(before.text) if before else 0
@@ -89,7 +89,7 @@ class Recorder:
         self._clock = clock
 
     @property
-    def kinds(self) -> List[str]:
+    def kinds(self) -> list[str]:
         """What can be asked for."""
         return list(self._rings)
 
@@ -109,10 +109,10 @@ class Recorder:
         with self._lock:
             ring = self._rings[kind]
             before = ring.entries.get(key)
-            old: Dict[str, Any] = from_kept(before.text) if before else {"received": self._clock()}
+            old: dict[str, Any] = from_kept(before.text) if before else {"received": self._clock()}
             self._put(kind, ring, key, to_text({**old, **value}))
 
-    def _put(self, kind: str, ring: _Ring, key: Optional[str], text: str) -> None:
+    def _put(self, kind: str, ring: _Ring, key: str | None, text: str) -> None:
         self._number += 1
         first = not ring.dropped
         ring.put(self._number if key is None else key, _Entry(self._number, text.encode()))
@@ -122,13 +122,13 @@ class Recorder:
                 *(ring.limit.most, kind, ring.limit.size),
             )
 
-    def read(self, kind: str, *, after: int = 0, newest: Optional[int] = None) -> List[bytes]:
+    def read(self, kind: str, *, after: int = 0, newest: int | None = None) -> list[bytes]:
         """Return JSON texts, oldest first: those that came after this number, and of these the newest."""
         with self._lock:
             found = [entry.text for entry in self._rings[kind].entries.values() if entry.number > after]
         return found if newest is None else found[max(0, len(found) - newest) :]
 
-    def counts(self) -> Dict[str, Dict[str, int]]:
+    def counts(self) -> dict[str, dict[str, int]]:
         """Return, per kind, how many came, how many are kept and in how many bytes, and how many were given up."""
         with self._lock:
             return {
@@ -161,7 +161,7 @@ def to_text(value: Any) -> str:
         return json.dumps({"unreadable": str(error)})
 
 
-def from_text(body: Union[str, bytes]) -> Any:
+def from_text(body: str | bytes) -> Any:
     """Return the value of JSON that a stranger sent; what is no finite number becomes text, so it stays valid JSON.
 
     Raises:
@@ -173,7 +173,7 @@ def from_text(body: Union[str, bytes]) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def from_kept(text: Union[str, bytes]) -> Any:
+def from_kept(text: str | bytes) -> Any:
     """Return the value of a text that was kept; one that is too deep to be read from here says so."""
     try:
         return json.loads(text)
@@ -181,6 +181,6 @@ def from_kept(text: Union[str, bytes]) -> Any:
         return {"unreadable": "nested too deeply"}
 
 
-def _finite(text: str) -> Union[float, str]:
+def _finite(text: str) -> float | str:
     value = float(text)
     return value if abs(value) < float("inf") else text

@@ -11,7 +11,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterator
 from math import isfinite
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from ....codec.otlp import decompressed
 from ....errors import MissingExtra, NotAnExportRequest
@@ -24,7 +24,7 @@ try:
 except Exception:  # noqa: BLE001 - absent, or generated for another protobuf, which has several errors for that
     ExportLogsServiceRequest = ExportMetricsServiceRequest = None  # type: ignore[assignment, misc]
 
-Json = Dict[str, Any]
+Json = dict[str, Any]
 
 _KINDS = ("sum", "gauge", "histogram", "exponentialHistogram", "summary")
 _TEMPORALITY = {
@@ -39,7 +39,7 @@ _OF_EACH_POINT = frozenset(
 )
 
 
-def records(signal: str, body: bytes, content_type: str, content_encoding: str) -> List[Json]:
+def records(signal: str, body: bytes, content_type: str, content_encoding: str) -> list[Json]:
     """Return the ``metrics`` or ``logs`` of an export request, in its order; times are seconds since the epoch.
 
     Raises:
@@ -197,12 +197,12 @@ def _whole(found: Any) -> int:
     return found
 
 
-def _seconds(owner: Json, key: str) -> Optional[float]:
+def _seconds(owner: Json, key: str) -> float | None:
     nanoseconds = _whole(owner.get(key, 0))
     return nanoseconds / 1_000_000_000 if 0 < nanoseconds < 2**64 else None
 
 
-def _objects(owner: Json, key: str) -> List[Json]:
+def _objects(owner: Json, key: str) -> list[Json]:
     found = owner.get(key) or []
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise _Wrong(key, "a list of objects")

@@ -11,17 +11,17 @@ answered (its first chunk is all that is sent), and where the agent recorded the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 from .recorder import from_kept, from_text, to_text
 
 
-def replayable(events: Iterable[bytes], session_id: str) -> List[Dict[str, Any]]:
+def replayable(events: Iterable[bytes], session_id: str) -> list[dict[str, Any]]:
     """Return the rows of a session from the events that the recorder kept, in their order."""
     return list(_rows(events, session_id))
 
 
-def _rows(events: Iterable[bytes], session_id: str) -> Iterator[Dict[str, Any]]:
+def _rows(events: Iterable[bytes], session_id: str) -> Iterator[dict[str, Any]]:
     for text in events:
         if b'"llms"' not in text:
             continue
@@ -33,7 +33,7 @@ def _rows(events: Iterable[bytes], session_id: str) -> Iterator[Dict[str, Any]]:
             yield {"prompt": {"type": "chatml", "messages": messages}, "returns": answer}
 
 
-def _completion(returns: Any) -> Optional[str]:
+def _completion(returns: Any) -> str | None:
     """Return the JSON text of a model's whole answer: 0.2 and 0.3.0 send it as an object, later ones as text."""
     try:
         found = from_text(returns) if isinstance(returns, str) else returns

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from types import TracebackType
-from typing import Any, ClassVar, Dict, List, Optional, Tuple
+from typing import Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ BODY_SECONDS = 60.0
 """How long a body may take from its first byte to its last."""
 _PART = 64 * 1024
 
-WsgiApp = Callable[[Dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class WsgiServer(ThreadingMixIn, TCPServer):
@@ -133,13 +133,13 @@ class _Answer:
 
     def __init__(self) -> None:
         self.status = "500 Internal Server Error"
-        self.headers: List[Tuple[str, str]] = []
+        self.headers: list[tuple[str, str]] = []
 
     def start(
         self,
         status: str,
-        headers: List[Tuple[str, str]],
-        exc_info: Optional[Tuple[type, BaseException, TracebackType]] = None,
+        headers: list[tuple[str, str]],
+        exc_info: tuple[type, BaseException, TracebackType] | None = None,
     ) -> Callable[[bytes], None]:
         del exc_info  # nothing is sent before the application is done
         self.status, self.headers = status, headers
@@ -164,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = 64 * 1024  # head and body leave in one piece
     server: WsgiServer
-    METHODS: ClassVar[Tuple[str, ...]] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+    METHODS: ClassVar[tuple[str, ...]] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
     def __getattr__(self, name: str) -> Any:
         # The base class looks for do_GET, do_POST and so on.
@@ -226,10 +226,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not bodiless:
             self.wfile.write(content)
 
-    def _environ(self, body: bytes) -> Dict[str, Any]:
+    def _environ(self, body: bytes) -> dict[str, Any]:
         path, _, query = self.path.partition("?")
         host, port = self.server.server_address[:2]
-        environ: Dict[str, Any] = {
+        environ: dict[str, Any] = {
             "REQUEST_METHOD": self.command,
             "SCRIPT_NAME": "",
             # A base URL with a slash at its end gives paths with two at the beginning.
@@ -258,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     # ------------------------------------------------------------------ the body
 
-    def _body(self) -> Optional[bytes]:
+    def _body(self) -> bytes | None:
         """Return the body, or ``None`` where the client went away before its end.
 
         Raises:
@@ -289,7 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
             body += part
         return True
 
-    def _whole_body(self) -> Optional[bytes]:
+    def _whole_body(self) -> bytes | None:
         coding = self.headers.get("Transfer-Encoding")
         lengths = set(self.headers.get_all("Content-Length", []))
         if coding is not None:
@@ -306,7 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = bytearray()
         return bytes(body) if self._read(int(text), body) else None
 
-    def _chunks(self) -> Optional[bytes]:
+    def _chunks(self) -> bytes | None:
         body = bytearray()
         while True:
             line = self.rfile.readline(1000)
@@ -335,7 +335,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     # ------------------------------------------------------------------ what the base class says and logs
 
-    def send_error(self, code: int, message: Optional[str] = None, explain: Optional[str] = None) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what is no proper request, in JSON as everything else."""
         text = message or explain or self.responses.get(code, ("",))[0]
         content = json.dumps({"error": text, "message": text}).encode()

@@ -136,7 +136,7 @@ def test_router_replay_gets_the_experts_of_each_token_and_zeros_for_the_last() -
         return {"routed_experts": [[[token, 1], [2, 3]] for token in (*turn[0], *turn[1])[:-1]]}
 
     rows = [*rows_of(LINEAR, "ro-1", more=more), *rows_of(FORKED, "ro-2", more=more)]
-    output: Any = to_generator_output(rows, with_routed_experts=True)
+    output: Any = to_generator_output(rows, rewards="steps", with_routed_experts=True)
     validate_generator_output(len(rows), output, step_wise=False)
     *_, experts = convert_prompts_responses_to_batch_tensors(
         PADDING,

@@ -22,6 +22,7 @@ PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
 FIGURES = (
     "import_cost",
     "span_cost",
+    "span_bursts",
     "durable_spans",
     "find_attempt",
     "rows",

@@ -51,11 +51,13 @@ def test_an_answer_on_another_image_is_not_what_a_prompt_goes_on_from() -> None:
 
 
 def test_a_retry_with_another_image_is_another_question() -> None:
-    half = call(1, (1, 99), (2,), finish="abort", asked=asked(CAT))
-    other = call(2, (1, 99), (3,), asked=asked(DOG))
+    other, again = (call(2, (1, 99), (3,), asked=asked(picture)) for picture in (DOG, CAT))
+    cut, half = (call(1, (1, 99), (2,), finish=why, asked=asked(CAT)) for why in ("length", "abort"))
 
-    assert rows_of(half, other) == [(1, 99, 2), (1, 99, 3)]
-    assert rows_of(half, call(2, (1, 99), (3,), asked=asked(CAT))) == [(1, 99, 3)]
+    assert rows_of(cut, other) == [(1, 99, 2), (1, 99, 3)]
+    assert rows_of(cut, again) == rows_of(half, again) == rows_of(half, other) == [(1, 99, 3)]
+    assert build_rows([ROOT, half, again]).counts == {"asked_again": 1}
+    assert build_rows([ROOT, half, other]).counts == {"broken_off": 1}
 
 
 def test_a_row_carries_the_hashes_of_what_the_policy_saw() -> None:

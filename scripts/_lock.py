@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "scripts" / "locks"
 OLDEST_PYTHON = "3.11"
 
-CUDA = re.compile(r"(nvidia|cuda)-|triton$")
-"""What torch needs beside it on Linux, unless it is the build for CPUs: it has a lock of its own."""
+CUDA = re.compile(r"nvidia-(?!ml-py$)|cuda-|triton$")
+"""What torch needs beside it on Linux, unless it is the build for CPUs: it has a lock of its own. ``nvidia-ml-py``
+is not of torch: Agent Lightning 0.3.0 does not start without it."""
 
 _PEERS_BESIDE = ("opentelemetry-sdk<1.45", "openai<3", "fastapi<0.163", "setuptools<81")
 _TORCH = "torch==2.13.0"

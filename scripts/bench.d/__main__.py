@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--tiny", dest="mode", action="store_const", const="tiny", help="only to see that it runs"
     )
     size.add_argument(
-        "--quick", dest="mode", action="store_const", const="quick", help="small, about five minutes"
+        "--quick", dest="mode", action="store_const", const="quick", help="small, about twenty minutes"
     )
     size.add_argument(
         "--full", dest="mode", action="store_const", const="full", help="everything at full size"

@@ -17,6 +17,7 @@ BENCH = ROOT / "scripts" / "bench.d"
 FIGURES = (
     "import_cost",
     "span_cost",
+    "span_bursts",
     "durable_spans",
     "find_attempt",
     "rows",

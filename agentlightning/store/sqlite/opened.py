@@ -27,6 +27,9 @@ class OpenedFiles:
     """What a path led to when a connection was opened."""
 
     path: Path
+    name: str
+    """The path as text, and that of its log: both are looked at before and after each commit."""
+    log_name: str
     file: Inode | None
     log: Inode | None
     index: Inode | None
@@ -38,11 +41,12 @@ class OpenedFiles:
         Raises:
             StoreFileMoved: It cannot be told.
         """
-        return cls(path, _inode(path), _inode(Path(f"{path}-wal")), _inode(Path(f"{path}-shm"), of=path))
+        name, log_name = str(path), f"{path}-wal"
+        return cls(path, name, log_name, _inode(name), _inode(log_name), _inode(f"{path}-shm", of=name))
 
     def is_there(self) -> bool:
         """Whether the path still leads to the file and to its log."""
-        return self.file == _inode(self.path) and self.log == _inode(Path(f"{self.path}-wal"))
+        return self.file == _inode(self.name) and self.log == _inode(self.log_name)
 
     def check(self) -> None:
         """Refuse a file that is no longer the one that was opened.
@@ -52,7 +56,7 @@ class OpenedFiles:
         """
         if self.is_there():
             return
-        raise log_gone(self.path) if self.file == _inode(self.path) else moved(self.path)
+        raise log_gone(self.path) if self.file == _inode(self.name) else moved(self.path)
 
 
 class StoreConnection(sqlite3.Connection):
@@ -144,14 +148,14 @@ def log_gone(path: Path) -> StoreFileMoved:
     )
 
 
-def _inode(path: Path, of: Path | None = None) -> Inode | None:
+def _inode(name: str, of: str | None = None) -> Inode | None:
     try:
-        status = os.stat(path)  # noqa: PTH116 - a third of the time of Path.stat, before and after each commit
+        status = os.stat(name)  # noqa: PTH116 - a third of the time of Path.stat, before and after each commit
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreFileMoved(
-            f"whether {of or path} is still the file that was opened cannot be told ({error}); what was not "
+            f"whether {of or name} is still the file that was opened cannot be told ({error}); what was not "
             "acknowledged may not be in it. Give back the rights to its folder"
         ) from error
     return status.st_dev, status.st_ino

@@ -18,6 +18,10 @@ Weights = Literal["rows", "rollouts"]
 """What counts as one where advantages are handed on: each row, or each rollout, whose rows then share it (1/N each)."""
 
 
+Rewards = Literal["rollout", "steps"]
+"""Whose rewards are handed on: the one of the rollout, or those of its answers as well."""
+
+
 def exportable(rows: Iterable[TrainingRow]) -> list[TrainingRow]:
     """Return the rows, each of them sound.
 
@@ -104,6 +108,17 @@ def refuse_steps(rows: Iterable[TrainingRow]) -> None:
                 "reward for the rollout: give it one (emit_reward() without a target), or use a trainer that takes "
                 "rewards per step (SkyRL or verl with rewards='steps')"
             )
+
+
+def by_step(rewards: Rewards) -> bool:
+    """Whether the rewards of single answers are handed on.
+
+    Raises:
+        ValueError: ``rewards`` is neither ``rollout`` nor ``steps``.
+    """
+    if rewards not in ("rollout", "steps"):
+        raise ValueError(f"rewards is 'rollout' or 'steps', not {rewards!r}")
+    return rewards == "steps"
 
 
 def has_steps(row: TrainingRow) -> bool:

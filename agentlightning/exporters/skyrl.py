@@ -9,11 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from ..adapter.training import TrainingRow
-from .checks import by_rollout, exportable, group, numbers, rewards_by_token, sampled_at, scored
-from .routing import same_shape
+from .checks import (
+    Rewards,
+    by_rollout,
+    by_step,
+    exportable,
+    group,
+    numbers,
+    rewards_by_token,
+    sampled_at,
+    scored,
+)
+from .experts import same_shape
 
 TESTED_WITH = "skyrl 0.3.0 (its checks, merging, tensors and advantages); the documented shape of 0.4.0"
 
@@ -49,7 +59,7 @@ class GeneratorOutput(TypedDict):
 def to_generator_output(
     rows: Iterable[TrainingRow],
     *,
-    rewards: Literal["rollout", "steps"] = "rollout",
+    rewards: Rewards = "rollout",
     temperature: float | None = 1.0,
     with_routed_experts: bool = False,
     experts_per_token: int | None = None,
@@ -65,14 +75,15 @@ def to_generator_output(
             that were sampled otherwise are refused. ``None`` compares nothing.
         with_routed_experts: Whether ``rollout_expert_indices`` is in it, for SkyRL's router replay
             (``enable_return_routed_experts``), which goes with neither its step-wise training nor its merging.
-        experts_per_token: See :func:`~agentlightning.exporters.routing.routed_experts`.
+        experts_per_token: See :func:`~agentlightning.exporters.experts.routed_experts`.
 
     Raises:
         NotExportable: A row is unscored (with ``steps``: a reward of an answer is no number, or a rollout has no reward
             at all), has no group, saw media, was sampled otherwise than the trainer computes, or
             trains tokens without log-probabilities; or its routed experts are wanted and not known.
-        ValueError: ``experts_per_token`` is not positive.
+        ValueError: ``experts_per_token`` is not positive, or there is no such choice of ``rewards``.
     """
+    by_steps = by_step(rewards)
     given = exportable(rows)
     sampled_at(given, temperature)
     repetitions: dict[str, int] = {}
@@ -85,7 +96,7 @@ def to_generator_output(
     output = GeneratorOutput(
         prompt_token_ids=[list(row.prompt_ids) for row, _, _ in found],
         response_ids=[list(row.completion_ids) for row, _, _ in found],
-        rewards=[scored(row) for row, _, _ in found] if rewards == "rollout" else rewards_by_token(given),
+        rewards=[scored(row) for row, _, _ in found] if not by_steps else rewards_by_token(given),
         loss_masks=[list(row.loss_mask[row.prompt_length :]) for row, _, _ in found],
         stop_reasons=[row.finish_reason or "unknown" for row, _, _ in found],
         rollout_metrics=None,

@@ -28,7 +28,7 @@ from ..errors import NotExportable
 from ..store.values import json_copy
 from ..types import Rollout
 from .checks import by_rollout, exportable, numbers, scored
-from .routing import RoutedExperts, same_shape
+from .experts import RoutedExperts, same_shape
 
 TESTED_WITH = "verifiers 0.4.0"
 
@@ -62,7 +62,7 @@ def to_wire_traces(
             has one reward. Dimensions without a weight get 0.0: they are there, and do not count.
         with_routed_experts: Whether nodes have ``routed_experts``, for prime-rl's router replay. Of the last token of a
             branch nobody knows any: it has those of the token before, as verifiers writes it itself.
-        experts_per_token: See :func:`~agentlightning.exporters.routing.routed_experts`.
+        experts_per_token: See :func:`~agentlightning.exporters.experts.routed_experts`.
         with_sampling_masks: Whether nodes have ``sampling_mask``: the ids that each trained token was sampled from.
 
     Raises:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
 from ..adapter.training import TrainingRow
 from ..errors import MissingExtra, NotExportable
 from .checks import (
+    Rewards,
     Weights,
     by_rollout,
+    by_step,
     exportable,
     group,
     has_steps,
@@ -30,7 +32,7 @@ from .checks import (
     shares,
 )
 from .cutting import UNSCORED, LeftOut, cut_to, left_out
-from .routing import RoutedExperts, same_shape
+from .experts import RoutedExperts, same_shape
 
 if TYPE_CHECKING:
     import verl
@@ -76,7 +78,7 @@ def to_agent_loop_outputs(
         temperature: verl's ``rollout.temperature``, at which it computes log-probabilities; rows that were sampled
             otherwise are refused. ``None`` compares nothing.
         with_routed_experts: Whether every output has ``routed_experts``, for verl's router replay (``R3``).
-        experts_per_token: See :func:`~agentlightning.exporters.routing.routed_experts`.
+        experts_per_token: See :func:`~agentlightning.exporters.experts.routed_experts`.
 
     Raises:
         NotExportable: The rows are of several attempts, a trained token has no log-probability, a row saw media
@@ -171,7 +173,7 @@ def padded_batch(
     with_logprobs: bool = True,
     temperature: float | None = 1.0,
     weights: Weights = "rows",
-    rewards: Literal["rollout", "steps"] = "rollout",
+    rewards: Rewards = "rollout",
     with_routed_experts: bool = False,
     experts_per_token: int | None = None,
 ) -> PaddedBatch:
@@ -180,7 +182,7 @@ def padded_batch(
     sampled_at(given, temperature)
     for row in given:
         group(row)
-    by_steps = rewards == "steps"
+    by_steps = by_step(rewards)
     if advantage is None and weights != "rows":
         raise ValueError("weights are in advantages: pass a formula, or leave them out")
     if by_steps and advantage is not None:
@@ -192,8 +194,10 @@ def padded_batch(
     values = [None] * len(given) if advantage is None else row_advantages(given, advantage)
     known = {_key(row): value for row, value in zip(given, values, strict=True)}
     is_scored = [row.reward is not None or (by_steps and has_steps(row)) for row in given]
-    scored_rows = [row for row, known_ in zip(given, is_scored, strict=True) if known_]
-    unscored = [left_out(row, UNSCORED) for row, known_ in zip(given, is_scored, strict=True) if not known_]
+    scored_rows = [row for row, has_reward in zip(given, is_scored, strict=True) if has_reward]
+    unscored = [
+        left_out(row, UNSCORED) for row, has_reward in zip(given, is_scored, strict=True) if not has_reward
+    ]
     kept, gone = cut_to(scored_rows, prompt_length=max_prompt_length, response_length=max_response_length)
     width = max_response_length
     return PaddedBatch(
@@ -235,7 +239,7 @@ def to_dataproto(
     with_logprobs: bool = True,
     temperature: float | None = 1.0,
     weights: Weights = "rows",
-    rewards: Literal["rollout", "steps"] = "rollout",
+    rewards: Rewards = "rollout",
     with_routed_experts: bool = False,
     experts_per_token: int | None = None,
 ) -> verl.DataProto:
@@ -266,13 +270,14 @@ def to_dataproto(
             of the rollout at the end, for estimators that take scores per token (GAE, REINFORCE++); with
             ``advantage=None``. What is cut off a row takes the rewards of its answers with it.
         with_routed_experts: Whether ``routed_experts`` is in it, for verl's router replay (``R3``).
-        experts_per_token: See :func:`~agentlightning.exporters.routing.routed_experts`.
+        experts_per_token: See :func:`~agentlightning.exporters.experts.routed_experts`.
 
     Raises:
         NotExportable: A row has no group, saw media or was sampled otherwise than the trainer computes, a trained
             token has no log-probability, or no row is left; single answers have rewards and the rollout has none, or
             (``steps``) has several rows; routed experts are wanted and not known.
-        ValueError: A limit is not positive, ``weights`` is given without a formula, or ``steps`` with one.
+        ValueError: A limit is not positive, there is no such choice of ``weights`` or ``rewards``, ``weights`` is given
+            without a formula, or ``steps`` with one.
         MissingExtra: verl is not installed.
     """
     batch = padded_batch(

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import Aim, Figure, Line, Sample, Size, Subject
+from span_cost import MakeSpan, null_processor, shapes
 from workload import Workload
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-MakeSpan = Callable[[int], None]
 WAYS = {
     "plain": "plain span",
     "start": "25 attributes, `start_span`",
@@ -32,23 +30,14 @@ LENGTHS = {"short": 50, "long": 5000}
 
 def ways(tracer: Tracer, global_tracer: Tracer, workload: Workload) -> dict[str, MakeSpan]:
     """Return the ways in which an agent makes a span."""
-    attributes = workload.attributes
-    start, current, elsewhere = tracer.start_span, tracer.start_as_current_span, global_tracer.start_span
-
-    def plain(_: int) -> None:
-        start("call").end()
-
-    def started(number: int) -> None:
-        start("call", attributes=attributes[number % len(attributes)]).end()
+    attributes, current = workload.attributes, tracer.start_as_current_span
+    own, of_global = shapes(tracer, workload), shapes(global_tracer, workload)
 
     def as_current(number: int) -> None:
         with current("call", attributes=attributes[number % len(attributes)]):
             pass
 
-    def of_global(number: int) -> None:
-        elsewhere("call", attributes=attributes[number % len(attributes)]).end()
-
-    return {"plain": plain, "start": started, "current": as_current, "global": of_global}
+    return {"plain": own["plain"], "start": own["rich"], "current": as_current, "global": of_global["rich"]}
 
 
 def burst(make: MakeSpan, count: int) -> float:
@@ -71,11 +60,14 @@ def in_sqlite(size: Size) -> Sample:
 
 def _in_turns(size: Size, url: str) -> Sample:
     from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
 
     from agentlightning import OtelTracer
     from agentlightning.store import open_store
 
-    workload, store, floor = Workload(), open_store(url), _floor()
+    workload, store = Workload(), open_store(url)
+    floor = TracerProvider(shutdown_on_exit=False)
+    floor.add_span_processor(null_processor())
     beside = floor.get_tracer("bench")
     found: dict[str, float] = {}
     tracer = OtelTracer(max_wait_time=60_000)
@@ -99,20 +91,6 @@ def _in_turns(size: Size, url: str) -> Sample:
     floor.shutdown()
     asyncio.run(store.close())
     return found
-
-
-def _floor() -> TracerProvider:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-
-    class Null(SpanExporter):
-        def export(self, spans: Any) -> SpanExportResult:
-            del spans
-            return SpanExportResult.SUCCESS
-
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(Null()))
-    return provider
 
 
 FIGURE = Figure(

@@ -20,6 +20,7 @@ from workload import WITH_IDS, Workload
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.trace import Tracer
 
 MakeSpan = Callable[[int], None]
@@ -65,8 +66,8 @@ def shapes(tracer: Tracer, workload: Workload) -> dict[str, MakeSpan]:
     return {"plain": plain, "rich": rich, "lists": lists}
 
 
-def floor_null(size: Size) -> Sample:
-    """OpenTelemetry's batch processor with an exporter that does nothing."""
+def null_processor() -> BatchSpanProcessor:
+    """Return OpenTelemetry's batch processor with an exporter that does nothing."""
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
     class Null(SpanExporter):
@@ -74,7 +75,12 @@ def floor_null(size: Size) -> Sample:
             del spans
             return SpanExportResult.SUCCESS
 
-    return _sdk(size, BatchSpanProcessor(Null()))
+    return BatchSpanProcessor(Null())
+
+
+def floor_null(size: Size) -> Sample:
+    """OpenTelemetry's batch processor with an exporter that does nothing."""
+    return _sdk(size, null_processor())
 
 
 def floor_bare(size: Size) -> Sample:

@@ -15,7 +15,7 @@ from test_verifiers import trees
 from agentlightning.adapter import RowPolicy, build_rows
 from agentlightning.errors import NotExportable
 from agentlightning.exporters.checks import shares
-from agentlightning.exporters.routing import routed_experts
+from agentlightning.exporters.experts import routed_experts
 from agentlightning.exporters.skyrl import to_generator_output
 
 LAYERS, TOP_K = 2, 3

@@ -137,3 +137,8 @@ def test_e5_sibling_rows_share_the_id_of_their_rollout(turns: Any) -> None:
     assert [row.index for row in rows] == [
         place for _, own in groupby(rows, lambda row: row.rollout_id) for place, _ in enumerate(own)
     ]
+
+
+def test_a_choice_of_rewards_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="rewards is 'rollout' or 'steps', not 'step'"):
+        to_generator_output(two_groups(), rewards="step")  # type: ignore[arg-type]

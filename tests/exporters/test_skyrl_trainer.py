@@ -17,7 +17,7 @@ from test_verifiers import trees
 
 from agentlightning.adapter.advantage import Formula, row_advantages
 from agentlightning.adapter.training import TrainingRow
-from agentlightning.exporters.routing import routed_experts
+from agentlightning.exporters.experts import routed_experts
 from agentlightning.exporters.skyrl import to_generator_output
 
 pytest.importorskip("skyrl", reason="scripts/trainers installs skyrl")

@@ -17,7 +17,7 @@ from test_tinker import conversation, lengths
 
 from agentlightning.adapter import build_rows
 from agentlightning.errors import NotExportable
-from agentlightning.exporters.routing import routed_experts
+from agentlightning.exporters.experts import routed_experts
 from agentlightning.exporters.verl import padded_batch, to_agent_loop_outputs, to_dataproto
 
 SIZES: Any = {"max_prompt_length": 4, "max_response_length": 10, "pad_token_id": 0}
@@ -394,3 +394,8 @@ def test_the_page_on_verl_runs(agent_loop: Any) -> None:
 
     assert len(made["data"]) == 6
     assert made["data"].meta_info["left_out"] == []
+
+
+def test_a_choice_of_rewards_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="rewards is 'rollout' or 'steps', not 'step'"):
+        padded_batch([], **{**SIZES, "advantage": None}, rewards="step")  # type: ignore[arg-type]

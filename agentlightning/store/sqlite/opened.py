@@ -107,8 +107,8 @@ class StoreConnection(sqlite3.Connection):
 _lock = threading.Lock()
 """Guards ``_live``."""
 _closing = threading.RLock()
-"""Held while a connection is closed. SQLite removes the log with the last connection to the file; two that are closed at
-one moment each see the other one, and leave it. Re-entrant: a signal handler may close a store."""
+"""Held while a connection is closed. SQLite removes the log with the last connection to the file; two that are closed
+at one moment each see the other one, and leave it. Re-entrant: a signal handler may close a store."""
 _live: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
 """Connections of this process that are open and know what they have open."""
 
@@ -171,7 +171,7 @@ def keep_for_ever(connection: StoreConnection) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _lock, _closing  # noqa: PLW0603 - another thread of the parent may have held them
+    global _lock, _closing  # another thread of the parent may have held them
     _lock, _closing = threading.Lock(), threading.RLock()
 
 

@@ -126,7 +126,7 @@ def _joined(
     length, width = len(row), layers * top_k
     values = array("i", bytes(array("i").itemsize * length * width))
     known = bytearray(length)
-    for start, part in reversed(parts):  # so that the first call that computed a token has the last word
+    for start, part in reversed(parts):  # the first call that computed a token overwrites what later ones say
         end = min(start + part.tokens, length)
         if start < end:
             values[start * width : end * width] = part.values[: (end - start) * width]

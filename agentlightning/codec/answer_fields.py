@@ -1,11 +1,11 @@
-"""The fields of a model server's answers that are read, so that a parser makes nothing of the others.
+"""The fields of a model server's answers that are used, so that the parser makes no objects of the others.
 
-Half of an answer with log-probabilities is what nobody reads: the bytes of each token, its alternatives. ``parse``
+Most of an answer with log-probabilities is not used: the bytes of each token, its alternatives. ``parse``
 gives what ``json.loads`` gives of the same text, but for three things: fields that ``openai_wire`` does not read are
 left out; the object of each token in ``logprobs.content`` is a :class:`TokenLogprob`; and token ids are a tuple, which
-says that the parser has checked them. Whatever has another form than that is not refused: ``parse`` says nothing of
-the whole text, which is then read as any JSON. So a field that ``openai_wire`` begins to read has to be named here, and
-a field may only be given a type if all else that it may hold has the meaning that it has for ``openai_wire``.
+says that the parser has checked them. Where a field has another form than that, ``parse`` returns ``None``, and the
+whole text is parsed by ``json_values``. A field that ``openai_wire`` begins to use has to be named here first; it may
+be given a type only where each value that this type excludes still means the same when ``json_values`` has parsed it.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _lock = threading.RLock()  # re-entrant: a signal handler may put something on a
 _VALUES = (tuple, list, dict, str, bytes, bytearray, int, float, complex)
 """What is work and nothing that one borrows; such a value that is put again is put by whoever does it."""
 _ITEMS_REMEMBERED = 10_000
-"""Of one queue. What is taken out of a queue behind our back would be remembered for ever."""
+"""Of one queue. An item that is taken out by a method that is not watched would stay remembered without this bound."""
 
 
 def item_patches() -> Iterator[Patch]:

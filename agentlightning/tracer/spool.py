@@ -119,6 +119,7 @@ class Spool:
         self._max_bytes = max_bytes
         self._to_send: deque[Path] = deque()
         self._failures = 0
+        self._removed = 0
         self._stayed = 0
         """Files of which the store does not know an attempt."""
         # What lies beside a file belongs to it, also where both were copied or moved together.
@@ -142,7 +143,7 @@ class Spool:
                 except FileNotFoundError:  # a delivery has just taken the empty folder away
                     continue
                 except FileExistsError:  # … between mkdir's try and its look; or something else has the name
-                    if self.folder.exists() and not self.folder.is_dir():
+                    if _is_something_else(self.folder):
                         raise
             _log.error("spool %s is taken away again and again", self.folder)
         except Exception as error:  # noqa: BLE001 - see above
@@ -279,7 +280,7 @@ class Spool:
         """Look at what waits now; return whether there is anything for :meth:`deliver_next`."""
         self._remove_unfinished()
         self._to_send = deque(self.files())
-        self._failures = self._stayed = 0
+        self._failures = self._stayed = self._removed = 0
         self._copies = {}
         return bool(self._to_send)
 
@@ -288,8 +289,11 @@ class Spool:
         try:
             path = self._to_send.popleft()
         except IndexError:
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+            if (
+                self._removed
+            ):  # else a delivery that finds nothing takes the folder from one who writes, for ever
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
             self._say_what_stays()
             return None
         try:
@@ -314,6 +318,7 @@ class Spool:
         self._failures = 0
         if refusal is None:
             path.unlink(missing_ok=True)
+            self._removed += 1
             _log.info("delivered %d spooled spans from %s", taken, path)
         elif isinstance(refusal, ABOUT_DATA):
             self._stayed += 1
@@ -427,6 +432,14 @@ def make_private_folder(folder: Path) -> None:
     for status in (folder.lstat(), folder.stat()):  # a link, and where it leads
         if status.st_uid not in (os.geteuid(), 0) and _is_open_to_all(folder.parent):
             raise PermissionError(f"{folder} belongs to another user; set AGL_SPOOL_DIR to a folder of yours")
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether a path names what is no folder. One look: a folder may be taken away between two."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return path.is_symlink()  # a link that leads nowhere stays in the way
 
 
 def _is_open_to_all(folder: Path) -> bool:

@@ -96,6 +96,27 @@ def test_writers_and_deliverers_of_one_folder_lose_nothing(folder: Path) -> None
     asyncio.run(run())
 
 
+@pytest.mark.asyncio
+async def test_a_delivery_that_finds_nothing_leaves_the_folder_to_those_who_write(
+    store: LightningStore, folder: Path
+) -> None:
+    folder.mkdir()
+    spool = Spool(store)
+    assert await spool.deliver() == 0
+    assert folder.is_dir()
+    assert spool.write(Batch([span(await new_attempt(store))], [], []), "one")
+    assert await spool.deliver() == 1
+    assert not folder.exists()
+
+
+def test_a_link_that_leads_nowhere_is_named_and_not_tried_again(
+    store: LightningStore, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.symlink_to(folder.with_name("gone"))
+    assert Spool(store).write(Batch([span(asyncio.run(new_attempt(store)))], [], []), "one") is False
+    assert f"spool {folder} cannot be written" in caplog.text
+
+
 def test_what_cannot_be_said_in_json_never_raises(store: LightningStore) -> None:
     ids = asyncio.run(new_attempt(store))
     deep: Any = []

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .adapter import TrainingRow as TrainingRow
     from .adapter import build_rows as build_rows
     from .adapter import reward_target as reward_target
-    from .codec.raw_call import Endpoint as Endpoint
+    from .dialects.raw_call import Endpoint as Endpoint
     from .emitter import emit_annotation as emit_annotation
     from .emitter import emit_exception as emit_exception
     from .emitter import emit_message as emit_message
@@ -133,7 +133,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "build_rows",
             "reward_target",
         ),
-        ".codec.raw_call": ("Endpoint",),
+        ".dialects.raw_call": ("Endpoint",),
         ".emitter": (
             "emit_annotation",
             "emit_exception",

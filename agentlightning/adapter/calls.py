@@ -1,6 +1,6 @@
 """Which spans of a trace are model calls, which of them are the agent's, and which can be trained on.
 
-A span is a model call if it records one (``codec.genai.read_call``) or is named like one. Each gets exactly one
+A span is a model call if it records one (``spans.genai.read_call``) or is named like one. Each gets exactly one
 verdict: trainable, or the code of the first reason why not, in this order: it is another agent's; it was made
 while a reward was computed; it records nothing; it is of another model; it was marked; its token capture is not
 valid; it has no tokens; its tokens were not sampled; another span records the same call. Whether its log-probabilities
@@ -15,11 +15,11 @@ import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..codec.answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL
 from ..codec.attributes import is_late
-from ..codec.distribution import Why, forced_tokens, unproven, was_searched
-from ..codec.genai import read_call
-from ..codec.model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall, PolicySpan
+from ..dialects.distribution import Why, forced_tokens, unproven, was_searched
+from ..dialects.model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall, PolicySpan
+from ..dialects.openai.answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL
+from ..dialects.spans.genai import read_call
 from ..semconv import SpanFlagAttributes
 from ..types import Span
 from .models import wanted_name

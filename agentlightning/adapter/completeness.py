@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..codec.model_call import VALID
+from ..dialects.model_call import VALID
 from .policy import Decision
 from .reasons import CallReason, Code, TraceReason, explained
 from .training import RowSet

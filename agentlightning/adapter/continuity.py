@@ -17,7 +17,7 @@ from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ..codec.model_call import Choice, ModelCall
+from ..dialects.model_call import Choice, ModelCall
 
 if TYPE_CHECKING:
     from .calls import Call

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from ..codec.endpoint_urls import without_attempt
-from ..codec.model_call import ModelCall
+from ..dialects.endpoint_urls import without_attempt
+from ..dialects.model_call import ModelCall
 
 _STATED = frozenset({"sampling_unknown", "temperature", "forced_unknown"})
 """Reasons that a word about the endpoint takes away."""

@@ -3,7 +3,7 @@
 ``explain_rows`` is what ``agl explain`` prints: the decisions of ``build_rows``, which ``agl rows --why`` lists, too,
 and for which a seal is refused. ``explain`` says the same of the triplets of 0.3's adapter, which gives a row for each
 call. Both report the very analysis that rows are made of, so they cannot disagree with them. Codes are those of
-``adapter.reasons`` and ``codec.model_call``.
+``adapter.reasons`` and ``dialects.model_call``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..codec.attributes import is_late
-from ..codec.distribution import Why
+from ..dialects.distribution import Why
 from ..semconv import SpanFlagAttributes
 from ..types import Receipt, Rollout, SpanLike
 from ..types.resources import Resource

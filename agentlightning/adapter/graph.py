@@ -27,7 +27,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from ..codec.model_call import TOKENS_SAY_ALL, Choice
+from ..dialects.model_call import TOKENS_SAY_ALL, Choice
 from .calls import Call, is_judge
 from .continuity import Continuity, PastCall, Prefix, Saying, packed_ids, relate, saying
 from .media import Media, media_of

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from ..codec.attributes import LinkedSpans
-from ..codec.genai import RESPONSE_ID
+from ..dialects.spans.genai import RESPONSE_ID
 from ..semconv import LightningResourceAttributes
 from ..types import Span
 from ..types.semconv import LinkPydanticModel

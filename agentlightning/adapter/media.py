@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..codec.model_call import ModelCall
+from ..dialects.model_call import ModelCall
 
 _TEXT = frozenset(
     {"text", "input_text", "output_text", "refusal", "thinking", "reasoning", "tool_use", "tool_result"}

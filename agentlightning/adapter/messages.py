@@ -1,7 +1,7 @@
 """``TraceToMessages``: the model calls of a trace as conversations, in the shape of OpenAI's fine-tuning files.
 
 Each choice of each call becomes one conversation: the messages of the request and the answer. Calls are read
-by ``codec.genai``, so spans of other instrumentations serve as well as ours; a message that cannot be read is
+by ``dialects.spans.genai``, so spans of other instrumentations serve as well as ours; a message that cannot be read is
 left out there and costs nothing else. No trace makes the adapter raise.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
 from ..codec.attributes import filter_and_unflatten_attributes, is_late
-from ..codec.genai import read_call
-from ..codec.model_call import Choice, ModelCall
+from ..dialects.model_call import Choice, ModelCall
+from ..dialects.spans.genai import read_call
 from ..types import Span
 from .base import TraceAdapter
 from .tree import as_spans

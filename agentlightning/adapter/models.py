@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from ..codec.model_call import ModelCall
+from ..dialects.model_call import ModelCall
 from ..types.resources import LLM, Resource
 
 UNNAMED = "(unnamed)"

@@ -1,7 +1,7 @@
 """Why a call, a reward or a whole trace gives no training row: each reason a code, a sentence and a cure.
 
 Codes are stable: programs compare them, ``agl explain`` prints their sentences. The codes that capture and
-``comparable`` give to a call are those of ``codec.model_call.CODES``, whose sentences are used as they stand.
+``comparable`` give to a call are those of ``dialects.model_call.CODES``, whose sentences are used as they stand.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Self
 
-from ..codec.model_call import CODES
+from ..dialects.model_call import CODES
 
 
 class Explained(str, Enum):
@@ -196,7 +196,7 @@ class TraceReason(Explained):
 
 
 class CallReason(Explained):
-    """Why a model call gives no row, beside the codes of ``codec.model_call``."""
+    """Why a model call gives no row, beside the codes of ``dialects.model_call``."""
 
     OTHER_AGENT = (
         "other_agent",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from ..codec.genai import read_call
+from ..dialects.spans.genai import read_call
 from ..semconv import AGL_WRITE_BACK
 from .calls import Rules
 from .rewards import is_reward_span

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..codec.logprob_entries import logprob_entries
+from ..dialects.openai.logprob_entries import logprob_entries
 from ..types import Triplet
 from .training import Segment, TrainingRow
 

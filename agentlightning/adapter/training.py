@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, overload
 
-from ..codec.distribution import Why, forced_tokens, temperature_of, truncation_of
-from ..codec.model_call import Choice, PolicySpan
+from ..dialects.distribution import Why, forced_tokens, temperature_of, truncation_of
+from ..dialects.model_call import Choice, PolicySpan
 from ..types import Rollout, SpanLike
 from ..types.resources import Resource
 from .analysis import Analysis, analyse

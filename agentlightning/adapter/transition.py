@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..codec.attributes import filter_and_unflatten_attributes
-from ..codec.logprob_entries import logprob_entries
-from ..codec.model_call import VALID, Choice, ModelCall
+from ..dialects.model_call import VALID, Choice, ModelCall
+from ..dialects.openai.logprob_entries import logprob_entries
 from ..semconv import SpanFlagAttributes
 from ..types import Span, Triplet
 from .analysis import Analysis

@@ -17,7 +17,7 @@ from typing import Any
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import BaseModel
 
-from ..codec.genai import read_call
+from ..dialects.spans.genai import read_call
 from ..types import Receipt, Rollout, Span, SpanLike, Triplet
 from .analysis import Analysis, analyse, analyse_tree
 from .base import TraceAdapter

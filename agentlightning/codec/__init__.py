@@ -1,1 +1,1 @@
-"""Wire formats ⇄ spans, as pure functions: no I/O, no store."""
+"""Spans ⇄ rows, OTLP and attributes, as pure functions: no I/O, no store."""

@@ -24,7 +24,7 @@ from ..adapter.outcome import rewards_of
 from ..adapter.policy import RowPolicy
 from ..adapter.reasons import CallReason
 from ..adapter.training import group_of
-from ..codec.model_call import Choice
+from ..dialects.model_call import Choice
 from ..errors import InvalidArgument, MissingExtra
 from ..types import Rollout, SpanLike
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ..adapter.training import TrainingRow
 from ..adapter.transition import image_urls
-from ..codec.logprob_entries import logprob_entries
+from ..dialects.openai.logprob_entries import logprob_entries
 from ..errors import NotExportable
 from ..types import Triplet
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from ..adapter.continuity import saying
 from ..adapter.training import Segment, TrainingRow
-from ..codec.model_call import Usage
+from ..dialects.model_call import Usage
 from ..errors import NotExportable
 from ..store.values import json_copy
 from ..types import Rollout

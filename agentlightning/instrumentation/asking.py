@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from ..codec import sse
-from ..codec.openai_wire import error_of, json_object
+from ..dialects import sse
+from ..dialects.openai.reading import error_of, json_object
 
 REMEMBERED_SECONDS = 3600.0
 REMEMBERED = 10_000

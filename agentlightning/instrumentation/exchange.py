@@ -14,9 +14,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..codec import bounds, content_encoding
-from ..codec.openai_wire import json_object
-from ..codec.raw_call import CallStart, Endpoint, RawCall
+from ..dialects import bounds, content_encoding
+from ..dialects.openai.reading import json_object
+from ..dialects.raw_call import CallStart, Endpoint, RawCall
 from .asking import Kind
 from .guard import Guard
 from .sink import CallSink

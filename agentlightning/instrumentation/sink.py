@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ..codec.raw_call import CallStart, RawCall
+from ..dialects.raw_call import CallStart, RawCall
 
 
 class CallSink(Protocol):

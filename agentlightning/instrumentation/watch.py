@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from typing import Literal
 
-from ..codec import token_request
-from ..codec.raw_call import CallStart, Endpoint, Operation
+from ..dialects.openai import token_request
+from ..dialects.raw_call import CallStart, Endpoint, Operation
 from .asking import FirstLook, Refusals, is_fixed, is_refusal, kind_of
 from .exchange import Call, Exchange, Outgoing, scope_of
 from .guard import Guard

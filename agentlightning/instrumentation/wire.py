@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
-from ..codec.raw_call import Endpoint
+from ..dialects.raw_call import Endpoint
 from .aiohttp_calls import AiohttpCalls
 from .asking import Refusals
 from .exchange import MAX_BODY_BYTES, Exchange

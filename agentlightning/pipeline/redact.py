@@ -24,8 +24,8 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
-from ..codec.genai import read_call
-from ..codec.model_call import Choice, ModelCall, invalid
+from ..dialects.model_call import Choice, ModelCall, invalid
+from ..dialects.spans.genai import read_call
 from ..semconv import ModelCallAttributes, SpanFlagAttributes
 from ..types import Event, Link, Span, SpanContext
 from .rules import KEY_RULES, RedactionRule, default_rules

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, overload
 
 from ..adapter import TracerTraceToTriplet
-from ..codec.genai import read_call
+from ..dialects.spans.genai import read_call
 from ..store.base import LightningStore
 from ..types import Span, Triplet
 

@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from ..codec.raw_call import Endpoint
+from ..dialects.raw_call import Endpoint
 from ..errors import MissingExtra
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from ..codec.model_call import ModelCall
-from ..codec.openai_wire import decode
-from ..codec.raw_call import CallStart, RawCall
+from ..dialects.model_call import ModelCall
+from ..dialects.openai.reading import decode
+from ..dialects.raw_call import CallStart, RawCall
 from .clock import wait_until
 
 

@@ -28,14 +28,14 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from ..codec.foreign_spans import is_model_call, request_model
+from ..dialects.spans.foreign import is_model_call, request_model
 from ..types.tracer import attributes_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace import Span as SdkSpan
 
-    from ..codec.raw_call import RawCall
+    from ..dialects.raw_call import RawCall
     from .scope import Record, Scope
     from .writer import Writer
 

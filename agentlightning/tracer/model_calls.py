@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from ..codec import genai, names_of_0_3
+from ..dialects.spans import genai, names_of_0_3
 from ..instrumentation.connections import server_of
 from ..instrumentation.suppression import heard
 from ..semconv import AGL_UNCAPTURED, ModelCallAttributes, SpanFlagAttributes
@@ -19,7 +19,7 @@ from .scope import current_scope
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-    from ..codec.raw_call import CallStart, RawCall
+    from ..dialects.raw_call import CallStart, RawCall
     from .processor import LightningSpanProcessor
     from .scope import Scope
 

@@ -19,7 +19,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._handover import Future
-from ..codec.raw_call import Endpoint
+from ..dialects.raw_call import Endpoint
 from .portal import in_background, in_event_loop
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from .._handover import Future
-from ..codec import endpoint_urls
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
-from ..codec.raw_call import Endpoint, LogprobKind, RawCall
+from ..dialects import endpoint_urls
+from ..dialects.raw_call import Endpoint, LogprobKind, RawCall
 from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
 from ..errors import ConfigurationError, ContextArgumentsError, TracerNotReady
 from ..instrumentation.connections import Connections

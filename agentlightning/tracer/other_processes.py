@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from ..codec.raw_call import Endpoint
+from ..dialects.raw_call import Endpoint
 from ..env_var import LightningEnvVar
 from ..store.registry import open_store
 from .base import Tracer, context_with_active_tracer

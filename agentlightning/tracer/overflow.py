@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._private_files import create_file
-from ..codec.raw_call import RawCall
+from ..dialects.raw_call import RawCall
 from .spool import make_private_folder
 
 FILE_BYTES = 64 * 1024 * 1024

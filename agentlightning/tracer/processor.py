@@ -25,9 +25,9 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from ..codec import genai, names_of_0_3
-from ..codec.model_call import invalid
-from ..codec.openai_wire import decode
+from ..dialects.model_call import invalid
+from ..dialects.openai.reading import decode
+from ..dialects.spans import genai, names_of_0_3
 from ..instrumentation.guard import LogOnce, Policy
 from ..pipeline.chain import NO_STAGES, Chain
 from ..semconv import SpanFlagAttributes
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import Span as SdkSpan
 
-    from ..codec.raw_call import Endpoint, RawCall
+    from ..dialects.raw_call import Endpoint, RawCall
     from ..store.base import LightningStore
 
 _log = logging.getLogger(__name__)

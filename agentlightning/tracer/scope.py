@@ -30,7 +30,7 @@ from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan
 
-from ..codec.raw_call import Endpoint
+from ..dialects.raw_call import Endpoint
 from ..semconv import DropReason, LightningResourceAttributes
 from ..store.base import new_writer_id
 from ..types import Account, Receipt, Span
@@ -39,7 +39,7 @@ from ..types.tracer import attributes_of, has_events, has_links
 if TYPE_CHECKING:
     from types import FrameType
 
-    from ..codec.raw_call import RawCall
+    from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
     from .adoption import Adoption
     from .overflow import MovedCalls

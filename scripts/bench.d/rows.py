@@ -62,8 +62,8 @@ def turns_of(number: int) -> list[Turn]:
 
 def spans_of(number: int, rollout_id: str, attempt_id: str) -> list[Any]:
     """Return the spans of a rollout as our capture writes them: its calls, and a reward."""
-    from agentlightning.codec.genai import call_attributes
-    from agentlightning.codec.model_call import Choice, ModelCall, Usage
+    from agentlightning.dialects.model_call import Choice, ModelCall, Usage
+    from agentlightning.dialects.spans.genai import call_attributes
     from agentlightning.types import Span
 
     ids: dict[str, Any] = {

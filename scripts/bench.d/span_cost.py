@@ -156,7 +156,7 @@ def side_channel(trace: Any, tracer: Any, workload: Workload) -> MakeSpan:
 
 def raw_call(response: bytes) -> Any:
     """Return a chat call as it is seen on the wire."""
-    from agentlightning.codec.raw_call import CallStart, RawCall
+    from agentlightning.dialects.raw_call import CallStart, RawCall
 
     return RawCall(
         start=CallStart("chat", "http://127.0.0.1:8000/v1/chat/completions", "policy-7b", stream=False),

@@ -19,7 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "codec"))
+sys.path.insert(0, str(ROOT / "tests" / "dialects"))
 
 from corpus_files import (  # noqa: E402
     FOLDER,
@@ -36,8 +36,8 @@ from tidy import tidy  # noqa: E402
 from traces import RECIPES, Recipe  # noqa: E402
 
 from agentlightning.adapter import TracerTraceToTriplet  # noqa: E402
-from agentlightning.codec.genai import read_call  # noqa: E402
-from agentlightning.codec.model_call import VALID, none  # noqa: E402
+from agentlightning.dialects.model_call import VALID, none  # noqa: E402
+from agentlightning.dialects.spans.genai import read_call  # noqa: E402
 from agentlightning.types import Span  # noqa: E402
 
 PROGRAM_SECONDS = 300  # most of it is the import of a framework

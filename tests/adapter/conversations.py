@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from agentlightning.adapter import RowPolicy, RowSet, build_rows
 from agentlightning.adapter.tree import order_key
 from agentlightning.codec.attributes import make_link_attributes
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import (
+from agentlightning.dialects.model_call import (
     LEFT_BY_AGENT,
     TOKENS_SAY_ALL,
     VALID,
@@ -34,6 +33,7 @@ from agentlightning.codec.model_call import (
     Usage,
     invalid,
 )
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.types import Span
 
 Ids = tuple[int, ...]

@@ -17,7 +17,7 @@ from agentlightning.adapter.continuity import (
     continuity,
     relate,
 )
-from agentlightning.codec.model_call import Choice, ModelCall
+from agentlightning.dialects.model_call import Choice, ModelCall
 from agentlightning.types import Span
 
 SYSTEM, ASKED = tuple(range(10)), tuple(range(10, 20))

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from agentlightning.adapter import ALL_CODES, Decision, RowPolicy, build_rows, explain, explain_rows
 from agentlightning.adapter.calls import Rules
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import Choice, ModelCall, invalid, none
+from agentlightning.dialects.model_call import Choice, ModelCall, invalid, none
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.types import Receipt, Rollout, Span
 
 CHOICE = Choice(content="ok", token_ids=(3, 4), logprobs=(-0.1, -0.2), token_capture="valid")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agentlightning.adapter import ALL_CODES, RowPolicy, RowSet, build_rows
 from agentlightning.adapter.continuity import Prefix, continuity
 from agentlightning.adapter.rows import training_row
-from agentlightning.codec import messages
+from agentlightning.dialects.spans import messages
 from agentlightning.types import Span
 
 some = settings(max_examples=40)

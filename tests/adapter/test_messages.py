@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from agentlightning.adapter import TraceToMessages
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import Choice, ModelCall, ToolCall
+from agentlightning.dialects.model_call import Choice, ModelCall, ToolCall
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.types import Span
 
 SCHEMA = {"type": "object", "properties": {"date": {"type": "string"}}}

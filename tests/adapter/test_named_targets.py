@@ -11,8 +11,8 @@ from agentlightning.adapter import RowPolicy, TracerTraceToTriplet, build_rows
 from agentlightning.adapter.completeness import incomplete
 from agentlightning.adapter.rewards import reward_target
 from agentlightning.codec.attributes import make_link_attributes
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import VALID, Choice, ModelCall, invalid
+from agentlightning.dialects.model_call import VALID, Choice, ModelCall, invalid
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.semconv import AGL_ANNOTATION, AGL_WRITE_BACK
 from agentlightning.types import Span
 

@@ -14,8 +14,8 @@ from agentlightning.adapter import RewardMatchPolicy, TracerTraceToTriplet, Trac
 from agentlightning.adapter.rows import triplet_of_row, triplet_row
 from agentlightning.cli.columns import triplet_rows
 from agentlightning.codec.attributes import make_link_attributes
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import Choice, ModelCall, PolicySpan, Usage, invalid, none
+from agentlightning.dialects.model_call import Choice, ModelCall, PolicySpan, Usage, invalid, none
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.types import Rollout, Span, Triplet
 
 

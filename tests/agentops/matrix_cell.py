@@ -129,7 +129,7 @@ class Rollout:
     def check(self, asked: Counter[str], outcomes: dict[str, Any]) -> None:
         """Note what is not as it should be; ``asked`` has what the model's server was asked, by style."""
         cases = import_module("matrix_agent")
-        is_model_call = import_module("agentlightning.codec.foreign_spans").is_model_call
+        is_model_call = import_module("agentlightning.dialects.spans.foreign").is_model_call
         calls: dict[str, list[Any]] = {}
         for span in self._spans:
             if is_model_call(span.attributes):

@@ -24,7 +24,7 @@ from legacy_sample import (
 from opentelemetry import trace
 
 from agentlightning.adapter import TracerTraceToTriplet
-from agentlightning.codec.foreign_spans import is_model_call
+from agentlightning.dialects.spans.foreign import is_model_call
 from agentlightning.instrumentation.guard import Guard, reraise
 from agentlightning.instrumentation.patch import Patches
 from agentlightning.integrations.agentops.legacy import record_events

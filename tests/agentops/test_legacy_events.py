@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from agentlightning.codec.foreign_spans import is_model_call
+from agentlightning.dialects.spans.foreign import is_model_call
 from agentlightning.integrations.agentops.legacy_events import EventRecorder, json_text, nanoseconds
 
 MOMENT = "2026-01-01T00:00:00.125Z"

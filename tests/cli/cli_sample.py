@@ -12,8 +12,8 @@ from typing import Any
 
 from agentlightning.cli import main
 from agentlightning.codec.attributes import make_tag_attributes
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import Choice, ModelCall, Usage
+from agentlightning.dialects.model_call import Choice, ModelCall, Usage
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.store.registry import open_store
 from agentlightning.types import Account, AttemptedRollout, RolloutConfig, Span, TraceStatus
 

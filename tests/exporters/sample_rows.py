@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from agentlightning.adapter import RowSet, build_rows
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import VALID, Choice, ModelCall, PolicySpan
+from agentlightning.dialects.model_call import VALID, Choice, ModelCall, PolicySpan
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.types import Rollout, Span
 

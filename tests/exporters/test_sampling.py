@@ -11,7 +11,7 @@ from sample_rows import LINEAR, rollout_of, rows_of, spans_of
 
 from agentlightning.adapter import TrainingRow, build_rows
 from agentlightning.adapter.media import Media
-from agentlightning.codec.genai import call_attributes, read_call
+from agentlightning.dialects.spans.genai import call_attributes, read_call
 from agentlightning.errors import NotExportable
 from agentlightning.exporters.openenv import to_training_trace
 from agentlightning.exporters.skyrl import to_generator_output

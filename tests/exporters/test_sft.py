@@ -13,8 +13,8 @@ import pytest
 from sample_rows import rollout_of, spans_of
 
 from agentlightning.adapter import RowPolicy, build_rows
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import VALID, Choice, ModelCall, ToolCall
+from agentlightning.dialects.model_call import VALID, Choice, ModelCall, ToolCall
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.errors import InvalidArgument
 from agentlightning.exporters.sft import (
     Conversation,

@@ -16,8 +16,8 @@ from pages import blocks, run
 from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of, two_groups
 
 from agentlightning.adapter import RowPolicy, RowSet, build_rows
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import VALID, Choice, ModelCall, ToolCall, Usage
+from agentlightning.dialects.model_call import VALID, Choice, ModelCall, ToolCall, Usage
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.errors import InvalidArgument, NotExportable
 from agentlightning.exporters.verifiers import to_wire_traces
 from agentlightning.semconv import AGL_ANNOTATION

@@ -10,8 +10,8 @@ from typing import Any
 import openai
 import pytest
 
-from agentlightning.codec.model_call import VALID
-from agentlightning.codec.raw_call import Endpoint
+from agentlightning.dialects.model_call import VALID
+from agentlightning.dialects.raw_call import Endpoint
 from agentlightning.instrumentation.asking import REMEMBERED_SECONDS, Kind, Refusals, is_fixed
 from agentlightning.instrumentation.guard import Guard, reraise
 from agentlightning.instrumentation.wire import instrument_model_calls

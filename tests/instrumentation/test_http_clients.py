@@ -20,8 +20,8 @@ import pytest
 import requests
 import urllib3
 
-from agentlightning.codec.model_call import VALID
-from agentlightning.codec.raw_call import Endpoint
+from agentlightning.dialects.model_call import VALID
+from agentlightning.dialects.raw_call import Endpoint
 from agentlightning.instrumentation.guard import Guard, reraise
 from agentlightning.instrumentation.wire import instrument_model_calls
 from agentlightning.testing import wait_until

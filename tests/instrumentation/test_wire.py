@@ -13,7 +13,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from agentlightning.codec.model_call import VALID
+from agentlightning.dialects.model_call import VALID
 from agentlightning.instrumentation.guard import Guard, reraise
 from agentlightning.instrumentation.patch import Patch
 from agentlightning.instrumentation.suppression import own_work

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentlightning.adapter import TracerTraceToTriplet
-from agentlightning.codec.genai import call_attributes, read_call
-from agentlightning.codec.model_call import Choice, ModelCall, PolicySpan, ToolCall
+from agentlightning.dialects.model_call import Choice, ModelCall, PolicySpan, ToolCall
+from agentlightning.dialects.spans.genai import call_attributes, read_call
 from agentlightning.pipeline import Chain, RedactionRule, Redactor, SecretFilter
 from agentlightning.pipeline.rules import is_card_number, is_cnpj, is_cpf
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus

@@ -12,8 +12,8 @@ import pytest
 
 from agentlightning.adapter import TrainingRow, build_rows, reward_target
 from agentlightning.adapter.write_back import read_write_backs
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import VALID, Choice, ModelCall
+from agentlightning.dialects.model_call import VALID, Choice, ModelCall
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.errors import (
     AlreadySealed,
     AttemptNotFound,

@@ -16,8 +16,8 @@ from opentelemetry import trace
 from tracer_sample import new_attempt, read
 
 from agentlightning.adapter import TracerTraceToTriplet
-from agentlightning.codec.foreign_spans import is_model_call
-from agentlightning.codec.raw_call import CallStart, RawCall
+from agentlightning.dialects.raw_call import CallStart, RawCall
+from agentlightning.dialects.spans.foreign import is_model_call
 from agentlightning.semconv import ModelCallAttributes
 from agentlightning.store import LightningStore
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry import trace
 from tracer_sample import assert_balanced, new_attempt, read
 
-from agentlightning.codec.raw_call import CallStart, RawCall
+from agentlightning.dialects.raw_call import CallStart, RawCall
 from agentlightning.store import LightningStore
 from agentlightning.testing import FaultyStore, start_child, wait_until_async
 from agentlightning.tracer import OtelTracer

@@ -14,7 +14,7 @@ import pytest
 from opentelemetry import trace
 from tracer_sample import new_attempt
 
-from agentlightning.codec.raw_call import Endpoint
+from agentlightning.dialects.raw_call import Endpoint
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import start_child
 from agentlightning.tracer import OtelTracer
@@ -159,7 +159,7 @@ NO_FILES = """
 import asyncio, os, resource
 from contextlib import ExitStack, suppress
 from opentelemetry import trace
-from agentlightning.codec.raw_call import Endpoint
+from agentlightning.dialects.raw_call import Endpoint
 from agentlightning.store import InMemoryLightningStore
 from agentlightning.testing import wait_until
 from agentlightning.tracer import OtelTracer

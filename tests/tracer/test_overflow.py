@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentlightning.codec.raw_call import CallStart, RawCall
+from agentlightning.dialects.raw_call import CallStart, RawCall
 from agentlightning.tracer.overflow import MovedCalls, Overflow
 
 KB = 1024

@@ -9,8 +9,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from tracer_sample import new_attempt, read
 
-from agentlightning.codec.genai import read_call
-from agentlightning.codec.raw_call import CallStart, RawCall
+from agentlightning.dialects.raw_call import CallStart, RawCall
+from agentlightning.dialects.spans.genai import read_call
 from agentlightning.semconv import ModelCallAttributes
 from agentlightning.store import LightningStore
 from agentlightning.tracer import OtelTracer

@@ -8,8 +8,8 @@ from typing import Any
 
 from opentelemetry import trace
 
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.model_call import VALID, Choice, ModelCall
+from agentlightning.dialects.model_call import VALID, Choice, ModelCall
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.store import LightningStore
 from agentlightning.testing import start_child
 from agentlightning.types import Receipt, Span

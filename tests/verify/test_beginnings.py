@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="scripts/trainers installs it")
 
 from agentlightning.adapter import TrainingRow, build_rows  # noqa: E402 - after the skip
-from agentlightning.codec.genai import call_attributes  # noqa: E402
-from agentlightning.codec.model_call import VALID, Choice, ModelCall  # noqa: E402
+from agentlightning.dialects.model_call import VALID, Choice, ModelCall  # noqa: E402
+from agentlightning.dialects.spans.genai import call_attributes  # noqa: E402
 from agentlightning.types import Span  # noqa: E402
 from agentlightning.verify import verify_onpolicy  # noqa: E402
 

@@ -17,10 +17,10 @@ from tiny_engine import KNOWN, TABLE, TinyEngine, log_softmax
 
 from agentlightning import build_rows
 from agentlightning.adapter import RowPolicy, RowSet
-from agentlightning.codec.distribution import NEUTRAL, SETTINGS
-from agentlightning.codec.genai import call_attributes
-from agentlightning.codec.openai_wire import decode
-from agentlightning.codec.raw_call import CallStart, Endpoint, LogprobKind, RawCall
+from agentlightning.dialects.distribution import NEUTRAL, SETTINGS
+from agentlightning.dialects.openai.reading import decode
+from agentlightning.dialects.raw_call import CallStart, Endpoint, LogprobKind, RawCall
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.testing.fake_openai import Answer, plain_answer
 from agentlightning.types import Span
 

@@ -22,8 +22,8 @@ from openai import AsyncOpenAI  # noqa: E402 - after the skips
 
 from agentlightning import LLM, OtelTracer, build_rows, open_store  # noqa: E402
 from agentlightning.adapter import RowPolicy, RowSet, TrainingRow  # noqa: E402
-from agentlightning.codec.genai import call_attributes, read_call  # noqa: E402
-from agentlightning.codec.model_call import ModelCall  # noqa: E402
+from agentlightning.dialects.model_call import ModelCall  # noqa: E402
+from agentlightning.dialects.spans.genai import call_attributes, read_call  # noqa: E402
 from agentlightning.errors import NotVerifiable  # noqa: E402
 from agentlightning.types import Span  # noqa: E402
 from agentlightning.verify import Verdict, Verification, verify_onpolicy  # noqa: E402

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentlightning.codec.distribution import HARMLESS
-from agentlightning.codec.raw_call import LogprobKind
+from agentlightning.dialects.distribution import HARMLESS
+from agentlightning.dialects.raw_call import LogprobKind
 from agentlightning.testing.fake_openai import Answer, AnswerChoice, Token
 
 VOCABULARY = 9

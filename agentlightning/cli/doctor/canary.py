@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...codec.genai import read_call
-from ...codec.model_call import ModelCall
+from ...dialects.model_call import ModelCall
+from ...dialects.spans.genai import read_call
 from ...env_var import LightningEnvVar
 from ...integrations.agentops.probe import installed_version
 from ...store.registry import open_store

@@ -11,10 +11,10 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 
 from agentlightning import LLM, LightningStore, OtelTracer, emit_reward, find_final_reward, open_store
-from agentlightning.codec.distribution import unproven
-from agentlightning.codec.genai import read_call
-from agentlightning.codec.model_call import ModelCall
-from agentlightning.codec.raw_call import LogprobKind
+from agentlightning.dialects.distribution import unproven
+from agentlightning.dialects.model_call import ModelCall
+from agentlightning.dialects.raw_call import LogprobKind
+from agentlightning.dialects.spans.genai import read_call
 
 pytest.importorskip("torch", reason="needs pip install 'agentlightning-otel[trl]'")
 pytest.importorskip("transformers", reason="needs pip install 'agentlightning-otel[trl]'")

@@ -1,7 +1,7 @@
 """Model calls ⇄ attributes of spans: OpenTelemetry's GenAI names, and ours where it has none.
 
 ``call_attributes`` and ``read_call`` undo each other, except for ``Choice.token_strings``, which are not
-stored. ``read_call`` also reads the spans of other instrumentations (``foreign_spans``). Messages are one
+stored. ``read_call`` also reads the spans of other instrumentations (``foreign``). Messages are one
 JSON text each way: flattened messages of a long chat would push other attributes over a provider's limit.
 """
 
@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from ..semconv import ModelCallAttributes as Ours
-from ..types import AttributeValue, SpanLike
-from . import foreign_spans, json_values, messages
-from .json_text import is_utf8
-from .model_call import (
+from ...codec import json_values
+from ...codec.json_text import is_utf8
+from ...semconv import ModelCallAttributes as Ours
+from ...types import AttributeValue, SpanLike
+from ..model_call import (
     VALID,
     Choice,
     FinishReason,
@@ -30,7 +30,8 @@ from .model_call import (
     invalid,
     none,
 )
-from .raw_call import CallStart, Operation
+from ..raw_call import CallStart, Operation
+from . import foreign, messages
 
 OPERATION_NAME = "gen_ai.operation.name"
 PROVIDER_NAME = "gen_ai.provider.name"
@@ -159,7 +160,7 @@ def read_call(span: SpanLike) -> ModelCall | None:
     """
     attributes = span.attributes or {}
     if _TOKEN_CAPTURE not in attributes:
-        return foreign_spans.read(span)
+        return foreign.read(span)
     issues: list[Issue] = []
     try:
         return _read(attributes, issues)

@@ -10,8 +10,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import sse
-from .raw_call import Operation
+from .. import sse
+from ..raw_call import Operation
 
 RETURN_TOKEN_IDS = "return_token_ids"  # noqa: S105 - a request field of vLLM and SGLang
 LOGPROBS = "logprobs"

@@ -13,13 +13,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..types import SpanLike
-from . import messages, openai_wire, span_events, whole_bodies
+from ...types import SpanLike
+from ..distribution import CONTENT, SETTINGS
+from ..model_call import Issue, ModelCall, none
+from ..openai import reading
+from ..raw_call import CallStart, RawCall
+from . import messages, span_events, whole_bodies
 from .attribute_values import first, value_of
-from .distribution import CONTENT, SETTINGS
 from .flat_attributes import numbered_messages, numbered_texts, openai_message, tool_definitions
-from .model_call import Issue, ModelCall, none
-from .raw_call import CallStart, RawCall
 from .span_events import EventMessages
 from .whole_bodies import Bodies
 
@@ -94,7 +95,7 @@ def read(span: SpanLike) -> ModelCall | None:
 def _read(
     span: SpanLike, attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]
 ) -> ModelCall:
-    call = openai_wire.decode(_as_wire(attributes, said, issues), is_whole=False)
+    call = reading.decode(_as_wire(attributes, said, issues), is_whole=False)
     failure = _failure(span, attributes)
     silent = {none("no_token_ids")} if failure is not None else {none("no_token_ids"), none("no_choices")}
     return dataclasses.replace(

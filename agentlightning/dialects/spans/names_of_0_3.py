@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..types import AttributeValue
-from .json_text import is_utf8
-from .logprob_entries import logprob_entries
-from .model_call import VALID, Choice, ModelCall, Usage
-from .raw_call import CallStart
+from ...codec.json_text import is_utf8
+from ...types import AttributeValue
+from ..model_call import VALID, Choice, ModelCall, Usage
+from ..openai.logprob_entries import logprob_entries
+from ..raw_call import CallStart
 
 _NAMES = {"chat": "openai.chat.completion", "text_completion": "openai.completion"}
 

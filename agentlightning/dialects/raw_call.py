@@ -45,7 +45,7 @@ class CallStart:
 
 @dataclass(frozen=True, slots=True)
 class RawCall:
-    """Everything seen of one call; pure data, decoded by ``codec.openai_wire.decode``."""
+    """Everything seen of one call; pure data, decoded by ``dialects.openai.reading.decode``."""
 
     start: CallStart
     request_body: bytes = field(repr=False)

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentlightning.codec import genai, messages
-from agentlightning.codec.genai import call_attributes, read_call, span_name
-from agentlightning.codec.model_call import (
+from agentlightning.dialects.model_call import (
     CODES,
     VALID,
     Choice,
@@ -22,7 +20,9 @@ from agentlightning.codec.model_call import (
     ToolCall,
     Usage,
 )
-from agentlightning.codec.raw_call import CallStart
+from agentlightning.dialects.raw_call import CallStart
+from agentlightning.dialects.spans import genai, messages
+from agentlightning.dialects.spans.genai import call_attributes, read_call, span_name
 from agentlightning.types import Span
 
 text = st.text(max_size=8)

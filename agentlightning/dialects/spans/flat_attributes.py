@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...codec.attributes import indexed_attributes, numbered_attributes
+from ..model_call import Issue
 from .attribute_values import value_of
-from .attributes import indexed_attributes, numbered_attributes
-from .model_call import Issue
 
 
 def numbered_messages(

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agentlightning.codec.model_call import ModelCall
-from agentlightning.codec.openai_wire import decode
-from agentlightning.codec.raw_call import CallStart, RawCall
+from agentlightning.dialects.model_call import ModelCall
+from agentlightning.dialects.openai.reading import decode
+from agentlightning.dialects.raw_call import CallStart, RawCall
 
 START = CallStart("chat", "http://host/v1/chat/completions", "m", stream=True)
 

@@ -17,10 +17,10 @@ from itertools import chain, pairwise
 from types import MappingProxyType
 from typing import Any
 
-from . import answer_fields, bounds, content_encoding, json_values, sse
-from .answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL, TokenLogprob
-from .distribution import CONTENT, NEUTRAL
-from .model_call import (
+from ...codec import json_values
+from .. import bounds, content_encoding, sse
+from ..distribution import CONTENT, NEUTRAL
+from ..model_call import (
     LEFT_BY_AGENT,
     TOKENS_SAY_ALL,
     VALID,
@@ -34,7 +34,9 @@ from .model_call import (
     invalid,
     none,
 )
-from .raw_call import RawCall
+from ..raw_call import RawCall
+from . import answer_fields
+from .answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL, TokenLogprob
 
 _NUMBERS = frozenset({int, float})
 _LISTS = (list, tuple)

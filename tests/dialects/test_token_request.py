@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentlightning.codec.token_request import (
+from agentlightning.dialects.openai.token_request import (
     INCLUDE_USAGE,
     LOGPROBS,
     RETURN_TOKEN_IDS,

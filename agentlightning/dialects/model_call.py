@@ -1,6 +1,6 @@
 """One model call, decoded: what was asked, what was sampled, and how far the record can be trusted.
 
-A :class:`ModelCall` is a value: ``openai_wire.decode`` makes it from bytes, ``genai.read_call`` from a span,
+A :class:`ModelCall` is a value: ``openai.reading.decode`` makes it from bytes, ``spans.genai.read_call`` from a span,
 and nobody changes it. Token ids and log-probabilities are the engine's own, never recomputed from text. Two
 verdicts stand apart: ``token_capture`` says whether the ids are the very ids that were sampled, and
 ``distribution.unproven`` whether the log-probabilities are those that a trainer recomputes.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agentlightning.codec import json_text
-from agentlightning.codec.model_call import ModelCall
+from agentlightning.dialects.model_call import ModelCall
 from agentlightning.types import Span
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "traces"

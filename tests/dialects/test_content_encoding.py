@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agentlightning.codec import content_encoding
+from agentlightning.dialects import content_encoding
 
 BODY = b'{"choices": []}' * 40
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from agentlightning.codec import sse
+from agentlightning.dialects import sse
 
 ENDS = (b"\r\n", b"\n", b"\r")
 

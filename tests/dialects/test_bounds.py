@@ -10,9 +10,9 @@ import zlib
 
 import pytest
 
-from agentlightning.codec import bounds, content_encoding
-from agentlightning.codec.openai_wire import decode
-from agentlightning.codec.raw_call import CallStart, RawCall
+from agentlightning.dialects import bounds, content_encoding
+from agentlightning.dialects.openai.reading import decode
+from agentlightning.dialects.raw_call import CallStart, RawCall
 
 
 def answered(body: bytes, *, encoding: str = "", stream: bool = False) -> RawCall:

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentlightning.adapter import TracerTraceToTriplet, TraceToMessages, explain
-from agentlightning.codec.genai import read_call
-from agentlightning.codec.model_call import CODES, VALID
+from agentlightning.dialects.model_call import CODES, VALID
+from agentlightning.dialects.spans.genai import read_call
 from agentlightning.types import Span
 
 TRACES = [load(name) for name in names()]

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from . import json_values
+from ...codec import json_values
 
 
 def value_of(value: Any) -> Any:

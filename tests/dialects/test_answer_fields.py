@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentlightning.codec.model_call import VALID, ModelCall
-from agentlightning.codec.openai_wire import decode
-from agentlightning.codec.raw_call import CallStart, RawCall
+from agentlightning.dialects.model_call import VALID, ModelCall
+from agentlightning.dialects.openai.reading import decode
+from agentlightning.dialects.raw_call import CallStart, RawCall
 
 ASKED = b'{"model":"m","messages":[],"return_token_ids":true,"logprobs":true}'
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCH = ROOT / "scripts" / "bench.d"
+BENCH = ROOT / "scripts" / "benchmarks"
 FIGURES = (
     "import_cost",
     "span_cost",

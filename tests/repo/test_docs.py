@@ -40,7 +40,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_generated_parts_are_current() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "_docs.py"), "--check"],
+        [sys.executable, str(ROOT / "scripts" / "tools" / "docs.py"), "--check"],
         capture_output=True,
         text=True,
         check=False,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "_layers.py"
+SCRIPT = ROOT / "scripts" / "tools" / "layers.py"
 CONTRACTS = (ROOT / ".importlinter").read_text(encoding="utf-8")
 
 

@@ -19,9 +19,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 NAMES = sorted(path.stem for path in LOCKS.glob("*.txt"))
 
-sys.path.insert(0, str(SCRIPTS))
-_lock: Any = importlib.import_module("_lock")
-ENVIRONMENTS, blocks, with_hashes = _lock.ENVIRONMENTS, _lock.blocks, _lock.with_hashes
+sys.path.insert(0, str(SCRIPTS / "tools"))
+locks: Any = importlib.import_module("lock")
+ENVIRONMENTS, blocks, with_hashes = locks.ENVIRONMENTS, locks.blocks, locks.with_hashes
 
 
 def normal(name: str) -> str:

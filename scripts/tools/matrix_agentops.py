@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ROOT / "scripts" / "locks"
 PAGES = ROOT / "docs" / "reference"
 CELL_SECONDS = 400
@@ -189,7 +189,9 @@ def install(cell: Cell | Client) -> None:
 
 def locked_on() -> str:
     """Return the day of which the locks are."""
-    return re.findall(r"\d{4}-\d\d-\d\d", (LOCKS / "test.txt").read_text(encoding="utf-8"))[0]
+    found = re.search(r"\d{4}-\d\d-\d\d", (LOCKS / "test.txt").read_text(encoding="utf-8"))
+    assert found is not None
+    return found[0]
 
 
 def uv(*arguments: str) -> None:

@@ -123,9 +123,7 @@ class AllowedPackages(EachImport):
 def main() -> int:
     """Check the package that lies in a folder; return 1 if an import is against a contract."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--root", type=Path, default=Path(__file__).resolve().parent.parent, help="repository"
-    )
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2], help="repository")
     os.chdir(parser.parse_args().root)  # import-linter looks for the package and its settings here first
     return lint_imports(config_filename=".importlinter", no_cache=True, no_logo=True)
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from _matrix_agentops import CLIENT_CORNERS, CORNERS, Cell, Client
+from matrix_agentops import CLIENT_CORNERS, CORNERS, Cell, Client
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ROOT / "scripts" / "locks"
 OLDEST_PYTHON = "3.11"
 
@@ -153,7 +153,7 @@ def compiled(name: str, uv: str) -> str:
         ran = subprocess.run([*command, str(wanted)], cwd=ROOT, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise RuntimeError(f"{name} has no solution: {ran.stderr.strip()}")
-    return re.sub(r"-r \S*wanted\.in", "scripts/_lock.py", ran.stdout)
+    return re.sub(r"-r \S*wanted\.in", "scripts/tools/lock.py", ran.stdout)
 
 
 def blocks(lock: str) -> Iterator[tuple[str, str, str]]:
@@ -181,7 +181,7 @@ def finished(name: str, lock: str, before: str) -> str:
             )
             kept.append(with_hashes(text, [each for each in dict.fromkeys(more) if each not in text]))
     day = datetime.now(UTC).date().isoformat()
-    return f"# Written by scripts/lock on {day}; scripts/_lock.py says what for.\n{''.join(kept)}"
+    return f"# Written by scripts/lock on {day}; scripts/tools/lock.py says what for.\n{''.join(kept)}"
 
 
 def found_here(package: str, version: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ from agentlightning.cli.options import COMMANDS
 from agentlightning.integrations.agentops.table import KEPT_OFF, TABLE
 from agentlightning.verify.verdicts import Verdict
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EVERYWHERE = {"help", "store", "log_level"}
 """Arguments of every command; the page says so once."""
 PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -18,14 +18,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .adapter import Adapter as Adapter
     from .adapter import OtelTraceAdapter as OtelTraceAdapter
-    from .adapter import RowPolicy as RowPolicy
     from .adapter import TraceAdapter as TraceAdapter
     from .adapter import TracerTraceToTriplet as TracerTraceToTriplet
     from .adapter import TraceToMessages as TraceToMessages
     from .adapter import TraceToTripletBase as TraceToTripletBase
-    from .adapter import TrainingRow as TrainingRow
-    from .adapter import build_rows as build_rows
-    from .adapter import reward_target as reward_target
     from .dialects.raw_call import Endpoint as Endpoint
     from .emitter import emit_annotation as emit_annotation
     from .emitter import emit_exception as emit_exception
@@ -50,6 +46,10 @@ if TYPE_CHECKING:
     from .logging import setup_logging as setup_logging
     from .logging import setup_module as setup_module
     from .logging import setup_module_logging as setup_module_logging
+    from .rows import RowPolicy as RowPolicy
+    from .rows import TrainingRow as TrainingRow
+    from .rows import build_rows as build_rows
+    from .rows import reward_target as reward_target
     from .store import InMemoryLightningStore as InMemoryLightningStore
     from .store import LightningStore as LightningStore
     from .store import LightningStoreCapabilities as LightningStoreCapabilities
@@ -124,14 +124,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         ".adapter": (
             "Adapter",
             "OtelTraceAdapter",
-            "RowPolicy",
             "TraceAdapter",
             "TraceToMessages",
             "TraceToTripletBase",
             "TracerTraceToTriplet",
-            "TrainingRow",
-            "build_rows",
-            "reward_target",
         ),
         ".dialects.raw_call": ("Endpoint",),
         ".emitter": (
@@ -163,6 +159,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "setup_module",
             "setup_module_logging",
         ),
+        ".rows": ("RowPolicy", "TrainingRow", "build_rows", "reward_target"),
         ".store": (
             "InMemoryLightningStore",
             "LightningStore",

@@ -14,9 +14,9 @@ from typing import Any, TypedDict
 from ..codec.attributes import filter_and_unflatten_attributes, is_late
 from ..dialects.model_call import Choice, ModelCall
 from ..dialects.spans.genai import read_call
+from ..rows.tree import as_spans
 from ..types import Span
 from .base import TraceAdapter
-from .tree import as_spans
 
 
 class OpenAIMessages(TypedDict):

@@ -18,17 +18,17 @@ from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import BaseModel
 
 from ..dialects.spans.genai import read_call
+from ..rows.analysis import Analysis, analyse, analyse_tree
+from ..rows.calls import ANY_AGENT, LLM_CALL_MATCH, Call, Rules, find_calls, is_marked
+from ..rows.explanation import Explanation, explain
+from ..rows.matching import RewardMatchPolicy, match_rewards
+from ..rows.reasons import CallReason, explained
+from ..rows.repair import repair
+from ..rows.rewards import get_reward_value, is_reward_operation, is_reward_span
+from ..rows.transition import Row, image_urls, transitions
+from ..rows.tree import Tree, order_key
 from ..types import Receipt, Rollout, Span, SpanLike, Triplet
-from .analysis import Analysis, analyse, analyse_tree
 from .base import TraceAdapter
-from .calls import ANY_AGENT, LLM_CALL_MATCH, Call, Rules, find_calls, is_marked
-from .explanation import Explanation, explain
-from .matching import RewardMatchPolicy, match_rewards
-from .reasons import CallReason, explained
-from .repair import repair
-from .rewards import get_reward_value, is_reward_operation, is_reward_span
-from .transition import Row, image_urls, transitions
-from .tree import Tree, order_key
 
 _log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class TraceTree(Tree):
         )
 
     def repair_hierarchy(self) -> None:
-        """Put calls that float beside their agent under it; see ``adapter.repair``."""
+        """Put calls that float beside their agent under it; see ``rows.repair``."""
         repair(self, _rules(LLM_CALL_MATCH, None))
 
     def is_reward_span(self) -> bool:
@@ -248,7 +248,7 @@ class TraceTree(Tree):
         return found
 
     def match_rewards(self, reward_match: str, llm_calls: Sequence[TraceTree]) -> dict[str, float | None]:
-        """Return span id → reward for those of ``llm_calls`` that have one; see ``adapter.matching``."""
+        """Return span id → reward for those of ``llm_calls`` that have one; see ``rows.matching``."""
         spans = sorted((node.span for node in llm_calls), key=order_key)
         calls = [Call(span, read_call(span), ANY_AGENT) for span in spans]
         matches = match_rewards(self, calls, RewardMatchPolicy(reward_match))

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal
 
-from ..adapter import RowSet
-from ..adapter.rows import training_row, triplet_row
+from ..rows import RowSet
+from ..rows.flat import training_row, triplet_row
 from ..types import Rollout, Span, Triplet
 
 Row = dict[str, Any]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from ..adapter import CallVerdict, Explanation, RewardVerdict, RowPolicy, explain_rows
-from ..adapter.matching import MatchedBy
-from ..adapter.reasons import explained, with_detail
+from ..rows import CallVerdict, Explanation, RewardVerdict, RowPolicy, explain_rows
+from ..rows.matching import MatchedBy
+from ..rows.reasons import explained, with_detail
 from ..store.base import receipt_of
 from ..store.sealing import resources_of
 from ..types import Attempt, Rollout

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from ..adapter import RowPolicy, TracerTraceToTriplet, build_rows
+from ..adapter import TracerTraceToTriplet
 from ..errors import UsageError
+from ..rows import RowPolicy, build_rows
 from ..store.base import LightningStore
 from ..store.sealing import resources_of
 from ..types import Attempt, Rollout

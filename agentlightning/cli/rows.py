@@ -7,10 +7,10 @@ import asyncio
 import re
 from typing import Any
 
-from ..adapter import Decision, RowPolicy, RowSet, TrainingRow, build_rows
-from ..adapter.reasons import explained
-from ..adapter.rows import training_row
 from ..errors import UsageError
+from ..rows import Decision, RowPolicy, RowSet, TrainingRow, build_rows
+from ..rows.flat import training_row
+from ..rows.reasons import explained
 from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output

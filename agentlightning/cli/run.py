@@ -202,8 +202,8 @@ async def _end(
 
 
 async def _missing_calls(store: LightningStore, rollout_id: str, attempt_id: str) -> list[str]:
-    from ..adapter.reasons import TraceReason
     from ..dialects.spans.genai import read_call
+    from ..rows.reasons import TraceReason
 
     uncaptured = await store.query_spans(rollout_id, attempt_id, name=AGL_UNCAPTURED)
     servers = [span.attributes.get(SpanFlagAttributes.UNCAPTURED_SERVER.value) for span in uncaptured]

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapter.rewards import PRIMARY
 from ..codec.attributes import is_late
 from ..emitter import get_rewards_from_span
+from ..rows.rewards import PRIMARY
 from ..semconv import ModelCallAttributes, SpanFlagAttributes
 from ..store.base import receipt_of
 from ..types import Attempt, Receipt, Rollout, Span

@@ -7,8 +7,8 @@ import asyncio
 import math
 from pathlib import Path
 
-from ..adapter import RowPolicy, TrainingRow, build_rows
 from ..errors import NotVerifiable, UsageError
+from ..rows import RowPolicy, TrainingRow, build_rows
 from ..store.sealing import resources_of
 from ..verify.onpolicy import TOLERANCE, Verification, verify_onpolicy
 from . import lookup, options, output

@@ -2,7 +2,7 @@
 
 ``emit_reward`` records a span ``agentlightning.annotation`` with ``agentlightning.reward.<i>.name`` and
 ``.value``, the primary dimension first. Which model call it is for is decided by the adapter: by a link, if
-the reward has one (``make_link_attributes``), else by time (``adapter.matching``). NaN and infinities are
+the reward has one (``make_link_attributes``), else by time (``rows.matching``). NaN and infinities are
 recorded as they are and read as unscored. Readers take our spans and OpenTelemetry's.
 """
 
@@ -12,7 +12,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from ..adapter.rewards import (
+from ..rows.rewards import (
     PRIMARY,
     find_final_reward,
     find_reward_spans,

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Literal
 
-from ..adapter.training import Segment, TrainingRow
 from ..errors import NotExportable
+from ..rows.training import Segment, TrainingRow
 
 Unit = tuple[str, str]
 """``(rollout_id, attempt_id)``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..adapter.training import TrainingRow
+from ..rows.training import TrainingRow
 
 OVER_LONG_PROMPT = "over_long_prompt"
 NOTHING_FITS = "nothing_fits"

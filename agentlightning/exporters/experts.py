@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ..adapter.models import model_name
-from ..adapter.training import Segment, TrainingRow
 from ..errors import NotExportable
+from ..rows.models import model_name
+from ..rows.training import Segment, TrainingRow
 
 _NPY = b"\x93NUMPY"
 _CODES = {"|u1": "B", "|i1": "b", "<u2": "H", "<i2": "h", "<u4": "I", "<i4": "i", "<u8": "Q", "<i8": "q"}

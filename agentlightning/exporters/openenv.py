@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..adapter.training import Segment, TrainingRow
 from ..errors import NotExportable
+from ..rows.training import Segment, TrainingRow
 from .checks import exportable, numbers, sampled_at
 
 TESTED_WITH = "openenv 0.10.0, and the harness worker of trl 1.16.0"

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
 
-from ..adapter.completeness import RewardRule
-from ..adapter.policy import RowPolicy
-from ..adapter.reasons import Code, TraceReason
-from ..adapter.training import GROUP_ID
 from ..emitter.reward import emit_reward
+from ..rows.completeness import RewardRule
+from ..rows.policy import RowPolicy
+from ..rows.reasons import Code, TraceReason
+from ..rows.training import GROUP_ID
 from ..store.base import LightningStore
 from ..store.sealing import SETTLE_SECONDS, RefusedAttempt, SealedAttempt, wait_sealed
 from ..tracer.base import Tracer

@@ -16,16 +16,16 @@ from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..adapter.analysis import Analysis, analyse
-from ..adapter.calls import Call, is_marked, role_of
-from ..adapter.continuity import saying
-from ..adapter.matching import RewardMatchPolicy
-from ..adapter.outcome import rewards_of
-from ..adapter.policy import RowPolicy
-from ..adapter.reasons import CallReason
-from ..adapter.training import group_of
 from ..dialects.model_call import Choice
 from ..errors import InvalidArgument, MissingExtra
+from ..rows.analysis import Analysis, analyse
+from ..rows.calls import Call, is_marked, role_of
+from ..rows.continuity import saying
+from ..rows.matching import RewardMatchPolicy
+from ..rows.outcome import rewards_of
+from ..rows.policy import RowPolicy
+from ..rows.reasons import CallReason
+from ..rows.training import group_of
 from ..types import Rollout, SpanLike
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
-from ..adapter.training import TrainingRow
+from ..rows.training import TrainingRow
 from .checks import (
     Rewards,
     by_rollout,

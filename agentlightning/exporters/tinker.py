@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
-from ..adapter.training import TrainingRow
 from ..errors import MissingExtra, NotExportable
+from ..rows.advantage import AdvantageFunction, Formula, row_advantages
+from ..rows.training import TrainingRow
 from .checks import (
     Weights,
     by_rollout,

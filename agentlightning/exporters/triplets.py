@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..adapter.training import TrainingRow
-from ..adapter.transition import image_urls
 from ..dialects.openai.logprob_entries import logprob_entries
 from ..errors import NotExportable
+from ..rows.training import TrainingRow
+from ..rows.transition import image_urls
 from ..types import Triplet
 
 TESTED_WITH = "Agent Lightning 0.3.0"

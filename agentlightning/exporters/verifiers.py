@@ -21,10 +21,10 @@ from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..adapter.continuity import saying
-from ..adapter.training import Segment, TrainingRow
 from ..dialects.model_call import Usage
 from ..errors import NotExportable
+from ..rows.continuity import saying
+from ..rows.training import Segment, TrainingRow
 from ..store.values import json_copy
 from ..types import Rollout
 from .checks import by_rollout, exportable, numbers, scored

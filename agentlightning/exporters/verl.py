@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from ..adapter.advantage import AdvantageFunction, Formula, row_advantages
-from ..adapter.training import TrainingRow
 from ..errors import MissingExtra, NotExportable
+from ..rows.advantage import AdvantageFunction, Formula, row_advantages
+from ..rows.training import TrainingRow
 from .checks import (
     Rewards,
     Weights,

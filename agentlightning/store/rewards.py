@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..adapter.rewards import reward_attributes, reward_dimensions
-from ..adapter.training import build_rows
 from ..errors import AlreadySealed, AttemptNotFound, RewardTargetNotFound, RolloutNotFound
+from ..rows.rewards import reward_attributes, reward_dimensions
+from ..rows.training import build_rows
 from ..semconv import AGL_ANNOTATION
 from ..types import Attempt, Span
 from .base import LATEST, LightningStore

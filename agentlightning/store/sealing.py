@@ -1,7 +1,7 @@
 """Complete attempts for trainers: wait until an attempt is whole, seal it, and read exactly what was sealed.
 
 Whole means that its receipt adds up and no writer has anything of it under way (the store's word), and that it has an
-answer that can be trained and its reward is known (``adapter.completeness``). What cannot be sealed comes with the
+answer that can be trained and its reward is known (``rows.completeness``). What cannot be sealed comes with the
 reasons; single calls that cannot be trained are in ``rows().counts``.
 
 >>> batch = await wait_sealed(store, rollout_ids, timeout=600)
@@ -15,11 +15,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..adapter.completeness import RewardRule, incomplete
-from ..adapter.policy import RowPolicy
-from ..adapter.reasons import Code, TraceReason, explained
-from ..adapter.training import RowSet, build_rows
 from ..errors import AlreadySealed, NotSealable, RolloutNotFound
+from ..rows.completeness import RewardRule, incomplete
+from ..rows.policy import RowPolicy
+from ..rows.reasons import Code, TraceReason, explained
+from ..rows.training import RowSet, build_rows
 from ..types import Attempt, NamedResources, Rollout, Span
 from .base import LATEST, LightningStore, receipt_of
 

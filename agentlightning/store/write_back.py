@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..adapter.training import TrainingRow
-from ..adapter.write_back import PerToken, write_back_spans
+from ..rows.training import TrainingRow
+from ..rows.write_back import PerToken, write_back_spans
 from ..types import Span
 from .base import LightningStore
 
@@ -21,7 +21,7 @@ async def write_back(
     logprobs: PerToken | None = None,
     mask: Sequence[int] | None = None,
 ) -> list[Span]:
-    """Store what a trainer did with a row; see :func:`~agentlightning.adapter.write_back.write_back_spans`.
+    """Store what a trainer did with a row; see :func:`~agentlightning.rows.write_back.write_back_spans`.
 
     A sealed attempt takes it: it changes nothing that is trained. Giving it again changes nothing.
 

@@ -1,7 +1,7 @@
 """What the agent's code says of its own model calls: in which role they are made, and whether they may be trained.
 
 The marks travel in the OpenTelemetry context, as the rollout does: into tasks and ``asyncio.to_thread``, not into
-other processes. Every span that starts inside carries them; rows are made by them (``adapter.RowPolicy``).
+other processes. Every span that starts inside carries them; rows are made by them (``rows.RowPolicy``).
 
 >>> with role("judge"):
 ...     verdict = client.chat.completions.create(...)

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..adapter.training import Segment, TrainingRow
 from ..errors import NotVerifiable
+from ..rows.training import Segment, TrainingRow
 from .patterns import Answer, Compared, Explains, Finding, judge, overall
 from .statistics import Agreement, Difference, agreement
 from .verdicts import Verdict

@@ -6,7 +6,7 @@ where several causes leave the same trace, the sentence names them all.
 
 from __future__ import annotations
 
-from ..adapter.reasons import Explained
+from ..rows.reasons import Explained
 
 
 class Verdict(Explained):

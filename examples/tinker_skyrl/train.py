@@ -24,11 +24,11 @@ from typing import Any
 import tinker
 
 from agentlightning import LLM, LightningStore, OtelTracer, open_store
-from agentlightning.adapter.advantage import Formula, row_advantages
-from agentlightning.adapter.training import TrainingRow
 from agentlightning.exporters.checks import numbers
 from agentlightning.exporters.playing import rollout_source
 from agentlightning.exporters.tinker import to_datums
+from agentlightning.rows.advantage import Formula, row_advantages
+from agentlightning.rows.training import TrainingRow
 from agentlightning.store.sealing import SealedAttempt
 from agentlightning.store.write_back import write_back
 

@@ -118,7 +118,7 @@ def floor_read(size: Size) -> Sample:
 
 def ours(size: Size) -> Sample:
     """The spans of each rollout, read, and its rows."""
-    from agentlightning.adapter import build_rows
+    from agentlightning.rows import build_rows
 
     return _read(size, lambda spans: _checked(build_rows(spans)))
 
@@ -182,7 +182,7 @@ def _converted(
 
 def ours_convert(size: Size) -> Sample:
     """``build_rows`` of spans in memory."""
-    from agentlightning.adapter import build_rows
+    from agentlightning.rows import build_rows
 
     spans = [spans_of(number, f"ro-{number}", f"at-{number}") for number in range(size["in_memory"])]
     return _converted(spans, build_rows, lambda rows: len(_checked(rows)) == 1)

@@ -18,11 +18,11 @@ from types import ModuleType
 from typing import Any, cast
 
 from agentlightning import env_var, errors, semconv
-from agentlightning.adapter.reasons import ALL_CODES
 from agentlightning.cli import columns as export_columns
 from agentlightning.cli.entry import build_parser
 from agentlightning.cli.options import COMMANDS
 from agentlightning.integrations.agentops.table import KEPT_OFF, TABLE
+from agentlightning.rows.reasons import ALL_CODES
 from agentlightning.verify.verdicts import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]

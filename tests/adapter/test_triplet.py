@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from agentlightning.adapter import RewardMatchPolicy, TracerTraceToTriplet, TraceTree, Transition
-from agentlightning.adapter.rows import triplet_of_row, triplet_row
+from agentlightning.adapter import TracerTraceToTriplet, TraceTree, Transition
 from agentlightning.cli.columns import triplet_rows
 from agentlightning.codec.attributes import make_link_attributes
 from agentlightning.dialects.model_call import Choice, ModelCall, PolicySpan, Usage, invalid, none
 from agentlightning.dialects.spans.genai import call_attributes
+from agentlightning.rows import RewardMatchPolicy
+from agentlightning.rows.flat import triplet_of_row, triplet_row
 from agentlightning.types import Rollout, Span, Triplet
 
 

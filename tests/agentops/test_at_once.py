@@ -158,7 +158,7 @@ def test_a_ready_worker_has_imported_pydantic_msgspec_and_nothing_else_that_agen
         "agentlightning.store.sqlite",
         "agentlightning.testing",
         "agentlightning.cli",
-        "agentlightning.adapter",
+        "agentlightning.rows",
     ],
 )
 def test_a_ready_worker_has_no_module_of_another_part(module: str, added: list[str]) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import openai
 import pytest
 
-from agentlightning.adapter import build_rows
 from agentlightning.errors import ConfigurationError
 from agentlightning.pipeline import RedactionPolicy
+from agentlightning.rows import build_rows
 from agentlightning.store import LightningStore
 from agentlightning.testing.agentops_server import AgentOpsServer
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI

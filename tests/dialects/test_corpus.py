@@ -12,9 +12,10 @@ from corpus_files import FOLDER, PAGE, TraceFile, load, names, page_with_table, 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentlightning.adapter import TracerTraceToTriplet, TraceToMessages, explain
+from agentlightning.adapter import TracerTraceToTriplet, TraceToMessages
 from agentlightning.dialects.model_call import CODES, VALID
 from agentlightning.dialects.spans.genai import read_call
+from agentlightning.rows import explain
 from agentlightning.types import Span
 
 TRACES = [load(name) for name in names()]

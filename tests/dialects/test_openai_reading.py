@@ -14,12 +14,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agentlightning.adapter import RowPolicy, RowSet, build_rows
 from agentlightning.dialects.distribution import forced_tokens, temperature_of, truncation_of, unproven
 from agentlightning.dialects.model_call import CODES, VALID, ModelCall
 from agentlightning.dialects.openai.reading import decode
 from agentlightning.dialects.raw_call import CallStart, Endpoint, RawCall
 from agentlightning.dialects.spans.genai import call_attributes
+from agentlightning.rows import RowPolicy, RowSet, build_rows
 from agentlightning.testing.fake_openai import (
     Answer,
     AnswerChoice,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agentlightning.adapter import RowSet, build_rows
 from agentlightning.dialects.model_call import VALID, Choice, ModelCall, PolicySpan
 from agentlightning.dialects.spans.genai import call_attributes
+from agentlightning.rows import RowSet, build_rows
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.types import Rollout, Span
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from sample_rows import FORKED, LINEAR, Turn, rollout_of, rows_of, spans_of
 from test_verifiers import trees
 
-from agentlightning.adapter import RowPolicy, build_rows
 from agentlightning.errors import NotExportable
 from agentlightning.exporters.checks import shares
 from agentlightning.exporters.experts import routed_experts
 from agentlightning.exporters.skyrl import to_generator_output
+from agentlightning.rows import RowPolicy, build_rows
 
 LAYERS, TOP_K = 2, 3
 Form = Callable[[list[list[list[int]]]], Any]

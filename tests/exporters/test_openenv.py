@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sample_rows import FORKED, LINEAR, rows_of, spans_of, two_groups
 
-from agentlightning.adapter import RowPolicy, build_rows
 from agentlightning.errors import NotExportable
 from agentlightning.exporters.openenv import to_training_trace
+from agentlightning.rows import RowPolicy, build_rows
 
 INTERLEAVED: list[Any] = [
     ((1, 2, 3), (10, 11)),

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from sample_rows import LINEAR, rollout_of, rows_of, spans_of
 
-from agentlightning.adapter import TrainingRow, build_rows
-from agentlightning.adapter.media import Media
 from agentlightning.dialects.spans.genai import call_attributes, read_call
 from agentlightning.errors import NotExportable
 from agentlightning.exporters.openenv import to_training_trace
@@ -20,6 +18,8 @@ from agentlightning.exporters.triplets import to_trajectory_triplets
 from agentlightning.exporters.trl import check_tokens, rollout_dict
 from agentlightning.exporters.verifiers import to_wire_traces
 from agentlightning.exporters.verl import padded_batch, to_agent_loop_outputs
+from agentlightning.rows import TrainingRow, build_rows
+from agentlightning.rows.media import Media
 from agentlightning.types import Span
 
 WIDTHS: dict[str, Any] = {"max_prompt_length": 16, "max_response_length": 16, "pad_token_id": 0}

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from sample_rows import rollout_of, spans_of
 
-from agentlightning.adapter import RowPolicy, build_rows
 from agentlightning.dialects.model_call import VALID, Choice, ModelCall, ToolCall
 from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.errors import InvalidArgument
@@ -24,6 +23,7 @@ from agentlightning.exporters.sft import (
     to_sft,
     write_examples,
 )
+from agentlightning.rows import RowPolicy, build_rows
 from agentlightning.types import Span
 
 TOOL: dict[str, Any] = {

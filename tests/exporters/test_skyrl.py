@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of, two_groups
 from test_verifiers import trees
 
-from agentlightning.adapter import build_rows
-from agentlightning.adapter.rewards import reward_target
 from agentlightning.errors import NotExportable
 from agentlightning.exporters.skyrl import to_generator_output
+from agentlightning.rows import build_rows
+from agentlightning.rows.rewards import reward_target
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.types import Span
 

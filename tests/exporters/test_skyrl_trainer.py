@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from sample_rows import FORKED, LINEAR, Turn, rows_of, two_groups
 from test_verifiers import trees
 
-from agentlightning.adapter.advantage import Formula, row_advantages
-from agentlightning.adapter.training import TrainingRow
 from agentlightning.exporters.experts import routed_experts
 from agentlightning.exporters.skyrl import to_generator_output
+from agentlightning.rows.advantage import Formula, row_advantages
+from agentlightning.rows.training import TrainingRow
 
 pytest.importorskip("skyrl", reason="scripts/trainers installs skyrl")
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from sample_rows import FORKED, LINEAR, rows_of, spans_of, two_groups
 from test_verifiers import trees
 
-from agentlightning.adapter import build_rows
 from agentlightning.exporters.triplets import to_trajectory_triplets
+from agentlightning.rows import build_rows
 
 PEER = Path(__file__).parents[2] / ".venv-peer-0.3.0" / "bin" / "python"
 """``scripts/bench`` installs Agent Lightning 0.3.0 there, to measure against."""

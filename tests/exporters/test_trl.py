@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of
 
-from agentlightning.adapter import build_rows
-from agentlightning.adapter.reasons import Code, TraceReason
 from agentlightning.errors import NotExportable
 from agentlightning.exporters.trl import TraceRolloutWorker, rollout_dict, trace_reward
+from agentlightning.rows import build_rows
+from agentlightning.rows.reasons import Code, TraceReason
 from agentlightning.store.sealing import RefusedAttempt
 from agentlightning.testing import wait_until
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pages import blocks, run
 from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of, two_groups
 
-from agentlightning.adapter import RowPolicy, RowSet, build_rows
 from agentlightning.dialects.model_call import VALID, Choice, ModelCall, ToolCall, Usage
 from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.errors import InvalidArgument, NotExportable
 from agentlightning.exporters.verifiers import to_wire_traces
+from agentlightning.rows import RowPolicy, RowSet, build_rows
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.types import Span
 

@@ -15,10 +15,10 @@ from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of, two_group
 from test_skyrl import for_the_call
 from test_tinker import conversation, lengths
 
-from agentlightning.adapter import build_rows
 from agentlightning.errors import NotExportable
 from agentlightning.exporters.experts import routed_experts
 from agentlightning.exporters.verl import padded_batch, to_agent_loop_outputs, to_dataproto
+from agentlightning.rows import build_rows
 
 SIZES: Any = {"max_prompt_length": 4, "max_response_length": 10, "pad_token_id": 0}
 

@@ -63,6 +63,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import agentlightning.tracer", set()),
         ("import agentlightning.emitter", set()),
         ("import agentlightning.adapter", set()),
+        ("import agentlightning.rows", set()),
         ("import agentlightning.testing", set()),
         ("import agentlightning.types", {"pydantic"}),
         ("import agentlightning.cli", set()),

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from agentlightning.adapter import TrainingRow, build_rows, reward_target
-from agentlightning.adapter.write_back import read_write_backs
 from agentlightning.dialects.model_call import VALID, Choice, ModelCall
 from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.errors import (
@@ -21,6 +19,8 @@ from agentlightning.errors import (
     RewardTargetNotFound,
     RolloutNotFound,
 )
+from agentlightning.rows import TrainingRow, build_rows, reward_target
+from agentlightning.rows.write_back import read_write_backs
 from agentlightning.store import LightningStore, open_store
 from agentlightning.store.rewards import add_reward
 from agentlightning.store.sealing import SealedAttempt, seal

@@ -10,9 +10,9 @@ import openai
 import pytest
 
 from agentlightning import emit_reward
-from agentlightning.adapter import RowPolicy
 from agentlightning.dialects.model_call import VALID, Choice, ModelCall, invalid
 from agentlightning.dialects.spans.genai import call_attributes
+from agentlightning.rows import RowPolicy
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.store.sealing import RefusedAttempt, SealedAttempt, seal, wait_sealed

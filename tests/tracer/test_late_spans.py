@@ -12,10 +12,11 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from tracer_sample import ask, new_attempt, read
 
-from agentlightning.adapter import RowPolicy, TracerTraceToTriplet, TraceToMessages, build_rows
-from agentlightning.adapter import explain as explain_trace
+from agentlightning.adapter import TracerTraceToTriplet, TraceToMessages
 from agentlightning.emitter import emit_reward
 from agentlightning.instrumentation.guard import reraise
+from agentlightning.rows import RowPolicy, build_rows
+from agentlightning.rows import explain as explain_trace
 from agentlightning.semconv import SpanFlagAttributes
 from agentlightning.store import LightningStore, open_store
 from agentlightning.store.base import LightningStoreCapabilities

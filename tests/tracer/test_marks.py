@@ -11,7 +11,7 @@ import pytest
 from tracer_sample import new_attempt, read
 
 from agentlightning import RowPolicy, build_rows, role, trainable
-from agentlightning.adapter import RowSet
+from agentlightning.rows import RowSet
 from agentlightning.store import LightningStore
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI
 from agentlightning.tracer import OtelTracer

@@ -10,7 +10,8 @@ import pytest
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from tracer_sample import new_attempt, read
 
-from agentlightning.adapter import TracerTraceToTriplet, build_rows
+from agentlightning.adapter import TracerTraceToTriplet
+from agentlightning.rows import build_rows
 from agentlightning.semconv import ModelCallAttributes
 from agentlightning.store import LightningStore
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI, Fault, ReceivedRequest

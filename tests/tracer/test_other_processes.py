@@ -18,7 +18,7 @@ import pytest
 from opentelemetry import trace
 from tracer_sample import new_attempt, spans_in
 
-from agentlightning.adapter import explain_rows
+from agentlightning.rows import explain_rows
 from agentlightning.store import LightningStore, open_store
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Receipt

@@ -17,8 +17,8 @@ import pytest
 from opentelemetry import context as otel_context
 from tracer_sample import ask, new_attempt, read, spans_in
 
-from agentlightning.adapter import build_rows
-from agentlightning.adapter import explain as explain_trace
+from agentlightning.rows import build_rows
+from agentlightning.rows import explain as explain_trace
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Span

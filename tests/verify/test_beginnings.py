@@ -9,9 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="scripts/trainers installs it")
 
-from agentlightning.adapter import TrainingRow, build_rows  # noqa: E402 - after the skip
 from agentlightning.dialects.model_call import VALID, Choice, ModelCall  # noqa: E402
 from agentlightning.dialects.spans.genai import call_attributes  # noqa: E402
+from agentlightning.rows import TrainingRow, build_rows  # noqa: E402 - after the skip
 from agentlightning.types import Span  # noqa: E402
 from agentlightning.verify import verify_onpolicy  # noqa: E402
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from tiny_engine import KNOWN, TABLE, TinyEngine, log_softmax
 
 from agentlightning import build_rows
-from agentlightning.adapter import RowPolicy, RowSet
 from agentlightning.dialects.distribution import NEUTRAL, SETTINGS
 from agentlightning.dialects.openai.reading import decode
 from agentlightning.dialects.raw_call import CallStart, Endpoint, LogprobKind, RawCall
 from agentlightning.dialects.spans.genai import call_attributes
+from agentlightning.rows import RowPolicy, RowSet
 from agentlightning.testing.fake_openai import Answer, plain_answer
 from agentlightning.types import Span
 

@@ -21,10 +21,10 @@ pytest.importorskip("transformers", reason="scripts/trainers installs it")
 from openai import AsyncOpenAI  # noqa: E402 - after the skips
 
 from agentlightning import LLM, OtelTracer, build_rows, open_store  # noqa: E402
-from agentlightning.adapter import RowPolicy, RowSet, TrainingRow  # noqa: E402
 from agentlightning.dialects.model_call import ModelCall  # noqa: E402
 from agentlightning.dialects.spans.genai import call_attributes, read_call  # noqa: E402
 from agentlightning.errors import NotVerifiable  # noqa: E402
+from agentlightning.rows import RowPolicy, RowSet, TrainingRow  # noqa: E402
 from agentlightning.types import Span  # noqa: E402
 from agentlightning.verify import Verdict, Verification, verify_onpolicy  # noqa: E402
 from examples.grpo_trl.engine import Engine  # noqa: E402

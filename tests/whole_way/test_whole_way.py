@@ -12,10 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from agentlightning.adapter import TracerTraceToTriplet
-from agentlightning.adapter.rows import triplet_of_row
 from agentlightning.cli import main
 from agentlightning.dialects.spans.genai import read_call
 from agentlightning.emitter import emit_reward
+from agentlightning.rows.flat import triplet_of_row
 from agentlightning.store import open_store
 from agentlightning.testing.fake_openai import Answer, AnswerChoice, FakeOpenAI, Token
 from agentlightning.tracer import OtelTracer

@@ -11,9 +11,9 @@ from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ...adapter.completeness import RewardRule
-from ...adapter.policy import RowPolicy
 from ...errors import NotExportable
+from ...rows.completeness import RewardRule
+from ...rows.policy import RowPolicy
 from ...store.base import LightningStore
 from ...store.sealing import SETTLE_SECONDS
 from ...tracer.base import Tracer

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from ...adapter.policy import RowPolicy
-from ...adapter.training import RowSet, TrainingRow
 from ...errors import NotExportable
+from ...rows.policy import RowPolicy
+from ...rows.training import RowSet, TrainingRow
 from ...store.sealing import RefusedAttempt, SealedAttempt
 from ..checks import exportable, sampled_at
 

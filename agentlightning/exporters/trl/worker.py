@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...adapter.advantage import AdvantageFunction, Formula, group_advantages
-from ...adapter.policy import RowPolicy
-from ...adapter.training import TrainingRow, group_of
 from ...errors import MissingExtra, NotExportable
+from ...rows.advantage import AdvantageFunction, Formula, group_advantages
+from ...rows.policy import RowPolicy
+from ...rows.training import TrainingRow, group_of
 from ...store.sealing import RefusedAttempt, SealedAttempt
 from ..checks import Weights, numbers, refuse_steps, sampled_at, shares
 from .rows import Rollouts, check_tokens, id_of, rows_of, why_none

@@ -18,8 +18,8 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
-from ...adapter import build_rows
 from ...errors import AttemptNotFound, InvalidArgument, RolloutNotFound
+from ...rows import build_rows
 from ...semconv import AGL_ANNOTATION
 from ...store.base import LightningStore
 from ...types import (

@@ -18,7 +18,7 @@ pytest.importorskip("tx.tinker", reason="scripts/trainers installs skyrl-tx")
 import tinker
 
 from agentlightning import LLM, OtelTracer, open_store
-from agentlightning.adapter.write_back import read_write_backs
+from agentlightning.rows.write_back import read_write_backs
 
 from ...grpo_trl.model import CONTEXT, make
 from ...grpo_trl.playing import Hunter, tasks

@@ -17,7 +17,7 @@ pytest.importorskip("tinker", reason="scripts/trainers installs tinker")
 from openai import APIStatusError, OpenAI
 
 from agentlightning import open_store
-from agentlightning.adapter.write_back import read_write_backs
+from agentlightning.rows.write_back import read_write_backs
 
 from ...grpo_trl.model import CONTEXT, make_tokenizer
 from ..engine import TinkerEngine

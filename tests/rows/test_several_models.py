@@ -11,8 +11,9 @@ from conversations import FROZEN, NAMED, POLICY, ROOT_ID, Ids, Story, call, stor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentlightning.adapter import RowPolicy, RowSet, TracerTraceToTriplet, build_rows, explain
-from agentlightning.adapter.rewards import reward_target
+from agentlightning.adapter import TracerTraceToTriplet
+from agentlightning.rows import RowPolicy, RowSet, build_rows, explain
+from agentlightning.rows.rewards import reward_target
 from agentlightning.types import LLM, PromptTemplate, Span
 
 ROOT = work(ROOT_ID, None, 0.0, 1000.0)

@@ -3,7 +3,7 @@
 ``explain_rows`` is what ``agl explain`` prints: the decisions of ``build_rows``, which ``agl rows --why`` lists, too,
 and for which a seal is refused. ``explain`` says the same of the triplets of 0.3's adapter, which gives a row for each
 call. Both report the very analysis that rows are made of, so they cannot disagree with them. Codes are those of
-``adapter.reasons`` and ``dialects.model_call``.
+``rows.reasons`` and ``dialects.model_call``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class CallVerdict:
     reward: float | None = None
     """What it alone was worth."""
     prefix: dict[str, Any] | None = None
-    """How its prompt continues an earlier call; see ``adapter.continuity``."""
+    """How its prompt continues an earlier call; see ``rows.continuity``."""
     issues: tuple[str, ...] = ()
     """Codes of what capture noticed beside its verdict."""
     unproven: str | None = None
@@ -90,7 +90,7 @@ class RewardVerdict:
     choice: int | None
     """The only choice that it is for; ``None`` = every one."""
     by: str | None
-    """``link``, ``first_occurrence``, ``first_sibling`` or ``outcome``; see ``adapter.matching``."""
+    """``link``, ``first_occurrence``, ``first_sibling`` or ``outcome``; see ``rows.matching``."""
     code: str | None = None
     """Why it has no value, or reaches no row."""
     sentence: str = ""

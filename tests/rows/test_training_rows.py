@@ -30,7 +30,7 @@ from conversations import (
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from agentlightning.adapter import RowPolicy, RowSet, TrainingRow, Use, build_rows
+from agentlightning.rows import RowPolicy, RowSet, TrainingRow, Use, build_rows
 from agentlightning.types import Span
 
 some = settings(max_examples=40)

@@ -10,19 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
 
-from agentlightning.adapter import (
+from agentlightning.adapter import TracerTraceToTriplet, TraceToMessages, TraceTree
+from agentlightning.rows import (
     ALL_CODES,
     CallVerdict,
     RewardMatchPolicy,
     RewardVerdict,
     RowPolicy,
-    TracerTraceToTriplet,
-    TraceToMessages,
-    TraceTree,
     build_rows,
     explain,
 )
-from agentlightning.adapter.rows import training_row, triplet_of_row, triplet_row
+from agentlightning.rows.flat import training_row, triplet_of_row, triplet_row
 from agentlightning.types import Span, TraceStatus
 
 garbage: st.SearchStrategy[Any] = st.recursive(

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from agentlightning.adapter import RowPolicy, TracerTraceToTriplet, build_rows
-from agentlightning.adapter.completeness import incomplete
-from agentlightning.adapter.rewards import reward_target
+from agentlightning.adapter import TracerTraceToTriplet
 from agentlightning.codec.attributes import make_link_attributes
 from agentlightning.dialects.model_call import VALID, Choice, ModelCall, invalid
 from agentlightning.dialects.spans.genai import call_attributes
+from agentlightning.rows import RowPolicy, build_rows
+from agentlightning.rows.completeness import incomplete
+from agentlightning.rows.rewards import reward_target
 from agentlightning.semconv import AGL_ANNOTATION, AGL_WRITE_BACK
 from agentlightning.types import Span
 

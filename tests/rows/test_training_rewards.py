@@ -16,13 +16,13 @@ from conversations import ROOT_ID, call, work
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from agentlightning.adapter import RewardMatchPolicy, RowPolicy, RowSet, TrainingRow, build_rows
-from agentlightning.adapter.advantage import Formula, group_advantages, row_advantages
-from agentlightning.adapter.rows import training_row
 from agentlightning.cli.columns import TRAINING_COLUMNS, training_rows
 from agentlightning.cli.parquet import ParquetWriter
 from agentlightning.codec.attributes import make_link_attributes
 from agentlightning.codec.rows import decode_span, encode_span
+from agentlightning.rows import RewardMatchPolicy, RowPolicy, RowSet, TrainingRow, build_rows
+from agentlightning.rows.advantage import Formula, group_advantages, row_advantages
+from agentlightning.rows.flat import training_row
 from agentlightning.types import Rollout, Span
 
 some = settings(max_examples=40)

@@ -18,11 +18,11 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from agentlightning.adapter import RowSet, build_rows
 from agentlightning.cli.columns import TRAINING_COLUMNS, training_rows
 from agentlightning.cli.parquet import ParquetWriter
 from agentlightning.codec.otlp import decode_request
 from agentlightning.codec.rows import decode_span, encode_span
+from agentlightning.rows import RowSet, build_rows
 from agentlightning.types import Span
 
 

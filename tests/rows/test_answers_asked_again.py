@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conversations import ROOT_ID, Ids, call, work
 
-from agentlightning.adapter import RowPolicy, RowSet, build_rows
-from agentlightning.adapter.rewards import reward_target
+from agentlightning.rows import RowPolicy, RowSet, build_rows
+from agentlightning.rows.rewards import reward_target
 from agentlightning.types import Span
 
 ROOT = work(ROOT_ID, None, 0.0, 1000.0)

@@ -13,10 +13,10 @@ from conversations import call as played
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentlightning.adapter import ALL_CODES, Decision, RowPolicy, build_rows, explain, explain_rows
-from agentlightning.adapter.calls import Rules
 from agentlightning.dialects.model_call import Choice, ModelCall, invalid, none
 from agentlightning.dialects.spans.genai import call_attributes
+from agentlightning.rows import ALL_CODES, Decision, RowPolicy, build_rows, explain, explain_rows
+from agentlightning.rows.calls import Rules
 from agentlightning.types import Receipt, Rollout, Span
 
 CHOICE = Choice(content="ok", token_ids=(3, 4), logprobs=(-0.1, -0.2), token_capture="valid")

@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from agentlightning.adapter import RowPolicy, RowSet, build_rows
-from agentlightning.adapter.tree import order_key
 from agentlightning.codec.attributes import make_link_attributes
 from agentlightning.dialects.model_call import (
     LEFT_BY_AGENT,
@@ -34,6 +32,8 @@ from agentlightning.dialects.model_call import (
     invalid,
 )
 from agentlightning.dialects.spans.genai import call_attributes
+from agentlightning.rows import RowPolicy, RowSet, build_rows
+from agentlightning.rows.tree import order_key
 from agentlightning.types import Span
 
 Ids = tuple[int, ...]

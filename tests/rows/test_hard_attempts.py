@@ -12,10 +12,10 @@ from conversations import ROOT_ID, Ids, Story, call, lookalikes, rows_of, storie
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentlightning.adapter import ALL_CODES, RowPolicy, RowSet, build_rows
-from agentlightning.adapter.continuity import Prefix, continuity
-from agentlightning.adapter.rows import training_row
 from agentlightning.dialects.spans import messages
+from agentlightning.rows import ALL_CODES, RowPolicy, RowSet, build_rows
+from agentlightning.rows.continuity import Prefix, continuity
+from agentlightning.rows.flat import training_row
 from agentlightning.types import Span
 
 some = settings(max_examples=40)

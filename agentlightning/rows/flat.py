@@ -76,7 +76,7 @@ def _numbers(entries: Any) -> Any:
 
 
 def training_row(row: TrainingRow) -> dict[str, Any]:
-    """Return a training row as a flat dict; see :class:`~agentlightning.adapter.TrainingRow` for the fields."""
+    """Return a training row as a flat dict; see :class:`~agentlightning.rows.TrainingRow` for the fields."""
     return {
         "rollout_id": row.rollout_id,
         "attempt_id": row.attempt_id,

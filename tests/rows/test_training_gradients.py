@@ -14,10 +14,10 @@ from conversations import Story, rows_of, stories
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from agentlightning.adapter.analysis import analyse
-from agentlightning.adapter.calls import Rules
-from agentlightning.adapter.matching import RewardMatchPolicy
-from agentlightning.adapter.transition import transitions
+from agentlightning.rows.analysis import analyse
+from agentlightning.rows.calls import Rules
+from agentlightning.rows.matching import RewardMatchPolicy
+from agentlightning.rows.transition import transitions
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Sample = tuple[tuple[int, ...], tuple[int, ...]]

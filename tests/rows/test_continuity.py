@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentlightning.adapter.calls import Call
-from agentlightning.adapter.continuity import (
+from agentlightning.dialects.model_call import Choice, ModelCall
+from agentlightning.rows.calls import Call
+from agentlightning.rows.continuity import (
     Cause,
     Continuity,
     PastCall,
@@ -17,7 +18,6 @@ from agentlightning.adapter.continuity import (
     continuity,
     relate,
 )
-from agentlightning.dialects.model_call import Choice, ModelCall
 from agentlightning.types import Span
 
 SYSTEM, ASKED = tuple(range(10)), tuple(range(10, 20))

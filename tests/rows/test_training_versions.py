@@ -9,7 +9,7 @@ from conversations import ROOT_ID, Story, call, rows_of, stories, work
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentlightning.adapter import RowPolicy, build_rows
+from agentlightning.rows import RowPolicy, build_rows
 from agentlightning.types import Span
 
 some = settings(max_examples=40)

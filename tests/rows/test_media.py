@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from conversations import ROOT_ID, call, work
 
-from agentlightning.adapter import build_rows
-from agentlightning.adapter.rows import training_row
+from agentlightning.rows import build_rows
+from agentlightning.rows.flat import training_row
 from agentlightning.types import Span
 
 ROOT = work(ROOT_ID, None, 0.0, 1000.0)

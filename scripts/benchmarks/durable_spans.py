@@ -249,7 +249,7 @@ def _floor(size: Size, kind: str) -> Sample:
         )
         connection.execute("CREATE UNIQUE INDEX by_attempt ON spans (attempt, span_id)")
         connection.execute("CREATE INDEX by_sequence ON spans (attempt, sequence_id)")
-        insert = f"INSERT INTO spans VALUES ({','.join('?' * 16)})"
+        insert = "INSERT INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         stopwatch = Stopwatch()
         for start in range(0, len(rows), ROWS_A_TRANSACTION):
             connection.execute("BEGIN IMMEDIATE")

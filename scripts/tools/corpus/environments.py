@@ -81,8 +81,7 @@ def python_of(name: str, folder: Path) -> Path:
 
 
 def _uv(*arguments: str) -> None:
-    ran = subprocess.run(
-        ["uv", "-q", *arguments], capture_output=True, text=True, check=False, env=os.environ
-    )
+    command = [os.environ.get("UV", "uv"), "-q", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise RuntimeError(f"uv {' '.join(arguments)}: {ran.stderr.strip()}")

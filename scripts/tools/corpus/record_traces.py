@@ -68,7 +68,8 @@ def record(recipe: Recipe, environments: Path) -> tuple[dict[str, Any], list[Sai
         )
         if ran.returncode or not target.exists():
             raise RuntimeError(f"{recipe.name}: {ran.stderr[-2000:]}")
-        return json.loads(target.read_text(encoding="utf-8")), [*wire.said, *helper.said]
+        found: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+        return found, [*wire.said, *helper.said]
 
 
 def _applies(path: str, number: int) -> bool:
@@ -143,12 +144,12 @@ def problems(spans: list[Span], expect: dict[str, Any]) -> list[str]:
         read = read_call(by_id[call["span"]])
         got = {} if read is None else view(read)
         wanted = {name: value for name, value in call.items() if name != "span"}
-        for key in sorted({*got, *wanted}):
-            if got.get(key) != wanted.get(key):
-                found.append(
-                    f"{by_id[call['span']].name}: {key}\n"
-                    f"      is     {json.dumps(got.get(key))}\n      wanted {json.dumps(wanted.get(key))}"
-                )
+        found += [
+            f"{by_id[call['span']].name}: {key}\n"
+            f"      is     {json.dumps(got.get(key))}\n      wanted {json.dumps(wanted.get(key))}"
+            for key in sorted({*got, *wanted})
+            if got.get(key) != wanted.get(key)
+        ]
     rows = [
         [row.prompt["token_ids"], row.response["token_ids"]] for row in TracerTraceToTriplet().adapt(spans)
     ]

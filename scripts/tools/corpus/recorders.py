@@ -10,36 +10,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 Spans = list[dict[str, Any]]
 
 
-class Catcher:
-    """A span processor that keeps every span that ends."""
+class Catcher(SpanProcessor):
+    """Keeps every span that ends."""
 
     def __init__(self) -> None:
-        self.ended: list[Any] = []
+        self.ended: list[ReadableSpan] = []
 
-    def on_start(self, span: Any, parent_context: Any = None) -> None:
-        """Nothing happens yet."""
-
-    def _on_ending(self, span: Any) -> None:
-        """Nothing happens yet."""
-
-    def on_end(self, span: Any) -> None:
+    def on_end(self, span: ReadableSpan) -> None:
         """Keep it."""
         self.ended.append(span)
-
-    def shutdown(self) -> None:
-        """Hold nothing that would have to be closed."""
-
-    def force_flush(self, timeout_millis: int = 0) -> bool:
-        """Wait for nothing."""
-        del timeout_millis
-        return True
 
     def spans(self) -> Spans:
         """Return what was caught."""
@@ -85,10 +76,7 @@ def _value(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, bool, int, float)) else repr(value)
 
 
-def _plain_provider() -> tuple[Any, Catcher]:
-    from opentelemetry import trace
-    from opentelemetry.sdk.trace import TracerProvider
-
+def _plain_provider() -> tuple[TracerProvider, Catcher]:
     provider, catcher = TracerProvider(), Catcher()
     provider.add_span_processor(catcher)
     trace.set_tracer_provider(provider)
@@ -100,7 +88,7 @@ def instrumentor(name: str, **options: Any) -> Iterator[Callable[[], Spans]]:
     """An instrumentation of OpenTelemetry's form: ``module:Class``."""
     provider, catcher = _plain_provider()
     module, _, cls = name.partition(":")
-    made = getattr(__import__(module, fromlist=[cls]), cls)()
+    made = getattr(import_module(module), cls)()
     made.instrument(tracer_provider=provider, **options)
     yield catcher.spans
 
@@ -144,24 +132,21 @@ def _agentops_environment() -> None:
 def agentops() -> Iterator[Callable[[], Spans]]:
     """AgentOps 0.4 as its users run it, with its server on this machine."""
     _agentops_environment()
-    import agentops as library
-    import openai  # AgentOps patches what is imported
-
+    library = import_module("agentops")
+    import_module("openai")  # AgentOps patches what is imported
     catcher = Catcher()
     library.init(auto_start_session=False)
     _agentops_provider().add_span_processor(catcher)
-    trace = library.start_trace("corpus") if hasattr(library, "start_trace") else library.start_session()
+    session = library.start_trace("corpus") if hasattr(library, "start_trace") else library.start_session()
     yield catcher.spans
     if hasattr(library, "end_trace"):
-        library.end_trace(trace, "Success")
+        library.end_trace(session, "Success")
     else:
-        library.end_session(trace)
-    del openai
+        library.end_session(session)
 
 
 def _agentops_provider() -> Any:
-    from agentops.sdk import core
-
+    core = import_module("agentops.sdk.core")
     get_instance = getattr(core.TracingCore, "get_instance", None)
     held = get_instance() if get_instance is not None else core.tracer
     return getattr(held, "provider", None) or held._provider  # noqa: SLF001 - it has no public name up to 0.4.14
@@ -171,16 +156,14 @@ def _agentops_provider() -> Any:
 def agentops_events() -> Iterator[Callable[[], Spans]]:
     """AgentOps 0.3, whose events are spans of a provider of each session."""
     _agentops_environment()
-    import agentops as library
-    import openai
-
+    library: Any = import_module("agentops")
+    import_module("openai")
     library.check_agentops_update = lambda: None  # it asks a host far away
     library.init(auto_start_session=False, skip_auto_end_session=True)
     catcher, session = Catcher(), library.start_session()
     session._tracer_provider.add_span_processor(catcher)  # noqa: SLF001 - it has no public name
     yield catcher.spans
     session.end_session("Success")
-    del openai
 
 
 # ---------------------------------------------------------------------- Agent Lightning 0.2 and 0.3
@@ -190,9 +173,7 @@ def agentops_events() -> Iterator[Callable[[], Spans]]:
 def agent_lightning() -> Iterator[Callable[[], Spans]]:
     """The tracer of Agent Lightning 0.2 or 0.3; the package of that name here is theirs."""
     _agentops_environment()
-    from agentlightning.tracer.agentops import AgentOpsTracer
-
-    catcher, tracer = Catcher(), AgentOpsTracer()
+    catcher, tracer = Catcher(), import_module("agentlightning.tracer.agentops").AgentOpsTracer()
     tracer.init_worker(0)
     _agentops_provider().add_span_processor(catcher)
     with tracer._trace_context_sync():  # noqa: SLF001 - theirs; the public one is asynchronous
@@ -212,9 +193,7 @@ def litellm_otel() -> Iterator[Callable[[], Spans]]:
     from litellm.integrations.opentelemetry import OpenTelemetry, OpenTelemetryConfig
 
     if os.environ.get("CORPUS_LITELLM_PATCH"):
-        from agentlightning.instrumentation.litellm import instrument_litellm
-
-        instrument_litellm()
+        import_module("agentlightning.instrumentation.litellm").instrument_litellm()
     litellm.callbacks = [OpenTelemetry(OpenTelemetryConfig(exporter="console"), tracer_provider=provider)]
     yield catcher.spans
     _wait(lambda: any(span.name == "litellm_request" for span in catcher.ended))
@@ -222,8 +201,6 @@ def litellm_otel() -> Iterator[Callable[[], Spans]]:
 
 def _wait(condition: Callable[[], bool]) -> None:
     """LiteLLM tells its callbacks on a thread of its own."""
-    import time
-
     deadline = time.monotonic() + 20
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -106,6 +106,7 @@ def _call(asked: dict[str, Any], answer: Scripted) -> Said:
     said["tools"] = [tool["function"]["name"] for tool in asked.get("tools") or []]
     if not isinstance(answer, Answer):
         return said
+    assert answer.prompt_token_ids is not None
     said.update(response_id=answer.id, prompt_token_ids=list(answer.prompt_token_ids))
     sampled = sum(len(choice.tokens) for choice in answer.choices)
     if not asked.get("stream") or (asked.get("stream_options") or {}).get("include_usage"):

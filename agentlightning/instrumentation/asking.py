@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from ..dialects import sse
-from ..dialects.openai.reading import error_of, json_object
+from ..dialects.openai.errors import error_of
+from ..dialects.openai.json_parts import json_object
 
 REMEMBERED_SECONDS = 3600.0
 REMEMBERED = 10_000

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..dialects import bounds, content_encoding
-from ..dialects.openai.reading import json_object
+from ..dialects.openai.json_parts import json_object
 from ..dialects.raw_call import CallStart, Endpoint, RawCall
 from .asking import Kind
 from .guard import Guard

@@ -7,8 +7,8 @@ that it would have got. On its thread bytes are noted and nothing is decoded; wh
 ``Guard``.
 
 With ``capture_tokens='request'`` calls to known endpoints ask for token ids on the agent's behalf, and what that
-brings is taken out before the client parses (``codec.token_request``); what follows where a server refuses is in
-``asking``. With ``'observe'`` no byte is touched.
+brings is taken out before the client parses (``dialects.openai.token_request``); what follows where a server refuses
+is in ``asking``. With ``'observe'`` no byte is touched.
 """
 
 from __future__ import annotations

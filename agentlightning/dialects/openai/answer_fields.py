@@ -1,10 +1,10 @@
 """The fields of a model server's answers that are used, so that the parser makes no objects of the others.
 
 Most of an answer with log-probabilities is not used: the bytes of each token, its alternatives. ``parse``
-gives what ``json.loads`` gives of the same text, but for three things: fields that ``reading`` does not read are
+gives what ``json.loads`` gives of the same text, but for three things: fields that nothing here reads are
 left out; the object of each token in ``logprobs.content`` is a :class:`TokenLogprob`; and token ids are a tuple, which
 says that the parser has checked them. Where a field has another form than that, ``parse`` returns ``None``, and the
-whole text is parsed by ``json_values``. A field that ``reading`` begins to use has to be named here first; it may
+whole text is parsed by ``json_values``. A field that is used from now on has to be named here first; it may
 be given a type only where each value that this type excludes still means the same when ``json_values`` has parsed it.
 """
 

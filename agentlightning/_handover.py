@@ -23,7 +23,7 @@ from typing import Generic, TypeVar, cast
 T = TypeVar("T")
 
 
-class Bell:
+class ReentrantEvent:
     """A wake-up for one waiting thread; may be rung from any thread, signal handler or finalizer."""
 
     __slots__ = ("_silent",)
@@ -94,7 +94,7 @@ class Future(Generic[T]):
             CancelledError: It was cancelled.
         """
         if not self._settled:
-            settled = Bell()  # one for each wait: an interrupted one keeps nobody else waiting
+            settled = ReentrantEvent()  # one for each wait: an interrupted one keeps nobody else waiting
             self.add_done_callback(settled.set)
             give_up = None if timeout is None else time.monotonic() + timeout
             while not self._settled:

@@ -21,7 +21,7 @@ def interpreter_ends() -> bool:
     return not threading.main_thread().is_alive()
 
 
-def started(thread: threading.Thread) -> bool:
+def try_start(thread: threading.Thread) -> bool:
     """Start a thread; ``False`` where the interpreter ends and gives no more, so that the work is to be done here.
 
     An exception from a signal handler may come out of here; the thread then runs all the same.

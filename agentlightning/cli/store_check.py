@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from ..recorder.spool import Spool
 from ..store.base import LightningStore, receipt_of
 from ..store.sqlite import SqliteLightningStore
-from ..tracer.spool import Spool
 from ..types import Attempt, Receipt, Rollout, Span
 from . import lookup, options, output, receipts
 from .entry import DONE, NEGATIVE

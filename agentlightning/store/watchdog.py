@@ -15,8 +15,8 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
-from .._handover import Bell
-from .._threads import started
+from .._handover import ReentrantEvent
+from .._threads import try_start
 from ..errors import StoreClosed
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Watchdog:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._wake = Bell()
+        self._wake = ReentrantEvent()
         self._thread: threading.Thread | None = None
         self._deadline: float | None = None
         self._stopped = False
@@ -59,7 +59,7 @@ class Watchdog:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="agl-store-watchdog", daemon=True)
                 try:
-                    if not started(thread):
+                    if not try_start(thread):
                         return  # nobody is left to be given up on
                 except RuntimeError as error:  # there are too many threads
                     _log.warning("no timer for overdue attempts: %s", error)

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from .base import get_active_tracer as get_active_tracer
     from .base import set_active_tracer as set_active_tracer
     from .base import with_active_tracer_context as with_active_tracer_context
+    from .call_labels import role as role
+    from .call_labels import trainable as trainable
     from .dummy import DummySpanRecordingContext as DummySpanRecordingContext
     from .dummy import DummyTracer as DummyTracer
     from .exporter import LightningSpanExporter as LightningSpanExporter
-    from .marks import role as role
-    from .marks import trainable as trainable
     from .otel import OtelSpanRecordingContext as OtelSpanRecordingContext
     from .otel import OtelTracer as OtelTracer
     from .processor import LightningSpanProcessor as LightningSpanProcessor
@@ -37,7 +37,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         ),
         ".dummy": ("DummySpanRecordingContext", "DummyTracer"),
         ".exporter": ("LightningSpanExporter",),
-        ".marks": ("role", "trainable"),
+        ".call_labels": ("role", "trainable"),
         ".otel": ("OtelSpanRecordingContext", "OtelTracer"),
         ".processor": ("LightningSpanProcessor",),
     },

@@ -21,14 +21,14 @@ from .._threads import interpreter_ends
 from ..env_var import LightningEnvVar
 from ..pipeline.chain import Chain
 from ..pipeline.policy import redaction_policy, stages_of
+from ..recorder.delivery import within
+from ..recorder.scope import Entry, Record, Scope, ids_among, size_of
+from ..recorder.writer import Writer, WriterSettings
 from ..store.base import LightningStore
 from ..store.registry import open_store
 from ..types import Span
-from .delivery import within
 from .portal import run_sync
 from .process_end import EXIT_TIMEOUT
-from .scope import Entry, Record, Scope, ids_among, size_of
-from .writer import Writer, WriterSettings
 
 _log = logging.getLogger(__name__)
 

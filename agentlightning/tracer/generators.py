@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
-    from .scope import Scope
+    from ..recorder.scope import Scope
 
 _GENERATOR = CO_GENERATOR | CO_ASYNC_GENERATOR
 _HANDED_OUT_BY = ("_pytest", "pytest_asyncio")

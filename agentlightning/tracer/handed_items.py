@@ -32,7 +32,15 @@ from opentelemetry.context import Context
 from ..instrumentation.guard import Guard
 from ..instrumentation.imports import when_imported
 from ..instrumentation.patch import AttributePatch, Patch, Patches
-from .scope import Scope, context_without_scope, current_scope, current_worker, is_any_open, now, scope_in
+from ..recorder.scope import (
+    Scope,
+    context_without_scope,
+    current_scope,
+    current_worker,
+    is_any_open,
+    now,
+    scope_in,
+)
 from .workers import without_worker
 
 _lock = threading.RLock()  # re-entrant: a signal handler may put something on a queue

@@ -13,15 +13,15 @@ from opentelemetry import trace
 from ..dialects.spans import genai, names_of_0_3
 from ..instrumentation.connections import server_of
 from ..instrumentation.suppression import heard
+from ..recorder.scope import current_scope
 from ..semconv import AGL_UNCAPTURED, ModelCallAttributes, SpanFlagAttributes
-from .scope import current_scope
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from ..dialects.raw_call import CallStart, RawCall
+    from ..recorder.scope import Scope
     from .processor import LightningSpanProcessor
-    from .scope import Scope
 
 
 class ModelCallRecorder:

@@ -30,21 +30,22 @@ from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
 from ..pipeline.chain import NO_STAGES, Chain
 from ..pipeline.policy import RedactionPolicy, redaction_policy, stages_of
 from ..pipeline.tags import Tagging
+from ..recorder.delivery import within
+from ..recorder.scope import Entry, Scope, context_with_scope, current_scope, live_context
+from ..recorder.writer import WriterSettings
 from ..semconv import SpanFlagAttributes
 from ..types import LLM, Attributes, ProxyLLM, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
 from ..types.ids import new_attempt_id, new_rollout_id
 from ..types.tracer import to_attributes
-from .base import TraceContext, Tracer, context_with_active_tracer
-from .delivery import within
+from .base import TraceContext, context_with_active_tracer
 from .handed_work import carry_handed_work
 from .model_calls import ModelCallRecorder
 from .opening import Opened, Opening, patience, wait_for_future
-from .other_processes import register
+from .other_processes import RecordingTracer, register
 from .portal import in_event_loop, run_sync
 from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
 from .provider import TRACER_NAME, ProviderSession
-from .scope import Entry, Scope, context_with_scope, current_scope, live_context
 from .workers import (
     SPANS_REMEMBERED,
     let_tasks_end,
@@ -52,7 +53,6 @@ from .workers import (
     names_of,
     spans_of_living_workers,
 )
-from .writer import WriterSettings
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
@@ -65,7 +65,7 @@ RESOURCES_TIMEOUT = 1.0
 _NS = 1_000_000_000
 
 
-class OtelTracer(Tracer):
+class OtelTracer(RecordingTracer):
     """Records OpenTelemetry spans and model calls.
 
     A tracer is picklable before ``init_worker``: workers that are spawned get it as it was configured.

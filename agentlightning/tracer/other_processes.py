@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
@@ -23,13 +24,13 @@ from opentelemetry import trace
 
 from ..dialects.raw_call import Endpoint
 from ..env_var import LightningEnvVar
+from ..recorder.scope import Scope, context_with_scope, current_scope, next_writer_id
 from ..store.registry import open_store
 from .base import Tracer, context_with_active_tracer
-from .scope import Scope, context_with_scope, current_scope, next_writer_id
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
-    from .otel import OtelTracer
+    from .processor import LightningSpanProcessor
 
 _NO_AGENTS = frozenset({"multiprocessing", "concurrent", "agentlightning"})
 """Packages whose processes run no agent by themselves: they serve pools, managers and our own server."""
@@ -40,10 +41,19 @@ FLUSH_SECONDS = 5.0
 """How long the result of a job may wait for its spans."""
 
 
+class RecordingTracer(Tracer, ABC):
+    """A tracer that places spans by a span processor."""
+
+    @property
+    @abstractmethod
+    def processor(self) -> LightningSpanProcessor:
+        """The span processor of this worker."""
+
+
 class _Recorder:
     """Who records in this process."""
 
-    def __init__(self, tracer: OtelTracer) -> None:
+    def __init__(self, tracer: RecordingTracer) -> None:
         self.tracer = tracer
         self.is_handed = False
         """Recording began here for the sake of a job."""
@@ -78,7 +88,7 @@ _stores: dict[str, LightningStore] = {}
 _said = False
 
 
-def register(tracer: OtelTracer) -> Callable[[], None]:
+def register(tracer: RecordingTracer) -> Callable[[], None]:
     """Let jobs carry the rollouts of a tracer; returns what takes that back."""
     name = next_writer_id()
     _recorders[name] = _Recorder(tracer)
@@ -191,7 +201,7 @@ def _rollout(handed: Handed) -> Iterator[None]:
 class Arrived:
     """The rollout of something that was handed to this process, as far as it is recorded here."""
 
-    def __init__(self, tracer: OtelTracer, scope: Scope | None, context: otel_context.Context) -> None:
+    def __init__(self, tracer: RecordingTracer, scope: Scope | None, context: otel_context.Context) -> None:
         self.context = context
         self._processor = tracer.processor
         self._scope = scope
@@ -231,7 +241,7 @@ def arrive(handed: Handed) -> Arrived | None:
     return Arrived(tracer, scope, trace.set_span_in_context(trace.NonRecordingSpan(parent), context))
 
 
-def _recorder(handed: Handed) -> tuple[OtelTracer | None, LightningStore | None]:
+def _recorder(handed: Handed) -> tuple[RecordingTracer | None, LightningStore | None]:
     """Return who records here, and where to; begins to record in a process that does not yet."""
     global _said  # noqa: PLW0603 - once in a process
     try:
@@ -250,7 +260,7 @@ def _recorder(handed: Handed) -> tuple[OtelTracer | None, LightningStore | None]
                     else "their tracer cannot be pickled",
                 )
             return None, None
-        tracer: OtelTracer = pickle.loads(handed.configuration)  # noqa: S301 - from our own parent, as the job itself
+        tracer: RecordingTracer = pickle.loads(handed.configuration)  # noqa: S301 - from our own parent, as the job itself
         store = _store(handed.url, None)
         tracer.init()
         tracer.init_worker(0, store)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .._handover import Future
-from .._threads import started
+from .._threads import try_start
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def in_background(work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
     thread = threading.Thread(
         target=contextvars.copy_context().run, args=(run,), name="agl-portal", daemon=True
     )
-    if not started(thread):
+    if not try_start(thread):
         if not in_event_loop():
             run()
         else:

@@ -23,9 +23,9 @@ from opentelemetry.context import Context
 
 from .._arrival import Brought, take_along
 from ..instrumentation.patch import AttributePatch, Patch
+from ..recorder.scope import context_without_scope, current_worker, is_any_open, scope_in
 from .handed_items import is_worker_thread
 from .other_processes import FLUSH_SECONDS, Arrived, Handed, arrive, handed_here
-from .scope import context_without_scope, current_worker, is_any_open, scope_in
 from .workers import without_worker
 
 _POOLS = frozenset({"multiprocessing.pool", "concurrent.futures.process"})

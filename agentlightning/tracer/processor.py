@@ -30,13 +30,8 @@ from ..dialects.openai.reading import decode
 from ..dialects.spans import genai, names_of_0_3
 from ..instrumentation.guard import LogOnce, Policy
 from ..pipeline.chain import NO_STAGES, Chain
-from ..semconv import SpanFlagAttributes
-from ..types import Span, TraceStatus
-from ..types.tracer import attributes_of
-from .adoption import Adoptions, other_call
-from .generators import Generators, waits_at_yield
-from .marks import marks_in
-from .scope import (
+from ..recorder.call_matching import Adoptions, other_call
+from ..recorder.scope import (
     ROLLOUT_KEY,
     Entry,
     Record,
@@ -55,8 +50,13 @@ from .scope import (
     scope_in,
     size_of,
 )
-from .workers import note_span
-from .writer import Writer, WriterSettings, bare_opened_span, opened_span
+from ..recorder.writer import Writer, WriterSettings, bare_opened_span, opened_span
+from ..semconv import SpanFlagAttributes
+from ..types import Span, TraceStatus
+from ..types.tracer import attributes_of
+from .call_labels import marks_in
+from .generators import Generators, waits_at_yield
+from .workers import forget_spans, note_span
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -317,7 +317,7 @@ class LightningSpanProcessor(SpanProcessor):
         self._generators.closed(scope)
         self.adoptions.close(scope)
         self.writer.closed(scope)
-        scope.by_workers = None
+        forget_spans(scope)
         self.writer.unplaced(doubted)
 
     def spans(self) -> list[Span]:

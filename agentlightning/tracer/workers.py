@@ -26,7 +26,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext
 
 from ..instrumentation.patch import AttributePatch, Patch
-from .scope import Scope, current_worker, is_another_open, scope_in
+from ..recorder.scope import Scope, current_worker, is_another_open, scope_in
 
 _KEY = otel_context.create_key("agentlightning-worker")
 
@@ -69,26 +69,34 @@ class Worker:
             worker = worker.started_by
 
 
+_spans: weakref.WeakKeyDictionary[Scope, list[tuple[Worker, int]]] = weakref.WeakKeyDictionary()
+"""Rollout that is open → ids of spans that its threads and tasks have started while another rollout was open."""
+
+
 def note_span(scope: Scope, context: Context, span: SpanContext) -> None:
     """Remember which worker has started a span, where another rollout is open that it could work for."""
     worker = context.get(_KEY)
     if isinstance(worker, Worker) and worker.scope is scope and is_another_open():
-        if scope.by_workers is None:
-            scope.by_workers = []
-        if len(scope.by_workers) <= SPANS_REMEMBERED:
-            scope.by_workers.append((worker, span.span_id))
+        spans = _spans.setdefault(scope, [])
+        if len(spans) <= SPANS_REMEMBERED:
+            spans.append((worker, span.span_id))
+
+
+def forget_spans(scope: Scope) -> None:
+    """Forget the spans of a rollout that has ended."""
+    _spans.pop(scope, None)
 
 
 def spans_of_living_workers(scope: Scope) -> dict[int, Worker]:
     """Return the spans that may be of another rollout, by their ids, and whose work they are."""
     found: dict[int, Worker] = {}
-    if scope.by_workers:
-        asking = current_worker()  # ends the rollout, and so works for it
-        for worker, span_id in scope.by_workers:
-            for alive in worker.alive():
-                if alive.who is None or alive.who() is not asking:
-                    found[span_id] = alive
-                    break
+    spans = _spans.get(scope)
+    asking = current_worker() if spans else None  # ends the rollout, and so works for it
+    for worker, span_id in spans or ():
+        for alive in worker.alive():
+            if alive.who is None or alive.who() is not asking:
+                found[span_id] = alive
+                break
     return found
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cli_sample import Sample, agl, build, span
 
+from agentlightning.recorder.spool import Batch, Spool
 from agentlightning.store.registry import open_store
-from agentlightning.tracer.spool import Batch, Spool
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from agentlightning.cli import main
+from agentlightning.recorder.spool import Batch, Spool
 from agentlightning.store import LightningStore, SqliteLightningStore, open_store
 from agentlightning.store.sqlite.connection import prepare_file, recognise
 from agentlightning.testing import span_of, start_child, wait_until
-from agentlightning.tracer.spool import Batch, Spool
 from agentlightning.types import AttemptedRollout
 
 pytestmark = pytest.mark.skipif(

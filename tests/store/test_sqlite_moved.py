@@ -14,11 +14,11 @@ import pytest
 from opentelemetry import trace
 
 from agentlightning.errors import SchemaTooNew, StoreFileMoved
+from agentlightning.recorder.spool import Spool
 from agentlightning.store import SqliteLightningStore
 from agentlightning.store.sqlite.connection import MIGRATIONS
 from agentlightning.testing import span_of, start_child
 from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.spool import Spool
 from agentlightning.types import AttemptedRollout
 
 

@@ -13,10 +13,10 @@ from opentelemetry import trace
 from tracer_sample import assert_balanced, new_attempt, read
 
 from agentlightning.errors import ConfigurationError
+from agentlightning.recorder.writer import WriterSettings
 from agentlightning.store import LightningStore
 from agentlightning.testing import FaultyStore, wait_until_async
 from agentlightning.tracer import AgentOpsTracer, OtelTracer
-from agentlightning.tracer.writer import WriterSettings
 from agentlightning.types import Account, Span
 
 NEVER = 3_600_000

@@ -13,10 +13,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tracer_sample import assert_balanced, new_attempt, read
 
+from agentlightning.recorder.writer import WriterSettings
 from agentlightning.store import LightningStore
 from agentlightning.testing import FaultyStore, start_child, wait_until
 from agentlightning.tracer import LightningSpanExporter
-from agentlightning.tracer.writer import WriterSettings
 
 
 @pytest.fixture(autouse=True)

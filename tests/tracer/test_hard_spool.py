@@ -14,10 +14,10 @@ from opentelemetry import trace
 from tracer_sample import assert_balanced, new_attempt, read
 
 from agentlightning.errors import InvalidArgument
+from agentlightning.recorder.spool import Batch, Spool
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import FaultyStore, start_child
 from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.spool import Batch, Spool
 from agentlightning.types import Span
 
 
@@ -150,7 +150,7 @@ with tracer.lifespan(store):
         trace.get_tracer("agent").start_span("step").end()
 receipt = handle.receipt()
 import shutil
-from agentlightning.tracer.spool import spool_dir_for
+from agentlightning.recorder.spool import spool_dir_for
 shutil.rmtree(spool_dir_for(store))
 report([receipt.balanced, {reason: count for reason, count in receipt.dropped.items() if count}])
 """

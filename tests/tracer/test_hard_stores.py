@@ -15,12 +15,12 @@ from opentelemetry import trace
 from tracer_sample import assert_balanced, new_attempt, read
 
 from agentlightning.pipeline.chain import Chain
+from agentlightning.recorder.scope import context_with_scope
+from agentlightning.recorder.writer import THREAD_NAME, WriterSettings
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import FaultyStore, wait_until, wait_until_async
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.provider import own_provider
-from agentlightning.tracer.scope import context_with_scope
-from agentlightning.tracer.writer import THREAD_NAME, WriterSettings
 from agentlightning.types import Span
 
 

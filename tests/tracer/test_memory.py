@@ -14,11 +14,11 @@ from opentelemetry import trace
 from tracer_sample import assert_balanced, new_attempt, read
 
 from agentlightning.dialects.raw_call import CallStart, RawCall
+from agentlightning.recorder.memory import memory_limit
+from agentlightning.recorder.writer import Writer, WriterSettings
 from agentlightning.store import LightningStore
 from agentlightning.testing import FaultyStore, start_child, wait_until_async
 from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.memory import memory_limit
-from agentlightning.tracer.writer import Writer, WriterSettings
 
 MB = 1024 * 1024
 
@@ -228,7 +228,7 @@ import httpx
 from agentlightning.store import open_store
 from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.writer import WriterSettings
+from agentlightning.recorder.writer import WriterSettings
 
 def event(**choice):
     said = {"id": "r", "model": "m", "object": "chat.completion.chunk", "choices": [{"index": 0, **choice}]}

@@ -15,11 +15,11 @@ from opentelemetry import trace
 from tracer_sample import new_attempt
 
 from agentlightning.dialects.raw_call import Endpoint
+from agentlightning.recorder.writer import WriterSettings
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import start_child
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.exporter import LightningSpanExporter
-from agentlightning.tracer.writer import WriterSettings
 from agentlightning.types import LLM, ProxyLLM
 
 

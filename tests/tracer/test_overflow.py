@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentlightning.dialects.raw_call import CallStart, RawCall
-from agentlightning.tracer.overflow import MovedCalls, Overflow
+from agentlightning.recorder.overflow import MovedCalls, Overflow
 
 KB = 1024
 

@@ -123,7 +123,7 @@ threading.Event().wait(10 if 0 < args["moment"] <= seen else 0)
 
 
 @pytest.mark.parametrize("idle", [True, False])
-@pytest.mark.parametrize("files", ["tracer/writer.py", "sdk/trace/__init__.py", "threading.py"])
+@pytest.mark.parametrize("files", ["recorder/writer.py", "sdk/trace/__init__.py", "threading.py"])
 def test_sigterm_in_the_middle_of_code_that_holds_a_lock_loses_no_span(
     url: str, files: str, idle: bool
 ) -> None:
@@ -170,7 +170,7 @@ def interrupt():
 
 def in_shutdown(tracer):
     return any(
-        frame.f_code.co_name == "shutdown" and "tracer/writer" in frame.f_code.co_filename
+        frame.f_code.co_name == "shutdown" and "recorder/writer" in frame.f_code.co_filename
         for frame in walk(sys._current_frames()[threading.main_thread().ident])
     )
 
@@ -302,7 +302,7 @@ KILLED = """
 import itertools
 from agentlightning.store import open_store
 from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.writer import WriterSettings
+from agentlightning.recorder.writer import WriterSettings
 
 store = open_store(args["url"])
 tracer = OtelTracer(settings=WriterSettings(flush_interval=10))

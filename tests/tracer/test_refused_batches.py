@@ -11,10 +11,10 @@ from opentelemetry import trace
 from tracer_sample import assert_balanced, new_attempt, read, recorded_until_killed
 
 from agentlightning.errors import InvalidArgument
+from agentlightning.recorder.spool import Spool
 from agentlightning.store import InMemoryLightningStore, LightningStore, open_store
 from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.spool import Spool
 
 KILLED = """
 from agentlightning.errors import InvalidArgument

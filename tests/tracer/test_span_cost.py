@@ -16,9 +16,9 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from tracer_sample import model_call, new_attempt, read
 
 import agentlightning
+from agentlightning.recorder.writer import WriterSettings
 from agentlightning.store import LightningStore
 from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.writer import WriterSettings
 
 PACKAGE = str(Path(agentlightning.__file__).parent)
 PLAIN: dict[str, Any] = {}

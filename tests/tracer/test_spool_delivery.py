@@ -18,11 +18,11 @@ from tracer_sample import new_attempt, read, recorded_until_killed
 
 from agentlightning.cli import main
 from agentlightning.errors import StoreError
+from agentlightning.recorder.spool import Batch, Spool
 from agentlightning.store import LightningStore, open_store
 from agentlightning.store.sqlite.backup import back_up, restore
 from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.spool import Batch, Spool
 from agentlightning.types import Span
 
 

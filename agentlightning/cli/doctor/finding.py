@@ -16,8 +16,8 @@ from urllib.parse import quote
 from ...env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
 from ...pipeline.redact import Redactor
 from ...pipeline.rules import KEY_RULES
+from ...recorder.spool import spool_dir_for
 from ...store.memory import InMemoryLightningStore
-from ...tracer.spool import spool_dir_for
 from .. import lookup
 
 Level = Literal["ok", "warn", "fail"]

@@ -16,8 +16,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from ...tracer.egress import MaskingExporter
-from ...tracer.scope import ATTEMPT_KEY, ROLLOUT_KEY, Record, Scope
+from ...recorder.scope import ATTEMPT_KEY, ROLLOUT_KEY, Record, Scope
+from ...tracer.masking_exporter import MaskingExporter
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

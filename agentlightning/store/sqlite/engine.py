@@ -34,8 +34,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from ..._handover import Bell, Future
-from ..._threads import started
+from ..._handover import Future, ReentrantEvent
+from ..._threads import try_start
 from ...errors import StoreClosed, StoreError, StoreUnavailable
 from ..base import LEASE_SECONDS, process_id
 from ..tables import Tables
@@ -115,8 +115,8 @@ class Gate:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._kept_out: list[Bell] = []
-        self._left = Bell()
+        self._kept_out: list[ReentrantEvent] = []
+        self._left = ReentrantEvent()
         self.closing = False
         """True where somebody waits for the others to come out."""
 
@@ -132,13 +132,13 @@ class Gate:
                 self._inside -= 1
             self._left.set()
 
-    def _enter(self) -> Bell | None:
+    def _enter(self) -> ReentrantEvent | None:
         """Return what to wait for, or ``None`` where the gate was open."""
         with self._lock:
             if not self.closing:
                 self._inside += 1
                 return None
-            opened = Bell()
+            opened = ReentrantEvent()
             self._kept_out.append(opened)
             return opened
 
@@ -189,7 +189,7 @@ class Engine:
         self._readers: list[Thread] = []
         self._idle_readers = 0
         self._poller: Thread | None = None
-        self._poll_stopped = Bell()
+        self._poll_stopped = ReentrantEvent()
         self._resource_keys: dict[str, int] = {}
         self._here = threading.Lock()
         self._opening_id = secrets.token_hex(8)
@@ -284,7 +284,7 @@ class Engine:
         """Return a thread that runs; ``None`` at the end of the interpreter."""
         thread = Thread(target, f"agl-store-{role}")
         try:
-            return thread if started(thread) else None
+            return thread if try_start(thread) else None
         except RuntimeError as error:
             raise StoreUnavailable(f"{self._path} has no thread to work with: {error}") from error
 

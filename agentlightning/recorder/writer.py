@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentelemetry import context as otel_context
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
-from .._handover import Bell, Future
-from .._threads import started
+from .._handover import Future, ReentrantEvent
+from .._threads import try_start
 from .._turn import Turn
 from ..env_var import LightningEnvVar, resolve_count, resolve_milliseconds
 from ..instrumentation.suppression import own_work
@@ -261,7 +261,7 @@ class Writer:
     def _reset(self) -> None:
         # Re-entrant, as every lock here: a finalizer that ends a span may run in a thread that holds it.
         self._lock = threading.RLock()
-        self._waiting_for_room: deque[Bell] = deque()
+        self._waiting_for_room: deque[ReentrantEvent] = deque()
         self._queue: deque[Entry] = deque()
         self._bytes = 0
         self._arriving = 0
@@ -277,7 +277,7 @@ class Writer:
         self._not_movable = 0
         """Bytes that were left in memory the last time."""
         self._mover: threading.Thread | None = None
-        self._to_move = Bell()
+        self._to_move = ReentrantEvent()
         self.records: dict[int, Record] = {}
         """Spans that this process started and has not ended, by identity of their context."""
         self.unplaced_spans.open = {}
@@ -298,8 +298,8 @@ class Writer:
         self._stopping = False
         # Whoever shuts down waits until a batch that goes to the spool is there.
         self._disk = threading.RLock()
-        self._wake = Bell()
-        self._full = Bell()
+        self._wake = ReentrantEvent()
+        self._full = ReentrantEvent()
         self._thread: threading.Thread | None = None
         self._ended: Future[None] | None = None
         self.pid = os.getpid()
@@ -495,7 +495,7 @@ class Writer:
             if self._mover is None and not self._stopped:
                 self._mover = threading.Thread(target=self._move_on, name=DISK_THREAD_NAME, daemon=True)
                 with suppress(RuntimeError):  # there are too many threads; then it stays in memory
-                    started(self._mover)
+                    try_start(self._mover)
         self._to_move.set()
 
     def _move_on(self) -> None:
@@ -563,7 +563,7 @@ class Writer:
 
     def _wait_for_room(self, scope: Scope, size: int) -> None:
         began = time.monotonic()
-        room = Bell()
+        room = ReentrantEvent()
         self._waiting_for_room.append(room)
         if self._is_full(size):  # it may have become free before the writer knew of this bell
             room.wait(scope.block_timeout - scope.blocked_for)
@@ -605,7 +605,7 @@ class Writer:
                 # Under OpenTelemetry's threading instrumentation the thread would carry the starter's context.
                 token = otel_context.attach(otel_context.Context())
                 try:
-                    begun = started(thread)
+                    begun = try_start(thread)
                 finally:
                     otel_context.detach(token)
             except RuntimeError as error:  # there are too many threads

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .._handover import Bell
+from .._handover import ReentrantEvent
 from ..errors import InvalidArgument, NotFound, StoreError
 from ..store.base import LightningStore, add_batch
 from ..types import Span
@@ -38,7 +38,7 @@ class Backoff:
     """The pauses between tries, which a flush cuts short and a shutdown ends."""
 
     def __init__(self) -> None:
-        self._hurried = Bell()
+        self._hurried = ReentrantEvent()
         self._given_up = False
         self.failing = False
         """Whether the last batch found no store."""

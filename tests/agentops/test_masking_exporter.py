@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from agentlightning.store import LightningStore
 from agentlightning.testing.agentops_server import AgentOpsServer
 from agentlightning.tracer import AgentOpsTracer
-from agentlightning.tracer.egress import MaskingExporter
+from agentlightning.tracer.masking_exporter import MaskingExporter
 
 SECRETS = {
     "key": "sk-proj-Ab12Cd34Ef56Gh78Ij90Kl",

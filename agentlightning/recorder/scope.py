@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 
     from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
-    from .adoption import Adoption
+    from .call_matching import Adoption
     from .overflow import MovedCalls
-    from .workers import Worker
 
 ROLLOUT_KEY = LightningResourceAttributes.ROLLOUT_ID.value
 ATTEMPT_KEY = LightningResourceAttributes.ATTEMPT_ID.value
@@ -221,9 +220,6 @@ class Scope:
         """The store has started no rollout for it: nothing of it can be stored."""
         self.alternates = False
         """Another rollout was at work in the same context at the same time, and nothing tells their spans apart."""
-        self.by_workers: list[tuple[Worker, int]] | None = None
-        """Spans that threads and tasks have started which were started under it, while another one was open, with their
-        ids; see ``tracer.workers``."""
         self.unrecorded: dict[str, None] = {}
         """Names of processes that were started under it and record nothing, in order."""
         self.is_late = False

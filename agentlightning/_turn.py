@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 WORK_SECONDS: Final = 0.0005
 PAUSE_SECONDS: Final = 0.00002
@@ -25,3 +28,9 @@ class Turn:
         if time.perf_counter() - self._began > WORK_SECONDS:
             time.sleep(PAUSE_SECONDS)
             self._began = time.perf_counter()
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items, and let other threads run in between."""
+        for item in items:
+            yield item
+            self.pass_on()

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from .._turn import Turn
 from ..errors import InvalidArgument, StoreClosed
 from ..types import Account, Attempt, PaginatedResult, ResourcesUpdate, Rollout, Span, TaskInput, Worker
 from .base import FINISHED, LightningStoreCapabilities, LightningStoreStatistics
@@ -46,12 +47,14 @@ _SAFE_SHARE = 0.8  # of the eviction threshold, as in 0.3
 
 def estimate_model_size(value: Any) -> int:
     """Return roughly how many bytes a value takes, counting what it holds; numbers count 8, keys their text."""
-    if isinstance(value, str):
+    kind = type(value)
+    if kind is str:
         return 49 + len(value)  # sys.getsizeof("") is 49 in CPython 3.11
+    if kind is int or kind is float or kind is bool or value is None:
+        return 8
     if isinstance(value, BaseModel):
-        fields = {**value.__dict__, **(value.model_extra or {})}
-        return sum(map(estimate_model_size, fields.values()))
-    if isinstance(value, Mapping):
+        return sum(map(estimate_model_size, (*value.__dict__.values(), *(value.model_extra or {}).values())))
+    if kind is dict or isinstance(value, Mapping):
         return sum(len(str(key)) + 8 + estimate_model_size(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         if value and type(value[0]) in (int, float):
@@ -242,7 +245,7 @@ class MemoryTables(Tables):
     def add_spans(self, spans: Sequence[NewSpan]) -> None:
         before = self._data.span_bytes
         self._undo.append(lambda: setattr(self._data, "span_bytes", before))
-        for new in spans:
+        for new in Turn().over(spans):
             size = self._estimate(new.encoded)
             span = numbered(new.encoded, new.sequence_id)
             of_attempt = self._data.spans.setdefault((span.rollout_id, span.attempt_id), {})
@@ -276,7 +279,7 @@ class MemoryTables(Tables):
     def add_late_spans(self, spans: Sequence[NewSpan]) -> None:
         before = self._data.span_bytes
         self._undo.append(lambda: setattr(self._data, "span_bytes", before))
-        for new in spans:
+        for new in Turn().over(spans):
             size = self._estimate(new.encoded)
             span = numbered(new.encoded, 0)
             of_attempt = self._data.late_spans.setdefault((span.rollout_id, span.attempt_id), {})
@@ -481,7 +484,7 @@ class InMemoryLightningStore(TransactionalStore):
                 raise
             self._evict()
         command.committed()
-        return _own(result)
+        return _own(result) if command.shares else result
 
     async def _read(self, work: Callable[[Tables], T]) -> T:
         self._check_open()

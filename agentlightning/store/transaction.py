@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
 
+from .._turn import Turn
 from ..codec.attributes import is_late, tags_of_span
 from ..errors import (
     AlreadySealed,
@@ -93,6 +94,8 @@ class Command(Generic[T]):
     """Called once before the transaction, so that what costs time holds no lock."""
     committed: Callable[[], None] = _nothing
     """Called once after the commit and before the result is handed over, on any thread; never raises."""
+    shares: bool = True
+    """Whether the result may share something mutable with the tables. What a caller gives and gets back does not."""
 
 
 class Unit:
@@ -279,9 +282,10 @@ class SpanBatch:
 
     def encode(self, encode: Callable[[Span], Any], encode_open: Callable[[Span], Any]) -> None:
         """Turn the spans into what the tables keep."""
-        self.encoded = [encode(span) for span in self.spans]
-        self.encoded_open = [encode_open(span) for span in self.opened]
-        self.encoded_late = [encode_open(span) for span in self.late]
+        turn = Turn()
+        self.encoded = [encode(span) for span in turn.over(self.spans)]
+        self.encoded_open = [encode_open(span) for span in turn.over(self.opened)]
+        self.encoded_late = [encode_open(span) for span in turn.over(self.late)]
         tagged = ((place, tags_of_span(span.attributes)) for place, span in enumerate(self.spans))
         self.tags = {place: tags for place, tags in tagged if tags}
 
@@ -473,7 +477,9 @@ class TransactionalStore(LightningStore):
 
     # ------------------------------------------------------------------ running
 
-    async def _change(self, work: Callable[[Unit], T], prepare: Callable[[], None] = _nothing) -> T:
+    async def _change(
+        self, work: Callable[[Unit], T], prepare: Callable[[], None] = _nothing, *, shares: bool = True
+    ) -> T:
         units: list[Unit] = []
         moved_by: list[float] = []
 
@@ -490,7 +496,7 @@ class TransactionalStore(LightningStore):
             self._moved_by = moved_by[0]
             self._committed(units[0])
 
-        return await self._write(Command(run, prepare, committed))
+        return await self._write(Command(run, prepare, committed, shares))
 
     def _unit(self, tables: Tables) -> Unit:
         return Unit(tables, self._time.now(), self._time.shown)
@@ -795,7 +801,9 @@ class TransactionalStore(LightningStore):
         batch = SpanBatch(spans, opened, accounts)
         if not (spans or opened or accounts):
             return []
-        return await self._change(batch.write, prepare=lambda: batch.encode(self._encode, self._encode_open))
+        return await self._change(
+            batch.write, prepare=lambda: batch.encode(self._encode, self._encode_open), shares=False
+        )
 
     async def query_spans(
         self,

@@ -1,26 +1,23 @@
 """What a ``trace_context`` asks of its store before its body begins, with a deadline.
 
-The store is asked on a thread of its own: the caller may be a signal handler that has interrupted what the store waits
-for, or may be interrupted or cancelled itself, and the store's own deadlines may be long. A rollout that is started
-after nobody waits for it any more is cancelled.
+The store is asked on another thread (see ``questions``): the caller may be a signal handler that has interrupted what
+the store waits for, or may be interrupted or cancelled itself, and the store's own deadlines may be long. A rollout
+that is started after nobody waits for it any more is cancelled.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._handover import Future
 from ..dialects.raw_call import Endpoint
-from .portal import in_background, in_event_loop
+from .questions import Questions
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
@@ -48,6 +45,7 @@ class Opening:
     Args:
         store: Whom to ask.
         name: Name of the rollout to start; ``None`` where none is to be started.
+        questions: Where stores are asked.
         endpoints_of: Finds the endpoints of the rollout that was started, or of the caller's where its argument is
             ``None``; ``None`` where nobody asks for them.
     """
@@ -57,6 +55,7 @@ class Opening:
         store: LightningStore,
         name: str | None,
         endpoints_of: Callable[[str | None], Awaitable[list[Endpoint]]] | None,
+        questions: Questions,
     ) -> None:
         self._store = store
         self._name = name
@@ -65,7 +64,8 @@ class Opening:
         self._lock = threading.Lock()
         self._started: tuple[str, str] | None = None
         self._abandoned = False
-        self._future: Future[Opened] = in_background(self._ask)
+        self._questions = questions
+        self._question = questions.ask(self._ask)
 
     def result(self) -> Opened:
         """Wait for the answer.
@@ -75,7 +75,7 @@ class Opening:
             Exception: What the store has raised.
         """
         try:
-            return self._future.result(patience(OPEN_TIMEOUT))
+            return self._question.result(patience(OPEN_TIMEOUT))
         except BaseException:  # also what a signal handler raises here
             self._abandon()
             raise
@@ -83,8 +83,7 @@ class Opening:
     async def result_async(self) -> Opened:
         """Await the answer; see :meth:`result`."""
         try:
-            await wait_for_future(self._future, OPEN_TIMEOUT)
-            return self._future.result(0)
+            return await self._question.result_async(OPEN_TIMEOUT)
         except BaseException:  # also a cancellation
             self._abandon()
             raise
@@ -108,7 +107,7 @@ class Opening:
             self._abandoned = True
             started = self._started is not None
         if started:
-            in_background(self._cancel)
+            self._questions.ask(self._cancel)
 
     async def _cancel(self) -> None:
         assert self._started is not None
@@ -147,21 +146,3 @@ def _code_of(handler: Any) -> CodeType | None:
         function = vars(type(handler)).get("__call__")
     found = getattr(function, "__code__", None)
     return found if isinstance(found, CodeType) else None
-
-
-async def wait_for_future(future: Future[Any], timeout: float) -> bool:
-    """Wait for a thread's future in whatever event loop is running; return whether it is done in time."""
-    if in_event_loop():
-        await asyncio.wait([future.in_loop()], timeout=timeout)
-    elif not future.done():
-        trio: Any = sys.modules.get("trio")
-        if trio is None:
-            _wait(future, timeout)
-        else:
-            await trio.to_thread.run_sync(_wait, future, timeout, abandon_on_cancel=True)
-    return future.done()
-
-
-def _wait(future: Future[Any], timeout: float) -> None:
-    with suppress(Exception):  # the outcome is asked for afterwards
-        future.result(timeout)

@@ -40,12 +40,13 @@ from ..types.tracer import to_attributes
 from .base import TraceContext, context_with_active_tracer
 from .handed_work import carry_handed_work
 from .model_calls import ModelCallRecorder
-from .opening import Opened, Opening, patience, wait_for_future
+from .opening import Opened, Opening, patience
 from .other_processes import RecordingTracer, register
-from .portal import in_event_loop, run_sync
+from .portal import in_event_loop, run_sync, wait_for_future
 from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
 from .provider import TRACER_NAME, ProviderSession
+from .questions import Questions
 from .workers import (
     SPANS_REMEMBERED,
     let_tasks_end,
@@ -434,8 +435,10 @@ class _Worker:
         # When asking, the rollout's resources are read before its body begins.
         if tracer._capture_tokens == "observe":
             self.processor.endpoint_of = tracer._endpoint_of
+        self.questions = Questions()
         self._calls: ModelCallPatches | None = None
         with ExitStack() as undo:  # what raises half way leaves nothing behind
+            undo.callback(self.questions.close)
             # First in, last out: it watches until all is written.
             undo.callback(ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close)
             undo.callback(self._finish, 5.0)
@@ -564,6 +567,7 @@ class _TraceContext(TraceContext):
             self._store,
             self._name if self._owns_attempt else None,
             self._endpoints_of_rollout if asks_for_tokens else None,
+            self._worker.questions,
         )
 
     def _is_opened(self, opened: Opened) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from .._handover import Future
@@ -22,18 +24,24 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     comes out of here, and the coroutine is run to its end all the same.
     """
     if not in_event_loop() and threading.current_thread() is not threading.main_thread():
-        return _run(coroutine)
-    return in_background(lambda: coroutine).result()
+        return run_here(coroutine)
+    return _in_background(coroutine).result()
 
 
-def in_background(work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run in a loop of its own; ``asyncio.run`` would take the agent's current loop away."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
+def _in_background(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
     """Run a coroutine on a thread of its own; its future cannot be cancelled."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            future.set_result(_run(work()))
+            future.set_result(run_here(coroutine))
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks for the result
             future.set_exception(error)
 
@@ -44,17 +52,11 @@ def in_background(work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         if not in_event_loop():
             run()
         else:
-            work().close()
+            coroutine.close()
             future.set_exception(
                 RuntimeError("the interpreter ends, and gives no thread beside a running event loop")
             )
     return future
-
-
-def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run in a loop of its own; ``asyncio.run`` would take the agent's current loop away."""
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        return runner.run(coroutine)
 
 
 def in_event_loop() -> bool:
@@ -64,3 +66,21 @@ def in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+async def wait_for_future(future: Future[Any], timeout: float) -> bool:
+    """Wait for a thread's future in whatever event loop is running; return whether it is done in time."""
+    if in_event_loop():
+        await asyncio.wait([future.in_loop()], timeout=timeout)
+    elif not future.done():
+        trio: Any = sys.modules.get("trio")
+        if trio is None:
+            _wait(future, timeout)
+        else:
+            await trio.to_thread.run_sync(_wait, future, timeout, abandon_on_cancel=True)
+    return future.done()
+
+
+def _wait(future: Future[Any], timeout: float) -> None:
+    with suppress(Exception):  # the outcome is asked for afterwards
+        future.result(timeout)

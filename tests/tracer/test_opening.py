@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,63 @@ def test_a_store_that_hangs_keeps_the_agent_for_its_deadline_only() -> None:
         assert took >= 5
         assert handle.receipt().dropped == {"no_rollout": 1}
         wait_until(lambda: statuses(inner) == ["cancelled"])
+
+
+class Blocking(FaultyStore):
+    """Blocks the thread on which it is asked to start a rollout of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(InMemoryLightningStore())
+        self.name = name
+        self.is_asked = threading.Event()
+        self.may_go_on = threading.Event()
+
+    async def start_rollout(self, input: Any, **more: Any) -> Any:  # noqa: A002 - the contract's name
+        if input["name"] == self.name:
+            self.is_asked.set()
+            self.may_go_on.wait()
+        return await super().start_rollout(input, **more)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_store_that_blocks_its_thread_keeps_no_other_context_waiting(asynchronous: bool) -> None:
+    store = Blocking("blocks")
+    tracer = OtelTracer()
+
+    def opened(name: str) -> str:
+        with tracer.trace_context(name) as handle:
+            return handle.rollout_id
+
+    async def opened_in_loop(name: str) -> str:
+        async with tracer.trace_context(name) as handle:
+            return handle.rollout_id
+
+    with tracer.lifespan(store):
+        blocked = threading.Thread(target=opened, args=("blocks",))
+        blocked.start()
+        store.is_asked.wait()
+        ids = {
+            asyncio.run(opened_in_loop("goes on")) if asynchronous else opened("goes on") for _ in range(3)
+        }
+        started = {each.rollout_id for each in asyncio.run(store.query_rollouts())}
+        store.may_go_on.set()
+        blocked.join()
+    assert len(ids) == 3
+    assert started == ids
+
+
+def test_a_forked_child_opens_contexts_of_its_own(store: LightningStore, tracer: OtelTracer) -> None:
+    with tracer.trace_context("in the parent"):
+        pass
+    child = os.fork()
+    if child == 0:
+        try:
+            with tracer.trace_context("in the child") as handle:
+                is_known = bool(asyncio.run(store.query_rollouts(rollout_id_in=[handle.rollout_id])))
+            os._exit(0 if is_known else 3)
+        finally:
+            os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.asyncio

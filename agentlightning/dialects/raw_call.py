@@ -1,8 +1,8 @@
-"""A model call as it was seen on the wire, before anybody decodes it."""
+"""A model call as it was seen, before it becomes a record: the bytes on the wire, or bodies that are parsed already."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -71,3 +71,35 @@ class RawCall:
     endpoint: Endpoint | None = None
     notes: tuple[str, ...] = ()
     """Codes of what went wrong while capturing (``model_call.CODES``), such as ``body_truncated``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedCall:
+    """A call whose bodies are parsed: what a gateway has in hand, or what a span of another instrumentation keeps."""
+
+    start: CallStart
+    request: Mapping[str, Any] = field(repr=False)
+    """The body of the request. It and the responses hold what parsers of JSON return, so no tuples."""
+    responses: Iterable[Mapping[str, Any]] = field(default=(), repr=False)
+    """The answer or the error that came, or the chunks of a streamed answer, in order."""
+    is_stream: bool = False
+    """Whether the responses are chunks."""
+    has_all_fields: bool = True
+    """Whether every field is there that was sent. If not, a finish reason or ``n`` that is missing says nothing."""
+    status: int | None = 200
+    """HTTP status; ``None`` where no response came."""
+    complete: bool = True
+    """Whether the answer came whole."""
+    error: str | None = None
+    """``ExceptionType: message`` where the exchange failed; without secrets."""
+    started_ns: int = 0
+    """``time.time_ns()`` when the request left."""
+    first_chunk_ns: int | None = None
+    retries: int = 0
+    """Exchanges of the same call before this one (the client's own retries)."""
+    endpoint: Endpoint | None = None
+    notes: tuple[str, ...] = ()
+    """Codes of what went wrong before (``model_call.CODES``)."""
+
+
+SeenCall = RawCall | ParsedCall

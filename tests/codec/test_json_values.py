@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentlightning.codec.json_values import parse
+from agentlightning.codec.json_values import as_json, parse
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=4),
@@ -52,3 +53,46 @@ def test_what_is_nested_too_deep_is_no_json() -> None:
     with pytest.raises(ValueError, match="deep"):
         parse("[" * 100_000 + "]" * 100_000)
     assert parse("[" * 300 + "]" * 300)
+
+
+class Color(enum.IntEnum):
+    RED = 1
+
+
+class Word(enum.StrEnum):
+    RED = "red"
+
+
+OBJECTS = st.recursive(
+    VALUES | st.sampled_from([Color.RED, Word.RED, b"bytes", 1j, frozenset({1}), object]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(
+            st.text(max_size=3)
+            | st.integers()
+            | st.floats()
+            | st.none()
+            | st.booleans()
+            | st.just(Color.RED),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@given(OBJECTS)
+@example({1: "a", "1": "b"})
+def test_a_value_of_python_becomes_what_its_json_text_says(value: Any) -> None:
+    assert repr(as_json(value)) == repr(json.loads(json.dumps(value, default=str)))
+
+
+def test_what_json_refuses_is_refused() -> None:
+    within: list[Any] = []
+    within.append(within)
+    with pytest.raises(RecursionError):
+        as_json(within)
+    with pytest.raises(TypeError, match="tuple"):
+        as_json({(1, 2): 3})

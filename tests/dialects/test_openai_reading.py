@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from agentlightning.dialects.distribution import forced_tokens, temperature_of, truncation_of, unproven
 from agentlightning.dialects.model_call import CODES, VALID, ModelCall
-from agentlightning.dialects.openai.reading import decode
-from agentlightning.dialects.raw_call import CallStart, Endpoint, RawCall
+from agentlightning.dialects.openai.reading import decode, read
+from agentlightning.dialects.raw_call import CallStart, Endpoint, ParsedCall, RawCall
 from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.rows import RowPolicy, RowSet, build_rows
 from agentlightning.testing.fake_openai import (
@@ -123,6 +123,45 @@ def without_stream(call: ModelCall) -> ModelCall:
     """Leave out what a stream may say differently: that it is one, and what the checks had to go on."""
     issues = tuple(issue for issue in call.issues if issue.code != "usage_absent")
     return dataclasses.replace(call, stream=False, issues=issues)
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to each value in a value of JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for name, each in inner for place in places_in(each, (*path, name)))]
+
+
+def with_value(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A value of JSON in which another stands in one place."""
+    if not path:
+        return new
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = with_value(value[path[0]], path[1:], new)
+    return copied
+
+
+json_of_strangers = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300_000) | st.floats(allow_nan=True) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(answers, st.booleans(), st.booleans(), st.data())
+def test_parsed_bodies_say_what_their_bytes_say(
+    answer: Answer, chat: bool, stream: bool, data: st.DataObject
+) -> None:
+    make = streamed_answer if stream else plain_answer
+    made = make(answer, {**ASKED, "stream": stream}, chat=chat)
+    parts = made if isinstance(made, list) else [made]
+    request = for_all(answer, ASKED)
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.sampled_from([place for place in places_in(parts) if len(place) > 1]))
+        parts = with_value(parts, at, data.draw(json_of_strangers))
+    body = as_stream(parts) if stream else json.dumps(parts[0]).encode()
+    raw = (raw_stream if stream else raw_plain)(answer, request, chat=chat, response_body=body)
+    parsed = ParsedCall(raw.start, json.loads(raw.request_body), json.loads(json.dumps(parts)), stream)
+    assert repr(read(parsed)) == repr(decode(raw))  # NaN is not equal to itself
 
 
 @given(answers, st.booleans(), st.sampled_from(["always", "never"]))

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from .. import bounds, content_encoding, sse
-from ..model_call import Issue, invalid, none
+from ..model_call import Issue, invalid
 from ..raw_call import RawCall
 from . import answer_fields
 from .answer import add_object
 from .json_parts import json_object
-from .outcome import cut_code, reason_without_answer
+from .outcome import cut_code, failure_of
 from .received import ReceivedAnswer
 
 MOST_EVENTS_NAMED = 100
@@ -26,7 +26,7 @@ def receive(raw: RawCall, issues: list[Issue]) -> tuple[ReceivedAnswer, str | No
     """Return what the response says, and the verdict where it says nothing that could be trained on."""
     answer = ReceivedAnswer()
     if raw.status is None:
-        return answer, none(reason_without_answer(raw.error))
+        return answer, failure_of(answer, raw)
     try:
         body = content_encoding.undo(raw.response_body, raw.content_encoding)
         bounds.check(body)
@@ -36,16 +36,8 @@ def receive(raw: RawCall, issues: list[Issue]) -> tuple[ReceivedAnswer, str | No
     except content_encoding.UnreadableEncodingError as error:
         issues.append(Issue("warn", "encoding", str(error)))
         return answer, invalid("encoding")
-    failure = _read_body(answer, body, raw, issues)
-    if raw.status >= 400:
-        return answer, none("http_error")
-    if failure is not None:
-        return answer, failure
-    if "body_truncated" in raw.notes:
-        return answer, invalid("body_truncated")
-    if answer.error is not None and not answer.parts:
-        return answer, none("error_answer")
-    return answer, None
+    unreadable = _read_body(answer, body, raw, issues)
+    return answer, failure_of(answer, raw, unreadable)
 
 
 def _read_body(answer: ReceivedAnswer, body: bytes, raw: RawCall, issues: list[Issue]) -> str | None:

@@ -1,4 +1,4 @@
-"""From the bytes of an OpenAI-compatible call to a :class:`ModelCall`.
+"""From an OpenAI-compatible call, as bytes or as parsed bodies, to a :class:`ModelCall`.
 
 What the server says is checked against itself: lengths against usage, log-probabilities against ids, versions against
 tokens. What does not agree is kept and marked ``invalid``; nothing is repaired. Pure functions that
@@ -7,15 +7,17 @@ never raise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..distribution import CONTENT
 from ..model_call import VALID, Choice, FinishReason, Issue, ModelCall, ToolCall, invalid, none
-from ..raw_call import RawCall
+from ..raw_call import ParsedCall, RawCall, SeenCall
+from .answer import add_object
 from .bodies import receive
 from .finish_reasons import finish_reason
 from .json_parts import json_object, text_of
-from .outcome import cut_code, is_partial, was_left
+from .outcome import cut_code, failure_of, is_partial, was_left
 from .received import ReceivedAnswer, ReceivedChoice
 from .request import request_messages, request_tools, settings_in_force, wanted_choices
 from .tokens import are_cumulative, prompt_ids, prompt_logprobs, sampled_ids, sampled_logprobs
@@ -23,62 +25,85 @@ from .verdict import verdict_of
 from .versions import named_versions, policy_of
 
 
-def decode(raw: RawCall, *, is_whole: bool = True) -> ModelCall:
-    """Return the call that ``raw`` holds; what cannot be read becomes an issue. Never raises.
-
-    Args:
-        raw: The exchange.
-        is_whole: Whether every field is there that was sent. Where it was put together from a span of another
-            instrumentation, a finish reason or ``n`` that is not there says nothing.
-    """
+def decode(raw: RawCall) -> ModelCall:
+    """Return the call that was seen as bytes; what cannot be read becomes an issue. Never raises."""
     try:
-        return _decode(raw, is_whole)
+        issues = [Issue("warn", note) for note in raw.notes]
+        request = json_object(raw.request_body)
+        if request is None:
+            issues.append(Issue("warn", "request_unreadable"))
+            request = {}
+        answer, failure = receive(raw, issues)
+        return _record(raw, request, answer, failure, issues)
     except Exception as error:  # noqa: BLE001 - bytes of strangers; the call is marked, the writer goes on
-        return ModelCall(
-            operation=raw.start.operation,
-            endpoint=raw.start.url,
-            request_model=raw.start.model,
-            stream=raw.start.stream,
-            http_status=raw.status,
-            error=raw.error,
-            retries=raw.retries,
-            token_capture=invalid("malformed"),
-            issues=(Issue("fatal", "malformed", type(error).__name__),),
+        return _unreadable(raw, error)
+
+
+def read(call: ParsedCall) -> ModelCall:
+    """Return the call whose bodies are parsed already; what cannot be read becomes an issue. Never raises."""
+    try:
+        issues = [Issue("warn", note) for note in call.notes]
+        answer = ReceivedAnswer(is_stream=call.is_stream)
+        for each in call.responses:
+            add_object(answer, each)
+        if call.is_stream and answer.error is not None:
+            issues.append(Issue("warn", "stream_error", answer.error))
+        answer.done = call.complete and call.error is None
+        return _record(
+            call, call.request, answer, failure_of(answer, call), issues, has_all_fields=call.has_all_fields
         )
+    except Exception as error:  # noqa: BLE001 - values of strangers
+        return _unreadable(call, error)
 
 
-def _decode(raw: RawCall, is_whole: bool) -> ModelCall:
-    issues: list[Issue] = [Issue("warn", note) for note in raw.notes]
-    request = json_object(raw.request_body)
-    if request is None:
-        issues.append(Issue("warn", "request_unreadable"))
-        request = {}
-    answer, failure = receive(raw, issues)
+def _unreadable(call: SeenCall, error: Exception) -> ModelCall:
+    return ModelCall(
+        operation=call.start.operation,
+        endpoint=call.start.url,
+        request_model=call.start.model,
+        stream=call.start.stream,
+        http_status=call.status,
+        error=call.error,
+        retries=call.retries,
+        token_capture=invalid("malformed"),
+        issues=(Issue("fatal", "malformed", type(error).__name__),),
+    )
+
+
+def _record(
+    call: SeenCall,
+    request: Mapping[str, Any],
+    answer: ReceivedAnswer,
+    failure: str | None,
+    issues: list[Issue],
+    *,
+    has_all_fields: bool = True,
+) -> ModelCall:
     requested = {
         name: request[name] for name in sorted(request.keys() - CONTENT) if request[name] is not None
     }
-    defaults = raw.endpoint.sampling_defaults if raw.endpoint else None
+    defaults = call.endpoint.sampling_defaults if call.endpoint else None
     if answer.settings is not None:
         defaults = answer.settings
-    choices = _choices(answer, raw, is_whole, issues)
+    choices = _choices(answer, call, has_all_fields, issues)
     prompt_token_ids, prompt_failure = prompt_ids(answer)
-    wanted = wanted_choices(request) if is_whole or request.get("n") is not None else None
-    partial = is_partial(answer, raw, wanted)
+    wanted = wanted_choices(request) if has_all_fields or request.get("n") is not None else None
+    partial = is_partial(answer, call, wanted)
     if answer.parts and wanted is not None and wanted != len(answer.parts):
         issues.append(Issue("warn", "choice_count", f"asked for {wanted}, got {len(answer.parts)}"))
     if request.get("echo"):  # the text begins with that of the prompt
         answer.shows_prompt = True
-    cut = cut_code(answer, raw) if partial else None
+    cut = cut_code(answer, call) if partial else None
     verdict = failure or verdict_of(answer, choices, prompt_token_ids, prompt_failure, cut, wanted, issues)
     if verdict.startswith("invalid"):
         issues.append(Issue("fatal", verdict.partition("(")[2].rstrip(")")))
     return ModelCall(
-        operation=raw.start.operation,
-        endpoint=raw.start.url,
-        request_model=text_of(request.get("model")) or raw.start.model,
+        operation=call.start.operation,
+        endpoint=call.start.url,
+        request_model=text_of(request.get("model")) or call.start.model,
         response_model=answer.model,
         response_id=answer.id,
-        stream=raw.start.stream,
+        stream=call.start.stream,
         request_messages=request_messages(request, issues),
         prompt=request.get("prompt") if isinstance(request.get("prompt"), (str, list)) else None,
         tools=request_tools(request),
@@ -90,26 +115,28 @@ def _decode(raw: RawCall, is_whole: bool) -> ModelCall:
         sampling_effective=settings_in_force(requested, defaults, answer.settings),
         sampling_defaults=defaults,
         answer_versions=() if choices and all(each.policy for each in choices) else named_versions(answer),
-        logprob_kind=raw.endpoint.logprob_kind if raw.endpoint else "unknown",
+        logprob_kind=call.endpoint.logprob_kind if call.endpoint else "unknown",
         partial=partial,
         token_capture=verdict,
         issues=tuple(issues),
-        http_status=raw.status,
-        error=raw.error or answer.error,
-        retries=raw.retries,
+        http_status=call.status,
+        error=call.error or answer.error,
+        retries=call.retries,
         first_chunk_seconds=(
             None
-            if raw.first_chunk_ns is None
-            else max(0, raw.first_chunk_ns - raw.started_ns) / 1_000_000_000
+            if call.first_chunk_ns is None
+            else max(0, call.first_chunk_ns - call.started_ns) / 1_000_000_000
         ),
     )
 
 
-def _choices(answer: ReceivedAnswer, raw: RawCall, is_whole: bool, issues: list[Issue]) -> tuple[Choice, ...]:
+def _choices(
+    answer: ReceivedAnswer, call: SeenCall, has_all_fields: bool, issues: list[Issue]
+) -> tuple[Choice, ...]:
     cumulative = are_cumulative(answer)
     # An engine that was stopped ends the stream or the body as it should, without saying why the answer ended.
-    unfinished: FinishReason | None = "abort" if was_left(raw) and answer.error is None else "error"
-    if not is_whole and answer.done and answer.error is None:
+    unfinished: FinishReason | None = "abort" if was_left(call) and answer.error is None else "error"
+    if not has_all_fields and answer.done and answer.error is None:
         unfinished = None
     return tuple(
         _choice(parts, answer, cumulative, unfinished, issues) for _, parts in sorted(answer.parts.items())

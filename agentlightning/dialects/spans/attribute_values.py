@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...codec import json_values
+from ...codec.json_values import as_json
 
 
 def value_of(value: Any) -> Any:
@@ -18,7 +19,7 @@ def value_of(value: Any) -> Any:
     except ValueError:
         pass
     try:
-        return ast.literal_eval(value)
+        return as_json(ast.literal_eval(value))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return None
 

@@ -1,23 +1,23 @@
 """Model calls out of the spans of other instrumentations.
 
 A span of Agent Lightning 0.3, AgentOps, Traceloop (OpenLLMetry), OpenInference or plain GenAI is turned back
-into the request and the response that it was made from, and these are decoded like those of the wire. So a
+into the request and the response that it was made from, and these are read as those of the wire are. So a
 foreign span passes the same checks. Only names and shapes of those projects are used here. Nothing raises.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...codec.json_values import PLAIN, as_json
 from ...types import SpanLike
 from ..distribution import CONTENT, SETTINGS
 from ..model_call import Issue, ModelCall, none
 from ..openai import reading
-from ..raw_call import CallStart, RawCall
+from ..raw_call import CallStart, ParsedCall
 from . import messages, span_events, whole_bodies
 from .attribute_values import first, value_of
 from .flat_attributes import numbered_messages, numbered_texts, openai_message, tool_definitions
@@ -81,10 +81,10 @@ def read(span: SpanLike) -> ModelCall | None:
         return None
     issues: list[Issue] = []
     try:
-        said = _said_in_events(span, attributes)
+        said = _said_in_events(span, attributes, issues)
         if not is_sure and not _records_call(attributes, said):
             return None
-        return _read(span, {**said.attributes, **attributes}, said, issues)
+        return _read(span, {**said.attributes, **_as_json(attributes, issues)}, said, issues)
     except Exception as error:  # noqa: BLE001 - attributes of strangers
         if not is_sure:
             return None
@@ -95,7 +95,7 @@ def read(span: SpanLike) -> ModelCall | None:
 def _read(
     span: SpanLike, attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]
 ) -> ModelCall:
-    call = reading.decode(_as_wire(attributes, said, issues), is_whole=False)
+    call = reading.read(_as_call(attributes, said, issues))
     failure = _failure(span, attributes)
     silent = {none("no_token_ids")} if failure is not None else {none("no_token_ids"), none("no_choices")}
     return dataclasses.replace(
@@ -181,8 +181,19 @@ def _records_call(attributes: Mapping[str, Any], said: EventMessages) -> bool:
     return bool(said.choices or said.attributes) or whole_bodies.raw_prefix(attributes) is not None
 
 
-def _said_in_events(span: SpanLike, attributes: Mapping[str, Any]) -> EventMessages:
-    events = [(str(event.name), event.attributes or {}) for event in span.events or ()]
+def _as_json(attributes: Mapping[str, Any], issues: list[Issue]) -> dict[str, Any]:
+    """Return attributes whose values are values of JSON: others may be tuples, and objects of any kind."""
+    found: dict[str, Any] = {}
+    for name, value in attributes.items():
+        try:
+            found[name] = value if type(value) in PLAIN else as_json(value)
+        except Exception:  # noqa: BLE001 - values of strangers, which have methods of their own
+            issues.append(Issue("warn", "attribute_unreadable", str(name)))
+    return found
+
+
+def _said_in_events(span: SpanLike, attributes: Mapping[str, Any], issues: list[Issue]) -> EventMessages:
+    events = [(str(event.name), _as_json(event.attributes or {}, issues)) for event in span.events or ()]
     return span_events.messages_of([*events, *span_events.events_in(attributes.get("events"))])
 
 
@@ -202,7 +213,7 @@ def _failure(span: SpanLike, attributes: Mapping[str, Any]) -> str | None:
     return None if kind is None else str(kind)
 
 
-def _as_wire(attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]) -> RawCall:
+def _as_call(attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]) -> ParsedCall:
     """Return the exchange that a span was made from, so far as it tells."""
     bodies = whole_bodies.bodies_of(attributes)
     is_text = _is_text(attributes, bodies)
@@ -216,18 +227,16 @@ def _as_wire(attributes: Mapping[str, Any], said: EventMessages, issues: list[Is
     _add_tokens(attributes, response)
     if bodies.response.get("object") == "chat.completion.chunk":
         _doubt_ids(response, issues)
-    return RawCall(
+    return ParsedCall(
         start=CallStart(
             operation="text_completion" if is_text else "chat",
             url="",
             model=request.get("model"),
             stream=bool(first(attributes, _STREAM) or request.get("stream")),
         ),
-        request_body=json.dumps(request, default=str).encode(),
-        status=200,
-        content_type="application/json",
-        response_body=json.dumps(response, default=str).encode(),
-        complete=True,
+        request=request,
+        responses=(response,),
+        has_all_fields=False,
     )
 
 

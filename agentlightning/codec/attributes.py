@@ -93,6 +93,8 @@ def unflatten_attributes(flat_data: Mapping[str, Any]) -> Nested:
     Parts that are exactly ``0 … n-1`` become a list. Where one key is both a value and a prefix of others,
     the longer keys win.
     """
+    if "." not in "".join(flat_data):  # as most settings: nothing is nested
+        return _list_of(dict(flat_data))
     root: dict[str, Any] = {}
     inner = {id(root)}
     for flat_key in sorted(flat_data, key=lambda key: key.count(".")):
@@ -117,17 +119,26 @@ def _with_lists(root: dict[str, Any], inner: set[int]) -> Nested:
         built = {
             key: done.get(id(child), child) if id(child) in inner else child for key, child in node.items()
         }
-        indices = [str(index) for index in range(len(built))]
-        done[id(node)] = (
-            [built[index] for index in indices] if built and set(built) == set(indices) else built
-        )
+        done[id(node)] = _list_of(built)
     return done[id(root)]
+
+
+def _list_of(parts: dict[str, Any]) -> Nested:
+    """Return parts that are exactly ``0 … n-1`` as a list, and others as they are."""
+    if "0" not in parts:
+        return parts
+    indices = [str(index) for index in range(len(parts))]
+    return [parts[index] for index in indices] if set(parts) == set(indices) else parts
 
 
 def filter_attributes(attributes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return the attributes called ``prefix`` or ``prefix.<anything>``."""
     dotted = f"{prefix}."
-    return {key: value for key, value in attributes.items() if key == prefix or key.startswith(dotted)}
+    return {
+        key: value
+        for key, value in attributes.items()
+        if key.startswith(prefix) and (key == prefix or key.startswith(dotted))
+    }
 
 
 def filter_and_unflatten_attributes(attributes: Mapping[str, Any], prefix: str) -> Nested:
@@ -153,11 +164,12 @@ def indexed_attributes(attributes: Mapping[str, Any], prefix: str) -> list[Any]:
 
 def numbered_attributes(attributes: Mapping[str, Any], prefix: str) -> dict[int, Any]:
     """Return what lies under ``prefix.<i>`` as index → value, in the order of the indices; never raises."""
+    dotted = f"{prefix}."
     under: dict[str, Any] = {
-        key[len(prefix) + 1 :]: value
-        for key, value in attributes.items()
-        if str(key).startswith(f"{prefix}.")
+        key[len(dotted) :]: value for key, value in attributes.items() if str(key).startswith(dotted)
     }
+    if not under:
+        return {}
     groups: dict[int, dict[str, Any]] = {}
     leaves: dict[int, Any] = {}
     for key, value in under.items():

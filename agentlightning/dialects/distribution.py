@@ -224,7 +224,7 @@ def distorted(sampling: Mapping[str, Any]) -> Why | None:
     if given.get("do_sample") is False:
         return Why("temperature_zero", "do_sample")
     for table, code in _TABLES:
-        for name in table:
+        for name in () if table.keys().isdisjoint(given) else table:
             if name not in given:
                 continue
             number = _number(given[name])

@@ -18,7 +18,7 @@ from .graph import CallGraph, build_graph
 from .matching import MatchedBy, RewardMatch, RewardMatchPolicy, is_for_rollout, match_rewards
 from .reasons import RewardReason
 from .repair import repair
-from .rewards import find_final_reward
+from .token_ids import Packing
 from .tree import Tree, as_spans, sequence_of
 
 
@@ -34,7 +34,7 @@ class Analysis:
     rewards: tuple[RewardMatch, ...]
     """In the order in which they came."""
     final_reward: float | None
-    """The outcome; see ``rewards.find_final_reward``."""
+    """The last reward that was given, whatever it is for but another attempt; see ``rewards.find_final_reward``."""
     graph: CallGraph
     """How the sampled answers continue each other."""
     rules: Rules
@@ -76,7 +76,8 @@ def _numbered(spans: list[Span]) -> list[Span]:
 
 def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Sequence[Span]) -> Analysis:
     """Return the analysis of one tree, whose spans are ``spans``."""
-    calls = find_calls(root, rules)
+    packing = Packing()
+    calls = find_calls(root, rules, packing=packing)
     rewards = match_rewards(root, calls, policy)
     return Analysis(
         rollout_id=root.span.rollout_id,
@@ -84,16 +85,18 @@ def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Seq
         spans=tuple(spans),
         calls=tuple(calls),
         rewards=tuple(rewards),
-        final_reward=find_final_reward(
-            [
-                match.span
-                for match in rewards
-                if not (match.reason is RewardReason.LINK_UNRESOLVED and is_for_rollout(match.reward.links))
-            ]
-        ),
-        graph=build_graph(calls, _rewarded(rewards)),
+        final_reward=_final_reward(rewards),
+        graph=build_graph(calls, _rewarded(rewards), packing),
         rules=rules,
     )
+
+
+def _final_reward(rewards: Sequence[RewardMatch]) -> float | None:
+    for match in reversed(rewards):
+        is_of_another = match.reason is RewardReason.LINK_UNRESOLVED and is_for_rollout(match.reward.links)
+        if match.reward.reason is not RewardReason.NOT_GIVEN and not is_of_another:
+            return match.reward.value
+    return None
 
 
 def _rewarded(rewards: Iterable[RewardMatch]) -> set[tuple[str, int | None]]:

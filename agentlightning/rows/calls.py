@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,12 +18,13 @@ from ..codec.attributes import is_late
 from ..dialects.distribution import Why, forced_tokens, unproven, was_searched
 from ..dialects.model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall, PolicySpan
 from ..dialects.openai.answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL
-from ..dialects.spans.genai import read_call
+from ..dialects.spans.genai import CallReader
 from ..semconv import SpanFlagAttributes
 from ..types import Span
 from .models import wanted_name
 from .reasons import CallReason
 from .rewards import is_reward_operation, is_reward_span
+from .token_ids import Packing
 from .tree import Tree, agent_name_of, order_key
 
 LLM_CALL_MATCH = r"openai\.chat\.completion"
@@ -41,9 +41,6 @@ AGENT = "agent"
 """Role of a call that names none: it is the agent's own."""
 JUDGE = "judge"
 """Role of a call that is asked what the agent's work is worth."""
-
-LARGEST_TOKEN_ID = 2**31 - 1
-"""Engines and trainers hold ids in 32 or 64 bits; a larger number is none."""
 
 _UNTRAINABLE = SpanFlagAttributes.UNTRAINABLE.value
 _ROLE = SpanFlagAttributes.ROLE.value
@@ -121,9 +118,18 @@ class Call:
         return None
 
 
-def find_calls(root: Tree, rules: Rules, *, agent: str | None = None) -> list[Call]:
-    """Return the model calls of ``root`` by start time, each with its verdict; ``agent`` is the one around it."""
-    calls = sorted(_walk(root, rules, agent), key=lambda call: order_key(call.span))
+def find_calls(
+    root: Tree, rules: Rules, *, agent: str | None = None, packing: Packing | None = None
+) -> list[Call]:
+    """Return the model calls of ``root`` by start time, each with its verdict.
+
+    Args:
+        root: The trace, or a part of one.
+        rules: Which calls give rows.
+        agent: The agent around ``root``.
+        packing: Keeps the packed ids of the calls for whoever goes on with them.
+    """
+    calls = sorted(_walk(root, rules, agent, packing or Packing()), key=lambda call: order_key(call.span))
     return _deduplicated(calls) if rules.dedup else calls
 
 
@@ -139,8 +145,9 @@ def trainable_choices(call: Call, rules: Rules) -> list[Choice]:
     ]
 
 
-def _walk(root: Tree, rules: Rules, agent: str | None) -> list[Call]:
+def _walk(root: Tree, rules: Rules, agent: str | None, packing: Packing) -> list[Call]:
     calls: list[Call] = []
+    reader = CallReader()
     alternates = False
     doubted: set[object] = set()
     pending: list[tuple[Tree, tuple[str | None, str | None], bool, tuple[str, ...]]] = [
@@ -150,7 +157,7 @@ def _walk(root: Tree, rules: Rules, agent: str | None) -> list[Call]:
         node, agent_around, in_reward, around = pending.pop()
         alternates = alternates or node.span.attributes.get(_ALTERNATES) is True
         doubted.update(node.span.attributes.get(_SHARED_WORKER_SPANS) or ())
-        record = read_call(node.span)
+        record = reader.read(node.span)
         is_call = record is not None or rules.llm_call_match.search(str(node.span.name)) is not None
         named = agent_name_of(node.span)
         if named is not None:  # a call that names its agent is not the agent
@@ -158,7 +165,7 @@ def _walk(root: Tree, rules: Rules, agent: str | None) -> list[Call]:
         agent, agent_span = agent_around
         below = around
         if is_call:
-            tokens = token_fault(record)
+            tokens = token_fault(record, packing)
             reason = _selection(agent, in_reward, rules) or _verdict(node.span, record, tokens, rules)
             calls.append(
                 Call(
@@ -174,7 +181,8 @@ def _walk(root: Tree, rules: Rules, agent: str | None) -> list[Call]:
             below = (*around, node.id)
         if node.children:
             inside = in_reward or is_reward_operation(node.span) or is_reward_span(node.span)
-            pending.extend((child, agent_around, inside, below) for child in node.children)
+            # The first child comes next: a reader is fast where each call continues the one before.
+            pending.extend((child, agent_around, inside, below) for child in reversed(node.children))
     if alternates:
         return [_of_nobody(call, CallReason.ALTERNATES) for call in calls]
     if doubted:
@@ -196,13 +204,13 @@ def _selection(agent: str | None, in_reward: bool, rules: Rules) -> str | None:
     return CallReason.IN_REWARD.code if in_reward and rules.exclude_in_reward else None
 
 
-def token_fault(record: ModelCall | None) -> str | None:
+def token_fault(record: ModelCall | None, packing: Packing) -> str | None:
     """Return why the token ids of a call cannot be used, or ``None`` where they are what the engine saw and said."""
     if record is None:
         return CallReason.NO_RECORD.code
     if record.token_capture not in (VALID, LEFT_BY_AGENT):
         return record.capture_code
-    broken = _disagreement(record)
+    broken = _disagreement(record, packing)
     if broken is not None:
         return broken
     if record.token_capture == LEFT_BY_AGENT:  # the graph may show that the agent went on with it
@@ -276,13 +284,13 @@ def is_marked(span: Span) -> bool:
     return mark is not None and mark is not False
 
 
-def _disagreement(record: ModelCall) -> str | None:
+def _disagreement(record: ModelCall, packing: Packing) -> str | None:
     """Return what is wrong with a record that calls itself valid, or ``None``.
 
     Capture checks what it writes, but spans come from files, other programs and other versions, too.
     """
     for ids in (record.prompt_token_ids, *(choice.token_ids for choice in record.choices)):
-        if ids and not _are_token_ids(ids):
+        if ids and not packing.are_token_ids(ids):
             return "token_id_type"
     indices = [choice.index for choice in record.choices]
     if {*map(type, indices)} - {int} or len(set(indices)) < len(indices):
@@ -296,22 +304,13 @@ def _disagreement(record: ModelCall) -> str | None:
             return "logprob_length"
         if LOGPROB_SENTINEL in choice.logprobs:
             return "logprob_sentinel"
-        if not all(map(math.isfinite, choice.logprobs)):
+        # The sum says it of all of them, unless numbers of a size that no log-probability has add up to more than a
+        # float holds.
+        if not math.isfinite(sum(choice.logprobs)) and not all(map(math.isfinite, choice.logprobs)):
             return "logprob_not_finite"
         if max(choice.logprobs, default=0.0) > LOGPROB_ROUNDING:
             return "logprob_positive"
     return None
-
-
-def _are_token_ids(ids: Sequence[object]) -> bool:
-    """Whether all are whole numbers from 0 to ``LARGEST_TOKEN_ID``: a fifth of the time of ``min`` and ``max``."""
-    if [*map(type, ids)].count(int) != len(ids):
-        return False
-    try:
-        packed = struct.pack(f"<{len(ids)}I", *ids)  # 32 bits without a sign
-    except struct.error:
-        return False
-    return packed[3::4].isascii()  # the highest bit, which ``LARGEST_TOKEN_ID`` has not, is nowhere set
 
 
 def _tile(versions: Sequence[PolicySpan], length: int) -> bool:

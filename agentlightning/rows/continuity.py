@@ -10,7 +10,6 @@ needed.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -18,15 +17,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..dialects.model_call import Choice, ModelCall
+from .token_ids import WIDTH, pack
 
 if TYPE_CHECKING:
     from .calls import Call
 
 REALIGN = 4
 """So many tokens must agree again before a part counts as cut out rather than changed; fewer meet by chance."""
-
-WIDTH = 4
-"""Bytes of a packed token id."""
 
 Ids = tuple[int, ...]
 
@@ -106,14 +103,9 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return low
 
 
-def packed_ids(ids: Sequence[int]) -> bytes:
-    """Return ids as bytes, ``WIDTH`` for each: comparing two long lists is then one comparison of memory."""
-    return struct.pack(f"={len(ids)}I", *ids)  # twice as fast as an array
-
-
 def continuity(prompt: Ids, response: Ids, following: Ids) -> Continuity:
     """Return how the prompt ``following`` relates to a call that had ``prompt`` and sampled ``response``."""
-    return _continuity(packed_ids(prompt + response), len(prompt), packed_ids(following))
+    return _continuity(pack(prompt + response), len(prompt), pack(following))
 
 
 def _continuity(whole: bytes, prompt_length: int, following: bytes) -> Continuity:
@@ -159,11 +151,11 @@ class PastCall:
     prompt: Ids
     response: Ids
     packed: bytes | None = field(default=None, repr=False)
-    """Prompt and response as ``packed_ids``, where somebody has them."""
+    """Prompt and response as ``token_ids.pack``, where somebody has them."""
 
     def ids(self) -> bytes:
-        """Return prompt and response as ``packed_ids``."""
-        return packed_ids(self.prompt + self.response) if self.packed is None else self.packed
+        """Return prompt and response as ``token_ids.pack``."""
+        return pack(self.prompt + self.response) if self.packed is None else self.packed
 
 
 LOOK_BACK = 16
@@ -180,7 +172,7 @@ def relate(prompt: Ids, call: Call, past: Sequence[PastCall]) -> Continuity:
     """
     own = (each for each in reversed(past) if each.call.agent == call.agent)
     latest_first = list(islice(own, LOOK_BACK))
-    ids = packed_ids(prompt)
+    ids = pack(prompt)
     alike = [common_prefix(each.ids(), ids) // WIDTH for each in latest_first]
     longest = max(alike, default=0)
     if longest == 0:

@@ -29,9 +29,10 @@ from itertools import groupby
 
 from ..dialects.model_call import TOKENS_SAY_ALL, Choice
 from .calls import Call, is_judge
-from .continuity import Continuity, PastCall, Prefix, Saying, packed_ids, relate, saying
+from .continuity import Continuity, PastCall, Prefix, Saying, relate, saying
 from .media import Media, media_of
 from .reasons import CallReason
+from .token_ids import Packing
 from .tree import moment, sequence_of
 
 Ids = tuple[int, ...]
@@ -62,7 +63,7 @@ class Node:
     parent: int | None
     """Index of the answer that the prompt continues."""
     packed: bytes = field(repr=False)
-    """Prompt and output as ``continuity.packed_ids``."""
+    """Prompt and output as ``token_ids.pack``."""
     media: tuple[Media, ...] = ()
     """Images, audio and files of the prompt."""
 
@@ -130,19 +131,23 @@ class CallGraph:
         return relations
 
 
-def build_graph(calls: Sequence[Call], rewarded: Collection[Target] = ()) -> CallGraph:
+def build_graph(
+    calls: Sequence[Call], rewarded: Collection[Target] = (), packing: Packing | None = None
+) -> CallGraph:
     """Return the graph of ``calls``, which stand by start time; calls without usable token ids are left out.
 
     Args:
         calls: All calls of the attempt.
         rewarded: Answers that somebody gave a reward of their own.
+        packing: Packed ids of the calls, where somebody has them.
     """
-    nodes = _nodes(calls)
+    packing = packing or Packing()
+    nodes = _nodes(calls, packing)
     left = [node for node in nodes if node.call.tokens == _LEFT]
     if left:
         taken = _taken(left, nodes, calls, rewarded)
         dropped = {id(node.call) for node in left if node.index not in taken}
-        nodes = _nodes([call for call in calls if id(call) not in dropped]) if dropped else nodes
+        nodes = _nodes([call for call in calls if id(call) not in dropped], packing) if dropped else nodes
     children: list[list[int]] = [[] for _ in nodes]
     for node in nodes:
         if node.parent is not None:
@@ -150,7 +155,7 @@ def build_graph(calls: Sequence[Call], rewarded: Collection[Target] = ()) -> Cal
     return CallGraph(nodes, tuple(map(tuple, children)), _given_up(nodes, calls, rewarded))
 
 
-def _nodes(calls: Sequence[Call]) -> tuple[Node, ...]:
+def _nodes(calls: Sequence[Call], packing: Packing) -> tuple[Node, ...]:
     """Return the sampled answers of calls whose token ids are usable, or would be if the agent had not left them."""
     found = [
         (call, choice, prompt, choice.token_ids)
@@ -160,11 +165,8 @@ def _nodes(calls: Sequence[Call]) -> tuple[Node, ...]:
         for choice in call.record.choices
         if prompt and choice.token_ids
     ]
-    packed: list[tuple[bytes, bytes]] = []
-    for number, (call, _, prompt, output) in enumerate(found):
-        same = number and call is found[number - 1][0]
-        head = packed[-1][0] if same else packed_ids(prompt)
-        packed.append((head, head + packed_ids(output)))
+    heads = [packing.pack(prompt) for _, _, prompt, _ in found]
+    packed = [(head, head + packing.pack(each[3])) for head, each in zip(heads, found, strict=True)]
     shown = [() if call.record is None else media_of(call.record) for call, *_ in found]
     parents = _parents([call for call, *_ in found], packed, shown)
     return tuple(
@@ -303,11 +305,17 @@ def _asked_in_another_run(
 
 def _siblings(nodes: Sequence[Node]) -> Iterable[list[Node]]:
     """Yield the answers of each prompt that has several."""
-    siblings: dict[tuple[int | None, str | None, Ids, tuple[Media, ...]], list[Node]] = {}
+    alike: dict[tuple[int | None, str | None, int, tuple[Media, ...]], list[Node]] = {}
     for node in nodes:
-        key = (node.parent, node.call.agent_span, node.prompt, node.media)
-        siblings.setdefault(key, []).append(node)
-    return (same for same in siblings.values() if len(same) > 1)
+        key = (node.parent, node.call.agent_span, len(node.prompt), node.media)
+        alike.setdefault(key, []).append(node)
+    for candidates in alike.values():
+        if len(candidates) == 1:  # as in most conversations: no need to look at the ids of a long prompt
+            continue
+        siblings: dict[Ids, list[Node]] = {}
+        for node in candidates:
+            siblings.setdefault(node.prompt, []).append(node)
+        yield from (same for same in siblings.values() if len(same) > 1)
 
 
 def _asked_again(same: Sequence[Node]) -> dict[int, CallReason]:

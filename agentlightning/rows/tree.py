@@ -14,7 +14,8 @@ from typing import Any, Self
 from opentelemetry.sdk.trace import ReadableSpan
 
 from ..semconv import LightningResourceAttributes
-from ..types import Span, SpanLike
+from ..types import OtelResource, Span, SpanContext, SpanLike, SpanNames, TraceStatus
+from ..types.tracer import build
 
 VIRTUAL_ROOT = "virtual-root"
 
@@ -23,6 +24,8 @@ OrderKey = tuple[float, int, float, str]
 
 def moment(seconds: Any) -> float | None:
     """Return a time in seconds, or ``None`` where it is no finite number."""
+    if type(seconds) is float:  # as almost always
+        return seconds if math.isfinite(seconds) else None
     if isinstance(seconds, (int, float)) and math.isfinite(seconds):
         return float(seconds)
     return None
@@ -148,7 +151,12 @@ def _link(cls: type[Any], nodes: dict[str, Any]) -> list[Any]:
 
 def _opened_circles(nodes: dict[str, Any], roots: list[Any]) -> list[Any]:
     """Return the first node of each circle of parents, taken out of the circle."""
-    reached = {node.id for root in roots for node in root.walk()}
+    reached: set[str] = set()
+    pending = list(roots)
+    while pending:
+        node = pending.pop()
+        reached.add(node.id)
+        pending += node.children
     opened = []
     for node in nodes.values():
         if node.id not in reached:
@@ -159,19 +167,32 @@ def _opened_circles(nodes: dict[str, Any], roots: list[Any]) -> list[Any]:
 
 
 def _virtual(span_id: str, name: str | None, children: Sequence[Tree]) -> Span:
-    starts = [child.start_time for child in children if child.start_time is not None]
-    ends = [child.end_time for child in children if child.end_time is not None]
+    starts = [start for start in (moment(child.span.start_time) for child in children) if start is not None]
+    ends = [end for end in (moment(child.span.end_time) for child in children) if end is not None]
     first = children[0].span
-    return Span.from_attributes(
-        attributes={},
-        rollout_id=first.rollout_id,
-        attempt_id=first.attempt_id,
-        sequence_id=first.sequence_id,
-        trace_id=first.trace_id,
-        span_id=span_id,
-        name=name,
-        start_time=min(starts, default=0.0),
-        end_time=max(ends, default=0.0),
+    return build(
+        Span,
+        {
+            "rollout_id": first.rollout_id,
+            "attempt_id": first.attempt_id,
+            "sequence_id": first.sequence_id,
+            "trace_id": first.trace_id,
+            "span_id": span_id,
+            "parent_id": None,
+            "name": name or SpanNames.VIRTUAL.value,
+            "status": build(TraceStatus, {"status_code": "OK", "description": None}),
+            "attributes": {},
+            "events": [],
+            "links": [],
+            "start_time": min(starts, default=0.0),
+            "end_time": max(ends, default=0.0),
+            "context": build(
+                SpanContext,
+                {"trace_id": first.trace_id, "span_id": span_id, "is_remote": False, "trace_state": {}},
+            ),
+            "parent": None,
+            "resource": build(OtelResource, {"attributes": {}, "schema_url": ""}),
+        },
     )
 
 

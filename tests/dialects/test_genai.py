@@ -22,7 +22,7 @@ from agentlightning.dialects.model_call import (
 )
 from agentlightning.dialects.raw_call import CallStart
 from agentlightning.dialects.spans import genai, messages
-from agentlightning.dialects.spans.genai import call_attributes, read_call, span_name
+from agentlightning.dialects.spans.genai import CallReader, call_attributes, read_call, span_name
 from agentlightning.types import Span
 
 text = st.text(max_size=8)
@@ -365,3 +365,77 @@ def test_a_name_that_is_no_text_is_left_out_with_an_issue(name: str, value: Any)
     assert "attribute_unreadable" in [issue.code for issue in call.issues]
     named = {call.request_model, call.response_model, call.response_id, call.choices[0].finish_reason}
     assert named == {None}
+
+
+# ---------------------------------------------------------------------- calls that repeat each other
+
+
+MESSAGES = [f'{{"role":"user","parts":[{{"type":"text","content":"{word}"}}]}}' for word in "abc"]
+conversations = st.lists(st.sampled_from(MESSAGES), max_size=3).map(lambda each: f"[{','.join(each)}]")
+spoilt = st.sampled_from(
+    [
+        f"[{MESSAGES[0]}, {MESSAGES[1]}]",  # with a space
+        f"[{MESSAGES[0]},{MESSAGES[1]}] ",
+        f" [{MESSAGES[0]}]",
+        f"[{MESSAGES[0]},1]",
+        f"[{MESSAGES[0]},{MESSAGES[1]}",  # cut off
+        f"[{MESSAGES[0]},]",
+        f"[{MESSAGES[0]}],",
+        f"[{MESSAGES[0]}]]",
+        f"[{MESSAGES[0]}{MESSAGES[1]}]",
+        f'[{MESSAGES[0]},{{"agentlightning.message":NaN}}]',
+        f'[{MESSAGES[0]},{{"agentlightning.message":"text"}}]',
+        "[]",
+        "{}",
+        "",
+    ]
+)
+structured = st.just([{"role": "user", "parts": []}]) | st.none() | st.just(7)
+settings_texts = st.sampled_from(['{"temperature":1.0}', '{"temperature":0.5}', "[]", "no JSON", None])
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "agentlightning.token_capture": st.just("valid"),
+                "gen_ai.input.messages": conversations | conversations | spoilt | structured,
+                "gen_ai.tool.definitions": st.sampled_from(['[{"type":"function"}]', "[1]", "{}", None]),
+                "agentlightning.sampling.requested": settings_texts,
+                "agentlightning.sampling.effective": settings_texts,
+            }
+        ),
+        max_size=6,
+    )
+)
+def test_a_reader_of_many_calls_reads_each_as_if_it_were_the_first(many: list[dict[str, Any]]) -> None:
+    reader = CallReader()
+    for attributes in many:
+        span = Span.model_construct(name="chat m", attributes=attributes)
+        assert repr(reader.read(span)) == repr(read_call(span))
+
+
+def test_messages_that_calls_have_in_common_are_kept_once() -> None:
+    reader = CallReader()
+    texts = [f"[{','.join(MESSAGES[:count])}]" for count in (1, 2, 3)]
+    spans = [
+        Span.model_construct(
+            name="chat m", attributes={"agentlightning.token_capture": "valid", "gen_ai.input.messages": each}
+        )
+        for each in texts
+    ]
+    first, second, third = (call for call in map(reader.read, spans) if call is not None)
+    assert first.request_messages[0] is second.request_messages[0] is third.request_messages[0]
+    assert second.request_messages[1] is third.request_messages[1]
+
+
+def test_what_a_span_keeps_as_a_message_and_is_none_is_left_out_with_an_issue() -> None:
+    kept = '[{"agentlightning.message":"text"},{"role":"user","parts":[{"type":"text","content":"a"}]}]'
+    call = read_call(
+        Span.model_construct(
+            name="chat m", attributes={"agentlightning.token_capture": "valid", "gen_ai.input.messages": kept}
+        )
+    )
+    assert call is not None
+    assert call.request_messages == ({"role": "user", "content": "a"},)
+    assert Issue("warn", "message_unreadable", "message 0") in call.issues

@@ -53,7 +53,10 @@ known_attributes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "agentops.task.output": st.just('{"type": "reward", "value": 1}') | garbage,
         "gen_ai.operation.name": st.just("chat") | garbage,
         "gen_ai.response.id": some_text | garbage,
-        "gen_ai.input.messages": st.just('[{"role": "user", "parts": []}]') | garbage,
+        "gen_ai.input.messages": st.sampled_from(
+            ['[{"role": "user", "parts": []}]', '[{"agentlightning.message": "no message"}]']
+        )
+        | garbage,
         "gen_ai.output.messages": st.just('[{"role": "assistant", "parts": []}]') | garbage,
         "gen_ai.prompt.0.content": garbage,
         "gen_ai.prompt": garbage,

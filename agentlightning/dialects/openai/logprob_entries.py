@@ -14,9 +14,11 @@ def logprob_entries(
     Where the server's text of a token is not known, as in what is stored, the token is called ``token_id:<id>``, as
     vLLM does where it is asked for ids.
     """
-    texts = texts or [f"token_id:{number}" for number in token_ids]
-    texts = texts if len(texts) == len(logprobs) else [""] * len(logprobs)
+    if texts or len(token_ids) != len(logprobs):
+        texts = texts if len(texts) == len(logprobs) else [""] * len(logprobs)
+        named = zip(texts, logprobs, strict=True)
+        return [{"token": text, "bytes": None, "logprob": value, "top_logprobs": []} for text, value in named]
     return [
-        {"token": text, "bytes": None, "logprob": logprob, "top_logprobs": []}
-        for text, logprob in zip(texts, logprobs, strict=True)
+        {"token": f"token_id:{number}", "bytes": None, "logprob": value, "top_logprobs": []}
+        for number, value in zip(token_ids, logprobs, strict=True)
     ]

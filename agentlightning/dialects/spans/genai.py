@@ -153,22 +153,128 @@ def call_attributes(call: ModelCall) -> dict[str, AttributeValue]:
 
 
 def read_call(span: SpanLike) -> ModelCall | None:
-    """Return the model call that ``span`` records, or ``None`` where it records none.
+    """Return the model call that ``span`` records, or ``None`` where it records none; see :class:`CallReader`."""
+    return CallReader().read(span)
 
-    Reads our own attributes, those of Agent Lightning 0.3, AgentOps, Traceloop and OpenInference, and plain
-    GenAI spans. What cannot be read is left out with an issue. Never raises.
+
+class CallReader:
+    """Reads the calls of an attempt, and what they repeat of each other once.
+
+    A request mostly repeats the messages of the one before it, so only what it adds is parsed; and it mostly has the
+    same tools and settings. What two calls have in common are the same objects: a :class:`ModelCall` is a value that
+    nobody changes.
     """
-    attributes = span.attributes or {}
-    if _TOKEN_CAPTURE not in attributes:
-        return foreign.read(span)
-    issues: list[Issue] = []
-    try:
-        return _read(attributes, issues)
-    except Exception as error:  # noqa: BLE001 - attributes may come from anywhere
-        detail = type(error).__name__
-        return ModelCall(
-            token_capture=none("no_token_ids"), issues=(Issue("warn", "attribute_unreadable", detail),)
+
+    def __init__(self) -> None:
+        self._beginning = ""
+        """Text of the messages that were read last, without the bracket at its end; empty = they are not known."""
+        self._asked: tuple[Any, ...] = ()
+        """Those messages."""
+        self._last: dict[str, tuple[str, Any]] = {}
+        """Name of an attribute that is JSON text → the text that was read last, and its value."""
+
+    def read(self, span: SpanLike) -> ModelCall | None:
+        """Return the model call that ``span`` records, or ``None`` where it records none.
+
+        Reads our own attributes, those of Agent Lightning 0.3, AgentOps, Traceloop and OpenInference, and plain
+        GenAI spans. What cannot be read is left out with an issue. Never raises.
+        """
+        attributes = span.attributes or {}
+        if _TOKEN_CAPTURE not in attributes:
+            return foreign.read(span)
+        issues: list[Issue] = []
+        try:
+            return self._read(attributes, issues)
+        except Exception as error:  # noqa: BLE001 - attributes may come from anywhere
+            detail = type(error).__name__
+            return ModelCall(
+                token_capture=none("no_token_ids"), issues=(Issue("warn", "attribute_unreadable", detail),)
+            )
+
+    def _read(self, attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
+        operation: Operation = (
+            "text_completion" if attributes.get(OPERATION_NAME) == "text_completion" else "chat"
         )
+        asked = self._messages(attributes.get(INPUT_MESSAGES), issues)
+        verdict = _verdict(attributes[_TOKEN_CAPTURE], issues)
+        choices = tuple(_read_choices(attributes, verdict, issues))
+        prompt_ids = _ids(attributes.get(_PROMPT_TOKEN_IDS))
+        # A stage may have taken ids out of a span after its verdict was written.
+        if verdict == VALID and (
+            prompt_ids is None or not all(each.token_ids is not None for each in choices)
+        ):
+            verdict = none("no_token_ids")
+        error, error_text = attributes.get(ERROR_TYPE), attributes.get(ERROR_MESSAGE)
+        status = attributes.get(_HTTP_STATUS)
+        if error is not None and error == str(status):
+            error = None
+        return ModelCall(
+            operation=operation,
+            endpoint=str(attributes.get(_ENDPOINT) or ""),
+            request_model=_word(attributes.get(REQUEST_MODEL), issues),
+            response_model=_word(attributes.get(RESPONSE_MODEL), issues),
+            response_id=_word(attributes.get(RESPONSE_ID), issues),
+            stream=bool(attributes.get(_STREAM)),
+            request_messages=_chat(asked, issues) if operation == "chat" else (),
+            prompt=_prompt(asked) if operation == "text_completion" else None,
+            tools=tuple(
+                each
+                for each in self._load(TOOL_DEFINITIONS, attributes, issues, [])
+                if isinstance(each, dict)
+            ),
+            choices=choices,
+            prompt_token_ids=prompt_ids,
+            prompt_logprobs=_prompt_logprobs(attributes, issues),
+            usage=_read_usage(attributes),
+            sampling_requested=self._load(_SAMPLING_REQUESTED, attributes, issues, {}),
+            sampling_effective=self._load(_SAMPLING_EFFECTIVE, attributes, issues, {}),
+            sampling_defaults=_defaults(attributes.get(_SAMPLING_DEFAULTS), issues),
+            answer_versions=tuple(map(str, attributes.get(_ANSWER_VERSIONS) or ())),
+            logprob_kind=_logprob_kind(attributes.get(_LOGPROB_KIND)),
+            partial=bool(attributes.get(_PARTIAL)),
+            token_capture=verdict,
+            issues=(*_read_issues(attributes, issues), *issues),
+            capture_source=str(attributes.get(_CAPTURE_SOURCE) or "transport"),
+            http_status=status,
+            error=None if error is None else f"{error}: {error_text}" if error_text else str(error),
+            retries=attributes.get(RESEND_COUNT) or 0,
+            first_chunk_seconds=attributes.get(TIME_TO_FIRST_CHUNK),
+        )
+
+    def _load(self, name: str, attributes: Mapping[str, Any], issues: list[Issue], default: Any) -> Any:
+        """Return what :func:`_load` does, of an attribute that has the same text on most calls of an attempt."""
+        value = attributes.get(name)
+        if not isinstance(value, str):
+            return _load(value, issues, default)
+        last = self._last.get(name)
+        if last is not None and last[0] == value:
+            return last[1]
+        known = len(issues)
+        found = _load(value, issues, default)
+        if len(issues) == known:
+            self._last[name] = value, found
+        return found
+
+    def _messages(self, value: Any, issues: list[Issue]) -> tuple[Any, ...]:
+        found = self._continued(value) if isinstance(value, str) else None
+        if found is None:
+            found = tuple(map(messages.from_genai, _messages(value, issues)))
+        is_whole = isinstance(value, str) and value.endswith("]") and found and not issues
+        self._beginning, self._asked = (value[:-1], found) if is_whole else ("", ())
+        return found
+
+    def _continued(self, text: str) -> tuple[Any, ...] | None:
+        """Return the messages of a text that goes on behind the last message known; ``None`` where it does not."""
+        if not self._beginning or not text.startswith(self._beginning):
+            return None
+        rest = text[len(self._beginning) :]
+        if rest == "]":
+            return self._asked
+        if not rest.startswith(","):  # inside of a message
+            return None
+        issues: list[Issue] = []
+        added = [*map(messages.from_genai, _messages(f"[{rest[1:]}", issues))]
+        return None if issues else (*self._asked, *added)
 
 
 # -- writing
@@ -272,53 +378,6 @@ def _dump(value: Any) -> str:
 # -- reading
 
 
-def _read(attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
-    operation: Operation = (
-        "text_completion" if attributes.get(OPERATION_NAME) == "text_completion" else "chat"
-    )
-    asked = [messages.from_genai(each) for each in _messages(attributes.get(INPUT_MESSAGES), issues)]
-    verdict = _verdict(attributes[_TOKEN_CAPTURE], issues)
-    choices = tuple(_read_choices(attributes, verdict, issues))
-    prompt_ids = _ids(attributes.get(_PROMPT_TOKEN_IDS))
-    # A stage may have taken ids out of a span after its verdict was written.
-    if verdict == VALID and (prompt_ids is None or not all(each.token_ids is not None for each in choices)):
-        verdict = none("no_token_ids")
-    error, error_text = attributes.get(ERROR_TYPE), attributes.get(ERROR_MESSAGE)
-    status = attributes.get(_HTTP_STATUS)
-    if error is not None and error == str(status):
-        error = None
-    return ModelCall(
-        operation=operation,
-        endpoint=str(attributes.get(_ENDPOINT) or ""),
-        request_model=_word(attributes.get(REQUEST_MODEL), issues),
-        response_model=_word(attributes.get(RESPONSE_MODEL), issues),
-        response_id=_word(attributes.get(RESPONSE_ID), issues),
-        stream=bool(attributes.get(_STREAM)),
-        request_messages=tuple(asked) if operation == "chat" else (),
-        prompt=_prompt(asked) if operation == "text_completion" else None,
-        tools=tuple(
-            each for each in _load(attributes.get(TOOL_DEFINITIONS), issues, []) if isinstance(each, dict)
-        ),
-        choices=choices,
-        prompt_token_ids=prompt_ids,
-        prompt_logprobs=_prompt_logprobs(attributes, issues),
-        usage=_read_usage(attributes),
-        sampling_requested=_load(attributes.get(_SAMPLING_REQUESTED), issues, {}),
-        sampling_effective=_load(attributes.get(_SAMPLING_EFFECTIVE), issues, {}),
-        sampling_defaults=_defaults(attributes.get(_SAMPLING_DEFAULTS), issues),
-        answer_versions=tuple(map(str, attributes.get(_ANSWER_VERSIONS) or ())),
-        logprob_kind=_logprob_kind(attributes.get(_LOGPROB_KIND)),
-        partial=bool(attributes.get(_PARTIAL)),
-        token_capture=verdict,
-        issues=(*_read_issues(attributes, issues), *issues),
-        capture_source=str(attributes.get(_CAPTURE_SOURCE) or "transport"),
-        http_status=status,
-        error=None if error is None else f"{error}: {error_text}" if error_text else str(error),
-        retries=attributes.get(RESEND_COUNT) or 0,
-        first_chunk_seconds=attributes.get(TIME_TO_FIRST_CHUNK),
-    )
-
-
 def _verdict(value: Any, issues: list[Issue]) -> str:
     if isinstance(value, str) and _VERDICT.fullmatch(value):
         return value
@@ -341,7 +400,16 @@ def _messages(value: Any, issues: list[Issue]) -> Iterable[dict[str, Any]]:
             issues.append(Issue("warn", "message_unreadable", f"message {index}"))
 
 
-def _prompt(asked: list[Any]) -> Any:
+def _chat(asked: tuple[Any, ...], issues: list[Issue]) -> tuple[dict[str, Any], ...]:
+    """Return what of a chat is a message: a span may keep anything as the original of one."""
+    if {*map(type, asked)} <= {dict}:
+        return asked
+    strange = [index for index, message in enumerate(asked) if not isinstance(message, dict)]
+    issues += [Issue("warn", "message_unreadable", f"message {index}") for index in strange]
+    return tuple(message for message in asked if isinstance(message, dict))
+
+
+def _prompt(asked: tuple[Any, ...]) -> Any:
     if not asked:
         return None
     return asked[0]["content"] if isinstance(asked[0], dict) else asked[0]
@@ -361,19 +429,20 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
             content=message.get("content"),
             reasoning=message.get("reasoning_content"),
             refusal=message.get("refusal"),
-            tool_calls=tuple(_tool_call(each) for each in message.get("tool_calls") or ()),
+            tool_calls=tuple(map(_tool_call, message.get("tool_calls") or ())),
             finish_reason=cast("FinishReason | None", _word(attributes.get(at.finish_reason), issues)),
             finish_reason_raw=_word(attributes.get(at.finish_reason_raw), issues),
             token_ids=_ids(attributes.get(at.token_ids)),
             logprobs=None if logprobs is None else tuple(map(float, logprobs)),
-            policy=tuple(
-                PolicySpan(str(span["version"]), span["start"], span["end"])
-                for span in (versions[position] if position < len(versions) else ())
-            ),
+            policy=tuple(map(_policy_span, versions[position])) if position < len(versions) else (),
             token_capture=_verdict(own, issues) if own else verdict,
             routed_experts=_json(attributes.get(at.routed_experts), issues),
             sampling_mask=_json(attributes.get(at.sampling_mask), issues),
         )
+
+
+def _policy_span(found: Mapping[str, Any]) -> PolicySpan:
+    return PolicySpan(str(found["version"]), found["start"], found["end"])
 
 
 def _tool_call(found: Mapping[str, Any]) -> ToolCall:

@@ -981,6 +981,7 @@ def _draft(request: EnqueueRolloutRequest, task: TaskInput) -> Rollout:
         status="queuing",
         config=RolloutConfig() if request.config is None else values.rollout_config(request.config),
         metadata=values.optional_json_dict("metadata", request.metadata),
+        tags=[],  # pydantic would inspect the signature of the default's factory each time
     )
 
 

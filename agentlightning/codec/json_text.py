@@ -10,7 +10,7 @@ bools, floats, ``None`` and integers of any size. What is something else is made
 ``{"$float": x}``  ``x`` is ``"nan"``, ``"inf"`` or ``"-inf"``
 ``{"$utf8": x}``   text with lone surrogates: base64 of its UTF-8 bytes, surrogates included
 ``{"$pairs": x}``  an object as ``[[key, value], …]``
-``{"$array": n}``  the ``n``-th of the arrays that are kept beside the text
+``{"$array": n}``  the ``n``-th of the values that are kept beside the text
 ``{"$$…": x}``     an object with the only key ``$…``
 =================  =========================================================
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 from base64 import b64decode, b64encode
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -35,7 +35,7 @@ _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", 
 
 
 class Slot(dict[str, int]):
-    """The place of an array that is kept beside the text; encodes as ``{"$array": n}``."""
+    """The place of a value that is kept beside the text; encodes as ``{"$array": n}``."""
 
     def __init__(self, number: int) -> None:
         super().__init__({"$array": number})
@@ -51,8 +51,8 @@ def dumps(value: Any) -> str:
     return _dumps(_escape(value))
 
 
-def loads(text: str, arrays: Sequence[Any] = ()) -> Any:
-    """Return the value of a text; ``arrays`` fill the slots."""
+def loads(text: str, arrays: Sequence[Any] | Mapping[int, Any] = ()) -> Any:
+    """Return the value of a text; ``arrays``, by their numbers, fill the slots."""
     try:
         value = from_json(text)
     except ValueError:  # nested deeper than the fast parser goes
@@ -121,7 +121,7 @@ def _escape(value: Any) -> Any:
     return {key: _escape(item) for key, item in value.items()}
 
 
-def _unescape(value: Any, arrays: Sequence[Any]) -> Any:
+def _unescape(value: Any, arrays: Sequence[Any] | Mapping[int, Any]) -> Any:
     if type(value) is list:
         return [_unescape(item, arrays) for item in value]
     if type(value) is not dict:
@@ -133,7 +133,7 @@ def _unescape(value: Any, arrays: Sequence[Any]) -> Any:
     return {key: _unescape(item, arrays) for key, item in value.items()}
 
 
-def _special(key: str, item: Any, arrays: Sequence[Any]) -> Any:
+def _special(key: str, item: Any, arrays: Sequence[Any] | Mapping[int, Any]) -> Any:
     if key == "$array":
         return arrays[item]
     if key == "$float":

@@ -1,7 +1,7 @@
 """Spans ⇄ rows: the columns in which a database keeps a span, as pure functions.
 
-A row is made to be read with any tool: one column per field, JSON text for what is nested, and long lists of
-numbers (token ids, log-probabilities) packed little-endian beside it, four to ten times smaller than as text.
+A row is made to be read with any tool: one column per field, JSON text for what is nested, and beside it long lists of
+numbers (token ids, log-probabilities), packed little-endian, four to ten times smaller than as text, and long texts.
 What the columns cannot say exactly (a remote parent, NaN as a time, a lone surrogate in a name, fields that a span
 does not know) stands in ``extra``, which is ``None`` for almost every span.
 ``decode_span(encode_span(span)) == span`` for every span whose attribute values are JSON values.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import is_
 from typing import Any, Literal, NamedTuple
 
@@ -19,24 +19,29 @@ from ..types import Event, Link, OtelResource, Span, SpanContext, StatusCode, Tr
 from ..types.tracer import build
 from .json_text import Slot, dumps, is_utf8, loads
 
-ArrayKind = Literal["int32", "int64", "float64"]
+NumberKind = Literal["int32", "int64", "float64"]
+ValueKind = Literal["int32", "int64", "float64", "text"]
 
 PACKED_LENGTH = 16
 """Lists of numbers from this length on are packed; shorter ones are as small as text."""
-MOST_ARRAYS = 256
-"""Lists of one span that are packed; more stay in the text. A database may number arrays within a byte."""
+PACKED_CHARACTERS = 4096
+"""Texts from this length on stand beside the row."""
+MOST_PACKED = 256
+"""Values of one span that stand beside its row; more stay in the text. A database may number them within a byte."""
 
-_FORMATS: dict[ArrayKind, str] = {"int32": "i", "int64": "q", "float64": "d"}
-_WIDTHS: dict[ArrayKind, int] = {"int32": 4, "int64": 8, "float64": 8}
+WIDTHS: dict[ValueKind, int] = {"int32": 4, "int64": 8, "float64": 8, "text": 1}
+"""Bytes of an element; a text may be cut at any byte, and put together again."""
+_PACKED_FROM: dict[type, int] = {list: PACKED_LENGTH, str: PACKED_CHARACTERS}
+_FORMATS: dict[NumberKind, str] = {"int32": "i", "int64": "q", "float64": "d"}
 
 
-class PackedArray(NamedTuple):
-    """A list of numbers that stands at ``key`` of the attributes."""
+class PackedValue(NamedTuple):
+    """A list of numbers, or a text, that stands at ``key`` of the attributes."""
 
     key: str
-    kind: ArrayKind
+    kind: ValueKind
     data: bytes
-    """Little-endian, without gaps."""
+    """Numbers little-endian, without gaps; a text in UTF-8."""
 
 
 class SpanRow(NamedTuple):
@@ -51,7 +56,7 @@ class SpanRow(NamedTuple):
     start_time: float | None
     end_time: float | None
     attributes: str
-    """JSON object; ``{"$array": n}`` stands for the ``n``-th of ``arrays``."""
+    """JSON object; ``{"$array": n}`` stands for the ``n``-th of ``packed``."""
     events: str
     """JSON list of ``{"name", "attributes", "timestamp"}``, and fields that an event does not know."""
     links: str
@@ -60,46 +65,63 @@ class SpanRow(NamedTuple):
     """JSON object of the fields that the columns do not say exactly."""
     resource: str
     """JSON object ``{"attributes", "schema_url"}``; the same for most spans of a process."""
-    arrays: Sequence[PackedArray] = ()
+    packed: Sequence[PackedValue] = ()
 
 
-def pack(key: str, values: list[Any]) -> PackedArray | None:
+def pack(key: str, values: list[Any]) -> PackedValue | None:
     """Pack a list that is not empty; ``None`` unless all are integers of at most 64 bits, or all are floats."""
     kind = type(values[0])
     # A third faster than a set of the types, and this is the dearest check of a model call's span.
     if kind not in (int, float) or [*map(type, values)].count(kind) != len(values):
         return None
     if kind is float:
-        return PackedArray(key, "float64", struct.pack(f"<{len(values)}d", *values))
+        return PackedValue(key, "float64", struct.pack(f"<{len(values)}d", *values))
     try:
-        return PackedArray(key, "int32", struct.pack(f"<{len(values)}i", *values))
+        return PackedValue(key, "int32", struct.pack(f"<{len(values)}i", *values))
     except struct.error:
         pass
     try:
-        return PackedArray(key, "int64", struct.pack(f"<{len(values)}q", *values))
+        return PackedValue(key, "int64", struct.pack(f"<{len(values)}q", *values))
     except struct.error:
         return None
 
 
-def unpack(kind: ArrayKind, data: bytes) -> list[int | float]:
-    """Return the numbers of a packed array."""
-    return list(struct.unpack(f"<{len(data) // _WIDTHS[kind]}{_FORMATS[kind]}", data))
+def unpack(kind: NumberKind, data: bytes) -> list[int | float]:
+    """Return the numbers of a packed list."""
+    return list(struct.unpack(f"<{len(data) // WIDTHS[kind]}{_FORMATS[kind]}", data))
+
+
+def _unpacked(value: PackedValue) -> Any:
+    return value.data.decode() if value.kind == "text" else unpack(value.kind, value.data)
+
+
+def _packed(key: str, value: Any) -> PackedValue | None:
+    """Return what stands beside the row, of a list or a text; ``None`` for one that stays in it."""
+    if not is_utf8(key):
+        return None
+    if type(value) is list:
+        return pack(key, value)
+    try:
+        return PackedValue(key, "text", value.encode())
+    except UnicodeEncodeError:  # lone surrogates
+        return None
 
 
 def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
-    """Return the columns of a span; without ``packed`` all of it is in the row, and ``arrays`` is empty."""
+    """Return the columns of a span; without ``packed`` all of it is in the row, and nothing beside it."""
     extra: dict[str, Any] = {}
     attributes: dict[str, Any] = span.attributes
-    arrays: list[PackedArray] = []
+    beside: list[PackedValue] = []
     if packed:
         for key, value in span.attributes.items():
-            if type(value) is list and len(value) >= PACKED_LENGTH and is_utf8(key):
-                array = pack(key, value) if len(arrays) < MOST_ARRAYS else None
-                if array is not None:
-                    if not arrays:
+            least = _PACKED_FROM.get(type(value))
+            if least is not None and len(value) >= least and len(beside) < MOST_PACKED:
+                found = _packed(key, value)
+                if found is not None:
+                    if not beside:
                         attributes = dict(span.attributes)
-                    attributes[key] = Slot(len(arrays))
-                    arrays.append(array)
+                    attributes[key] = Slot(len(beside))
+                    beside.append(found)
     _note_contexts(span, extra)
     status = span.status
     # As ``model_extra``, without the call of a property for each model of a span.
@@ -121,14 +143,29 @@ def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
         dumps([_link(link) for link in span.links]) if span.links else "[]",
         dumps(extra) if extra else None,
         encode_resource(span.resource),
-        arrays,
+        beside,
     )
 
 
-def decode_span(rollout_id: str, attempt_id: str, sequence_id: int, row: SpanRow) -> Span:
-    """Return the span of a row; nothing is validated."""
+def decode_span(
+    rollout_id: str,
+    attempt_id: str,
+    sequence_id: int,
+    row: SpanRow,
+    values: Sequence[Any] | Mapping[int, Any] | None = None,
+) -> Span:
+    """Return the span of a row; nothing is validated.
+
+    Args:
+        rollout_id: The rollout that it belongs to.
+        attempt_id: The attempt that it belongs to.
+        sequence_id: Its place there.
+        row: Its columns.
+        values: By their numbers, what stands beside the row, where that is unpacked already; else ``row.packed`` is.
+    """
     extra: dict[str, Any] = loads(row.extra) if row.extra else {}
-    arrays = [unpack(array.kind, array.data) for array in row.arrays]
+    if values is None:
+        values = [_unpacked(value) for value in row.packed]
     trace_id, parent_id = row.trace_id, extra.get("parent_id", row.parent_id)
     description = extra.get("status_description", row.status_description)
     return build(
@@ -146,7 +183,7 @@ def decode_span(rollout_id: str, attempt_id: str, sequence_id: int, row: SpanRow
                 {"status_code": row.status_code, "description": description},
                 extra.get("unknown_of_status"),
             ),
-            "attributes": loads(row.attributes, arrays),
+            "attributes": loads(row.attributes, values),
             "events": [] if row.events == "[]" else [_to_event(event) for event in loads(row.events)],
             "links": [] if row.links == "[]" else [_to_link(link) for link in loads(row.links)],
             "start_time": extra.get("start_time", row.start_time),

@@ -228,7 +228,7 @@ def _rows(kind: str, count: int) -> Iterator[tuple[Any, ...]]:
     encoded = []
     for span in _spans_of(kind):
         row = encode_span(span)
-        encoded.append((row[0], *row[2:12], b"".join(array.data for array in row.arrays)))
+        encoded.append((row[0], *row[2:12], b"".join(value.data for value in row.packed)))
     for number in range(count):
         trace_id, *rest = encoded[number % len(encoded)]
         yield number + 1, 1 + number // 1000, number, trace_id, f"{number:016x}", *rest

@@ -24,8 +24,9 @@ def resident_mb() -> float:
 async def _fill_page_cache(tracer: Any) -> None:
     """Store as much as SQLite's cache of pages holds, in few large spans."""
     async with tracer.trace_context("fill") as trace:
-        for _ in range(PAGE_CACHE_MB * 4):
-            trace.start_span("step", attributes={"text": "x" * 300_000}).end()
+        for number in range(PAGE_CACHE_MB * 4):
+            # Each another text: what one begins with that another has is stored once.
+            trace.start_span("step", attributes={"text": f"{number:06}" * 50_000}).end()
             await asyncio.sleep(0.01)
 
 

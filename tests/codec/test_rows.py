@@ -11,7 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentlightning.codec.json_text import dumps, loads
-from agentlightning.codec.rows import PACKED_LENGTH, decode_span, encode_resource, encode_span, pack, unpack
+from agentlightning.codec.rows import (
+    PACKED_CHARACTERS,
+    PACKED_LENGTH,
+    decode_span,
+    encode_resource,
+    encode_span,
+    pack,
+    unpack,
+)
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
@@ -34,7 +42,11 @@ NUMBERS = st.one_of(
 VALUES = st.recursive(
     SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(KEYS, inner, max_size=3))
 )
-ATTRIBUTES = st.dictionaries(KEYS, st.one_of(VALUES, NUMBERS), max_size=5)
+LONG_TEXTS = st.sampled_from(
+    [character * PACKED_CHARACTERS for character in ("x", "é", "😀", '"', "\x00", "\ud800")]
+    + ["x" * (PACKED_CHARACTERS - 1)]
+)
+ATTRIBUTES = st.dictionaries(KEYS, st.one_of(VALUES, NUMBERS, LONG_TEXTS), max_size=5)
 HEX16 = st.text("0123456789abcdef", min_size=16, max_size=16)
 CONTEXTS = st.builds(
     SpanContext,
@@ -135,7 +147,7 @@ def test_a_span_comes_back_from_its_row(span: Span, packed: bool) -> None:
 
     assert exact(decode_span(span.rollout_id, span.attempt_id, span.sequence_id, row)) == before
     assert exact(span) == before
-    assert packed or not row.arrays
+    assert packed or not row.packed
     for text in row[:13]:
         if isinstance(text, str):
             text.encode()
@@ -174,18 +186,27 @@ def test_a_usual_span_needs_no_extra() -> None:
 
     row = encode_span(span)
 
-    assert (row.extra, row.arrays) == (None, [])
+    assert (row.extra, row.packed) == (None, [])
 
 
-def test_long_lists_stand_beside_the_text_in_their_place() -> None:
-    ids: dict[str, Any] = {"before": 1, "ids": list(range(PACKED_LENGTH)), "after": [1] * (PACKED_LENGTH - 1)}
+def test_long_lists_and_texts_stand_beside_the_row_in_their_place() -> None:
+    ids: dict[str, Any] = {
+        "before": "x" * (PACKED_CHARACTERS - 1),
+        "ids": list(range(PACKED_LENGTH)),
+        "between": [1] * (PACKED_LENGTH - 1),
+        "text": "é" * PACKED_CHARACTERS,
+        "surrogates": "\ud800" * PACKED_CHARACTERS,
+    }
     span = Span.from_attributes(attributes=ids, rollout_id="ro-1", attempt_id="at-1")
 
     row = encode_span(span)
 
-    assert json.loads(row.attributes) == {**ids, "ids": {"$array": 0}}
-    assert [array.key for array in row.arrays] == ["ids"]
-    assert list(decode_span("ro-1", "at-1", 1, row).attributes) == list(ids)
+    found = json.loads(row.attributes)
+    assert list(found.pop("surrogates")) == ["$utf8"]
+    del ids["surrogates"]
+    assert found == {**ids, "ids": {"$array": 0}, "text": {"$array": 1}}
+    assert [(value.key, value.kind) for value in row.packed] == [("ids", "int32"), ("text", "text")]
+    assert list(decode_span("ro-1", "at-1", 1, row).attributes) == [*ids, "surrogates"]
 
 
 def test_resources_that_are_only_equal_are_not_the_same_text() -> None:

@@ -651,7 +651,7 @@ FULL_DISK = """
             rollout = await store.start_rollout("task")
             await store.add_span(span_of(rollout, "before"))
             resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
-            batch = [span_of(rollout, f"n{number}", attributes={"text": "x" * 20_000}) for number in range(100)]
+            batch = [span_of(rollout, f"n{number}", attributes={"text": f"{number:05}" * 4_000}) for number in range(100)]
             outcomes = await asyncio.gather(
                 store.add_many_spans(batch),
                 store.update_rollout(rollout.rollout_id, metadata={"n": 1}),

@@ -32,7 +32,11 @@ receive()
 
 def write_large(store: SqliteLightningStore, rollout: AttemptedRollout) -> None:
     for number in range(KEPT_BYTES // 8_000_000 + 1):
-        asyncio.run(store.add_span(span_of(rollout, f"large-{number}", attributes={"text": "x" * 8_000_000})))
+        asyncio.run(
+            store.add_span(
+                span_of(rollout, f"large-{number}", attributes={"text": f"{number:08}" * 1_000_000})
+            )
+        )
 
 
 def write_beside(path: Path) -> None:

@@ -31,6 +31,7 @@ _TABLES: Final = (
     "attempts",
     "spans",
     "span_arrays",
+    "long_values",
     "open_spans",
     "late_spans",
     "accounts",

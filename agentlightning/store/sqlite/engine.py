@@ -46,7 +46,7 @@ from .log import KEPT_BYTES, PAUSE_SECONDS, TRIES, shorten, state_of
 from .marks import Mark, leave_mark, number_alone, put_on
 from .opened import StoreConnection, keep_for_ever
 from .statements import SQL
-from .tables import SqliteTables
+from .tables import Remembered, SqliteTables
 
 T = TypeVar("T")
 
@@ -190,7 +190,6 @@ class Engine:
         self._idle_readers = 0
         self._poller: Thread | None = None
         self._poll_stopped = ReentrantEvent()
-        self._resource_keys: dict[str, int] = {}
         self._here = threading.Lock()
         self._opening_id = secrets.token_hex(8)
         self._signed_in: float | None = None  # by the monotonic clock
@@ -429,7 +428,6 @@ class Engine:
         try:
             outcomes = self._transact(jobs, connection)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
-            self._resource_keys.clear()
             connection.drop()
             if len(jobs) > 1 and isinstance(error, sqlite3.Error):
                 return False
@@ -454,7 +452,7 @@ class Engine:
                     continue
                 try:
                     signs_in = self._sign_in(connection)
-                    outcomes = [self._attempt(job, connection) for job in jobs]
+                    outcomes = [self._attempt(job, connection, lazy.remembered) for job in jobs]
                     connection.execute("COMMIT")
                     lazy.check()
                 except BaseException:
@@ -465,16 +463,16 @@ class Engine:
                     self._signed(connection)
                 return outcomes
 
-    def _attempt(self, job: _Job[Any], connection: sqlite3.Connection) -> Any:
+    def _attempt(self, job: _Job[Any], connection: sqlite3.Connection, remembered: Remembered) -> Any:
         connection.execute("SAVEPOINT command")
         try:
-            result = job.command.work(SqliteTables(connection, self._resource_keys))
+            result = job.command.work(SqliteTables(connection, remembered))
         except Exception as error:
             if not connection.in_transaction:  # SQLite has undone everything: disk full, I/O error
                 raise
             connection.execute("ROLLBACK TO command")
             connection.execute("RELEASE command")
-            self._resource_keys.clear()
+            remembered.clear()
             return _Failed(translated(error, self._path) if isinstance(error, sqlite3.Error) else error)
         connection.execute("RELEASE command")
         return result
@@ -514,7 +512,7 @@ class Engine:
             connection = patiently(lambda: _begin_reading(lazy), self._busy_timeout, self._path)
             assert connection is not None
             try:
-                return work(SqliteTables(connection, {}))
+                return work(SqliteTables(connection, lazy.remembered))
             finally:
                 if connection.in_transaction:
                     connection.execute("COMMIT")
@@ -577,6 +575,8 @@ class _Lazy:
         self._cache_kib = cache_kib
         self._generation = -1
         self._connection: StoreConnection | None = None
+        self.remembered = Remembered()
+        """What is in the file of this connection; the next connection may be to another state of it."""
 
     def get(self) -> StoreConnection:
         """Return the connection to the file that the path leads to now.
@@ -597,6 +597,7 @@ class _Lazy:
                 store_id=engine._store_id,  # noqa: SLF001
             )
             self._generation = engine._generation  # noqa: SLF001
+            self.remembered = Remembered()
             with engine._lock:  # noqa: SLF001
                 engine._connections.append(self._connection)  # noqa: SLF001
         return self._connection

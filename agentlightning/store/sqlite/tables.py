@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -13,7 +14,7 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter
 
 from ...codec.json_text import dumps, is_utf8, loads
-from ...codec.rows import PackedArray, SpanRow, decode_span
+from ...codec.rows import SpanRow, decode_span, unpack
 from ...types import (
     Account,
     Attempt,
@@ -30,6 +31,7 @@ from ..base import LightningStoreStatistics
 from ..query import Query
 from ..tables import AttemptKey, NewSpan, SpanCounts, Tables
 from ..values import copy_model
+from .long_values import Beginnings, BrokenValueError, Reader, broken, broken_values, is_long, where_it_is
 from .marks import LACKS, MIXED
 from .statements import SQL, in_parts, order, page, where
 
@@ -40,21 +42,37 @@ _RESOURCES: TypeAdapter[NamedResources] = TypeAdapter(NamedResources)
 _ARRAYS_OF_A_SPAN: Final = 256  # array_key = span_key * 256 + n, see migrations/0001_initial.sql
 _MOST_RESOURCE_KEYS: Final = 1_000  # kept in memory; a process has one or two
 _SLOT: Final = '{"$array"'
+_SLOT_NUMBER: Final = re.compile(r'\{"\$array":(\d+)\}')
+"""A place of a value; inside of texts the quotes are escaped."""
+
+
+class Remembered:
+    """What a connection remembers of its file across transactions; emptied after a rollback."""
+
+    def __init__(self) -> None:
+        self.resource_keys: dict[str, int] = {}
+        """Text of an OpenTelemetry resource → its key."""
+        self.beginnings = Beginnings()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.resource_keys.clear()
+        self.beginnings.clear()
 
 
 class SqliteTables(Tables):
     """The tables as one transaction sees them."""
 
-    def __init__(self, connection: sqlite3.Connection, resource_keys: dict[str, int]) -> None:
+    def __init__(self, connection: sqlite3.Connection, remembered: Remembered) -> None:
         """Prepare.
 
         Args:
             connection: In a transaction.
-            resource_keys: Text of an OpenTelemetry resource → its key, kept by the owner across transactions
-                and emptied by it after a rollback.
+            remembered: Of this connection; the owner empties it after a rollback.
         """
         self._connection = connection
-        self._resource_keys = resource_keys
+        self._resource_keys = remembered.resource_keys
+        self._beginnings = remembered.beginnings
         self._attempt_keys: dict[AttemptKey, int] = {}
         self._deadlines: dict[int, float | None] = {}
         self._counters: dict[int, int] = {}
@@ -305,13 +323,18 @@ class SqliteTables(Tables):
                 )
             ],
         )
-        arrays = [
-            (span_key * _ARRAYS_OF_A_SPAN + number, *array)
-            for span_key, new in enumerate(spans, first)
-            for number, array in enumerate(new.encoded.arrays)
-        ]
-        if arrays:
-            self._connection.executemany(SQL["add_array"], arrays)
+        lists = []
+        for span_key, attempt_key, new in zip(range(first, first + len(spans)), keys, spans, strict=True):
+            for number, value in enumerate(new.encoded.packed):
+                value_key = span_key * _ARRAYS_OF_A_SPAN + number
+                if is_long(value):
+                    # One after the other: the next may continue it.
+                    row = self._beginnings.row(self._connection, attempt_key, value_key, value)
+                    self._run("add_long_value", *row)
+                else:
+                    lists.append((value_key, *value))
+        if lists:
+            self._connection.executemany(SQL["add_array"], lists)
 
     def declare_spans(self, key: AttemptKey, span_ids: Collection[str]) -> None:
         rows = [(self._attempt_key(key), span_id) for span_id in span_ids]
@@ -386,8 +409,9 @@ class SqliteTables(Tables):
             )
         ]
         ((total,),) = self._all(f"{SQL['count_spans']}{clause}", parameters)
+        reader = Reader(self._connection)
         by_key = {
-            row[0]: self._span(key, row)
+            row[0]: self._span(key, row, reader)
             for places, part in in_parts(span_keys)
             for row in self._all(f"{SQL['get_spans']} {places}", part)
         }
@@ -401,16 +425,29 @@ class SqliteTables(Tables):
             clause, parameters = condition
             sql = SQL["get_attempt_spans"].removesuffix("WHERE attempt_key = ?")
             rows = self._all(f"{sql}{clause} ORDER BY span_key", (self._attempt_key(key), *parameters))
-        return (self._span(key, row) for row in rows)
+        reader = Reader(self._connection)
+        return (self._span(key, row, reader) for row in rows)
 
-    def _span(self, key: AttemptKey, row: Row) -> Span:
-        span_key, _, sequence_id = row[:3]
-        arrays: Sequence[PackedArray] = ()
+    def _span(self, key: AttemptKey, row: Row, reader: Reader) -> Span:
+        span_key, _, sequence_id, _, span_id = row[:5]
+        values: Mapping[int, Any] = {}
         if "$" in row[11] and _SLOT in row[11]:
-            first = span_key * _ARRAYS_OF_A_SPAN
-            stored = self._all(SQL["get_arrays"], (first, first + _ARRAYS_OF_A_SPAN - 1))
-            arrays = [PackedArray(*array) for array in stored]
-        return decode_span(*key, sequence_id, SpanRow._make((*row[3:], arrays)))
+            values = self._values(span_key, (*key, span_id), reader)
+        return decode_span(*key, sequence_id, SpanRow._make((*row[3:], ())), values)
+
+    def _values(self, span_key: int, span: tuple[str, str, str], reader: Reader) -> Mapping[int, Any]:
+        """Return the values that stand beside the row of a span, by their numbers."""
+        first = span_key * _ARRAYS_OF_A_SPAN
+        of_span = (first, first + _ARRAYS_OF_A_SPAN - 1)
+        values = _Values(span)
+        for array_key, _, kind, data in self._all(SQL["get_arrays"], of_span):
+            values[array_key - first] = unpack(kind, data)
+        for row in self._connection.execute(SQL["get_long_values"], of_span).fetchall():
+            try:
+                values[row[0] - first] = reader.value(row)
+            except BrokenValueError as error:
+                raise broken(row[1], span, error) from error
+        return values
 
     def get_open_spans(self, keys: Sequence[AttemptKey]) -> Sequence[Span]:
         return self._unpacked("get_open_spans", keys)
@@ -561,7 +598,17 @@ class SqliteTables(Tables):
         for table, row, parent, _ in self._all("PRAGMA foreign_key_check"):
             problems.append(f"row {row} of {table} refers to a row of {parent} that does not exist")
         problems += [sentence for sentence, with_log in self._copies() if not with_log]
+        problems += broken_values(self._connection)
+        problems += self._missing_values()
         return problems
+
+    def _missing_values(self) -> Iterator[str]:
+        for rollout_id, attempt_id, span_id, attributes, *found in self._connection.execute(
+            SQL["spans_beside"]
+        ):
+            there = {number for numbers in found for number in loads(numbers)}
+            for number in sorted(set(map(int, _SLOT_NUMBER.findall(attributes))) - there):
+                yield f"{where_it_is(f'value {number}', rollout_id, attempt_id, span_id)}: it is missing"
 
     def doubts(self) -> list[str]:
         """Return what cannot be told about the file, a sentence each."""
@@ -584,6 +631,17 @@ class SqliteTables(Tables):
             )
             for noticed_at, with_log in self._all(SQL["get_copies"])
         ]
+
+
+class _Values(dict[int, Any]):
+    """Values of a span by their numbers; one that is missing is no other one."""
+
+    def __init__(self, span: tuple[str, str, str]) -> None:
+        super().__init__()
+        self._span = span
+
+    def __missing__(self, number: int) -> Any:
+        raise broken(f"value {number}", self._span, BrokenValueError("it is missing"))
 
 
 @lru_cache(maxsize=256)  # rollouts of one run share one config, mostly the default

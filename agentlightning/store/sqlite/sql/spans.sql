@@ -1,6 +1,10 @@
 -- name: last_span_key
--- The highest key of a span; the next spans follow it.
-SELECT coalesce(max(span_key), 0) FROM spans;
+-- The highest key of a span, also of one that was deleted by hand and left values behind; the next spans follow it.
+SELECT max(
+    coalesce((SELECT max(span_key) FROM spans), 0),
+    coalesce((SELECT max(array_key) FROM span_arrays), 0) / 256,
+    coalesce((SELECT max(value_key) FROM long_values), 0) / 256
+);
 
 -- name: stored_among
 -- Those of the given spans of an attempt that are stored, and whether an account counts them.
@@ -67,8 +71,44 @@ FROM spans JOIN resources_otel USING (resource_key)
 WHERE attempt_key = ?;
 
 -- name: get_arrays
--- The packed lists of one span, in their order.
-SELECT key, kind, data FROM span_arrays WHERE array_key BETWEEN ? AND ? ORDER BY array_key;
+-- The packed lists of one span.
+SELECT array_key, key, kind, data FROM span_arrays WHERE array_key BETWEEN ? AND ?;
+
+-- name: add_long_value
+-- Store one long value of a span.
+INSERT INTO long_values (value_key, key, kind, parts, digest, data) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: get_parts
+-- What a long value is put together of, and its digest; reads none of its data.
+SELECT parts, digest FROM long_values WHERE value_key = ?;
+
+-- name: get_long_values
+-- The long values of one span.
+SELECT value_key, key, kind, parts, digest, data FROM long_values WHERE value_key BETWEEN ? AND ?;
+
+-- name: get_value_data
+-- What a long value has of its own.
+SELECT data FROM long_values WHERE value_key = ?;
+
+-- name: all_long_values
+-- All long values, each with the ids of its span.
+SELECT value_key, key, rollout_id, attempt_id, span_id, kind, parts, digest, data
+FROM long_values
+LEFT JOIN spans ON span_key = value_key / 256
+LEFT JOIN attempts USING (attempt_key);
+
+-- name: spans_beside
+-- Spans of whose values some stand beside the row, each with its ids, and the numbers of those that are there.
+SELECT
+    rollout_id,
+    attempt_id,
+    span_id,
+    attributes,
+    (SELECT json_group_array(array_key % 256) FROM span_arrays WHERE array_key BETWEEN span_key * 256 AND span_key * 256 + 255),
+    (SELECT json_group_array(value_key % 256) FROM long_values WHERE value_key BETWEEN span_key * 256 AND span_key * 256 + 255)
+FROM spans
+LEFT JOIN attempts USING (attempt_key)
+WHERE instr(attributes, '{"$array":') > 0;
 
 -- name: get_open_spans
 -- The open spans of an attempt.

@@ -1,0 +1,252 @@
+"""Long values of spans: what a value has in common with the beginning of an earlier one of its attempt is stored once.
+
+Each call of a conversation says again all that was said before, as text and as token ids. So a long value is stored as
+*parts*: beginnings of the data of earlier rows, and a row of its own for what is new. A row is written once and never
+changed; a value refers only to rows of its own attempt that this process has stored, and stands in the file as a whole
+again after ``MOST_PARTS``.
+
+*Writing* keeps no values: of each that it stored, the process remembers digests of a few beginnings. Before a row is
+referred to, it is looked up in the transaction, whatever the process believes of the file. *Reading* puts parts
+together and compares the digest of the whole: a value comes back as it was handed in, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+from ...codec.rows import WIDTHS, NumberKind, PackedValue, ValueKind, unpack
+from ...errors import StoreFileError
+from .statements import SQL
+
+LONG_BYTES: Final = 4_096
+"""Values from this size on are stored here; what a shorter one could share is less than a page of the file. No text
+that stands beside a row is shorter: see ``codec.rows.PACKED_CHARACTERS``."""
+MOST_PARTS: Final = 32
+"""Parts of one value. A value that would have more is stored whole, and later ones continue it."""
+_MOST_PLACES: Final = 512
+_BEGINNINGS_OF_A_PLACE: Final = 48
+"""Bounds of what a process remembers: about 10 MB where all of it is used."""
+_MOST_TRIES: Final = 4
+"""Beginnings that are compared with one value; nearly always the first one is it."""
+_TAIL: Final = 16
+_BLOCK: Final = 4_096
+_DIGEST_BYTES: Final = 16
+
+Place = tuple[int, str, ValueKind]
+"""Key of an attempt, key of an attribute, and kind: values of one place may continue each other."""
+ValueRow = tuple[int, str, ValueKind, str, bytes, bytes]
+"""A row of ``long_values``."""
+
+
+class Part(NamedTuple):
+    """A piece of a value."""
+
+    value_key: int
+    """The row that it stands in."""
+    start: int
+    """Its first byte in the value."""
+    size: int
+    """So many bytes, from the beginning of the row's data."""
+
+
+class _Beginning(NamedTuple):
+    """What is remembered of the beginning of a value that was stored."""
+
+    size: int
+    tail: bytes
+    """Its last bytes: tells most others apart without a digest."""
+    digest: bytes
+    value_key: int
+    """The value that it begins."""
+    value_digest: bytes
+
+
+def is_long(value: PackedValue) -> bool:
+    """Whether a value is stored here; floats are not: no call says again the log-probabilities of an answer."""
+    return value.kind != "float64" and len(value.data) >= LONG_BYTES
+
+
+class Beginnings:
+    """What one connection has stored, as far as it is remembered. Used by the thread that writes alone."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[Place, deque[_Beginning]] = OrderedDict()
+
+    def clear(self) -> None:
+        """Forget everything: after a rollback, and where it is not known what is in the file."""
+        self._of.clear()
+
+    def row(
+        self, connection: sqlite3.Connection, attempt_key: int, value_key: int, value: PackedValue
+    ) -> ValueRow:
+        """Return the row of a value, and remember the value.
+
+        Args:
+            connection: In the transaction that stores the row next.
+            attempt_key: The attempt whose span has it.
+            value_key: The key of the row.
+            value: Of at least ``LONG_BYTES``.
+        """
+        place, data = (attempt_key, value.key, value.kind), value.data
+        beginning, hasher = self._longest(place, data)
+        parts = _parts_of(connection, beginning) if beginning else []
+        if not parts:
+            hasher = sha256()
+        shared = parts[-1].start + parts[-1].size if parts else 0
+        beginnings = _digests(hasher, value, shared)
+        rest = data[shared:]
+        if rest:
+            parts.append(Part(value_key, shared, len(rest)))
+        digest = beginnings[-1][1]
+        self._remember(
+            place,
+            [
+                _Beginning(size, data[size - _TAIL : size], found, value_key, digest)
+                for size, found in beginnings
+            ],
+        )
+        return value_key, value.key, value.kind, json.dumps(parts, separators=(",", ":")), digest, rest
+
+    def _longest(self, place: Place, data: bytes) -> tuple[_Beginning | None, Any]:
+        """Return the longest remembered beginning that data has too, and a hasher that has seen it."""
+        known = self._of.get(place, ())
+        likely = [each for each in known if data.startswith(each.tail, each.size - _TAIL)]
+        for each in sorted(likely, reverse=True)[:_MOST_TRIES]:
+            hasher = sha256(memoryview(data)[: each.size])
+            if _short(hasher) == each.digest:
+                return each, hasher
+        return None, None
+
+    def _remember(self, place: Place, beginnings: list[_Beginning]) -> None:
+        kept = self._of.get(place)
+        if kept is None:
+            kept = self._of[place] = deque(maxlen=_BEGINNINGS_OF_A_PLACE)
+            if len(self._of) > _MOST_PLACES:
+                self._of.popitem(last=False)
+        self._of.move_to_end(place)
+        kept.extend(beginnings)
+
+
+def _digests(hasher: Any, value: PackedValue, shared: int) -> list[tuple[int, bytes]]:
+    """Return sizes of beginnings of a value, each with its digest; the last is the whole.
+
+    A later value often differs from this one at its end alone: a list in JSON has a bracket there, a prompt the tokens
+    that open the answer, and other formats have some fields more.
+
+    Args:
+        hasher: Has seen the first ``shared`` bytes.
+        value: The value.
+        shared: Bytes that are known already.
+    """
+    size = len(value.data)
+    step = 1 if value.kind == "text" else 16 * WIDTHS[value.kind]
+    sizes = sorted({(size - 1) // _BLOCK * _BLOCK, size - step, size} - set(range(_TAIL)))
+    view, found, done = memoryview(value.data), list[tuple[int, bytes]](), shared
+    for end in sizes:
+        if end > shared or end == size:
+            hasher.update(view[done:end])
+            found.append((end, _short(hasher)))
+            done = end
+    return found
+
+
+def _parts_of(connection: sqlite3.Connection, beginning: _Beginning) -> list[Part]:
+    """Return the parts of a beginning as they stand in the file; nothing where they are not to be continued."""
+    row = connection.execute(SQL["get_parts"], (beginning.value_key,)).fetchone()
+    if row is None or row[1] != beginning.value_digest:
+        return []
+    parts = [
+        Part(part.value_key, part.start, min(part.size, beginning.size - part.start))
+        for part in to_parts(row[0])
+        if part.start < beginning.size
+    ]
+    return parts if len(parts) < MOST_PARTS else []
+
+
+def to_parts(text: str) -> list[Part]:
+    """Return the parts that a row names."""
+    return [Part(*part) for part in json.loads(text)]
+
+
+def _short(hasher: Any) -> bytes:
+    digest: bytes = hasher.digest()
+    return digest[:_DIGEST_BYTES]
+
+
+class BrokenValueError(ValueError):
+    """A value cannot be put together; the message says why."""
+
+
+class Reader:
+    """Puts values together, those of one attempt one after the other; what they have in common is unpacked once."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._data: dict[int, bytes] = {}
+        self._numbers: dict[int, list[int | float]] = {}
+
+    def value(self, row: ValueRow) -> Any:
+        """Return the value of a row, as it was handed in.
+
+        Raises:
+            BrokenValueError: Something is missing of it, or is not what it was.
+        """
+        value_key, _, kind, parts_text, digest, data = row
+        self._data[value_key] = data
+        parts = to_parts(parts_text)
+        pieces = [self._piece(part) for part in parts]
+        if sum(map(len, pieces)) != sum(part.size for part in parts):
+            raise BrokenValueError("a row that it refers to is shorter than it was")
+        whole = b"".join(pieces)
+        if _short(sha256(whole)) != digest:
+            raise BrokenValueError("its digest is another one: it is not what was stored")
+        if kind == "text":
+            return whole.decode()
+        numbers: list[int | float] = []
+        for part in parts:
+            numbers += self._unpacked(part.value_key, kind)[: part.size // WIDTHS[kind]]
+        return numbers
+
+    def _piece(self, part: Part) -> bytes:
+        data = self._data.get(part.value_key)
+        if data is None:
+            row = self._connection.execute(SQL["get_value_data"], (part.value_key,)).fetchone()
+            if row is None:
+                raise BrokenValueError(f"row {part.value_key} of long_values, which it refers to, is missing")
+            data = self._data[part.value_key] = row[0]
+        return data if part.size == len(data) else data[: part.size]
+
+    def _unpacked(self, value_key: int, kind: NumberKind) -> list[int | float]:
+        numbers = self._numbers.get(value_key)
+        if numbers is None:
+            numbers = self._numbers[value_key] = unpack(kind, self._data[value_key])
+        return numbers
+
+
+def broken_values(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield a sentence for each value of the file that cannot be put together; reads all of them."""
+    for value_key, key, rollout_id, attempt_id, span_id, *rest in connection.execute(SQL["all_long_values"]):
+        try:
+            # A reader of its own for each: what is kept of a file of any size is one value.
+            Reader(connection).value((value_key, key, *rest))
+        except (BrokenValueError, ValueError) as error:
+            yield where_it_is(key, rollout_id, attempt_id, span_id) + f": {error}"
+
+
+def where_it_is(key: str, rollout_id: str | None, attempt_id: str | None, span_id: str | None) -> str:
+    """Return the words that say which value is meant."""
+    return f"{key} of span {span_id} of attempt {attempt_id} of rollout {rollout_id} cannot be read"
+
+
+def broken(key: str, span: tuple[str, str, str], error: Exception) -> StoreFileError:
+    """Return the error of a span that cannot be read."""
+    rollout_id, attempt_id, span_id = span
+    return StoreFileError(
+        f"{where_it_is(key, rollout_id, attempt_id, span_id)}: {error}. `agl store check` lists all such values; "
+        "`agl restore` puts a backup in the place of a damaged store"
+    )

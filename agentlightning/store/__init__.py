@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from .. import _lazy
 
 if TYPE_CHECKING:
-    from .base import UNSET as UNSET
+    from .arguments import UNSET as UNSET
+    from .arguments import Unset as Unset
     from .base import LightningStore as LightningStore
     from .base import LightningStoreCapabilities as LightningStoreCapabilities
     from .base import LightningStoreStatistics as LightningStoreStatistics
-    from .base import Unset as Unset
     from .base import is_finished as is_finished
     from .base import is_queuing as is_queuing
     from .base import is_running as is_running
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
+        ".arguments": ("UNSET", "Unset"),
         ".base": (
-            "UNSET",
             "LightningStore",
             "LightningStoreCapabilities",
             "LightningStoreStatistics",
-            "Unset",
             "is_finished",
             "is_queuing",
             "is_running",

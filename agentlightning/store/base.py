@@ -27,9 +27,7 @@ import functools
 import os
 import socket
 import time
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
@@ -52,22 +50,31 @@ from ..types import (
     Worker,
     WorkerStatus,
 )
+from .arguments import UNSET as UNSET  # noqa: PLC0414 - a re-export, as 0.3 has it here
+from .arguments import (
+    AttemptChange,
+    AttemptQuery,
+    AttemptRef,
+    NewAttempt,
+    NewRollout,
+    NewSeal,
+    ResourcesChange,
+    ResourcesQuery,
+    RolloutChange,
+    RolloutClaim,
+    RolloutQuery,
+    RolloutWait,
+    SpanBatch,
+    SpanQuery,
+    SpansOf,
+    WorkerChange,
+    WorkerQuery,
+)
+from .arguments import Unset as Unset  # noqa: PLC0414 - a re-export
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-
-class Unset(Enum):
-    """Type of :data:`UNSET`; a singleton that pickles to itself."""
-
-    UNSET = "UNSET"
-
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET: Final = Unset.UNSET
-"""Default of arguments for which ``None`` is a value: the field is left as it is."""
 
 LATEST: Final = "latest"
 
@@ -134,16 +141,21 @@ class LightningStoreStatistics(TypedDict, total=False):
     rollouts_by_status: dict[str, int]
 
 
-def _not_implemented(store: LightningStore, method: str) -> NotImplementedError:
-    return NotImplementedError(f"{type(store).__name__} has no {method}")
+def _missing(store: LightningStore, method: str) -> str:
+    return f"{type(store).__name__} has no {method}"
 
 
 class LightningStore:
     """Rollouts, their queue, their attempts and spans, resources and workers. See the module's docstring.
 
-    A class that was written for 0.3's contract is a store as it is. Methods that are marked abstract are those
-    that 0.3 leaves to its stores; as there, one that is missing raises ``NotImplementedError`` when it is called.
-    What 0.3 has not (seals, open spans, receipts) has a default that says so.
+    The keyword methods are those of 0.3, and what they say here is the specification. Each builds one value of
+    ``store.arguments`` and hands it to its primitive (``update_rollout`` to ``do_update_rollout``); a method that takes
+    at most one plain value is a primitive itself. A backend has the primitives, of which ``store.primitives`` is the
+    table, and no keyword method; whoever passes calls on to any store does so by ``store.primitives.perform``.
+
+    A class that was written for 0.3's contract, and has keyword methods of its own, is a store as it is. As in 0.3, a
+    method that is missing raises ``NotImplementedError`` when it is called. What 0.3 has not (seals, open spans,
+    receipts) has a default that says so.
     """
 
     # ------------------------------------------------------------------ what the store is
@@ -214,7 +226,6 @@ class LightningStore:
 
     # ------------------------------------------------------------------ rollouts and their queue
 
-    @abstractmethod
     async def start_rollout(
         self,
         input: TaskInput,  # noqa: A002 - 0.3's name
@@ -234,7 +245,7 @@ class LightningStore:
             ResourcesNotFound: ``resources_id`` is unknown.
             InvalidArgument: JSON cannot say something in ``input``; the message has its place, ``input.items[3].when``.
         """
-        raise _not_implemented(self, "start_rollout")
+        return await self.do_start_rollout(NewRollout(input, mode, resources_id, config, metadata, worker_id))
 
     async def enqueue_rollout(
         self,
@@ -250,7 +261,6 @@ class LightningStore:
         )
         return (await self.enqueue_many_rollouts([request]))[0]
 
-    @abstractmethod
     async def enqueue_many_rollouts(self, rollouts: Sequence[EnqueueRolloutRequest]) -> Sequence[Rollout]:
         """Create ``queuing`` rollouts at the end of the queue, in the order given; all or none.
 
@@ -259,14 +269,13 @@ class LightningStore:
         Raises:
             ResourcesNotFound: A ``resources_id`` is unknown; nothing was enqueued.
         """
-        raise _not_implemented(self, "enqueue_many_rollouts")
+        raise NotImplementedError(_missing(self, "enqueue_many_rollouts"))
 
     async def dequeue_rollout(self, worker_id: str | None = None) -> AttemptedRollout | None:
         """Claim one rollout, or return ``None`` when the queue is empty; see :meth:`dequeue_many_rollouts`."""
         claimed = await self.dequeue_many_rollouts(limit=1, worker_id=worker_id)
         return claimed[0] if claimed else None
 
-    @abstractmethod
     async def dequeue_many_rollouts(
         self, *, limit: int = 1, worker_id: str | None = None
     ) -> Sequence[AttemptedRollout]:
@@ -280,9 +289,8 @@ class LightningStore:
         Raises:
             InvalidArgument: ``limit`` is below 1.
         """
-        raise _not_implemented(self, "dequeue_many_rollouts")
+        return await self.do_dequeue_many_rollouts(RolloutClaim(limit, worker_id))
 
-    @abstractmethod
     async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
         """Start one more attempt of a rollout by hand; it becomes the latest, the rollout ``preparing``.
 
@@ -294,9 +302,8 @@ class LightningStore:
             RolloutNotFound: The rollout is unknown.
             InvalidTransition: The rollout has succeeded or was cancelled.
         """
-        raise _not_implemented(self, "start_attempt")
+        return await self.do_start_attempt(NewAttempt(rollout_id, worker_id))
 
-    @abstractmethod
     async def update_rollout(
         self,
         rollout_id: str,
@@ -319,14 +326,14 @@ class LightningStore:
             InvalidArgument: A value is not one that the field allows; nothing was written.
             ResourcesNotFound: ``resources_id`` is unknown.
         """
-        raise _not_implemented(self, "update_rollout")
+        return await self.do_update_rollout(
+            RolloutChange(rollout_id, input, mode, resources_id, status, config, metadata)
+        )
 
-    @abstractmethod
     async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
         """Return the rollout (an :class:`AttemptedRollout` once it has an attempt), or ``None``."""
-        raise _not_implemented(self, "get_rollout_by_id")
+        raise NotImplementedError(_missing(self, "get_rollout_by_id"))
 
-    @abstractmethod
     async def query_rollouts(
         self,
         *,
@@ -353,9 +360,20 @@ class LightningStore:
             InvalidArgument: ``sort_by`` names no field, or ``limit``, ``offset``, ``filter_logic`` or
                 ``sort_order`` is out of range.
         """
-        raise _not_implemented(self, "query_rollouts")
+        return await self.do_query_rollouts(
+            RolloutQuery(
+                status if status_in is None else status_in,
+                rollout_ids if rollout_id_in is None else rollout_id_in,
+                rollout_id_contains,
+                tags,
+                filter_logic,
+                sort_by,
+                sort_order,
+                limit,
+                offset,
+            )
+        )
 
-    @abstractmethod
     async def wait_for_rollouts(
         self, *, rollout_ids: list[str], timeout: float | None = None
     ) -> list[Rollout]:
@@ -369,11 +387,10 @@ class LightningStore:
             RolloutNotFound: An id is unknown when the wait begins.
             InvalidArgument: ``timeout`` is negative.
         """
-        raise _not_implemented(self, "wait_for_rollouts")
+        return await self.do_wait_for_rollouts(RolloutWait(rollout_ids, timeout))
 
     # ------------------------------------------------------------------ attempts
 
-    @abstractmethod
     async def update_attempt(
         self,
         rollout_id: str,
@@ -396,7 +413,9 @@ class LightningStore:
             InvalidTransition: The status change is not declared; nothing was written.
             InvalidArgument: A value is not one that the field allows; nothing was written.
         """
-        raise _not_implemented(self, "update_attempt")
+        return await self.do_update_attempt(
+            AttemptChange(rollout_id, attempt_id, status, worker_id, last_heartbeat_time, metadata)
+        )
 
     async def seal_attempt(
         self,
@@ -425,18 +444,12 @@ class LightningStore:
                 another number of spans is stored; nothing was written.
             AlreadySealed: It was sealed with another number of spans.
         """
-        del unproven  # nothing is sealed
-        raise NotSealable(
-            f"{type(self).__name__} counts no spans (capabilities['receipts']), so nobody knows whether the "
-            f"{spans} of attempt {attempt_id} of rollout {rollout_id} are all"
-        )
+        return await self.do_seal_attempt(NewSeal(rollout_id, attempt_id, spans, unproven))
 
-    @abstractmethod
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         """Return the attempt with the highest ``sequence_id``, or ``None`` (also for an unknown rollout)."""
-        raise _not_implemented(self, "get_latest_attempt")
+        raise NotImplementedError(_missing(self, "get_latest_attempt"))
 
-    @abstractmethod
     async def query_attempts(
         self,
         rollout_id: str,
@@ -447,7 +460,7 @@ class LightningStore:
         offset: int = 0,
     ) -> Sequence[Attempt]:
         """List the attempts of a rollout (none for an unknown one); see :meth:`query_rollouts`."""
-        raise _not_implemented(self, "query_attempts")
+        return await self.do_query_attempts(AttemptQuery(rollout_id, sort_by, sort_order, limit, offset))
 
     # ------------------------------------------------------------------ spans
 
@@ -456,7 +469,6 @@ class LightningStore:
         stored = await self.add_many_spans([span])
         return stored[0] if stored else None
 
-    @abstractmethod
     async def add_many_spans(
         self, spans: Sequence[Span], *, opened: Sequence[Span] = (), accounts: Sequence[Account] = ()
     ) -> Sequence[Span]:
@@ -489,10 +501,7 @@ class LightningStore:
         Raises:
             RolloutNotFound, AttemptNotFound: Of any span, opened span or account; nothing was written.
         """
-        if type(self).add_span is LightningStore.add_span:
-            raise _not_implemented(self, "add_many_spans")
-        added = [await self.add_span(span) for span in spans]  # a store of 0.2
-        return [span for span in added if span is not None]
+        return await self.do_add_many_spans(SpanBatch(spans, opened, accounts))
 
     async def add_otel_span(
         self, rollout_id: str, attempt_id: str, readable_span: ReadableSpan, sequence_id: int | None = None
@@ -502,7 +511,6 @@ class LightningStore:
             Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0)
         )
 
-    @abstractmethod
     async def query_spans(
         self,
         rollout_id: str,
@@ -527,15 +535,32 @@ class LightningStore:
         ``attempt_id=None`` means all attempts, in the order of the attempts and then by ``sort_by``;
         ``latest`` the latest attempt. ``rollout_id`` and ``attempt_id`` always hold, also with ``or``.
         """
-        raise _not_implemented(self, "query_spans")
+        return await self.do_query_spans(
+            SpanQuery(
+                rollout_id,
+                attempt_id,
+                trace_id,
+                trace_id_contains,
+                span_id,
+                span_id_contains,
+                parent_id,
+                parent_id_contains,
+                name,
+                name_contains,
+                filter_logic,
+                limit,
+                offset,
+                sort_by,
+                sort_order,
+            )
+        )
 
     async def query_open_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
         """List spans with a committed start and no end, by start time; ``end_time`` is ``None``.
 
         None in a store that keeps no starts (``capabilities['receipts']`` is not true).
         """
-        del rollout_id, attempt_id
-        return ()
+        return await self.do_query_open_spans(SpansOf(rollout_id, attempt_id))
 
     async def query_late_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
         """List the late spans that are kept beside the attempts, each attempt's in the order in which they were stored.
@@ -543,8 +568,7 @@ class LightningStore:
         They started in the context of a ``trace_context`` that had closed; nobody knows whose they are. None in a store
         that keeps none (``capabilities['receipts']`` is not true).
         """
-        del rollout_id, attempt_id
-        return ()
+        return await self.do_query_late_spans(SpansOf(rollout_id, attempt_id))
 
     async def get_receipt(self, rollout_id: str, attempt_id: str | Literal["latest"]) -> Receipt:
         """Return the receipt of an attempt, counted at this moment; see ``types.receipt``.
@@ -553,15 +577,12 @@ class LightningStore:
             RolloutNotFound, AttemptNotFound: The id is unknown.
             NotSupported: The store counts no spans (``capabilities['receipts']`` is not true).
         """
-        raise NotSupported(
-            f"{type(self).__name__} keeps no receipts: there is none of attempt {attempt_id} of {rollout_id}"
-        )
+        return await self.do_get_receipt(AttemptRef(rollout_id, attempt_id))
 
     async def get_next_span_sequence_id(self, rollout_id: str, attempt_id: str) -> int:
         """Reserve the next sequence id of an attempt; one that is never used leaves a gap."""
         return (await self.get_many_span_sequence_ids([(rollout_id, attempt_id)]))[0]
 
-    @abstractmethod
     async def get_many_span_sequence_ids(
         self, rollout_attempt_ids: Sequence[tuple[str, str]]
     ) -> Sequence[int]:
@@ -571,35 +592,30 @@ class LightningStore:
             RolloutNotFound, AttemptNotFound: An id is unknown; nothing was reserved.
         """
         if type(self).get_next_span_sequence_id is LightningStore.get_next_span_sequence_id:
-            raise _not_implemented(self, "get_many_span_sequence_ids")
+            raise NotImplementedError(_missing(self, "get_many_span_sequence_ids"))
         return [await self.get_next_span_sequence_id(*ids) for ids in rollout_attempt_ids]  # a store of 0.2
 
     # ------------------------------------------------------------------ resources
 
-    @abstractmethod
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         """Store resources under a new id, version 1; they become the latest."""
-        raise _not_implemented(self, "add_resources")
+        raise NotImplementedError(_missing(self, "add_resources"))
 
-    @abstractmethod
     async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
         """Replace the resources of an id, or create it; the version goes up by one; they become the latest.
 
         ``create_time`` stays that of version 1.
         """
-        raise _not_implemented(self, "update_resources")
+        return await self.do_update_resources(ResourcesChange(resources_id, resources))
 
-    @abstractmethod
     async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
         """Return the newest version under an id, or ``None``."""
-        raise _not_implemented(self, "get_resources_by_id")
+        raise NotImplementedError(_missing(self, "get_resources_by_id"))
 
-    @abstractmethod
     async def get_latest_resources(self) -> ResourcesUpdate | None:
         """Return the resources that were added or updated last, or ``None``."""
-        raise _not_implemented(self, "get_latest_resources")
+        raise NotImplementedError(_missing(self, "get_latest_resources"))
 
-    @abstractmethod
     async def query_resources(
         self,
         *,
@@ -611,21 +627,20 @@ class LightningStore:
         offset: int = 0,
     ) -> Sequence[ResourcesUpdate]:
         """Find resources, the newest version of each id; see :meth:`query_rollouts`."""
-        raise _not_implemented(self, "query_resources")
+        return await self.do_query_resources(
+            ResourcesQuery(resources_id, resources_id_contains, sort_by, sort_order, limit, offset)
+        )
 
     # ------------------------------------------------------------------ workers
 
-    @abstractmethod
     async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET) -> Worker:
         """Record a heartbeat; an unknown worker is created with status ``unknown``."""
-        raise _not_implemented(self, "update_worker")
+        return await self.do_update_worker(WorkerChange(worker_id, heartbeat_stats))
 
-    @abstractmethod
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
         """Return the worker, or ``None``."""
-        raise _not_implemented(self, "get_worker_by_id")
+        raise NotImplementedError(_missing(self, "get_worker_by_id"))
 
-    @abstractmethod
     async def query_workers(
         self,
         *,
@@ -638,7 +653,96 @@ class LightningStore:
         offset: int = 0,
     ) -> Sequence[Worker]:
         """Find workers; see :meth:`query_rollouts`."""
-        raise _not_implemented(self, "query_workers")
+        return await self.do_query_workers(
+            WorkerQuery(status_in, worker_id_contains, filter_logic, sort_by, sort_order, limit, offset)
+        )
+
+    # ------------------------------------------------------------------ primitives
+
+    # The keyword methods above call these, which a backend has instead of them. A method above that takes at most one
+    # plain value is a primitive itself. ``store.primitives`` lists both kinds.
+
+    async def do_start_rollout(self, asked: NewRollout) -> AttemptedRollout:
+        """Do what :meth:`start_rollout` says."""
+        raise NotImplementedError(_missing(self, "start_rollout"))
+
+    async def do_dequeue_many_rollouts(self, claim: RolloutClaim) -> Sequence[AttemptedRollout]:
+        """Do what :meth:`dequeue_many_rollouts` says."""
+        raise NotImplementedError(_missing(self, "dequeue_many_rollouts"))
+
+    async def do_start_attempt(self, asked: NewAttempt) -> AttemptedRollout:
+        """Do what :meth:`start_attempt` says."""
+        raise NotImplementedError(_missing(self, "start_attempt"))
+
+    async def do_update_rollout(self, change: RolloutChange) -> Rollout:
+        """Do what :meth:`update_rollout` says."""
+        raise NotImplementedError(_missing(self, "update_rollout"))
+
+    async def do_query_rollouts(self, query: RolloutQuery) -> Sequence[Rollout]:
+        """Do what :meth:`query_rollouts` says."""
+        raise NotImplementedError(_missing(self, "query_rollouts"))
+
+    async def do_wait_for_rollouts(self, wait: RolloutWait) -> list[Rollout]:
+        """Do what :meth:`wait_for_rollouts` says."""
+        raise NotImplementedError(_missing(self, "wait_for_rollouts"))
+
+    async def do_update_attempt(self, change: AttemptChange) -> Attempt:
+        """Do what :meth:`update_attempt` says."""
+        raise NotImplementedError(_missing(self, "update_attempt"))
+
+    async def do_seal_attempt(self, seal: NewSeal) -> Attempt:
+        """Do what :meth:`seal_attempt` says."""
+        raise NotSealable(
+            f"{type(self).__name__} counts no spans (capabilities['receipts']), so nobody knows whether the "
+            f"{seal.spans} of attempt {seal.attempt_id} of rollout {seal.rollout_id} are all"
+        )
+
+    async def do_query_attempts(self, query: AttemptQuery) -> Sequence[Attempt]:
+        """Do what :meth:`query_attempts` says."""
+        raise NotImplementedError(_missing(self, "query_attempts"))
+
+    async def do_add_many_spans(self, batch: SpanBatch) -> Sequence[Span]:
+        """Do what :meth:`add_many_spans` says."""
+        if type(self).add_span is LightningStore.add_span:
+            raise NotImplementedError(_missing(self, "add_many_spans"))
+        added = [await self.add_span(span) for span in batch.spans]  # a store of 0.2
+        return [span for span in added if span is not None]
+
+    async def do_query_spans(self, query: SpanQuery) -> Sequence[Span]:
+        """Do what :meth:`query_spans` says."""
+        raise NotImplementedError(_missing(self, "query_spans"))
+
+    async def do_query_open_spans(self, of: SpansOf) -> Sequence[Span]:
+        """Do what :meth:`query_open_spans` says."""
+        del of
+        return ()
+
+    async def do_query_late_spans(self, of: SpansOf) -> Sequence[Span]:
+        """Do what :meth:`query_late_spans` says."""
+        del of
+        return ()
+
+    async def do_get_receipt(self, of: AttemptRef) -> Receipt:
+        """Do what :meth:`get_receipt` says."""
+        raise NotSupported(
+            f"{type(self).__name__} keeps no receipts: there is none of attempt {of.attempt_id} of {of.rollout_id}"
+        )
+
+    async def do_update_resources(self, change: ResourcesChange) -> ResourcesUpdate:
+        """Do what :meth:`update_resources` says."""
+        raise NotImplementedError(_missing(self, "update_resources"))
+
+    async def do_query_resources(self, query: ResourcesQuery) -> Sequence[ResourcesUpdate]:
+        """Do what :meth:`query_resources` says."""
+        raise NotImplementedError(_missing(self, "query_resources"))
+
+    async def do_update_worker(self, change: WorkerChange) -> Worker:
+        """Do what :meth:`update_worker` says."""
+        raise NotImplementedError(_missing(self, "update_worker"))
+
+    async def do_query_workers(self, query: WorkerQuery) -> Sequence[Worker]:
+        """Do what :meth:`query_workers` says."""
+        raise NotImplementedError(_missing(self, "query_workers"))
 
 
 # ---------------------------------------------------------------------- any store

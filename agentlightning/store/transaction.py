@@ -1,4 +1,4 @@
-"""Every method of the store contract, written once, over the small primitives of ``store.tables``.
+"""Every primitive of the store contract, written once, over the small methods of ``store.tables``.
 
 A :class:`TransactionalStore` turns a call into one function on :class:`~.tables.Tables`. A backend supplies the
 tables and two hooks, which run such a function in one transaction. What statuses, time and receipts mean comes
@@ -9,7 +9,7 @@ Time passes on its own: every call sees the store as if the watchdog had just lo
 begins by applying what is overdue. The timer of ``store.watchdog`` only makes it happen without a call.
 """
 
-# ruff: noqa: A002, D102 - names and specification of the methods are those of store.base
+# ruff: noqa: D102 - what the methods do is specified in store.base
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from .._turn import Turn
 from ..codec.attributes import is_late, tags_of_span
@@ -35,14 +35,12 @@ from ..types import (
     Account,
     Attempt,
     AttemptedRollout,
-    AttemptStatus,
     EnqueueRolloutRequest,
     NamedResources,
     Receipt,
     ResourcesUpdate,
     Rollout,
     RolloutConfig,
-    RolloutMode,
     RolloutStatus,
     Seal,
     Span,
@@ -51,18 +49,48 @@ from ..types import (
     WorkerStatus,
 )
 from ..types.ids import new_attempt_id, new_resources_id, new_rollout_id
-from . import lifecycle, query, values
+from . import lifecycle, values
+from .arguments import (
+    UNSET,
+    AttemptChange,
+    AttemptQuery,
+    AttemptRef,
+    NewAttempt,
+    NewRollout,
+    NewSeal,
+    ResourcesChange,
+    ResourcesQuery,
+    RolloutChange,
+    RolloutClaim,
+    RolloutQuery,
+    RolloutWait,
+    SpanBatch,
+    SpanQuery,
+    SpansOf,
+    WorkerChange,
+    WorkerQuery,
+)
 from .base import (
     FINISHED,
     LATEST,
     QUEUING,
-    UNSET,
     LightningStore,
     LightningStoreStatistics,
-    Unset,
     writer_is_gone,
 )
 from .clock_steps import Clock, ClockSteps
+from .query import (
+    ATTEMPT_SORT,
+    RESOURCES_SORT,
+    ROLLOUT_SORT,
+    SPAN_SORT,
+    WORKER_SORT,
+    contains,
+    equals,
+    has,
+    make_query,
+    within,
+)
 from .tables import AttemptKey, NewSpan, Tables
 from .waiting import Waits
 from .watchdog import Watchdog
@@ -101,10 +129,10 @@ class Command(Generic[T]):
 class Unit:
     """The work of one transaction: its tables, its time, and what its commit means to others."""
 
-    def __init__(self, tables: Tables, now: float, shown: Callable[[float], float]) -> None:
+    def __init__(self, tables: Tables, clock: ClockSteps) -> None:
         self.tables = tables
-        self.now = now
-        self._shown = shown
+        self.now = clock.now()
+        self._shown = clock.shown
         self.finished: list[str] = []
         """Rollouts that reached a final status."""
         self.deadline: float | None = None
@@ -260,13 +288,13 @@ def attempted(rollout: Rollout, attempt: Attempt) -> AttemptedRollout:
     return AttemptedRollout.model_construct(**{**rollout.__dict__, "attempt": attempt})
 
 
-class SpanBatch:
-    """The arguments of one ``add_many_spans``, and how they are written."""
+class BatchWrite:
+    """A batch of spans that has been checked, and how it is written."""
 
-    def __init__(self, spans: Sequence[Span], opened: Sequence[Span], accounts: Sequence[Account]) -> None:
-        every = list(spans)
-        self.opened = list(opened)
-        self.accounts = [values.account(account) for account in accounts]
+    def __init__(self, batch: SpanBatch) -> None:
+        every = list(batch.spans)
+        self.opened = list(batch.opened)
+        self.accounts = [values.account(account) for account in batch.accounts]
         for span in (*every, *self.opened):
             values.check_span(span)
         self.spans = [span for span in every if not is_late(span.attributes)]
@@ -484,7 +512,7 @@ class TransactionalStore(LightningStore):
         moved_by: list[float] = []
 
         def run(tables: Tables) -> T:
-            unit = self._unit(tables)
+            unit = Unit(tables, self._time)
             units[:] = [unit]
             moved_by[:] = [self._time.seconds]
             if moved_by[0] != self._moved_by:
@@ -494,16 +522,17 @@ class TransactionalStore(LightningStore):
 
         def committed() -> None:
             self._moved_by = moved_by[0]
-            self._committed(units[0])
+            unit = units[0]
+            if unit.finished:
+                self._waits.finished(unit.finished)
+            if unit.deadline is not None:
+                self._watchdog.expect(unit.deadline)
 
         return await self._write(Command(run, prepare, committed, shares))
 
-    def _unit(self, tables: Tables) -> Unit:
-        return Unit(tables, self._time.now(), self._time.shown)
-
     async def _look(self, work: Callable[[Unit], T]) -> T:
         def run(tables: Tables) -> T | _Overdue:
-            unit = self._unit(tables)
+            unit = Unit(tables, self._time)
             earliest = tables.next_deadline()
             if earliest is None:
                 return work(unit)
@@ -514,12 +543,6 @@ class TransactionalStore(LightningStore):
 
         answer = await self._read(run)
         return await self._change(work) if isinstance(answer, _Overdue) else answer
-
-    def _committed(self, unit: Unit) -> None:
-        if unit.finished:
-            self._waits.finished(unit.finished)
-        if unit.deadline is not None:
-            self._watchdog.expect(unit.deadline)
 
     async def scan(self) -> float | None:
         """Give up the attempts that are overdue now; return the next deadline, if there is one.
@@ -540,20 +563,9 @@ class TransactionalStore(LightningStore):
 
     # ------------------------------------------------------------------ rollouts and their queue
 
-    async def start_rollout(
-        self,
-        input: TaskInput,
-        mode: RolloutMode | None = None,
-        resources_id: str | None = None,
-        config: RolloutConfig | None = None,
-        metadata: dict[str, Any] | None = None,
-        worker_id: str | None = None,
-    ) -> AttemptedRollout:
-        request = EnqueueRolloutRequest.model_construct(
-            input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
-        )
-        draft = _draft(request, self._task_input(request.input))
-        values.optional_text("worker_id", worker_id)
+    async def do_start_rollout(self, asked: NewRollout) -> AttemptedRollout:
+        draft = _draft(asked, self._task_input(asked.input))
+        worker_id = values.optional_text("worker_id", asked.worker_id)
 
         def work(unit: Unit) -> AttemptedRollout:
             return unit.begin_attempt(_created(unit, draft), worker_id)
@@ -572,9 +584,8 @@ class TransactionalStore(LightningStore):
 
         return await self._change(work)
 
-    async def dequeue_many_rollouts(
-        self, *, limit: int = 1, worker_id: str | None = None
-    ) -> Sequence[AttemptedRollout]:
+    async def do_dequeue_many_rollouts(self, claim: RolloutClaim) -> Sequence[AttemptedRollout]:
+        limit, worker_id = claim
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
             raise InvalidArgument(f"limit must be a whole number of at least 1, not {limit!r}")
         values.optional_text("worker_id", worker_id)
@@ -592,39 +603,31 @@ class TransactionalStore(LightningStore):
 
         return await self._change(work)
 
-    async def start_attempt(self, rollout_id: str, worker_id: str | None = None) -> AttemptedRollout:
-        values.optional_text("worker_id", worker_id)
+    async def do_start_attempt(self, asked: NewAttempt) -> AttemptedRollout:
+        worker_id = values.optional_text("worker_id", asked.worker_id)
 
         def work(unit: Unit) -> AttemptedRollout:
-            rollout = unit.rollout(rollout_id)
+            rollout = unit.rollout(asked.rollout_id)
             return unit.begin_attempt(lifecycle.retried_by_hand(rollout), worker_id)
 
         return await self._change(work)
 
-    async def update_rollout(
-        self,
-        rollout_id: str,
-        input: TaskInput | Unset = UNSET,
-        mode: RolloutMode | None | Unset = UNSET,
-        resources_id: str | None | Unset = UNSET,
-        status: RolloutStatus | Unset = UNSET,
-        config: RolloutConfig | Unset = UNSET,
-        metadata: dict[str, Any] | None | Unset = UNSET,
-    ) -> Rollout:
+    async def do_update_rollout(self, change: RolloutChange) -> Rollout:
+        rollout_id, resources_id = change.rollout_id, change.resources_id
         changes: dict[str, Any] = {}
-        if not isinstance(input, Unset):
-            changes["input"] = self._task_input(input)
-        if not isinstance(mode, Unset):
-            changes["mode"] = values.optional_mode(mode)
-        if not isinstance(config, Unset):
-            changes["config"] = values.rollout_config(config)
-        if not isinstance(metadata, Unset):
-            changes["metadata"] = values.optional_json_dict("metadata", metadata)
-        target = None if isinstance(status, Unset) else values.word("status", status, _ROLLOUT_STATUSES)
+        if change.input is not UNSET:
+            changes["input"] = self._task_input(change.input)
+        if change.mode is not UNSET:
+            changes["mode"] = values.optional_mode(change.mode)
+        if change.config is not UNSET:
+            changes["config"] = values.rollout_config(change.config)
+        if change.metadata is not UNSET:
+            changes["metadata"] = values.optional_json_dict("metadata", change.metadata)
+        target = None if change.status is UNSET else values.word("status", change.status, _ROLLOUT_STATUSES)
 
         def work(unit: Unit) -> Rollout:
             rollout = unit.rollout(rollout_id)
-            if not isinstance(resources_id, Unset):
+            if resources_id is not UNSET:
                 changes["resources_id"] = None if resources_id is None else unit.resources_id(resources_id)
             changed = rollout.model_copy(update=changes)
             moved = unit.move_rollout(changed, changed.status if target is None else target)
@@ -644,32 +647,18 @@ class TransactionalStore(LightningStore):
 
         return await self._look(work)
 
-    async def query_rollouts(
-        self,
-        *,
-        status_in: Sequence[RolloutStatus] | None = None,
-        rollout_id_in: Sequence[str] | None = None,
-        rollout_id_contains: str | None = None,
-        tags: Sequence[str] | None = None,
-        filter_logic: Literal["and", "or"] = "and",
-        sort_by: str | None = None,
-        sort_order: Literal["asc", "desc"] = "asc",
-        limit: int = -1,
-        offset: int = 0,
-        status: Sequence[RolloutStatus] | None = None,
-        rollout_ids: Sequence[str] | None = None,
-    ) -> Sequence[Rollout]:
-        asked = query.make_query(
-            query.within("status", status if status_in is None else status_in, _ROLLOUT_STATUSES),
-            query.within("rollout_id", rollout_ids if rollout_id_in is None else rollout_id_in),
-            query.contains("rollout_id", rollout_id_contains),
-            query.has("tags", tags),
-            sortable=query.ROLLOUT_SORT,
-            filter_logic=filter_logic,
-            sort_by=sort_by,
-            sort_order=sort_order,
-            limit=limit,
-            offset=offset,
+    async def do_query_rollouts(self, query: RolloutQuery) -> Sequence[Rollout]:
+        asked = make_query(
+            within("status", query.status_in, _ROLLOUT_STATUSES),
+            within("rollout_id", query.rollout_id_in),
+            contains("rollout_id", query.rollout_id_contains),
+            has("tags", query.tags),
+            sortable=ROLLOUT_SORT,
+            filter_logic=query.filter_logic,
+            sort_by=query.sort_by,
+            sort_order=query.sort_order,
+            limit=query.limit,
+            offset=query.offset,
         )
 
         def work(unit: Unit) -> Sequence[Rollout]:
@@ -678,27 +667,26 @@ class TransactionalStore(LightningStore):
 
         return await self._look(work)
 
-    async def wait_for_rollouts(
-        self, *, rollout_ids: list[str], timeout: float | None = None
-    ) -> list[Rollout]:
+    async def do_wait_for_rollouts(self, wait: RolloutWait) -> list[Rollout]:
+        timeout = wait.timeout
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
             raise InvalidArgument(f"timeout must be None or at least 0 seconds, not {timeout!r}")
-        ids = list(dict.fromkeys(rollout_ids))
+        ids = list(dict.fromkeys(wait.rollout_ids))
 
         def look(unit: Unit) -> list[Rollout]:
             return unit.with_attempts([unit.rollout(rollout_id) for rollout_id in ids])
 
-        wait = self._waits.add(ids, self)  # before the first look, so that nothing happens unseen in between
+        begun = self._waits.add(ids, self)  # before the first look, so that nothing happens unseen in between
         try:
             rollouts = await self._look(look)
             finished = _finished(rollouts)
             self._waits.finished(finished)
             if len(finished) < len(ids) and timeout != 0:
                 self._watch_others()
-                await wait.until(timeout)
+                await begun.until(timeout)
                 rollouts = await self._look(look)
         finally:
-            self._waits.remove(wait)
+            self._waits.remove(begun)
         return [rollout for rollout in rollouts if rollout.status in FINISHED]
 
     def _watch_others(self) -> None:
@@ -706,30 +694,15 @@ class TransactionalStore(LightningStore):
 
     # ------------------------------------------------------------------ attempts
 
-    async def update_attempt(
-        self,
-        rollout_id: str,
-        attempt_id: str | Literal["latest"],
-        status: AttemptStatus | Unset = UNSET,
-        worker_id: str | Unset = UNSET,
-        last_heartbeat_time: float | Unset = UNSET,
-        metadata: dict[str, Any] | None | Unset = UNSET,
-    ) -> Attempt:
+    async def do_update_attempt(self, change: AttemptChange) -> Attempt:
+        rollout_id, attempt_id, status, worker_id, heartbeat_time, metadata = change
         changes: dict[str, Any] = {}
-        if not isinstance(worker_id, Unset):
+        if worker_id is not UNSET:
             changes["worker_id"] = values.text("worker_id", worker_id)
-        if not isinstance(metadata, Unset):
+        if metadata is not UNSET:
             changes["metadata"] = values.optional_json_dict("metadata", metadata)
-        beat = (
-            None
-            if isinstance(last_heartbeat_time, Unset)
-            else values.moment("last_heartbeat_time", last_heartbeat_time)
-        )
-        target = (
-            None
-            if isinstance(status, Unset)
-            else values.word("status", status, lifecycle.ATTEMPT_TRANSITIONS)
-        )
+        beat = None if heartbeat_time is UNSET else values.moment("last_heartbeat_time", heartbeat_time)
+        target = None if status is UNSET else values.word("status", status, lifecycle.ATTEMPT_TRANSITIONS)
 
         def work(unit: Unit) -> Attempt:
             before = unit.attempt(rollout_id, attempt_id)
@@ -745,18 +718,11 @@ class TransactionalStore(LightningStore):
 
         return await self._change(work)
 
-    async def seal_attempt(
-        self,
-        rollout_id: str,
-        attempt_id: str | Literal["latest"],
-        *,
-        spans: int,
-        unproven: Mapping[str, int] | None = None,
-    ) -> Attempt:
-        counted = values.optional_counts("unproven", unproven)
+    async def do_seal_attempt(self, seal: NewSeal) -> Attempt:
+        spans, counted = seal.spans, values.optional_counts("unproven", seal.unproven)
 
         def work(unit: Unit) -> Attempt:
-            attempt = unit.attempt(rollout_id, attempt_id)
+            attempt = unit.attempt(seal.rollout_id, seal.attempt_id)
             if attempt.seal is not None:
                 if attempt.seal.spans == spans:
                     return attempt
@@ -769,8 +735,8 @@ class TransactionalStore(LightningStore):
                 raise NotSealable(f"attempt {attempt.attempt_id} cannot be sealed: {why}")
             late = unit.tables.count_spans(key).late
             counter = unit.tables.get_counter(key)
-            seal = Seal(time=unit.now, spans=spans, sequence_id=counter, late=late, unproven=counted)
-            sealed = attempt.model_copy(update={"seal": seal})
+            kept = Seal(time=unit.now, spans=spans, sequence_id=counter, late=late, unproven=counted)
+            sealed = attempt.model_copy(update={"seal": kept})
             unit.report(attempt, sealed)
             return sealed
 
@@ -779,85 +745,58 @@ class TransactionalStore(LightningStore):
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         return await self._look(lambda unit: unit.tables.get_latest_attempts([rollout_id]).get(rollout_id))
 
-    async def query_attempts(
-        self,
-        rollout_id: str,
-        *,
-        sort_by: str | None = "sequence_id",
-        sort_order: Literal["asc", "desc"] = "asc",
-        limit: int = -1,
-        offset: int = 0,
-    ) -> Sequence[Attempt]:
-        asked = query.make_query(
-            sortable=query.ATTEMPT_SORT, sort_by=sort_by, sort_order=sort_order, limit=limit, offset=offset
+    async def do_query_attempts(self, query: AttemptQuery) -> Sequence[Attempt]:
+        rollout_id, sort_by, sort_order, limit, offset = query
+        asked = make_query(
+            sortable=ATTEMPT_SORT, sort_by=sort_by, sort_order=sort_order, limit=limit, offset=offset
         )
         return await self._look(lambda unit: asked.select(unit.tables.get_attempts(rollout_id)))
 
     # ------------------------------------------------------------------ spans
 
-    async def add_many_spans(
-        self, spans: Sequence[Span], *, opened: Sequence[Span] = (), accounts: Sequence[Account] = ()
-    ) -> Sequence[Span]:
-        batch = SpanBatch(spans, opened, accounts)
-        if not (spans or opened or accounts):
+    async def do_add_many_spans(self, batch: SpanBatch) -> Sequence[Span]:
+        write = BatchWrite(batch)
+        if not (batch.spans or batch.opened or batch.accounts):
             return []
         return await self._change(
-            batch.write, prepare=lambda: batch.encode(self._encode, self._encode_open), shares=False
+            write.write, prepare=lambda: write.encode(self._encode, self._encode_open), shares=False
         )
 
-    async def query_spans(
-        self,
-        rollout_id: str,
-        attempt_id: str | Literal["latest"] | None = None,
-        *,
-        trace_id: str | None = None,
-        trace_id_contains: str | None = None,
-        span_id: str | None = None,
-        span_id_contains: str | None = None,
-        parent_id: str | None = None,
-        parent_id_contains: str | None = None,
-        name: str | None = None,
-        name_contains: str | None = None,
-        filter_logic: Literal["and", "or"] = "and",
-        limit: int = -1,
-        offset: int = 0,
-        sort_by: str | None = "sequence_id",
-        sort_order: Literal["asc", "desc"] = "asc",
-    ) -> Sequence[Span]:
-        asked = query.make_query(
-            query.equals("trace_id", trace_id),
-            query.contains("trace_id", trace_id_contains),
-            query.equals("span_id", span_id),
-            query.contains("span_id", span_id_contains),
-            query.equals("parent_id", parent_id),
-            query.contains("parent_id", parent_id_contains),
-            query.equals("name", name),
-            query.contains("name", name_contains),
-            sortable=query.SPAN_SORT,
-            filter_logic=filter_logic,
-            sort_by=sort_by,
-            sort_order=sort_order,
-            limit=limit,
-            offset=offset,
+    async def do_query_spans(self, query: SpanQuery) -> Sequence[Span]:
+        asked = make_query(
+            equals("trace_id", query.trace_id),
+            contains("trace_id", query.trace_id_contains),
+            equals("span_id", query.span_id),
+            contains("span_id", query.span_id_contains),
+            equals("parent_id", query.parent_id),
+            contains("parent_id", query.parent_id_contains),
+            equals("name", query.name),
+            contains("name", query.name_contains),
+            sortable=SPAN_SORT,
+            filter_logic=query.filter_logic,
+            sort_by=query.sort_by,
+            sort_order=query.sort_order,
+            limit=query.limit,
+            offset=query.offset,
         )
         return await self._look(
-            lambda unit: unit.tables.find_spans(_attempt_keys(unit, rollout_id, attempt_id), asked)
+            lambda unit: unit.tables.find_spans(
+                _attempt_keys(unit, query.rollout_id, query.attempt_id), asked
+            )
         )
 
-    async def query_open_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
+    async def do_query_open_spans(self, of: SpansOf) -> Sequence[Span]:
         def work(unit: Unit) -> list[Span]:
-            found = unit.tables.get_open_spans(_attempt_keys(unit, rollout_id, attempt_id))
+            found = unit.tables.get_open_spans(_attempt_keys(unit, *of))
             return sorted(found, key=lambda span: (span.start_time is None, span.start_time or 0.0))
 
         return await self._look(work)
 
-    async def query_late_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
-        return await self._look(
-            lambda unit: list(unit.tables.get_late_spans(_attempt_keys(unit, rollout_id, attempt_id)))
-        )
+    async def do_query_late_spans(self, of: SpansOf) -> Sequence[Span]:
+        return await self._look(lambda unit: list(unit.tables.get_late_spans(_attempt_keys(unit, *of))))
 
-    async def get_receipt(self, rollout_id: str, attempt_id: str | Literal["latest"]) -> Receipt:
-        return await self._look(lambda unit: receipt_of(unit.attempt(rollout_id, attempt_id), unit.tables))
+    async def do_get_receipt(self, of: AttemptRef) -> Receipt:
+        return await self._look(lambda unit: receipt_of(unit.attempt(*of), unit.tables))
 
     async def get_many_span_sequence_ids(
         self, rollout_attempt_ids: Sequence[tuple[str, str]]
@@ -880,9 +819,9 @@ class TransactionalStore(LightningStore):
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         return await self.update_resources(new_resources_id(), resources)
 
-    async def update_resources(self, resources_id: str, resources: NamedResources) -> ResourcesUpdate:
-        values.text("resources_id", resources_id)
-        checked = values.named_resources(resources)
+    async def do_update_resources(self, change: ResourcesChange) -> ResourcesUpdate:
+        resources_id = values.text("resources_id", change.resources_id)
+        checked = values.named_resources(change.resources)
 
         def work(unit: Unit) -> ResourcesUpdate:
             present = unit.tables.get_resources(resources_id)
@@ -904,34 +843,26 @@ class TransactionalStore(LightningStore):
     async def get_latest_resources(self) -> ResourcesUpdate | None:
         return await self._look(lambda unit: unit.tables.get_latest_resources())
 
-    async def query_resources(
-        self,
-        *,
-        resources_id: str | None = None,
-        resources_id_contains: str | None = None,
-        sort_by: str | None = None,
-        sort_order: Literal["asc", "desc"] = "asc",
-        limit: int = -1,
-        offset: int = 0,
-    ) -> Sequence[ResourcesUpdate]:
-        asked = query.make_query(
-            query.equals("resources_id", resources_id),
-            query.contains("resources_id", resources_id_contains),
-            sortable=query.RESOURCES_SORT,
-            sort_by=sort_by,
-            sort_order=sort_order,
-            limit=limit,
-            offset=offset,
+    async def do_query_resources(self, query: ResourcesQuery) -> Sequence[ResourcesUpdate]:
+        asked = make_query(
+            equals("resources_id", query.resources_id),
+            contains("resources_id", query.resources_id_contains),
+            sortable=RESOURCES_SORT,
+            sort_by=query.sort_by,
+            sort_order=query.sort_order,
+            limit=query.limit,
+            offset=query.offset,
         )
         return await self._look(lambda unit: unit.tables.find_resources(asked))
 
     # ------------------------------------------------------------------ workers
 
-    async def update_worker(self, worker_id: str, heartbeat_stats: dict[str, Any] | Unset = UNSET) -> Worker:
+    async def do_update_worker(self, change: WorkerChange) -> Worker:
+        worker_id, heartbeat_stats = change
         values.text("worker_id", worker_id)
         changes = (
             {}
-            if isinstance(heartbeat_stats, Unset)
+            if heartbeat_stats is UNSET
             else {"heartbeat_stats": values.json_dict("heartbeat_stats", heartbeat_stats)}
         )
 
@@ -945,32 +876,22 @@ class TransactionalStore(LightningStore):
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
         return await self._look(lambda unit: unit.tables.get_worker(worker_id))
 
-    async def query_workers(
-        self,
-        *,
-        status_in: Sequence[WorkerStatus] | None = None,
-        worker_id_contains: str | None = None,
-        filter_logic: Literal["and", "or"] = "and",
-        sort_by: str | None = None,
-        sort_order: Literal["asc", "desc"] = "asc",
-        limit: int = -1,
-        offset: int = 0,
-    ) -> Sequence[Worker]:
-        asked = query.make_query(
-            query.within("status", status_in, _WORKER_STATUSES),
-            query.contains("worker_id", worker_id_contains),
-            sortable=query.WORKER_SORT,
-            filter_logic=filter_logic,
-            sort_by=sort_by,
-            sort_order=sort_order,
-            limit=limit,
-            offset=offset,
+    async def do_query_workers(self, query: WorkerQuery) -> Sequence[Worker]:
+        asked = make_query(
+            within("status", query.status_in, _WORKER_STATUSES),
+            contains("worker_id", query.worker_id_contains),
+            sortable=WORKER_SORT,
+            filter_logic=query.filter_logic,
+            sort_by=query.sort_by,
+            sort_order=query.sort_order,
+            limit=query.limit,
+            offset=query.offset,
         )
         return await self._look(lambda unit: unit.tables.find_workers(asked))
 
 
-def _draft(request: EnqueueRolloutRequest, task: TaskInput) -> Rollout:
-    """Check a request and return a rollout that still lacks its start time and its resources."""
+def _draft(request: EnqueueRolloutRequest | NewRollout, task: TaskInput) -> Rollout:
+    """Check what is asked for and return a rollout that still lacks its start time and its resources."""
     return Rollout.model_construct(
         rollout_id=new_rollout_id(),
         input=task,

@@ -23,6 +23,8 @@ from agentlightning.cli.entry import build_parser
 from agentlightning.cli.options import COMMANDS
 from agentlightning.integrations.agentops.table import KEPT_OFF, TABLE
 from agentlightning.rows.reasons import ALL_CODES
+from agentlightning.store.primitives import PRIMITIVES
+from agentlightning.types import NamedResources
 from agentlightning.verify.verdicts import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -266,8 +268,40 @@ def installs() -> str:
     return table(("extra", "what for", "distributions", "MB"), lines) + "\n" + note
 
 
+def type_name(kind: Any) -> str:
+    """Return a type as a reader writes it, without its modules."""
+    if kind is None:
+        return ""
+    if kind is NamedResources:  # an alias, which knows no name
+        return "`NamedResources`"
+    name = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+    plain = re.sub(r"[A-Za-z_.]+[.]", "", name)
+    plain = re.sub(r"Union.(\w+), (\w+).", r"\1 | \2", plain)  # pydantic spells unions in the old way
+    return f"`{plain}`"
+
+
+def primitives() -> str:
+    """Return the table of what a store is asked."""
+    headings = ("method", "takes", "answers", "writes", "may be repeated")
+    marks = {True: "yes", False: "no"}
+    return table(
+        headings,
+        [
+            (
+                f"`{row.method}`",
+                type_name(row.takes),
+                type_name(row.answers),
+                marks[row.writes],
+                marks[row.repeatable],
+            )
+            for row in PRIMITIVES.values()
+        ],
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "installs": installs,
+    "primitives": primitives,
     "settings": settings,
     "commands": commands,
     "errors": error_classes,

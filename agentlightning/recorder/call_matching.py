@@ -2,9 +2,9 @@
 
 AgentOps, OpenLLMetry, OpenInference and OpenTelemetry's own instrumentations start a span around a call of a
 client library. The wire capture sees the same call a moment later, in the same context. Then what it saw is handed
-to that span, which *adopts* the call, and no second span is made:
+to that span, which *claims* the call, and no second span is made:
 
-* The newest span of this context that is open, looks like a model call, has adopted none, and lies in the
+* The newest span of this context that is open, looks like a model call, has claimed none, and lies in the
   current trace is the one. Whether it is *current* does not matter: several instrumentations never make theirs so.
 * A span that starts without a word and says only then what it is (AgentOps 0.4.15, Google's ADK) is looked at when a
   call leaves.
@@ -22,7 +22,6 @@ Ids decide in the end: where span and answer name different responses, the token
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span as SdkSpan
 
     from ..dialects.raw_call import RawCall
+    from .ledger import Ledger
     from .scope import Record, Scope
-    from .writer import Writer
 
 _MESSAGES = ("gen_ai.prompt.", "llm.input_messages.", "gen_ai.input.messages")
 
@@ -46,7 +45,7 @@ Settle = Callable[["ReadableSpan", "Record"], None]
 
 
 class _Offer:
-    """An open span that may adopt a call, and the one that was there before it."""
+    """An open span that may claim a call, and the one that was there before it."""
 
     __slots__ = ("before", "is_sure", "record", "span")
 
@@ -60,7 +59,7 @@ class _Offer:
     @property
     def is_free(self) -> bool:
         record = self.record
-        if record.ended or record.duplicate or record.adoption is not None or not self.span.is_recording():
+        if record.ended or record.duplicate or record.claim is not None or not self.span.is_recording():
             return False
         return self.is_sure or is_model_call(attributes_of(self.span))
 
@@ -68,52 +67,34 @@ class _Offer:
 _offer: ContextVar[_Offer | None] = ContextVar("agentlightning_model_span", default=None)
 
 
-class Adoption:
-    """What an adopting span knows of its call; changed under the lock of the writer."""
+class CallMatching:
+    """The model spans of other instrumentations that one recorder has seen, and their calls.
 
-    __slots__ = ("call_is_over", "ended", "span")
+    Args:
+        ledger: Asked for the call of a span, in one step each time.
+        settle: Queues a finished span.
+    """
 
-    def __init__(self, span: trace.Span, *, call_is_over: bool = False) -> None:
-        self.span = span
-        self.call_is_over = call_is_over
-        self.ended: ReadableSpan | None = None
-        """The finished span, while it waits for its call."""
-
-    def finish(self) -> ReadableSpan | None:
-        """Note that the call is over, and hand out the finished span if it waits for that."""
-        self.call_is_over = True
-        ended, self.ended = self.ended, None
-        return ended
-
-
-class Adoptions:
-    """The model spans of strangers that one processor has seen, and their calls."""
-
-    def __init__(self, writer: Writer, settle: Settle) -> None:
-        self._writer = writer
+    def __init__(self, ledger: Ledger, settle: Settle) -> None:
+        self._ledger = ledger
         self._settle = settle
-
-    @property
-    def _lock(self) -> AbstractContextManager[Any]:
-        return self._writer.lock  # which is a new one after a fork
 
     # ------------------------------------------------------------------ spans
 
-    def started(self, span: SdkSpan, record: Record, attributes: Mapping[str, Any]) -> None:
+    def note_start(self, span: SdkSpan, record: Record, attributes: Mapping[str, Any]) -> None:
         """Look at a span that starts under an attempt, with these attributes; cheap for all that are no model calls."""
         is_sure = bool(attributes)
         if is_sure and not is_model_call(attributes):
             return
         before = _free(_offer.get())
         if is_sure and before is not None and _is_inside(span, before.span):
-            with self._lock:
-                _replace(record, before.record)
+            self._ledger.replace(record, before.record)
             return
         _offer.set(_Offer(span, record, before, is_sure=is_sure))
 
     # ------------------------------------------------------------------ calls
 
-    def adopt(self, model: str | None) -> trace.Span | None:
+    def claim(self, model: str | None) -> trace.Span | None:
         """Return the span that the call which leaves now belongs to, or ``None``."""
         offer = _free(_offer.get())
         if offer is None:
@@ -124,71 +105,40 @@ class Adoptions:
         asked = request_model(attributes_of(offer.span))
         if asked is not None and model is not None and not _same_model(asked, model):
             return None
+        # The spans are asked before, and not by the ledger: their own locks are never waited for under its lock.
         offer, duplicates = _outermost(offer)
-        # Spans were asked before it is taken: their own locks are never waited for under this one.
-        with self._lock:
-            if offer.record.ended or offer.record.adoption is not None:  # meanwhile, by another thread
-                return None
-            for record, outer in duplicates:
-                if not record.ended:
-                    _replace(record, outer)
-            offer.record.adoption = Adoption(offer.span)
-        return offer.span
+        return offer.span if self._ledger.claim(offer.record, offer.span, duplicates) else None
 
     def keep_out(self, span: trace.Span) -> None:
         """Note that a span is ours and has its call already."""
-        record = self._writer.records.get(id(span.get_span_context()))
+        record = self._ledger.records.get(id(span.get_span_context()))
         if record is not None:
-            with self._lock:
-                record.adoption = Adoption(span, call_is_over=True)
+            self._ledger.claim_done(record, span)
 
-    def over(self, span: trace.Span, call: RawCall) -> None:
-        """Give an adopting span the call that it waited for."""
-        record = self._writer.records.get(id(span.get_span_context()))
-        adoption = record.adoption if record is not None else None
-        if record is None or adoption is None:
+    def complete(self, span: trace.Span, call: RawCall) -> None:
+        """Give a span the call that it has claimed."""
+        record = self._ledger.records.get(id(span.get_span_context()))
+        if record is None:
             return
-        with self._lock:
-            record.calls = [call]
-            ended = adoption.finish()
-            left = ended is None and not call.complete and self._is_late_to_leave(record)
+        ended, is_left = self._ledger.complete(record, call)
         if ended is not None:
             self._settle(ended, record)
-        elif left and call.error is None:
-            adoption.span.end()
-
-    @staticmethod
-    def _is_late_to_leave(record: Record) -> bool:
-        """Note that a stream was left half way; return whether its ``trace_context`` has ended, which would see it."""
-        scope = record.scope
-        if scope.left_open is None:
-            return True
-        scope.left_open.append(record)
-        return False
+        elif is_left:
+            span.end()
 
     def close(self, scope: Scope) -> None:
         """End spans whose calls are over and which nobody has ended: their streams were left half way."""
-        with self._lock:
-            left, scope.left_open = scope.left_open, None
-        for record in left or ():
-            if record.adoption is not None and not record.ended:
-                record.adoption.span.end()
+        for record in self._ledger.left_open(scope):
+            if record.claim is not None:
+                record.claim.span.end()
 
     def release(self) -> None:
         """Queue spans that wait for their calls: the process ends, and what is known of them is kept."""
-        for record in list(self._writer.records.values()):
-            if record.adoption is None or record.adoption.ended is None:
-                continue
-            with self._lock:
-                ended = record.adoption.finish()
-            if ended is not None:
-                self._settle(ended, record)
-
-
-def other_call(attributes: Mapping[str, Any], response_id: str | None) -> bool:
-    """Whether a span that adopted a call names another response than the call's."""
-    named = attributes.get("gen_ai.response.id")
-    return bool(named) and response_id is not None and named != response_id
+        for record in list(self._ledger.records.values()):
+            if record.claim is not None and record.claim.finished is not None:
+                ended = self._ledger.release(record)
+                if ended is not None:
+                    self._settle(ended, record)
 
 
 def _same_model(asked: str, called: str) -> bool:
@@ -212,12 +162,6 @@ def _outermost(offer: _Offer) -> tuple[_Offer, list[tuple[Record, Record]]]:
         duplicates.append((offer.record, before.record))
         offer, before = before, _free(before.before)
     return offer, duplicates
-
-
-def _replace(record: Record, outer: Record) -> None:
-    """Note that a span is the second of a call (under the lock); its children move to the first."""
-    record.scope.replaced[record.context.span_id] = outer.context.span_id
-    record.duplicate = True
 
 
 def _is_inside(span: SdkSpan, outer: SdkSpan) -> bool:

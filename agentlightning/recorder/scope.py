@@ -1,13 +1,9 @@
-"""What a span is routed to, and how its attempt's account is kept.
+"""What a span is routed to, and what is remembered of it until it is settled.
 
 A :class:`Scope` is one ``trace_context`` (or one attempt that reached this process by baggage or attribute). It
 travels in the OpenTelemetry context; ``on_start`` looks it up once, and the span's :class:`Record` keeps it until
-the span ends, however late and on whatever thread.
-
-The scope counts. ``accounted`` is what the store has been or is being told of: spans in a batch, spans
-announced as open, spans dropped. It is that number, not the live one, which goes into an account, so that an
-account that is committed with a batch describes exactly what is committed. All counters are changed under the
-writer's lock only.
+the span ends, however late and on whatever thread. How many spans it has is in its :class:`~.counts.Counts`, which are
+the ledger's.
 """
 
 from __future__ import annotations
@@ -23,7 +19,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage, trace
@@ -31,17 +26,15 @@ from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan
 
 from ..dialects.raw_call import Endpoint
-from ..semconv import DropReason, LightningResourceAttributes
-from ..store.base import new_writer_id
-from ..types import Account, Receipt, Span
-from ..types.tracer import attributes_of, has_events, has_links
+from ..semconv import LightningResourceAttributes
+from ..types import Span
+from .counts import Counts
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
-    from .call_matching import Adoption
     from .overflow import MovedCalls
 
 ROLLOUT_KEY = LightningResourceAttributes.ROLLOUT_ID.value
@@ -51,7 +44,6 @@ _SCOPE_KEY = otel_context.create_key("agentlightning-scope")
 _innermost: ContextVar[Scope | None] = ContextVar("agentlightning_innermost", default=None)
 """The ``trace_context`` that was entered last. Code that makes an extracted OpenTelemetry context current hides its
 scope, and is inside of it all the same."""
-_numbers = itertools.count(1)
 _moments = itertools.count(1)
 """The order in which scopes were opened and items were put on queues."""
 _SLOTS = 4096
@@ -64,39 +56,40 @@ _pid = os.getpid()
 _open: weakref.WeakSet[Scope] = weakref.WeakSet()
 """Scopes whose ``trace_context`` is open in this process."""
 
-_ENTRY_OVERHEAD = 600
-"""Bytes that a span without attributes occupies in the queue, roughly (CPython 3.11)."""
-_PART_OVERHEAD = 300
-"""The same of an event or a link."""
-_NUMBERS = frozenset({int, float, bool})
-"""Values that take no room beside the 80 bytes that each attribute is reckoned with."""
-_FLAT = _NUMBERS | {str}
-_LEVELS_SIZED = 5
-"""How deep a nested value is looked into; a value may contain itself."""
 
+class CallClaim:
+    """The model call that a span of another instrumentation has claimed; changed by the ledger alone."""
 
-def next_writer_id() -> str:
-    """Return a writer id that no other account of any process has."""
-    return new_writer_id(next(_numbers))
+    __slots__ = ("finished", "is_over", "span")
+
+    def __init__(self, span: trace.Span, *, is_over: bool = False) -> None:
+        self.span = span
+        self.is_over = is_over
+        """The call is over; the span may go on."""
+        self.finished: ReadableSpan | None = None
+        """The span as it ended, while it waits for its call."""
 
 
 class Record:
-    """What the recorder remembers of one span from its start until it is settled."""
+    """What the recorder remembers of one span from its start until it is settled.
+
+    All but ``calls`` is changed by the ledger alone.
+    """
 
     __slots__ = (
-        "adoption",
         "announced",
         "calls",
+        "claim",
         "context",
         "dropped",
         "duplicate",
         "ended",
-        "marks",
+        "labels",
         "scope",
     )
 
     def __init__(
-        self, scope: Scope, context: trace.SpanContext, marks: Mapping[str, Any] | None = None
+        self, scope: Scope, context: trace.SpanContext, labels: Mapping[str, Any] | None = None
     ) -> None:
         self.scope = scope
         self.context = context
@@ -105,11 +98,12 @@ class Record:
         """Its start is in a batch that was committed or is under way."""
         self.ended = False
         self.dropped = False
-        self.marks = marks
+        self.labels = labels
         """Attributes that the agent's code wants on its model calls: a role, or not to be trained."""
         self.calls: list[RawCall] | None = None
-        """Model calls seen on the wire, undecoded; they travel outside of attributes and their limits."""
-        self.adoption: Adoption | None = None
+        """Model calls seen on the wire, undecoded; they travel outside of attributes and their limits. Once the span
+        waits in the queue, they are the queue's to change."""
+        self.claim: CallClaim | None = None
         """Its model call, where it is a span of another instrumentation that has one."""
         self.duplicate = False
         """It is the second span of one model call."""
@@ -120,7 +114,7 @@ class Record:
         return f"{self.context.span_id:016x}"
 
 
-class Entry:
+class FinishedSpan:
     """A finished span on its way to the store."""
 
     __slots__ = ("moved", "readable", "record", "size", "span")
@@ -129,11 +123,11 @@ class Entry:
         self.readable: ReadableSpan | None = readable
         self.record = record
         self.size = size
-        """Bytes in memory."""
+        """Bytes in memory; while it waits, changed by the queue alone."""
         self.moved: MovedCalls | None = None
-        """Its model calls, where the writer has moved their bodies to disk."""
+        """Its model calls, where their bodies have been moved to disk."""
         self.span: Span | None = None
-        """The span as it was or will be stored, once the writer has made it."""
+        """The span as it was or will be stored, once it has been made."""
 
     @property
     def weight(self) -> int:
@@ -152,20 +146,6 @@ class Entry:
         return () if self.moved is None else self.moved.read()
 
 
-class Unplaced:
-    """The spans of this process that nobody could place; changed under the writer's lock.
-
-    Every attempt that is open when such a span starts could have made it. A scope notes the count when it is made and
-    when it closes; the difference is its own, and no span has to go round all open scopes.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        """How many have started."""
-        self.open: dict[int, trace.SpanContext] = {}
-        """Those that have not ended, by identity of their context."""
-
-
 class Scope:
     """One attempt as one ``trace_context`` sees it; see the module's docstring."""
 
@@ -176,10 +156,9 @@ class Scope:
         attempt_id: str,
         *,
         owner: object = None,
-        block_timeout: float = 0.1,
-        unplaced: Unplaced | None = None,
+        counts: Counts | None = None,
     ) -> None:
-        self._unplaced = unplaced or Unplaced()
+        self.counts = counts or Counts()
         self.owner = owner
         """The recorder that made it; others in this process leave its spans alone."""
         self.store = store
@@ -189,8 +168,7 @@ class Scope:
         """Model endpoints among the rollout's resources, which are asked for token ids; ``None`` where none is."""
         self.described: list[Endpoint] | None = None
         """The same, as the writer's thread has found them; ``None`` until it has looked."""
-        self.block_timeout = block_timeout
-        self.finished: list[Entry] | None = []
+        self.finished: list[FinishedSpan] | None = []
         """Finished spans for ``spans()``; ``None`` once nobody can ask any more."""
         self.finished_bytes = 0
         self._is_closed = False
@@ -228,27 +206,8 @@ class Scope:
         """Spans of others whose model call was left half way; ``None`` once the ``trace_context`` has ended them."""
         self.replaced: dict[int, int] = {}
         """Span id of a duplicate → the span that stands for it."""
-        self.forget_counts()
-
-    def forget_counts(self) -> None:
-        """Begin a new account; after a fork the counts of the parent are the parent's to report."""
-        self.pid = os.getpid()
-        self.writer_id = next_writer_id()
-        self.started = 0
-        self.live = 0
-        self.accounted = 0
-        self.put = 0
-        self.settled = 0
-        self.stored = 0
-        self._late: LateScope | None = None
-        self._unplaced_from = self._unplaced.count
-        self._unplaced_until: int | None = self._unplaced_from if self.closed else None
-        self.revision = 0
-        self.truncated = False
-        self.blocked_for = 0.0
-        self.dropped: dict[str, int] = {}
-        self.unstored: list[str] = []
-        """Announced and then dropped, as far as the store has not acknowledged it."""
+        self.late: LateScope | None = None
+        """What starts after its ``trace_context`` has closed, as far as this process has seen any."""
 
     @property
     def closed(self) -> bool:
@@ -262,12 +221,6 @@ class Scope:
         """Whether it was opened in the process that this one was forked from."""
         return self._opened_in != _pid
 
-    @property
-    def unattributed(self) -> int:
-        """How many spans that nobody could place started in this process while it was open."""
-        until = self._unplaced.count if self._unplaced_until is None else self._unplaced_until
-        return until - self._unplaced_from
-
     def open(self) -> None:
         """Note that its ``trace_context`` begins, also for processes that are forked inside of it."""
         self.opened_at = now()
@@ -277,14 +230,8 @@ class Scope:
             _marks[self._slot] = self.opened_at
         _open.add(self)
 
-    def late(self) -> LateScope:
-        """Return the scope of what starts late of this one (under the writer's lock)."""
-        if self._late is None or self._late.pid != os.getpid():
-            self._late = LateScope(self)
-        return self._late
-
     def close(self) -> None:
-        """Note that its ``trace_context`` is over (under the writer's lock)."""
+        """Note that its ``trace_context`` is over; called by the ledger, one thread at a time."""
         self._is_closed = True
         if self._slot and self._opened_in == _pid and self._mark is not None:
             self._mark[self._slot] = 0
@@ -292,8 +239,6 @@ class Scope:
             self._slot = 0
         _open.discard(self)
         self.generator = self.opened_by = None
-        if self._unplaced_until is None:
-            self._unplaced_until = self._unplaced.count
 
     def stands_for(self, span_id: int) -> int:
         """Return the span id that is stored in place of a duplicate's."""
@@ -301,66 +246,11 @@ class Scope:
             span_id = self.replaced[span_id]
         return span_id
 
-    def drop(self, record: Record, reason: DropReason, *, accounted: bool = False) -> None:
-        """Count a span that will not be stored (under the writer's lock).
-
-        Args:
-            record: The span's record.
-            reason: Why.
-            accounted: Whether ``accounted`` has this span already.
-        """
-        record.dropped = True
-        self.dropped[reason.value] = self.dropped.get(reason.value, 0) + 1
-        if record.announced:
-            self.unstored.append(record.span_id)
-        elif not accounted:
-            self.accounted += 1
-
-    @property
-    def lost(self) -> int:
-        """How many spans are neither stored nor taken out on purpose."""
-        on_purpose = (DropReason.PIPELINE.value, DropReason.SAME_CALL.value)
-        return sum(number for reason, number in self.dropped.items() if reason not in on_purpose)
-
-    def account(self, in_batch: int, *, ending: bool = False) -> Account:
-        """Return the account that goes with a batch of ``in_batch`` of this scope's finished spans.
-
-        Args:
-            in_batch: Number of them.
-            ending: Whether the process ends in good order; what is open then stays open.
-        """
-        self.revision += 1
-        idle = (ending or (self.closed and self.live == 0)) and self.put - self.settled == in_batch
-        return Account.model_construct(
-            rollout_id=self.rollout_id,
-            attempt_id=self.attempt_id,
-            writer_id=self.writer_id,
-            revision=self.revision,
-            started=self.accounted,
-            dropped=dict(self.dropped),
-            unstored=list(self.unstored),
-            late=0,
-            late_dropped={},
-            unattributed=self.unattributed,
-            closed=idle,
-        )
-
-    def receipt(self) -> Receipt:
-        """Return what this process knows by itself: ``open`` also counts spans that are still queued."""
-        dropped, late = dict(self.dropped), self._late
-        return Receipt(
-            rollout_id=self.rollout_id,
-            attempt_id=self.attempt_id,
-            started=self.started,
-            stored=self.stored,
-            open=self.started - self.stored - sum(dropped.values()),
-            dropped=dropped,
-            late=0 if late is None else late.started,
-            late_stored=0 if late is None or late.store is None else late.stored,
-            late_dropped={} if late is None else dict(late.dropped),
-            unattributed=self.unattributed,
-            truncated=self.truncated,
-        )
+    def keep(self, finished: FinishedSpan, max_bytes: int) -> None:
+        """Keep a finished span for ``spans()``, if there is room and somebody can still ask."""
+        if self.finished is not None and self.finished_bytes + finished.size <= max_bytes:
+            self.finished_bytes += finished.size
+            self.finished.append(finished)
 
 
 class LateScope(Scope):
@@ -372,34 +262,10 @@ class LateScope(Scope):
 
     def __init__(self, of: Scope) -> None:
         keeps_late = of.store is not None and of.store.capabilities.get("receipts")
-        super().__init__(
-            of.store if keeps_late else None,
-            of.rollout_id,
-            of.attempt_id,
-            owner=of.owner,
-            block_timeout=of.block_timeout,
-        )
+        super().__init__(of.store if keeps_late else None, of.rollout_id, of.attempt_id, owner=of.owner)
         self.is_late = self._is_closed = True
         self.unopened = of.unopened
         self.finished = self.left_open = None
-
-    def account(self, in_batch: int, *, ending: bool = False) -> Account:
-        """Return the account of late spans. It is always closed: nobody waits for them."""
-        del in_batch, ending
-        self.revision += 1
-        return Account.model_construct(
-            rollout_id=self.rollout_id,
-            attempt_id=self.attempt_id,
-            writer_id=self.writer_id,
-            revision=self.revision,
-            started=0,
-            dropped={},
-            unstored=[],
-            late=self.started,
-            late_dropped=dict(self.dropped),
-            unattributed=0,
-            closed=True,
-        )
 
 
 def scope_in(context: otel_context.Context) -> Scope | None:
@@ -510,75 +376,6 @@ def ids_among(attributes: Mapping[str, object]) -> tuple[str, str] | None:
     if isinstance(rollout_id, str) and isinstance(attempt_id, str):
         return rollout_id, attempt_id
     return None
-
-
-def kept_of(span: ReadableSpan, calls: Sequence[RawCall] | None) -> tuple[ReadableSpan, int]:
-    """Return what is kept of a finished span until it is written, and the bytes that it and its model calls occupy.
-
-    The bytes are an estimate. Most of the SDK's object are locks and empty lists. Without them a span that waits takes
-    half of the memory, and the garbage collector, which runs on the agent's threads, visits a third of the objects.
-    """
-    attributes = attributes_of(span)
-    events = span.events if has_events(span) else ()
-    links = span.links if has_links(span) else ()
-    size = _size_of_parts(span.name, attributes, (*events, *links) if events or links else ())
-    for call in calls or ():
-        size += len(call.request_body) + len(call.response_body)
-    if span.dropped_attributes:  # the SDK's container of attributes has their number
-        return span, size
-    kept = ReadableSpan(
-        span.name,
-        span.get_span_context(),
-        span.parent,
-        span.resource,
-        attributes,
-        events,
-        links,
-        status=span.status,
-        start_time=span.start_time,
-        end_time=span.end_time,
-    )
-    return kept, size
-
-
-def size_of(span: ReadableSpan) -> int:
-    """Estimate the bytes that a finished span occupies."""
-    return _size_of_parts(span.name, attributes_of(span), (*span.events, *span.links))
-
-
-def _size_of_parts(name: str, attributes: Mapping[str, Any], parts: Sequence[object]) -> int:
-    size = _ENTRY_OVERHEAD + len(name)
-    if attributes:
-        size += _size_of_all(attributes)
-    for part in parts:
-        size += _PART_OVERHEAD + _size_of_all(attributes_of(part))
-    return size
-
-
-def _size_of_all(attributes: Mapping[str, Any], depth: int = 0) -> int:
-    values = attributes.values()
-    size = 80 * len(attributes)
-    # Two passes without a line of Python for each value: they are texts and numbers, but for a few spans.
-    if _FLAT.issuperset(map(type, values)):
-        return size + sum(map(length_hint, values))
-    for value in values:
-        if type(value) is str:
-            size += len(value)
-        elif type(value) not in _NUMBERS:
-            size += _size_of_value(value, depth)
-    return size
-
-
-def _size_of_value(value: Any, depth: int) -> int:
-    if isinstance(value, (str, bytes)):
-        return len(value)
-    if isinstance(value, (tuple, list)):  # before the check for a mapping, which is a call of Python's own
-        if depth == _LEVELS_SIZED or not value or isinstance(value[0], (int, float)):
-            return 32 * len(value)
-        return sum(32 + _size_of_value(item, depth + 1) for item in value)
-    if depth < _LEVELS_SIZED and isinstance(value, Mapping):
-        return _size_of_all(value, depth + 1)
-    return 32
 
 
 def _after_fork_in_child() -> None:

@@ -8,6 +8,7 @@ from .. import _lazy
 
 if TYPE_CHECKING:
     from ..integrations.agentops.tracer import AgentOpsTracer as AgentOpsTracer
+    from ..recorder.settings import WriterSettings as WriterSettings
     from .base import TraceContext as TraceContext
     from .base import Tracer as Tracer
     from .base import clear_active_tracer as clear_active_tracer
@@ -27,6 +28,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
         "agentlightning.integrations.agentops.tracer": ("AgentOpsTracer",),
+        "agentlightning.recorder.settings": ("WriterSettings",),
         ".base": (
             "TraceContext",
             "Tracer",

@@ -1,6 +1,6 @@
 """What the agent's code says of its own model calls: in which role they are made, and whether they may be trained.
 
-The marks travel in the OpenTelemetry context, as the rollout does: into tasks and ``asyncio.to_thread``, not into
+They travel in the OpenTelemetry context, as the rollout does: into tasks and ``asyncio.to_thread``, not into
 other processes. Every span that starts inside carries them; rows are made by them (``rows.RowPolicy``).
 
 >>> with role("judge"):
@@ -20,7 +20,7 @@ from opentelemetry import context as otel_context
 
 from ..semconv import SpanFlagAttributes
 
-_MARKS_KEY = otel_context.create_key("agentlightning-marks")
+_LABELS_KEY = otel_context.create_key("agentlightning-call-labels")
 _UNTRAINABLE = SpanFlagAttributes.UNTRAINABLE.value
 _ROLE = SpanFlagAttributes.ROLE.value
 
@@ -31,7 +31,7 @@ MARKED = "untrainable"
 @contextmanager
 def trainable(flag: bool = True) -> Iterator[None]:
     """Say whether the model calls inside may be trained; the innermost says it."""
-    with _marked({_UNTRAINABLE: None if flag else MARKED}):
+    with _labelled({_UNTRAINABLE: None if flag else MARKED}):
         yield
 
 
@@ -46,21 +46,21 @@ def role(name: str) -> Iterator[None]:
     """
     if not name:
         raise ValueError("a role needs a name, such as 'judge'")
-    with _marked({_ROLE: name}):
+    with _labelled({_ROLE: name}):
         yield
 
 
-def marks_in(context: otel_context.Context) -> Mapping[str, Any] | None:
+def labels_in(context: otel_context.Context) -> Mapping[str, Any] | None:
     """Return the attributes that spans started in ``context`` get, or ``None`` where there are none."""
-    return context.get(_MARKS_KEY) or None  # type: ignore[return-value]  # what ``_marked`` has put there
+    return context.get(_LABELS_KEY) or None  # type: ignore[return-value]  # what ``_labelled`` has put there
 
 
 @contextmanager
-def _marked(marks: Mapping[str, Any]) -> Iterator[None]:
+def _labelled(labels: Mapping[str, Any]) -> Iterator[None]:
     context = otel_context.get_current()
-    both = {**(marks_in(context) or {}), **marks}
+    both = {**(labels_in(context) or {}), **labels}
     kept = MappingProxyType({name: value for name, value in both.items() if value is not None})
-    token = otel_context.attach(otel_context.set_value(_MARKS_KEY, kept, context))
+    token = otel_context.attach(otel_context.set_value(_LABELS_KEY, kept, context))
     try:
         yield
     finally:

@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -21,12 +20,15 @@ from .._threads import interpreter_ends
 from ..env_var import LightningEnvVar
 from ..pipeline.chain import Chain
 from ..pipeline.policy import redaction_policy, stages_of
-from ..recorder.delivery import within
-from ..recorder.scope import Entry, Record, Scope, ids_among, size_of
-from ..recorder.writer import Writer, WriterSettings
+from ..recorder.converter import Converter
+from ..recorder.recent_scopes import Ids, RecentScopes
+from ..recorder.scope import FinishedSpan, Record, Scope, ids_among
+from ..recorder.settings import WriterSettings
+from ..recorder.sizes import size_of
+from ..recorder.store_writes import within
+from ..recorder.writer import Writer
 from ..store.base import LightningStore
 from ..store.registry import open_store
-from ..types import Span
 from .portal import run_sync
 from .process_end import EXIT_TIMEOUT
 
@@ -53,14 +55,13 @@ class LightningSpanExporter(SpanExporter):
         self._owns_store = store is None
         self._store = store if store is not None else open_store()
         self._timeout = timeout
-        self._chain = Chain(stages_of(redaction_policy()))
-        self._writer = Writer(self._make_span, settings)
-        self._scopes: OrderedDict[tuple[str, str], Scope] = OrderedDict()
+        self._writer = Writer(Converter(Chain(stages_of(redaction_policy()))), settings)
+        self._scopes = RecentScopes(SCOPES_REMEMBERED, self._new_scope, self._writer.close)
         self._own_attempt: tuple[str, str] | None = None
         self._started_by = self._lock_of = os.getpid()
         self._lock = threading.Lock()
         self._late = False
-        self._writer.begin()  # a short program's first span may come when it ends
+        self._writer.thread.begin()  # a short program's first span may come when it ends
         self._writer.deliver_spool(self._store)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -70,8 +71,8 @@ class LightningSpanExporter(SpanExporter):
                 context = span.get_span_context()
                 if context is not None:
                     record = Record(self._scope_of(span), context)
-                    self._writer.started(None, record)
-                    self._writer.ended(span, record, size_of(span))
+                    self._writer.ledger.start(record)
+                    self._writer.end(FinishedSpan(span, record, size_of(span)))
             written = self._writer.flush().result(self._patience())
         except TimeoutError:
             self._late = interpreter_ends()
@@ -93,8 +94,8 @@ class LightningSpanExporter(SpanExporter):
 
         Each of the three gets a second; a forked child leaves the rollout and the store to its parent.
         """
-        for scope in self._scopes.values():
-            self._writer.closed(scope)
+        for scope in self._scopes:
+            self._writer.close(scope)
         self._writer.shutdown(EXIT_TIMEOUT)
         if self._started_by != os.getpid():
             return
@@ -116,12 +117,6 @@ class LightningSpanExporter(SpanExporter):
             return self._timeout
         return 0.0 if self._late else min(self._timeout, EXIT_TIMEOUT)
 
-    def _make_span(self, entry: Entry) -> Span | None:
-        scope, readable = entry.record.scope, entry.readable
-        assert readable is not None
-        span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
-        return self._chain(span) if self._chain else span
-
     def _scope_of(self, span: ReadableSpan) -> Scope:
         ids = (
             ids_among(span.attributes or {})
@@ -131,16 +126,15 @@ class LightningSpanExporter(SpanExporter):
         )
         if self._lock_of != os.getpid():  # another thread may have held the lock when this process was forked
             self._lock, self._lock_of = threading.Lock(), os.getpid()
-        with self._lock:
-            if ids is None:
+        if ids is None:
+            with self._lock:
                 ids = self._attempt_of_process()
-            if ids not in self._scopes:
-                self._scopes[ids] = Scope(self._store, *ids)
-                self._scopes[ids].finished = None
-            self._scopes.move_to_end(ids)
-            while len(self._scopes) > SCOPES_REMEMBERED:
-                self._writer.closed(self._scopes.popitem(last=False)[1])
-            return self._scopes[ids]
+        return self._scopes.get(ids)
+
+    def _new_scope(self, ids: Ids) -> Scope:
+        scope = Scope(self._store, *ids, counts=self._writer.ledger.new_counts())
+        scope.finished = None
+        return scope
 
     def _attempt_of_process(self) -> tuple[str, str]:
         if self._own_attempt is None:

@@ -61,9 +61,9 @@ class ModelCallRecorder:
         scope, server = self._scope(), server_of(call.url)
         if scope is not None and server is not None:
             self._servers.setdefault(scope, {})[server] = True
-        adopting = self._processor.adoptions.adopt(call.model)
-        if adopting is not None:
-            return _CallSpan(adopting, ours=False)
+        claiming = self._processor.call_matching.claim(call.model)
+        if claiming is not None:
+            return _CallSpan(claiming, ours=False)
         host, port = _address_of(call.url)
         attributes: dict[str, str | int | bool] = {
             "gen_ai.operation.name": call.operation,
@@ -77,7 +77,7 @@ class ModelCallRecorder:
         name = (names_of_0_3 if self._processor.write_0_3 else genai).span_name(call)
         with heard():  # another library's suppression is about its spans
             span = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
-        self._processor.adoptions.keep_out(span)
+        self._processor.call_matching.keep_out(span)
         return _CallSpan(span, ours=True)
 
     def ended(self, token: _CallSpan | None, call: RawCall) -> None:
@@ -86,7 +86,7 @@ class ModelCallRecorder:
             return
         span = token.span
         if not token.ours:
-            self._processor.adoptions.over(span, call)
+            self._processor.call_matching.complete(span, call)
             return
         self._processor.attach_call(span, call)
         if call.status is not None:
@@ -102,7 +102,7 @@ class ModelCallRecorder:
 
     def release(self, size: int) -> None:
         """Give it back; the span that gets the answer counts it."""
-        self._processor.writer.release(size)
+        self._processor.writer.queue.release(size)
 
 
 @lru_cache(maxsize=256)

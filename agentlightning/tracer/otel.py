@@ -30,9 +30,9 @@ from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
 from ..pipeline.chain import NO_STAGES, Chain
 from ..pipeline.policy import RedactionPolicy, redaction_policy, stages_of
 from ..pipeline.tags import Tagging
-from ..recorder.delivery import within
-from ..recorder.scope import Entry, Scope, context_with_scope, current_scope, live_context
-from ..recorder.writer import WriterSettings
+from ..recorder.scope import FinishedSpan, Scope, context_with_scope, current_scope, live_context
+from ..recorder.settings import WriterSettings
+from ..recorder.store_writes import within
 from ..semconv import SpanFlagAttributes
 from ..types import LLM, Attributes, ProxyLLM, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
 from ..types.ids import new_attempt_id, new_rollout_id
@@ -346,7 +346,7 @@ class TraceHandle(trace.Tracer):
         self._processor = processor
         self._tracer = tracer
         self._scope = scope
-        self._entries: list[Entry] = scope.finished if scope.finished is not None else []
+        self._entries: list[FinishedSpan] = scope.finished if scope.finished is not None else []
         # The tracer's own, so that no span pays for a call in between.
         self.start_span = tracer.start_span  # type: ignore[method-assign]
         self.start_as_current_span = tracer.start_as_current_span  # type: ignore[method-assign]
@@ -367,7 +367,7 @@ class TraceHandle(trace.Tracer):
 
     def receipt(self) -> Receipt:
         """Return this process's count: what is stored, dropped, and not (yet) stored."""
-        return self._scope.receipt()
+        return self._processor.ledger.receipt(self._scope)
 
     def start_span(self, *args: Any, **kwargs: Any) -> trace.Span:
         """Start a span; see ``opentelemetry.trace.Tracer.start_span``."""
@@ -430,11 +430,10 @@ class _Worker:
             policy=tracer._policy,
             accept_context=tracer._accept_context,
             write_0_3=tracer._writes_0_3,
+            # When asking, the rollout's resources are read before its body begins.
+            endpoint_of=tracer._endpoint_of if tracer._capture_tokens == "observe" else None,
         )
         self.processor.default_store = store
-        # When asking, the rollout's resources are read before its body begins.
-        if tracer._capture_tokens == "observe":
-            self.processor.endpoint_of = tracer._endpoint_of
         self.questions = Questions()
         self._calls: ModelCallPatches | None = None
         with ExitStack() as undo:  # what raises half way leaves nothing behind
@@ -466,7 +465,7 @@ class _Worker:
                 )
                 for patch in connections.patches():
                     undo.callback(patch.undo)
-            self.processor.writer.begin()  # the first span may come when the program ends
+            self.processor.writer.thread.begin()  # the first span may come when the program ends
             if store is not None:
                 self.processor.writer.deliver_spool(store)
             self.close = undo.pop_all().close
@@ -478,7 +477,7 @@ class _Worker:
             self.processor.close_scope(self.processor.fallback)
         if self._calls is not None:
             self._calls.leave()
-        self.processor.adoptions.release()
+        self.processor.call_matching.release()
         self.processor.writer.shutdown(timeout)
 
 
@@ -681,7 +680,7 @@ class _TraceContext(TraceContext):
     def _report(self, written: bool | None) -> None:
         if written:
             return
-        receipt = self._scope.receipt()
+        receipt = self._worker.processor.ledger.receipt(self._scope)
         _log.warning(
             "attempt %s of rollout %s: %d of %d spans stored, %d %s, dropped %s",
             receipt.attempt_id,

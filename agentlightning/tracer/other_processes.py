@@ -24,7 +24,8 @@ from opentelemetry import trace
 
 from ..dialects.raw_call import Endpoint
 from ..env_var import LightningEnvVar
-from ..recorder.scope import Scope, context_with_scope, current_scope, next_writer_id
+from ..recorder.counts import next_writer_id
+from ..recorder.scope import Scope, context_with_scope, current_scope
 from ..store.registry import open_store
 from .base import Tracer, context_with_active_tracer
 
@@ -113,7 +114,7 @@ def handed_here() -> Handed | None:
         if scope is None or scope.owner is processor:
             at_work, is_known = processor.scope_at_work()
             if not is_known:
-                processor.writer.unplaced()  # what is done with it is seen by the other process alone
+                processor.ledger.start_unplaced()  # what is done with it is seen by the other process alone
             return _handed(name, recorder, at_work)
     return None
 
@@ -210,8 +211,9 @@ class Arrived:
     def store(self, timeout: float) -> None:
         """Wait until what has been recorded of it here is stored; whoever gets the result may seal the attempt."""
         scope = self._scope
-        if scope is not None and scope.started + scope.unattributed > self._stored:
-            self._stored = scope.started + scope.unattributed
+        receipt = None if scope is None else self._processor.ledger.receipt(scope)
+        if receipt is not None and receipt.started + receipt.unattributed > self._stored:
+            self._stored = receipt.started + receipt.unattributed
             with suppress(TimeoutError):
                 self._processor.writer.flush(scope).result(timeout)
 

@@ -16,24 +16,23 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from ..dialects.model_call import invalid
-from ..dialects.openai.reading import decode
-from ..dialects.spans import genai, names_of_0_3
 from ..instrumentation.guard import LogOnce, Policy
 from ..pipeline.chain import NO_STAGES, Chain
-from ..recorder.call_matching import Adoptions, other_call
+from ..recorder.call_matching import CallMatching
+from ..recorder.converter import Converter, EndpointOf
+from ..recorder.kept_aside import KeptAside
+from ..recorder.recent_scopes import Ids, RecentScopes
 from ..recorder.scope import (
     ROLLOUT_KEY,
-    Entry,
+    FinishedSpan,
     Record,
     Scope,
     context_with_scope,
@@ -44,17 +43,16 @@ from ..recorder.scope import (
     ids_among,
     ids_in_baggage,
     is_inside_any,
-    kept_of,
     leave,
     live_context,
     scope_in,
-    size_of,
 )
-from ..recorder.writer import Writer, WriterSettings, bare_opened_span, opened_span
-from ..semconv import SpanFlagAttributes
-from ..types import Span, TraceStatus
+from ..recorder.settings import WriterSettings
+from ..recorder.sizes import kept_of
+from ..recorder.writer import Writer
+from ..types import Span
 from ..types.tracer import attributes_of
-from .call_labels import marks_in
+from .call_labels import labels_in
 from .generators import Generators, waits_at_yield
 from .workers import forget_spans, note_span
 
@@ -63,15 +61,13 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import Span as SdkSpan
 
-    from ..dialects.raw_call import Endpoint, RawCall
+    from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
 
 _log = logging.getLogger(__name__)
 
 _SAMPLED = trace.TraceFlags.SAMPLED
 
-UNATTRIBUTED_KEPT = 1000
-UNATTRIBUTED_BYTES = 16 * 1024 * 1024
 TRACES_REMEMBERED = 1024
 REMOTE_SCOPES = 1000
 """Attempts that are known by their ids only, at a time; whoever sends baggage can invent ids."""
@@ -88,6 +84,8 @@ class LightningSpanProcessor(SpanProcessor):
         accept_context: Whether ids in incoming baggage choose the attempt of a span that starts outside of every
             ``trace_context``.
         write_0_3: Whether model calls have the names and attributes of Agent Lightning 0.3, too.
+        endpoint_of: Says what is known of the endpoint of a call whose span is made; ``None``: what was known when it
+            began.
     """
 
     def __init__(
@@ -99,22 +97,19 @@ class LightningSpanProcessor(SpanProcessor):
         policy: Policy | None = None,
         accept_context: bool = False,
         write_0_3: bool = False,
+        endpoint_of: EndpointOf | None = None,
     ) -> None:
         self.accept_context = accept_context
         self.write_0_3 = write_0_3
         self.disable_store_submission = disable_store_submission
-        self.endpoint_of: Callable[[Scope, RawCall], Endpoint | None] | None = None
-        """Says what is known of the endpoint of a call whose span is made; ``None``: what was known when it began."""
         self.fallback: Scope | None = None
         self.default_store: LightningStore | None = None
         """Store for attempts that are known by their ids only (baggage, attributes)."""
-        self.unattributed: deque[ReadableSpan] = deque()
-        """The newest spans that belong to no attempt."""
-        self.unattributed_count = 0
-        self._unattributed_bytes = 0
-        self.writer = Writer(self._make_span, settings, self._make_opened)
-        self.adoptions = Adoptions(self.writer, self._settle)
-        self._chain = chain
+        self._converter = Converter(chain, endpoint_of=endpoint_of, write_0_3=write_0_3)
+        self.writer = Writer(self._converter, settings)
+        self.ledger = self.writer.ledger
+        self.call_matching = CallMatching(self.ledger, self._settle)
+        self._kept_aside = KeptAside()
         self._policy = policy or LogOnce()
         self._armed = True
         self._generators = Generators()
@@ -124,7 +119,17 @@ class LightningSpanProcessor(SpanProcessor):
         self._last_given: Scope | None = None
         self._entered: list[ExitStack] = []
         self._traces: OrderedDict[int, Scope | None] = OrderedDict()
-        self._remote: OrderedDict[tuple[str, str], Scope] = OrderedDict()
+        self._named_by_ids = RecentScopes(REMOTE_SCOPES, self._new_scope_by_ids, self.close_scope)
+
+    @property
+    def unattributed(self) -> deque[ReadableSpan]:
+        """The newest spans that belong to no attempt."""
+        return self._kept_aside.spans
+
+    @property
+    def unattributed_count(self) -> int:
+        """How many spans that belong to no attempt have ended."""
+        return self._kept_aside.count
 
     # ------------------------------------------------------------------ OpenTelemetry
 
@@ -144,19 +149,19 @@ class LightningSpanProcessor(SpanProcessor):
             scope, late_of = self._route(span, attributes, started_in, here)
             live: SdkSpan | None = span
             if scope is None:
-                self.writer.unplaced(1, context if late_of is None else None)
+                self.ledger.start_unplaced(1, context if late_of is None else None)
                 self._say_where_it_is(span, late_of)
                 if late_of is None:
                     return
-                with self.writer.lock:
-                    scope = late_of.late()
+                scope = self.ledger.late_of(late_of)
                 live = None  # not announced as open: nobody waits for its end
-            record = Record(scope, context, marks_in(started_in))
-            self.writer.records[id(context)] = record
+            record = Record(scope, context, labels_in(started_in))
             if live is not None:
                 note_span(scope, started_in, context)
-            self.writer.started(live, record)
-            self.adoptions.started(span, record, attributes)
+            self.ledger.start(record, live)
+            if scope.store is not None and self.writer.thread.is_idle:
+                self.writer.thread.wake()
+            self.call_matching.note_start(span, record, attributes)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks the agent
             self._policy("deciding where a span belongs", error)
 
@@ -164,10 +169,10 @@ class LightningSpanProcessor(SpanProcessor):
         """Queue the span."""
         try:
             context = span.get_span_context()
-            record = self.writer.records.get(id(context))
+            record = self.ledger.records.get(id(context))
             if record is None:
-                if self.writer.ended_unplaced(context):
-                    self._keep_aside(span)
+                if self.ledger.end_unplaced(context):
+                    self._kept_aside.add(span)
                     return
                 record = self._unstarted(context)
             if record is not None:
@@ -183,19 +188,19 @@ class LightningSpanProcessor(SpanProcessor):
         if context is None or not context.trace_flags.sampled:
             return None
         record = Record(scope, context)
-        self.writer.started(None, record)
+        self.ledger.start(record)
         return record
 
     def _settle(self, span: ReadableSpan, record: Record) -> None:
         kept, size = kept_of(span, record.calls)
-        self.writer.ended(kept, record, size)
+        self.writer.end(FinishedSpan(kept, record, size))
         if record.scope.is_late and record.ended:
-            self._keep_aside(span)
+            self._kept_aside.add(span)
 
     def shutdown(self) -> None:
         """Write what is queued, for at most 5 s, and stop; what cannot be written waits in the spool."""
         self._armed = False
-        self.adoptions.release()
+        self.call_matching.release()
         self.writer.shutdown(5.0)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
@@ -232,15 +237,7 @@ class LightningSpanProcessor(SpanProcessor):
     def new_scope(self, store: LightningStore | None, rollout_id: str, attempt_id: str) -> Scope:
         """Return a scope for one ``trace_context``."""
         kept = None if self.disable_store_submission else store
-        patience = self.writer.settings.block_timeout
-        return Scope(
-            kept,
-            rollout_id,
-            attempt_id,
-            owner=self,
-            block_timeout=patience,
-            unplaced=self.writer.unplaced_spans,
-        )
+        return Scope(kept, rollout_id, attempt_id, owner=self, counts=self.ledger.new_counts())
 
     def open_scope(self, scope: Scope, context: otel_context.Context, frame: FrameType | None) -> None:
         """Note where the body of a ``trace_context`` begins.
@@ -315,10 +312,10 @@ class LightningSpanProcessor(SpanProcessor):
             doubted: How many of its spans may be of other rollouts that are open.
         """
         self._generators.closed(scope)
-        self.adoptions.close(scope)
-        self.writer.closed(scope)
+        self.call_matching.close(scope)
+        self.writer.close(scope)
         forget_spans(scope)
-        self.writer.unplaced(doubted)
+        self.ledger.start_unplaced(doubted)
 
     def spans(self) -> list[Span]:
         """Return the finished spans of the current context's attempt, as this process saw them.
@@ -328,17 +325,17 @@ class LightningSpanProcessor(SpanProcessor):
         scope = current_scope() or self._last_given
         return [] if scope is None else self.spans_of(scope.finished or [])
 
-    def spans_of(self, entries: list[Entry]) -> list[Span]:
+    def spans_of(self, entries: list[FinishedSpan]) -> list[Span]:
         """Return entries as spans, in the order in which they ended."""
         found = (entry.span or self._seen_now(entry) for entry in list(entries))
         return [span for span in found if span is not None]
 
-    def _seen_now(self, entry: Entry) -> Span | None:
+    def _seen_now(self, entry: FinishedSpan) -> Span | None:
         """Return an entry that the writer has not come to; its row, if it comes to it meanwhile, takes precedence."""
         if _is_dropped(entry):
             return None
         try:
-            made = self._make_span(entry)
+            made = self._converter.span(entry)
         except Exception as error:  # noqa: BLE001 - the writer drops and counts it
             if entry.span is None:
                 self._policy("reading a finished span", error)
@@ -359,7 +356,7 @@ class LightningSpanProcessor(SpanProcessor):
 
     def attach_call(self, span: trace.Span, call: RawCall) -> None:
         """Give a span of ours, which has not ended, a model call that was seen on the wire."""
-        record = self.writer.records.get(id(span.get_span_context()))
+        record = self.ledger.records.get(id(span.get_span_context()))
         if record is not None:
             record.calls = [*(record.calls or ()), call]
 
@@ -418,14 +415,12 @@ class LightningSpanProcessor(SpanProcessor):
         for known in (scope_in(context), self.fallback):
             if known is not None and (known.rollout_id, known.attempt_id) == (rollout_id, attempt_id):
                 return known
-        key = rollout_id, attempt_id
-        scope = self._remote.get(key)
-        if scope is None and self.default_store is not None:
-            scope = self._remote[key] = self.new_scope(self.default_store, rollout_id, attempt_id)
-            scope.named_by_ids = True
-            scope.finished = None
-            while len(self._remote) > REMOTE_SCOPES:
-                self.close_scope(self._remote.popitem(last=False)[1])
+        return None if self.default_store is None else self._named_by_ids.get((rollout_id, attempt_id))
+
+    def _new_scope_by_ids(self, ids: Ids) -> Scope:
+        scope = self.new_scope(self.default_store, *ids)
+        scope.named_by_ids = True
+        scope.finished = None
         return scope
 
     def _say_where_it_is(self, span: SdkSpan, late_of: Scope | None) -> None:
@@ -446,50 +441,6 @@ class LightningSpanProcessor(SpanProcessor):
                 "counted on the receipts of the rollouts that were open",
                 span.name,
             )
-
-    def _keep_aside(self, span: ReadableSpan) -> None:
-        with self.writer.lock:  # or a count would be lost where two threads end spans at once
-            self.unattributed_count += 1
-            self._unattributed_bytes += size_of(span)
-            self.unattributed.append(span)
-            while len(self.unattributed) > UNATTRIBUTED_KEPT or self._unattributed_bytes > UNATTRIBUTED_BYTES:
-                oldest = self.unattributed.popleft()
-                self._unattributed_bytes -= size_of(oldest)
-
-    # ------------------------------------------------------------------ the writer's thread
-
-    def _make_span(self, entry: Entry) -> Span | None:
-        readable, scope = entry.readable, entry.record.scope
-        assert readable is not None
-        span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
-        for raw in entry.calls():
-            if self.endpoint_of is not None and raw.status is not None:
-                endpoint = self.endpoint_of(scope, raw)
-                if endpoint is not raw.endpoint:
-                    raw = replace(raw, endpoint=endpoint)  # noqa: PLW2901
-            call = decode(raw)
-            if other_call(span.attributes, call.response_id):
-                call = replace(call, token_capture=invalid("other_call"))
-            span.attributes.update(genai.call_attributes(call))
-            if self.write_0_3:  # a span of AgentOps has most of them
-                span.attributes = {**names_of_0_3.call_attributes(call), **span.attributes}
-            # An error that was said in a body whose status is a success.
-            if call.error is not None and span.status.status_code == "UNSET":
-                span.status = TraceStatus(status_code="ERROR", description=call.error)
-        _move_up(span, scope)
-        if entry.record.marks is not None:
-            span.attributes.update(entry.record.marks)
-        if readable.dropped_attributes:
-            span.attributes[SpanFlagAttributes.DROPPED_ATTRIBUTES.value] = readable.dropped_attributes
-        made = self._chain(span) if self._chain else span
-        if made is not None and scope.is_late:
-            made.attributes[SpanFlagAttributes.LATE_OF.value] = scope.attempt_id
-        return made
-
-    def _make_opened(self, span: SdkSpan, record: Record) -> Span:
-        opened = opened_span(span, record)
-        _move_up(opened, record.scope)
-        return (self._chain(opened) or bare_opened_span(record)) if self._chain else opened
 
 
 def _is_open_inside(scope: Scope | None, at_work: Scope) -> bool:
@@ -518,12 +469,6 @@ def _mark_alternating(closing: Scope, current: Scope) -> None:
         scope.alternates = True
 
 
-def _is_dropped(entry: Entry) -> bool:
+def _is_dropped(entry: FinishedSpan) -> bool:
     """Whether the writer has dropped it by now."""
     return entry.record.dropped
-
-
-def _move_up(span: Span, scope: Scope) -> None:
-    """Name the span that stands for a model call as parent, in place of a duplicate."""
-    if scope.replaced and span.parent is not None and span.parent_id is not None:
-        span.parent_id = span.parent.span_id = f"{scope.stands_for(int(span.parent_id, 16)):016x}"

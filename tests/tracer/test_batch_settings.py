@@ -13,7 +13,7 @@ from opentelemetry import trace
 from tracer_sample import assert_balanced, new_attempt, read
 
 from agentlightning.errors import ConfigurationError
-from agentlightning.recorder.writer import WriterSettings
+from agentlightning.recorder.settings import WriterSettings
 from agentlightning.store import LightningStore
 from agentlightning.testing import FaultyStore, wait_until_async
 from agentlightning.tracer import AgentOpsTracer, OtelTracer
@@ -155,7 +155,7 @@ async def test_no_more_spans_wait_than_the_queue_takes_and_no_batch_is_larger(st
         async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]) as handle:
             for _ in range(200):
                 end(1)
-                queue = max(queue, len(writer._queue))
+                queue = max(queue, len(writer.queue))
             # A thread with a running event loop may not wait, and may exceed the bound to twice.
             assert queue == 2 * 20
             dropped = handle.receipt().dropped["queue_full"]

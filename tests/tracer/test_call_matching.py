@@ -423,7 +423,7 @@ def test_a_call_that_leaves_while_another_thread_ends_the_span_is_on_it_or_on_on
         undo.callback(sys.setswitchinterval, interval)
         undo.enter_context(tracer.lifespan())
         sys.setswitchinterval(1e-6)
-        adoptions = tracer.processor.adoptions
+        matching = tracer.processor.call_matching
         with tracer.trace_context() as handle:
             for _ in range(100):
                 span = strangers_span()
@@ -436,10 +436,10 @@ def test_a_call_that_leaves_while_another_thread_ends_the_span_is_on_it_or_on_on
                 other = threading.Thread(target=end)
                 other.start()
                 both.wait()
-                adopted = adoptions.adopt("policy")
-                if adopted is not None:
+                claimed = matching.claim("policy")
+                if claimed is not None:
                     taken += 1
-                    adoptions.over(adopted, CALL)
+                    matching.complete(claimed, CALL)
                 other.join()
         spans = handle.spans()
     assert len(spans) == 101

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tracer_sample import assert_balanced, new_attempt, read
 
-from agentlightning.recorder.writer import WriterSettings
+from agentlightning.recorder.scope import Scope
+from agentlightning.recorder.settings import WriterSettings
 from agentlightning.store import LightningStore
 from agentlightning.testing import FaultyStore, start_child, wait_until
 from agentlightning.tracer import LightningSpanExporter
@@ -82,17 +84,21 @@ def test_export_is_no_success_where_there_was_no_room(
     assert_balanced(asyncio.run(store.get_receipt(*ids)))
 
 
+def scopes_in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(each, Scope) for each in gc.get_objects())
+
+
 def test_a_process_of_many_attempts_forgets_those_that_are_over(store: LightningStore) -> None:
     exporter = LightningSpanExporter(store)
-    remembered = 0
+    before = scopes_in_memory()
     for _ in range(55):
         spans = []
         for _ in range(20):
             ids = asyncio.run(new_attempt(store))
             spans += finished(1, **{"agentlightning.rollout_id": ids[0], "agentlightning.attempt_id": ids[1]})
         assert exporter.export(spans) is SpanExportResult.SUCCESS
-        remembered = max(remembered, len(exporter._scopes))
-    assert remembered <= 1024
+    assert scopes_in_memory() - before <= 1024
     exporter.shutdown()
     for rollout in asyncio.run(store.query_rollouts()):
         assert asyncio.run(store.get_receipt(rollout.rollout_id, "latest")).whole

@@ -14,7 +14,7 @@ from tracer_sample import assert_balanced, new_attempt, read
 
 from agentlightning.instrumentation.guard import reraise
 from agentlightning.pipeline.chain import Chain
-from agentlightning.recorder.writer import WriterSettings
+from agentlightning.recorder.settings import WriterSettings
 from agentlightning.store import LightningStore, open_store
 from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer

@@ -16,7 +16,8 @@ from tracer_sample import assert_balanced, new_attempt, read
 
 from agentlightning.pipeline.chain import Chain
 from agentlightning.recorder.scope import context_with_scope
-from agentlightning.recorder.writer import THREAD_NAME, WriterSettings
+from agentlightning.recorder.settings import WriterSettings
+from agentlightning.recorder.thread import THREAD_NAME
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import FaultyStore, wait_until, wait_until_async
 from agentlightning.tracer import OtelTracer

@@ -15,7 +15,8 @@ from tracer_sample import assert_balanced, new_attempt, read
 
 from agentlightning.dialects.raw_call import CallStart, RawCall
 from agentlightning.recorder.memory import memory_limit
-from agentlightning.recorder.writer import Writer, WriterSettings
+from agentlightning.recorder.settings import WriterSettings
+from agentlightning.recorder.writer import Writer
 from agentlightning.store import LightningStore
 from agentlightning.testing import FaultyStore, start_child, wait_until_async
 from agentlightning.tracer import OtelTracer
@@ -63,7 +64,7 @@ async def test_long_answers_beside_a_store_that_hangs_lose_no_tail(
             async with tracer.trace_context("t", store=slow, rollout_id=ids[0], attempt_id=ids[1]) as handle:
                 call(tracer, "long", f"{number}" * MB)
             handles.append(handle)
-            await wait_until_async(lambda: writer.held_bytes <= 4 * MB)
+            await wait_until_async(lambda: writer.queue.held_bytes <= 4 * MB)
         assert "1" * 100 in str(handles[1].spans()[0].attributes)  # read back from disk
         slow.release()
         assert await asyncio.to_thread(tracer.processor.force_flush, 60_000)
@@ -94,7 +95,7 @@ async def test_where_the_disk_takes_nothing_the_newest_are_dropped_and_counted(
         async with tracer.trace_context("t", store=slow, rollout_id=ids[0], attempt_id=ids[1]) as handle:
             for _ in range(20):
                 call(tracer, "long", "x" * MB)
-                assert tracer.processor.writer.held_bytes <= 8 * MB + MB
+                assert tracer.processor.writer.queue.held_bytes <= 8 * MB + MB
         slow.release()
         assert not await asyncio.to_thread(tracer.processor.force_flush, 60_000)
     receipt = handle.receipt()
@@ -165,7 +166,7 @@ def test_answers_that_arrive_are_counted_and_cut_where_there_is_no_room(store: L
             for stream in list(streams):
                 if next(stream, None) is None:
                     streams.remove(stream)
-                most = max(most, writer.held_bytes)
+                most = max(most, writer.queue.held_bytes)
         for response in responses:
             response.close()
     assert most <= 4 * MB + 4 * 65_536
@@ -228,7 +229,7 @@ import httpx
 from agentlightning.store import open_store
 from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
-from agentlightning.recorder.writer import WriterSettings
+from agentlightning.recorder.settings import WriterSettings
 
 def event(**choice):
     said = {"id": "r", "model": "m", "object": "chat.completion.chunk", "choices": [{"index": 0, **choice}]}

@@ -15,7 +15,7 @@ from opentelemetry import trace
 from tracer_sample import new_attempt
 
 from agentlightning.dialects.raw_call import Endpoint
-from agentlightning.recorder.writer import WriterSettings
+from agentlightning.recorder.settings import WriterSettings
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import start_child
 from agentlightning.tracer import OtelTracer
@@ -181,7 +181,7 @@ with ExitStack() as files:
     tracer.init_worker(0, store)
     writer = tracer.processor.writer
     trace.get_tracer("agent").start_span("without a file").end()
-    wait_until(lambda: writer._thread is not None and not writer._thread.is_alive())
+    wait_until(lambda: not writer.thread.is_running)
 trace.get_tracer("agent").start_span("later").end()
 wait_until(lambda: len(asyncio.run(store.query_spans(*ids))) == 2)
 tracer.teardown()

@@ -302,7 +302,7 @@ KILLED = """
 import itertools
 from agentlightning.store import open_store
 from agentlightning.tracer import OtelTracer
-from agentlightning.recorder.writer import WriterSettings
+from agentlightning.recorder.settings import WriterSettings
 
 store = open_store(args["url"])
 tracer = OtelTracer(settings=WriterSettings(flush_interval=10))

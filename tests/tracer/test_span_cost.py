@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from tracer_sample import model_call, new_attempt, read
 
 import agentlightning
-from agentlightning.recorder.writer import WriterSettings
+from agentlightning.recorder.settings import WriterSettings
 from agentlightning.store import LightningStore
 from agentlightning.tracer import OtelTracer
 

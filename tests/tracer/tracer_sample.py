@@ -39,7 +39,7 @@ from opentelemetry import trace
 from agentlightning.store import open_store
 from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
-from agentlightning.recorder.writer import WriterSettings
+from agentlightning.recorder.settings import WriterSettings
 
 store = open_store(args["url"])
 started = asyncio.run(store.start_rollout(input=None))

@@ -74,7 +74,7 @@ class SpanMirror(SpanProcessor):
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:  # noqa: ARG002
         """Remember where the span belongs: at its end the recorder has settled it and forgotten."""
         context = span.get_span_context()
-        record = self._placed_by.writer.records.get(id(context)) if self._placed_by else None
+        record = self._placed_by.ledger.records.get(id(context)) if self._placed_by else None
         if record is None:
             return
         self._open[id(context)] = record

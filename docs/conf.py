@@ -22,7 +22,20 @@ API = HERE / "api"
 """Where the pages of the API are written before each build; git does not see them."""
 
 PACKAGES = (
-    *("tracer", "emitter", "store", "types", "rows", "adapter", "verify", "pipeline", "testing", "logging"),
+    *(
+        "tracer",
+        "emitter",
+        "store",
+        "types",
+        "rows",
+        "adapter",
+        "training",
+        "training.trl",
+        "verify",
+        "pipeline",
+        "testing",
+        "logging",
+    ),
     *("instrumentation", "integrations.agentops", "integrations.agentops.server"),
     *("semconv", "errors", "env_var"),
 )

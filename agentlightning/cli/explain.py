@@ -9,7 +9,7 @@ from ..rows import CallVerdict, Explanation, RewardVerdict, RowPolicy, explain_r
 from ..rows.matching import MatchedBy
 from ..rows.reasons import explained, with_detail
 from ..store.base import receipt_of
-from ..store.sealing import resources_of
+from ..training.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
 from .entry import DONE, NEGATIVE

@@ -19,7 +19,7 @@ from ..adapter import TracerTraceToTriplet
 from ..errors import UsageError
 from ..rows import RowPolicy, build_rows
 from ..store.base import LightningStore
-from ..store.sealing import resources_of
+from ..training.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
 from .columns import (

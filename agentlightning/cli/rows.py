@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..rows import Decision, RowPolicy, RowSet, TrainingRow, build_rows
 from ..rows.flat import training_row
 from ..rows.reasons import explained
-from ..store.sealing import resources_of
+from ..training.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
 from .entry import DONE, NEGATIVE

@@ -21,11 +21,11 @@ from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..codec.json_copy import json_copy
 from ..dialects.model_call import Usage
 from ..errors import NotExportable
 from ..rows.continuity import saying
 from ..rows.training import Segment, TrainingRow
-from ..store.values import json_copy
 from ..types import Rollout
 from .checks import by_rollout, exportable, numbers, scored
 from .experts import RoutedExperts, same_shape

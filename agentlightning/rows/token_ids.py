@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import marshal
-from collections.abc import Sequence
+from typing import Any
 
 LARGEST_TOKEN_ID = 2**31 - 1
 """Engines and trainers hold ids in 32 or 64 bits; a larger number is none."""
@@ -17,7 +17,7 @@ _FORMAT = 2
 """Of ``marshal``: later formats write references for values that occur more than once."""
 
 
-def pack(ids: Sequence[object]) -> bytes:
+def pack(ids: tuple[Any, ...] | list[Any]) -> bytes:
     """Return ids as bytes, ``WIDTH`` for each.
 
     ``marshal`` writes an integer of 32 bits as the letter ``i`` and four bytes, the lowest first, and everything else
@@ -40,10 +40,10 @@ class Packing:
     """Packs the ids of an attempt's calls, each list once, however often it is asked for."""
 
     def __init__(self) -> None:
-        self._packed: dict[int, tuple[Sequence[object], bytes]] = {}
+        self._packed: dict[int, tuple[Any, bytes]] = {}
         """By the identity of a list, which stands beside its bytes so that nothing else takes its identity."""
 
-    def pack(self, ids: Sequence[object]) -> bytes:
+    def pack(self, ids: tuple[Any, ...] | list[Any]) -> bytes:
         """Return what :func:`pack` does.
 
         Raises:
@@ -54,7 +54,7 @@ class Packing:
             known = self._packed[id(ids)] = ids, pack(ids)
         return known[1]
 
-    def are_token_ids(self, ids: Sequence[object]) -> bool:
+    def are_token_ids(self, ids: tuple[Any, ...] | list[Any]) -> bool:
         """Whether all are whole numbers from 0 to ``LARGEST_TOKEN_ID``."""
         try:
             self.pack(ids)

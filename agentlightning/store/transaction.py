@@ -22,6 +22,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from .._turn import Turn
 from ..codec.attributes import is_late, tags_of_span
+from ..codec.json_copy import json_copy
 from ..errors import (
     AlreadySealed,
     AttemptNotFound,
@@ -493,7 +494,7 @@ class TransactionalStore(LightningStore):
 
     def _task_input(self, value: TaskInput) -> TaskInput:
         """Return a rollout's input as it is kept: what JSON can say of it; a store that keeps objects keeps it."""
-        return values.json_copy("input", value)
+        return json_copy("input", value)
 
     def _encode(self, span: Span) -> Any:
         """Turn a span into what ``Tables.add_spans`` keeps; called before the transaction."""

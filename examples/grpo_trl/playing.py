@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from openai import AsyncOpenAI
 
 from agentlightning import LightningStore, OtelTracer
-from agentlightning.exporters.playing import Played, rollout_source
-from agentlightning.store.sealing import RefusedAttempt, SealedAttempt
+from agentlightning.training import Played, RefusedAttempt, SealedAttempt, rollout_source
 
 from .agent import hunt
 from .serving import ChatServer

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from agentlightning import LLM, LightningStore, OtelTracer, open_store
-from agentlightning.exporters.playing import rollout_source
-from agentlightning.exporters.trl import TraceRolloutWorker, as_rollout_func, trace_reward
+from agentlightning.exporters.trl import trace_reward
+from agentlightning.training import rollout_source
+from agentlightning.training.trl import TraceRolloutWorker, as_rollout_func
 
 from .engine import Engine
 from .playing import Hunter, measure, receipts, tasks

@@ -25,12 +25,10 @@ import tinker
 
 from agentlightning import LLM, LightningStore, OtelTracer, open_store
 from agentlightning.exporters.checks import numbers
-from agentlightning.exporters.playing import rollout_source
 from agentlightning.exporters.tinker import to_datums
 from agentlightning.rows.advantage import Formula, row_advantages
 from agentlightning.rows.training import TrainingRow
-from agentlightning.store.sealing import SealedAttempt
-from agentlightning.store.write_back import write_back
+from agentlightning.training import SealedAttempt, rollout_source, write_back
 
 from ..grpo_trl.playing import Hunter, measure, nothing_trainable, receipts, tasks
 from .engine import TinkerEngine

@@ -11,11 +11,12 @@ import pytest
 from sample_rows import FORKED, LINEAR, rollout_of, rows_of, spans_of
 
 from agentlightning.errors import NotExportable
-from agentlightning.exporters.trl import TraceRolloutWorker, rollout_dict, trace_reward
+from agentlightning.exporters.trl import rollout_dict, trace_reward
 from agentlightning.rows import build_rows
 from agentlightning.rows.reasons import Code, TraceReason
-from agentlightning.store.sealing import RefusedAttempt
 from agentlightning.testing import wait_until
+from agentlightning.training import RefusedAttempt
+from agentlightning.training.trl import TraceRolloutWorker
 
 REFUSED = RefusedAttempt(rollout_of("ro-9", "g"), None, (Code(TraceReason.AGENT_FAILED.code, "it failed"),))
 

@@ -23,9 +23,10 @@ from pages import blocks, run  # noqa: E402
 
 from agentlightning import LLM, InMemoryLightningStore, LightningStore, OtelTracer  # noqa: E402
 from agentlightning.errors import NotExportable  # noqa: E402
-from agentlightning.exporters.playing import rollout_source  # noqa: E402
-from agentlightning.exporters.trl import TraceRolloutWorker, as_rollout_func, trace_reward  # noqa: E402
+from agentlightning.exporters.trl import trace_reward  # noqa: E402
 from agentlightning.instrumentation.guard import reraise  # noqa: E402
+from agentlightning.training import rollout_source  # noqa: E402
+from agentlightning.training.trl import TraceRolloutWorker, as_rollout_func  # noqa: E402
 from examples.grpo_trl.engine import Engine  # noqa: E402
 from examples.grpo_trl.model import make  # noqa: E402
 

@@ -15,8 +15,8 @@ from agentlightning.cli.entry import main
 from agentlightning.errors import NotSealable, NotSupported
 from agentlightning.store import InMemoryLightningStore, LightningStore, LightningStoreThreaded
 from agentlightning.store.base import UNSET
-from agentlightning.store.sealing import seal, wait_sealed
 from agentlightning.tracer import OtelTracer
+from agentlightning.training import seal, wait_sealed
 from agentlightning.types import AttemptedRollout, Span
 
 

@@ -20,9 +20,9 @@ from agentlightning.rows import explain as explain_trace
 from agentlightning.semconv import SpanFlagAttributes
 from agentlightning.store import LightningStore, open_store
 from agentlightning.store.base import LightningStoreCapabilities
-from agentlightning.store.sealing import wait_sealed
 from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
+from agentlightning.training import wait_sealed
 from agentlightning.types import Span
 
 Ids = tuple[str, str]

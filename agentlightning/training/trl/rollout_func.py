@@ -12,14 +12,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ...errors import NotExportable
+from ...exporters.trl import OnFork, rollout_dict
 from ...rows.completeness import RewardRule
 from ...rows.policy import RowPolicy
 from ...store.base import LightningStore
-from ...store.sealing import SETTLE_SECONDS
 from ...tracer.base import Tracer
 from ...types import RolloutMode
-from ..playing import Job, Played, Player, RunAgent
-from .rows import OnFork, rollout_dict
+from ..rollouts import Job, Played, Player, RunAgent
+from ..sealing import SETTLE_SECONDS
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

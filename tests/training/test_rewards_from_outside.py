@@ -22,10 +22,8 @@ from agentlightning.errors import (
 from agentlightning.rows import TrainingRow, build_rows, reward_target
 from agentlightning.rows.write_back import read_write_backs
 from agentlightning.store import LightningStore, open_store
-from agentlightning.store.rewards import add_reward
-from agentlightning.store.sealing import SealedAttempt, seal
-from agentlightning.store.write_back import write_back
 from agentlightning.testing.values import span_of
+from agentlightning.training import SealedAttempt, add_reward, seal, write_back
 from agentlightning.types import AttemptedRollout, Span
 
 
@@ -187,7 +185,7 @@ async def test_a_hand_back_that_does_not_fit_is_refused_and_not_written(
 OTHER_PROCESS = """
 import asyncio, sys
 from agentlightning.store import open_store
-from agentlightning.store.rewards import add_reward
+from agentlightning.training import add_reward
 
 async def main(url, rollout_id):
     async with open_store(url) as store:

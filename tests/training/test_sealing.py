@@ -15,11 +15,11 @@ from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.rows import RowPolicy
 from agentlightning.semconv import AGL_ANNOTATION
 from agentlightning.store import InMemoryLightningStore, LightningStore
-from agentlightning.store.sealing import RefusedAttempt, SealedAttempt, seal, wait_sealed
 from agentlightning.testing import FaultyStore, wait_until
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI
 from agentlightning.testing.values import account_of, span_of
 from agentlightning.tracer import OtelTracer
+from agentlightning.training import RefusedAttempt, SealedAttempt, seal, wait_sealed
 from agentlightning.types import Attempt, AttemptedRollout, AttemptStatus, Receipt, Span
 
 PATIENCE = 20.0

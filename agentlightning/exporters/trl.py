@@ -1,4 +1,9 @@
-"""Rollouts as the lists that TRL's ``GRPOTrainer`` takes, one entry per prompt, and what is refused before that."""
+"""TRL: rollouts as the lists that its ``GRPOTrainer`` takes, one entry per prompt, and what is refused before that.
+
+A rollout without a row gets one that trains nothing: one token, masked, unscored, out of every baseline; one with
+several rows gives its longest. TRL checks next to nothing of what it is given (short masks train the environment's
+tokens), so everything is checked here. :mod:`agentlightning.training.trl` runs the rollouts.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from ...errors import NotExportable
-from ...rows.policy import RowPolicy
-from ...rows.training import RowSet, TrainingRow
-from ...store.sealing import RefusedAttempt, SealedAttempt
-from ..checks import exportable, sampled_at
+from ..errors import NotExportable
+from ..rows.policy import RowPolicy
+from ..rows.sealed import RefusedAttempt, SealedAttempt
+from ..rows.training import RowSet, TrainingRow
+from .checks import exportable, sampled_at
+
+TESTED_WITH = "trl 1.16.0"
 
 OnFork = Literal["longest", "error"]
 Rollouts = SealedAttempt | RefusedAttempt | Sequence[TrainingRow]

@@ -19,11 +19,12 @@ from ..emitter.reward import emit_reward
 from ..rows.completeness import RewardRule
 from ..rows.policy import RowPolicy
 from ..rows.reasons import Code, TraceReason
+from ..rows.sealed import RefusedAttempt, SealedAttempt
 from ..rows.training import GROUP_ID
 from ..store.base import LightningStore
-from ..store.sealing import SETTLE_SECONDS, RefusedAttempt, SealedAttempt, wait_sealed
 from ..tracer.base import Tracer
 from ..types import Attempt, Rollout, RolloutMode
+from .sealing import SETTLE_SECONDS, wait_sealed
 
 _log = logging.getLogger(__name__)
 

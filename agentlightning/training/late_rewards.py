@@ -9,8 +9,8 @@ from ..errors import AlreadySealed, AttemptNotFound, RewardTargetNotFound, Rollo
 from ..rows.rewards import reward_attributes, reward_dimensions
 from ..rows.training import build_rows
 from ..semconv import AGL_ANNOTATION
+from ..store.base import LATEST, LightningStore
 from ..types import Attempt, Span
-from .base import LATEST, LightningStore
 
 SOURCE = "agentlightning.reward.source"
 """Attribute of a reward span: who gave it."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ..rows.training import TrainingRow
 from ..rows.write_back import PerToken, write_back_spans
+from ..store.base import LightningStore
 from ..types import Span
-from .base import LightningStore
 
 
 async def write_back(

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import MissingExtra, NotExportable
+from ...exporters.checks import Weights, numbers, refuse_steps, sampled_at, shares
+from ...exporters.trl import Rollouts, check_tokens, id_of, rows_of, why_none
 from ...rows.advantage import AdvantageFunction, Formula, group_advantages
 from ...rows.policy import RowPolicy
+from ...rows.sealed import RefusedAttempt, SealedAttempt
 from ...rows.training import TrainingRow, group_of
-from ...store.sealing import RefusedAttempt, SealedAttempt
-from ..checks import Weights, numbers, refuse_steps, sampled_at, shares
-from .rows import Rollouts, check_tokens, id_of, rows_of, why_none
 
 OPEN_GROUPS = 1024
 """Groups that may be incomplete at a time; of more, the oldest goes on without those that are missing."""
@@ -53,7 +53,7 @@ class TraceRolloutWorker:
     error that says so.
 
     Args:
-        source: Rollouts as they come, such as :func:`~agentlightning.exporters.playing.rollout_source` yields them.
+        source: Rollouts as they come, such as :func:`~agentlightning.training.rollout_source` yields them.
         group_size: Rollouts of one group.
         policy: Which calls of sealed attempts are trained.
         reward: What a rollout was worth, given its rows; default: what the trace says. ``None`` = unscored.

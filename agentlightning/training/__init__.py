@@ -1,0 +1,33 @@
+"""Between a store and a trainer: rollouts that are run and recorded, sealed when complete, scored late, handed back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import _lazy
+
+if TYPE_CHECKING:
+    from ..rows.sealed import RefusedAttempt as RefusedAttempt
+    from ..rows.sealed import SealedAttempt as SealedAttempt
+    from .hand_back import write_back as write_back
+    from .late_rewards import add_reward as add_reward
+    from .rollouts import Job as Job
+    from .rollouts import Played as Played
+    from .rollouts import Player as Player
+    from .rollouts import RunAgent as RunAgent
+    from .rollouts import rollout_source as rollout_source
+    from .sealing import SealedBatch as SealedBatch
+    from .sealing import resources_of as resources_of
+    from .sealing import seal as seal
+    from .sealing import wait_sealed as wait_sealed
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    {
+        "..rows.sealed": ("RefusedAttempt", "SealedAttempt"),
+        ".hand_back": ("write_back",),
+        ".late_rewards": ("add_reward",),
+        ".rollouts": ("Job", "Played", "Player", "RunAgent", "rollout_source"),
+        ".sealing": ("SealedBatch", "resources_of", "seal", "wait_sealed"),
+    },
+)

@@ -1,4 +1,4 @@
-"""Server-sent events, as far as model servers use them: ``data:`` fields and blank lines.
+"""Server-sent events, read and written, as far as model servers use them: ``data:`` fields and blank lines.
 
 The format is that of the WHATWG HTML standard, section 9.2: lines end in CRLF, LF or CR, also mixed, and a byte order
 mark may come first. Bytes are cut at events, never inside a character.
@@ -27,6 +27,12 @@ class Event(NamedTuple):
     name: str
     """``error``, or empty: model servers give no other name a meaning."""
     data: str
+
+    def written(self) -> bytes:
+        """Return the event as it goes over the wire, with the blank line that ends it."""
+        name = f"event: {self.name}\n" if self.name else ""
+        data = "".join(f"data: {line}\n" for line in self.data.split("\n"))
+        return f"{name}{data}\n".encode()
 
 
 class EventSplitter:

@@ -15,12 +15,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ..dialects.openai.request import operation_of
 from .asking import FirstLook
 from .exchange import Exchange, Outgoing
 from .patch import AttributePatch, Patch, defining_class
 from .suppression import is_own_work
 from .tee import Stripper, collected
-from .watch import CallWatch, operation_of
+from .watch import CallWatch
 
 if TYPE_CHECKING:
     from aiohttp.streams import StreamReader as _Reader

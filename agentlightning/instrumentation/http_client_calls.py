@@ -20,12 +20,13 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..dialects.openai.request import operation_of
 from .exchange import Exchange, Outgoing, close_scope, open_scope
 from .guard import Guard
 from .patch import AttributePatch, Patch
 from .suppression import is_own_work
 from .tee import Stripper, collected
-from .watch import CallWatch, operation_of
+from .watch import CallWatch
 
 _STATE = "_agentlightning_call"
 _SAYS = "notes the bytes of model calls"

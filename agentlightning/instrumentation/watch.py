@@ -13,7 +13,8 @@ from contextvars import ContextVar
 from typing import Literal
 
 from ..dialects.openai import token_request
-from ..dialects.raw_call import CallStart, Endpoint, Operation
+from ..dialects.openai.request import operation_of
+from ..dialects.raw_call import CallStart, Endpoint
 from .asking import FirstLook, Refusals, is_fixed, is_refusal, kind_of
 from .exchange import Call, Exchange, Outgoing, scope_of
 from .guard import Guard
@@ -28,17 +29,6 @@ NO_ENCODING = frozenset({"", "identity", "none"})
 
 _being_sent: ContextVar[tuple[_Sending, ...]] = ContextVar("agentlightning_being_sent", default=())
 """Requests that a patched library is sending in this context."""
-
-
-def operation_of(method: str, path: str) -> Operation | None:
-    """Return the operation of a request, or ``None`` where it is no model call.
-
-    A base URL may have any path before these: ``/v1``, Azure's ``/openai/deployments/<name>``, a gateway's.
-    """
-    path = path.rstrip("/")
-    if method != "POST" or not path.endswith("/completions"):
-        return None
-    return "chat" if path.endswith("/chat/completions") else "text_completion"
 
 
 class _Sending:

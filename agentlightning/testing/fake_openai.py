@@ -28,23 +28,31 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from ..dialects.raw_call import Endpoint
+from ..dialects.model_call import Choice, PolicySpan, ToolCall, Usage
+from ..dialects.openai.errors import written_error
+from ..dialects.openai.request import operation_of
+from ..dialects.openai.writing import (
+    AnswerWriter,
+    Details,
+    Engine,
+    SampledToken,
+    choice_chunks,
+    written_usage,
+)
+from ..dialects.raw_call import Endpoint, Operation
+from ..dialects.sse import DONE, Event
 from ..errors import MissingExtra
 
 if TYPE_CHECKING:
     import openai
 
-Dialect = Literal["vllm", "sglang", "litellm", "openai"]
 Shown = Literal["asked", "always", "never"]
 
 
 @dataclass(frozen=True)
-class Token:
+class Token(SampledToken):
     """One sampled token."""
 
-    text: str
-    """May be empty: engines hold text back while a character is not complete."""
-    id: int
     logprob: float | None = -0.5
 
 
@@ -81,7 +89,7 @@ class Answer:
     choices: tuple[AnswerChoice, ...]
     prompt_token_ids: tuple[int, ...] | None = (1, 2, 3)
     """``None``: those of the request's messages, so that a conversation that is sent back goes on exactly."""
-    dialect: Dialect = "vllm"
+    dialect: Engine = "vllm"
     model: str = "fake-model"
     id: str | None = "chatcmpl-1"
     """``None``: ``chatcmpl-<number of the request>``, from 1."""
@@ -323,189 +331,92 @@ def _openai() -> ModuleType:
 
 # -- what is said, in the dialect of an engine
 
+_CREATED = 1_700_000_000
+
 
 def plain_answer(answer: Answer, request: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
     """Return the JSON of an answer that is not streamed."""
-    said = _Saying(answer, request, chat)
-    body: dict[str, Any] = said.head("chat.completion" if chat else "text_completion")
-    body["choices"] = [said.whole_choice(index, choice) for index, choice in enumerate(answer.choices)]
-    if answer.show_usage != "never":
-        body["usage"] = said.usage()
-    return {**body, **said.around(), **answer.extra}
+    writer, prompt = _writer(answer, request, chat), answer.prompt_token_ids or ()
+    choices = [
+        writer.choice(_said(index, choice, chat), choice.tokens, prompt)
+        for index, choice in enumerate(answer.choices)
+    ]
+    usage = _usage(answer) if answer.show_usage != "never" else None
+    return {**writer.answer(choices, usage, prompt), **_beside(writer, answer), **answer.extra}
 
 
 def streamed_answer(answer: Answer, request: Mapping[str, Any], *, chat: bool) -> list[dict[str, Any]]:
     """Return the JSON of each chunk of a streamed answer."""
-    said = _Saying(answer, request, chat)
-    per_choice = [list(said.chunks(index, choice)) for index, choice in enumerate(answer.choices)]
+    writer = _writer(answer, request, chat)
+    per_choice = [
+        [*_chunks(writer, answer, choice, _said(index, choice, chat))]
+        for index, choice in enumerate(answer.choices)
+    ]
     in_order = _in_turns(per_choice) if answer.interleave else itertools.chain.from_iterable(per_choice)
     chunks = [chunk for chunk in in_order if chunk is not None]
-    if said.sglext:
-        chunks.append({**said.head("chat.completion.chunk"), "choices": [], **said.around()})
-    if answer.show_usage == "always" or (answer.show_usage == "asked" and said.asks_usage):
-        chunks.append({**said.head(said.chunk_object), "choices": [], "usage": said.usage()})
-    elif answer.show_usage == "asked" and answer.ids == "always" and said.shows_ids and chunks:
-        chunks[-1] = {**chunks[-1], "usage": said.usage()}
+    if writer.engine == "sglang" and writer.details.output_ids_in_sglext:
+        chunks.append(writer.closing(**_beside(writer, answer)))
+    if answer.show_usage == "always" or (answer.show_usage == "asked" and writer.details.usage):
+        chunks.append(writer.closing(usage=_usage(answer)))
+    elif answer.show_usage == "asked" and answer.ids == "always" and writer.tells_ids and chunks:
+        chunks[-1] = {**chunks[-1], "usage": _usage(answer)}
     return chunks
 
 
-class _Saying:
-    """One answer to one request."""
+def _writer(answer: Answer, request: Mapping[str, Any], chat: bool) -> AnswerWriter:
+    operation: Operation = "chat" if chat else "text_completion"
+    asked = Details.asked(request, operation)
+    details = replace(
+        asked,
+        token_ids=_shown(answer.ids, asked.token_ids),
+        logprobs=_shown(answer.logprobs, asked.logprobs),
+        id_names=answer.token_strings,
+    )
+    return AnswerWriter(operation, answer.id, answer.model, _CREATED, details, answer.dialect)
 
-    def __init__(self, answer: Answer, request: Mapping[str, Any], chat: bool) -> None:
-        self.answer, self.chat = answer, chat
-        asked = bool(request.get("return_token_ids"))
-        self.shows_ids = answer.dialect != "openai" and _shown(answer.ids, asked)
-        logprobs = bool(request.get("logprobs")) if chat else request.get("logprobs") is not None
-        self.shows_logprobs = _shown(answer.logprobs, logprobs)
-        self.sglext = answer.dialect == "sglang" and bool(request.get("return_output_ids_in_sglext"))
-        self.asks_usage = bool((request.get("stream_options") or {}).get("include_usage"))
-        self.chunk_object = "chat.completion.chunk" if chat else "text_completion"
 
-    def head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.answer.id, "object": kind, "created": 1_700_000_000, "model": self.answer.model}
+def _said(index: int, choice: AnswerChoice, chat: bool) -> Choice:
+    """Return what a choice says; a completion has no tool calls, and its text is that of all its tokens."""
+    calls = [ToolCall(call.id, call.name, call.arguments) for call in choice.tool_calls]
+    return Choice(
+        index=index,
+        content=choice.content if chat else "".join(token.text for token in choice.tokens),
+        reasoning=choice.reasoning,
+        tool_calls=tuple(calls) if chat else (),
+        finish_reason_raw=choice.finish_reason,
+        policy=tuple(PolicySpan(*span) for span in choice.versions),
+    )
 
-    def around(self) -> dict[str, Any]:
-        """Fields of the whole answer beside its choices."""
-        found: dict[str, Any] = {}
-        answer = self.answer
-        if self.shows_ids and self.chat and answer.dialect in {"vllm", "litellm"}:
-            found["prompt_token_ids"] = list(answer.prompt_token_ids or ())
-        if self.sglext:
-            ids = [[token.id for token in choice.tokens] for choice in answer.choices]
-            found["sglext"] = {"input_ids": list(answer.prompt_token_ids or ()), "output_ids": ids}
-        if answer.dialect == "sglang" and answer.choices and answer.choices[0].versions:
-            found["metadata"] = {"weight_versions": _versions(answer.choices[0])}
-        return found
 
-    def usage(self) -> dict[str, int]:
-        prompt = len(self.answer.prompt_token_ids or ())
-        sampled = sum(len(choice.tokens) for choice in self.answer.choices)
-        counts = {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
-        return {**counts, **(self.answer.usage or {})}
+def _usage(answer: Answer) -> dict[str, Any]:
+    sampled = sum(len(choice.tokens) for choice in answer.choices)
+    counts = Usage(input_tokens=len(answer.prompt_token_ids or ()), output_tokens=sampled)
+    return {**written_usage(counts), **(answer.usage or {})}
 
-    def whole_choice(self, index: int, choice: AnswerChoice) -> dict[str, Any]:
-        found: dict[str, Any] = {"index": index}
-        if self.chat:
-            found["message"] = _message(choice)
-        else:
-            found["text"] = "".join(token.text for token in choice.tokens)
-        found["logprobs"] = self.logprobs_of(choice.tokens)
-        found["finish_reason"] = choice.finish_reason
-        self.add_ids(found, choice.tokens, whole=True)
-        if not self.chat or self.answer.dialect == "sglang":
-            self.add_prompt_ids(found)
-        if choice.versions and self.answer.dialect == "vllm":
-            found["weight_versions"] = _versions(choice)
-        return found
 
-    def chunks(self, index: int, choice: AnswerChoice) -> Iterator[dict[str, Any] | None]:
-        """The chunks of one choice: its role, its tokens by ``chunking``, its finish reason with the last of them.
+def _beside(writer: AnswerWriter, answer: Answer) -> dict[str, Any]:
+    """Return the fields of the whole answer beside its choices."""
+    versions = _said(0, answer.choices[0], True).policy if answer.choices else ()
+    return writer.beside(answer.prompt_token_ids, [choice.tokens for choice in answer.choices], versions)
 
-        ``None`` stands for a turn in which an engine has nothing to say: its text is held back and nobody asks
-        for ids.
-        """
-        if self.chat:
-            first = self.chunk({"index": index, "delta": {"role": "assistant", "content": ""}})
-            if self.shows_ids and self.answer.dialect in {"vllm", "litellm"}:
-                first["prompt_token_ids"] = list(self.answer.prompt_token_ids or ())
-            yield first
-            if choice.reasoning is not None:
-                yield self.chunk({"index": index, "delta": {"reasoning_content": choice.reasoning}})
-        pieces = list(_pieces(choice.tokens, self.answer.chunking))
-        arguments = _spread([call.arguments for call in choice.tool_calls], len(pieces))
-        seen: tuple[Token, ...] = ()
-        for number, tokens in enumerate(pieces):
-            seen += tokens
-            is_last = number == len(pieces) - 1
-            found: dict[str, Any] = {"index": index, **self.delta(tokens, choice, number, arguments[number])}
-            found["logprobs"] = self.logprobs_of(tokens)
-            found["finish_reason"] = choice.finish_reason if is_last else None
-            self.add_ids(found, seen if self.answer.cumulative else tokens, whole=False)
-            if not self.chat and number == 0:
-                self.add_prompt_ids(found)
-            if is_last and choice.versions and self.answer.dialect == "vllm":
-                found["weight_versions"] = _versions(choice)
-            silent = found.get("delta") == {} and not self.shows_ids and not is_last
-            yield None if silent else self.chunk(found)
 
-    def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        choice.setdefault("logprobs", None)
-        choice.setdefault("finish_reason", None)
-        chunk = {**self.head(self.chunk_object), "choices": [choice]}
-        if self.asks_usage and self.answer.dialect == "openai":
-            chunk["usage"] = None
-        return chunk
+def _chunks(
+    writer: AnswerWriter, answer: Answer, choice: AnswerChoice, said: Choice
+) -> Iterator[dict[str, Any] | None]:
+    """Yield the chunks of a choice.
 
-    def delta(
-        self, tokens: Sequence[Token], choice: AnswerChoice, number: int, arguments: list[str]
-    ) -> dict[str, Any]:
-        text = "".join(token.text for token in tokens)
-        if not self.chat:
-            return {"text": text}
-        if choice.tool_calls:
-            calls = [_tool_delta(i, call, number, arguments[i]) for i, call in enumerate(choice.tool_calls)]
-            return {"delta": {"tool_calls": calls}}
-        return {"delta": {"content": text} if text or not tokens else {}}
-
-    def add_ids(self, found: dict[str, Any], tokens: Sequence[Token], *, whole: bool) -> None:
-        if not self.shows_ids:
-            return
-        ids = [token.id for token in tokens]
-        if self.answer.dialect == "litellm":
-            found["provider_specific_fields"] = {"token_ids": ids}
-        elif self.answer.dialect == "sglang" and self.chat and whole:
-            found["response_token_ids"] = ids
-        else:
-            found["token_ids"] = ids
-
-    def add_prompt_ids(self, found: dict[str, Any]) -> None:
-        if self.shows_ids:
-            found["prompt_token_ids"] = list(self.answer.prompt_token_ids or ())
-
-    def logprobs_of(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        if not self.shows_logprobs:
-            return None
-        names = [f"token_id:{token.id}" if self.answer.token_strings else token.text for token in tokens]
-        if self.chat:
-            content = [
-                {"token": name, "logprob": token.logprob, "bytes": list(name.encode()), "top_logprobs": []}
-                for name, token in zip(names, tokens, strict=True)
-            ]
-            return {"content": content}
-        return {
-            "tokens": names,
-            "token_logprobs": [token.logprob for token in tokens],
-            "text_offset": [0] * len(names),
-            "top_logprobs": None,
-        }
+    ``None`` stands for a turn in which an engine has nothing to say: its text is held back and nobody asks for ids.
+    """
+    pieces = [*_pieces(choice.tokens, answer.chunking)]
+    prompt = answer.prompt_token_ids or ()
+    for chunk in choice_chunks(writer, said, pieces, prompt, is_cumulative=answer.cumulative):
+        (found,) = chunk["choices"]
+        is_silent = found.get("delta") == {} and not writer.tells_ids and found["finish_reason"] is None
+        yield None if is_silent else chunk
 
 
 def _shown(shown: Shown, asked: bool) -> bool:
     return shown == "always" or (shown == "asked" and asked)
-
-
-def _message(choice: AnswerChoice) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": choice.content}
-    if choice.reasoning is not None:
-        message["reasoning_content"] = choice.reasoning
-    if choice.tool_calls:
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in choice.tool_calls
-        ]
-    return message
-
-
-def _tool_delta(index: int, call: ToolCallAnswer, number: int, arguments: str) -> dict[str, Any]:
-    if number > 0:
-        return {"index": index, "function": {"arguments": arguments}}
-    function = {"name": call.name, "arguments": arguments}
-    return {"index": index, "id": call.id, "type": "function", "function": function}
-
-
-def _versions(choice: AnswerChoice) -> list[dict[str, Any]]:
-    return [{"version": version, "start": start, "end": end} for version, start, end in choice.versions]
 
 
 def _pieces(tokens: Sequence[Token], chunking: Sequence[int] | None) -> Iterator[tuple[Token, ...]]:
@@ -515,17 +426,6 @@ def _pieces(tokens: Sequence[Token], chunking: Sequence[int] | None) -> Iterator
         position += size
     if position < len(tokens) or not (chunking if chunking is not None else tokens):
         yield tuple(tokens[position:])
-
-
-def _spread(texts: Sequence[str], pieces: int) -> list[list[str]]:
-    """Cut every text into ``pieces`` parts; the last has what is left."""
-    parts: list[list[str]] = [[] for _ in range(pieces)]
-    for text in texts:
-        size = len(text) // pieces
-        for number in range(pieces):
-            end = None if number == pieces - 1 else size * (number + 1)
-            parts[number].append(text[size * number : end])
-    return parts
 
 
 def _in_turns(many: Sequence[Sequence[Any]]) -> Iterator[Any]:
@@ -616,11 +516,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.reader.seen.clear()
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = ReceivedRequest(self.command, self.path, headers, body, raw)
-        path = urlsplit(self.path).path
-        if not path.endswith("/completions"):
+        operation = operation_of("POST", urlsplit(self.path).path)
+        if operation is None:
             self._reply(404, {}, b"")
             return
-        self._say(self.server.fake.answer_to(request), request, chat=path.endswith("/chat/completions"))
+        self._say(self.server.fake.answer_to(request), request, chat=operation == "chat")
 
     def _body(self) -> bytes:
         if self.headers.get("transfer-encoding", "").lower() != "chunked":
@@ -641,7 +541,7 @@ class _Handler(BaseHTTPRequestHandler):
         if refusal is not None:
             scripted = refusal
         if isinstance(scripted, Fault):
-            error = {"error": {"message": "scripted", "type": "fake_error", "code": scripted.status}}
+            error = written_error("scripted", kind="fake_error", code=scripted.status)
             body = json.dumps(error).encode() if scripted.body is None else scripted.body
             self._reply(scripted.status, {"content-type": "application/json", **scripted.headers}, body)
             return
@@ -662,9 +562,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(200, {"content-type": "application/json", **headers}, body)
 
     def _stream(self, answer: Answer, chunks: Sequence[dict[str, Any]]) -> None:
-        events = [f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n".encode() for chunk in chunks]
+        events = [Event("", json.dumps(chunk, separators=(",", ":"))).written() for chunk in chunks]
         if answer.done:
-            events.append(b"data: [DONE]\n\n")
+            events.append(Event("", DONE).written())
         if answer.die_after is not None:
             cut = events[answer.die_after] if answer.die_after < len(events) else b""
             events = [*events[: answer.die_after], cut[: len(cut) // 2]]

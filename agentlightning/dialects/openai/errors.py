@@ -18,3 +18,14 @@ def error_of(found: Mapping[str, Any]) -> str | None:
         error = {name: found.get(name) for name in ("code", "type")}
     kind = error.get("type") or error.get("code") if isinstance(error, dict) else None
     return str(kind or "error")
+
+
+def written_error(message: str, *, kind: str, code: str | int | None = None) -> dict[str, Any]:
+    """Return an error in the shape of the OpenAI API.
+
+    Args:
+        message: For a person.
+        kind: Its type, such as ``invalid_request_error``.
+        code: The engine's; vLLM gives the HTTP status.
+    """
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -7,6 +7,18 @@ from typing import Any
 
 from ..distribution import NEUTRAL
 from ..model_call import Issue
+from ..raw_call import Operation
+
+
+def operation_of(method: str, path: str) -> Operation | None:
+    """Return the operation of a request, or ``None`` where it is no model call.
+
+    A base URL may have any path before these: ``/v1``, Azure's ``/openai/deployments/<name>``, a gateway's.
+    """
+    path = path.rstrip("/")
+    if method != "POST" or not path.endswith("/completions"):
+        return None
+    return "chat" if path.endswith("/chat/completions") else "text_completion"
 
 
 def request_messages(request: Mapping[str, Any], issues: list[Issue]) -> tuple[Mapping[str, Any], ...]:

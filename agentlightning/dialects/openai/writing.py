@@ -96,14 +96,14 @@ class AnswerWriter:
     def choice(
         self,
         said: Choice,
-        tokens: Sequence[SampledToken] = (),
+        tokens: Sequence[SampledToken] | None = None,
         prompt_token_ids: Sequence[int] | None = None,
     ) -> dict[str, Any]:
         """Return one choice of a whole answer.
 
         Args:
             said: Its text, tool calls, finish reason and versions of the weights.
-            tokens: All that were sampled.
+            tokens: All that were sampled; ``None`` = nothing is known of them.
             prompt_token_ids: Of its prompt; of a chat, only SGLang tells them here.
         """
         found: dict[str, Any] = {"index": said.index}
@@ -126,15 +126,15 @@ class AnswerWriter:
             return {**self._chunk({"index": index, **content}), **self._prompt_of_all(prompt_token_ids)}
         return self._chunk({"index": index, "text": "", **self._prompt_of_choice(prompt_token_ids)})
 
-    def reasoning(self, index: int, text: str) -> dict[str, Any]:
-        """Return a chunk of what a model thinks."""
-        return self._chunk({"index": index, "delta": {"reasoning_content": text}})
+    def delta(self, index: int, **content: str) -> dict[str, Any]:
+        """Return a chunk of a chat that brings no token, such as ``reasoning_content`` or ``refusal``."""
+        return self._chunk({"index": index, "delta": content})
 
     def piece(
         self,
         index: int,
         text: str | None,
-        tokens: Sequence[SampledToken] = (),
+        tokens: Sequence[SampledToken] | None = None,
         *,
         tool_calls: Sequence[Mapping[str, Any]] = (),
         ids_of: Sequence[SampledToken] | None = None,
@@ -147,7 +147,7 @@ class AnswerWriter:
         Args:
             index: Of the choice.
             text: What the chunk adds to its text; ``None`` = it says nothing of it.
-            tokens: The tokens that the chunk adds.
+            tokens: The tokens that the chunk adds; ``None`` = nothing is known of them.
             tool_calls: Pieces of tool calls, as :func:`tool_call_piece` returns them.
             ids_of: The tokens whose ids are told, where those are others than of ``tokens``.
             prompt_token_ids: Of a completion, in its first chunk.
@@ -192,9 +192,9 @@ class AnswerWriter:
 
     # -- parts
 
-    def logprobs(self, tokens: Sequence[SampledToken]) -> dict[str, Any] | None:
+    def logprobs(self, tokens: Sequence[SampledToken] | None) -> dict[str, Any] | None:
         """Return ``logprobs`` of a choice or chunk; ``None`` where they are not told."""
-        if not self.details.logprobs:
+        if not self.details.logprobs or tokens is None:
             return None
         if self._is_chat:
             return {"content": [self._entry(token, is_top=False) for token in tokens]}
@@ -220,8 +220,8 @@ class AnswerWriter:
     def _name(self, token: SampledToken) -> str:
         return f"token_id:{token.id}" if self.details.id_names else token.text
 
-    def _ids(self, tokens: Sequence[SampledToken], *, is_whole: bool) -> dict[str, Any]:
-        if not self.tells_ids:
+    def _ids(self, tokens: Sequence[SampledToken] | None, *, is_whole: bool) -> dict[str, Any]:
+        if not self.tells_ids or tokens is None:
             return {}
         ids = [token.id for token in tokens]
         if self.engine == "litellm":
@@ -289,9 +289,14 @@ def written_usage(usage: Usage) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def sampled_tokens(choice: Choice) -> tuple[SampledToken, ...]:
-    """Return the tokens of a choice that has been read; a text that is not known is empty."""
-    ids = choice.token_ids or ()
+def sampled_tokens(choice: Choice) -> tuple[SampledToken, ...] | None:
+    """Return the tokens of a choice that has been read; a text that is not known is empty.
+
+    ``None`` where there are no ids, which is not an empty list of them.
+    """
+    ids = choice.token_ids
+    if ids is None:
+        return None
     texts = choice.token_strings if len(choice.token_strings or ()) == len(ids) else None
     logprobs = choice.logprobs if len(choice.logprobs or ()) == len(ids) else None
     return tuple(
@@ -303,7 +308,7 @@ def sampled_tokens(choice: Choice) -> tuple[SampledToken, ...]:
 def choice_chunks(
     writer: AnswerWriter,
     said: Choice,
-    pieces: Sequence[Sequence[SampledToken]],
+    pieces: Sequence[Sequence[SampledToken] | None],
     prompt_token_ids: Sequence[int] | None,
     *,
     texts: Sequence[str | None] | None = None,
@@ -314,7 +319,7 @@ def choice_chunks(
     Args:
         writer: Of the answer.
         said: Tool calls, reasoning, finish reason and versions; its tool calls are spread over the pieces.
-        pieces: The tokens of each chunk, at least one piece.
+        pieces: The tokens of each chunk, at least one piece; ``None`` = nothing is known of them.
         prompt_token_ids: Of its prompt.
         texts: Of each piece; default: what its tokens say.
         is_cumulative: Whether each chunk repeats the ids of those before it.
@@ -322,11 +327,13 @@ def choice_chunks(
     if writer.operation == "chat":
         yield writer.opening(said.index, prompt_token_ids)
         if said.reasoning is not None:
-            yield writer.reasoning(said.index, said.reasoning)
+            yield writer.delta(said.index, reasoning_content=said.reasoning)
+        if said.refusal is not None:
+            yield writer.delta(said.index, refusal=said.refusal)
     arguments = _spread([call.arguments for call in said.tool_calls], len(pieces))
     seen: list[SampledToken] = []
     for number, tokens in enumerate(pieces):
-        seen += tokens
+        seen += tokens or ()
         is_last = number == len(pieces) - 1
         calls = [
             tool_call_piece(at, call, arguments[number][at], is_first=number == 0)
@@ -334,7 +341,7 @@ def choice_chunks(
         ]
         yield writer.piece(
             said.index,
-            texts[number] if texts is not None else _text_of(tokens, has_calls=bool(calls)),
+            texts[number] if texts is not None else _text_of(tokens or (), has_calls=bool(calls)),
             tokens,
             tool_calls=calls,
             ids_of=seen if is_cumulative else None,

@@ -7,10 +7,15 @@ next commits reuse the log, but nothing gives the room back by itself.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+_log = logging.getLogger(__name__)
 
 KEPT_BYTES: Final = 64 * 1024 * 1024
 """What a log keeps for reuse: twice the size at which it is copied into the file."""
@@ -52,6 +57,52 @@ class LogState:
             f"every commit as long as {who if pids else 'somebody reads'} an older state of {self.path}; end the "
             "program, its query or its transaction, and the log becomes small again"
         )
+
+
+class LogKeeper:
+    """Keeps the log of one store small, for the thread that writes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_due = False
+        self._tries = 0
+        """How often a reader was in the way since the last look at the log was begun."""
+        self._next_try = 0.0  # by the monotonic clock
+        self._said = 0
+        """Bytes of the log when the last word of it was said."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a reader was in the way, so that it is to be tried again soon."""
+        return bool(self._tries)
+
+    def look_soon(self) -> None:
+        """Have the next :meth:`keep_small` look at the log."""
+        self._is_due = True
+
+    def keep_small(self, shorten_it: Callable[[], bool]) -> None:
+        """Give back the room of a log that has grown large, or say who is in the way.
+
+        A reader of a moment is not waited for: it is tried again at the next commit, or when nothing is to be written.
+
+        Args:
+            shorten_it: Does it; ``False`` where somebody was in the way.
+        """
+        if not self._is_due or time.monotonic() < self._next_try:
+            return
+        state = state_of(self._path)
+        if state.size <= KEPT_BYTES or shorten_it():
+            self._is_due, self._tries, self._said = False, 0, 0
+            return
+        self._tries += 1
+        self._next_try = time.monotonic() + PAUSE_SECONDS
+        if self._tries < TRIES:
+            return
+        self._is_due, self._tries = False, 0
+        state = state_of(self._path)
+        if state.is_large and state.size >= 2 * self._said:
+            self._said = state.size
+            _log.warning("%s", state.sentence())
 
 
 def state_of(path: Path) -> LogState:

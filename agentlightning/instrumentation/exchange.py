@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..dialects import bounds, content_encoding
 from ..dialects.openai.json_parts import json_object
@@ -157,6 +157,62 @@ class Call:
                 self._sink.ended(self._token, raw)
 
 
+class _Head(NamedTuple):
+    """The head of a response."""
+
+    status: int | None = None
+    """``None`` until there is a response."""
+    content_type: str = ""
+    content_encoding: str = ""
+
+
+class _Body:
+    """The pieces of an answer, as far as there is room and memory for them."""
+
+    def __init__(self, call: Call, max_bytes: int) -> None:
+        self._call = call
+        self._max_bytes = max_bytes
+        self._chunks: list[bytes] = []
+        self._size = 0
+        """Of all that has come, also of what was not kept."""
+        self._reserved = 0
+        self.first_chunk_ns: int | None = None
+        self.is_truncated = False
+
+    def add(self, chunk: bytes) -> None:
+        """Keep a piece, unless one before it was not kept: it would not follow the last one."""
+        if self.first_chunk_ns is None:
+            self.first_chunk_ns = time.time_ns()
+        self._size += len(chunk)
+        if self.is_truncated:
+            return
+        if self._size <= self._max_bytes and (self._size <= self._reserved or self._has_memory()):
+            self._chunks.append(chunk)
+        else:
+            self.is_truncated = True
+
+    def _has_memory(self) -> bool:
+        """Take memory for what has come; where there is room, for the next pieces as well."""
+        missing = self._size - self._reserved
+        with self._call.guard("taking memory for an answer"):
+            for size in (missing + AHEAD_BYTES, missing) if self._reserved else (missing,):
+                if self._call.reserve(size):
+                    self._reserved += size
+                    return True
+        return False
+
+    def give_memory_back(self) -> None:
+        """Release what was taken; the span that gets the answer counts it, too."""
+        reserved, self._reserved = self._reserved, 0
+        with self._call.guard("giving memory back"):
+            self._call.release(reserved)
+
+    def take(self) -> bytes:
+        """Return what was kept, and keep it no longer."""
+        chunks, self._chunks = self._chunks, []
+        return b"".join(chunks)
+
+
 class Exchange:
     """One request and its response, noted as they pass."""
 
@@ -182,11 +238,8 @@ class Exchange:
         self._sent_size = 0
         self._max_body_bytes = max_body_bytes
         self._started_ns = time.time_ns()
-        self._first_chunk_ns: int | None = None
-        self._status: int | None = None
-        self._content_type = self._content_encoding = ""
-        self._chunks: list[bytes] = []
-        self._size = self._reserved = 0
+        self._head = _Head()
+        self._body = _Body(call, max_body_bytes)
         self.is_over = False
         self.endpoint = endpoint
         self.added: frozenset[str] = frozenset()
@@ -203,36 +256,17 @@ class Exchange:
 
     def answered(self, status: int, content_type: str, content_encoding: str) -> None:
         """Note the head of the response."""
-        self._status = status
-        self._content_type, self._content_encoding = content_type, content_encoding
+        self._head = _Head(status, content_type, content_encoding)
 
     def note(self, chunk: bytes) -> None:
         """Note a piece of the body, as far as there is room."""
-        if not self._chunks:
-            self._first_chunk_ns = time.time_ns()
-        self._size += len(chunk)
-        if self._size <= self._max_body_bytes and (self._size <= self._reserved or self._has_memory()):
-            self._chunks.append(chunk)
-        elif "body_truncated" not in self.notes:
-            self.notes.append("body_truncated")
-
-    def _has_memory(self) -> bool:
-        """Take memory for what has come; where there is room, for the next pieces as well."""
-        if "body_truncated" in self.notes:  # a later piece would not follow the last one
-            return False
-        missing = self._size - self._reserved
-        with self._call.guard("taking memory for an answer"):
-            for size in (missing + AHEAD_BYTES, missing) if self._reserved else (missing,):
-                if self._call.reserve(size):
-                    self._reserved += size
-                    return True
-        return False
+        self._body.add(chunk)
 
     def note_whole(self, body: bytes) -> None:
         """Note a body that the client has read and decompressed."""
-        self._content_encoding = ""
+        self._head = self._head._replace(content_encoding="")
         self.note(body)
-        self._first_chunk_ns = None
+        self._body.first_chunk_ns = None  # it is not known when the first piece came
 
     def failed(self, error: BaseException) -> None:
         """The exchange ended with an exception, which is on its way to the agent."""
@@ -243,7 +277,7 @@ class Exchange:
 
     def leave(self) -> None:
         """The recorder goes: an answer that has begun is cut off here; a request without an answer stays open."""
-        if self._status is not None:
+        if self._head.status is not None:
             self.notes.append("recording_ended")
             self.over(complete=False)
 
@@ -253,35 +287,29 @@ class Exchange:
             return
         self.is_over = True
         self._under_way.discard(self)
-        reserved, self._reserved = self._reserved, 0
-        with self._call.guard("giving memory back"):  # first: the span that gets the answer counts it, too
-            self._call.release(reserved)
+        self._body.give_memory_back()
         with self._call.guard("noting the end of a call"):
-            self._call.over(
-                self, self._raw(complete=complete and "body_truncated" not in self.notes, error=error)
-            )
+            self._call.over(self, self._raw(complete=complete and not self._body.is_truncated, error=error))
 
     def _raw(self, *, complete: bool, error: str | None) -> RawCall:
         body = self._request.body if self._request.body is not None else b"".join(self._sent)
         body = plain_body(body, self._request.headers)
-        answer = b"".join(self._chunks)
-        self._chunks = []
         return RawCall(
             start=self.start if self._request.body is not None else _completed(self.start, body),
             request_body=body,
-            status=self._status,
-            content_type=self._content_type,
-            content_encoding=self._content_encoding,
-            response_body=answer,
+            status=self._head.status,
+            content_type=self._head.content_type,
+            content_encoding=self._head.content_encoding,
+            response_body=self._body.take(),
             complete=complete,
             error=error,
             started_ns=self._started_ns,
-            first_chunk_ns=self._first_chunk_ns,
+            first_chunk_ns=self._body.first_chunk_ns,
             ended_ns=time.time_ns(),
             retries=self._retries,
             added=self.added,
             endpoint=self.endpoint,
-            notes=tuple(self.notes),
+            notes=(*self.notes, "body_truncated") if self._body.is_truncated else tuple(self.notes),
         )
 
     def _describe(self, error: BaseException) -> str:

@@ -4,10 +4,9 @@ The keyword methods of :class:`~.base.LightningStore` build these values and han
 ``store.primitives`` lists. A value says what the caller gave, and nothing is checked yet: a store checks and copies
 before it writes. A field that is :data:`UNSET` was not given, where ``None`` would be a value of its own.
 
-These are named tuples, because they are made for every call, and cost least to make and to import.
+These are named tuples: they are made for every call, and nothing that is as plain costs less to make and to import.
+Annotations are types here, and not text (``from __future__ import annotations``), which would be compiled one by one.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum

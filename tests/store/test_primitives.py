@@ -169,6 +169,31 @@ async def test_what_may_be_repeated_leaves_the_store_as_one_call_does(row: Primi
         assert await everything(store) == after_one
 
 
+@pytest.mark.parametrize("row", [row for row in PRIMITIVES.values() if not row.repeatable])
+@pytest.mark.asyncio
+async def test_what_may_not_be_repeated_would_leave_something_else(row: Primitive) -> None:
+    async with InMemoryLightningStore(clock=ManualClock()) as store:
+        resources: Any = {"model": LLM(endpoint="http://localhost", model="m")}
+        rollout = await store.start_rollout("x")
+        for _ in range(2):
+            await store.enqueue_rollout("queued")
+        value = {
+            "start_rollout": arguments.NewRollout("x"),
+            "enqueue_many_rollouts": [EnqueueRolloutRequest(input="x")],
+            "dequeue_many_rollouts": arguments.RolloutClaim(),
+            "start_attempt": arguments.NewAttempt(rollout.rollout_id),
+            "update_rollout": RolloutChange(rollout.rollout_id, status="requeuing"),
+            "add_resources": resources,
+            "update_resources": arguments.ResourcesChange("rs-1", resources),
+        }[row.name]
+        await perform(store, row, value)
+        if row.name == "update_rollout":  # another process claims what the first call has queued
+            await store.dequeue_many_rollouts(limit=3)
+        after_one = await everything(store)
+        await perform(store, row, value)
+        assert await everything(store) != after_one
+
+
 # ---------------------------------------------------------------------- keyword methods of one's own
 
 

@@ -11,6 +11,7 @@ import pytest
 from opentelemetry import trace
 
 from agentlightning import emit_reward
+from agentlightning.adapter import TracerTraceToTriplet
 from agentlightning.cli.entry import main
 from agentlightning.errors import NotSealable, NotSupported
 from agentlightning.store import InMemoryLightningStore, LightningStore, LightningStoreThreaded
@@ -205,6 +206,29 @@ def test_what_0_3_has_not_is_not_there_and_nothing_is_invented(tracer: OtelTrace
     with pytest.raises(NotSealable, match="OldStore counts no spans"):
         asyncio.run(store.seal_attempt(rollout_id, "latest", spans=4))
     assert asyncio.run(store.statistics()) == {"name": "OldStore"}
+    asyncio.run(store.close())
+
+
+def test_an_adapter_reads_it(tracer: OtelTracer) -> None:
+    store = OldStore()
+    with tracer.trace_context("task", store=store) as handle:
+        with trace.get_tracer("agent").start_as_current_span("openai.chat.completion") as span:
+            span.set_attributes(
+                {
+                    "gen_ai.request.model": "m",
+                    "prompt_token_ids": [1, 2],
+                    "response_token_ids": [3],
+                    "gen_ai.prompt.0.role": "user",
+                    "gen_ai.prompt.0.content": "2 + 3?",
+                    "gen_ai.completion.0.role": "assistant",
+                    "gen_ai.completion.0.content": "5",
+                }
+            )
+        emit_reward(1.0)
+    assert tracer.processor.force_flush(10_000)
+    spans = asyncio.run(store.query_spans(handle.rollout_id, "latest"))
+    (triplet,) = TracerTraceToTriplet().adapt(spans)
+    assert (triplet.prompt["token_ids"], triplet.response["token_ids"], triplet.reward) == ([1, 2], [3], 1.0)
     asyncio.run(store.close())
 
 

@@ -30,6 +30,7 @@ FIGURES = (
     "wire_capture",
     "loop_lag",
     "memory_growth",
+    "long_attempt",
     "agentops_workers",
 )
 

@@ -210,7 +210,7 @@ class Reader:
         numbers: list[int | float] = []
         for part in parts:
             numbers += self._unpacked(part.value_key, kind)[: part.size // WIDTHS[kind]]
-        return numbers
+        return numbers[:]  # without the room that a list keeps for more
 
     def _piece(self, part: Part) -> bytes:
         data = self._data.get(part.value_key)

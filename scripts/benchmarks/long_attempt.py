@@ -163,8 +163,8 @@ FIGURE = Figure(
     name="long_attempt",
     title="A long attempt",
     how=(
-        "One attempt whose last prompt has as many tokens as the size says; each call's prompt, as messages and as ids, "
-        "is the whole conversation, and answers have log-probabilities. `add_many_spans` into SQLite, a call at a time; "
+        "One attempt whose last prompt has as many tokens as the size says; each call's prompt, as messages and ids, "
+        "is the whole conversation; answers have log-probabilities. `add_many_spans` into SQLite, a call at a time; "
         "beside it: raw inserts of the same bytes, each call whole. `query_spans` of it in a process of its own."
     ),
     subjects=(Subject("floor_whole"), Subject("ours"), Subject("read")),

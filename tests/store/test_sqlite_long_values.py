@@ -158,6 +158,28 @@ async def test_calls_of_one_batch_continue_each_other_and_other_attempts_do_not(
 
 
 @pytest.mark.asyncio
+async def test_conversations_of_one_attempt_take_turns_and_go_back(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with SqliteLightningStore(path) as store:
+        rollout = await store.start_rollout("task")
+        agents = [conversation_of(rollout, 4, seed=seed) for seed in range(8)]
+        spans = [span for turn in zip(*agents, strict=True) for span in turn]
+        for _ in range(6):  # from its second call on, the last agent tries again and again
+            talk = Conversation(seed=7)
+            talk.attributes()
+            talk.say(200)
+            talk.chance.seed(len(spans))
+            talk.say(200)
+            spans.append(span_of(rollout, attributes=talk.attributes()))
+        for span in spans:
+            await store.add_span(span)
+        await assert_stored(store, spans)
+
+    whole = "SELECT count(*) FROM long_values WHERE json_extract(parts, '$[0][0]') = value_key"
+    assert rows(path, whole) == [(2 * len(agents),)]
+
+
+@pytest.mark.asyncio
 async def test_a_call_that_is_made_again_adds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     async with SqliteLightningStore(path) as store:

@@ -28,9 +28,10 @@ LONG_BYTES: Final = 4_096
 that stands beside a row is shorter: see ``codec.rows.PACKED_CHARACTERS``."""
 MOST_PARTS: Final = 32
 """Parts of one value. A value that would have more is stored whole, and later ones continue it."""
-_MOST_PLACES: Final = 512
-_BEGINNINGS_OF_A_PLACE: Final = 48
-"""Bounds of what a process remembers: about 10 MB where all of it is used."""
+_MOST_PLACES: Final = 1_024
+_BEGINNINGS_OF_A_PLACE: Final = 64
+"""Bounds of what a process remembers: about 16 MB where all of it is used, by some hundred long attempts at a time. An
+attempt may have as many as twenty conversations in turns, or go back thirty calls."""
 _MOST_TRIES: Final = 4
 """Beginnings that are compared with one value; nearly always the first one is it."""
 _TAIL: Final = 16
@@ -103,13 +104,10 @@ class Beginnings:
         if rest:
             parts.append(Part(value_key, shared, len(rest)))
         digest = beginnings[-1][1]
-        self._remember(
-            place,
-            [
-                _Beginning(size, data[size - _TAIL : size], found, value_key, digest)
-                for size, found in beginnings
-            ],
-        )
+        found = [
+            _Beginning(size, data[size - _TAIL : size], seen, value_key, digest) for size, seen in beginnings
+        ]
+        self._remember(place, found, beginning)
         return value_key, value.key, value.kind, json.dumps(parts, separators=(",", ":")), digest, rest
 
     def _longest(self, place: Place, data: bytes) -> tuple[_Beginning | None, Any]:
@@ -122,14 +120,16 @@ class Beginnings:
                 return each, hasher
         return None, None
 
-    def _remember(self, place: Place, beginnings: list[_Beginning]) -> None:
-        kept = self._of.get(place)
-        if kept is None:
-            kept = self._of[place] = deque(maxlen=_BEGINNINGS_OF_A_PLACE)
-            if len(self._of) > _MOST_PLACES:
-                self._of.popitem(last=False)
-        self._of.move_to_end(place)
-        kept.extend(beginnings)
+    def _remember(self, place: Place, found: list[_Beginning], continued: _Beginning | None) -> None:
+        """Remember beginnings of a value; of the one that it continues, the whole and what it has of it are of use."""
+        kept = list(self._of.pop(place, ()))
+        if continued is not None:
+            value_key, of_use = continued.value_key, (continued.digest, continued.value_digest)
+            used = [each for each in kept if each.value_key == value_key and each.digest in of_use]
+            kept = [*(each for each in kept if each.value_key != value_key), *used]
+        self._of[place] = deque((*kept, *found), maxlen=_BEGINNINGS_OF_A_PLACE)  # both in the order of use
+        if len(self._of) > _MOST_PLACES:
+            self._of.popitem(last=False)
 
 
 def _digests(hasher: Any, value: PackedValue, shared: int) -> list[tuple[int, bytes]]:

@@ -101,7 +101,7 @@ def handed_over(worker: TraceRolloutWorker, count: int) -> list[Any]:
     worker.update_model_version(1)
     worker.start()
     found = [worker.rollout_buffer.get(timeout=20) for _ in range(count)]
-    wait_until(lambda: worker._ended)
+    wait_until(lambda: worker.ended)
     assert worker.rollout_buffer.empty()
     return found
 
@@ -165,7 +165,7 @@ def test_d3_rows_that_are_too_old_are_dropped_and_counted_but_not_from_the_basel
     workers.append(worker)
     worker.update_model_version(3)
     worker.start()
-    wait_until(lambda: worker._ended)
+    wait_until(lambda: worker.ended)
 
     left = [worker.rollout_buffer.get_nowait() for _ in range(2)]
     assert [each.model_version for each in left] == [3, 2]
@@ -179,7 +179,7 @@ def test_the_version_of_a_row_is_its_oldest_and_none_is_an_error(workers: list[T
 
     workers.append(lost := TraceRolloutWorker([rows_of(LINEAR)], group_size=1, version_of=lambda row: None))
     lost.start()
-    wait_until(lambda: lost._ended)
+    wait_until(lambda: lost.ended)
     with pytest.raises(RuntimeError, match="failed") as failed:
         lost.check_health(300.0)
     assert "names no version" in str(failed.value.__cause__)
@@ -208,7 +208,7 @@ def test_a_worker_that_has_nothing_to_give_says_so_with_the_reasons(
 
     workers.append(worker := TraceRolloutWorker(hopeless(), group_size=2, give_up_after=6))
     worker.start()
-    wait_until(lambda: worker._ended)
+    wait_until(lambda: worker.ended)
     worker.check_health(300.0)  # what there is comes first
     for _ in range(2):
         worker.rollout_buffer.get_nowait()
@@ -252,7 +252,7 @@ def test_rollouts_without_a_group_are_refused(workers: list[TraceRolloutWorker])
     rows = build_rows(spans_of(LINEAR, "ro-1", 1.0))
     workers.append(worker := TraceRolloutWorker([rows], group_size=1))
     worker.start()
-    wait_until(lambda: worker._ended)
+    wait_until(lambda: worker.ended)
     with pytest.raises(RuntimeError) as failed:
         worker.check_health(300.0)
     assert "has no group" in str(failed.value.__cause__)

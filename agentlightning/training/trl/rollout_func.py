@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import uuid
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from ...errors import NotExportable
 from ...exporters.trl import OnFork, rollout_dict
@@ -18,11 +17,11 @@ from ...rows.policy import RowPolicy
 from ...store.base import LightningStore
 from ...tracer.base import Tracer
 from ...types import RolloutMode
+from ..background import BackgroundLoop
 from ..rollouts import Job, Played, Player, RunAgent
 from ..sealing import SETTLE_SECONDS
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class RolloutFunction:
@@ -37,7 +36,7 @@ class RolloutFunction:
         self._policy = policy
         self._run = run
         self._calls = 0
-        self._loop = _Loop()
+        self._loop = BackgroundLoop("agl-rollouts")
         self.counts: Counter[str] = Counter()
         """Code → rollouts that trained nothing because of it; ``rows_left_out`` counts rows, of rollouts that fork."""
 
@@ -180,35 +179,3 @@ def _end_token(trainer: Any) -> int:
     tokenizer = getattr(processing, "tokenizer", processing)
     token = getattr(tokenizer, "eos_token_id", None)
     return token if isinstance(token, int) else 0
-
-
-class _Loop:
-    """An event loop in a thread of its own: clients outlive a call, and the caller may have a loop itself."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end and return its result."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="agl-rollouts", daemon=True)
-            self._thread.start()
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self) -> None:
-        """End the loop and its thread."""
-        loop, thread, self._loop = self._loop, self._thread, None
-        if loop is None or thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result()
-        asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()

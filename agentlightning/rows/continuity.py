@@ -151,11 +151,11 @@ class PastCall:
     prompt: Ids
     response: Ids
     packed: bytes | None = field(default=None, repr=False)
-    """Prompt and response as ``token_ids.pack``, where somebody has them."""
+    """The prompt as ``token_ids.pack``, where somebody has it."""
 
     def ids(self) -> bytes:
         """Return prompt and response as ``token_ids.pack``."""
-        return pack(self.prompt + self.response) if self.packed is None else self.packed
+        return (pack(self.prompt) if self.packed is None else self.packed) + pack(self.response)
 
 
 LOOK_BACK = 16

@@ -63,7 +63,7 @@ class Node:
     parent: int | None
     """Index of the answer that the prompt continues."""
     packed: bytes = field(repr=False)
-    """Prompt and output as ``token_ids.pack``."""
+    """The prompt as ``token_ids.pack``."""
     media: tuple[Media, ...] = ()
     """Images, audio and files of the prompt."""
 
@@ -166,11 +166,11 @@ def _nodes(calls: Sequence[Call], packing: Packing) -> tuple[Node, ...]:
         if prompt and choice.token_ids
     ]
     heads = [packing.pack(prompt) for _, _, prompt, _ in found]
-    packed = [(head, head + packing.pack(each[3])) for head, each in zip(heads, found, strict=True)]
+    outputs = [packing.pack(output) for *_, output in found]
     shown = [() if call.record is None else media_of(call.record) for call, *_ in found]
-    parents = _parents([call for call, *_ in found], packed, shown)
+    parents = _parents([call for call, *_ in found], _longest_beginnings(heads, outputs, shown))
     return tuple(
-        Node(index, call, choice, prompt, output, parents[index], packed[index][1], shown[index])
+        Node(index, call, choice, prompt, output, parents[index], heads[index], shown[index])
         for index, (call, choice, prompt, output) in enumerate(found)
     )
 
@@ -197,12 +197,11 @@ def _says_all(call: Call) -> bool:
     return call.record is not None and any(issue.code == TOKENS_SAY_ALL for issue in call.record.issues)
 
 
-def _parents(
-    calls: Sequence[Call], packed: Sequence[tuple[bytes, bytes]], shown: Sequence[tuple[Media, ...]]
-) -> list[int | None]:
+def _parents(calls: Sequence[Call], beginnings: Sequence[Sequence[int]]) -> list[int | None]:
+    """Return the parent of each answer, of those that its prompt may continue; ``calls`` are those of the answers."""
     parents: list[int | None] = []
     claimed: set[int] = set()
-    for index, same in enumerate(_longest_beginnings(packed, shown)):
+    for index, same in enumerate(beginnings):
         if index and calls[index] is calls[index - 1]:  # one prompt for all choices of a call
             parents.append(parents[-1])
             continue
@@ -214,28 +213,36 @@ def _parents(
 
 
 def _longest_beginnings(
-    packed: Sequence[tuple[bytes, bytes]], shown: Sequence[tuple[Media, ...]]
+    prompts: Sequence[bytes], outputs: Sequence[bytes], shown: Sequence[tuple[Media, ...]]
 ) -> list[list[int]]:
-    """Return for each prompt the answers, all of one length, that make up the longest beginning of it.
+    """Return for each prompt the answers that, behind their own prompts, make up the longest beginning of it.
 
     The prompt of each of them showed the same media, in the same order, as the beginning of this one.
 
-    In the order of their bytes, what begins with an answer stands directly behind it.
+    In the order of their bytes, what begins with a prompt stands directly behind it. So a stack has all prompts that
+    the one at hand begins with, the longest at the end; nothing is copied of them.
     """
-    wholes = ((whole, False, index) for index, (_, whole) in enumerate(packed))
-    prompts = ((prompt, True, index) for index, (prompt, _) in enumerate(packed))
-    found: list[list[int]] = [[] for _ in packed]
-    around: list[tuple[bytes, list[int]]] = []
-    for ids, is_prompt, index in sorted([*wholes, *prompts]):
-        while around and not ids.startswith(around[-1][0]):
+    found: list[list[int]] = [[] for _ in prompts]
+    longest = max(map(len, outputs), default=0)
+    around: list[tuple[bytes, dict[int, dict[bytes, list[int]]]]] = []
+    for prompt, index in sorted(zip(prompts, range(len(prompts)), strict=True)):
+        while around and not prompt.startswith(around[-1][0]):
             around.pop()
-        if is_prompt:
-            alike = ([at for at in same if _begins(shown[index], shown[at])] for _, same in reversed(around))
-            found[index] = next(filter(None, alike), [])
-        elif around and len(around[-1][0]) == len(ids):
-            around[-1][1].append(index)
-        else:
-            around.append((ids, [index]))
+        best = 0
+        for beginning, answers in reversed(around):
+            if len(beginning) + longest < best:  # nor are those below long enough
+                break
+            for length, said in answers.items():
+                end = len(beginning) + length
+                if best <= end <= len(prompt):
+                    alike = said.get(prompt[len(beginning) : end], ())
+                    alike = [at for at in alike if _begins(shown[index], shown[at])]
+                    if alike:
+                        found[index] = found[index] + alike if end == best else alike
+                        best = end
+        if not around or len(around[-1][0]) < len(prompt):
+            around.append((prompt, {}))
+        around[-1][1].setdefault(len(outputs[index]), {}).setdefault(outputs[index], []).append(index)
     return found
 
 

@@ -37,7 +37,7 @@ def test_a_task_is_stopped_with_what_it_waits_for_and_twice_is_fine() -> None:
     task.stop()
     task.stop()
     assert ends == ["agl-test"]
-    assert task.ended
+    wait_until(lambda: task.ended)
     assert task.error is None
 
 

@@ -11,17 +11,19 @@ import json
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pydantic import ValidationError
-
+from .. import semconv
 from ..semconv import LightningSpanAttributes, LinkAttributes, SpanFlagAttributes
-from ..types import Attributes, AttributeValue, SpanLike
-from ..types.semconv import LinkPydanticModel
+from ..types.attributes import AttributeValue
+
+if TYPE_CHECKING:
+    from ..types import Attributes, SpanLike
+    from ..types.semconv import LinkPydanticModel
 
 logger = logging.getLogger(__name__)
 
-T_SpanLike = TypeVar("T_SpanLike", bound=SpanLike)
+T_SpanLike = TypeVar("T_SpanLike", bound="SpanLike")
 Nested = dict[str, Any] | list[Any]
 
 _LINK = LightningSpanAttributes.LINK.value
@@ -356,8 +358,8 @@ def extract_links_from_attributes(attributes: Mapping[str, Any]) -> list[LinkPyd
     links = []
     for candidate in indexed_attributes(attributes, _LINK):
         try:
-            links.append(LinkPydanticModel.model_validate(candidate))
-        except ValidationError:
+            links.append(semconv.LinkPydanticModel.model_validate(candidate))
+        except ValueError:
             logger.debug("an attribute under %s is no link", _LINK)
     return links
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from ..types.tracer import to_attribute_value
+from ..types.attributes import to_attribute_value
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _TEXT = frozenset({str})

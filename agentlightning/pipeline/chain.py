@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ..types import Span
+if TYPE_CHECKING:
+    from ..types import Span
 
 logger = logging.getLogger(__name__)
 
-Stage = Callable[[Span], Span | None]
+Stage = Callable[["Span"], "Span | None"]
 
 
 class Chain:

@@ -20,15 +20,17 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..dialects.model_call import Choice, ModelCall, invalid
 from ..dialects.spans.genai import read_call
 from ..semconv import ModelCallAttributes, SpanFlagAttributes
-from ..types import Event, Link, Span, SpanContext
 from .rules import KEY_RULES, RedactionRule, default_rules
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from ..types import Event, Link, Span, SpanContext
 
 __all__ = ["RedactionRule", "Redactor", "SecretFilter", "default_rules"]
 

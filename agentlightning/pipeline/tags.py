@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..codec.attributes import extract_tags_from_attributes, make_tag_attributes
-from ..types import Span
+
+if TYPE_CHECKING:
+    from ..types import Span
 
 
 @dataclass(frozen=True)

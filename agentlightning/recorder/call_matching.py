@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 
 from ..dialects.spans.foreign import is_model_call, request_model
-from ..types.tracer import attributes_of
+from ..types.attributes import attributes_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

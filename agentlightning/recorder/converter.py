@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .. import types
 from .._turn import Turn
 from ..dialects.model_call import invalid
 from ..dialects.openai.reading import decode
 from ..dialects.spans import genai, names_of_0_3
 from ..pipeline.chain import NO_STAGES, Chain
 from ..semconv import DropReason, SpanFlagAttributes
-from ..types import Span, TraceStatus
 from .ledger import key_of
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import Span as SdkSpan
 
     from ..dialects.raw_call import Endpoint, RawCall
+    from ..types import Span
     from .ledger import Key, PendingBatch
     from .scope import FinishedSpan, Record, Scope
 
@@ -60,7 +61,7 @@ class Converter:
         if readable is None:
             raise ValueError("this span has been settled")
         scope = record.scope
-        span = Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
+        span = types.Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
         for raw in finished.calls():
             self._add_call(span, self._with_endpoint(scope, raw))
         _name_stored_parent(span, scope)
@@ -77,7 +78,7 @@ class Converter:
         """Return the record of the start of a span that goes on."""
         scope = record.scope
         try:
-            opened = Span.from_opentelemetry(span, scope.rollout_id, scope.attempt_id)
+            opened = types.Span.from_opentelemetry(span, scope.rollout_id, scope.attempt_id)
             opened.end_time = None
         except Exception as error:  # noqa: BLE001 - the span is another thread's and may change while it is read
             _log.debug("the start of a span could not be read: %r", error)
@@ -137,7 +138,7 @@ class Converter:
             span.attributes = {**names_of_0_3.call_attributes(call), **span.attributes}
         # An error that was said in a body whose status is a success.
         if call.error is not None and span.status.status_code == "UNSET":
-            span.status = TraceStatus(status_code="ERROR", description=call.error)
+            span.status = types.TraceStatus(status_code="ERROR", description=call.error)
 
 
 def _names_other_call(attributes: Mapping[str, Any], response_id: str | None) -> bool:
@@ -155,7 +156,7 @@ def _name_stored_parent(span: Span, scope: Scope) -> None:
 def _bare_start(record: Record) -> Span:
     """Return the record of a start of which nothing but the ids may or can be said."""
     scope = record.scope
-    opened = Span.from_attributes(
+    opened = types.Span.from_attributes(
         attributes={},
         rollout_id=scope.rollout_id,
         attempt_id=scope.attempt_id,

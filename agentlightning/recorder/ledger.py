@@ -18,8 +18,8 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import types
 from ..semconv import DropReason
-from ..types import Account, Receipt
 from .counts import Counts, next_writer_id
 from .scope import CallClaim, FinishedSpan, LateScope, Record, Scope
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
-    from ..types import Span
+    from ..types import Account, Receipt, Span
     from .queue import SpanQueue
     from .settings import WriterSettings
     from .store_writes import Outcome
@@ -182,7 +182,7 @@ class Ledger:
         """Return what this process knows of an attempt: ``open`` also counts spans that are still queued."""
         with self._lock:
             counts, late = scope.counts, scope.late
-            return Receipt(
+            return types.Receipt(
                 rollout_id=scope.rollout_id,
                 attempt_id=scope.attempt_id,
                 started=counts.started,
@@ -508,7 +508,7 @@ class Ledger:
         is_closed = scope.is_late or (is_idle and counts.queued - counts.settled == in_batch)
         if is_closed:
             closing[scope] = counts.started
-        return Account.model_construct(
+        return types.Account.model_construct(
             rollout_id=scope.rollout_id,
             attempt_id=scope.attempt_id,
             writer_id=counts.writer_id,
@@ -699,7 +699,7 @@ def key_of(span: Span) -> Key:
 def _correction(scope: Scope, count: int) -> Account:
     """Return the account that undoes ``dropped{spooled}`` once a spool file has been delivered."""
     undone = {DropReason.SPOOLED.value: -count}
-    return Account.model_construct(
+    return types.Account.model_construct(
         rollout_id=scope.rollout_id,
         attempt_id=scope.attempt_id,
         writer_id=next_writer_id(),

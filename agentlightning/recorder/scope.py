@@ -27,7 +27,6 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from ..dialects.raw_call import Endpoint
 from ..semconv import LightningResourceAttributes
-from ..types import Span
 from .counts import Counts
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
+    from ..types import Span
     from .overflow import MovedCalls
 
 ROLLOUT_KEY = LightningResourceAttributes.ROLLOUT_ID.value

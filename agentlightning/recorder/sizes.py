@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from ..types.tracer import attributes_of, has_events, has_links
+from ..types.attributes import attributes_of, has_events, has_links
 
 if TYPE_CHECKING:
     from ..dialects.raw_call import RawCall

@@ -23,13 +23,16 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from .. import types
 from .._private_files import create_file, folder_mode
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import StoreError
 from ..store.base import LightningStore, new_writer_id
-from ..types import Account, Span
+
+if TYPE_CHECKING:
+    from ..types import Account, Span
 
 _log = logging.getLogger(__name__)
 
@@ -387,11 +390,11 @@ class Spool:
             for text in file:
                 line = json.loads(text)
                 if "span" in line:
-                    batch.spans.append(Span(**line["span"]))
+                    batch.spans.append(types.Span(**line["span"]))
                 elif "opened" in line:
-                    batch.opened.append(Span(**line["opened"]))
+                    batch.opened.append(types.Span(**line["opened"]))
                 elif "account" in line:
-                    batch.accounts.append(Account(**line["account"]))
+                    batch.accounts.append(types.Account(**line["account"]))
         except Exception as error:
             raise _UnusableError(f"{type(error).__name__}: {str(error)[:200]}") from error
         return batch

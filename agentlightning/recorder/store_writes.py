@@ -16,13 +16,15 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._handover import ReentrantEvent
 from ..errors import InvalidArgument, NotFound, StoreError
 from ..store.base import LightningStore, add_batch
-from ..types import Span
 from .spool import ABOUT_DATA, Batch
+
+if TYPE_CHECKING:
+    from ..types import Span
 
 _log = logging.getLogger(__name__)
 

@@ -31,25 +31,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
+from .. import types
 from ..errors import NotSealable, NotSupported, StoreError
-from ..types import (
-    Account,
-    Attempt,
-    AttemptedRollout,
-    AttemptStatus,
-    EnqueueRolloutRequest,
-    NamedResources,
-    Receipt,
-    ResourcesUpdate,
-    Rollout,
-    RolloutConfig,
-    RolloutMode,
-    RolloutStatus,
-    Span,
-    TaskInput,
-    Worker,
-    WorkerStatus,
-)
 from .arguments import UNSET as UNSET  # noqa: PLC0414 - a re-export, as 0.3 has it here
 from .arguments import (
     AttemptChange,
@@ -75,12 +58,31 @@ from .arguments import Unset as Unset  # noqa: PLC0414 - a re-export
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
+    from ..types import (
+        Account,
+        Attempt,
+        AttemptedRollout,
+        AttemptStatus,
+        EnqueueRolloutRequest,
+        NamedResources,
+        Receipt,
+        ResourcesUpdate,
+        Rollout,
+        RolloutConfig,
+        RolloutMode,
+        RolloutStatus,
+        Span,
+        TaskInput,
+        Worker,
+        WorkerStatus,
+    )
+
 
 LATEST: Final = "latest"
 
-QUEUING: Final = frozenset[RolloutStatus]({"queuing", "requeuing"})
-RUNNING: Final = frozenset[RolloutStatus]({"preparing", "running"})
-FINISHED: Final = frozenset[RolloutStatus]({"failed", "succeeded", "cancelled"})
+QUEUING: Final[frozenset[RolloutStatus]] = frozenset({"queuing", "requeuing"})
+RUNNING: Final[frozenset[RolloutStatus]] = frozenset({"preparing", "running"})
+FINISHED: Final[frozenset[RolloutStatus]] = frozenset({"failed", "succeeded", "cancelled"})
 
 
 def is_queuing(rollout: Rollout) -> bool:
@@ -256,7 +258,7 @@ class LightningStore:
         metadata: dict[str, Any] | None = None,
     ) -> Rollout:
         """Create one ``queuing`` rollout at the end of the queue; see :meth:`enqueue_many_rollouts`."""
-        request = EnqueueRolloutRequest.model_construct(  # the primitive validates
+        request = types.EnqueueRolloutRequest.model_construct(  # the primitive validates
             input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
         )
         return (await self.enqueue_many_rollouts([request]))[0]
@@ -508,7 +510,7 @@ class LightningStore:
     ) -> Span | None:
         """Store an OpenTelemetry span; see :meth:`add_span`."""
         return await self.add_span(
-            Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0)
+            types.Span.from_opentelemetry(readable_span, rollout_id, attempt_id, sequence_id or 0)
         )
 
     async def query_spans(

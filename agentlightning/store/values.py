@@ -29,7 +29,8 @@ from ..types import (
     TraceStatus,
 )
 from ..types._model import Model
-from ..types.tracer import build, to_attributes
+from ..types.attributes import to_attributes
+from ..types.tracer import build
 
 M = TypeVar("M", bound=BaseModel)
 W = TypeVar("W", bound=str)

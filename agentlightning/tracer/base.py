@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from opentelemetry import context as otel_context
 
 from ..errors import ActiveTracerError
-from ..types import Attributes, ParallelWorkerBase, Span, SpanCoreFields, SpanRecordingContext, TraceStatus
+from ..types.parallel import ParallelWorkerBase
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
+    from ..types import Attributes, Span, SpanCoreFields, SpanRecordingContext, TraceStatus
 
 T = TypeVar("T")
 

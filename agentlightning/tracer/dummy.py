@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..codec.attributes import format_exception_attributes
 from ..types import Attributes, Span, SpanCoreFields, StatusCode, TraceStatus
-from ..types.tracer import to_attributes
+from ..types.attributes import to_attributes
 from .base import TraceContext, Tracer
 
 if TYPE_CHECKING:

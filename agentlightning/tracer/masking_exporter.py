@@ -16,11 +16,12 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from .. import types
 from ..codec.attributes import sanitize_attributes
-from ..types import Span
 
 if TYPE_CHECKING:
     from ..pipeline.redact import Redactor
+    from ..types import Span
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class MaskingExporter(SpanExporter):
 
     def _masked(self, span: ReadableSpan) -> ReadableSpan | None:
         try:
-            plain = Span.from_opentelemetry(span, "", "")
+            plain = types.Span.from_opentelemetry(span, "", "")
             masked = self._redactor.span(plain)
             return span if masked is plain else _Masked(span, masked)
         except Exception as error:  # noqa: BLE001 - what cannot be judged does not leave

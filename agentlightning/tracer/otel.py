@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
+from .. import types
 from .._handover import Future
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
 from ..dialects import endpoint_urls
@@ -34,9 +35,8 @@ from ..recorder.scope import FinishedSpan, Scope, context_with_scope, current_sc
 from ..recorder.settings import WriterSettings
 from ..recorder.store_writes import within
 from ..semconv import SpanFlagAttributes
-from ..types import LLM, Attributes, ProxyLLM, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
+from ..types.attributes import to_attributes
 from ..types.ids import new_attempt_id, new_rollout_id
-from ..types.tracer import to_attributes
 from .base import TraceContext, context_with_active_tracer
 from .handed_work import carry_handed_work
 from .model_calls import ModelCallRecorder
@@ -57,6 +57,7 @@ from .workers import (
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
+    from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
 
 _log = logging.getLogger(__name__)
 
@@ -237,11 +238,13 @@ class OtelTracer(RecordingTracer):
         """Record a span that starts and ends at ``timestamp`` (seconds; default now)."""
         moment = time.time() if timestamp is None else timestamp
         kept = sanitize_attributes(to_attributes(attributes))
-        status = status or TraceStatus(status_code="OK")
+        status = status or types.TraceStatus(status_code="OK")
         span = self._ready().tracer.start_span(name, attributes=kept, start_time=int(moment * _NS))
         span.set_status(_otel_status(status))
         span.end(int(moment * _NS))
-        return SpanCoreFields(name=name, status=status, attributes=kept, start_time=moment, end_time=moment)
+        return types.SpanCoreFields(
+            name=name, status=status, attributes=kept, start_time=moment, end_time=moment
+        )
 
     @contextmanager
     def operation_context(
@@ -402,16 +405,18 @@ class OtelSpanRecordingContext:
 
     def record_status(self, status_code: StatusCode, description: str | None = None) -> None:
         """Set the status."""
-        self._span.set_status(_otel_status(TraceStatus(status_code=status_code, description=description)))
+        self._span.set_status(
+            _otel_status(types.TraceStatus(status_code=status_code, description=description))
+        )
 
     def get_recorded_span(self) -> SpanCoreFields:
         """Return what is recorded so far."""
         span: Any = self._span
-        return SpanCoreFields(
+        return types.SpanCoreFields(
             name=getattr(span, "name", ""),
-            status=TraceStatus.from_opentelemetry(span.status)
+            status=types.TraceStatus.from_opentelemetry(span.status)
             if hasattr(span, "status")
-            else TraceStatus(status_code="UNSET"),
+            else types.TraceStatus(status_code="UNSET"),
             attributes=dict(getattr(span, "attributes", None) or {}),
             start_time=_seconds(getattr(span, "start_time", None)),
             end_time=_seconds(getattr(span, "end_time", None)),
@@ -717,14 +722,14 @@ async def _resource_endpoints(store: LightningStore, rollout_id: str) -> list[En
         return []
     update = await store.get_resources_by_id(rollout.resources_id)
     resources: Mapping[str, Any] = update.resources if update is not None else {}
-    return [_endpoint(resource) for resource in resources.values() if isinstance(resource, LLM)]
+    return [_endpoint(resource) for resource in resources.values() if isinstance(resource, types.LLM)]
 
 
 def _endpoint(value: str | LLM | Endpoint) -> Endpoint:
     if isinstance(value, Endpoint):
         return replace(value, url=_without_credentials(value.url))
-    if isinstance(value, LLM):
-        url, is_proxy = _without_credentials(value.endpoint), isinstance(value, ProxyLLM)
+    if isinstance(value, types.LLM):
+        url, is_proxy = _without_credentials(value.endpoint), isinstance(value, types.ProxyLLM)
         return Endpoint(
             url,
             value.sampling_defaults,

@@ -50,8 +50,7 @@ from ..recorder.scope import (
 from ..recorder.settings import WriterSettings
 from ..recorder.sizes import kept_of
 from ..recorder.writer import Writer
-from ..types import Span
-from ..types.tracer import attributes_of
+from ..types.attributes import attributes_of
 from .call_labels import labels_in
 from .generators import Generators, waits_at_yield
 from .workers import forget_spans, note_span
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
 
     from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
+    from ..types import Span
 
 _log = logging.getLogger(__name__)
 

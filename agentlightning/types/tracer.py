@@ -9,8 +9,7 @@ a span does not know are kept, as in 0.3, and become JSON values in a store.
 from __future__ import annotations
 
 import time
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from functools import cache
 from typing import (
@@ -27,6 +26,7 @@ from typing import (
 from pydantic import BaseModel, BeforeValidator, Field
 
 from ._model import Model, OpenModel
+from .attributes import AttributeValue, attributes_of, has_events, has_links, is_plain, to_attributes
 from .ids import generate_id
 
 if TYPE_CHECKING:
@@ -36,84 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 StatusCode = Literal["UNSET", "OK", "ERROR"]
-AttributeValue = Any
-"""A JSON value: str, bool, int, float, None, a list or a dict of them."""
-
 _NS_PER_SECOND = 1_000_000_000
-_PLAIN = frozenset({str, bool, int, float, type(None)})
-
-
-def to_attribute_value(value: Any) -> AttributeValue:
-    """Return ``value`` as a JSON value; never raises.
-
-    Tuples become lists, bytes base64, enums their value, mappings get string keys; anything else becomes its
-    ``repr``. Numbers stay numbers (also NaN and infinities), strings stay as they are.
-    """
-    return _to_value(value, 0)
-
-
-def _to_value(value: Any, depth: int) -> AttributeValue:
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if (kind is tuple or kind is list) and set(map(type, value)) <= _PLAIN:
-        return list(value)
-    if depth > 50:  # deeper than any sane payload; a cycle would never end
-        return "[too deep]"
-    if isinstance(value, Enum):
-        return _to_value(value.value, depth + 1)
-    if isinstance(value, (bool, int, float, str)):  # subclasses, such as numpy.float64
-        for plain in (bool, int, float, str):
-            if isinstance(value, plain):
-                return plain(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return b64encode(bytes(value)).decode("ascii")
-    if isinstance(value, Mapping):
-        return {str(key): _to_value(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, (Sequence, set, frozenset)):
-        return [_to_value(item, depth + 1) for item in value]
-    tolist = getattr(value, "tolist", None)  # array.array, numpy
-    try:
-        return _to_value(tolist(), depth + 1) if callable(tolist) else repr(value)
-    except Exception:  # noqa: BLE001 - a broken __repr__ of a stranger must not reach user code
-        return f"[{type(value).__name__}: no repr]"
-
-
-def to_attributes(attributes: Mapping[Any, Any] | None) -> dict[str, AttributeValue]:
-    """Return a new dict with string keys and JSON values; never raises."""
-    if not attributes:
-        return {}
-    plain = _PLAIN  # most values are plain, and a call for each of 25 would be felt
-    return {
-        key if type(key) is str else str(key): value if type(value) in plain else _to_value(value, 0)
-        for key, value in attributes.items()
-    }
-
-
-def attributes_of(src: Any) -> Mapping[str, Any]:
-    """Return the attributes of an OpenTelemetry span, event, link or resource, to be read only.
-
-    The SDK's own containers copy themselves under a lock, or read key by key, for every public way of reading; the
-    dict inside is taken where it is found.
-    """
-    held = getattr(src, "_attributes", None)
-    inner = getattr(held, "_dict", None)
-    if type(inner) is dict:
-        return inner
-    return getattr(src, "attributes", None) or {}
-
-
-def has_events(src: Any) -> bool:
-    """Whether an OpenTelemetry span has events; the SDK's public property copies them under a lock."""
-    held = getattr(src, "_events", True)
-    return bool(getattr(held, "_dq", held))
-
-
-def has_links(src: Any) -> bool:
-    """Whether an OpenTelemetry span has links."""
-    held = getattr(src, "_links", True)
-    return bool(getattr(held, "_dq", held))
-
 
 T_model = TypeVar("T_model", bound=BaseModel)
 
@@ -251,7 +174,7 @@ class OtelResource(Model):
         last, attributes = _last_resource
         if src is not last:
             attributes = to_attributes(attributes_of(src))
-            if _PLAIN.issuperset(map(type, attributes.values())):
+            if is_plain(attributes.values()):
                 _last_resource = src, attributes
         return build(cls, {"attributes": dict(attributes), "schema_url": src.schema_url or ""})
 

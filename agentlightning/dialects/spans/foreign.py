@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...codec.json_values import PLAIN, as_json
-from ...types import SpanLike
 from ..distribution import CONTENT, SETTINGS
 from ..model_call import Issue, ModelCall, none
 from ..openai import reading
@@ -23,6 +22,9 @@ from .attribute_values import first, value_of
 from .flat_attributes import numbered_messages, numbered_texts, openai_message, tool_definitions
 from .span_events import EventMessages
 from .whole_bodies import Bodies
+
+if TYPE_CHECKING:
+    from ...types import SpanLike
 
 _PROMPT_IDS = ("prompt_token_ids", "llm.hosted_vllm.prompt_token_ids")
 _RESPONSE_IDS = ("response_token_ids", "llm.hosted_vllm.response_token_ids")

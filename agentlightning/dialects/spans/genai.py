@@ -11,13 +11,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from ...codec import json_values
 from ...codec.json_text import is_utf8
 from ...semconv import ModelCallAttributes as Ours
-from ...types import AttributeValue, SpanLike
+from ...types.attributes import AttributeValue
 from ..model_call import (
     VALID,
     Choice,
@@ -32,6 +32,9 @@ from ..model_call import (
 )
 from ..raw_call import CallStart, Operation
 from . import foreign, messages
+
+if TYPE_CHECKING:
+    from ...types import SpanLike
 
 OPERATION_NAME = "gen_ai.operation.name"
 PROVIDER_NAME = "gen_ai.provider.name"

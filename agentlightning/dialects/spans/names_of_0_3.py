@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...codec.json_text import is_utf8
-from ...types import AttributeValue
+from ...types.attributes import AttributeValue
 from ..model_call import VALID, Choice, ModelCall, Usage
 from ..openai.logprob_entries import logprob_entries
 from ..raw_call import CallStart

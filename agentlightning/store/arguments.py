@@ -5,24 +5,16 @@ The keyword methods of :class:`~.base.LightningStore` build these values and han
 before it writes. A field that is :data:`UNSET` was not given, where ``None`` would be a value of its own.
 
 These are named tuples: they are made for every call, and nothing that is as plain costs less to make and to import.
-Annotations are types here, and not text (``from __future__ import annotations``), which would be compiled one by one.
+Annotations name models through the module of types, so that what only imports the contract loads no pydantic.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
 
-from ..types import (
-    Account,
-    AttemptStatus,
-    NamedResources,
-    RolloutConfig,
-    RolloutMode,
-    RolloutStatus,
-    Span,
-    TaskInput,
-    WorkerStatus,
-)
+from .. import types
 
 
 class Unset(Enum):
@@ -44,10 +36,10 @@ UNSET: Final = Unset.UNSET
 class NewRollout(NamedTuple):
     """A rollout that begins with an attempt, past the queue."""
 
-    input: TaskInput
-    mode: RolloutMode | None = None
+    input: types.TaskInput
+    mode: types.RolloutMode | None = None
     resources_id: str | None = None
-    config: RolloutConfig | None = None
+    config: types.RolloutConfig | None = None
     metadata: dict[str, Any] | None = None
     worker_id: str | None = None
 
@@ -63,18 +55,18 @@ class RolloutChange(NamedTuple):
     """The fields of one rollout that change."""
 
     rollout_id: str
-    input: TaskInput | Unset = UNSET
-    mode: RolloutMode | None | Unset = UNSET
+    input: types.TaskInput | Unset = UNSET
+    mode: types.RolloutMode | None | Unset = UNSET
     resources_id: str | None | Unset = UNSET
-    status: RolloutStatus | Unset = UNSET
-    config: RolloutConfig | Unset = UNSET
+    status: types.RolloutStatus | Unset = UNSET
+    config: types.RolloutConfig | Unset = UNSET
     metadata: dict[str, Any] | None | Unset = UNSET
 
 
 class RolloutQuery(NamedTuple):
     """Which rollouts, in which order, which page of them."""
 
-    status_in: Sequence[RolloutStatus] | None = None
+    status_in: Sequence[types.RolloutStatus] | None = None
     rollout_id_in: Sequence[str] | None = None
     rollout_id_contains: str | None = None
     tags: Sequence[str] | None = None
@@ -114,7 +106,7 @@ class AttemptChange(NamedTuple):
 
     rollout_id: str
     attempt_id: str
-    status: AttemptStatus | Unset = UNSET
+    status: types.AttemptStatus | Unset = UNSET
     worker_id: str | Unset = UNSET
     last_heartbeat_time: float | Unset = UNSET
     metadata: dict[str, Any] | None | Unset = UNSET
@@ -145,9 +137,9 @@ class AttemptQuery(NamedTuple):
 class SpanBatch(NamedTuple):
     """Spans of any attempts, starts of spans, and what their writers say of the attempts."""
 
-    spans: Sequence[Span]
-    opened: Sequence[Span] = ()
-    accounts: Sequence[Account] = ()
+    spans: Sequence[types.Span]
+    opened: Sequence[types.Span] = ()
+    accounts: Sequence[types.Account] = ()
 
 
 class SpanQuery(NamedTuple):
@@ -184,7 +176,7 @@ class ResourcesChange(NamedTuple):
     """New resources under an id."""
 
     resources_id: str
-    resources: NamedResources
+    resources: types.NamedResources
 
 
 class ResourcesQuery(NamedTuple):
@@ -208,7 +200,7 @@ class WorkerChange(NamedTuple):
 class WorkerQuery(NamedTuple):
     """Which workers, in which order, which page of them."""
 
-    status_in: Sequence[WorkerStatus] | None = None
+    status_in: Sequence[types.WorkerStatus] | None = None
     worker_id_contains: str | None = None
     filter_logic: Literal["and", "or"] = "and"
     sort_by: str | None = None

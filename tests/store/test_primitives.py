@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from agentlightning import types
 from agentlightning.errors import InvalidArgument, StoreUnavailable
 from agentlightning.store import (
     InMemoryLightningStore,
@@ -54,7 +55,8 @@ def test_the_table_has_every_method_of_the_contract() -> None:
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_takes_what_its_method_takes(row: Primitive) -> None:
     method = getattr(LightningStore, row.method)
-    hints = typing.get_type_hints(method, {**vars(base), **vars(arguments)}, include_extras=True)
+    names = {name: getattr(types, name) for name in types.__all__}
+    hints = typing.get_type_hints(method, {**names, **vars(base), **vars(arguments)}, include_extras=True)
     hints.pop("return")
     assert list(hints.values()) == ([] if row.takes is None else [row.takes])
 

@@ -20,6 +20,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from agentlightning.dialects.model_call import Choice, FinishReason, PolicySpan, ToolCall, Usage
+from agentlightning.dialects.openai.errors import written_error
+from agentlightning.dialects.openai.writing import AnswerWriter, Details, SampledToken, written_usage
+
 from .policy import CALL, END, IDS, VOCABULARY, Policy, decode, read_call, render
 
 MAX_TOKENS = 8
@@ -59,46 +63,26 @@ class PolicyServer:
         prompt = render(request["messages"], request.get("tools") or ())
         ids, logprobs = self.policy.sample(prompt, request.get("max_tokens") or MAX_TOKENS, random)
 
-        message, finish_reason = reply(prompt, ids, f"call-{digest[:24]}")
-        choice: dict[str, Any] = {
-            "index": 0,
-            "message": message,
-            "finish_reason": finish_reason,
-            "weight_versions": [{"version": str(self.policy.version), "start": 0, "end": len(ids)}],
-        }
-        completion: dict[str, Any] = {
-            "id": f"chatcmpl-{digest[:24]}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": request.get("model"),
-            "choices": [choice],
-            "usage": {
-                "prompt_tokens": len(prompt),
-                "completion_tokens": len(ids),
-                "total_tokens": len(prompt) + len(ids),
-            },
-        }
-        if request.get("logprobs"):
-            choice["logprobs"] = {"content": [entry(*pair) for pair in zip(ids, logprobs, strict=True)]}
-        if request.get("return_token_ids"):
-            choice["token_ids"] = ids
-            completion["prompt_token_ids"] = prompt
-        return completion
+        said = reply(prompt, ids, f"call-{digest[:24]}", str(self.policy.version))
+        tokens = [
+            SampledToken(VOCABULARY[each], each, logprob) for each, logprob in zip(ids, logprobs, strict=True)
+        ]
+        asked = Details.asked(request, "chat")
+        writer = AnswerWriter(
+            "chat", f"chatcmpl-{digest[:24]}", request.get("model"), int(time.time()), asked
+        )
+        usage = written_usage(Usage(input_tokens=len(prompt), output_tokens=len(ids)))
+        return writer.answer([writer.choice(said, tokens, prompt)], usage, prompt)
 
 
-def reply(prompt: list[int], ids: list[int], call_id: str) -> tuple[dict[str, Any], str]:
-    """Return sampled tokens as a message of the chat API, and why they end."""
+def reply(prompt: list[int], ids: list[int], call_id: str, version: str) -> Choice:
+    """Return sampled tokens as a choice of the chat API: a text or a tool call, and why it ends."""
+    policy = (PolicySpan(version, 0, len(ids)),)
     if prompt[-1] == IDS[CALL]:
-        name, arguments = read_call(ids)
-        call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-        return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
-    return {"role": "assistant", "content": decode(ids)}, "stop" if ids[-1] == IDS[END] else "length"
-
-
-def entry(token: int, logprob: float) -> dict[str, Any]:
-    """Return one sampled token in the API's form of log-probabilities."""
-    word = VOCABULARY[token]
-    return {"token": word, "bytes": list(word.encode()), "logprob": logprob, "top_logprobs": []}
+        call = ToolCall(call_id, *read_call(ids))
+        return Choice(tool_calls=(call,), finish_reason="tool_calls", policy=policy)
+    reason: FinishReason = "stop" if ids[-1] == IDS[END] else "length"
+    return Choice(content=decode(ids), finish_reason=reason, policy=policy)
 
 
 def refusal(request: Mapping[str, Any]) -> str | None:
@@ -132,11 +116,14 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         refused = refusal(request)
         if self.path != "/v1/chat/completions":
-            self._answer(HTTPStatus.NOT_FOUND, {"error": {"message": f"there is no {self.path}"}})
+            self._refuse(HTTPStatus.NOT_FOUND, f"there is no {self.path}")
         elif refused:
-            self._answer(HTTPStatus.BAD_REQUEST, {"error": {"message": refused}})
+            self._refuse(HTTPStatus.BAD_REQUEST, refused)
         else:
             self._answer(HTTPStatus.OK, self.server.policy_server.chat(request))
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        self._answer(status, written_error(message, kind="invalid_request_error", code=status.value))
 
     def _answer(self, status: HTTPStatus, value: Mapping[str, Any]) -> None:
         body = json.dumps(value).encode()

@@ -20,6 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from agentlightning.dialects.openai.errors import written_error
+from agentlightning.dialects.sse import DONE, Event
+
 from .chat import Conversations
 from .sampling import Sequence
 from .wire import Answer, Ask, RefusedError, read
@@ -198,7 +201,7 @@ def chunks(engine: ChatServer, answer: Answer) -> Iterator[dict[str, Any]]:
         if index == len(answer.choices) - 1:
             engine.end(answer)
         yield answer.last(index)
-    if answer.ask.wants_usage:
+    if answer.ask.details.usage:
         yield answer.counts()
 
 
@@ -284,17 +287,17 @@ class _Handler(BaseHTTPRequestHandler):
                 choice.cancelled = True
             if isinstance(error, OSError):  # the client has gone
                 raise
-            self._event(json.dumps({"error": {"message": repr(error), "code": 500}}))
-        self._event("[DONE]")
+            self._event(json.dumps(written_error(repr(error), kind="server_error", code=500)))
+        self._event(DONE)
         self.wfile.write(b"0\r\n\r\n")
 
     def _event(self, data: str) -> None:
-        event = f"data: {data}\n\n".encode()
+        event = Event("", data).written()
         self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
         self.wfile.flush()
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        self._answer(status, {"error": {"message": message, "type": status.phrase, "code": status.value}})
+        self._answer(status, written_error(message, kind=status.phrase, code=status.value))
 
     def _answer(self, status: HTTPStatus, value: Mapping[str, Any]) -> None:
         body = json.dumps(value).encode()

@@ -1,4 +1,4 @@
-"""The OpenAI API in the shape of vLLM: requests read, answers and chunks of answers written. No IO.
+"""The OpenAI API in the shape of vLLM: requests read, and what is said in answers and their chunks. No IO.
 
 What the engine cannot do is refused by name and not ignored, so that nobody trains on something else than was asked
 for. Ids and log-probabilities come when they are asked for, with vLLM's names: ``return_token_ids``, ``logprobs``,
@@ -12,6 +12,16 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any
+
+from agentlightning.dialects.model_call import Choice, PolicySpan, ToolCall, Usage
+from agentlightning.dialects.openai.writing import (
+    AnswerWriter,
+    Details,
+    SampledToken,
+    tool_call_piece,
+    written_usage,
+)
+from agentlightning.dialects.raw_call import Operation
 
 from .chat import reply, settled
 from .sampling import Sampling, Token
@@ -81,20 +91,14 @@ class Ask:
         return bool(self.body.get("stream"))
 
     @property
-    def wants_usage(self) -> bool:
-        """Whether a stream ends with the counts of tokens."""
-        return bool((self.body.get("stream_options") or {}).get("include_usage"))
+    def operation(self) -> Operation:
+        """Which of the two APIs is asked."""
+        return "chat" if self.chat else "text_completion"
 
     @property
-    def wants_ids(self) -> bool:
-        """Whether token ids were asked for."""
-        return bool(self.body.get("return_token_ids"))
-
-    @property
-    def wants_logprobs(self) -> bool:
-        """Whether log-probabilities were asked for; a completion may ask with 0."""
-        asked = self.body.get("logprobs")
-        return bool(asked) if self.chat else asked is not None
+    def details(self) -> Details:
+        """What the answer holds beside the text."""
+        return Details.asked(self.body, self.operation)
 
     def sampling(self, room: int) -> Sampling:
         """Return how to sample.
@@ -166,27 +170,7 @@ class Answer:
 
     def __post_init__(self) -> None:
         self._shown = [0] * len(self.choices)  # characters of each choice that have been streamed
-
-    # -- a plain answer
-
-    def whole(self) -> dict[str, Any]:
-        """Return the answer; all choices have ended."""
-        chat = self.ask.chat
-        found = {
-            **self.head,
-            "object": "chat.completion" if chat else "text_completion",
-            "choices": [self._choice(index) for index in range(len(self.choices))],
-            "usage": self.usage(),
-        }
-        if chat and self.ask.wants_ids:
-            found["prompt_token_ids"] = self.choices[0].prompt
-        return found
-
-    def usage(self) -> dict[str, int]:
-        """Return the counts of tokens; each prompt counts once."""
-        prompts = sum(len(each.prompt) for each in self.choices[:: self.ask.n])
-        sampled = sum(len(each.tokens) for each in self.choices)
-        return {"prompt_tokens": prompts, "completion_tokens": sampled, "total_tokens": prompts + sampled}
+        self._writer = AnswerWriter(self.ask.operation, **self.head, details=self.ask.details)
 
     def message(self, index: int) -> dict[str, Any]:
         """Return a choice as a message."""
@@ -199,118 +183,99 @@ class Answer:
         found: str = self.tokenizer.decode(self.choices[index].ids, skip_special_tokens=True)
         return found
 
-    def _choice(self, index: int) -> dict[str, Any]:
-        sequence = self.choices[index]
-        found: dict[str, Any] = {"index": index, "finish_reason": sequence.finish_reason}
-        if self.ask.chat:
-            found["message"] = self.message(index)
-            found["finish_reason"] = self._finish_reason(index, found["message"])
-        else:
-            found["text"] = self.text(index)
-            if self.ask.wants_ids:
-                found["prompt_token_ids"] = sequence.prompt
-        found["weight_versions"] = versions(sequence.tokens)
-        return found | self._tokens(sequence.tokens)
+    # -- a plain answer
 
-    def _finish_reason(self, index: int, message: Mapping[str, Any]) -> str | None:
-        return "tool_calls" if message.get("tool_calls") else self.choices[index].finish_reason
+    def whole(self) -> dict[str, Any]:
+        """Return the answer; all choices have ended."""
+        choices = [
+            self._writer.choice(self._said(index), self._tokens(sequence.tokens), sequence.prompt)
+            for index, sequence in enumerate(self.choices)
+        ]
+        return self._writer.answer(choices, self.usage(), self.choices[0].prompt)
+
+    def usage(self) -> dict[str, Any]:
+        """Return the counts of tokens; each prompt counts once."""
+        prompts = sum(len(each.prompt) for each in self.choices[:: self.ask.n])
+        sampled = sum(len(each.tokens) for each in self.choices)
+        return written_usage(Usage(input_tokens=prompts, output_tokens=sampled))
 
     # -- a stream
 
     def first(self, index: int) -> dict[str, Any]:
         """Return the chunk that opens a choice."""
-        content: dict[str, Any] = (
-            {"delta": {"role": "assistant", "content": ""}} if self.ask.chat else {"text": ""}
-        )
-        found = self._chunk({"index": index, **content, "logprobs": None, "finish_reason": None})
-        if self.ask.wants_ids:
-            where = found if self.ask.chat else found["choices"][0]
-            where["prompt_token_ids"] = self.choices[index].prompt
-        return found
+        return self._writer.opening(index, self.choices[index].prompt)
 
     def more(self, index: int, count: int) -> dict[str, Any]:
         """Return the chunk of token ``count`` of a choice, from 1, which may bring no text."""
         tokens = self.choices[index].tokens[:count]
         text = self.tokenizer.decode([token.id for token in tokens], skip_special_tokens=True)
         text = settled(text, tools=bool(self.ask.tools))
-        return self._delta(index, text, tokens[-1:])
+        return self._writer.piece(index, self._new(index, text), self._tokens(tokens[-1:]))
 
     def last(self, index: int) -> dict[str, Any]:
         """Return the chunk that ends a choice: held back text, tool calls, the finish reason and the versions."""
-        sequence = self.choices[index]
-        reason: str | None = sequence.finish_reason
-        calls: list[dict[str, Any]] = []
-        text = self.text(index)
-        if self.ask.chat:
-            message = self.message(index)
-            reason = self._finish_reason(index, message)
-            text = message["content"] or ""
-            calls = [{"index": at, **call} for at, call in enumerate(message.get("tool_calls", ()))]
-        found = self._delta(index, text, [])
-        choice = found["choices"][0]
-        choice |= {"finish_reason": reason, "weight_versions": versions(sequence.tokens)}
-        if calls:
-            choice["delta"]["tool_calls"] = calls
-        return found
+        said = self._said(index)
+        return self._writer.piece(
+            index,
+            self._new(index, said.content or ""),
+            (),
+            tool_calls=[
+                tool_call_piece(at, call, call.arguments, is_first=True)
+                for at, call in enumerate(said.tool_calls)
+            ],
+            finish_reason=said.finish_reason_raw,
+            versions=said.policy,
+        )
 
     def counts(self) -> dict[str, Any]:
         """Return the chunk with the counts of tokens."""
-        return {**self._chunk({}), "choices": [], "usage": self.usage()}
+        return self._writer.closing(usage=self.usage())
 
-    def _delta(self, index: int, text: str, tokens: Sequence[Token]) -> dict[str, Any]:
+    # -- what is written
+
+    def _said(self, index: int) -> Choice:
+        sequence = self.choices[index]
+        found = self.message(index) if self.ask.chat else {"content": self.text(index)}
+        calls = tuple(
+            ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
+            for call in found.get("tool_calls", ())
+        )
+        return Choice(
+            index=index,
+            content=found["content"],
+            tool_calls=calls,
+            finish_reason_raw="tool_calls" if calls else sequence.finish_reason,
+            policy=versions(sequence.tokens),
+        )
+
+    def _new(self, index: int, text: str) -> str:
+        """Return what of a choice's text has not been streamed."""
         new, self._shown[index] = text[self._shown[index] :], max(len(text), self._shown[index])
-        content: dict[str, Any] = {"delta": {"content": new}} if self.ask.chat else {"text": new}
-        return self._chunk({"index": index, **content, "finish_reason": None, **self._tokens(tokens)})
+        return new
 
-    def _chunk(self, choice: Mapping[str, Any]) -> dict[str, Any]:
-        kind = "chat.completion.chunk" if self.ask.chat else "text_completion"
-        return {**self.head, "object": kind, "choices": [dict(choice)]}
-
-    # -- tokens
-
-    def _tokens(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        found: dict[str, Any] = {"logprobs": None}
-        if self.ask.wants_logprobs and tokens:
-            found["logprobs"] = self._chat_logprobs(tokens) if self.ask.chat else self._flat_logprobs(tokens)
-        if self.ask.wants_ids:
-            found["token_ids"] = [token.id for token in tokens]
-        return found
-
-    def _chat_logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        return {
-            "content": [
-                {
-                    **self._entry(token.id, token.logprob),
-                    "top_logprobs": [self._entry(*pair) for pair in token.top],
-                }
-                for token in tokens
-            ]
-        }
-
-    def _flat_logprobs(self, tokens: Sequence[Token]) -> dict[str, Any]:
-        names = [self._name(token.id) for token in tokens]
-        return {
-            "tokens": names,
-            "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self._name(each): value for each, value in token.top} for token in tokens],
-            "text_offset": [sum(map(len, names[:at])) for at in range(len(names))],
-        }
-
-    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
-        name = self._name(token)
-        return {"token": name, "logprob": logprob, "bytes": list(name.encode())}
+    def _tokens(self, tokens: Sequence[Token]) -> list[SampledToken]:
+        return [
+            SampledToken(
+                self._name(token.id),
+                token.id,
+                token.logprob,
+                tuple(SampledToken(self._name(each), each, value) for each, value in token.top),
+            )
+            for token in tokens
+        ]
 
     def _name(self, token: int) -> str:
-        if self.ask.body.get("return_tokens_as_token_ids"):
-            return f"token_id:{token}"
+        """Return the text of a token, where anybody sees it."""
+        if not self.ask.details.logprobs or self.ask.details.id_names:
+            return ""
         found: str = self.tokenizer.decode([token])
         return found
 
 
-def versions(tokens: Sequence[Token]) -> list[dict[str, Any]]:
-    """Return which tokens, ``[start, end)``, each version of the weights has sampled."""
-    found: list[dict[str, Any]] = []
+def versions(tokens: Sequence[Token]) -> tuple[PolicySpan, ...]:
+    """Return which tokens each version of the weights has sampled."""
+    found: list[PolicySpan] = []
     for version, group in groupby(tokens, key=lambda token: token.version):
-        start = found[-1]["end"] if found else 0
-        found.append({"version": version, "start": start, "end": start + len(list(group))})
-    return found
+        start = found[-1].end if found else 0
+        found.append(PolicySpan(version, start, start + len(list(group))))
+    return tuple(found)

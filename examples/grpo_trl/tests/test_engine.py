@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from openai import APIStatusError, OpenAI
 
+from agentlightning.dialects.model_call import PolicySpan
+
 torch = pytest.importorskip("torch", reason="needs pip install 'agentlightning-otel[trl]'")
 pytest.importorskip("transformers", reason="needs pip install 'agentlightning-otel[trl]'")
 
@@ -404,10 +406,7 @@ def test_weights_that_come_between_two_tokens_are_told_apart(model: Any, tokeniz
     weights.update(make_model(tokenizer, seed=2).state_dict(), "new")
     while not batch.done:
         batch.step()
-    assert versions(sequence.tokens) == [
-        {"version": "old", "start": 0, "end": 3},
-        {"version": "new", "start": 3, "end": 8},
-    ]
+    assert versions(sequence.tokens) == (PolicySpan("old", 0, 3), PolicySpan("new", 3, 8))
     by_old = recomputed(model, prompt, sequence.ids)
     assert [token.logprob for token in sequence.tokens][:3] == pytest.approx(by_old[:3], abs=NEAR)
     assert [token.logprob for token in sequence.tokens][3:] != pytest.approx(by_old[3:], abs=NEAR)

@@ -125,7 +125,7 @@ def test_each_model_call_is_one_span_with_its_tokens_and_the_user_gets_his_spans
     cut_off = styles[0] in CUT_OFF
     args = {"environment": server.environment(), "first": first, "styles": styles, "cut_off": cut_off}
     with start_child(PROGRAM, args=args) as child:
-        told, environment_is_the_same = child.finish(deadline=120)
+        told, environment_is_the_same = child.finish(deadline=280)
     names: Counter[str] = Counter()
     for started, stored, dropped, spans in told:
         calls = [span for span in spans if span["model"] == "policy"]

@@ -129,7 +129,7 @@ def doctor(
         env=env,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
         preexec_fn=preexec,
     )

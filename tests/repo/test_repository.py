@@ -91,7 +91,7 @@ def test_entry_points_load(group: str, name: str) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory, online: dict[str, str]) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "-w", str(folder), str(ROOT)]
-    subprocess.run(command, env=online, check=True, capture_output=True, text=True, timeout=110)
+    subprocess.run(command, env=online, check=True, capture_output=True, text=True, timeout=280)
     (path,) = folder.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         archive.namelist()

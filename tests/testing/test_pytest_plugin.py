@@ -199,7 +199,7 @@ def test_pytest_is_silent_where_the_package_was_imported_before_it(
     """As by ``agl run -- pytest``; only an installation that is not editable lists its files to pytest."""
     root, site = Path(__file__).resolve().parents[2], tmp_path / "site"
     install = ["-m", "pip", "install", "-qq", "--no-deps", "--target", str(site), str(root)]
-    subprocess.run([sys.executable, *install], env=online, check=True, capture_output=True, timeout=110)
+    subprocess.run([sys.executable, *install], env=online, check=True, capture_output=True, timeout=280)
     code = "import sys, agentlightning, pytest; print(agentlightning.__file__); sys.exit(pytest.main(sys.argv[1:]))"
     done = run_pytest(
         tmp_path,

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from ..env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
 from ..errors import UnknownStoreScheme
 from .base import LightningStore
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "agentlightning.stores"
 DISTRIBUTION = "agentlightning-otel"
@@ -37,6 +39,8 @@ def open_store(url: str | None = None) -> LightningStore:
     entry = _registered(scheme) if separator else None
     if entry is not None:
         return cast("Callable[[str], LightningStore]", entry.load())(address)
+    from importlib.metadata import entry_points
+
     known = ", ".join(sorted({f"{each.name}://" for each in entry_points(group=GROUP)})) or "none"
     hint = "" if separator else f" Did you mean sqlite:///{address} ?"
     shown = re.sub(r"://[^/@]*@", "://[redacted]@", address)
@@ -48,6 +52,10 @@ def _registered(scheme: str) -> EntryPoint | None:
 
     To read what every installed package registers takes 8 ms in an environment of 140 packages, in each worker.
     """
+    # Not at the top: with email and zipfile it takes a quarter of the OpenTelemetry SDK's time, and a process that
+    # only imports the tracer opens no store by its URL.
+    from importlib.metadata import PackageNotFoundError, distribution, entry_points
+
     try:
         ours = distribution(DISTRIBUTION).entry_points.select(group=GROUP, name=scheme)
     except PackageNotFoundError:  # imported from a folder that was never installed

@@ -193,6 +193,31 @@ async def test_a_call_that_is_made_again_adds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_prompt_that_differs_in_its_middle_or_at_its_end_has_its_own_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    ids, text = list(range(3 * LONG_IDS)), "größer 😀 " * LONG_IDS
+    prompts = [
+        ([*ids, 1, 2, 3], text + "]"),  # tokens and a bracket that the next prompt has not
+        ([*ids, *range(50)], text + ", more]"),
+        ([-1, *ids[1:], *range(50)], "G" + text[1:] + ", more]"),  # another beginning, and the same end
+        ([*ids, *range(50), 7], text + ", more, and more]"),
+        (ids[: 2 * LONG_IDS + 5], text[: len(text) // 2]),
+    ]
+    async with SqliteLightningStore(path) as store:
+        rollout = await store.start_rollout("task")
+        spans = [
+            span_of(rollout, attributes={"prompt_token_ids": ids, "text": text}) for ids, text in prompts
+        ]
+        for span in spans:
+            await store.add_span(span)
+        await assert_stored(store, spans)
+    whole = (
+        "SELECT value_key / 256 FROM long_values WHERE json_extract(parts, '$[0][0]') = value_key ORDER BY 1"
+    )
+    assert [number for (number,) in rows(path, whole)] == [1, 1, 3, 3, 5, 5]
+
+
+@pytest.mark.asyncio
 async def test_fields_behind_a_growing_list_cost_no_more_than_a_page(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     async with SqliteLightningStore(path) as store:
@@ -325,6 +350,24 @@ async def test_what_refers_to_a_part_that_is_gone_or_changed_is_named_and_never_
         await store.add_span(later)
         (read,) = await store.query_spans(later.rollout_id, span_id=later.span_id)
         assert same_value(read.attributes, later.attributes)
+
+
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM long_values", "UPDATE long_values SET digest = zeroblob(16)"]
+)
+@pytest.mark.asyncio
+async def test_a_call_does_not_continue_what_somebody_changed_since(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "store.db"
+    async with SqliteLightningStore(path) as store:
+        spans = conversation_of(await store.start_rollout("task"), 6)
+        await store.add_many_spans(spans[:3])
+        execute(path, change)
+        for span in spans[3:]:
+            await store.add_span(span)
+        unreadable = await assert_read_or_named(store, spans)
+    assert unreadable == [span.span_id for span in spans[:3]]
+    shared = "SELECT count(*) FROM long_values WHERE json_array_length(parts) > 1 AND value_key >= 4 * 256"
+    assert rows(path, shared) == [(4,)]
 
 
 @pytest.mark.asyncio

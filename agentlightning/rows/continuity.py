@@ -155,7 +155,19 @@ class PastCall:
 
     def ids(self) -> bytes:
         """Return prompt and response as ``token_ids.pack``."""
-        return (pack(self.prompt) if self.packed is None else self.packed) + pack(self.response)
+        return self._prompt_ids() + pack(self.response)
+
+    def agreeing(self, following: bytes) -> int:
+        """Return how many tokens of prompt and response another prompt, packed, begins with."""
+        prompt = self._prompt_ids()
+        agreeing = common_prefix(prompt, following)
+        if agreeing == len(prompt):  # else the response does not matter, and long prompts are not copied
+            response = pack(self.response)
+            agreeing += common_prefix(response, following[agreeing : agreeing + len(response)])
+        return agreeing // WIDTH
+
+    def _prompt_ids(self) -> bytes:
+        return pack(self.prompt) if self.packed is None else self.packed
 
 
 LOOK_BACK = 16
@@ -173,7 +185,7 @@ def relate(prompt: Ids, call: Call, past: Sequence[PastCall]) -> Continuity:
     own = (each for each in reversed(past) if each.call.agent == call.agent)
     latest_first = list(islice(own, LOOK_BACK))
     ids = pack(prompt)
-    alike = [common_prefix(each.ids(), ids) // WIDTH for each in latest_first]
+    alike = [each.agreeing(ids) for each in latest_first]
     longest = max(alike, default=0)
     if longest == 0:
         return _START

@@ -382,7 +382,7 @@ def _dump(value: Any) -> str:
 
 
 def _verdict(value: Any, issues: list[Issue]) -> str:
-    if isinstance(value, str) and _VERDICT.fullmatch(value):
+    if isinstance(value, str) and (value == VALID or _VERDICT.fullmatch(value)):
         return value
     issues.append(Issue("warn", "attribute_unreadable", _TOKEN_CAPTURE))
     return invalid("malformed")

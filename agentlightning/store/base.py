@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -864,7 +863,7 @@ def _boot_id() -> str:
         with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:  # noqa: PTH123 - no import
             return file.read().strip()
     except OSError:  # no Linux
-        return socket.gethostname().replace(":", "-")
+        return os.uname().nodename.replace(":", "-")
 
 
 def _pid_namespace() -> str:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .guard import Guard
 from .patch import Patch
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
 
 Callback = Callable[[ModuleType], None]
 
@@ -40,7 +42,9 @@ def when_imported(callbacks: Mapping[str, Callback], guard: Guard) -> Patch:
     return Patch(f"watch for the import of {', '.join(sorted(missing)) or 'nothing'}", watch.stop)
 
 
-class _Watch(MetaPathFinder):
+class _Watch:
+    """A finder; ``importlib.abc`` has a base of it, and imports a dozen modules that no tracer needs."""
+
     def __init__(self, callbacks: dict[str, Callback], guard: Guard) -> None:
         self._callbacks = callbacks
         self._guard = guard
@@ -58,7 +62,7 @@ class _Watch(MetaPathFinder):
             if spec is None:
                 continue
             if hasattr(spec.loader, "exec_module"):
-                spec.loader = _WatchedLoader(spec.loader, self)
+                spec.loader = cast("Loader", _WatchedLoader(spec.loader, self))
             return spec
         return None
 
@@ -76,7 +80,7 @@ class _Watch(MetaPathFinder):
             sys.meta_path.remove(self)
 
 
-class _WatchedLoader(Loader):
+class _WatchedLoader:
     """Stands in for a loader until the module's code runs, which sees its own loader again."""
 
     def __init__(self, loader: Any, watch: _Watch) -> None:

@@ -6,24 +6,29 @@ have 12 here. Ids are opaque: nothing reads them.
 
 from __future__ import annotations
 
-import secrets
+import os
 
 
 def generate_id(length: int) -> str:
     """Return ``length`` random lower-case hex digits."""
-    return secrets.token_hex((length + 1) // 2)[:length]
+    return _hex((length + 1) // 2)[:length]
 
 
 def new_rollout_id() -> str:
     """Return ``ro-`` and 12 hex digits."""
-    return f"ro-{secrets.token_hex(6)}"
+    return f"ro-{_hex(6)}"
 
 
 def new_attempt_id() -> str:
     """Return ``at-`` and 12 hex digits."""
-    return f"at-{secrets.token_hex(6)}"
+    return f"at-{_hex(6)}"
 
 
 def new_resources_id() -> str:
     """Return ``rs-`` and 12 hex digits."""
-    return f"rs-{secrets.token_hex(6)}"
+    return f"rs-{_hex(6)}"
+
+
+def _hex(count: int) -> str:
+    """Return ``count`` random bytes as hex digits, as ``secrets.token_hex`` does, which imports OpenSSL for it."""
+    return os.urandom(count).hex()

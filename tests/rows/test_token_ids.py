@@ -42,7 +42,7 @@ def test_packed_ids_begin_alike_as_far_as_the_ids_do(left: list[int], right: lis
         [1],
         (1, 2),
         ...,
-        object(),
+        pytest.param(object(), id="object"),
     ],
     ids=repr,
 )

@@ -26,9 +26,13 @@ class LightningResourceAttributes(Enum):
     """Where a span belongs."""
 
     ROLLOUT_ID = "agentlightning.rollout_id"
+    """str; id of the rollout."""
     ATTEMPT_ID = "agentlightning.attempt_id"
+    """str; id of the attempt."""
     SPAN_SEQUENCE_ID = "agentlightning.span_sequence_id"
+    """int; place of the span within its attempt, from 1. 0.3 writes it; it is read from spans that come as OTLP."""
     TRACER_NAME = "agentlightning.tracer.name"
+    """A name of 0.3; nothing here writes or reads it."""
 
 
 class LightningSpanAttributes(Enum):
@@ -39,13 +43,22 @@ class LightningSpanAttributes(Enum):
     LINK = "agentlightning.link"
     """Prefix: ``agentlightning.link.<i>.key_match`` and ``.value_match``."""
     TAG = "agentlightning.tag"
+    """Prefix: ``agentlightning.tag.<i>``; a tag each, which the store keeps with the rollout."""
     MESSAGE_BODY = "agentlightning.message.body"
+    """str; the text of ``emit_message``."""
     OBJECT_TYPE = "agentlightning.object.type"
+    """str; the type of the value of ``emit_object``: ``str``, ``bytes``, or a class with its module."""
     OBJECT_LITERAL = "agentlightning.object.literal"
+    """str; a string, number or truth value as its text, bytes as base64."""
     OBJECT_JSON = "agentlightning.object.json"
+    """str; any other value, as JSON."""
     OPERATION_NAME = "agentlightning.operation.name"
+    """str; name of the function, or of the block, that ``operation`` records."""
     OPERATION_INPUT = "agentlightning.operation.input"
+    """Prefix: ``agentlightning.operation.input.<name>``; its arguments by name, those without one by index under
+    ``args``."""
     OPERATION_OUTPUT = "agentlightning.operation.output"
+    """What it returned; a list or mapping is one attribute for each leaf, with this as the prefix."""
 
 
 class RewardAttributes(Enum):
@@ -77,6 +90,7 @@ class ModelCallAttributes(str, Enum):
     FINISH_REASON = "agentlightning.choice.{i}.finish_reason"
     """Normalised: stop, length, tool_calls, abort, error, content_filter."""
     FINISH_REASON_RAW = "agentlightning.choice.{i}.finish_reason_raw"
+    """str; the finish reason in the server's own word."""
     TOKEN_CAPTURE = "agentlightning.token_capture"  # noqa: S105 - an attribute name
     """``valid``, ``none(<code>)`` or ``invalid(<code>)``; only ``valid`` is ever trained on."""
     CHOICE_TOKEN_CAPTURE = "agentlightning.choice.{i}.token_capture"  # noqa: S105 - an attribute name
@@ -107,9 +121,11 @@ class ModelCallAttributes(str, Enum):
     CAPTURE_SOURCE = "agentlightning.capture_source"
     """``transport``."""
     STREAM = "gen_ai.request.stream"
+    """bool; whether the request asked for a stream."""
     ENDPOINT = "agentlightning.endpoint"
     """Scheme, host, port and path of the request; no query, no credentials."""
     HTTP_STATUS = "http.response.status_code"
+    """int; the HTTP status of the answer."""
 
     def at(self, index: int) -> str:
         """Return the name for one choice."""

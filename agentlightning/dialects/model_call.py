@@ -66,7 +66,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "text_mismatch": "the answer says what none of its tokens says",
         "versions": "the policy versions do not tile the sampled tokens",
         "sources_disagree": "two fields of the response name different ids",
-        "other_call": "the span that adopted this call names another response",
+        "other_call": "the span that claimed this call names another response",
         # unproven()
         "no_logprobs": "the response holds no log-probabilities",
         "temperature": "log-probabilities that may be raw are comparable only at temperature 1",

@@ -174,7 +174,7 @@ class TraceReason(Explained):
     NOT_SEALABLE = (
         "not_sealable",
         "the store says that the attempt is not complete",
-        "see its receipt: agl receipts",
+        "see its receipt, the last line of agl show ROLLOUT",
     )
     REWARD_UNKNOWN_TARGET = (
         "reward_unknown_target",

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..dialects.openai.request import operation_of
-from .asking import FirstLook
 from .exchange import Exchange, Outgoing
 from .patch import AttributePatch, Patch, defining_class
+from .refusals import ErrorDetector
 from .suppression import is_own_work
-from .tee import Stripper, collected
+from .tee import Stripper, finish_collected
 from .watch import CallWatch
 
 if TYPE_CHECKING:
@@ -56,40 +56,40 @@ class AiohttpCalls:
             outgoing = exchange = None
             with self._watch.guard("noting a request"):
                 outgoing = _outgoing(session, method, str_or_url, kwargs)
-                exchange = None if outgoing is None else self._watch.begin(outgoing, below=True)
+                exchange = None if outgoing is None else self._watch.begin(outgoing, may_be_nested=True)
             if outgoing is None or exchange is None:
                 return await original(session, method, str_or_url, **kwargs)
             if outgoing.body is None:
-                kwargs["data"] = _noted(kwargs["data"], exchange)
+                kwargs["data"] = _with_noted_chunks(kwargs["data"], exchange)
             try:
-                question = self._watch.question(exchange, outgoing)
-                if question is None:
+                asking_body = self._watch.token_request_body(exchange, outgoing)
+                if asking_body is None:
                     response = await original(session, method, str_or_url, **kwargs)
                 else:
                     send = functools.partial(original, session, method, str_or_url)
-                    response = await self._ask(reader, send, kwargs, exchange, question)
+                    response = await self._ask(reader, send, kwargs, exchange, asking_body)
             except BaseException as error:
                 status = getattr(error, "status", None)
                 if isinstance(status, int) and status >= 400:  # the session raises for statuses
-                    exchange.answered(status, "", "")
-                exchange.failed(error)
+                    exchange.note_response_head(status, "", "")
+                exchange.fail(error)
                 raise
             with self._watch.guard("noting a response"):
-                stripper = self._watch.answered(exchange, response.status, _read_headers(response))
-                _put(reader, response, exchange, self._watch, stripper)
+                stripper = self._watch.note_response_head(exchange, response.status, _read_headers(response))
+                _install_reader(reader, response, exchange, self._watch, stripper)
                 return response
-            exchange.over(complete=False)
+            exchange.finish(complete=False)
             return response
 
         return _request
 
     async def _ask(
-        self, reader: Any, send: Any, kwargs: Mapping[str, Any], exchange: Exchange, question: bytes
+        self, reader: Any, send: Any, kwargs: Mapping[str, Any], exchange: Exchange, asking_body: bytes
     ) -> Any:
         """Send a request that asks for more; after a refusal, the agent's own."""
         status: int | None = None
         try:
-            response = await send(**_with_body(kwargs, question))
+            response = await send(**_with_body(kwargs, asking_body))
         except Exception as error:
             status = getattr(error, "status", None)
             refused = type(error).__name__ in _BREAKS
@@ -103,12 +103,12 @@ class AiohttpCalls:
         else:
             status = response.status
             if not await self._is_refused(reader, response, exchange):
-                self._watch.settled(exchange, refused=False, status=status)
+                self._watch.record_outcome(exchange, refused=False, status=status)
                 return response
             response.close()
-        self._watch.takes_back(exchange)
+        self._watch.withdraw_token_request(exchange)
         response = await send(**kwargs)
-        self._watch.settled(exchange, refused=True, status=status, own=response.status)
+        self._watch.record_outcome(exchange, refused=True, status=status, own=response.status)
         return response
 
     async def _is_refused(self, reader: Any, response: Any, exchange: Exchange) -> bool:
@@ -116,17 +116,18 @@ class AiohttpCalls:
             return True
         if response.status >= 400:
             return False
-        look = FirstLook(stream=exchange.start.stream)  # the client has undone the encoding, if there was one
+        # The client has undone the content encoding, if there was one, so the bytes can be read as they come.
+        detector = ErrorDetector(stream=exchange.start.stream)
         held = reader(response.content)
         response.content = held
         try:
-            await held.look(look)
+            await held.peek(detector)
         except Exception as error:
             if type(error).__name__ not in _BREAKS:
                 response.close()
                 raise
             return True
-        return look.is_error
+        return detector.is_error
 
 
 def _outgoing(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, Any]) -> Outgoing | None:
@@ -164,17 +165,17 @@ def _outgoing(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, A
     )
 
 
-def _noted(data: Any, exchange: Exchange) -> Any:
+def _with_noted_chunks(data: Any, exchange: Exchange) -> Any:
     """Return a body that is made while it is sent, so that the exchange hears of it."""
 
     async def in_turns() -> AsyncIterator[bytes]:
         async for chunk in data:
-            exchange.sent(chunk)
+            exchange.note_request_chunk(chunk)
             yield chunk
 
     def at_once() -> Iterator[bytes]:
         for chunk in data:
-            exchange.sent(chunk)
+            exchange.note_request_chunk(chunk)
             yield chunk
 
     if hasattr(data, "__aiter__"):
@@ -206,7 +207,7 @@ def _read_headers(response: Any) -> dict[str, str]:
     return headers
 
 
-class _Idle:
+class _NullProtocol:
     """What a reader takes for its connection: the one below it holds the real one back."""
 
     connected = True
@@ -216,19 +217,21 @@ class _Idle:
     def resume_reading(self, *, resume_parser: bool = True) -> None: ...
 
 
-def _put(reader: Any, response: Any, exchange: Exchange, watch: CallWatch, stripper: Stripper | None) -> None:
+def _install_reader(
+    reader: Any, response: Any, exchange: Exchange, watch: CallWatch, stripper: Stripper | None
+) -> None:
     content = response.content
     if not isinstance(content, reader):
         content = response.content = reader(content)
     content.follow(exchange, watch, stripper)
 
 
-class _Recorded(_Reader):
+class _RecordingReader(_Reader):
     """What makes a ``StreamReader`` get its data from another one; stands before that class among the bases."""
 
     def __init__(self, inner: Any) -> None:
-        idle: Any = _Idle()
-        super().__init__(idle, inner.get_read_buffer_limits()[0], loop=inner._loop)  # noqa: SLF001
+        protocol: Any = _NullProtocol()
+        super().__init__(protocol, inner.get_read_buffer_limits()[0], loop=inner._loop)  # noqa: SLF001
         self._inner = inner
         self._inner_read: list[tuple[bytes, bool]] = []
         self._exchange: Exchange | None = None
@@ -239,23 +242,23 @@ class _Recorded(_Reader):
 
     # -- before anybody reads
 
-    async def look(self, look: FirstLook) -> None:
+    async def peek(self, detector: ErrorDetector) -> None:
         while not self._inner.at_eof():
             piece = await self._inner.readchunk()
             if not piece[0] and not piece[1] and self._inner.at_eof():
                 break
             self._inner_read.append(piece)
-            if look.feed(piece[0]):
+            if detector.feed(piece[0]):
                 return
-        look.finish()
+        detector.finish()
 
     def follow(self, exchange: Exchange, watch: CallWatch, stripper: Stripper | None) -> None:
         self._exchange, self._watch, self._stripper = exchange, watch, stripper
-        finalizer: Any = weakref.finalize(self, collected, exchange)
+        finalizer: Any = weakref.finalize(self, finish_collected, exchange)
         finalizer.atexit = False
         while self._inner_read:
             self._take(*self._inner_read.pop(0))
-        self._take_what_is_there()
+        self._end_if_exhausted()
 
     # -- as somebody reads
 
@@ -264,22 +267,22 @@ class _Recorded(_Reader):
             data, ends_chunk = await self._inner.readchunk()
         except BaseException as error:
             if self._exchange is not None:
-                self._exchange.failed(error)
+                self._exchange.fail(error)
             if isinstance(error, Exception):
                 super().set_exception(error)
             raise
         self._take(data, ends_chunk)
-        self._take_what_is_there()
+        self._end_if_exhausted()
 
-    def _take_what_is_there(self) -> None:
+    def _end_if_exhausted(self) -> None:
         """Notice the end at once, as ``at_eof`` of the other reader would say it."""
         if self._inner.at_eof() and self._inner.exception() is None and not self._eof:
             self._end()
 
     def _take(self, data: bytes, ends_chunk: bool) -> None:
         if data and self._exchange is not None:
-            self._exchange.note(data)
-        passed = self._edit(data)
+            self._exchange.note_response_chunk(data)
+        passed = self._strip(data)
         if passed:
             if ends_chunk and self._http_chunk_splits is None and not self.total_bytes:
                 self.begin_http_chunk_receiving()
@@ -287,14 +290,14 @@ class _Recorded(_Reader):
         if ends_chunk and self._http_chunk_splits is not None:
             self.end_http_chunk_receiving()
 
-    def _edit(self, data: bytes) -> bytes:
+    def _strip(self, data: bytes) -> bytes:
         if self._stripper is None or self._watch is None:
             return data
         with self._watch.guard("taking out what was asked for"):
             return self._stripper.feed(data)
-        return self._give_up() + data
+        return self._stop_stripping() + data
 
-    def _give_up(self) -> bytes:
+    def _stop_stripping(self) -> bytes:
         stripper, self._stripper = self._stripper, None
         if self._exchange is not None:
             self._exchange.notes.append("added_fields_visible")
@@ -309,14 +312,14 @@ class _Recorded(_Reader):
             self.feed_data(left)
         self.feed_eof()
         if self._exchange is not None:
-            self._exchange.over(complete=True)
+            self._exchange.finish(complete=True)
 
     def set_exception(self, exc: BaseException, *args: Any) -> None:
         super().set_exception(exc, *args)
         with contextlib.suppress(Exception):
             self._inner.set_exception(exc, *args)
         if self._exchange is not None:  # the response was closed or released before its end
-            self._exchange.over(complete=False)
+            self._exchange.finish(complete=False)
 
     def is_eof(self) -> bool:
         return bool(self._eof or self._inner.is_eof())
@@ -327,4 +330,4 @@ class _Recorded(_Reader):
 
 def _reader_class(base: Any) -> Any:
     """Return a ``StreamReader`` of the aiohttp that is installed, which gets its data from another one."""
-    return type("RecordedReader", (_Recorded, base), {})
+    return type("RecordedReader", (_RecordingReader, base), {})

@@ -34,7 +34,7 @@ _PUBLIC = frozenset(
     }
 )
 _REMEMBERED = 1_000
-_SAYS = "notes which model servers are connected to"
+_EFFECT = "notes which model servers are connected to"
 
 
 def servers_of_environment() -> frozenset[str]:
@@ -80,7 +80,7 @@ class Connections:
     def patches(self) -> list[Patch]:
         """Begin to watch; what is returned takes it back."""
         return [
-            AttributePatch(socket, "getaddrinfo", self._getaddrinfo, _SAYS),
+            AttributePatch(socket, "getaddrinfo", self._getaddrinfo, _EFFECT),
             _patch_connect(self._connecting),
         ]
 
@@ -135,7 +135,7 @@ def _patch_connect(listener: Callable[[Any], None]) -> Patch:
     if not _listeners and "connect" not in vars(socket.socket):
         socket.socket.connect = _connect  # type: ignore[method-assign, assignment]
     _listeners.append(listener)
-    return Patch(f"socket.socket.connect: {_SAYS}", undo)
+    return Patch(f"socket.socket.connect: {_EFFECT}", undo)
 
 
 def _connect(self: socket.socket, address: Any) -> None:

@@ -2,7 +2,7 @@
 
 A call has one exchange, or several where the client retries. An :class:`Exchange` only notes bytes; what it noted
 becomes a ``RawCall`` when the exchange is over, and the sink hears of it once. An exchange that failed inside a
-client's own ``request`` may be followed by another, so its end waits in the :class:`Scope` until that returns.
+client's own ``request`` may be followed by another, so its end waits in the :class:`RequestScope` until that returns.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from ..dialects import bounds, content_encoding
 from ..dialects.openai.json_parts import json_object
 from ..dialects.raw_call import CallStart, Endpoint, RawCall
-from .asking import Kind
 from .guard import Guard
+from .refusals import RequestKind
 from .sink import CallSink
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """How much of one response is remembered; a chat answer with 100,000 token ids has about 10 MB."""
-AHEAD_BYTES = 64 * 1024
+RESERVE_AHEAD_BYTES = 64 * 1024
 """Memory that is taken ahead for a stream, so that not each of its pieces asks for some."""
 
 _SECRET_HEADERS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie")
@@ -42,7 +42,7 @@ class Outgoing:
     headers: Mapping[str, str]
     """By their names in lower case."""
     body: bytes | None
-    """``None`` where it is made while it is sent; then :meth:`Exchange.sent` hears of it."""
+    """``None`` where it is made while it is sent; then :meth:`Exchange.note_request_chunk` hears of it."""
 
     @property
     def url(self) -> str:
@@ -62,13 +62,13 @@ def plain_body(body: bytes, headers: Mapping[str, str]) -> bytes:
         return body
 
 
-class Scope:
+class RequestScope:
     """The time that a client's ``request`` method takes: all exchanges inside are one call."""
 
-    def __init__(self, owner: object, outer: Scope | None) -> None:
+    def __init__(self, owner: object, outer: RequestScope | None) -> None:
         self.owner = owner
         self.outer = outer
-        self.call: Call | None = None
+        self.call: ActiveCall | None = None
         self._pending: RawCall | None = None
         self._open = True
 
@@ -76,9 +76,9 @@ class Scope:
     def takes_retries(self) -> bool:
         """Whether a request that leaves now is this call's; not once it is closed, nor while one is under way."""
         current = self.call.current if self.call is not None else None
-        return self._open and (current is None or current.is_over)
+        return self._open and (current is None or current.is_finished)
 
-    def begin(self) -> Call | None:
+    def retry(self) -> ActiveCall | None:
         """Return the call of an earlier exchange, which is retried now."""
         self._pending = None
         return self.call
@@ -97,16 +97,16 @@ class Scope:
             self.call.end(raw)
 
 
-_scope: ContextVar[Scope | None] = ContextVar("agentlightning_call_scope", default=None)
+_scope: ContextVar[RequestScope | None] = ContextVar("agentlightning_call_scope", default=None)
 
 
-def open_scope(owner: object) -> Any:
-    """Open a scope in this context; give the answer to :func:`close_scope`, in the same frame."""
-    scope = Scope(owner, _scope.get())
+def open_request_scope(owner: object) -> Any:
+    """Open a scope in this context; give the answer to :func:`close_request_scope`, in the same frame."""
+    scope = RequestScope(owner, _scope.get())
     return scope, _scope.set(scope)
 
 
-def close_scope(opened: Any) -> None:
+def close_request_scope(opened: Any) -> None:
     """Leave the scope and end what it held back."""
     scope, token = opened
     try:
@@ -116,7 +116,7 @@ def close_scope(opened: Any) -> None:
     scope.close()
 
 
-def scope_of(owner: object) -> Scope | None:
+def current_request_scope(owner: object) -> RequestScope | None:
     """Return the innermost open scope of ``owner`` in this context."""
     scope = _scope.get()
     while scope is not None and (scope.owner is not owner or not scope.takes_retries):
@@ -124,10 +124,10 @@ def scope_of(owner: object) -> Scope | None:
     return scope
 
 
-class Call:
+class ActiveCall:
     """A call that the sink knows; ends once."""
 
-    def __init__(self, sink: CallSink, guard: Guard, token: Any, scope: Scope | None) -> None:
+    def __init__(self, sink: CallSink, guard: Guard, token: Any, scope: RequestScope | None) -> None:
         self._sink = sink
         self.reserve, self.release = sink.reserve, sink.release
         self.guard = guard
@@ -138,7 +138,7 @@ class Call:
         self.exchanges = 0
         self.current: Exchange | None = None
 
-    def over(self, exchange: Exchange, raw: RawCall) -> None:
+    def exchange_finished(self, exchange: Exchange, raw: RawCall) -> None:
         """Take the outcome of an exchange."""
         if exchange is not self.current:  # a retry has taken its place
             return
@@ -157,7 +157,7 @@ class Call:
                 self._sink.ended(self._token, raw)
 
 
-class _Head(NamedTuple):
+class _ResponseHead(NamedTuple):
     """The head of a response."""
 
     status: int | None = None
@@ -166,10 +166,10 @@ class _Head(NamedTuple):
     content_encoding: str = ""
 
 
-class _Body:
+class _ResponseBody:
     """The pieces of an answer, as far as there is room and memory for them."""
 
-    def __init__(self, call: Call, max_bytes: int) -> None:
+    def __init__(self, call: ActiveCall, max_bytes: int) -> None:
         self._call = call
         self._max_bytes = max_bytes
         self._chunks: list[bytes] = []
@@ -195,7 +195,7 @@ class _Body:
         """Take memory for what has come; where there is room, for the next pieces as well."""
         missing = self._size - self._reserved
         with self._call.guard("taking memory for an answer"):
-            for size in (missing + AHEAD_BYTES, missing) if self._reserved else (missing,):
+            for size in (missing + RESERVE_AHEAD_BYTES, missing) if self._reserved else (missing,):
                 if self._call.reserve(size):
                     self._reserved += size
                     return True
@@ -218,17 +218,17 @@ class Exchange:
 
     def __init__(
         self,
-        call: Call,
+        call: ActiveCall,
         start: CallStart,
         request: Outgoing,
         *,
         endpoint: Endpoint | None,
         retries: int | None,
         max_body_bytes: int,
-        under_way: set[Exchange],
+        open_exchanges: set[Exchange],
     ) -> None:
         self._call = call
-        self._under_way = under_way
+        self._open_exchanges = open_exchanges
         self._retries = call.exchanges if retries is None else retries
         call.exchanges += 1
         call.current = self
@@ -238,58 +238,60 @@ class Exchange:
         self._sent_size = 0
         self._max_body_bytes = max_body_bytes
         self._started_ns = time.time_ns()
-        self._head = _Head()
-        self._body = _Body(call, max_body_bytes)
-        self.is_over = False
+        self._head = _ResponseHead()
+        self._body = _ResponseBody(call, max_body_bytes)
+        self.is_finished = False
         self.endpoint = endpoint
         self.added: frozenset[str] = frozenset()
-        self.kind: Kind | None = None
+        self.kind: RequestKind | None = None
         """By which a refusal of what was added is remembered."""
         self.notes: list[str] = []
-        under_way.add(self)
+        open_exchanges.add(self)
 
-    def sent(self, chunk: bytes) -> None:
+    def note_request_chunk(self, chunk: bytes) -> None:
         """Note a piece of a body that is made while it is sent, as far as there is room."""
         self._sent_size += len(chunk)
         if self._sent_size <= self._max_body_bytes:
             self._sent.append(bytes(chunk))
 
-    def answered(self, status: int, content_type: str, content_encoding: str) -> None:
+    def note_response_head(self, status: int, content_type: str, content_encoding: str) -> None:
         """Note the head of the response."""
-        self._head = _Head(status, content_type, content_encoding)
+        self._head = _ResponseHead(status, content_type, content_encoding)
 
-    def note(self, chunk: bytes) -> None:
+    def note_response_chunk(self, chunk: bytes) -> None:
         """Note a piece of the body, as far as there is room."""
         self._body.add(chunk)
 
-    def note_whole(self, body: bytes) -> None:
+    def note_decoded_body(self, body: bytes) -> None:
         """Note a body that the client has read and decompressed."""
         self._head = self._head._replace(content_encoding="")
-        self.note(body)
+        self.note_response_chunk(body)
         self._body.first_chunk_ns = None  # it is not known when the first piece came
 
-    def failed(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """The exchange ended with an exception, which is on its way to the agent."""
         text = type(error).__name__
         with self._call.guard("describing a failure"):
             text = self._describe(error)
-        self.over(complete=False, error=text)
+        self.finish(complete=False, error=text)
 
-    def leave(self) -> None:
+    def cut_off(self) -> None:
         """The recorder goes: an answer that has begun is cut off here; a request without an answer stays open."""
         if self._head.status is not None:
             self.notes.append("recording_ended")
-            self.over(complete=False)
+            self.finish(complete=False)
 
-    def over(self, *, complete: bool, error: str | None = None) -> None:
+    def finish(self, *, complete: bool, error: str | None = None) -> None:
         """The exchange is over; later words about it are ignored. Never raises."""
-        if self.is_over:
+        if self.is_finished:
             return
-        self.is_over = True
-        self._under_way.discard(self)
+        self.is_finished = True
+        self._open_exchanges.discard(self)
         self._body.give_memory_back()
         with self._call.guard("noting the end of a call"):
-            self._call.over(self, self._raw(complete=complete and not self._body.is_truncated, error=error))
+            self._call.exchange_finished(
+                self, self._raw(complete=complete and not self._body.is_truncated, error=error)
+            )
 
     def _raw(self, *, complete: bool, error: str | None) -> RawCall:
         body = self._request.body if self._request.body is not None else b"".join(self._sent)

@@ -21,15 +21,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..dialects.openai.request import operation_of
-from .exchange import Exchange, Outgoing, close_scope, open_scope
+from .exchange import Exchange, Outgoing, close_request_scope, open_request_scope
 from .guard import Guard
 from .patch import AttributePatch, Patch
+from .refusals import ErrorDetector
 from .suppression import is_own_work
-from .tee import Stripper, collected
+from .tee import Stripper, finish_collected
 from .watch import CallWatch
 
 _STATE = "_agentlightning_call"
-_SAYS = "notes the bytes of model calls"
+_EFFECT = "notes the bytes of model calls"
 _PIECE = 64 * 1024
 
 _in_urlopen: ContextVar[bool] = ContextVar("agentlightning_in_urlopen", default=False)
@@ -46,9 +47,9 @@ class HttpClientCalls:
         owner = library.HTTPConnection
         return [
             _watch_collector(),
-            AttributePatch(owner, "putrequest", self._putrequest, _SAYS),
-            AttributePatch(owner, "send", self._send, _SAYS),
-            AttributePatch(owner, "getresponse", self._getresponse, _SAYS),
+            AttributePatch(owner, "putrequest", self._putrequest, _EFFECT),
+            AttributePatch(owner, "send", self._send, _EFFECT),
+            AttributePatch(owner, "getresponse", self._getresponse, _EFFECT),
         ]
 
     def patch_urllib3(self, connectionpool: ModuleType) -> list[Patch]:
@@ -72,7 +73,7 @@ class HttpClientCalls:
         @functools.wraps(original)
         def send(connection: Any, data: Any) -> Any:
             request: _Request | None = vars(connection).get(_STATE)
-            if request is None or request.is_passing:
+            if request is None or request.is_bypassed:
                 return original(connection, data)
             return request.send(original, data)
 
@@ -92,7 +93,7 @@ class HttpClientCalls:
             is_call = operation_of(str(method), urlsplit(str(url)).path) is not None
             if not patch.active or not is_call or is_own_work() or _in_urlopen.get():
                 return original(pool, method, url, *args, **kwargs)
-            opened, token = open_scope(self._watch), _in_urlopen.set(True)
+            opened, token = open_request_scope(self._watch), _in_urlopen.set(True)
             scope = opened[0]
             try:
                 return original(pool, method, url, *args, **kwargs)
@@ -103,7 +104,7 @@ class HttpClientCalls:
                 raise
             finally:
                 _in_urlopen.reset(token)
-                close_scope(opened)
+                close_request_scope(opened)
 
         return urlopen
 
@@ -120,9 +121,9 @@ class HttpClientCalls:
                 headers={},
                 body=bytes(body) if isinstance(body, (bytes, bytearray)) else None,
             )
-            exchange = self._watch.begin(outgoing, below=True)
+            exchange = self._watch.begin(outgoing, may_be_nested=True)
             if exchange is not None:
-                exchange.failed(error)
+                exchange.fail(error)
 
 
 class _Request:
@@ -142,9 +143,9 @@ class _Request:
         self._whole: Outgoing | None = None
         self._held: list[bytes] | None = None
         """What the agent's client has sent and we have not; ``None`` where nothing is held."""
-        self._own: list[bytes] = []
+        self._agents_request: list[bytes] = []
         """The agent's own request, where another one that asks for more was sent."""
-        self.is_passing = False
+        self.is_bypassed = False
         """Whether what is sent now is not the request: a proxy's ``CONNECT``, or sent by us."""
 
     # -- the request
@@ -161,14 +162,14 @@ class _Request:
         if self._held is None:
             if ready:
                 self._begin()
-            self._pass(original, data)
+            self._send_now(original, data)
             return
         if is_bytes:
             self._held.append(bytes(data))
         if ready:
-            self._release(original)
+            self._send_held(original)
         if not is_bytes:
-            self._pass(original, data)
+            self._send_now(original, data)
 
     def _take(self, data: bytes) -> bool:
         """Take the next bytes of the request; return whether it is complete."""
@@ -188,7 +189,7 @@ class _Request:
     def _may_hold(self) -> bool:
         # Behind a tunnel a connection cannot be made anew by us, and so no second request be sent.
         tunnelled = getattr(self._connection, "_tunnel_host", None) is not None
-        return not tunnelled and self._watch.may_ask(self._outgoing(None))
+        return not tunnelled and self._watch.may_request_tokens(self._outgoing(None))
 
     def _outgoing(self, body: bytes | None) -> Outgoing:
         connection, url = self._connection, self._url
@@ -207,41 +208,41 @@ class _Request:
         if self._exchange is None:
             with self._watch.guard("noting a request"):
                 self._whole = self._outgoing(b"".join(self._pieces) if self._is_complete else None)
-                self._exchange = self._watch.begin(self._whole, below=True)
+                self._exchange = self._watch.begin(self._whole, may_be_nested=True)
 
-    def _release(self, original: Any) -> None:
+    def _send_held(self, original: Any) -> None:
         """Send what was held: the agent's own request, or one that asks for more."""
         held, self._held = self._held or [], None
         self._begin()
-        question = None
+        asking_body = None
         if self._exchange is not None and self._whole is not None:
-            question = self._watch.question(self._exchange, self._whole)
-        if question is None:
+            asking_body = self._watch.token_request_body(self._exchange, self._whole)
+        if asking_body is None:
             for piece in held:
-                self._pass(original, piece)
+                self._send_now(original, piece)
             return
-        self._own = held
-        self._pass(original, _with_body(self._head, question))
+        self._agents_request = held
+        self._send_now(original, _with_body(self._head, asking_body))
 
-    def _pass(self, original: Any, data: Any) -> None:
-        self.is_passing = True
+    def _send_now(self, original: Any, data: Any) -> None:
+        self.is_bypassed = True
         try:
             original(self._connection, data)
         except BaseException as error:
             if self._exchange is None:
                 self._begin()
             if self._exchange is not None:
-                self._exchange.failed(error)
+                self._exchange.fail(error)
             raise
         finally:
-            self.is_passing = False
+            self.is_bypassed = False
 
     # -- the answer
 
     def getresponse(self, original: Any) -> Any:
         """Return the answer that is for the agent."""
         if self._held is not None:
-            self._release(self._plain_send)
+            self._send_held(self._plain_send)
         self._begin()
         exchange = self._exchange
         if exchange is None:
@@ -249,18 +250,18 @@ class _Request:
         try:
             response = self._answer(original, exchange)
         except BaseException as error:
-            exchange.failed(error)
+            exchange.fail(error)
             raise
         with self._watch.guard("noting a response"):
             headers = {name.lower(): value for name, value in response.headers.items()}
-            stripper = self._watch.answered(exchange, response.status, headers)
+            stripper = self._watch.note_response_head(exchange, response.status, headers)
             _replace_file(response, exchange, self._watch.guard, stripper)
             return response
-        exchange.over(complete=False)
+        exchange.finish(complete=False)
         return response
 
     def _answer(self, original: Any, exchange: Exchange) -> Any:
-        if not self._own:
+        if not self._agents_request:
             return original(self._connection)
         status = None
         with contextlib.suppress(ConnectionError, http.client.IncompleteRead):
@@ -268,34 +269,34 @@ class _Request:
             status = response.status
             headers = {name.lower(): value for name, value in response.headers.items()}
             refused = self._watch.is_refusal(status, headers)
-            look = (
-                self._watch.first_look(exchange, headers.get("content-encoding", ""))
+            detector = (
+                self._watch.error_detector(exchange, headers.get("content-encoding", ""))
                 if status < 400
                 else None
             )
-            if look is not None:
-                _look(response, look)
-                refused = look.is_error
+            if detector is not None:
+                _peek(response, detector)
+                refused = detector.is_error
             if not refused:
-                self._watch.settled(exchange, refused=False, status=status)
+                self._watch.record_outcome(exchange, refused=False, status=status)
                 return response
             response.close()
-        self._watch.takes_back(exchange)
+        self._watch.withdraw_token_request(exchange)
         self._send_again()
         response = original(self._connection)
-        self._watch.settled(exchange, refused=True, status=status, own=response.status)
+        self._watch.record_outcome(exchange, refused=True, status=status, own=response.status)
         return response
 
     def _send_again(self) -> None:
         """Send the agent's own request, on a connection made anew: the last one may be in any state."""
         connection = self._connection
         http.client.HTTPConnection.close(connection)
-        self.is_passing = True
+        self.is_bypassed = True
         vars(connection)[_STATE] = self
         try:
-            connection.send(b"".join(self._own))
+            connection.send(b"".join(self._agents_request))
         finally:
-            self.is_passing = False
+            self.is_bypassed = False
             vars(connection).pop(_STATE, None)
         connection._HTTPConnection__state = http.client._CS_REQ_SENT  # type: ignore[attr-defined]  # noqa: SLF001
 
@@ -413,21 +414,21 @@ class _File(io.RawIOBase):
         try:
             data = self._held.popleft() if self._held else self._inner.read1(_PIECE)
         except BaseException as error:
-            self._exchange.failed(error)
+            self._exchange.fail(error)
             raise
         body = b""
         with self._guard("noting a response"):
             body = self._body.feed(data)
             if body:
-                self._exchange.note(body)
+                self._exchange.note_response_chunk(body)
         ended = not data or self._body.is_over
         passed = data if self._stripper is None else self._strip(body, ended=ended)
         if ended:
             self._ended = not data or self._stripper is not None
             if self._body.needs_more:
-                self._exchange.over(complete=False, error="IncompleteRead")
+                self._exchange.finish(complete=False, error="IncompleteRead")
             else:
-                self._exchange.over(complete=True)
+                self._exchange.finish(complete=True)
         return passed
 
     def _strip(self, body: bytes, *, ended: bool) -> bytes:
@@ -452,15 +453,15 @@ class _File(io.RawIOBase):
             self._inner.close()
         finally:
             if threading.get_ident() in _collecting:
-                collected(self._exchange)
+                finish_collected(self._exchange)
             else:
-                self._exchange.over(complete=False)
+                self._exchange.finish(complete=False)
 
 
 def _replace_file(response: Any, exchange: Exchange, guard: Guard, stripper: Stripper | None) -> None:
     held: deque[bytes] = vars(response).pop(_STATE, deque())
     if response.fp is None:  # an answer without a body, which is over
-        exchange.over(complete=True)
+        exchange.finish(complete=True)
         return
     if stripper is not None and not response.chunked and not exchange.start.stream:
         _fit_length(response, exchange, stripper, held)
@@ -476,17 +477,17 @@ def _replace_file(response: Any, exchange: Exchange, guard: Guard, stripper: Str
 def _fit_length(response: Any, exchange: Exchange, stripper: Stripper, held: deque[bytes]) -> None:
     """Edit an answer that has been read whole, and say how long it is now."""
     body = b"".join(held)
-    exchange.note(body)
+    exchange.note_response_chunk(body)
     edited = stripper.feed(body) + stripper.finish()
     response.fp.close()
-    exchange.over(complete=True)
+    exchange.finish(complete=True)
     if response.length is not None:
         response.length = len(edited)
         response.headers.replace_header("content-length", str(len(edited)))
     response.fp = io.BytesIO(edited)
 
 
-def _look(response: Any, look: Any) -> None:
+def _peek(response: Any, detector: ErrorDetector) -> None:
     """Read the beginning of an answer, so far as it takes to know whether it is an error."""
     held: deque[bytes] = deque()
     vars(response)[_STATE] = held
@@ -499,9 +500,9 @@ def _look(response: Any, look: Any) -> None:
                 raise http.client.IncompleteRead(b"".join(held))
             break
         held.append(data)
-        if look.feed(body.feed(data)):
+        if detector.feed(body.feed(data)):
             return
-    look.finish()
+    detector.finish()
 
 
 # -- the garbage collector

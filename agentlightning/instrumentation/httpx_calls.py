@@ -13,9 +13,9 @@ from collections.abc import Generator
 from types import ModuleType
 from typing import Any, Protocol
 
-from .asking import FirstLook
-from .exchange import Exchange, Outgoing, close_scope, open_scope
+from .exchange import Exchange, Outgoing, close_request_scope, open_request_scope
 from .patch import AttributePatch, Patch, defining_class
+from .refusals import ErrorDetector
 from .suppression import is_own_work
 from .tee import Tees
 from .watch import CallWatch
@@ -59,11 +59,11 @@ class HttpxCalls:
         def request(*args: Any, **kwargs: Any) -> Any:
             if not patch.active:
                 return original(*args, **kwargs)
-            opened = open_scope(self._watch)
+            opened = open_request_scope(self._watch)
             try:
                 return original(*args, **kwargs)
             finally:
-                close_scope(opened)
+                close_request_scope(opened)
 
         return request
 
@@ -72,11 +72,11 @@ class HttpxCalls:
         async def request(*args: Any, **kwargs: Any) -> Any:
             if not patch.active:
                 return await original(*args, **kwargs)
-            opened = open_scope(self._watch)
+            opened = open_request_scope(self._watch)
             try:
                 return await original(*args, **kwargs)
             finally:
-                close_scope(opened)
+                close_request_scope(opened)
 
         return request
 
@@ -96,7 +96,7 @@ class HttpxCalls:
                     try:
                         steps.outcome = step.perform(original, client)
                     except BaseException as error:
-                        exchange.failed(error)
+                        exchange.fail(error)
                         raise
                 return steps.response
             finally:
@@ -120,7 +120,7 @@ class HttpxCalls:
                     try:
                         steps.outcome = await step.aperform(original, client)
                     except BaseException as error:
-                        exchange.failed(error)
+                        exchange.fail(error)
                         raise
                 return steps.response
             finally:
@@ -141,32 +141,32 @@ class HttpxCalls:
         self, tees: Tees, exchange: Exchange, outgoing: Outgoing, request: Any, kwargs: dict[str, Any]
     ) -> Generator[_Step, Any, None]:
         """What to do with one request, without doing it; :class:`_Steps` has what is for the agent."""
-        question = self._watch.question(exchange, outgoing)
+        asking_body = self._watch.token_request_body(exchange, outgoing)
         own = _Send(request, kwargs, self._watch.sending(exchange, outgoing.body))
-        if question is None:
+        if asking_body is None:
             response = yield own
             self._answered(tees, exchange, response)
             return
         # The body has to pass through a tee before the client reads it, so the response comes unread.
-        asking = _with_body(request, question)
-        sending = self._watch.sending(exchange, question)
+        asking = _with_body(request, asking_body)
+        sending = self._watch.sending(exchange, asking_body)
         answer = yield _Ask(asking, {**kwargs, "stream": True}, sending, instead_of=request)
         status = None if isinstance(answer, Exception) else answer.status_code
         refused = status is None or self._watch.is_refusal(status, answer.headers)
         if status is not None and status < 400:
-            look = self._watch.first_look(exchange, answer.headers.get("content-encoding", ""))
-            if look is not None:
-                broken = yield _Look(tees, answer, look, request)
-                refused = broken is not None or look.is_error
+            detector = self._watch.error_detector(exchange, answer.headers.get("content-encoding", ""))
+            if detector is not None:
+                broken = yield _Look(tees, answer, detector, request)
+                refused = broken is not None or detector.is_error
         if refused:
             if status is not None:
                 yield _Close(answer)
-            self._watch.takes_back(exchange)
+            self._watch.withdraw_token_request(exchange)
             response = yield own
-            self._watch.settled(exchange, refused=True, status=status, own=response.status_code)
+            self._watch.record_outcome(exchange, refused=True, status=status, own=response.status_code)
             self._answered(tees, exchange, response)
             return
-        self._watch.settled(exchange, refused=False, status=status)
+        self._watch.record_outcome(exchange, refused=False, status=status)
         answer.request = request
         self._answered(tees, exchange, answer)
         length = answer.headers.pop("content-length", None)  # it counts what is taken out as well
@@ -184,16 +184,16 @@ class HttpxCalls:
     def _answered(self, tees: Tees, exchange: Exchange, response: Any) -> None:
         """Note a response: its body if the client has read it, else through a tee as it is read."""
         with self._guard("noting a response"):
-            stripper = self._watch.answered(exchange, response.status_code, response.headers)
+            stripper = self._watch.note_response_head(exchange, response.status_code, response.headers)
             if response.is_closed:
-                exchange.note_whole(response.content)
+                exchange.note_decoded_body(response.content)
                 if stripper is not None:
                     _replace_content(response, stripper.feed(response.content) + stripper.finish())
-                exchange.over(complete=True)
+                exchange.finish(complete=True)
                 return
-            if tees.put(response, exchange, self._guard, stripper):
+            if tees.install(response, exchange, self._guard, stripper):
                 return
-        exchange.over(complete=False)
+        exchange.finish(complete=False)
 
 
 # -- steps: what a sync and an async client do alike
@@ -287,31 +287,31 @@ class _Ask(_Send):
 class _Look:
     """Read the beginning of an answer, so far as it takes to know whether it is an error."""
 
-    def __init__(self, tees: Tees, response: Any, look: FirstLook, request: Any) -> None:
+    def __init__(self, tees: Tees, response: Any, detector: ErrorDetector, request: Any) -> None:
         self._tees = tees
         self._response = response
-        self._look = look
+        self._detector = detector
         self._request = request
 
     def perform(self, _original: Any, _client: Any) -> Exception | None:
-        stream = self._tees.held(self._response)
+        stream = self._tees.peekable(self._response)
         if stream is None:
             self._look_at_whole()
             return None
         try:
-            stream.look(self._look)
+            stream.peek(self._detector)
         except BaseException as error:  # noqa: BLE001 - judged below
             self._response.close()
             return self._outcome(error)
         return None
 
     async def aperform(self, _original: Any, _client: Any) -> Exception | None:
-        stream = self._tees.held(self._response)
+        stream = self._tees.peekable(self._response)
         if stream is None:
             self._look_at_whole()
             return None
         try:
-            await stream.look(self._look)
+            await stream.peek(self._detector)
         except BaseException as error:  # noqa: BLE001 - judged below
             await self._response.aclose()
             return self._outcome(error)
@@ -320,8 +320,8 @@ class _Look:
     def _look_at_whole(self) -> None:
         """Look at a body that came without a stream, as mock transports make them."""
         if self._response.is_closed:
-            self._look.feed(self._response.content)
-            self._look.finish()
+            self._detector.feed(self._response.content)
+            self._detector.finish()
 
     def _outcome(self, error: BaseException) -> Exception:
         if isinstance(error, Exception) and _is_break(error):

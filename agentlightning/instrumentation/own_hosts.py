@@ -28,7 +28,7 @@ from .patch import AttributePatch, Patch, defining_class
 
 IsOwnHost = Callable[[str], bool]
 
-_SAYS = "rollout and attempt ids stay out of requests to strangers"
+_EFFECT = "rollout and attempt ids stay out of requests to strangers"
 _KEYS = (LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value)
 
 
@@ -70,7 +70,7 @@ class Baggage:
     def patch_http(self, library: ModuleType) -> list[Patch]:
         """Patch the method of httpx or httpx2 that makes requests, by which clients of the protocol send messages."""
         owner = defining_class(library.Client, "build_request")
-        return [] if owner is None else [AttributePatch(owner, "build_request", self._around_build, _SAYS)]
+        return [] if owner is None else [AttributePatch(owner, "build_request", self._around_build, _EFFECT)]
 
     def patch_requests(self, sessions: ModuleType) -> list[Patch]:
         """Patch ``requests.sessions``: ``request`` as well as ``send``.
@@ -78,14 +78,14 @@ class Baggage:
         OpenTelemetry's instrumentation wraps ``send`` and injects there; patched after us, it would be outside.
         """
         return [
-            AttributePatch(sessions.Session, "request", self._around_request, _SAYS),
-            AttributePatch(sessions.Session, "send", self._around_send, _SAYS),
+            AttributePatch(sessions.Session, "request", self._around_request, _EFFECT),
+            AttributePatch(sessions.Session, "send", self._around_send, _EFFECT),
         ]
 
     def patch_aiohttp(self, aiohttp: ModuleType) -> list[Patch]:
         """Patch the method of ``aiohttp.ClientSession`` through which all its requests go."""
         owner = defining_class(aiohttp.ClientSession, "_request")
-        return [] if owner is None else [AttributePatch(owner, "_request", self._around_aiohttp, _SAYS)]
+        return [] if owner is None else [AttributePatch(owner, "_request", self._around_aiohttp, _EFFECT)]
 
     def _around_build(self, original: Any, patch: Patch) -> Any:
         def build_request(client: Any, method: Any, url: Any, **kwargs: Any) -> Any:

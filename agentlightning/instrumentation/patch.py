@@ -65,7 +65,7 @@ class Patches(Patch):
 class AttributePatch(Patch):
     """``owner.name`` replaced by a wrapper."""
 
-    def __init__(self, owner: Any, name: str, wrap: Callable[[Any, Patch], Any], says: str = "") -> None:
+    def __init__(self, owner: Any, name: str, wrap: Callable[[Any, Patch], Any], effect: str = "") -> None:
         """Replace an attribute that ``owner`` itself has.
 
         Args:
@@ -73,10 +73,10 @@ class AttributePatch(Patch):
             name: The attribute.
             wrap: Gets the present value and this patch, and returns the replacement: a function, which passes
                 calls through untouched while ``patch.active`` is false.
-            says: What the replacement does, for a person who looks at the patches in force.
+            effect: What the replacement does, for a person who looks at the patches in force.
         """
         where = f"{getattr(owner, '__module__', '')}.{_name(owner)}.{name}".lstrip(".")
-        super().__init__(f"{where}: {says}" if says else where, self._restore)
+        super().__init__(f"{where}: {effect}" if effect else where, self._restore)
         self._owner, self._name = owner, name
         with _lock:
             self._original = vars(owner)[name]

@@ -27,7 +27,7 @@ def is_own_work() -> bool:
 
 
 @contextmanager
-def heard() -> Iterator[None]:
+def without_foreign_suppression() -> Iterator[None]:
     """Go on in a context without the suppression keys of others, in which their providers would start no span."""
     current = context.get_current()
     kept = {key: value for key, value in current.items() if not key.startswith("suppress")}

@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any, Protocol
 
-from .asking import FirstLook
 from .exchange import Exchange
 from .guard import Guard
+from .refusals import ErrorDetector
 
 
 class Stripper(Protocol):
@@ -37,7 +37,7 @@ class Stripper(Protocol):
         ...
 
 
-class _Flow:
+class _StreamState:
     """What a tee and its iterator share: the exchange, and the stripper while it works."""
 
     def __init__(self, exchange: Exchange, guard: Guard, stripper: Stripper | None) -> None:
@@ -48,7 +48,7 @@ class _Flow:
     def strip(self, stripper: Stripper, chunk: bytes) -> bytes:
         with self._guard("taking out what was asked for"):
             return stripper.feed(chunk)
-        return self._give_up() + chunk
+        return self._stop_stripping() + chunk
 
     def end(self) -> bytes:
         """The server's stream is exhausted; return what is left to pass on."""
@@ -57,30 +57,30 @@ class _Flow:
         if stripper is not None:
             with self._guard("taking out what was asked for"):
                 left = stripper.finish()
-        self.exchange.over(complete=True)
+        self.exchange.finish(complete=True)
         return left
 
-    def _give_up(self) -> bytes:
+    def _stop_stripping(self) -> bytes:
         self.exchange.notes.append("added_fields_visible")
         stripper, self.stripper = self.stripper, None
         return stripper.rest() if stripper is not None else b""
 
 
-def collected(exchange: Exchange) -> None:
+def finish_collected(exchange: Exchange) -> None:
     """End an exchange whose stream the garbage collector has taken."""
-    if exchange.is_over:
+    if exchange.is_finished:
         return
     # The garbage collector may run anywhere, also inside the sink while it holds a lock: never call it from here.
     # At the end of the interpreter no thread starts: the call stays open, and is counted so.
     with contextlib.suppress(RuntimeError):
-        _thread.start_new_thread(exchange.over, (), {"complete": False})
+        _thread.start_new_thread(exchange.finish, (), {"complete": False})
 
 
 class _Tee:
-    def __init__(self, inner: Any, flow: _Flow) -> None:
+    def __init__(self, inner: Any, state: _StreamState) -> None:
         self._inner = inner
-        self._flow = flow
-        finalizer: Any = weakref.finalize(self, collected, flow.exchange)
+        self._state = state
+        finalizer: Any = weakref.finalize(self, finish_collected, state.exchange)
         finalizer.atexit = False
 
     def __getattr__(self, name: str) -> Any:
@@ -89,19 +89,19 @@ class _Tee:
 
 class _SyncTee(_Tee):
     def __iter__(self) -> _SyncChunks:
-        return _SyncChunks(self, self._flow, iter(self._inner))
+        return _SyncChunks(self, self._state, iter(self._inner))
 
     def close(self) -> None:
         try:
             self._inner.close()
         finally:
-            self._flow.exchange.over(complete=False)
+            self._state.exchange.finish(complete=False)
 
 
 class _SyncChunks:
-    def __init__(self, tee: _Tee, flow: _Flow, source: Any) -> None:
+    def __init__(self, tee: _Tee, state: _StreamState, source: Any) -> None:
         self._tee = tee  # keeps the finaliser of the tee from running while somebody iterates
-        self._flow = flow
+        self._state = state
         self._source = source
 
     def __iter__(self) -> _SyncChunks:
@@ -112,37 +112,37 @@ class _SyncChunks:
             try:
                 chunk: bytes = next(self._source)
             except StopIteration:
-                left = self._flow.end()
+                left = self._state.end()
                 if left:
                     return left
                 raise
             except BaseException as error:
-                self._flow.exchange.failed(error)
+                self._state.exchange.fail(error)
                 raise
-            flow = self._flow
-            flow.exchange.note(chunk)
-            if flow.stripper is None:
+            state = self._state
+            state.exchange.note_response_chunk(chunk)
+            if state.stripper is None:
                 return chunk
-            passed = flow.strip(flow.stripper, chunk)
+            passed = state.strip(state.stripper, chunk)
             if passed or not chunk:
                 return passed
 
 
 class _AsyncTee(_Tee):
     def __aiter__(self) -> _AsyncChunks:
-        return _AsyncChunks(self, self._flow, aiter(self._inner))
+        return _AsyncChunks(self, self._state, aiter(self._inner))
 
     async def aclose(self) -> None:
         try:
             await self._inner.aclose()
         finally:
-            self._flow.exchange.over(complete=False)
+            self._state.exchange.finish(complete=False)
 
 
 class _AsyncChunks:
-    def __init__(self, tee: _Tee, flow: _Flow, source: Any) -> None:
+    def __init__(self, tee: _Tee, state: _StreamState, source: Any) -> None:
         self._tee = tee
-        self._flow = flow
+        self._state = state
         self._source = source
 
     def __aiter__(self) -> _AsyncChunks:
@@ -153,23 +153,23 @@ class _AsyncChunks:
             try:
                 chunk: bytes = await anext(self._source)
             except StopAsyncIteration:
-                left = self._flow.end()
+                left = self._state.end()
                 if left:
                     return left
                 raise
             except BaseException as error:
-                self._flow.exchange.failed(error)
+                self._state.exchange.fail(error)
                 raise
-            flow = self._flow
-            flow.exchange.note(chunk)
-            if flow.stripper is None:
+            state = self._state
+            state.exchange.note_response_chunk(chunk)
+            if state.stripper is None:
                 return chunk
-            passed = flow.strip(flow.stripper, chunk)
+            passed = state.strip(state.stripper, chunk)
             if passed or not chunk:
                 return passed
 
 
-class _SyncHeld:
+class _SyncPeeked:
     """A stream of which the beginning was read before anybody asked for it."""
 
     def __init__(self, inner: Any) -> None:
@@ -177,12 +177,12 @@ class _SyncHeld:
         self._source = iter(inner)
         self._held: deque[bytes] = deque()
 
-    def look(self, look: FirstLook) -> None:
+    def peek(self, detector: ErrorDetector) -> None:
         for chunk in self._source:
             self._held.append(chunk)
-            if look.feed(chunk):
+            if detector.feed(chunk):
                 return
-        look.finish()
+        detector.finish()
 
     def __iter__(self) -> Any:
         return self
@@ -194,20 +194,20 @@ class _SyncHeld:
         self._inner.close()
 
 
-class _AsyncHeld:
-    """As ``_SyncHeld``, for asynchronous streams."""
+class _AsyncPeeked:
+    """As ``_SyncPeeked``, for asynchronous streams."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
         self._source = aiter(inner)
         self._held: deque[bytes] = deque()
 
-    async def look(self, look: FirstLook) -> None:
+    async def peek(self, detector: ErrorDetector) -> None:
         async for chunk in self._source:
             self._held.append(chunk)
-            if look.feed(chunk):
+            if detector.feed(chunk):
                 return
-        look.finish()
+        detector.finish()
 
     def __aiter__(self) -> Any:
         return self
@@ -228,7 +228,7 @@ class _SyncBody:
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._inner:
-            self._exchange.sent(chunk)
+            self._exchange.note_request_chunk(chunk)
             yield chunk
 
     def __getattr__(self, name: str) -> Any:
@@ -238,7 +238,7 @@ class _SyncBody:
 class _AsyncBody(_SyncBody):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._inner:
-            self._exchange.sent(chunk)
+            self._exchange.note_request_chunk(chunk)
             yield chunk
 
 
@@ -249,8 +249,8 @@ class Tees:
         self._sync = type("RecordedSyncStream", (_SyncTee, library.SyncByteStream), {})
         self._async = type("RecordedAsyncStream", (_AsyncTee, library.AsyncByteStream), {})
         self._sync_base, self._async_base = library.SyncByteStream, library.AsyncByteStream
-        self._sync_held = type("HeldSyncStream", (_SyncHeld, library.SyncByteStream), {})
-        self._async_held = type("HeldAsyncStream", (_AsyncHeld, library.AsyncByteStream), {})
+        self._sync_peeked = type("PeekedSyncStream", (_SyncPeeked, library.SyncByteStream), {})
+        self._async_peeked = type("PeekedAsyncStream", (_AsyncPeeked, library.AsyncByteStream), {})
         self._sync_body = type("NotedSyncBody", (_SyncBody, library.SyncByteStream), {})
         self._async_body = type("NotedAsyncBody", (_AsyncBody, library.AsyncByteStream), {})
 
@@ -261,26 +261,26 @@ class Tees:
         elif isinstance(request.stream, self._sync_base):
             request.stream = self._sync_body(request.stream, exchange)
 
-    def held(self, response: Any) -> Any:
+    def peekable(self, response: Any) -> Any:
         """Take the place of ``response.stream`` by one that can be looked at; ``None`` where it is no stream."""
         stream = response.stream
         if response.is_closed:
             return None
         if isinstance(stream, self._async_base) and not isinstance(stream, self._sync_base):
-            response.stream = self._async_held(stream)
+            response.stream = self._async_peeked(stream)
         elif isinstance(stream, self._sync_base):
-            response.stream = self._sync_held(stream)
+            response.stream = self._sync_peeked(stream)
         else:
             return None
         return response.stream
 
-    def put(self, response: Any, exchange: Exchange, guard: Guard, stripper: Stripper | None) -> bool:
+    def install(self, response: Any, exchange: Exchange, guard: Guard, stripper: Stripper | None) -> bool:
         """Take the place of ``response.stream``; false where it is no stream that the library would read."""
-        stream, flow = response.stream, _Flow(exchange, guard, stripper)
+        stream, state = response.stream, _StreamState(exchange, guard, stripper)
         if isinstance(stream, self._async_base) and not isinstance(stream, self._sync_base):
-            response.stream = self._async(stream, flow)
+            response.stream = self._async(stream, state)
         elif isinstance(stream, self._sync_base):
-            response.stream = self._sync(stream, flow)
+            response.stream = self._sync(stream, state)
         else:
             return False
         return True

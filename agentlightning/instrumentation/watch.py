@@ -15,10 +15,10 @@ from typing import Literal
 from ..dialects.openai import token_request
 from ..dialects.openai.request import operation_of
 from ..dialects.raw_call import CallStart, Endpoint
-from .asking import FirstLook, Refusals, is_fixed, is_refusal, kind_of
-from .exchange import Call, Exchange, Outgoing, scope_of
+from .exchange import ActiveCall, Exchange, Outgoing, current_request_scope
 from .guard import Guard
 from .own_hosts import Baggage
+from .refusals import ErrorDetector, Refusals, is_fixed, is_refusal, request_kind
 from .sink import CallSink
 from .tee import Stripper
 
@@ -53,7 +53,7 @@ class _Sending:
         with suppress(ValueError):  # left in another context than entered in, which has no such request
             _being_sent.reset(self._token)
 
-    def is_made_of(self, watch: CallWatch, url: str, body: bytes | None) -> bool:
+    def is_same_request(self, watch: CallWatch, url: str, body: bytes | None) -> bool:
         """Whether the request of a library below is this one."""
         is_it = self._is_open and (self._watch, self._url) == (watch, url)
         return is_it and (None in (body, self._body) or body == self._body)
@@ -80,15 +80,17 @@ class CallWatch:
         self.guard = guard
         self._max_body_bytes = max_body_bytes
         self._refusals = refusals
-        self.under_way: set[Exchange] = set()
+        self.open_exchanges: set[Exchange] = set()
 
-    def begin(self, request: Outgoing, *, retries: int | None = None, below: bool = False) -> Exchange | None:
+    def begin(
+        self, request: Outgoing, *, retries: int | None = None, may_be_nested: bool = False
+    ) -> Exchange | None:
         """Tell the sink that a call leaves; ``None`` where ``request`` is no model call.
 
         Args:
             request: What leaves.
             retries: How many exchanges of the same call the client says it has made before.
-            below: Whether another library may send its requests by means of this one, as httpx does with the
+            may_be_nested: Whether another library may send its requests by means of this one, as httpx does with the
                 transports of LiteLLM and ``httpx-aiohttp``. Such a request has been noted above.
         """
         with self.guard("noting a request"):
@@ -105,12 +107,14 @@ class CallWatch:
                 model=model if isinstance(model, str) else None,
                 stream=bool((body or {}).get("stream")),
             )
-            if below and any(it.is_made_of(self, start.url, request.body) for it in _being_sent.get()):
+            if may_be_nested and any(
+                it.is_same_request(self, start.url, request.body) for it in _being_sent.get()
+            ):
                 return None
-            scope = scope_of(self)
-            call = scope.begin() if scope is not None else None
+            scope = current_request_scope(self)
+            call = scope.retry() if scope is not None else None
             if call is None:
-                call = Call(self._sink, self.guard, self._sink.started(start), scope)
+                call = ActiveCall(self._sink, self.guard, self._sink.started(start), scope)
             if scope is not None:
                 scope.call = call
             return Exchange(
@@ -120,7 +124,7 @@ class CallWatch:
                 endpoint=self.endpoint(start.url),
                 retries=retries if scope is None else None,
                 max_body_bytes=self._max_body_bytes,
-                under_way=self.under_way,
+                open_exchanges=self.open_exchanges,
             )
         return None
 
@@ -136,14 +140,14 @@ class CallWatch:
 
     # -- asking
 
-    def may_ask(self, request: Outgoing) -> bool:
+    def may_request_tokens(self, request: Outgoing) -> bool:
         """Whether ``request``, of which the body may still come, could be changed at all."""
         if not self._asks or operation_of(request.method, request.path) is None:
             return False
         known = self.endpoint(request.url)
         return not is_fixed(request.headers, request.query) and known is not None and known.may_ask
 
-    def question(self, exchange: Exchange, request: Outgoing) -> bytes | None:
+    def token_request_body(self, exchange: Exchange, request: Outgoing) -> bytes | None:
         """Return the body that also asks for token ids, or ``None`` where the request leaves as it is."""
         if not self._asks or exchange.endpoint is None or not exchange.endpoint.may_ask:
             return None
@@ -151,8 +155,8 @@ class CallWatch:
             asked = request.json()
             if asked is None or is_fixed(request.headers, request.query):
                 return None
-            kind = kind_of(exchange.endpoint.url, exchange.start.operation, asked)
-            if self._refusals.hold(kind):
+            kind = request_kind(exchange.endpoint.url, exchange.start.operation, asked)
+            if self._refusals.applies_to(kind):
                 exchange.notes.append("asking_refused")
                 return None
             body, added = token_request.ask(asked, exchange.start.operation)
@@ -167,18 +171,18 @@ class CallWatch:
         """Whether the answer to a question is thrown away."""
         return is_refusal(status, headers)
 
-    def first_look(self, exchange: Exchange, content_encoding: str) -> FirstLook | None:
+    def error_detector(self, exchange: Exchange, content_encoding: str) -> ErrorDetector | None:
         """Return what decides whether an answer is an error; ``None`` where its bytes cannot be read as they come."""
         if content_encoding.strip().lower() not in NO_ENCODING:
             return None
-        return FirstLook(stream=exchange.start.stream)
+        return ErrorDetector(stream=exchange.start.stream)
 
-    def takes_back(self, exchange: Exchange) -> None:
+    def withdraw_token_request(self, exchange: Exchange) -> None:
         """The agent's own request is sent in place of the one that asked."""
         exchange.added = frozenset()
         exchange.notes.append("asking_refused")
 
-    def settled(self, exchange: Exchange, *, refused: bool, status: int | None, own: int = 0) -> None:
+    def record_outcome(self, exchange: Exchange, *, refused: bool, status: int | None, own: int = 0) -> None:
         """Note what a question was answered with.
 
         Args:
@@ -195,10 +199,12 @@ class CallWatch:
         elif own < 400:
             self._refusals.refused(kind, status)
 
-    def answered(self, exchange: Exchange, status: int, headers: Mapping[str, str]) -> Stripper | None:
+    def note_response_head(
+        self, exchange: Exchange, status: int, headers: Mapping[str, str]
+    ) -> Stripper | None:
         """Note the head of the answer that the agent gets; return what takes out of it what was asked for."""
         encoding = headers.get("content-encoding", "")
-        exchange.answered(status, headers.get("content-type", ""), encoding)
+        exchange.note_response_head(status, headers.get("content-type", ""), encoding)
         if not exchange.added or status >= 400:
             return None
         if encoding.strip().lower() not in NO_ENCODING:

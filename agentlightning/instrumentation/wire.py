@@ -8,7 +8,7 @@ that it would have got. On its thread bytes are noted and nothing is decoded; wh
 
 With ``capture_tokens='request'`` calls to known endpoints ask for token ids on the agent's behalf, and what that
 brings is taken out before the client parses (``dialects.openai.token_request``); what follows where a server refuses
-is in ``asking``. With ``'observe'`` no byte is touched.
+is in ``refusals``. With ``'observe'`` no byte is touched.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from types import ModuleType
 
 from ..dialects.raw_call import Endpoint
 from .aiohttp_calls import AiohttpCalls
-from .asking import Refusals
 from .exchange import MAX_BODY_BYTES, Exchange
 from .guard import Guard
 from .http_client_calls import HttpClientCalls
@@ -26,6 +25,7 @@ from .httpx_calls import HttpxCalls
 from .imports import when_imported
 from .own_hosts import Baggage, IsOwnHost, is_loopback
 from .patch import Patch, Patches
+from .refusals import Refusals
 from .sink import CallSink
 from .watch import CallWatch, CaptureTokens, EndpointFor
 
@@ -33,14 +33,14 @@ from .watch import CallWatch, CaptureTokens, EndpointFor
 class ModelCallPatches(Patches):
     """The patches of one capture, and the calls that are under way in it."""
 
-    def __init__(self, under_way: set[Exchange]) -> None:
+    def __init__(self, open_exchanges: set[Exchange]) -> None:
         super().__init__("model calls captured at the wire")
-        self._under_way = under_way
+        self._open_exchanges = open_exchanges
 
     def leave(self) -> None:
         """End calls whose answers nobody has read to the end, as cut off; the agent may read on, unseen."""
-        for exchange in list(self._under_way):
-            exchange.leave()
+        for exchange in list(self._open_exchanges):
+            exchange.cut_off()
 
 
 def no_endpoint(url: str) -> Endpoint | None:
@@ -87,7 +87,7 @@ def instrument_model_calls(
         max_body_bytes=max_body_bytes,
         refusals=refusals or Refusals(),
     )
-    patches = ModelCallPatches(watch.under_way)
+    patches = ModelCallPatches(watch.open_exchanges)
 
     def adding(patch_module: Callable[[ModuleType], list[Patch]]) -> Callable[[ModuleType], None]:
         def callback(module: ModuleType) -> None:

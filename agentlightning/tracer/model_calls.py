@@ -12,7 +12,7 @@ from opentelemetry import trace
 
 from ..dialects.spans import genai, names_of_0_3
 from ..instrumentation.connections import server_of
-from ..instrumentation.suppression import heard
+from ..instrumentation.suppression import without_foreign_suppression
 from ..recorder.scope import current_scope
 from ..semconv import AGL_UNCAPTURED, ModelCallAttributes, SpanFlagAttributes
 
@@ -75,7 +75,7 @@ class ModelCallRecorder:
         if call.model:
             attributes["gen_ai.request.model"] = call.model
         name = (names_of_0_3 if self._processor.write_0_3 else genai).span_name(call)
-        with heard():  # another library's suppression is about its spans
+        with without_foreign_suppression():  # another library's suppression is about its spans
             span = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
         self._processor.call_matching.keep_out(span)
         return _CallSpan(span, ours=True)

@@ -22,20 +22,20 @@ from ..dialects.openai.errors import error_of
 from ..dialects.openai.json_parts import json_object
 
 REMEMBERED_SECONDS = 3600.0
-REMEMBERED = 10_000
-PEEKED = 64 * 1024
+MAX_REMEMBERED = 10_000
+MAX_PEEKED_BYTES = 64 * 1024
 """How much of a stream that does not come to its first event is held back at most."""
 
-_PATIENCE = frozenset({408, 429})
+_RETRY_LATER_STATUSES = frozenset({408, 429})
 _SIGNED_HEADER = re.compile(
     r"(^|[-_])(sign|signed|signature|hmac|digest|checksum|hash|md5|sha\d+|crc\d+c?)([-_]|$)", re.IGNORECASE
 )
 _SIGNED_SCHEME = re.compile(r"(aws4|hmac|signature|sharedkey|acs3)|.*auth-int", re.IGNORECASE)
-_ONCE_ONLY = "idempotency-key"
+_IDEMPOTENCY_HEADER = "idempotency-key"
 """A server may refuse a second request under the same key whose body is another one."""
 
 
-class Kind(NamedTuple):
+class RequestKind(NamedTuple):
     """What a refusal is remembered by: servers refuse a field for one model, or beside tools, or in streams."""
 
     endpoint: str
@@ -47,10 +47,10 @@ class Kind(NamedTuple):
     several: bool
 
 
-def kind_of(endpoint: str, operation: str, request: Mapping[str, Any]) -> Kind:
+def request_kind(endpoint: str, operation: str, request: Mapping[str, Any]) -> RequestKind:
     """Return the kind of a request, of which only names and shapes count."""
     model, choices = request.get("model"), request.get("n")
-    return Kind(
+    return RequestKind(
         endpoint=endpoint,
         model=model if isinstance(model, str) else None,
         operation=operation,
@@ -63,7 +63,7 @@ def kind_of(endpoint: str, operation: str, request: Mapping[str, Any]) -> Kind:
 
 def is_refusal(status: int, headers: Mapping[str, str]) -> bool:
     """Whether an answer with this status is thrown away, and the agent's own request sent."""
-    if status < 400 or status in _PATIENCE:
+    if status < 400 or status in _RETRY_LATER_STATUSES:
         return False
     return not (status == 503 and "retry-after" in headers)
 
@@ -75,7 +75,7 @@ def is_fixed(headers: Mapping[str, str], query: str = "") -> bool:
         headers: By their names in lower case.
         query: The query of the URL, where a signature may stand, too.
     """
-    if _ONCE_ONLY in headers or any(_SIGNED_HEADER.search(name) for name in headers):
+    if _IDEMPOTENCY_HEADER in headers or any(_SIGNED_HEADER.search(name) for name in headers):
         return True
     if _SIGNED_SCHEME.match(headers.get("authorization", "").strip()):
         return True
@@ -90,21 +90,21 @@ class Refusals:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()  # guards both tables; held for no call of others
-        self._until: dict[Kind, float] = {}
-        self._doubtful: dict[Kind, None] = {}
+        self._refused_until: dict[RequestKind, float] = {}
+        self._suspected: dict[RequestKind, None] = {}
 
-    def hold(self, kind: Kind) -> bool:
+    def applies_to(self, kind: RequestKind) -> bool:
         """Whether requests of this kind are left alone."""
         with self._lock:
-            until = self._until.get(kind)
+            until = self._refused_until.get(kind)
             if until is None:
                 return False
             if self._clock() < until:
                 return True
-            del self._until[kind]
+            del self._refused_until[kind]
             return False
 
-    def refused(self, kind: Kind, status: int | None) -> None:
+    def refused(self, kind: RequestKind, status: int | None) -> None:
         """Note that the agent's own request succeeded where the changed one did not.
 
         Args:
@@ -112,26 +112,26 @@ class Refusals:
             status: What the changed one was answered with; ``None`` for a broken connection.
         """
         with self._lock:
-            if not (status is not None and 400 <= status < 500) and kind not in self._doubtful:
-                _bounded(self._doubtful)[kind] = None
+            if not (status is not None and 400 <= status < 500) and kind not in self._suspected:
+                _bounded(self._suspected)[kind] = None
                 return
-            self._doubtful.pop(kind, None)
-            _bounded(self._until)[kind] = self._clock() + REMEMBERED_SECONDS
+            self._suspected.pop(kind, None)
+            _bounded(self._refused_until)[kind] = self._clock() + REMEMBERED_SECONDS
 
-    def accepted(self, kind: Kind) -> None:
+    def accepted(self, kind: RequestKind) -> None:
         """Note that a changed request was answered."""
-        if kind in self._doubtful:
+        if kind in self._suspected:
             with self._lock:
-                self._doubtful.pop(kind, None)
+                self._suspected.pop(kind, None)
 
 
-def _bounded(table: dict[Kind, Any]) -> dict[Kind, Any]:
-    if len(table) >= REMEMBERED:
+def _bounded(table: dict[RequestKind, Any]) -> dict[RequestKind, Any]:
+    if len(table) >= MAX_REMEMBERED:
         del table[next(iter(table))]
     return table
 
 
-class FirstLook:
+class ErrorDetector:
     """Decides from the beginning of an answer whether it is an error whose status says success."""
 
     def __init__(self, *, stream: bool) -> None:
@@ -152,7 +152,7 @@ class FirstLook:
             self.is_error = found is not None and _is_error(found)
             return found is not None
         if sse.looks_like_events(start):
-            return self._look_at_events() or len(self._body) > PEEKED
+            return self._look_at_events() or len(self._body) > MAX_PEEKED_BYTES
         return len(start) >= _LONGEST_FIELD
 
     def finish(self) -> None:

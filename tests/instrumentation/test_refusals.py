@@ -12,8 +12,8 @@ import pytest
 
 from agentlightning.dialects.model_call import VALID
 from agentlightning.dialects.raw_call import Endpoint
-from agentlightning.instrumentation.asking import REMEMBERED_SECONDS, Kind, Refusals, is_fixed
 from agentlightning.instrumentation.guard import Guard, reraise
+from agentlightning.instrumentation.refusals import REMEMBERED_SECONDS, Refusals, RequestKind, is_fixed
 from agentlightning.instrumentation.wire import instrument_model_calls
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI, Fault, ReceivedRequest, Reset, Scripted
 from agentlightning.testing.recorded_calls import RecordedCalls
@@ -255,11 +255,11 @@ def test_a_signed_request_leaves_as_the_agent_made_it(sink: RecordedCalls) -> No
 
 def test_the_table_of_refusals_is_bounded() -> None:
     refusals = Refusals(lambda: 0.0)
-    kinds = [Kind("e", str(number), "chat", False, False, False, False) for number in range(10_001)]
+    kinds = [RequestKind("e", str(number), "chat", False, False, False, False) for number in range(10_001)]
     for kind in kinds:
         refusals.refused(kind, 400)
-    assert not refusals.hold(kinds[0])
-    assert refusals.hold(kinds[-1])
+    assert not refusals.applies_to(kinds[0])
+    assert refusals.applies_to(kinds[-1])
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", "application/json"])

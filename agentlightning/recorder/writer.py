@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context as otel_context
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
+from .. import types
 from .._handover import Future
 from ..instrumentation.suppression import own_work
 from .delivery import Delivery
@@ -45,10 +46,20 @@ _log = logging.getLogger(__name__)
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
 
 
+def _load_models() -> None:
+    """Import the models that the writer's thread makes; importing the recorder does not.
+
+    Done on the thread of whoever sets the recorder up: where a process forks while another thread imports, the lock of
+    that import is held in the child for ever.
+    """
+    _ = types.Span, types.Account, types.Receipt
+
+
 class Writer:
     """See the module's docstring. One writer serves every store that its scopes name."""
 
     def __init__(self, converter: Converter, settings: WriterSettings | None = None) -> None:
+        _load_models()
         self.settings = settings or WriterSettings()
         self.queue = SpanQueue(self.settings)
         self.ledger = Ledger(self.queue, self.settings)

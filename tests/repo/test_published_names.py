@@ -82,6 +82,20 @@ def test_an_entry_loads_nothing_heavy_that_it_does_not_need(statement: str, may_
     assert loaded_by(statement) & HEAVY <= may_load
 
 
+def test_models_are_imported_before_the_writer_has_a_thread() -> None:
+    """A fork during an import on another thread would leave the child with that import's lock."""
+    code = """
+import sys
+from agentlightning.recorder.converter import Converter
+from agentlightning.recorder.writer import Writer
+assert "pydantic" not in sys.modules
+Writer(Converter())
+print(*sorted(name for name in sys.modules if name.startswith("agentlightning.types.")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {f"agentlightning.types.{name}" for name in ("tracer", "receipt")} <= set(done.stdout.split())
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_name_of_all_resolves(package: str) -> None:
     module = importlib.import_module(package)

@@ -106,7 +106,7 @@ class Delivery:
         """Keep what the store refuses because it does not know, or does not know any more, the attempt."""
         scopes = batch.scopes_of(part.attempts())
         ids = next(iter(part.attempts()))
-        if not any(scope.is_known for scope in scopes):
+        if not any(scope.standing.is_known for scope in scopes):
             if part.spans:
                 self._invented.add(len(part.spans), ids)
             for span in part.spans:
@@ -114,9 +114,9 @@ class Delivery:
                 if entry is not None:  # or a shutdown has put it aside meanwhile
                     self._ledger.drop(entry, DropReason.STORE_REFUSED)
             return
-        is_new = not all(scope.is_gone for scope in scopes)
+        is_new = not all(scope.standing.is_gone for scope in scopes)
         for scope in scopes:
-            scope.is_gone = True
+            scope.standing.is_gone = True
         if is_new:
             _log.warning(
                 "attempt %s of rollout %s was in the store and is not any more, as where a backup took its place; "
@@ -165,7 +165,7 @@ class Delivery:
             aside = self._ledger.set_aside(batch, scopes, spans)
             spool = self._spool_of(batch.store)
             if spool.write(Batch([*spans], [*starts], aside.accounts), next_writer_id().replace(":", "-")):
-                if not any(scope.is_gone for scope in scopes):
+                if not any(scope.standing.is_gone for scope in scopes):
                     _log.warning(
                         "%s could not be written to %s; they wait in %s and are sent at the next start",
                         f"{len(spans)} spans" if spans else f"the last counts of {len(scopes)} attempts",

@@ -264,7 +264,7 @@ class Ledger:
                 self._total.queued += 1
                 self._changed.add(scope)
                 self.starts.pop(record, None)
-                scope.keep(finished, self._settings.max_trace_bytes)
+                scope.trace.add(finished, self._settings.max_trace_bytes)
             self.records.pop(id(record.context), None)
             return True
 
@@ -291,8 +291,8 @@ class Ledger:
     def _end_in_memory(self, finished: FinishedSpan) -> None:
         record = finished.record
         scope = record.scope
-        scope.keep(finished, self._settings.max_trace_bytes)
-        if scope.unopened:
+        scope.trace.add(finished, self._settings.max_trace_bytes)
+        if scope.standing.unopened:
             self._end_unstored(record, DropReason.NO_ROLLOUT)
             return
         record.ended = True
@@ -476,7 +476,7 @@ class Ledger:
                 return False
             self._drop(entry.record, reason, accounted=True)
             # A flush promises what this process records; ids that the store does not know were invented elsewhere.
-            is_expected = reason is DropReason.STORE_REFUSED and scope.named_by_ids
+            is_expected = reason is DropReason.STORE_REFUSED and scope.standing.named_by_ids
             self._losses += reason is not DropReason.PIPELINE and not is_expected
             self._changed.add(scope)
             return True
@@ -572,7 +572,7 @@ class Ledger:
         for scope, named in sent.unstored.items():
             if (scope.rollout_id, scope.attempt_id) in apart:
                 continue
-            scope.is_known = True
+            scope.standing.is_known = True
             del scope.counts.unstored[:named]
             if scope in sent.closing:
                 self.keep_closed({scope: sent.closing[scope]})
@@ -651,10 +651,14 @@ class Ledger:
 
     def has_work_of(self, scope: Scope) -> bool:
         """The same of one attempt; something of it may be in any batch that is pending."""
-        if scope.counts.pid != self.pid:
-            return False
         counts = scope.counts
+        if counts.pid != self.pid:
+            return False
         return counts.queued != counts.settled or scope in self._changed or bool(self._pending)
+
+    def has_started(self, scope: Scope) -> bool:
+        """Whether the counts of an attempt are of this process."""
+        return scope.counts.pid == self.pid
 
     def position(self, scope: Scope | None) -> tuple[int, int]:
         """Return how many spans (of an attempt) have been queued, and how many losses flushes have told of."""

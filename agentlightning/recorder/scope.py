@@ -146,8 +146,91 @@ class FinishedSpan:
         return () if self.moved is None else self.moved.read()
 
 
+class Body:
+    """Where and when the body of a ``trace_context`` runs, which tells whose spans start in it."""
+
+    def __init__(self) -> None:
+        self.before = otel_context.Context()
+        """The context that its ``trace_context`` was opened in; what it encloses may outlive it."""
+        self.generator: FrameType | None = None
+        """The generator whose ``with`` opened it, where one did; ``None`` once it is over."""
+        self.is_mixed = False
+        """Opened by a generator while another one was open around it: their context may have been handed to threads and
+        tasks by either."""
+        self.opened_by: object = None
+        """The task or thread that opened it; ``None`` once it is over. All others inherit it."""
+        self.opened_at = 0
+        """Its place among the moments of this process; see ``now``."""
+        self.opened_inside: Scope | None = None
+        """The scope whose generator was running when this one was opened."""
+        self.is_over = False
+        """As far as this process knows."""
+        self.opened_in = _pid
+        """The process that opened it."""
+        self._mark: memoryview | None = None
+        self._slot = 0
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it was opened in the process that this one was forked from."""
+        return self.opened_in != _pid
+
+    def is_over_elsewhere(self) -> bool:
+        """Whether it was opened in the process that this one was forked from, and is over there."""
+        return self.opened_in != _pid and self._mark is not None and self._mark[self._slot] != self.opened_at
+
+    def begin(self) -> None:
+        """Note that it begins, also for processes that are forked inside of it."""
+        self.opened_at = now()
+        self._mark = _marks
+        with suppress(IndexError):
+            self._slot = _free_slots.pop()
+            _marks[self._slot] = self.opened_at
+
+    def end(self) -> None:
+        """Note that it is over."""
+        self.is_over = True
+        if self._slot and self.opened_in == _pid and self._mark is not None:
+            self._mark[self._slot] = 0
+            _free_slots.append(self._slot)
+            self._slot = 0
+        self.generator = self.opened_by = None
+
+
+class Standing:
+    """What is known of whether the store has an attempt."""
+
+    def __init__(self) -> None:
+        self.named_by_ids = False
+        """Nobody but a span's attributes or baggage named it: the store may not know it."""
+        self.is_known = False
+        """The store has acknowledged something of it."""
+        self.is_gone = False
+        """… and has said since that there is no such attempt."""
+        self.unopened = False
+        """The store has started no rollout for it: nothing of it can be stored."""
+
+
+class Trace:
+    """Finished spans of an attempt for ``spans()``."""
+
+    def __init__(self) -> None:
+        self.spans: list[FinishedSpan] | None = []
+        """``None`` once nobody can ask any more."""
+        self.bytes = 0
+
+    def add(self, finished: FinishedSpan, max_bytes: int) -> None:
+        """Keep a span, if there is room and somebody can still ask."""
+        if self.spans is not None and self.bytes + finished.size <= max_bytes:
+            self.bytes += finished.size
+            self.spans.append(finished)
+
+
 class Scope:
     """One attempt as one ``trace_context`` sees it; see the module's docstring."""
+
+    is_late = False
+    """Its spans start after the ``trace_context`` has closed; see :class:`LateScope`."""
 
     def __init__(
         self,
@@ -168,40 +251,13 @@ class Scope:
         """Model endpoints among the rollout's resources, which are asked for token ids; ``None`` where none is."""
         self.described: list[Endpoint] | None = None
         """The same, as the writer's thread has found them; ``None`` until it has looked."""
-        self.finished: list[FinishedSpan] | None = []
-        """Finished spans for ``spans()``; ``None`` once nobody can ask any more."""
-        self.finished_bytes = 0
-        self._is_closed = False
-        self._mark: memoryview | None = None
-        self._slot = 0
-        self._opened_in = _pid
-        self.before: otel_context.Context | None = None
-        """The context that its ``trace_context`` was opened in; what it encloses may outlive it."""
-        self.generator: FrameType | None = None
-        """The generator whose ``with`` opened it, where one did; ``None`` once it is closed."""
-        self.is_mixed = False
-        """Opened by a generator while another one was open around it: their context may have been handed to threads and
-        tasks by either."""
-        self.opened_by: object = None
-        """The task or thread that opened it; ``None`` once it is closed. All others inherit it."""
-        self.opened_at = 0
-        """Its place among the moments of this process; see ``now``."""
-        self.opened_inside: Scope | None = None
-        """The scope whose generator was running when this one was opened."""
-        self.named_by_ids = False
-        """Nobody but a span's attributes or baggage named it: the store may not know it."""
-        self.is_known = False
-        """The store has acknowledged something of its attempt."""
-        self.is_gone = False
-        """… and has said since that there is no such attempt."""
-        self.unopened = False
-        """The store has started no rollout for it: nothing of it can be stored."""
+        self.trace = Trace()
+        self.body = Body()
+        self.standing = Standing()
         self.alternates = False
         """Another rollout was at work in the same context at the same time, and nothing tells their spans apart."""
         self.unrecorded: dict[str, None] = {}
         """Names of processes that were started under it and record nothing, in order."""
-        self.is_late = False
-        """Its spans start after the ``trace_context`` has closed; see :class:`LateScope`."""
         self.left_open: list[Record] | None = []
         """Spans of others whose model call was left half way; ``None`` once the ``trace_context`` has ended them."""
         self.replaced: dict[int, int] = {}
@@ -212,45 +268,24 @@ class Scope:
     @property
     def closed(self) -> bool:
         """Whether its ``trace_context`` is over, in whatever process that was opened."""
-        if self._opened_in == _pid or self._mark is None:
-            return self._is_closed
-        return self._is_closed or self._mark[self._slot] != self.opened_at
-
-    @property
-    def is_inherited(self) -> bool:
-        """Whether it was opened in the process that this one was forked from."""
-        return self._opened_in != _pid
+        body = self.body
+        return body.is_over or (body.opened_in != _pid and body.is_over_elsewhere())
 
     def open(self) -> None:
         """Note that its ``trace_context`` begins, also for processes that are forked inside of it."""
-        self.opened_at = now()
-        self._mark = _marks
-        with suppress(IndexError):
-            self._slot = _free_slots.pop()
-            _marks[self._slot] = self.opened_at
+        self.body.begin()
         _open.add(self)
 
     def close(self) -> None:
         """Note that its ``trace_context`` is over; called by the ledger, one thread at a time."""
-        self._is_closed = True
-        if self._slot and self._opened_in == _pid and self._mark is not None:
-            self._mark[self._slot] = 0
-            _free_slots.append(self._slot)
-            self._slot = 0
+        self.body.end()
         _open.discard(self)
-        self.generator = self.opened_by = None
 
     def stands_for(self, span_id: int) -> int:
         """Return the span id that is stored in place of a duplicate's."""
         while span_id in self.replaced:
             span_id = self.replaced[span_id]
         return span_id
-
-    def keep(self, finished: FinishedSpan, max_bytes: int) -> None:
-        """Keep a finished span for ``spans()``, if there is room and somebody can still ask."""
-        if self.finished is not None and self.finished_bytes + finished.size <= max_bytes:
-            self.finished_bytes += finished.size
-            self.finished.append(finished)
 
 
 class LateScope(Scope):
@@ -260,12 +295,14 @@ class LateScope(Scope):
     started, so that no worker that lives on changes whether an attempt is whole, or keeps it from being sealed.
     """
 
+    is_late = True
+
     def __init__(self, of: Scope) -> None:
         keeps_late = of.store is not None and of.store.capabilities.get("receipts")
         super().__init__(of.store if keeps_late else None, of.rollout_id, of.attempt_id, owner=of.owner)
-        self.is_late = self._is_closed = True
-        self.unopened = of.unopened
-        self.finished = self.left_open = None
+        self.body.is_over = True
+        self.standing.unopened = of.standing.unopened
+        self.trace.spans = self.left_open = None
 
 
 def scope_in(context: otel_context.Context) -> Scope | None:
@@ -318,7 +355,7 @@ def enter(scope: Scope) -> None:
 def leave(scope: Scope) -> None:
     """Note that a ``trace_context`` is over."""
     if _innermost.get() is scope:
-        _innermost.set(scope_in(scope.before) if scope.before is not None else None)
+        _innermost.set(scope_in(scope.body.before))
 
 
 def is_inside_any() -> bool:
@@ -331,7 +368,7 @@ def enclosing(scope: Scope | None) -> Iterator[Scope]:
     """Yield a scope and those that were current where it was opened, innermost first."""
     while scope is not None:
         yield scope
-        scope = scope_in(scope.before) if scope.before is not None else None
+        scope = scope_in(scope.body.before)
 
 
 def live_context(context: otel_context.Context) -> otel_context.Context:
@@ -342,7 +379,7 @@ def live_context(context: otel_context.Context) -> otel_context.Context:
     for scope in enclosing(scope_in(context)):
         if not scope.closed:
             break
-        context = scope.before if scope.before is not None else otel_context.Context()
+        context = scope.body.before
     return context
 
 

@@ -118,7 +118,7 @@ class Writer:
             thread, which cannot wait for itself. It stays undone as long as the store hangs; bound it with a
             deadline.
         """
-        has_work = self._has_work() if scope is None else self._has_work_of(scope)
+        has_work = self._has_work(scope)
         future = self._flushes.wait(scope, has_work=has_work, may_wait=not self.thread.is_current())
         if has_work and not self._is_stopped:
             self._delivery.backoff.hurry()
@@ -141,12 +141,10 @@ class Writer:
             self._undelivered[id(store)] = store
             self.thread.wake()
 
-    def _has_work(self) -> bool:
-        return self.ledger.has_work or bool(self._flushes) or bool(self._undelivered)
-
-    def _has_work_of(self, scope: Scope) -> bool:
-        is_ours = scope.counts.pid == self.ledger.pid
-        return is_ours and (self.ledger.has_work_of(scope) or self._flushes.has_jobs)
+    def _has_work(self, scope: Scope | None = None) -> bool:
+        if scope is None:
+            return self.ledger.has_work or bool(self._flushes) or bool(self._undelivered)
+        return self.ledger.has_work_of(scope) or (self._flushes.has_jobs and self.ledger.has_started(scope))
 
     # ------------------------------------------------------------------ the end
 

@@ -133,7 +133,7 @@ class LightningSpanExporter(SpanExporter):
 
     def _new_scope(self, ids: Ids) -> Scope:
         scope = Scope(self._store, *ids, counts=self._writer.ledger.new_counts())
-        scope.finished = None
+        scope.trace.spans = None
         return scope
 
     def _attempt_of_process(self) -> tuple[str, str]:

@@ -44,15 +44,15 @@ class Generators:
             scope: The scope.
             frame: The frame that entered its ``trace_context``.
         """
-        scope.opened_inside = self.at_work(frame) if self.scopes else None
+        scope.body.opened_inside = self.at_work(frame) if self.scopes else None
         opener = _opener(frame)
         if opener is not None:
-            scope.generator = opener
+            scope.body.generator = opener
             self.scopes[opener] = [*self.scopes.get(opener, ()), scope]
 
     def closed(self, scope: Scope) -> None:
         """Forget a scope."""
-        frame, scope.generator = scope.generator, None
+        frame, scope.body.generator = scope.body.generator, None
         if frame is None:
             return
         left = [other for other in self.scopes.get(frame, ()) if other is not scope]
@@ -66,7 +66,7 @@ class Generators:
         self.scopes = {
             frame: own
             for frame, scopes in self.scopes.items()
-            if (own := [scope for scope in scopes if not scope.is_inherited])
+            if (own := [scope for scope in scopes if not scope.body.is_inherited])
         }
 
     def at_work(self, frame: FrameType | None = None) -> Scope | None:

@@ -331,7 +331,7 @@ def _go_on_with(queue: Any, item: Any) -> None:
     if not puts and own is present:
         return
     inherited = scope_in(own)
-    if inherited.opened_by is current_worker() if inherited is not None else not is_worker_thread():
+    if inherited.body.opened_by is current_worker() if inherited is not None else not is_worker_thread():
         return
     then = _context_of(puts, own, is_opener=_is_opener(queue))
     if then is not present:
@@ -370,7 +370,7 @@ def _says_something(put: _Put, inherited: Scope | None, *, is_opener: bool) -> b
     """
     if scope_in(put.context) is not None or inherited is None:
         return True
-    return put.moment > inherited.opened_at and not is_opener
+    return put.moment > inherited.body.opened_at and not is_opener
 
 
 def is_worker_thread() -> bool:

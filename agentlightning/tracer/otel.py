@@ -349,7 +349,7 @@ class TraceHandle(trace.Tracer):
         self._processor = processor
         self._tracer = tracer
         self._scope = scope
-        self._entries: list[FinishedSpan] = scope.finished if scope.finished is not None else []
+        self._entries: list[FinishedSpan] = scope.trace.spans if scope.trace.spans is not None else []
         # The tracer's own, so that no span pays for a call in between.
         self.start_span = tracer.start_span  # type: ignore[method-assign]
         self.start_as_current_span = tracer.start_as_current_span  # type: ignore[method-assign]
@@ -607,8 +607,8 @@ class _TraceContext(TraceContext):
         self._scope = processor.new_scope(
             None if self._is_unopened else self._store, *(self._ids or ("", ""))
         )
-        self._scope.unopened = self._is_unopened
-        self._scope.is_known = self._owns_attempt  # the store has just started it
+        self._scope.standing.unopened = self._is_unopened
+        self._scope.standing.is_known = self._owns_attempt  # the store has just started it
         self._scope.endpoints = self._known_endpoints
         before = live_context(otel_context.get_current())
         processor.open_scope(self._scope, before, frame)
@@ -652,7 +652,7 @@ class _TraceContext(TraceContext):
         processor.close_scope(self._scope, doubted=doubted)
         self._tracer._last, previous = self._handle, self._tracer._last
         if previous is not None:
-            previous._scope.finished = None  # the handle keeps its own list
+            previous._scope.trace.spans = None  # the handle keeps its own list
         if self._owns_attempt:
             processor.writer.after(
                 self._scope, *self._end_of_attempt("succeeded" if error is None else "failed")

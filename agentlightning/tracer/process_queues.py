@@ -109,7 +109,7 @@ def _go_on_with(along: bytes | None) -> None:
     if inherited is None:
         if parent_process() is None and not is_worker_thread():
             return  # whoever drives the rollouts reads their results
-    elif inherited.opened_by is current_worker() and not inherited.is_inherited:
+    elif inherited.body.opened_by is current_worker() and not inherited.body.is_inherited:
         return
     pid, handed = pickle.loads(along)  # noqa: S301 - came with the item, which was pickled as well
     arrived, context = _context_of(pid, handed, own)

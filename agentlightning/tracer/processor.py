@@ -247,9 +247,9 @@ class LightningSpanProcessor(SpanProcessor):
             context: The context that it is opened in.
             frame: The frame that enters it.
         """
-        scope.before = context
-        scope.opened_by = current_worker()
-        scope.is_mixed = scope_in(context) is not None
+        scope.body.before = context
+        scope.body.opened_by = current_worker()
+        scope.body.is_mixed = scope_in(context) is not None
         enter(scope)
         self._generators.opened(scope, frame)
 
@@ -299,8 +299,7 @@ class LightningSpanProcessor(SpanProcessor):
         leave(scope)
         current = scope_in(otel_context.get_current())
         if current is scope:
-            assert scope.before is not None
-            otel_context.attach(live_context(scope.before))
+            otel_context.attach(live_context(scope.body.before))
         elif current is not None and not current.closed:
             _mark_alternating(scope, current)
 
@@ -323,7 +322,7 @@ class LightningSpanProcessor(SpanProcessor):
         Outside of every attempt: those of the last ``with_context`` or ``with`` of this processor.
         """
         scope = current_scope() or self._last_given
-        return [] if scope is None else self.spans_of(scope.finished or [])
+        return [] if scope is None else self.spans_of(scope.trace.spans or [])
 
     def spans_of(self, entries: list[FinishedSpan]) -> list[Span]:
         """Return entries as spans, in the order in which they ended."""
@@ -419,8 +418,8 @@ class LightningSpanProcessor(SpanProcessor):
 
     def _new_scope_by_ids(self, ids: Ids) -> Scope:
         scope = self.new_scope(self.default_store, *ids)
-        scope.named_by_ids = True
-        scope.finished = None
+        scope.standing.named_by_ids = True
+        scope.trace.spans = None
         return scope
 
     def _say_where_it_is(self, span: SdkSpan, late_of: Scope | None) -> None:
@@ -445,16 +444,18 @@ class LightningSpanProcessor(SpanProcessor):
 
 def _is_open_inside(scope: Scope | None, at_work: Scope) -> bool:
     """Whether a scope was opened by what a generator at work has called, so that it is the inner one."""
-    if scope is None or scope.closed or scope.opened_inside is not at_work:
+    if scope is None or scope.closed or scope.body.opened_inside is not at_work:
         return False
-    return scope.generator is None or not waits_at_yield(scope.generator)
+    return scope.body.generator is None or not waits_at_yield(scope.body.generator)
 
 
 def _is_another_at_work(scope: Scope) -> bool:
     """Whether a scope that is current says nothing, because its generator is not at work here."""
-    if scope.generator is None:
+    if scope.body.generator is None:
         return False
-    return waits_at_yield(scope.generator) or (scope.is_mixed and scope.opened_by is not current_worker())
+    return waits_at_yield(scope.body.generator) or (
+        scope.body.is_mixed and scope.body.opened_by is not current_worker()
+    )
 
 
 def _mark_alternating(closing: Scope, current: Scope) -> None:
@@ -463,7 +464,7 @@ def _mark_alternating(closing: Scope, current: Scope) -> None:
     Which of them was at work is not known, unless both are generators': those are told apart by who runs.
     """
     chain = list(enclosing(current))
-    if closing not in chain or closing.generator is not None or current.generator is not None:
+    if closing not in chain or closing.body.generator is not None or current.body.generator is not None:
         return
     for scope in chain[: chain.index(closing) + 1]:
         scope.alternates = True

@@ -52,7 +52,7 @@ class ModelCallRecorder:
 
     def _scope(self) -> Scope | None:
         scope = current_scope()
-        return scope if scope is not None else self._processor.fallback
+        return scope if scope is not None else self._processor.routing.fallback
 
     def started(self, call: CallStart) -> _CallSpan | None:
         """Find or start the span; ours is named as OpenTelemetry's GenAI conventions say: operation and model."""

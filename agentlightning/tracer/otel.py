@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -20,8 +18,7 @@ from opentelemetry import trace
 from .. import types
 from .._handover import Future
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
-from ..dialects import endpoint_urls
-from ..dialects.raw_call import Endpoint, LogprobKind, RawCall
+from ..dialects.raw_call import Endpoint
 from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
 from ..errors import ConfigurationError, ContextArgumentsError, TracerNotReady
 from ..instrumentation.connections import Connections
@@ -31,7 +28,7 @@ from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
 from ..pipeline.chain import NO_STAGES, Chain
 from ..pipeline.policy import RedactionPolicy, redaction_policy, stages_of
 from ..pipeline.tags import Tagging
-from ..recorder.scope import FinishedSpan, Scope, context_with_scope, current_scope, live_context
+from ..recorder.scope import FinishedSpan, Scope, context_with_scope, live_context
 from ..recorder.settings import WriterSettings
 from ..recorder.store_writes import within
 from ..semconv import SpanFlagAttributes
@@ -39,10 +36,11 @@ from ..types.attributes import to_attributes
 from ..types.ids import new_attempt_id, new_rollout_id
 from .base import TraceContext, context_with_active_tracer
 from .handed_work import carry_handed_work
+from .known_endpoints import KnownEndpoints, resource_endpoints
 from .model_calls import ModelCallRecorder
 from .opening import Opened, Opening, patience
 from .other_processes import RecordingTracer, register
-from .portal import in_event_loop, run_sync, wait_for_future
+from .portal import in_event_loop, wait_for_future
 from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
 from .provider import TRACER_NAME, ProviderSession
@@ -62,8 +60,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CaptureTokens = Literal["observe", "request"]
-RESOURCES_TIMEOUT = 1.0
-"""Seconds that the writer's thread waits for the resources of a rollout."""
 _NS = 1_000_000_000
 
 
@@ -124,9 +120,7 @@ class OtelTracer(RecordingTracer):
         self._accept_context = accept_context
         self._capture_tokens = _capture_mode(capture_tokens)
         self._writes_0_3 = _writes_names_of_0_3(span_names)
-        self._endpoints = [_endpoint(each) for each in endpoints]
-        self._stated = _stated_distribution()
-        self._no_resources_until = 0.0
+        self._endpoints = KnownEndpoints(endpoints)
         self._redaction = redaction_policy(redaction)
         self._chain = _with_own_stages(chain, default_tags, self._redaction)
         milliseconds = resolve_milliseconds(LightningEnvVar.AGL_MAX_WAIT_TIME, max_wait_time, 5_000)
@@ -135,7 +129,8 @@ class OtelTracer(RecordingTracer):
         self._policy = policy
         self._worker: _Worker | None = None
         self._last: TraceHandle | None = None
-        self._said_that_nobody_waits = self._said_that_workers_live_on = False
+        self._said: set[str] = set()
+        """What the log has been told, and is not told again."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_worker": None, "_last": None, "_store": None}
@@ -154,7 +149,9 @@ class OtelTracer(RecordingTracer):
         self._worker = _Worker(self, store)
         _say_what_gevent_does()
         if self._fallback_attempt is not None:
-            self._worker.processor.fallback = self._worker.processor.new_scope(store, *self._fallback_attempt)
+            self._worker.processor.routing.fallback = self._worker.processor.new_scope(
+                store, *self._fallback_attempt
+            )
 
     def teardown_worker(self, worker_id: int) -> None:
         """Write what is queued and leave the process as it was; a repeat is harmless."""
@@ -271,15 +268,15 @@ class OtelTracer(RecordingTracer):
             span.end(None if end_time is None else int(end_time * _NS))
 
     def _say_that_nobody_waits(self) -> None:
-        if not self._said_that_nobody_waits:
-            self._said_that_nobody_waits = True
+        if "nobody waits" not in self._said:
+            self._said.add("nobody waits")
             _log.warning(
                 "'with trace_context()' in a running event loop only starts the flush; 'async with' waits for it"
             )
 
     def _say_that_workers_live_on(self, rollout_id: str, names: list[str]) -> None:
-        if not self._said_that_workers_live_on:
-            self._said_that_workers_live_on = True
+        if "workers live on" not in self._said:
+            self._said.add("workers live on")
             _log.warning(
                 "%s lived longer than rollout %s that started it, and made calls while other rollouts were open; such "
                 "calls are in no row: end workers inside of the trace_context, or start them before the first rollout "
@@ -289,57 +286,8 @@ class OtelTracer(RecordingTracer):
             )
 
     def endpoint_for(self, url: str, model: str | None = None) -> Endpoint | None:
-        """Return what is known of the endpoint that a request goes to, or ``None``.
-
-        What neither a resource nor ``endpoints`` says of its distribution, the environment may say of every endpoint;
-        that alone makes none that is asked for token ids.
-
-        Args:
-            url: Of the request.
-            model: The model that it names, if it names one: a server may have several, with settings of their own.
-        """
-        return self._described(url, model, self._known_endpoints())
-
-    def _endpoint_of(self, scope: Scope, raw: RawCall) -> Endpoint | None:
-        """Return what is known of the endpoint of a call; the rollout's resources are read at its first one.
-
-        Called on the writer's thread, so that no agent waits for it.
-        """
-        if scope.described is None:
-            scope.described = scope.endpoints if scope.endpoints is not None else self._resources_of(scope)
-        return self._described(raw.start.url, raw.start.model, [*self._endpoints, *scope.described])
-
-    def _resources_of(self, scope: Scope) -> list[Endpoint]:
-        store = scope.store
-        if store is None or time.monotonic() < self._no_resources_until:
-            return []
-        try:
-            return run_sync(within(_resource_endpoints(store, scope.rollout_id), RESOURCES_TIMEOUT))
-        except Exception as error:  # noqa: BLE001 - a store may raise anything
-            # One that is slow or gone holds up the writer once, and not once for each attempt.
-            self._no_resources_until = time.monotonic() + 30.0
-            _log.warning(
-                "what the resources of rollout %s say of its model is not known: %r", scope.rollout_id, error
-            )
-            return []
-
-    def _described(self, url: str, model: str | None, endpoints: Sequence[Endpoint]) -> Endpoint | None:
-        found = endpoint_urls.find(url, endpoints, model)
-        defaults, kind = self._stated
-        if (defaults is None and kind == "unknown") or (found is not None and found.disputed):
-            return found
-        if found is None:
-            return Endpoint(url, defaults, kind, may_ask=False)
-        return replace(
-            found,
-            sampling_defaults=defaults if found.sampling_defaults is None else found.sampling_defaults,
-            logprob_kind=kind if found.logprob_kind == "unknown" else found.logprob_kind,
-        )
-
-    def _known_endpoints(self) -> list[Endpoint]:
-        scope = current_scope()
-        of_rollout = scope.endpoints if scope is not None else None
-        return self._endpoints + (of_rollout or [])
+        """Return what is known of the endpoint that a request goes to, or ``None``; see ``tracer.known_endpoints``."""
+        return self._endpoints.find(url, model)
 
 
 class TraceHandle(trace.Tracer):
@@ -436,9 +384,9 @@ class _Worker:
             accept_context=tracer._accept_context,
             write_0_3=tracer._writes_0_3,
             # When asking, the rollout's resources are read before its body begins.
-            endpoint_of=tracer._endpoint_of if tracer._capture_tokens == "observe" else None,
+            endpoint_of=tracer._endpoints.of_call if tracer._capture_tokens == "observe" else None,
         )
-        self.processor.default_store = store
+        self.processor.routing.default_store = store
         self.questions = Questions()
         self._calls: ModelCallPatches | None = None
         with ExitStack() as undo:  # what raises half way leaves nothing behind
@@ -464,7 +412,7 @@ class _Worker:
                 undo.callback(self._calls.leave)  # while the provider still tells our processor of ends
                 undo.callback(self._calls.undo)
                 connections = Connections(
-                    lambda: [known.url for known in tracer._known_endpoints()],
+                    lambda: [known.url for known in tracer._endpoints.known_here()],
                     self.recorder.connected,
                     self.guard,
                 )
@@ -476,10 +424,10 @@ class _Worker:
             self.close = undo.pop_all().close
 
     def _finish(self, timeout: float) -> None:
-        if self.processor.fallback is not None:
+        if self.processor.routing.fallback is not None:
             with self.guard("naming model servers"):
-                self.recorder.name_uncaptured(self.processor.fallback)
-            self.processor.close_scope(self.processor.fallback)
+                self.recorder.name_uncaptured(self.processor.routing.fallback)
+            self.processor.close_scope(self.processor.routing.fallback)
         if self._calls is not None:
             self._calls.leave()
         self.processor.call_matching.release()
@@ -597,7 +545,7 @@ class _TraceContext(TraceContext):
         store = self._store
         assert store is not None
         try:
-            return await within(_resource_endpoints(store, rollout_id), self._tracer._flush_timeout)
+            return await within(resource_endpoints(store, rollout_id), self._tracer._flush_timeout)
         except Exception as error:  # noqa: BLE001 - a store may raise anything, and the agent has work to do
             _log.warning("no token ids are asked for in rollout %s: %r", rollout_id, error)
             return []
@@ -617,7 +565,7 @@ class _TraceContext(TraceContext):
         links = [trace.Link(outer)] if outer.is_valid else []
         self._root = self._worker.tracer.start_span(self._name, context=context, links=links)
         if self._root.is_recording():
-            processor.remember_trace(self._root.get_span_context().trace_id, self._scope)
+            processor.routing.remember_trace(self._root.get_span_context().trace_id, self._scope)
         else:
             _log.warning(
                 "OTEL_SDK_DISABLED or the provider's sampler leaves out rollout %r: its spans are not recorded",
@@ -709,41 +657,11 @@ def _say_what_gevent_does() -> None:
 
 def _is_own_host(tracer: OtelTracer) -> IsOwnHost:
     def is_own(host: str) -> bool:
-        known = tracer._known_endpoints()
+        known = tracer._endpoints.known_here()
         host = host.lower()
         return is_loopback(host) or any(urlsplit(endpoint.url).hostname == host for endpoint in known)
 
     return is_own
-
-
-async def _resource_endpoints(store: LightningStore, rollout_id: str) -> list[Endpoint]:
-    rollout = await store.get_rollout_by_id(rollout_id)
-    if rollout is None or rollout.resources_id is None:
-        return []
-    update = await store.get_resources_by_id(rollout.resources_id)
-    resources: Mapping[str, Any] = update.resources if update is not None else {}
-    return [_endpoint(resource) for resource in resources.values() if isinstance(resource, types.LLM)]
-
-
-def _endpoint(value: str | LLM | Endpoint) -> Endpoint:
-    if isinstance(value, Endpoint):
-        return replace(value, url=_without_credentials(value.url))
-    if isinstance(value, types.LLM):
-        url, is_proxy = _without_credentials(value.endpoint), isinstance(value, types.ProxyLLM)
-        return Endpoint(
-            url,
-            value.sampling_defaults,
-            value.logprob_kind,
-            names_attempts=is_proxy,
-            model=value.model or None,
-        )
-    return Endpoint(_without_credentials(value))
-
-
-def _without_credentials(url: str) -> str:
-    """Return a URL as it is compared with requests: a tracer is pickled, and user names and passwords stay behind."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _with_own_stages(chain: Chain, tags: Sequence[str], redaction: RedactionPolicy) -> Chain:
@@ -763,25 +681,6 @@ def _writes_names_of_0_3(value: str | None) -> bool:
     if names not in {None, "0.3"}:
         raise ConfigurationError(f"span_names (AGL_SPAN_NAMES) is '0.3' or left out, not {names!r}")
     return names is not None
-
-
-def _stated_distribution() -> tuple[dict[str, Any] | None, LogprobKind]:
-    """Return what the settings say of every endpoint: its sampling defaults, and the kind of its log-probabilities."""
-    text = resolve_setting(LightningEnvVar.AGL_SAMPLING_DEFAULTS)
-    kind = resolve_setting(LightningEnvVar.AGL_LOGPROB_KIND, None, "unknown")
-    if kind not in {"processed", "raw", "unknown"}:
-        raise ConfigurationError(f"AGL_LOGPROB_KIND is 'processed', 'raw' or 'unknown', not {kind!r}")
-    if text is None:
-        return None, cast("LogprobKind", kind)
-    try:
-        defaults = json.loads(text)
-    except (ValueError, RecursionError):
-        defaults = None
-    if not isinstance(defaults, dict):
-        raise ConfigurationError(
-            f'AGL_SAMPLING_DEFAULTS is a JSON object such as {{}} or {{"top_k": 20}}, not {text!r}'
-        )
-    return defaults, cast("LogprobKind", kind)
 
 
 def _otel_status(status: TraceStatus) -> trace.Status:

@@ -112,7 +112,7 @@ def handed_here() -> Handed | None:
     for name, recorder in list(_recorders.items()):
         processor = recorder.tracer.processor
         if scope is None or scope.owner is processor:
-            at_work, is_known = processor.scope_at_work()
+            at_work, is_known = processor.routing.scope_at_work()
             if not is_known:
                 processor.ledger.start_unplaced()  # what is done with it is seen by the other process alone
             return _handed(name, recorder, at_work)
@@ -231,7 +231,7 @@ def arrive(handed: Handed) -> Arrived | None:
     if tracer is None:
         return None
     processor = tracer.processor
-    processor.begin_job()
+    processor.routing.begin_job()
     context = otel_context.Context()
     if handed.ids is None or store is None:
         return Arrived(tracer, None, context)
@@ -250,7 +250,7 @@ def _recorder(handed: Handed) -> tuple[RecordingTracer | None, LightningStore | 
         own = (recorder for recorder in _recorders.values() if not recorder.is_handed)
         known = _recorders.get(handed.recorder) or next(own, None)
         if known is not None:
-            return known.tracer, _store(handed.url, known.tracer.processor.default_store)
+            return known.tracer, _store(handed.url, known.tracer.processor.routing.default_store)
         if handed.ids is None or handed.url is None or handed.configuration is None:
             if handed.ids is not None and not _said:
                 _said = True

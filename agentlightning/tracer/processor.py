@@ -1,12 +1,6 @@
-"""The span processor: decides in ``on_start`` where a span belongs, and never changes its mind.
+"""The span processor: decides in ``on_start`` where a span belongs (see ``tracer.routing``), once and for all.
 
-The order: ids that the span carries as attributes; the generator at work that has opened a ``trace_context`` (see
-``tracer.generators``); a scope in the OpenTelemetry context that the span starts in (the parent, if it was started
-inside the same ``trace_context``, has the same one); the trace of a parent that was started inside a
-``trace_context``; ids in the context's baggage, sent by another process, where the user accepts them and no
-``trace_context`` is open around them; the fallback attempt, if the user named one.
-
-A span with none of these is *unattributed*: kept aside, counted, never filed under a guess. So is one whose scope was
+A span that belongs nowhere is *unattributed*: kept aside, counted, never filed under a guess. So is one whose scope was
 opened by a generator that is not at work. So is one whose scope is closed, because whoever carries a context on (a
 worker, a pool) works for others, too: it is *late* of that attempt, and is stored beside it. Each attempt that could
 have made it counts it.
@@ -15,10 +9,10 @@ have made it counts it.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -29,9 +23,7 @@ from ..pipeline.chain import NO_STAGES, Chain
 from ..recorder.call_matching import CallMatching
 from ..recorder.converter import Converter, EndpointOf
 from ..recorder.kept_aside import KeptAside
-from ..recorder.recent_scopes import Ids, RecentScopes
 from ..recorder.scope import (
-    ROLLOUT_KEY,
     FinishedSpan,
     Record,
     Scope,
@@ -40,9 +32,6 @@ from ..recorder.scope import (
     current_worker,
     enclosing,
     enter,
-    ids_among,
-    ids_in_baggage,
-    is_inside_any,
     leave,
     live_context,
     scope_in,
@@ -52,7 +41,7 @@ from ..recorder.sizes import kept_of
 from ..recorder.writer import Writer
 from ..types.attributes import attributes_of
 from .call_labels import labels_in
-from .generators import Generators, waits_at_yield
+from .routing import Routing
 from .workers import forget_spans, note_span
 
 if TYPE_CHECKING:
@@ -67,10 +56,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _SAMPLED = trace.TraceFlags.SAMPLED
-
-TRACES_REMEMBERED = 1024
-REMOTE_SCOPES = 1000
-"""Attempts that are known by their ids only, at a time; whoever sends baggage can invent ids."""
 
 
 class LightningSpanProcessor(SpanProcessor):
@@ -99,12 +84,9 @@ class LightningSpanProcessor(SpanProcessor):
         write_0_3: bool = False,
         endpoint_of: EndpointOf | None = None,
     ) -> None:
-        self.accept_context = accept_context
         self.write_0_3 = write_0_3
         self.disable_store_submission = disable_store_submission
-        self.fallback: Scope | None = None
-        self.default_store: LightningStore | None = None
-        """Store for attempts that are known by their ids only (baggage, attributes)."""
+        self.routing = Routing(self.new_scope, self.close_scope, accept_context=accept_context)
         self._converter = Converter(chain, endpoint_of=endpoint_of, write_0_3=write_0_3)
         self.writer = Writer(self._converter, settings)
         self.ledger = self.writer.ledger
@@ -112,14 +94,11 @@ class LightningSpanProcessor(SpanProcessor):
         self._kept_aside = KeptAside()
         self._policy = policy or LogOnce()
         self._armed = True
-        self._generators = Generators()
         self._said_late = self._said_unplaced = False
         self._given: set[Scope] = set()
         """Scopes that the user opened on this processor itself; whatever ends in one of them belongs to it."""
         self._last_given: Scope | None = None
         self._entered: list[ExitStack] = []
-        self._traces: OrderedDict[int, Scope | None] = OrderedDict()
-        self._named_by_ids = RecentScopes(REMOTE_SCOPES, self._new_scope_by_ids, self.close_scope)
 
     @property
     def unattributed(self) -> deque[ReadableSpan]:
@@ -146,7 +125,7 @@ class LightningSpanProcessor(SpanProcessor):
             if here is not None and here.owner is not self:
                 return
             attributes = attributes_of(span)
-            scope, late_of = self._route(span, attributes, started_in, here)
+            scope, late_of = self.routing.route(span, attributes, started_in, here)
             live: SdkSpan | None = span
             if scope is None:
                 self.ledger.start_unplaced(1, context if late_of is None else None)
@@ -251,7 +230,7 @@ class LightningSpanProcessor(SpanProcessor):
         scope.body.opened_by = current_worker()
         scope.body.is_mixed = scope_in(context) is not None
         enter(scope)
-        self._generators.opened(scope, frame)
+        self.routing.opened(scope, frame)
 
     def owns(self, context: otel_context.Context) -> bool:
         """Whether spans of a context are this recorder's: no other one of this process opened its scope."""
@@ -310,7 +289,7 @@ class LightningSpanProcessor(SpanProcessor):
             scope: Its scope.
             doubted: How many of its spans may be of other rollouts that are open.
         """
-        self._generators.closed(scope)
+        self.routing.closed(scope)
         self.call_matching.close(scope)
         self.writer.close(scope)
         forget_spans(scope)
@@ -344,83 +323,11 @@ class LightningSpanProcessor(SpanProcessor):
         entry.span = entry.span or made
         return entry.span
 
-    def remember_trace(self, trace_id: int, scope: Scope) -> None:
-        """Let spans whose parent is in this trace find the scope without a context that carries it.
-
-        A trace id that two scopes have (a program that seeds its ids) names neither.
-        """
-        self._traces[trace_id] = None if trace_id in self._traces else scope
-        while len(self._traces) > TRACES_REMEMBERED:
-            self._traces.popitem(last=False)
-
     def attach_call(self, span: trace.Span, call: RawCall) -> None:
         """Give a span of ours, which has not ended, a model call that was seen on the wire."""
         record = self.ledger.records.get(id(span.get_span_context()))
         if record is not None:
             record.calls = [*(record.calls or ()), call]
-
-    # ------------------------------------------------------------------ routing
-
-    def _route(
-        self,
-        span: SdkSpan,
-        attributes: Mapping[str, Any],
-        context: otel_context.Context,
-        scope: Scope | None,
-    ) -> tuple[Scope | None, Scope | None]:
-        """Return the scope of a span; where it has none, the closed one that it is late of, if there is one.
-
-        Args:
-            span: It.
-            attributes: Those that it starts with.
-            context: The context that it starts in.
-            scope: What that context carries.
-        """
-        if ROLLOUT_KEY in attributes:
-            ids = ids_among(attributes)
-            if ids is not None:
-                return self._scope_for(*ids, context), None
-        if self._generators.scopes and scope is current_scope():  # nobody has named another context
-            scope, is_known = self.scope_at_work()
-            if not is_known:
-                return None, None
-        if scope is None and span.parent is not None:
-            scope = self._traces.get(span.parent.trace_id)
-        if scope is not None:
-            return (None, scope) if scope.closed else (scope, None)
-        ids = ids_in_baggage(context) if self.accept_context and not is_inside_any() else None
-        scope = None if ids is None else self._scope_for(*ids, context)
-        return (scope if scope is not None else self.fallback), None
-
-    def begin_job(self) -> None:
-        """Note that what runs here was handed on by another process, wherever this one was forked."""
-        if self._generators.scopes:
-            self._generators.forget_inherited()
-
-    def scope_at_work(self) -> tuple[Scope | None, bool]:
-        """Return the scope of the code that runs here, and whether that is known.
-
-        It is not where the current scope was opened by a generator that is not at work.
-        """
-        scope = current_scope()
-        at_work = self._generators.at_work() if self._generators.scopes else None
-        if at_work is not None:
-            return (scope if _is_open_inside(scope, at_work) else at_work), True
-        if self._generators.scopes and scope is not None and _is_another_at_work(scope):
-            return None, False
-        return scope, True
-
-    def _scope_for(self, rollout_id: str, attempt_id: str, context: otel_context.Context) -> Scope | None:
-        for known in (scope_in(context), self.fallback):
-            if known is not None and (known.rollout_id, known.attempt_id) == (rollout_id, attempt_id):
-                return known
-        return None if self.default_store is None else self._named_by_ids.get((rollout_id, attempt_id))
-
-    def _new_scope_by_ids(self, ids: Ids) -> Scope:
-        scope = self.new_scope(self.default_store, *ids)
-        scope.standing.named_by_ids = True
-        scope.trace.spans = None
-        return scope
 
     def _say_where_it_is(self, span: SdkSpan, late_of: Scope | None) -> None:
         """Say once of each kind that a span belongs to no attempt; the receipts have the numbers."""
@@ -440,22 +347,6 @@ class LightningSpanProcessor(SpanProcessor):
                 "counted on the receipts of the rollouts that were open",
                 span.name,
             )
-
-
-def _is_open_inside(scope: Scope | None, at_work: Scope) -> bool:
-    """Whether a scope was opened by what a generator at work has called, so that it is the inner one."""
-    if scope is None or scope.closed or scope.body.opened_inside is not at_work:
-        return False
-    return scope.body.generator is None or not waits_at_yield(scope.body.generator)
-
-
-def _is_another_at_work(scope: Scope) -> bool:
-    """Whether a scope that is current says nothing, because its generator is not at work here."""
-    if scope.body.generator is None:
-        return False
-    return waits_at_yield(scope.body.generator) or (
-        scope.body.is_mixed and scope.body.opened_by is not current_worker()
-    )
 
 
 def _mark_alternating(closing: Scope, current: Scope) -> None:

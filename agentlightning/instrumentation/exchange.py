@@ -1,8 +1,13 @@
-"""One model call as it is seen on the wire: its exchanges, and the single moment when it is over.
+"""One model call on the wire: its exchanges, and the one report that its sink gets when it ends.
 
-A call has one exchange, or several where the client retries. An :class:`Exchange` only notes bytes; what it noted
-becomes a ``RawCall`` when the exchange is over, and the sink hears of it once. An exchange that failed inside a
-client's own ``request`` may be followed by another, so its end waits in the :class:`RequestScope` until that returns.
+A call has one :class:`Exchange` (a request and its response), or several where the client retries. An exchange only
+collects bytes; when it ends they become a ``RawCall``, which :class:`ActiveCall` gives to the sink once. A failed
+exchange inside of a client's own ``request`` method may be retried there, so its ``RawCall`` is kept in the
+:class:`RequestScope` until that method returns.
+
+Nothing here takes a lock. A request and its response belong to one task or thread at a time; only the end may come from
+two sides at once (the reader and the thread that ends collected streams), and :meth:`ActiveCall.end` lets one of them
+through.
 """
 
 from __future__ import annotations
@@ -22,9 +27,9 @@ from .refusals import RequestKind
 from .sink import CallSink
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""How much of one response is remembered; a chat answer with 100,000 token ids has about 10 MB."""
+"""Bytes of one response that are kept; a chat response with 100,000 token ids has about 10 MB."""
 RESERVE_AHEAD_BYTES = 64 * 1024
-"""Memory that is taken ahead for a stream, so that not each of its pieces asks for some."""
+"""Bytes that are reserved beyond what a stream needs now, so that not every chunk calls the sink."""
 
 _SECRET_HEADERS = ("authorization", "proxy-authorization", "api-key", "x-api-key", "cookie")
 
@@ -42,7 +47,7 @@ class Outgoing:
     headers: Mapping[str, str]
     """By their names in lower case."""
     body: bytes | None
-    """``None`` where it is made while it is sent; then :meth:`Exchange.note_request_chunk` hears of it."""
+    """``None`` for a body that is generated while it is sent; its chunks go to :meth:`Exchange.note_request_chunk`."""
 
     @property
     def url(self) -> str:
@@ -63,7 +68,10 @@ def plain_body(body: bytes, headers: Mapping[str, str]) -> bytes:
 
 
 class RequestScope:
-    """The time that a client's ``request`` method takes: all exchanges inside are one call."""
+    """One run of a client's ``request`` method, which may retry: all exchanges inside of it are one call.
+
+    Scopes of a context form a chain by ``outer``, since one client may send its requests by means of another.
+    """
 
     def __init__(self, owner: object, outer: RequestScope | None) -> None:
         self.owner = owner
@@ -74,13 +82,17 @@ class RequestScope:
 
     @property
     def takes_retries(self) -> bool:
-        """Whether a request that leaves now is this call's; not once it is closed, nor while one is under way."""
+        """Whether a request that leaves now is a retry of this call.
+
+        Not after the scope was closed (tasks that were started inside keep a copy of the context), nor while an
+        exchange of the call is still open: then it is another, concurrent call.
+        """
         current = self.call.current if self.call is not None else None
         return self._open and (current is None or current.is_finished)
 
     def retry(self) -> ActiveCall | None:
-        """Return the call of an earlier exchange, which is retried now."""
-        self._pending = None
+        """Return the call that is retried now, or ``None`` for the first request of the scope."""
+        self._pending = None  # the failure was not the last word, so it is not reported
         return self.call
 
     def defer(self, raw: RawCall) -> bool:
@@ -101,13 +113,17 @@ _scope: ContextVar[RequestScope | None] = ContextVar("agentlightning_call_scope"
 
 
 def open_request_scope(owner: object) -> Any:
-    """Open a scope in this context; give the answer to :func:`close_request_scope`, in the same frame."""
+    """Open a scope in this context.
+
+    Returns:
+        What :func:`close_request_scope` takes; call that in the same frame, so that scopes are closed innermost first.
+    """
     scope = RequestScope(owner, _scope.get())
     return scope, _scope.set(scope)
 
 
 def close_request_scope(opened: Any) -> None:
-    """Leave the scope and end what it held back."""
+    """Leave the scope; if its last exchange failed, report that to the sink now."""
     scope, token = opened
     try:
         _scope.reset(token)
@@ -125,7 +141,7 @@ def current_request_scope(owner: object) -> RequestScope | None:
 
 
 class ActiveCall:
-    """A call that the sink knows; ends once."""
+    """A call that the sink was told of. The sink hears of its end once, whoever sees the end first."""
 
     def __init__(self, sink: CallSink, guard: Guard, token: Any, scope: RequestScope | None) -> None:
         self._sink = sink
@@ -134,22 +150,27 @@ class ActiveCall:
         self._token = token
         self._scope = scope
         self._process = os.getpid()
+        # One element until the call has ended. ``list.pop`` is atomic, so of two threads exactly one gets it; a lock
+        # could deadlock, since the end may be seen by a finaliser in the middle of anything.
         self._not_ended = [True]
         self.exchanges = 0
         self.current: Exchange | None = None
 
     def exchange_finished(self, exchange: Exchange, raw: RawCall) -> None:
-        """Take the outcome of an exchange."""
-        if exchange is not self.current:  # a retry has taken its place
+        """Report the exchange to the sink, or keep it while a retry may follow."""
+        if exchange is not self.current:  # a retry has taken its place, and its outcome is the call's
             return
         failed = raw.error is not None or raw.status is None or raw.status >= 400
         if not (failed and self._scope is not None and self._scope.defer(raw)):
             self.end(raw)
 
     def end(self, raw: RawCall) -> None:
-        """Tell the sink, the first time and in the process that began the call."""
+        """Report the call to the sink, unless that was done already or this is a forked child.
+
+        After ``fork`` both processes hold the call; only the one that began it may report it, or it counts twice.
+        """
         try:
-            self._not_ended.pop()  # atomic: the stream and the garbage collector may end a call at once
+            self._not_ended.pop()
         except IndexError:
             return
         if os.getpid() == self._process:
@@ -167,20 +188,23 @@ class _ResponseHead(NamedTuple):
 
 
 class _ResponseBody:
-    """The pieces of an answer, as far as there is room and memory for them."""
+    """The chunks of a response, as many as ``max_bytes`` and the memory of the sink allow.
+
+    After the first chunk that was not kept no other one is: what is kept is the beginning of the body, without gaps.
+    """
 
     def __init__(self, call: ActiveCall, max_bytes: int) -> None:
         self._call = call
         self._max_bytes = max_bytes
         self._chunks: list[bytes] = []
         self._size = 0
-        """Of all that has come, also of what was not kept."""
+        """Bytes that have arrived, including those that were not kept."""
         self._reserved = 0
         self.first_chunk_ns: int | None = None
         self.is_truncated = False
 
     def add(self, chunk: bytes) -> None:
-        """Keep a piece, unless one before it was not kept: it would not follow the last one."""
+        """Keep a chunk, unless there is no room for it or an earlier one was not kept."""
         if self.first_chunk_ns is None:
             self.first_chunk_ns = time.time_ns()
         self._size += len(chunk)
@@ -192,7 +216,10 @@ class _ResponseBody:
             self.is_truncated = True
 
     def _has_memory(self) -> bool:
-        """Take memory for what has come; where there is room, for the next pieces as well."""
+        """Reserve memory of the sink for what has arrived, if possible with some to spare for the next chunks.
+
+        The first chunk reserves exactly its size: most responses have one chunk only.
+        """
         missing = self._size - self._reserved
         with self._call.guard("taking memory for an answer"):
             for size in (missing + RESERVE_AHEAD_BYTES, missing) if self._reserved else (missing,):
@@ -202,7 +229,7 @@ class _ResponseBody:
         return False
 
     def give_memory_back(self) -> None:
-        """Release what was taken; the span that gets the answer counts it, too."""
+        """Release what was reserved, before the sink gets the body: its span reserves the same bytes again."""
         reserved, self._reserved = self._reserved, 0
         with self._call.guard("giving memory back"):
             self._call.release(reserved)
@@ -214,7 +241,10 @@ class _ResponseBody:
 
 
 class Exchange:
-    """One request and its response, noted as they pass."""
+    """One request and its response, whose bytes are collected as they pass.
+
+    All methods but :meth:`finish` and :meth:`cut_off` run on the agent's thread. No method raises because of the sink.
+    """
 
     def __init__(
         self,
@@ -249,40 +279,45 @@ class Exchange:
         open_exchanges.add(self)
 
     def note_request_chunk(self, chunk: bytes) -> None:
-        """Note a piece of a body that is made while it is sent, as far as there is room."""
+        """Keep a chunk of a body that is generated while it is sent, up to ``max_body_bytes``."""
         self._sent_size += len(chunk)
         if self._sent_size <= self._max_body_bytes:
             self._sent.append(bytes(chunk))
 
     def note_response_head(self, status: int, content_type: str, content_encoding: str) -> None:
-        """Note the head of the response."""
+        """Keep the head of the response."""
         self._head = _ResponseHead(status, content_type, content_encoding)
 
     def note_response_chunk(self, chunk: bytes) -> None:
-        """Note a piece of the body, as far as there is room."""
+        """Keep a chunk of the response's body, as it came over the wire."""
         self._body.add(chunk)
 
     def note_decoded_body(self, body: bytes) -> None:
-        """Note a body that the client has read and decompressed."""
+        """Keep a whole body that the client has read and decompressed."""
         self._head = self._head._replace(content_encoding="")
         self.note_response_chunk(body)
         self._body.first_chunk_ns = None  # it is not known when the first piece came
 
     def fail(self, error: BaseException) -> None:
-        """The exchange ended with an exception, which is on its way to the agent."""
+        """End the exchange with an exception, which goes on to the agent."""
         text = type(error).__name__
         with self._call.guard("describing a failure"):
             text = self._describe(error)
         self.finish(complete=False, error=text)
 
     def cut_off(self) -> None:
-        """The recorder goes: an answer that has begun is cut off here; a request without an answer stays open."""
+        """Stop recording: end a response that has begun as incomplete; leave a request without a response open."""
         if self._head.status is not None:
             self.notes.append("recording_ended")
             self.finish(complete=False)
 
     def finish(self, *, complete: bool, error: str | None = None) -> None:
-        """The exchange is over; later words about it are ignored. Never raises."""
+        """End the exchange; from then on calls of this method do nothing. Never raises.
+
+        Args:
+            complete: Whether the whole response has arrived.
+            error: ``Type: message`` of the exception that ended it.
+        """
         if self.is_finished:
             return
         self.is_finished = True

@@ -1,8 +1,9 @@
-"""The one net under everything of ours that runs inside an agent's calls: telemetry never breaks the agent.
+"""What keeps exceptions of the recorder out of the agent.
 
-An exception of our own code ends here: it is counted, handed to a policy, and the agent goes on. The default
-policy logs each kind once. Tests inject :func:`reraise`, so that a fault shows where it happens.
-``BaseException`` (cancellation, interrupts) passes: it is never ours.
+All code of ours that runs inside of an agent's calls runs in ``with guard(...)``. An ``Exception`` ends there: it is
+counted and handed to a policy, and the agent goes on. The default policy logs each kind once; tests inject
+:func:`reraise`, so that a fault shows where it happens. What is no ``Exception`` (cancellation, ``KeyboardInterrupt``)
+passes, since it is meant for the agent.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def reraise(doing: str, error: Exception) -> None:
 
 
 class Guard:
-    """``with guard("noting a chunk"): …`` swallows exceptions into the policy; reentrant and shared by threads."""
+    """``with guard("noting a chunk"): …`` hands exceptions to the policy; reentrant and shared by threads.
+
+    A function that returns its result inside of the block returns its fallback after it.
+    """
 
     def __init__(self, policy: Policy | None = None) -> None:
         self._policy = policy or LogOnce()

@@ -69,7 +69,9 @@ class HttpClientCalls:
 
         return putrequest
 
-    def _send(self, original: Any, patch: Patch) -> Any:  # noqa: ARG002 - a call that has begun is followed
+    def _send(self, original: Any, patch: Patch) -> Any:
+        del patch  # a request that was noted is followed to its end, also after the patch was undone
+
         @functools.wraps(original)
         def send(connection: Any, data: Any) -> Any:
             request: _Request | None = vars(connection).get(_STATE)
@@ -79,7 +81,9 @@ class HttpClientCalls:
 
         return send
 
-    def _getresponse(self, original: Any, patch: Patch) -> Any:  # noqa: ARG002 - as above
+    def _getresponse(self, original: Any, patch: Patch) -> Any:
+        del patch  # as in ``_send``
+
         @functools.wraps(original)
         def getresponse(connection: Any) -> Any:
             request: _Request | None = vars(connection).pop(_STATE, None)
@@ -142,11 +146,11 @@ class _Request:
         self._exchange: Exchange | None = None
         self._whole: Outgoing | None = None
         self._held: list[bytes] | None = None
-        """What the agent's client has sent and we have not; ``None`` where nothing is held."""
+        """Bytes that the agent's client has sent and that are held back here; ``None`` where nothing is held back."""
         self._agents_request: list[bytes] = []
-        """The agent's own request, where another one that asks for more was sent."""
+        """The agent's unchanged request, kept where one that asks for token ids was sent instead."""
         self.is_bypassed = False
-        """Whether what is sent now is not the request: a proxy's ``CONNECT``, or sent by us."""
+        """Whether ``send`` passes bytes on unnoted: of a proxy's ``CONNECT``, or of a request that we send."""
 
     # -- the request
 
@@ -187,7 +191,7 @@ class _Request:
         return self._is_complete
 
     def _may_hold(self) -> bool:
-        # Behind a tunnel a connection cannot be made anew by us, and so no second request be sent.
+        # After a refusal the agent's own request needs a new connection, and a tunnel cannot be opened again here.
         tunnelled = getattr(self._connection, "_tunnel_host", None) is not None
         return not tunnelled and self._watch.may_request_tokens(self._outgoing(None))
 
@@ -434,10 +438,10 @@ class _File(io.RawIOBase):
     def _strip(self, body: bytes, *, ended: bool) -> bytes:
         stripper = self._stripper
         assert stripper is not None
-        try:
+        passed: bytes | None = None
+        with self._guard("taking out what was asked for"):
             passed = stripper.feed(body) + (stripper.finish() if ended else b"")
-        except Exception as error:  # noqa: BLE001 - ours
-            self._guard.catch("taking out what was asked for", error)
+        if passed is None:
             self._exchange.notes.append("added_fields_visible")
             passed = stripper.rest()
         if not self._chunked:
@@ -508,12 +512,17 @@ def _peek(response: Any, detector: ErrorDetector) -> None:
 # -- the garbage collector
 
 _collecting: set[int] = set()
-"""Threads in which the garbage collector runs: it may close a file anywhere, also inside of the sink's lock."""
+"""Ids of the threads in which the garbage collector runs now.
 
-_watchers = 0
+It may close a response's file in the middle of anything, also in code that holds the sink's lock; ``_File.close`` must
+not call the sink then. ``set.add`` and ``set.discard`` are atomic, and each thread changes its own entry only.
+"""
+
+_active_watches: set[Patch] = set()
+"""The captures that need ``gc.callbacks``; the last one to be undone removes our callback."""
 
 
-def _notice(phase: str, _info: Any) -> None:
+def _track_collection(phase: str, _info: Any) -> None:
     if phase == "start":
         _collecting.add(threading.get_ident())
     else:
@@ -521,16 +530,14 @@ def _notice(phase: str, _info: Any) -> None:
 
 
 def _watch_collector() -> Patch:
-    global _watchers  # noqa: PLW0603 - the collector is one per process
-    _watchers += 1
-    if _watchers == 1:
-        gc.callbacks.append(_notice)
-
     def undo() -> None:
-        global _watchers  # noqa: PLW0603
-        _watchers -= 1
-        if not _watchers:
-            gc.callbacks.remove(_notice)
+        _active_watches.discard(watch)
+        if not _active_watches:
+            gc.callbacks.remove(_track_collection)
             _collecting.clear()
 
-    return Patch("gc.callbacks: knows where the garbage collector runs", undo)
+    watch = Patch("gc.callbacks: knows where the garbage collector runs", undo)
+    if not _active_watches:
+        gc.callbacks.append(_track_collection)
+    _active_watches.add(watch)
+    return watch

@@ -200,7 +200,11 @@ class HttpxCalls:
 
 
 class _Steps:
-    """The steps of one request, and what the agent gets in the end."""
+    """The steps of one request, and the response that the agent gets in the end.
+
+    The caller performs the step that :meth:`next` returns and puts its outcome into ``outcome`` before the next call of
+    ``next``. Only the outcome of a ``_Send`` can become the agent's response.
+    """
 
     def __init__(self, steps: Generator[_Step, Any, None]) -> None:
         self._steps = steps
@@ -268,20 +272,25 @@ class _Ask(_Send):
     def perform(self, original: Any, client: Any) -> Any:
         try:
             return super().perform(original, client)
-        except Exception as error:  # noqa: BLE001 - judged below
-            return self._outcome(error)
+        except Exception as error:
+            if not self._is_outcome(error):
+                raise
+            return error
 
     async def aperform(self, original: Any, client: Any) -> Any:
         try:
             return await super().aperform(original, client)
-        except Exception as error:  # noqa: BLE001 - judged below
-            return self._outcome(error)
-
-    def _outcome(self, error: Exception) -> Exception:
-        if _is_break(error):
+        except Exception as error:
+            if not self._is_outcome(error):
+                raise
             return error
+
+    def _is_outcome(self, error: Exception) -> bool:
+        """Whether the agent's own request follows; an exception that the agent gets is made to name its request."""
+        if _is_break(error):
+            return True
         _name_request(error, self._instead_of, instead_of=self._request)
-        raise error
+        return False
 
 
 class _Look:
@@ -354,7 +363,7 @@ class _Read:
 
 
 class _Close:
-    """Give a connection back; what that raises is nobody's business: another request follows."""
+    """Give a connection back; an exception of that is ignored, since another request follows on another connection."""
 
     def __init__(self, response: Any) -> None:
         self._response = response

@@ -1,8 +1,8 @@
-"""Do something with a module now if it is imported, else right after somebody imports it.
+"""Callbacks for modules: called now for one that is imported already, else right after its import.
 
-We never import a library in order to patch it. One finder at the head of ``sys.meta_path`` watches for the names
-that are missing, lets the other finders find the module, and runs a callback after the module's own code. It goes
-when its last module has come or when it is undone; ``builtins.__import__`` is never touched.
+No library is imported in order to be patched. One finder at the head of ``sys.meta_path`` watches for the names
+that are missing, lets the other finders find the module, and runs a callback after the module's own code. The finder
+is removed after its last module was imported, or when it is undone; ``builtins.__import__`` is never touched.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ def when_imported(callbacks: Mapping[str, Callback], guard: Guard) -> Patch:
 
 
 class _Watch:
-    """A finder; ``importlib.abc`` has a base of it, and imports a dozen modules that no tracer needs."""
+    """A finder that puts a loader of ours around what the finders behind it find.
+
+    It takes no lock. Python holds the lock of a module's import while it is found and executed, and each callback is
+    removed by one ``dict.pop``, which is atomic, so it runs once. ``importlib.abc`` has a base class for finders; it is
+    not used, since its import loads a dozen modules that no tracer needs.
+    """
 
     def __init__(self, callbacks: dict[str, Callback], guard: Guard) -> None:
         self._callbacks = callbacks
@@ -52,10 +57,11 @@ class _Watch:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        finders = list(sys.meta_path)  # another thread may change it
+        finders = list(sys.meta_path)  # a copy: another thread may change the list while it is searched
         if fullname not in self._callbacks or self not in finders:
             return None
-        # Only those behind us: the ones before have been asked, and may be watches that are asking us now.
+        # Only the finders behind this one. Those before it were asked already; one of them may be another watch, which
+        # is calling this method now and would be called again without end.
         for finder in finders[finders.index(self) + 1 :]:
             find = getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = find(fullname, path, target) if find else None

@@ -13,6 +13,11 @@ from typing import Any
 
 _MARK = "__agentlightning_patch__"
 _lock = threading.RLock()
+"""Guards what is installed: replacing an attribute, restoring it, and the lists of :class:`Patches`.
+
+Reentrant, since undoing ``Patches`` undoes each of its patches. One lock for all patches, because undoing one looks at
+others: with a lock each, two threads could both restore a wrapper that the other one has just removed.
+"""
 
 
 class Patch:
@@ -79,15 +84,22 @@ class AttributePatch(Patch):
         super().__init__(f"{where}: {effect}" if effect else where, self._restore)
         self._owner, self._name = owner, name
         with _lock:
-            self._original = vars(owner)[name]
-            self._wrapper = wrap(self._original, self)
+            self.original: Any = vars(owner)[name]
+            """What was there before."""
+            self._wrapper = wrap(self.original, self)
             with contextlib.suppress(AttributeError):  # not a function: it cannot be told apart when buried
                 setattr(self._wrapper, _MARK, self)
             setattr(owner, name, self._wrapper)
 
+    def made(self, value: Any) -> bool:
+        """Whether ``value`` is the replacement that this patch has put in."""
+        return value is self._wrapper
+
     def _restore(self) -> None:
         if vars(self._owner).get(self._name) is self._wrapper:
-            setattr(self._owner, self._name, _below_undone(self._original))
+            setattr(self._owner, self._name, _skip_undone(self.original))
+        # Else a later patch lies on top: our wrapper stays below it and passes calls through, and the later patch
+        # restores past it by ``_skip_undone``.
 
 
 def defining_class(cls: type, name: str) -> type | None:
@@ -95,13 +107,14 @@ def defining_class(cls: type, name: str) -> type | None:
     return next((each for each in cls.__mro__ if name in vars(each)), None)
 
 
-def _below_undone(value: Any) -> Any:
+def _skip_undone(value: Any) -> Any:
     """Return what lies under wrappers whose patches were undone while they were buried."""
     while hasattr(value, "__dict__"):
         patch = vars(value).get(_MARK)
-        if not isinstance(patch, AttributePatch) or patch.active or patch._wrapper is not value:  # noqa: SLF001
+        # ``functools.wraps`` copies the mark to wrappers of others: only the patch's own wrapper may be skipped.
+        if not isinstance(patch, AttributePatch) or patch.active or not patch.made(value):
             break
-        value = patch._original  # noqa: SLF001
+        value = patch.original
     return value
 
 

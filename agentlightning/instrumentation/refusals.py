@@ -1,11 +1,13 @@
-"""Asking on the agent's behalf without the agent ever noticing: which requests may be changed, and what a refusal is.
+"""Which requests may ask for token ids as well, and what happens where a server refuses such a request.
 
-The rule is that an agent never sees a failure that it would not have had without us. So an answer to a changed request
-that is no success is thrown away, and the agent's own request is sent, once, as long as no byte has reached the agent.
-A server that asks for patience (408, 429, 503 with ``Retry-After``) and one that is too slow are not asked twice. A
-refusal is remembered for an hour, by endpoint, model and kind of request: one that comes with a status of 4xx at once,
-one that may have been an accident of the server (5xx, an error in a body, a broken connection) when it comes twice in a
-row.
+An agent must not see a failure that it would not have had without the recorder. So where a changed request fails, its
+response is thrown away and the agent's unchanged request is sent, once, as long as no byte has reached the agent. Two
+failures are passed on instead, because a second request would make them worse: the server says that it is busy (408,
+429, 503 with ``Retry-After``), or it is too slow.
+
+A refusal is remembered for an hour by endpoint, model and kind of request. A status of 4xx is remembered at once; what
+may have been an accident of the server (5xx, an error in a body of status 200, a broken connection) only when it
+happens twice in a row.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from ..dialects.openai.errors import error_of
 from ..dialects.openai.json_parts import json_object
 
 REMEMBERED_SECONDS = 3600.0
+"""How long requests of a refused kind leave unchanged."""
 MAX_REMEMBERED = 10_000
+"""Kinds of request in each table; the oldest entry goes first."""
 MAX_PEEKED_BYTES = 64 * 1024
-"""How much of a stream that does not come to its first event is held back at most."""
+"""Bytes of a stream that are held back at most while its first event is awaited."""
 
 _RETRY_LATER_STATUSES = frozenset({408, 429})
 _SIGNED_HEADER = re.compile(
@@ -32,11 +36,11 @@ _SIGNED_HEADER = re.compile(
 )
 _SIGNED_SCHEME = re.compile(r"(aws4|hmac|signature|sharedkey|acs3)|.*auth-int", re.IGNORECASE)
 _IDEMPOTENCY_HEADER = "idempotency-key"
-"""A server may refuse a second request under the same key whose body is another one."""
+"""Such a request is never changed: a server may refuse a second one with the same key and another body."""
 
 
 class RequestKind(NamedTuple):
-    """What a refusal is remembered by: servers refuse a field for one model, or beside tools, or in streams."""
+    """The key of a refusal: servers refuse a field for one model, beside tools, or in streams."""
 
     endpoint: str
     model: str | None
@@ -48,7 +52,7 @@ class RequestKind(NamedTuple):
 
 
 def request_kind(endpoint: str, operation: str, request: Mapping[str, Any]) -> RequestKind:
-    """Return the kind of a request, of which only names and shapes count."""
+    """Return the kind of a request; it holds no content of the request but the model's name."""
     model, choices = request.get("model"), request.get("n")
     return RequestKind(
         endpoint=endpoint,
@@ -85,16 +89,17 @@ def is_fixed(headers: Mapping[str, str], query: str = "") -> bool:
 
 
 class Refusals:
-    """Which kinds of request are not asked now; shared by threads."""
+    """The kinds of request that servers have refused; shared by all threads of a process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # guards both tables; held for no call of others
+        # Guards both tables. No code of others runs while it is held, so it cannot deadlock.
+        self._lock = threading.Lock()
         self._refused_until: dict[RequestKind, float] = {}
         self._suspected: dict[RequestKind, None] = {}
 
     def applies_to(self, kind: RequestKind) -> bool:
-        """Whether requests of this kind are left alone."""
+        """Whether requests of this kind leave unchanged now."""
         with self._lock:
             until = self._refused_until.get(kind)
             if until is None:
@@ -120,6 +125,7 @@ class Refusals:
 
     def accepted(self, kind: RequestKind) -> None:
         """Note that a changed request was answered."""
+        # Almost no kind is suspected, so look without the lock first; a suspicion that is added meanwhile stays.
         if kind in self._suspected:
             with self._lock:
                 self._suspected.pop(kind, None)
@@ -132,7 +138,10 @@ def _bounded(table: dict[RequestKind, Any]) -> dict[RequestKind, Any]:
 
 
 class ErrorDetector:
-    """Decides from the beginning of an answer whether it is an error whose status says success."""
+    """Finds out whether a response with a status of success is an error, from as few bytes as possible.
+
+    A plain response has to be read whole; of a stream the first event (or the first line of JSON) decides.
+    """
 
     def __init__(self, *, stream: bool) -> None:
         self._stream = stream
@@ -140,7 +149,7 @@ class ErrorDetector:
         self.is_error = False
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes; return whether enough of them came. Of a plain answer that is all of them."""
+        """Take the next bytes of the body; return whether the answer is known and the rest need not be read."""
         if not self._stream:
             self._body += chunk  # CPython appends in place: nobody else holds the bytes
             return False
@@ -156,7 +165,7 @@ class ErrorDetector:
         return len(start) >= _LONGEST_FIELD
 
     def finish(self) -> None:
-        """The answer has ended."""
+        """Decide at the end of the body."""
         found = json_object(self._body.removeprefix(sse.BOM))
         if found is not None:
             self.is_error = _is_error(found)

@@ -1,8 +1,8 @@
-"""What the wire capture hands to whoever records: a call began, a call ended.
+"""The interface between the wire capture and what records its calls.
 
-``instrumentation/`` knows HTTP libraries and nothing of spans; the tracer knows spans and nothing of HTTP. This
-protocol is the seam. Both methods are called on the agent's own thread and must only note and return; decoding
-of ``RawCall`` is left to the writer's thread.
+``instrumentation/`` knows HTTP libraries and no spans; the tracer knows spans and no HTTP. All methods are called on
+the agent's threads, and some of them by each chunk of a response: they must return at once, so a ``RawCall`` is decoded
+later, on the writer's thread.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class CallSink(Protocol):
         ...
 
     def reserve(self, size: int) -> bool:
-        """Take memory for a piece of an answer; ``False`` where there is none, and the piece is to be forgotten."""
+        """Reserve ``size`` bytes for a chunk of a response; ``False`` where none are left: it is not kept then."""
         ...
 
     def release(self, size: int) -> None:
-        """Give memory back that was reserved: the call ends, and what was noted is the sink's next."""
+        """Give back ``size`` reserved bytes; called before :meth:`ended` hands the chunks over."""
         ...

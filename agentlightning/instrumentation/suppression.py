@@ -1,8 +1,8 @@
-"""Whose word silences the capture: ours alone.
+"""Which suppression keys of the OpenTelemetry context the capture obeys: its own only.
 
-OpenTelemetry's instrumentations, logfire and OpenInference set keys of the context while a library of theirs works,
-or while their user wants no spans of theirs. That says nothing of what an agent's calls are worth to us. What we do
-ourselves (a store or an exporter over HTTP) is done under a key of our own, and is never captured.
+OpenTelemetry's instrumentations, logfire and OpenInference set keys of the context while a library of theirs works, or
+while their user wants none of their spans. Those keys are about their spans, so calls are captured all the same. HTTP
+requests of the recorder itself (of a store or an exporter) are made under a key of its own, and are never captured.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Response streams that pass the very same bytes on and note them.
+"""Streams in the place of a response's own, which pass the same bytes on and keep a copy for the exchange.
 
 httpx and httpx2 hand a response's bytes out through ``response.stream``, an object of the library's
-``SyncByteStream`` or ``AsyncByteStream``. A tee takes its place. It is no generator, so nothing of ours is
-suspended while the agent holds a chunk: no context variable, no lock, no finaliser of an async generator. The
+``SyncByteStream`` or ``AsyncByteStream``. A tee takes its place. It is deliberately no generator: a generator would
+stay suspended inside of our code while the agent holds a chunk, with our context variables, and an asynchronous one
+would be closed by the event loop at a time of its own. The
 exchange is over when the stream is exhausted, closed, breaks, is cancelled or is garbage-collected.
 """
 
@@ -22,18 +23,18 @@ from .refusals import ErrorDetector
 
 
 class Stripper(Protocol):
-    """Takes out of an answer what we asked for, while it passes."""
+    """Takes what the recorder has asked for out of a response, chunk by chunk, before the agent gets it."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return what may be passed on."""
+        """Take the next chunk; return the bytes that may be passed on, of this and of earlier chunks."""
         ...
 
     def finish(self) -> bytes:
-        """Return what was held back until the end."""
+        """Return what was held back, edited; the response has ended."""
         ...
 
     def rest(self) -> bytes:
-        """Return what was held back, as it came."""
+        """Return what was held back, unedited: for when editing has failed."""
         ...
 
 
@@ -70,16 +71,21 @@ def finish_collected(exchange: Exchange) -> None:
     """End an exchange whose stream the garbage collector has taken."""
     if exchange.is_finished:
         return
-    # The garbage collector may run anywhere, also inside the sink while it holds a lock: never call it from here.
-    # At the end of the interpreter no thread starts: the call stays open, and is counted so.
+    # The garbage collector may run in the middle of anything, also in the sink while it holds its lock; calling the
+    # sink from here would deadlock, so another thread does. While the interpreter shuts down no thread can be started:
+    # the call then stays open, and is counted as open.
     with contextlib.suppress(RuntimeError):
         _thread.start_new_thread(exchange.finish, (), {"complete": False})
 
 
 class _Tee:
+    """What both kinds of tee share; attributes that it does not define are those of the stream that it replaces."""
+
     def __init__(self, inner: Any, state: _StreamState) -> None:
         self._inner = inner
         self._state = state
+        # The finaliser must not refer to ``self``, or the tee would never be collected. At exit it must not run: then
+        # streams that are still being read would be reported as cut off.
         finalizer: Any = weakref.finalize(self, finish_collected, state.exchange)
         finalizer.atexit = False
 

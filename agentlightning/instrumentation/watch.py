@@ -32,10 +32,11 @@ _being_sent: ContextVar[tuple[_Sending, ...]] = ContextVar("agentlightning_being
 
 
 class _Sending:
-    """A request that a library is sending, perhaps by means of another one.
+    """A request that a patched library is sending, perhaps by means of another patched one.
 
-    The context of a task that a hook starts meanwhile is a copy, in which this request stays; so it says itself that
-    it has been sent, and which request it is.
+    A task that is started meanwhile gets a copy of the context, in which this object stays for ever. So the context
+    variable alone does not say whether a request was noted above: ``_is_open`` says whether it is still being sent, and
+    URL and body say whether it is the same one.
     """
 
     def __init__(self, watch: CallWatch, url: str, body: bytes | None) -> None:
@@ -85,7 +86,7 @@ class CallWatch:
     def begin(
         self, request: Outgoing, *, retries: int | None = None, may_be_nested: bool = False
     ) -> Exchange | None:
-        """Tell the sink that a call leaves; ``None`` where ``request`` is no model call.
+        """Tell the sink that a call leaves; ``None`` where ``request`` is no model call or was noted already.
 
         Args:
             request: What leaves.
@@ -168,28 +169,29 @@ class CallWatch:
         return None
 
     def is_refusal(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Whether the answer to a question is thrown away."""
+        """Whether the response to a changed request is thrown away, and the agent's own request sent."""
         return is_refusal(status, headers)
 
     def error_detector(self, exchange: Exchange, content_encoding: str) -> ErrorDetector | None:
-        """Return what decides whether an answer is an error; ``None`` where its bytes cannot be read as they come."""
+        """Return what finds errors in a response of status 200; ``None`` where its bytes are compressed."""
         if content_encoding.strip().lower() not in NO_ENCODING:
             return None
         return ErrorDetector(stream=exchange.start.stream)
 
     def withdraw_token_request(self, exchange: Exchange) -> None:
-        """The agent's own request is sent in place of the one that asked."""
+        """Note that the agent's unchanged request is sent now, after the one that asked for token ids was refused."""
         exchange.added = frozenset()
         exchange.notes.append("asking_refused")
 
     def record_outcome(self, exchange: Exchange, *, refused: bool, status: int | None, own: int = 0) -> None:
-        """Note what a question was answered with.
+        """Remember whether the server has answered a request that asked for token ids.
 
         Args:
-            exchange: Whose question.
+            exchange: The exchange whose request was changed.
             refused: Whether the agent's own request was sent after it.
             status: The status of the refusal; ``None`` for a broken connection, 200 for an error in the body.
-            own: The status of the answer to the agent's own request.
+            own: The status of the response to the agent's own request. If that failed too, the added fields were not
+                the reason, and nothing is remembered.
         """
         kind = exchange.kind
         if kind is None:

@@ -1,9 +1,9 @@
-"""Model calls captured where no client library can lose anything: at the HTTP client.
+"""Capture of model calls at the HTTP client, below all client libraries of model servers.
 
 httpx and httpx2 (openai, LiteLLM), http.client (urllib, urllib3, requests) and aiohttp get methods that recognise
-OpenAI-compatible calls and note their bytes. Everything else passes untouched. Where one library is made of another,
-only the lowest is watched, so that a call is seen once. The agent gets the very response object, bytes and exceptions
-that it would have got. On its thread bytes are noted and nothing is decoded; what fails in our own code ends in a
+OpenAI-compatible calls and copy their bytes. Everything else passes untouched. Where one library is built on another,
+only the lowest is watched, so that a call is seen once. The agent gets the same response object, bytes and exceptions
+as without the patches. On its thread bytes are copied and nothing is decoded; exceptions of our own code end in a
 ``Guard``.
 
 With ``capture_tokens='request'`` calls to known endpoints ask for token ids on the agent's behalf, and what that
@@ -44,7 +44,7 @@ class ModelCallPatches(Patches):
 
 
 def no_endpoint(url: str) -> Endpoint | None:
-    """Know no endpoint."""
+    """The default of ``endpoint_for``: nothing is known of any endpoint, so none is asked for token ids."""
     del url
     return None
 
@@ -65,12 +65,12 @@ def instrument_model_calls(
     here. Flags by which other libraries suppress their own spans do not matter here.
 
     Args:
-        sink: Hears of each call twice: when it leaves, and once when it is over.
+        sink: Called twice for each call: when it leaves, and once when it has ended.
         capture_tokens: ``request`` asks endpoints that ``endpoint_for`` knows for token ids.
         endpoint_for: URL without query → what is known of its endpoint.
         is_own_host: Hosts that may see our baggage.
         guard: Where exceptions of our own code go (also those of ``sink``); by default they are logged once.
-        max_body_bytes: How much of a response is remembered; of a longer one, its beginning.
+        max_body_bytes: Bytes of a response that are kept; of a longer one, its beginning.
         refusals: What servers have refused; by default nothing yet.
 
     Returns:

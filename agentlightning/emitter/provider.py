@@ -1,7 +1,7 @@
-"""The tracer that emitters use where none of ours is active: the global OpenTelemetry provider.
+"""The tracer that emitters use where no tracer of this package is active: the global OpenTelemetry provider.
 
-A program that was traced by a stranger's OpenTelemetry set-up still gets its rewards and operations into that
-trace. Where nobody set a provider, spans are made and dropped, which a log line says once per process.
+In a program with an OpenTelemetry set-up of its own, rewards and operations thus become spans of its traces. Where no
+provider is set, spans are made and dropped, and one warning per process says so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SCOPE = "agentlightning"
 
 
 guard = Guard()
-"""Catches what a tracer raises at an emitter."""
+"""Keeps exceptions of a tracer out of the code that calls an emitter."""
 
 
 class MirroredRecording(DummySpanRecordingContext):
@@ -74,7 +74,7 @@ class ProviderTracer(Tracer):
         fields = DummyTracer().create_span(name, attributes, timestamp, status)
         moment = _nanoseconds(fields.start_time)
         span = trace_api.get_tracer(_SCOPE).start_span(name, attributes=_otel(attributes), start_time=moment)
-        _notice_silence(span)
+        _warn_if_not_recorded(span)
         span.set_status(_otel_status(fields.status.status_code, fields.status.description))
         span.end(moment)
         return fields
@@ -91,7 +91,7 @@ class ProviderTracer(Tracer):
         span = trace_api.get_tracer(_SCOPE).start_span(
             name, attributes=_otel(attributes), start_time=_nanoseconds(start_time)
         )
-        _notice_silence(span)
+        _warn_if_not_recorded(span)
         recording = MirroredRecording(span, name, attributes, start_time)
         try:
             with trace_api.use_span(span, record_exception=False, set_status_on_exception=False):
@@ -143,16 +143,16 @@ def get_tracer(use_active_span_processor: bool = True) -> trace_api.Tracer:
     )
 
 
-def _notice_silence(span: trace_api.Span) -> None:
+def _warn_if_not_recorded(span: trace_api.Span) -> None:
     if not span.is_recording():
-        _say_once(
+        _warn_once(
             "no tracer is active here and OpenTelemetry records nothing: what emit_* and operation() record "
             "is lost. Call them inside tracer.trace_context()."
         )
 
 
 @cache
-def _say_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     logger.warning(message)
 
 

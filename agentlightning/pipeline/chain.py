@@ -1,9 +1,9 @@
-"""The chain of stages that every span passes, whichever door it came in by.
+"""The chain of stages that every span passes before it is stored, however it was recorded.
 
 A stage is a pure function ``Span -> Span | None``: it returns the span, a changed copy of it, or ``None`` to
-take it out. A stage that raises, returns something else or changes whose span it is loses that span and no
+take it out. A stage that raises, returns something else or changes the ids of the span loses that span and no
 other; the caller counts it under ``DropReason.PIPELINE``. An empty chain is false, so that a writer without
-stages does not even call it: ``span = chain(span) if chain else span``.
+stages need not call it: ``span = chain(span) if chain else span``.
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@ A :class:`Redactor` masks texts, JSON values and whole spans. Its invariants:
 
 * **Whole.** Attributes, events, links, resource, name and status of a span, keys and numbers as well as texts,
   JSON inside of texts, and texts that are split over the items of a list.
-* **Token ids are text.** A model call in whose record something was masked loses all its prompt ids, response
-  ids and what else was captured of each token (log-probabilities, sampling masks, experts, versions) as well,
-  since they decode to the secret or tell of it, and is marked untrainable. So is a call
-  that holds ids without the text that would show what they say.
+* **Token ids are masked too.** They decode to the text. So where something of a model call was masked, all its
+  prompt ids, response ids and per-token values (log-probabilities, sampling masks, experts, versions) are removed,
+  and the call is marked untrainable. The same happens to a call that has ids and no text, which cannot be checked.
 * **Fails closed.** A value that cannot be masked is replaced; one value's failure costs no other.
 * **Idempotent.** Masking what is masked changes nothing, and returns the very same span.
 
@@ -111,7 +110,7 @@ class Redactor:
         return str(self._safely(self._masked, text, ERROR_MARKER))
 
     def _masked(self, text: str) -> str:
-        return _settled(self._masked_once, text)
+        return _until_stable(self._masked_once, text)
 
     def _masked_once(self, text: str) -> str:
         for rule in self._that_may_match(text):
@@ -130,7 +129,7 @@ class Redactor:
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, str):
-            return _settled(self._string, value)
+            return _until_stable(self._string, value)
         if isinstance(value, Mapping):
             return self._mapping(value)
         if isinstance(value, (list, tuple)):
@@ -164,7 +163,7 @@ class Redactor:
         if set(map(type, value)) == {int} and -1e10 < min(value) <= max(value) < 1e10:
             return list(value)  # token ids
         masked = [self.value(item) for item in value]
-        return _settled(self._split_over, masked)
+        return _until_stable(self._split_over, masked)
 
     def _split_over(self, items: list[Any]) -> list[Any]:
         """Mask the pieces of a text that only together match, such as the tokens of a key."""
@@ -268,7 +267,7 @@ class Redactor:
 # ---------------------------------------------------------------------- masking
 
 
-def _settled(mask: Callable[[T], T], value: T) -> T:
+def _until_stable(mask: Callable[[T], T], value: T) -> T:
     """Apply ``mask`` until nothing changes: what one rule leaves may match another.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Whether a URL may be talked to. Nothing is resolved: what a name means can change, what it says cannot."""
+"""Which URLs may be connected to. Host names are not resolved: what they resolve to may change after the check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from ..errors import ConfigurationError, InsecureEndpoint
 
 _NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\]")
-"""Characters that libraries read in different ways, so that what is judged might not be what is called."""
+"""Characters that URL parsers treat differently: the host that is checked might not be the one that is connected to."""
 
 
 def is_loopback(host: str) -> bool:
@@ -21,7 +21,7 @@ def is_loopback(host: str) -> bool:
 
 
 def checked_url(url: str, *, allow_insecure: bool = False) -> str:
-    """Return ``url`` if it may be talked to.
+    """Return ``url`` if it may be connected to.
 
     Args:
         url: ``https://…``, or ``http://…`` to this machine.

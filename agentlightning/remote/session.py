@@ -1,4 +1,4 @@
-"""``requests`` under the rule: what a session of ours would send against it, it does not send, redirects included."""
+"""``requests`` sessions that send only to addresses which the rule allows, also after redirects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .tls import tls_context
 
 
 def open_session(url: str, *, allow_insecure: bool = False) -> requests.Session:
-    """Return a session for a server at ``url``; close it.
+    """Return a session for a server at ``url``; the caller closes it.
 
     It talks by the scheme of ``url`` only. A request to this machine goes there directly, whatever proxies the
     environment names. ``verify=`` of its methods changes nothing.
@@ -28,13 +28,14 @@ def open_session(url: str, *, allow_insecure: bool = False) -> requests.Session:
     session = requests.Session()
     session.adapters.clear()
     session.mount(
-        f"{scheme}://", _Careful(tls_context() if scheme == "https" else None, allow_insecure=allow_insecure)
+        f"{scheme}://",
+        _CheckedAdapter(tls_context() if scheme == "https" else None, allow_insecure=allow_insecure),
     )
     return session
 
 
-class _Careful(HTTPAdapter):
-    """Sends what the rule allows, over connections with one context."""
+class _CheckedAdapter(HTTPAdapter):
+    """Checks each request's address before it is sent, and gives all connections the same TLS context."""
 
     def __init__(self, context: SSLContext | None, *, allow_insecure: bool) -> None:
         self._context = context
@@ -50,8 +51,9 @@ class _Careful(HTTPAdapter):
     def _with_context(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         return kwargs if self._context is None else {**kwargs, "ssl_context": self._context}
 
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:  # noqa: ARG002 - requests' signature
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Leave the authorities to the context; requests would add its own."""
+        del url, verify, cert  # the context decides, whatever the caller of the session says
         conn.cert_reqs = "CERT_REQUIRED"
         conn.ca_certs = conn.ca_cert_dir = None
 
@@ -60,11 +62,12 @@ class _Careful(HTTPAdapter):
         request: requests.PreparedRequest,
         stream: bool = False,
         timeout: None | float | tuple[float, float] | tuple[float, None] = None,
-        verify: bool | str = True,  # noqa: ARG002 - verified in any case
+        verify: bool | str = True,
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """Send, if the rule allows the address."""
+        del verify  # certificates are verified in any case
         url = checked_url(request.url or "", allow_insecure=self._allow_insecure)
         if is_loopback(urlsplit(url).hostname or ""):
             proxies = None

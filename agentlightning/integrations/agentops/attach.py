@@ -1,4 +1,4 @@
-"""One door to all ranges: what is done with the ``agentops`` that was found; no other range's module is imported."""
+"""Chooses what is done with the installed ``agentops``; only the module for its range of releases is imported."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def unmanaged(found: Found, provider: Any, join: Join, guard: Guard) -> Patches:
 
 _instrumented: list[Patches] = []
 _lock = threading.Lock()
+"""Guards ``_instrumented``, so that two threads do not instrument twice; undoing happens after it was released."""
 
 
 def instrument_agentops() -> bool:

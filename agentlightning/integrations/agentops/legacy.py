@@ -1,10 +1,10 @@
-"""AgentOps 0.2 and 0.3: its events and sessions as spans, and AgentOps itself as a guest with nobody to call.
+"""AgentOps 0.2 and 0.3: its events and sessions as spans, and AgentOps itself run offline.
 
 *Recording* is the same in both modes: ``record`` on the class that owns it (0.2: the client; 0.3: ``Session``) and the
 end of a session make spans, see :mod:`.legacy_events`. Where the user has started AgentOps, its own ``record`` runs
 too, and its queue gets a lock that does not hang.
 
-*As a guest* its own ``record`` does not run, so there is no queue to fill, and nobody is called, see
+*Offline* (managed mode) its own ``record`` does not run, so there is no queue to fill, and nothing is sent, see
 :mod:`.legacy_guest`. What remains is what agents use: events, decorators, sessions, tags, agents. A session that is
 never ended leaves no span.
 
@@ -58,7 +58,7 @@ def record_events(found: Found, provider: Any, guard: Guard, *, start: bool) -> 
         Exception: Of the guest's import or start, whatever it is; everything is undone then.
     """
     recorder = EventRecorder(provider, found.version)
-    recording = _Recording(recorder, guard, alone=start)
+    recording = _Recording(recorder, guard, replaces_record=start)
     hooked = [name for name in _HOOKED if found.has(f"{name.rpartition('.')[2]}.py")]
     if not start:
         patches = Patches(f"AgentOps {found.version} as its user has set it up")
@@ -92,17 +92,19 @@ class _Recording:
     Args:
         recorder: Makes the spans.
         guard: Where exceptions of our own code go.
-        alone: Whether AgentOps' own ``record`` stays away.
+        replaces_record: Whether AgentOps' own ``record`` is not run.
     """
 
-    def __init__(self, recorder: EventRecorder, guard: Guard, *, alone: bool) -> None:
+    def __init__(self, recorder: EventRecorder, guard: Guard, *, replaces_record: bool) -> None:
         self.patches = Patches("its events and sessions as spans")
         self.recorder = recorder
         self.guard = guard
-        self._alone = alone
+        self._replaces_record = replaces_record
         self._started: WeakKeyDictionary[Any, otel_context.Context] = WeakKeyDictionary()
         self._ended: WeakSet[Any] = WeakSet()
-        self._under_way: ContextVar[Any] = ContextVar("agentlightning_agentops_event", default=None)
+        self._event_being_recorded: ContextVar[Any] = ContextVar(
+            "agentlightning_agentops_event", default=None
+        )
         self._warned = False
 
     def hook(self, module: ModuleType) -> None:
@@ -115,11 +117,11 @@ class _Recording:
             if "record" in vars(session):
                 self._patch(session, "record", self._records)
         elif name == "agentops.worker":
-            self._patch(module.Worker, "__init__", self._with_a_sound_lock)
+            self._patch(module.Worker, "__init__", self._with_reentrant_lock)
         else:
             client = client_class(module)
             self._patch(client, "create_agent", self._learns_agents)
-            if self._alone or not hasattr(module.Session, "record"):
+            if self._replaces_record or not hasattr(module.Session, "record"):
                 self._patch(client, "record", self._records)
 
     def _patch(self, owner: Any, name: str, wrap: Wrap) -> None:
@@ -132,22 +134,23 @@ class _Recording:
         def record(owner: Any, event: Any, *args: Any, **kwargs: Any) -> Any:
             if not patch.active:
                 return original(owner, event, *args, **kwargs)
-            if self._under_way.get() is event:  # 0.3.0 records an error again where it means its trigger
+            # 0.3.0 records an error a second time where it means the event that triggered the error.
+            if self._event_being_recorded.get() is event:
                 return original(owner, event.trigger_event, *args, **kwargs)
             with self.guard("recording an event of AgentOps"):
                 session = _session_of(owner)
                 self.recorder.event(event, getattr(session, "session_id", None))
-                if self._alone:
+                if self._replaces_record:
                     _count(session, event)
                     _end(event)
-            if self._alone:
+            if self._replaces_record:
                 return None
             self._warn_of_a_full_queue(owner)
-            token = self._under_way.set(event)
+            token = self._event_being_recorded.set(event)
             try:
                 return original(owner, event, *args, **kwargs)
             finally:
-                self._under_way.reset(token)
+                self._event_being_recorded.reset(token)
 
         return record
 
@@ -165,15 +168,15 @@ class _Recording:
     # ------------------------------------------------------------------ sessions
 
     def _starts(self, original: Any, patch: Patch) -> Any:
-        with_lock = self._with_a_sound_lock(original, patch)
+        with_lock = self._with_reentrant_lock(original, patch)
 
         @functools.wraps(original)
-        def __init__(session: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it stands for one
+        def init(session: Any, *args: Any, **kwargs: Any) -> None:
             if patch.active:
                 self._started[session] = otel_context.get_current()
             with_lock(session, *args, **kwargs)
 
-        return __init__
+        return init
 
     def _ends(self, original: Any, patch: Patch) -> Any:
         @functools.wraps(original)
@@ -201,7 +204,7 @@ class _Recording:
 
     # ------------------------------------------------------------------ the queue
 
-    def _with_a_sound_lock(self, original: Any, patch: Patch) -> Any:
+    def _with_reentrant_lock(self, original: Any, patch: Patch) -> Any:
         """Give a queue a lock that its own thread may take twice.
 
         Up to 0.3.18 the call that fills the queue (``max_queue_size``) flushes it while it holds the queue's lock,
@@ -209,16 +212,17 @@ class _Recording:
         """
 
         @functools.wraps(original)
-        def __init__(owner: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it stands for one
+        def init(owner: Any, *args: Any, **kwargs: Any) -> None:
             original(owner, *args, **kwargs)
-            if patch.active and _hangs(owner):
-                owner.lock = threading.RLock()  # nobody has it: the flushing thread sleeps first
+            if patch.active and _has_plain_lock(owner):
+                # Nobody holds the old lock: the object is new, and its thread sleeps before its first flush.
+                owner.lock = threading.RLock()
 
-        return __init__
+        return init
 
     def _warn_of_a_full_queue(self, owner: Any) -> None:
         queue = getattr(owner, "_worker", None) or owner
-        if self._warned or not _hangs(queue):
+        if self._warned or not _has_plain_lock(queue):
             return
         self._warned = True
         _log.warning(
@@ -229,8 +233,8 @@ class _Recording:
         )
 
 
-def _hangs(queue: Any) -> bool:
-    """Whether an object has the queue and the lock of 0.2.0 to 0.3.18."""
+def _has_plain_lock(queue: Any) -> bool:
+    """Whether an object has the queue of 0.2.0 to 0.3.18, whose lock its own thread cannot take twice."""
     return hasattr(queue, "queue") and isinstance(getattr(queue, "lock", None), _PLAIN_LOCK)
 
 

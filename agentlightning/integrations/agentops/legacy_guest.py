@@ -1,4 +1,4 @@
-"""AgentOps 0.2 and 0.3 with nobody to call: a client, and sessions that belong to attempts.
+"""AgentOps 0.2 and 0.3 offline: a client that sends nothing, and sessions that belong to attempts.
 
 Its HTTP client answers by itself, its threads and its handlers of signals and exceptions are not started, and its
 instrumentation of model clients stays off. Sessions belong to the attempt that they were started in, so that
@@ -55,7 +55,7 @@ def _instances(client: ModuleType) -> dict[type, Any]:
     return table
 
 
-# ---------------------------------------------------------------------- nobody to call
+# ---------------------------------------------------------------------- offline
 
 
 def offline(agentops: ModuleType) -> Iterator[Patch]:
@@ -154,6 +154,8 @@ class _PerAttempt(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._kept: OrderedDict[Attempt, T] = OrderedDict()
+        # Guards ``_kept``. ``make`` runs under it, so that two threads of an attempt get the same object; it must not
+        # ask for another object of this table.
         self._lock = threading.Lock()
 
     def here(self) -> T:
@@ -213,8 +215,8 @@ class GuestClient:
         self._agentops = agentops
         self._module = importlib.import_module("agentops.client")
         self._class = client_class(self._module)
-        self._given: WeakSet[Any] = WeakSet()
-        """Sessions that nobody has asked for."""
+        self._provided: WeakSet[Any] = WeakSet()
+        """Sessions that were started here for an attempt that had none; the agent's own replaces them."""
         self._guard = guard
         self.patches = Patches("a client of its own, with the sessions of each attempt apart")
         try:
@@ -227,7 +229,7 @@ class GuestClient:
         self.patches.add(self._only_instance())
         client = self._make_client()
         if "_sessions" in vars(client):
-            self._apart(client)
+            self._separate_sessions(client)
         else:
             for name in ("_session", "_worker"):
                 self.patches.add(_slot_per_attempt(self._class, name))
@@ -236,7 +238,7 @@ class GuestClient:
         for name in _NEED_A_SESSION:
             if name in vars(self._class):
                 self.patches.add(AttributePatch(self._class, name, self._with_session))
-        self.patches.add(AttributePatch(self._class, "start_session", self._instead_of_a_given_one))
+        self.patches.add(AttributePatch(self._class, "start_session", self._in_place_of_provided))
         self.patches.add(AttributePatch(self._agentops, "init", self._agents_own_init))
         if "has_sessions" in vars(self._class):
             self.patches.add(AttributePatch(self._class, "has_sessions", _always))
@@ -271,7 +273,7 @@ class GuestClient:
         client.unsuppress_logs()
         return client
 
-    def _apart(self, client: Any) -> None:
+    def _separate_sessions(self, client: Any) -> None:
         sessions = _Sessions()
         client._sessions = sessions  # noqa: SLF001 - there is no other way
         module = importlib.import_module("agentops.session")
@@ -290,7 +292,9 @@ class GuestClient:
         """Return the newest session that the agent has started in this attempt and not ended, or ``None``."""
         sessions = getattr(client, "_sessions", None)
         found = list(sessions) if sessions is not None else [client._session]  # noqa: SLF001
-        return next((each for each in reversed(found) if each is not None and each not in self._given), None)
+        return next(
+            (each for each in reversed(found) if each is not None and each not in self._provided), None
+        )
 
     def _with_session(self, original: Any, patch: Patch) -> Any:
         """Give the attempt a session if it has none, so that what needs one is not lost."""
@@ -299,35 +303,35 @@ class GuestClient:
         def call(client: Any, *args: Any, **kwargs: Any) -> Any:
             if patch.active:
                 with self._guard("starting a session of AgentOps"):
-                    self._give_session(client)
+                    self._provide_session(client)
             return original(client, *args, **kwargs)
 
         return call
 
-    def _give_session(self, client: Any) -> None:
+    def _provide_session(self, client: Any) -> None:
         sessions = getattr(client, "_sessions", None)
         if sessions is None:
             if client._session is None:  # noqa: SLF001
                 client.start_session()
-                self._given.add(client._session)  # noqa: SLF001
+                self._provided.add(client._session)  # noqa: SLF001
         elif not sessions:
-            self._given.add(client.start_session())
+            self._provided.add(client.start_session())
 
-    def _instead_of_a_given_one(self, original: Any, patch: Patch) -> Any:
+    def _in_place_of_provided(self, original: Any, patch: Patch) -> Any:
         @functools.wraps(original)
         def start_session(client: Any, *args: Any, **kwargs: Any) -> Any:
             if patch.active:
-                self._take_back(client)
+                self._withdraw_provided(client)
             return original(client, *args, **kwargs)
 
         return start_session
 
-    def _take_back(self, client: Any) -> None:
+    def _withdraw_provided(self, client: Any) -> None:
         sessions = getattr(client, "_sessions", None)
         if sessions is not None:
-            for session in [each for each in sessions if each in self._given]:
+            for session in [each for each in sessions if each in self._provided]:
                 sessions.remove(session)
-        elif client._session in self._given:  # noqa: SLF001
+        elif client._session in self._provided:  # noqa: SLF001
             client._session = client._worker = None  # noqa: SLF001
 
     def _agents_own_init(self, original: Any, patch: Patch) -> Any:

@@ -1,8 +1,8 @@
 """The trace processors of openai-agents, which AgentOps' instrumentation replaces all by its own.
 
 Those that the user has registered stay in force beside it, in their order. The one that sends the SDK's traces to
-OpenAI rests meanwhile: in managed mode nothing leaves the machine. Undoing restores the list as it was, with what the
-user has added since.
+OpenAI is left out meanwhile: in managed mode nothing leaves the machine. Undoing restores the list as it was, with
+what the user has added since.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Processors:
 
     def _set(self, processors: tuple[Any, ...]) -> None:
         if self._holder is not None:
+            # The SDK's own lock, under which it adds processors: without it, one that is added now could be lost.
             with self._holder._lock:  # noqa: SLF001
                 self._holder._processors = processors  # noqa: SLF001
 

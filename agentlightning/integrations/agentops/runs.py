@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from ...instrumentation.guard import Guard
 from ...instrumentation.patch import AttributePatch, Patch
 
-_SAYS: Final = "a streamed run is one span to its end, and stays what it is without AgentOps"
+_EFFECT: Final = "a streamed run is one span to its end, and stays what it is without AgentOps"
 
 _AGNO: Final[Mapping[str, tuple[str, str]]] = {
     "create_streaming_agent_wrapper": ("agno.agent.run.agent", "get_agent_run_attributes"),
@@ -45,14 +45,14 @@ def lasting_runs(name: str, module: ModuleType, guard: Guard) -> list[Patch]:
     """
     if name == "agno":
         return [
-            AttributePatch(module, maker, functools.partial(_agno, module, what, guard), _SAYS)
+            AttributePatch(module, maker, functools.partial(_agno, module, what, guard), _EFFECT)
             for maker, what in _AGNO.items()
             if maker in vars(module) and what[1] in vars(module)
         ]
     if name == "smolagents":
         owner: Any = module.SmolagentsInstrumentor
         return [
-            AttributePatch(owner, maker, functools.partial(replacement, module, guard), _SAYS)
+            AttributePatch(owner, maker, functools.partial(replacement, module, guard), _EFFECT)
             for maker, replacement in (
                 ("_agent_run_wrapper", _smolagents),
                 ("_llm_wrapper", _smolagents_model),
@@ -63,8 +63,8 @@ def lasting_runs(name: str, module: ModuleType, guard: Guard) -> list[Patch]:
 
 
 @dataclass(frozen=True)
-class _Call:
-    """A call that gets a span."""
+class _SpannedCall:
+    """A call of a framework that gets a span, and how the span is described."""
 
     tracer: Any
     name: str
@@ -85,7 +85,7 @@ def _agno(module: Any, what: tuple[str, str], guard: Guard, original: Any, patch
                 return wrapped(*args, **kwargs)
             name = getattr(instance, "name", None)
             read = getattr(module, what[1])
-            call = _Call(
+            call = _SpannedCall(
                 tracer,
                 f"{name}.{what[0]}" if name else what[0],
                 SpanKind.INTERNAL,
@@ -112,7 +112,7 @@ def _smolagents(module: Any, guard: Guard, original: Any, patch: Patch) -> Any:
                 return found
 
             name = getattr(instance, "name", None) or type(instance).__name__
-            call = _Call(tracer, f"{name}.run", SpanKind.CLIENT, describe, guard)
+            call = _SpannedCall(tracer, f"{name}.run", SpanKind.CLIENT, describe, guard)
             return _spanned(call, wrapped, args, kwargs)
 
         return wrapper
@@ -134,7 +134,9 @@ def _smolagents_model(module: Any, guard: Guard, original: Any, patch: Patch) ->
                 found: dict[str, Any] = module.get_model_attributes(args=(instance, *args), kwargs=kwargs)
                 return {**found, "gen_ai.operation.name": "chat", "gen_ai.request.model": model}
 
-            call = _Call(tracer, f"litellm.{wrapped.__name__} ({model})", SpanKind.CLIENT, describe, guard)
+            call = _SpannedCall(
+                tracer, f"litellm.{wrapped.__name__} ({model})", SpanKind.CLIENT, describe, guard
+            )
             return _spanned(call, wrapped, args, kwargs)
 
         return wrapper
@@ -146,9 +148,13 @@ def _smolagents_model(module: Any, guard: Guard, original: Any, patch: Patch) ->
 
 
 class _Running:
-    """The span of a run, and the context in which the run's own code is executed."""
+    """The span of a run, and the context in which the run's own code is executed.
 
-    def __init__(self, call: _Call) -> None:
+    The context is attached for one step at a time and detached before the consumer gets the item: a context that stayed
+    attached would become the parent of whatever the consumer does between two items.
+    """
+
+    def __init__(self, call: _SpannedCall) -> None:
         self._call = call
         self._span = call.tracer.start_span(call.name, kind=call.kind, attributes=self._read(None))
         self._context = trace.set_span_in_context(self._span)
@@ -158,14 +164,14 @@ class _Running:
             return {key: value for key, value in self._call.describe(result).items() if value is not None}
         return {}
 
-    def within(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         token = otel_context.attach(self._context)
         try:
             return function(*args, **kwargs)
         finally:
             otel_context.detach(token)
 
-    async def awaited(self, step: Any) -> Any:
+    async def run_async(self, step: Any) -> Any:
         token = otel_context.attach(self._context)
         try:
             return await step
@@ -189,11 +195,11 @@ class _Running:
             self._span.end()
 
 
-def _spanned(call: _Call, wrapped: Any, args: Any, kwargs: Any) -> Any:
+def _spanned(call: _SpannedCall, wrapped: Any, args: Any, kwargs: Any) -> Any:
     """Call ``wrapped``; the span ends when what it returns has come to its end, or is thrown away."""
     running = _Running(call)
     try:
-        result = running.within(wrapped, *args, **kwargs)
+        result = running.run(wrapped, *args, **kwargs)
     except BaseException as error:
         running.raised(error)
         raise
@@ -204,7 +210,8 @@ def _spanned(call: _Call, wrapped: Any, args: Any, kwargs: Any) -> Any:
         running.returned(result)
         return result
     followed: Any = follow(running, result)
-    thrown_away: Any = weakref.finalize(followed, running.end)  # one that is never begun has no ``finally``
+    # A generator that is collected before its first step runs none of its code, so no ``finally`` of it ends the span.
+    thrown_away: Any = weakref.finalize(followed, running.end)
     thrown_away.atexit = False
     return followed
 
@@ -214,14 +221,14 @@ def _steps(running: _Running, inner: Any) -> Generator[Any, Any, Any]:
     try:
         while True:
             try:
-                item = running.within(step)
+                item = running.run(step)
             except StopIteration as end:
                 running.returned(None)
                 return end.value
             try:
                 step = functools.partial(inner.send, (yield item))
             except GeneratorExit:
-                running.within(inner.close)
+                running.run(inner.close)
                 raise
             except BaseException as error:  # noqa: BLE001 - it is thrown into the run, as it would be without us
                 step = functools.partial(inner.throw, error)
@@ -235,14 +242,14 @@ async def _async_steps(running: _Running, inner: Any) -> AsyncGenerator[Any, Any
     try:
         while True:
             try:
-                item = await running.awaited(step())
+                item = await running.run_async(step())
             except StopAsyncIteration:
                 running.returned(None)
                 return
             try:
                 step = functools.partial(inner.asend, (yield item))
             except GeneratorExit:
-                await running.awaited(inner.aclose())
+                await running.run_async(inner.aclose())
                 raise
             except BaseException as error:  # noqa: BLE001 - as above
                 step = functools.partial(inner.athrow, error)
@@ -253,7 +260,7 @@ async def _async_steps(running: _Running, inner: Any) -> AsyncGenerator[Any, Any
 
 async def _outcome(running: _Running, inner: Coroutine[Any, Any, Any]) -> Any:
     try:
-        result = await running.awaited(inner)
+        result = await running.run_async(inner)
     except BaseException as error:
         running.raised(error)
         raise

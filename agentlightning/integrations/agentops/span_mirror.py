@@ -1,4 +1,4 @@
-"""A copy of every span for the local AgentOps server, which nobody waits for.
+"""A copy of every span for the local AgentOps server, sent in the background.
 
 The store is where spans are kept; this copy is to be looked at, and its resource names the span's attempt.
 OpenTelemetry's own batch processor and exporter send it, bounded, on their thread. A flush of the provider does not
@@ -71,8 +71,9 @@ class SpanMirror(SpanProcessor):
             MaskingExporter(self._exporter) if masks else self._exporter, schedule_delay_millis=500
         )
 
-    def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:  # noqa: ARG002
-        """Remember where the span belongs: at its end the recorder has settled it and forgotten."""
+    def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
+        """Remember the span's attempt: the recorder, which handles its end first, will have forgotten it by then."""
+        del parent_context
         context = span.get_span_context()
         record = self._placed_by.ledger.records.get(id(context)) if self._placed_by else None
         if record is None:
@@ -86,8 +87,9 @@ class SpanMirror(SpanProcessor):
         record = self._open.pop(id(span.get_span_context()), None)
         self._batches.on_end(span if record is None else _Placed(span, record.scope))
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - OpenTelemetry's signature
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Return at once: whoever flushes the provider waits for the store, not for a copy."""
+        del timeout_millis
         return True
 
     def shutdown(self) -> None:

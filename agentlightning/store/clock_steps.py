@@ -21,7 +21,7 @@ Clock = Callable[[], float]
 TOLERANCE: Final = 1.0
 """Seconds by which the two clocks may drift apart between two looks without one of them having been set."""
 MOST_STEPS: Final = 1_000
-"""Steps that are remembered; of more, the oldest are joined."""
+"""Steps that are remembered; where there are more, the two oldest become one."""
 
 
 class ClockSteps:
@@ -36,7 +36,9 @@ class ClockSteps:
     def __init__(self, clock: Clock, steady: Clock | None = None) -> None:
         self._clock = clock
         self._steady = steady or (time.monotonic if clock is time.time else clock)
-        self._lock = threading.Lock()  # of what follows, and so that looks stand in the order of time
+        # Guards the fields below. ``now`` reads both clocks while it holds the lock: if two threads could store their
+        # readings in another order than they took them, the clock would seem to have been set.
+        self._lock = threading.Lock()
         self._last = self._clock(), self._steady()
         self._highest = self._last[0]
         """The latest time that the clock has shown: what was recorded so far lies not behind it."""
@@ -61,8 +63,11 @@ class ClockSteps:
     @property
     def seconds(self) -> float:
         """By how much the clock was set forward in all."""
-        return sum(size for _, size in self._steps)
+        return sum(
+            size for _, size in tuple(self._steps)
+        )  # a copy: ``now`` of another thread may change the list
 
     def shown(self, moment: float) -> float:
         """Return a recorded moment as the clock would show it if it had been set before that."""
-        return moment + sum(size for limit, size in self._steps if moment <= limit)
+        steps = tuple(self._steps)  # a copy: ``now`` of another thread may change the list
+        return moment + sum(size for limit, size in steps if moment <= limit)

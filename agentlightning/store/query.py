@@ -8,6 +8,7 @@ point, ``None`` (and NaN) last in both directions, ties in the order of creation
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
@@ -128,7 +129,7 @@ class Query:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value != value  # noqa: PLR0124 - NaN is the value that differs from itself
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def make_query(

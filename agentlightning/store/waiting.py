@@ -17,6 +17,7 @@ class Wait:
     def __init__(self, rollout_ids: Iterable[str], owner: object) -> None:
         self.owner = owner
         self.pending: set[str] = set(rollout_ids)
+        """Rollouts that are not finished yet; guarded by the lock of :class:`Waits`."""
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = self._loop.create_future()
 
@@ -40,11 +41,17 @@ class Waits:
     """All waits for the rollouts of one store."""
 
     def __init__(self) -> None:
+        # Guards ``_by_rollout`` and ``pending`` of every wait in it. Waits are settled while it is held; that only
+        # schedules a callback on their event loops, and takes no lock of ours.
         self._lock = threading.Lock()
         self._by_rollout: dict[str, set[Wait]] = {}
 
     def add(self, rollout_ids: Iterable[str], owner: object) -> Wait:
-        """Begin a wait of a store object on the running event loop."""
+        """Begin a wait of a store object on the running event loop.
+
+        Begin it before looking which rollouts are finished already: one that finishes between the look and a later
+        beginning would never settle it.
+        """
         wait = Wait(rollout_ids, owner)
         with self._lock:
             for rollout_id in wait.pending:
@@ -82,7 +89,7 @@ class Waits:
             return frozenset(self._by_rollout)
 
     def after_fork_in_child(self) -> None:
-        """Forget the waits of the parent's event loops."""
+        """Forget the waits of the parent's event loops; the lock is new, as a thread of the parent may have held it."""
         self._lock = threading.Lock()
         self._by_rollout = {}
 

@@ -1,8 +1,8 @@
 """The timer that gives up silent and late attempts although nobody calls the store.
 
-One daemon thread per open store, started when a deadline is seen and not before. It judges nothing: it sleeps
-until the next deadline and then calls ``scan``, which applies ``store.lifecycle`` in one transaction. It never
-sleeps longer than a second, because other processes may have set an earlier deadline and the injected clock may
+One daemon thread per open store, started when a deadline is seen and not before. It decides nothing about attempts:
+it sleeps until the next deadline and then calls ``scan``, which applies ``store.lifecycle`` in one transaction. It
+never sleeps longer than a second, because other processes may have set an earlier deadline and the injected clock may
 have been moved; it ends when there is no deadline left.
 """
 
@@ -43,6 +43,9 @@ class Watchdog:
         self._begin()
 
     def _begin(self) -> None:
+        # Guards the fields below, apart from the event. ``expect`` reads the deadline without it first, which is safe
+        # because ``expect`` is called after the commit that set a deadline, and the thread forgets its own deadline
+        # before it scans: where ``expect`` trusts one that is being forgotten, the scan finds what was committed.
         self._lock = threading.Lock()
         self._wake = ReentrantEvent()
         self._thread: threading.Thread | None = None
@@ -60,7 +63,7 @@ class Watchdog:
                 thread = threading.Thread(target=self._run, name="agl-store-watchdog", daemon=True)
                 try:
                     if not try_start(thread):
-                        return  # nobody is left to be given up on
+                        return  # the interpreter is shutting down: nobody would act on an attempt that is given up
                 except RuntimeError as error:  # there are too many threads
                     _log.warning("no timer for overdue attempts: %s", error)
                     return
@@ -78,14 +81,15 @@ class Watchdog:
             thread.join(timeout=10.0)
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: the thread stayed in the parent."""
+        """Begin anew: the thread stayed in the parent, and a thread of the parent may have held the lock."""
         self._begin()
 
     def _run(self) -> None:
         with asyncio.Runner() as runner:
             while self._sleep():
                 with self._lock:
-                    self._deadline = None  # the scan, and whoever writes meanwhile, will say
+                    # Before the scan, not after it: ``expect`` of a write that the scan did not see must not be undone.
+                    self._deadline = None
                 store = self._store()
                 if store is None:
                     return
@@ -96,7 +100,9 @@ class Watchdog:
                 except Exception as error:  # noqa: BLE001 - a store that fails now may work again
                     _log.warning("looking for overdue attempts failed: %s: %s", type(error).__name__, error)
                     following = self._clock() + LONGEST_SLEEP
-                del store  # or a store that nobody uses would live for as long as this thread sleeps
+                del (
+                    store
+                )  # a reference that is kept during the sleep would keep a store alive that nobody uses
                 if following is not None:
                     self.expect(following)
                 if self._is_done():
@@ -110,6 +116,8 @@ class Watchdog:
         return not self._stopped
 
     def _is_done(self) -> bool:
+        # In one step with forgetting the thread: ``expect`` either sets a deadline before this look, and the thread
+        # goes on, or finds no thread and starts another one.
         with self._lock:
             if self._deadline is None:
                 self._thread = None

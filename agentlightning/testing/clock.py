@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 POLL_SECONDS = 0.005
+"""Between two looks at a condition."""
 
 
 class ManualClock:
@@ -26,7 +27,7 @@ class ManualClock:
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # makes reading and writing one step, so that no shift is lost
 
     def __call__(self) -> float:
         return self._now

@@ -15,6 +15,7 @@ class RecordedCalls:
     """A ``CallSink``; give it to ``instrument_model_calls``."""
 
     def __init__(self) -> None:
+        # Guards both lists: a call may begin on one thread and end on another.
         self._lock = threading.Lock()
         self.starts: list[CallStart] = []
         """Every call that began, in order."""
@@ -32,12 +33,13 @@ class RecordedCalls:
         with self._lock:
             self.ends.append((token, call))
 
-    def reserve(self, size: int) -> bool:  # noqa: ARG002
-        """Have memory for everything."""
+    def reserve(self, size: int) -> bool:
+        """Say that there is memory for ``size`` more bytes, however many."""
+        del size
         return True
 
     def release(self, size: int) -> None:
-        """Keep no count of it."""
+        """Do nothing: no memory is counted."""
 
     @property
     def raw(self) -> list[RawCall]:

@@ -149,11 +149,18 @@ class Worker(Model):
 
     worker_id: str
     status: WorkerStatus = "unknown"
+    """``busy`` while it has an attempt, ``idle`` after one; ``unknown`` before it has shown life, and after its attempt
+    was given up."""
     heartbeat_stats: dict[str, Any] | None = None
+    """What the worker said of itself with its last heartbeat that said anything."""
     last_heartbeat_time: float | None = None
+    """Seconds since the epoch, as all times here."""
     last_dequeue_time: float | None = None
+    """When it last asked for a rollout."""
     last_busy_time: float | None = None
+    """When it last began an attempt."""
     last_idle_time: float | None = None
+    """When it last had no attempt any more."""
     current_rollout_id: str | None = None
     current_attempt_id: str | None = None
 

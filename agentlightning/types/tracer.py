@@ -129,6 +129,7 @@ class Event(OpenModel):
     name: str
     attributes: Attributes = Field(default_factory=dict)
     timestamp: float | None = None
+    """Seconds since the epoch."""
 
     @classmethod
     def from_opentelemetry(cls, src: OtelSdkEvent) -> Event:
@@ -191,7 +192,9 @@ class SpanCoreFields(Model):
     status: TraceStatus
     attributes: Attributes
     start_time: float | None = None
+    """Seconds since the epoch."""
     end_time: float | None = None
+    """Seconds since the epoch."""
 
 
 class Span(OpenModel):
@@ -202,17 +205,24 @@ class Span(OpenModel):
     sequence_id: int = 0
     """Place within the attempt, 1..n; 0 = none yet, the store gives one."""
     trace_id: str
+    """32 lower-case hex digits."""
     span_id: str
+    """16 lower-case hex digits; a store keeps one span of an attempt with this id."""
     parent_id: str | None = None
+    """Span id of the parent, of whatever attempt it is; ``None`` = a root."""
     name: str
     status: TraceStatus
     attributes: Attributes
     events: list[Event] = Field(default_factory=list)
     links: list[Link] = Field(default_factory=list)
     start_time: float | None = None
+    """Seconds since the epoch."""
     end_time: float | None = None
+    """Seconds since the epoch; ``None`` = it has not ended."""
     context: SpanContext | None = None
+    """The span's own identity as OpenTelemetry has it."""
     parent: SpanContext | None = None
+    """The parent's identity, which says whether it is of another process."""
     resource: OtelResource = Field(default_factory=OtelResource)
 
     @classmethod

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from .onpolicy import RowVerification as RowVerification
     from .onpolicy import Verification as Verification
     from .onpolicy import verify_onpolicy as verify_onpolicy
-    from .patterns import Answer as Answer
-    from .patterns import Compared as Compared
-    from .patterns import Explains as Explains
-    from .patterns import Finding as Finding
+    from .patterns import ComparedAnswer as ComparedAnswer
+    from .patterns import ComparedRow as ComparedRow
+    from .patterns import Explanation as Explanation
+    from .patterns import Judgement as Judgement
     from .patterns import judge as judge
     from .statistics import Agreement as Agreement
     from .statistics import Difference as Difference
@@ -24,7 +24,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
         ".onpolicy": ("RowVerification", "Verification", "verify_onpolicy"),
-        ".patterns": ("Answer", "Compared", "Explains", "Finding", "judge"),
+        ".patterns": ("ComparedAnswer", "ComparedRow", "Explanation", "Judgement", "judge"),
         ".statistics": ("Agreement", "Difference", "agreement"),
         ".verdicts": ("Verdict",),
     },

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NotVerifiable
 from ..rows.training import Segment, TrainingRow
-from .patterns import Answer, Compared, Explains, Finding, judge, overall
+from .patterns import ComparedAnswer, ComparedRow, Explanation, Judgement, judge, overall
 from .statistics import Agreement, Difference, agreement
 from .verdicts import Verdict
 
 if TYPE_CHECKING:
     from .recompute import Scorer
-    from .search import Place
+    from .search import RowTokens
 
 TOLERANCE = 1e-4
 """Nats. What float32 costs where engine and trainer batch differently."""
 
-_OPEN = frozenset(Verdict) - {
+_REPLACEABLE = frozenset(Verdict) - {
     Verdict.EXACT,
     Verdict.NO_LOGPROBS,
     Verdict.RAW_LOGPROBS,
@@ -174,7 +174,7 @@ class _Reading:
     """A row, and which of its tokens are compared."""
 
     row: TrainingRow
-    place: Place
+    tokens: RowTokens
     old: tuple[tuple[float, ...], ...]
     """Recorded values of each answer."""
     versions: tuple[tuple[str | None, ...], ...]
@@ -185,7 +185,7 @@ class _Reading:
     @classmethod
     def of(cls, row: TrainingRow, temperature: float | None) -> _Reading:
         """Read a row: its trained answers, so far as they have recorded values."""
-        from .search import Place
+        from .search import RowTokens
 
         answers, old, versions, spans, temperatures = [], [], [], [], []
         compared = 0
@@ -201,27 +201,27 @@ class _Reading:
             spans.append(segment.span_id)
             temperatures += [temperature or _temperature(segment)] * len(places)
             compared += len(places)
-        place = Place(row.token_ids, tuple(answers), tuple(temperatures))
-        return cls(row, place, tuple(old), tuple(versions), tuple(spans), row.trained_tokens - compared)
+        tokens = RowTokens(row.token_ids, tuple(answers), tuple(temperatures))
+        return cls(row, tokens, tuple(old), tuple(versions), tuple(spans), row.trained_tokens - compared)
 
-    def compared(self, new: Sequence[float]) -> Compared:
+    def compared(self, new: Sequence[float]) -> ComparedRow:
         """Return the recorded values beside recomputed ones."""
-        by_answer = self.place.by_answer(new)
-        return Compared(tuple(map(Answer, self.old, by_answer, self.versions)), self.missing)
+        by_answer = self.tokens.by_answer(new)
+        return ComparedRow(tuple(map(ComparedAnswer, self.old, by_answer, self.versions)), self.missing)
 
-    def raw(self, values: Sequence[float]) -> list[Explains]:
+    def raw(self, values: Sequence[float]) -> list[Explanation]:
         """Return the cause that values are from before the temperature, where that can be."""
-        recorded = sorted({each for each in self.place.temperatures if each != 1.0})
+        recorded = sorted({each for each in self.tokens.temperatures if each != 1.0})
         if not recorded:
             return []
         detail = f"recorded is temperature {', '.join(f'{each:g}' for each in recorded)}"
-        return [Explains(Verdict.RAW_LOGPROBS, self.place.by_answer(values), detail, needed=1)]
+        return [Explanation(Verdict.RAW_LOGPROBS, self.tokens.by_answer(values), detail, needed=1)]
 
-    def differences(self, compared: Compared, number: int) -> list[Difference]:
+    def differences(self, compared: ComparedRow, number: int) -> list[Difference]:
         """Return every compared token."""
         return [
             Difference(number, position, span, old, new)
-            for where, span, answer in zip(self.place.answers, self.spans, compared.answers, strict=True)
+            for where, span, answer in zip(self.tokens.answers, self.spans, compared.answers, strict=True)
             for position, old, new in zip(where, answer.old, answer.new, strict=True)
         ]
 
@@ -250,20 +250,24 @@ def _check_vocabulary(readings: Sequence[_Reading], known: int | None) -> None:
 
 def _judged(
     readings: Sequence[_Reading], scorer: Scorer, tolerance: float, version: str | None
-) -> tuple[list[Compared], list[Finding]]:
+) -> tuple[list[ComparedRow], list[Judgement]]:
     """Compare all rows; ask the model again for those that the numbers alone do not explain."""
     from .search import search
 
     asked = [number for number, reading in enumerate(readings) if reading.old]
-    scores = dict(zip(asked, scorer.score([readings[number].place.ask() for number in asked]), strict=True))
+    scores = dict(
+        zip(asked, scorer.score([readings[number].tokens.request() for number in asked]), strict=True)
+    )
     compared, causes = [], {}
     for number, reading in enumerate(readings):
         now, at_one = scores.get(number, ((), ()))
         compared.append(reading.compared(now))
         causes[number] = reading.raw(at_one)
     findings = judge(compared, tolerance, causes, version)
-    unclear = [number for number in asked if findings[number].verdict in _OPEN and not findings[number].sure]
-    left = {number: readings[number].place for number in unclear}
+    unclear = [
+        number for number in asked if findings[number].verdict in _REPLACEABLE and not findings[number].sure
+    ]
+    left = {number: readings[number].tokens for number in unclear}
     if left:
         for number, found in search(left, compared, scorer, tolerance).items():
             causes[number] += found
@@ -273,8 +277,8 @@ def _judged(
 
 def _verification(
     readings: Sequence[_Reading],
-    compared: Sequence[Compared],
-    findings: Sequence[Finding],
+    compared: Sequence[ComparedRow],
+    findings: Sequence[Judgement],
     tolerance: float,
     dtype: str,
 ) -> Verification:

@@ -18,17 +18,17 @@ from .verdicts import Verdict
 
 Values = tuple[float, ...]
 
-NEEDED = 3
+MIN_EXPLAINED = 3
 """Differing tokens that a cause with a free choice (a temperature, a token, a place) must explain. At a tolerance of
 1e-4, one value agrees by chance in about one of ten thousand cases, and there are as many places and tokens to try."""
-MOST = 0.75
+ALL_OVER_SHARE = 0.75
 """Share of the tokens that can tell which has to differ before differences are "all over"."""
 CLOSE = 0.05
 """Nats. bfloat16 keeps 8 bits: a log-probability of 10 is off by up to 0.03, by its last rounding alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ComparedAnswer:
     """The compared tokens of one sampled answer."""
 
     old: Values
@@ -45,28 +45,28 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedRow:
     """One row: its trained answers by position."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[ComparedAnswer, ...]
     missing: int = 0
     """Trained tokens without a recorded value; they stand in no answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Explains:
+class Explanation:
     """A cause, and the values that a row would have because of it."""
 
     verdict: Verdict
     values: tuple[Values, ...]
     """One tuple for each answer of the row."""
     detail: str = ""
-    needed: int = NEEDED
+    needed: int = MIN_EXPLAINED
     """Differing tokens that it must explain."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Judgement:
     """The verdict on one row."""
 
     verdict: Verdict
@@ -76,11 +76,11 @@ class Finding:
 
 
 def judge(
-    rows: Sequence[Compared],
+    rows: Sequence[ComparedRow],
     tolerance: float,
-    explanations: Mapping[int, Sequence[Explains]] | None = None,
+    explanations: Mapping[int, Sequence[Explanation]] | None = None,
     version: str | None = None,
-) -> list[Finding]:
+) -> list[Judgement]:
     """Return the verdict on each row.
 
     Args:
@@ -89,7 +89,7 @@ def judge(
         explanations: Row → causes that the model was asked for, the first that fits counts.
         version: Of the weights that the values were recomputed with.
     """
-    elsewhere = _Answers(rows, tolerance)
+    elsewhere = _AnswerIndex(rows, tolerance)
     proven: set[str | None] = set()
     for row in rows:
         if not any(answer.differing(tolerance) for answer in row.answers):
@@ -101,14 +101,14 @@ def judge(
     ]
 
 
-def overall(findings: Sequence[Finding]) -> Finding:
+def overall(findings: Sequence[Judgement]) -> Judgement:
     """Return the verdict on all rows: exact if each is, else the cause of most rows that are not."""
     found = Counter(finding.verdict for finding in findings)
     weights = found.copy()
     if found[Verdict.DROPPED_TOKEN]:  # it is looked for in some of the rows that break off
         weights[Verdict.DROPPED_TOKEN] += found[Verdict.BREAKS_OFF]
     if not set(found) - {Verdict.EXACT}:
-        return Finding(Verdict.EXACT)
+        return Judgement(Verdict.EXACT)
     causes = [verdict for verdict in Verdict if found[verdict] and verdict is not Verdict.EXACT]
     vague = (Verdict.NO_LOGPROBS, Verdict.UNKNOWN)
     first = max(causes, key=lambda verdict: (verdict not in vague, weights[verdict]))  # of equals, the first
@@ -116,10 +116,10 @@ def overall(findings: Sequence[Finding]) -> Finding:
     parts += [f"{verdict.code} in {found[verdict]}" for verdict in causes if verdict is not first]
     details = Counter(each.detail for each in findings if each.verdict is first and each.detail)
     said = f"; {details.most_common(1)[0][0]}" if details else ""
-    return Finding(first, ", ".join(parts) + said)
+    return Judgement(first, ", ".join(parts) + said)
 
 
-def fits(row: Compared, explanation: Explains, tolerance: float) -> bool:
+def fits(row: ComparedRow, explanation: Explanation, tolerance: float) -> bool:
     """Whether a cause explains every answer of ``row`` that differs, by enough tokens."""
     explained = 0
     for answer, values in zip(row.answers, explanation.values, strict=True):
@@ -131,33 +131,35 @@ def fits(row: Compared, explanation: Explains, tolerance: float) -> bool:
 
 
 def _judged(
-    row: Compared,
+    row: ComparedRow,
     tolerance: float,
-    explanations: Sequence[Explains],
-    elsewhere: _Answers,
+    explanations: Sequence[Explanation],
+    elsewhere: _AnswerIndex,
     proven: frozenset[str | None],
     version: str | None,
-) -> Finding:
+) -> Judgement:
     differing = sum(len(answer.differing(tolerance)) for answer in row.answers)
     if not differing:
         return (
-            Finding(Verdict.NO_LOGPROBS, f"{row.missing} tokens") if row.missing else Finding(Verdict.EXACT)
+            Judgement(Verdict.NO_LOGPROBS, f"{row.missing} tokens")
+            if row.missing
+            else Judgement(Verdict.EXACT)
         )
     fitting = [each for each in explanations if fits(row, each, tolerance)]
     for each in fitting:
         if each.verdict is Verdict.RAW_LOGPROBS:
-            return Finding(each.verdict, each.detail)
+            return Judgement(each.verdict, each.detail)
     for by in (1, -1):
         if _is_shifted(row, by, tolerance):
-            return Finding(
+            return Judgement(
                 Verdict.SHIFTED, f"each value is that of the {'next' if by > 0 else 'previous'} token"
             )
     owners = _owners(row, elsewhere, tolerance)
     if owners:
         named = ", ".join(map(str, sorted(owners)))
-        return Finding(Verdict.EXCHANGED_ROLLOUTS, f"the values are of answers in row {named}")
+        return Judgement(Verdict.EXCHANGED_ROLLOUTS, f"the values are of answers in row {named}")
     if fitting:
-        return Finding(fitting[0].verdict, fitting[0].detail)
+        return Judgement(fitting[0].verdict, fitting[0].detail)
     return _pattern(row, tolerance, differing, proven, version)
 
 
@@ -167,7 +169,7 @@ def _same(one: Values, other: Values, tolerance: float) -> bool:
     )
 
 
-def _is_shifted(row: Compared, by: int, tolerance: float) -> bool:
+def _is_shifted(row: ComparedRow, by: int, tolerance: float) -> bool:
     """Whether the recorded value at ``i`` is the recomputed one at ``i + by``, in each answer that differs."""
     explained = 0
     for answer in row.answers:
@@ -178,13 +180,13 @@ def _is_shifted(row: Compared, by: int, tolerance: float) -> bool:
         if any(not distance(answer.old[at], answer.new[at + by]) <= tolerance for at in places):
             return False
         explained += sum(at in places for at in differing)
-    return explained >= NEEDED
+    return explained >= MIN_EXPLAINED
 
 
-class _Answers:
+class _AnswerIndex:
     """Finds answers by their recomputed values."""
 
-    def __init__(self, rows: Sequence[Compared], tolerance: float) -> None:
+    def __init__(self, rows: Sequence[ComparedRow], tolerance: float) -> None:
         self._tolerance = tolerance
         self._width = max(2 * tolerance, 1e-12)
         self._found: dict[tuple[int, int], list[tuple[int, Values]]] = {}
@@ -210,7 +212,7 @@ class _Answers:
         return math.floor(scaled) if math.isfinite(scaled) else None
 
 
-def _owners(row: Compared, elsewhere: _Answers, tolerance: float) -> set[int]:
+def _owners(row: ComparedRow, elsewhere: _AnswerIndex, tolerance: float) -> set[int]:
     """Return the rows whose answers have the values of this one's; empty unless all that differ are found."""
     owners: set[int] = set()
     explained = 0
@@ -223,7 +225,7 @@ def _owners(row: Compared, elsewhere: _Answers, tolerance: float) -> set[int]:
             return set()
         owners.add(owner)
         explained += len(differing)
-    return owners if explained >= NEEDED else set()
+    return owners if explained >= MIN_EXPLAINED else set()
 
 
 # -- what no single cause explains
@@ -238,7 +240,7 @@ class _Token:
     """Whether it is the first of an answer."""
 
 
-def _tokens(row: Compared, tolerance: float) -> list[_Token]:
+def _tokens(row: ComparedRow, tolerance: float) -> list[_Token]:
     """Return the tokens that can tell: those that are not certain on both sides."""
     found = []
     for answer in row.answers:
@@ -251,49 +253,49 @@ def _tokens(row: Compared, tolerance: float) -> list[_Token]:
 
 
 def _pattern(
-    row: Compared,
+    row: ComparedRow,
     tolerance: float,
     differing: int,
     proven: frozenset[str | None],
     version: str | None,
-) -> Finding:
+) -> Judgement:
     tokens = _tokens(row, tolerance)
     by_version = _stale(tokens, version)
     if by_version is not None:
         return by_version
     share = differing / len(tokens)
     told = f"{differing} of {len(tokens)} tokens that can tell differ"
-    if differing < NEEDED:
-        return Finding(Verdict.UNKNOWN, told)
+    if differing < MIN_EXPLAINED:
+        return Judgement(Verdict.UNKNOWN, told)
     if max(token.size for token in tokens) <= CLOSE:
-        return Finding(Verdict.CLOSE if share >= MOST else Verdict.UNKNOWN, told)
+        return Judgement(Verdict.CLOSE if share >= ALL_OVER_SHARE else Verdict.UNKNOWN, told)
     first = next(at for at, token in enumerate(tokens) if token.differs)
     after = tokens[first:]
-    if first >= NEEDED and differing >= MOST * len(after):
+    if first >= MIN_EXPLAINED and differing >= ALL_OVER_SHARE * len(after):
         where = f"the first {first} of {len(tokens)} tokens fit"
         if tokens[first].begins:
-            return Finding(Verdict.WRONG_TEMPLATE, f"{where}, up to the end of an answer")
-        return Finding(Verdict.BREAKS_OFF, where)
-    if share < MOST:
-        return Finding(Verdict.UNKNOWN, told)
+            return Judgement(Verdict.WRONG_TEMPLATE, f"{where}, up to the end of an answer")
+        return Judgement(Verdict.BREAKS_OFF, where)
+    if share < ALL_OVER_SHARE:
+        return Judgement(Verdict.UNKNOWN, told)
     versions = {token.version for token in tokens}
     if None not in versions and versions <= proven:
-        return Finding(Verdict.WRONG_TEMPLATE, f"{told}, and other rows of the same weights fit")
-    return Finding(Verdict.STALE_WEIGHTS, told)
+        return Judgement(Verdict.WRONG_TEMPLATE, f"{told}, and other rows of the same weights fit")
+    return Judgement(Verdict.STALE_WEIGHTS, told)
 
 
-def _stale(tokens: Sequence[_Token], version: str | None) -> Finding | None:
+def _stale(tokens: Sequence[_Token], version: str | None) -> Judgement | None:
     """Return the finding where versions alone tell which tokens differ and which do not."""
     bad = {token.version for token in tokens if token.differs}
     good = {token.version for token in tokens if not token.differs}
     if None in bad or None in good or bad & good:
         return None
     if version is not None and version not in bad:
-        return Finding(
+        return Judgement(
             Verdict.STALE_WEIGHTS, f"sampled by version {_named(bad)}, compared with {version}", sure=True
         )
     if good:
-        return Finding(
+        return Judgement(
             Verdict.STALE_WEIGHTS,
             f"what version {_named(bad)} sampled differs, what {_named(good)} sampled fits",
         )

@@ -20,16 +20,16 @@ try:
 except ImportError as error:
     raise MissingExtra("torch", "trl") from error
 
-SLICE = 64
+SOFTMAX_POSITIONS = 64
 """Positions whose softmax is taken at a time: a vocabulary of 150,000 makes 38 MB of them."""
 
 
-SHORT = 512
+SHORT_ROW = 512
 """Rows of fewer tokens than this share the room of longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ScoreRequest:
     """Tokens of a sequence whose log-probabilities are wanted."""
 
     ids: tuple[int, ...]
@@ -38,7 +38,7 @@ class Ask:
     temperatures: tuple[tuple[float, ...], ...]
     """For each answer that is wanted, the temperature at each position."""
 
-    def at(self, temperature: float) -> Ask:
+    def at(self, temperature: float) -> ScoreRequest:
         """Return the same at one temperature."""
         return replace(self, temperatures=((temperature,) * len(self.positions),))
 
@@ -97,31 +97,31 @@ class Scorer:
             for module in training:
                 module.training = True
 
-    def score(self, asks: Sequence[Ask]) -> list[list[tuple[float, ...]]]:
-        """Return for each ask, for each of its temperatures, the log-probability at each position.
+    def score(self, requests: Sequence[ScoreRequest]) -> list[list[tuple[float, ...]]]:
+        """Return for each request, for each of its temperatures, the log-probability at each position.
 
         Raises:
             NotVerifiable: The model does not know a token, or returns something else than logits of each position.
         """
-        found: list[list[tuple[float, ...]]] = [[] for _ in asks]
-        by_length = sorted(range(len(asks)), key=lambda at: -len(asks[at].ids))
+        found: list[list[tuple[float, ...]]] = [[] for _ in requests]
+        by_length = sorted(range(len(requests)), key=lambda at: -len(requests[at].ids))
         while by_length:
-            size = self._rows_of(len(asks[by_length[0]].ids))
+            size = self._rows_of(len(requests[by_length[0]].ids))
             batch, by_length = by_length[:size], by_length[size:]
-            for at, logits in zip(batch, self.logits([asks[at] for at in batch]), strict=True):
-                targets = torch.tensor([asks[at].ids[place] for place in asks[at].positions])
-                found[at] = [_log_probabilities(logits, targets, each) for each in asks[at].temperatures]
+            for at, logits in zip(batch, self.logits([requests[at] for at in batch]), strict=True):
+                targets = torch.tensor([requests[at].ids[place] for place in requests[at].positions])
+                found[at] = [_log_probabilities(logits, targets, each) for each in requests[at].temperatures]
         return found
 
     def _rows_of(self, length: int) -> int:
         """Return how many rows go together; short ones may be more, in the room of ``batch_size`` of 512 tokens."""
-        together = self._batch_size * SHORT // length if self._takes_mask else 1
+        together = self._batch_size * SHORT_ROW // length if self._takes_mask else 1
         return max(self._batch_size, together)
 
     def likeliest(self, ids: tuple[int, ...], count: int) -> list[int]:
         """Return the tokens that are likeliest to follow ``ids``, the likeliest first."""
-        ask = Ask((*ids, 0), (len(ids),), ())
-        (logits,) = self.logits([ask])
+        request = ScoreRequest((*ids, 0), (len(ids),), ())
+        (logits,) = self.logits([request])
         found: list[int] = logits[0].topk(min(count, logits.shape[1])).indices.tolist()
         return found
 
@@ -143,8 +143,8 @@ class Scorer:
         for first in range(0, len(tails), size):
             batch = tails[first : first + size]
             if cache is None:
-                asks = [Ask((*prefix, *tail), tuple(range(start, length)), ()) for tail in batch]
-                logits = self.logits(asks)
+                requests = [ScoreRequest((*prefix, *tail), tuple(range(start, length)), ()) for tail in batch]
+                logits = self.logits(requests)
             else:
                 logits = self._continued(cache, last, batch, length)
             for one, tail in zip(logits, batch, strict=True):
@@ -173,19 +173,22 @@ class Scorer:
         found = self._model(input_ids=ids, attention_mask=mask, use_cache=True, **{self._cache: own})
         return torch.cat([last.expand(len(tails), -1, -1), found.logits[:, :-1]], dim=1)
 
-    def logits(self, asks: Sequence[Ask]) -> list[Any]:
-        """Return for each ask the float32 logits ``[positions, vocabulary]`` that its tokens were drawn from."""
-        longest = max(len(ask.ids) for ask in asks)
-        ids = torch.zeros((len(asks), longest), dtype=torch.long)
+    def logits(self, requests: Sequence[ScoreRequest]) -> list[Any]:
+        """Return for each request the float32 logits ``[positions, vocabulary]`` that its tokens were drawn from."""
+        longest = max(len(request.ids) for request in requests)
+        ids = torch.zeros((len(requests), longest), dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, ask in enumerate(asks):
-            ids[row, : len(ask.ids)] = torch.tensor(ask.ids)
-            mask[row, : len(ask.ids)] = 1
+        for row, request in enumerate(requests):
+            ids[row, : len(request.ids)] = torch.tensor(request.ids)
+            mask[row, : len(request.ids)] = 1
         # Logits at i are of the token at i + 1; of the other positions none is made.
-        wanted = sorted({place - 1 for ask in asks for place in ask.positions})
+        wanted = sorted({place - 1 for request in requests for place in request.positions})
         logits = self._forward(ids, mask, wanted)
         slot = {place: at for at, place in enumerate(wanted)}
-        return [logits[row, [slot[place - 1] for place in ask.positions]] for row, ask in enumerate(asks)]
+        return [
+            logits[row, [slot[place - 1] for place in request.positions]]
+            for row, request in enumerate(requests)
+        ]
 
     def _forward(self, ids: Any, mask: Any, wanted: Sequence[int]) -> Any:
         """Return logits ``[rows, wanted, vocabulary]``."""
@@ -214,10 +217,12 @@ def _log_probabilities(logits: Any, targets: Any, temperatures: Sequence[float])
             "this is another model than the one that sampled"
         )
     found: list[float] = []
-    for start in range(0, len(targets), SLICE):
-        part = logits[start : start + SLICE].float()
-        scale = torch.tensor(temperatures[start : start + SLICE], dtype=torch.float32, device=part.device)
-        wanted = targets[start : start + SLICE, None].to(part.device)
+    for start in range(0, len(targets), SOFTMAX_POSITIONS):
+        part = logits[start : start + SOFTMAX_POSITIONS].float()
+        scale = torch.tensor(
+            temperatures[start : start + SOFTMAX_POSITIONS], dtype=torch.float32, device=part.device
+        )
+        wanted = targets[start : start + SOFTMAX_POSITIONS, None].to(part.device)
         found += (part / scale[:, None]).log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
     return tuple(found)
 

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agentlightning.verify import Answer, Compared, Difference, Explains, Finding, Verdict, agreement, judge
+from agentlightning.verify import (
+    ComparedAnswer,
+    ComparedRow,
+    Difference,
+    Explanation,
+    Judgement,
+    Verdict,
+    agreement,
+    judge,
+)
 from agentlightning.verify.patterns import CLOSE, fits, overall
 
 TOLERANCE = 1e-4
@@ -18,21 +27,21 @@ any_number = st.floats() | st.floats(-20, 0) | st.sampled_from([0.0, -0.0, -1e-5
 
 
 @st.composite
-def any_answer(draw: st.DrawFn) -> Answer:
+def any_answer(draw: st.DrawFn) -> ComparedAnswer:
     length = draw(st.integers(1, 6))
     numbers = st.lists(any_number, min_size=length, max_size=length).map(tuple)
     old = draw(numbers)
     names = st.lists(st.sampled_from([None, "1", "2"]), min_size=length, max_size=length).map(tuple)
-    return Answer(old, draw(st.just(old) | numbers), draw(names | st.just(())))
+    return ComparedAnswer(old, draw(st.just(old) | numbers), draw(names | st.just(())))
 
 
 any_rows = st.lists(
-    st.builds(Compared, st.lists(any_answer(), max_size=4).map(tuple), st.integers(0, 3)), max_size=5
+    st.builds(ComparedRow, st.lists(any_answer(), max_size=4).map(tuple), st.integers(0, 3)), max_size=5
 )
 
 
 @st.composite
-def rows_of_numbers(draw: st.DrawFn, rows: int = 2, version: str | None = None) -> list[Compared]:
+def rows_of_numbers(draw: st.DrawFn, rows: int = 2, version: str | None = None) -> list[ComparedRow]:
     """Rows whose recorded values are the recomputed ones; no two values are near each other."""
     chance = random.Random(draw(st.integers(0, 2**32)))
     found = []
@@ -40,22 +49,24 @@ def rows_of_numbers(draw: st.DrawFn, rows: int = 2, version: str | None = None) 
         answers = []
         for _ in range(draw(st.integers(1, 3))):
             values = tuple(-chance.uniform(0.1, 9.0) for _ in range(draw(st.integers(5, 12))))
-            answers.append(Answer(values, values, () if version is None else (version,) * len(values)))
-        found.append(Compared(tuple(answers)))
+            answers.append(
+                ComparedAnswer(values, values, () if version is None else (version,) * len(values))
+            )
+        found.append(ComparedRow(tuple(answers)))
     return found
 
 
-def codes(rows: list[Compared], **more: object) -> list[Verdict]:
+def codes(rows: list[ComparedRow], **more: object) -> list[Verdict]:
     return [finding.verdict for finding in judge(rows, TOLERANCE, **more)]  # type: ignore[arg-type]
 
 
-def recorded(row: Compared, *old: tuple[float, ...]) -> Compared:
+def recorded(row: ComparedRow, *old: tuple[float, ...]) -> ComparedRow:
     """The row with other recorded values, one tuple for each answer."""
     pairs = zip(row.answers, old, strict=True)
     return replace(row, answers=tuple(replace(answer, old=values) for answer, values in pairs))
 
 
-def news(row: Compared) -> list[tuple[float, ...]]:
+def news(row: ComparedRow) -> list[tuple[float, ...]]:
     return [answer.new for answer in row.answers]
 
 
@@ -64,7 +75,7 @@ def news(row: Compared) -> list[tuple[float, ...]]:
 
 @given(any_rows, st.sampled_from([0.0, 1e-4, 1.0]), st.sampled_from([None, "1"]))
 def test_no_numbers_make_it_raise_and_exact_means_every_token(
-    rows: list[Compared], tolerance: float, version: str | None
+    rows: list[ComparedRow], tolerance: float, version: str | None
 ) -> None:
     findings = judge(rows, tolerance, None, version)
 
@@ -81,7 +92,7 @@ def test_no_numbers_make_it_raise_and_exact_means_every_token(
 
 
 @given(any_rows, st.integers(0, 100))
-def test_the_order_of_rows_changes_no_verdict(rows: list[Compared], seed: int) -> None:
+def test_the_order_of_rows_changes_no_verdict(rows: list[ComparedRow], seed: int) -> None:
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
 
@@ -91,7 +102,7 @@ def test_the_order_of_rows_changes_no_verdict(rows: list[Compared], seed: int) -
 
 
 @given(any_rows)
-def test_a_shift_or_an_exchange_is_claimed_only_where_it_explains_each_token(rows: list[Compared]) -> None:
+def test_a_shift_or_an_exchange_is_claimed_only_where_it_explains_each_token(rows: list[ComparedRow]) -> None:
     def near(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
         return len(one) == len(other) and all(
             abs(a - b) <= TOLERANCE for a, b in zip(one, other, strict=True)
@@ -112,7 +123,7 @@ def test_a_shift_or_an_exchange_is_claimed_only_where_it_explains_each_token(row
 
 
 @given(rows_of_numbers())
-def test_equal_values_are_exact(rows: list[Compared]) -> None:
+def test_equal_values_are_exact(rows: list[ComparedRow]) -> None:
     assert codes(rows) == [Verdict.EXACT] * len(rows)
     almost = [
         recorded(row, *(tuple(value + 0.9 * TOLERANCE for value in new) for new in news(row))) for row in rows
@@ -121,7 +132,7 @@ def test_equal_values_are_exact(rows: list[Compared]) -> None:
 
 
 @given(rows_of_numbers(), st.sampled_from([1, -1]), st.booleans())
-def test_a_shifted_pairing_is_shifted(rows: list[Compared], by: int, in_one_answer: bool) -> None:
+def test_a_shifted_pairing_is_shifted(rows: list[ComparedRow], by: int, in_one_answer: bool) -> None:
     moved = [(*new[by:], -0.05) if by > 0 else (-0.05, *new[:by]) for new in news(rows[0])]
     if in_one_answer:
         moved = [moved[0], *news(rows[0])[1:]]
@@ -130,10 +141,12 @@ def test_a_shifted_pairing_is_shifted(rows: list[Compared], by: int, in_one_answ
 
 
 @given(rows_of_numbers(), st.integers(0, 2**32))
-def test_exchanged_values_are_exchanged(rows: list[Compared], seed: int) -> None:
+def test_exchanged_values_are_exchanged(rows: list[ComparedRow], seed: int) -> None:
     chance = random.Random(seed)
     one = rows[0]
-    other = Compared(tuple(Answer(*2 * (tuple(-chance.random() for _ in new),)) for new in news(one)))
+    other = ComparedRow(
+        tuple(ComparedAnswer(*2 * (tuple(-chance.random() for _ in new),)) for new in news(one))
+    )
 
     found = judge([recorded(one, *news(other)), recorded(other, *news(one))], TOLERANCE)
 
@@ -142,7 +155,7 @@ def test_exchanged_values_are_exchanged(rows: list[Compared], seed: int) -> None
 
 
 @given(rows_of_numbers(), st.integers(0, 2**32))
-def test_a_cause_that_the_model_confirms_is_named(rows: list[Compared], seed: int) -> None:
+def test_a_cause_that_the_model_confirms_is_named(rows: list[ComparedRow], seed: int) -> None:
     chance = random.Random(seed)
     for verdict in (
         Verdict.RAW_LOGPROBS,
@@ -151,10 +164,10 @@ def test_a_cause_that_the_model_confirms_is_named(rows: list[Compared], seed: in
         Verdict.WRONG_TEMPLATE,
     ):
         values = tuple(tuple(value - chance.uniform(0.1, 1.0) for value in new) for new in news(rows[0]))
-        explains = Explains(verdict, values, "so it is")
+        explains = Explanation(verdict, values, "so it is")
         found = judge([recorded(rows[0], *values), rows[1]], TOLERANCE, {0: [explains]})
-        assert found == [Finding(verdict, "so it is"), Finding(Verdict.EXACT)]
-        broken = Explains(verdict, ((values[0][0] + 1, *values[0][1:]), *values[1:]))
+        assert found == [Judgement(verdict, "so it is"), Judgement(Verdict.EXACT)]
+        broken = Explanation(verdict, ((values[0][0] + 1, *values[0][1:]), *values[1:]))
         assert not fits(recorded(rows[0], *values), broken, TOLERANCE)
         assert (
             judge([recorded(rows[0], *values)], TOLERANCE, {0: [broken]})[0].verdict is Verdict.STALE_WEIGHTS
@@ -162,10 +175,10 @@ def test_a_cause_that_the_model_confirms_is_named(rows: list[Compared], seed: in
 
 
 @given(rows_of_numbers(), st.integers(0, 2**32))
-def test_noise_all_over_is_stale_or_close_by_its_size(rows: list[Compared], seed: int) -> None:
+def test_noise_all_over_is_stale_or_close_by_its_size(rows: list[ComparedRow], seed: int) -> None:
     chance = random.Random(seed)
 
-    def noisy(least: float, most: float) -> list[Compared]:
+    def noisy(least: float, most: float) -> list[ComparedRow]:
         return [
             recorded(row, *(tuple(v - chance.uniform(least, most) for v in new) for new in news(row)))
             for row in rows
@@ -176,25 +189,25 @@ def test_noise_all_over_is_stale_or_close_by_its_size(rows: list[Compared], seed
 
 
 @given(rows_of_numbers(version="7"), st.integers(0, 2**32))
-def test_versions_tell_stale_weights_for_sure(rows: list[Compared], seed: int) -> None:
+def test_versions_tell_stale_weights_for_sure(rows: list[ComparedRow], seed: int) -> None:
     chance = random.Random(seed)
     old = [tuple(v - chance.uniform(0.001, 0.04) for v in new) for new in news(rows[0])]
     row = recorded(rows[0], *old)
 
     (finding,) = judge([row], TOLERANCE, None, "8")
-    assert finding == Finding(Verdict.STALE_WEIGHTS, "sampled by version 7, compared with 8", sure=True)
+    assert finding == Judgement(Verdict.STALE_WEIGHTS, "sampled by version 7, compared with 8", sure=True)
 
     answers = (
         row.answers[0],
         *(replace(answer, old=answer.new, versions=("8",) * len(answer.new)) for answer in rows[1].answers),
     )
-    (finding,) = judge([Compared(answers)], TOLERANCE)
-    assert finding == Finding(Verdict.STALE_WEIGHTS, "what version 7 sampled differs, what 8 sampled fits")
+    (finding,) = judge([ComparedRow(answers)], TOLERANCE)
+    assert finding == Judgement(Verdict.STALE_WEIGHTS, "what version 7 sampled differs, what 8 sampled fits")
 
 
 @given(rows_of_numbers(version="7"), st.integers(0, 2**32))
 def test_a_row_that_differs_beside_one_of_the_same_weights_that_fits_has_another_context(
-    rows: list[Compared], seed: int
+    rows: list[ComparedRow], seed: int
 ) -> None:
     chance = random.Random(seed)
     old = [tuple(v - chance.uniform(0.1, 1.0) for v in new) for new in news(rows[0])]
@@ -204,7 +217,7 @@ def test_a_row_that_differs_beside_one_of_the_same_weights_that_fits_has_another
 
 @given(rows_of_numbers(), st.integers(3, 8), st.integers(0, 2**32))
 def test_where_the_values_stop_fitting_says_what_it_can_be(
-    rows: list[Compared], start: int, seed: int
+    rows: list[ComparedRow], start: int, seed: int
 ) -> None:
     chance = random.Random(seed)
     row = rows[0]
@@ -220,7 +233,7 @@ def test_where_the_values_stop_fitting_says_what_it_can_be(
 
 
 @given(rows_of_numbers(), st.integers(0, 2**32))
-def test_single_tokens_that_differ_are_no_known_cause(rows: list[Compared], seed: int) -> None:
+def test_single_tokens_that_differ_are_no_known_cause(rows: list[ComparedRow], seed: int) -> None:
     first = list(rows[0].answers[0].new)
     for at in (0, 4)[: 1 + seed % 2]:
         first[at] -= 0.5
@@ -230,7 +243,7 @@ def test_single_tokens_that_differ_are_no_known_cause(rows: list[Compared], seed
 
 def test_tokens_that_are_certain_tell_nothing() -> None:
     sure = (-1e-7,) * 40
-    row = Compared((Answer((*sure, -1.0, -2.0, -3.0), (*sure, -1.5, -2.5, -3.5)),))
+    row = ComparedRow((ComparedAnswer((*sure, -1.0, -2.0, -3.0), (*sure, -1.5, -2.5, -3.5)),))
 
     assert codes([row]) == [Verdict.STALE_WEIGHTS]
 
@@ -240,16 +253,16 @@ def test_tokens_that_are_certain_tell_nothing() -> None:
 
 def test_the_cause_of_most_rows_is_that_of_all() -> None:
     found = [
-        Finding(Verdict.EXACT),
-        Finding(Verdict.SHIFTED, "here"),
-        Finding(Verdict.SHIFTED, "here"),
-        Finding(Verdict.UNKNOWN),
-        Finding(Verdict.UNKNOWN),
-        Finding(Verdict.UNKNOWN),
+        Judgement(Verdict.EXACT),
+        Judgement(Verdict.SHIFTED, "here"),
+        Judgement(Verdict.SHIFTED, "here"),
+        Judgement(Verdict.UNKNOWN),
+        Judgement(Verdict.UNKNOWN),
+        Judgement(Verdict.UNKNOWN),
     ]
-    assert overall(found) == Finding(Verdict.SHIFTED, "shifted in 2 of 6 rows, unknown in 3; here")
+    assert overall(found) == Judgement(Verdict.SHIFTED, "shifted in 2 of 6 rows, unknown in 3; here")
     assert overall(found[3:]).verdict is Verdict.UNKNOWN
-    assert overall(found[:1]) == Finding(Verdict.EXACT)
+    assert overall(found[:1]) == Judgement(Verdict.EXACT)
 
 
 def test_every_verdict_has_a_code_a_sentence_and_a_cure() -> None:

@@ -12,6 +12,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from agentlightning import types
+from agentlightning.codec.json_copy import json_copy
 from agentlightning.errors import InvalidArgument, StoreUnavailable
 from agentlightning.store import (
     InMemoryLightningStore,
@@ -24,7 +25,7 @@ from agentlightning.store import (
 from agentlightning.store.arguments import UNSET, AttemptChange, RolloutChange, RolloutQuery, SpanBatch
 from agentlightning.store.base import LightningStoreStatistics
 from agentlightning.store.primitives import PRIMITIVES, Primitive, given_fields, perform
-from agentlightning.store.values import copy_value, json_copy
+from agentlightning.store.values import copy_value
 from agentlightning.store.wrapper import OneWayStore, StoreWrapper
 from agentlightning.testing import FaultyStore, ManualClock, StoreContract, account_of, open_span_of, span_of
 from agentlightning.testing.store_contract.base import Clock

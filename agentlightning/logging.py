@@ -30,7 +30,7 @@ PACKAGE = "agentlightning"
 
 _OURS = "_agentlightning_handler"
 _set_up: set[str] = set()
-"""Loggers that the last ``setup`` gave handlers; the next one takes them back."""
+"""Names of the loggers to which the last ``setup`` added handlers; the next call removes those handlers."""
 _RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -182,9 +182,11 @@ def configure_logger(level: int = logging.INFO, name: str = PACKAGE) -> logging.
 
 
 def _number(level: Level) -> int:
-    number = level if isinstance(level, int) else logging.getLevelName(str(level).upper())
-    if not isinstance(number, int):
-        raise ValueError(f"{level!r} is no log level; the usual ones are DEBUG, INFO, WARNING, ERROR")  # noqa: TRY004
+    if isinstance(level, int):
+        return level
+    number = logging.getLevelNamesMapping().get(str(level).upper())
+    if number is None:
+        raise ValueError(f"{level!r} is no log level; the usual ones are DEBUG, INFO, WARNING, ERROR")
     return number
 
 

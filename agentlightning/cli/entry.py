@@ -1,4 +1,4 @@
-"""From ``argv`` to an exit code: which command, and what becomes of its errors.
+"""The entry point of ``agl``: parses ``argv``, runs the command, and turns errors into messages and exit codes.
 
 Exit codes: 0 done; 1 a negative answer (``store check`` or ``doctor`` found something, there are no rows); 2 bad
 usage or bad input; 130 interrupted; 141 nobody reads the output any more. ``agl run`` returns that of its program.
@@ -41,7 +41,7 @@ def main(argv: Iterable[str] | None = None) -> int:
         except KeyboardInterrupt:
             return INTERRUPTED
         except BrokenPipeError:
-            _abandon_stdout()
+            _discard_stdout()
             return BROKEN_PIPE
         except (LightningError, OSError) as error:
             logger.debug("agl %s failed", args.command, exc_info=True)
@@ -115,6 +115,6 @@ def _logging(level: str | None) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _abandon_stdout() -> None:
-    """Keep the interpreter from failing once more when it flushes stdout at its end."""
+def _discard_stdout() -> None:
+    """Point stdout to ``/dev/null``: the interpreter flushes it at exit, which would fail again on the closed pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

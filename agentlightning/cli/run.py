@@ -41,10 +41,10 @@ FORWARDED = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
-FROM_THE_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+KEYBOARD_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 
-LOOKED_AT = 10_000
-"""Of an attempt with more spans than this nobody looks for one that is a model call."""
+MAX_SPANS_SEARCHED = 10_000
+"""An attempt with more spans is not searched for model calls, so that the end of a long run stays fast."""
 
 STARTUP = str(Path(__file__).parent / "startup")
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         return NOT_FOUND if not Path(program[0]).exists() else NOT_EXECUTABLE
     url, rollout_id, attempt_id = asyncio.run(_begin(args, program))
     code = execute(program, environment(url, rollout_id, attempt_id, args.capture_tokens))
-    ended = asyncio.run(_end(url, rollout_id, attempt_id, None if args.attempt else code))
+    ended = asyncio.run(_finish_attempt(url, rollout_id, attempt_id, None if args.attempt else code))
     if not args.quiet:
         _tell(rollout_id, *ended, options.again(args))
     return code
@@ -151,7 +151,11 @@ def execute(program: Sequence[str], env: Mapping[str, str]) -> int:
 
 @contextmanager
 def _forwarding(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass signals on while the body runs; what a person types reaches the child without us."""
+    """Forward signals to the child while the body runs, but not Ctrl-C, which the terminal sends to both processes.
+
+    Handlers can be set in the main thread only; in another one nothing is forwarded. Signals that were ignored before
+    stay ignored, as ``nohup`` wants it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -159,7 +163,7 @@ def _forwarding(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
-        if not (shared_keyboard and number in FROM_THE_KEYBOARD):
+        if not (shared_keyboard and number in KEYBOARD_SIGNALS):
             child.send_signal(number)
 
     before = {number: signal.getsignal(number) for number in FORWARDED}
@@ -187,10 +191,10 @@ def _in_foreground() -> bool:
         os.close(terminal)
 
 
-async def _end(
+async def _finish_attempt(
     url: str, rollout_id: str, attempt_id: str, code: int | None
 ) -> tuple[Receipt | None, list[str]]:
-    """End the attempt; return its receipt, and what is to be said of model calls that are missing."""
+    """End the attempt; return its receipt, and sentences about model calls that were not captured."""
     async with open_store(url) as store:
         if code is not None:
             try:
@@ -212,8 +216,13 @@ async def _missing_calls(store: LightningStore, rollout_id: str, attempt_id: str
         "not watched, or it called another API than chat/completions and completions, or no model"
         for server in dict.fromkeys(servers)
     ]
-    spans = await store.query_spans(rollout_id, attempt_id, limit=LOOKED_AT)
-    if said or not spans or len(spans) == LOOKED_AT or any(read_call(span) is not None for span in spans):
+    spans = await store.query_spans(rollout_id, attempt_id, limit=MAX_SPANS_SEARCHED)
+    if (
+        said
+        or not spans
+        or len(spans) == MAX_SPANS_SEARCHED
+        or any(read_call(span) is not None for span in spans)
+    ):
         return said
     return [TraceReason.NO_MODEL_CALLS.sentence]
 

@@ -1,4 +1,4 @@
-"""``agl store check``: whether a store is sound, and what waits outside of it.
+"""``agl store check``: whether a store is consistent, and which spans still wait in its spool.
 
 Nothing is repaired. Findings are either *wrong* (the store or its counts contradict themselves; exit code 1) or
 *notes* (true and worth knowing: writers that died, spans in the spool, ids that were reserved and not used).
@@ -25,7 +25,7 @@ SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Finding:
+class StoreFinding:
     """One thing that was found."""
 
     level: Level
@@ -65,15 +65,15 @@ async def _run(args: argparse.Namespace) -> int:
     return NEGATIVE if wrong else DONE
 
 
-async def _file(store: LightningStore) -> list[Finding]:
+async def _file(store: LightningStore) -> list[StoreFinding]:
     if not isinstance(store, SqliteLightningStore):
         return []
-    wrong = [Finding("wrong", "file", sentence) for sentence in await store.check()]
-    return wrong + [Finding("note", "file", sentence) for sentence in await store.doubts()]
+    wrong = [StoreFinding("wrong", "file", sentence) for sentence in await store.check()]
+    return wrong + [StoreFinding("note", "file", sentence) for sentence in await store.doubts()]
 
 
-async def _attempts(store: LightningStore) -> list[Finding]:
-    findings: list[Finding] = []
+async def _attempts(store: LightningStore) -> list[StoreFinding]:
+    findings: list[StoreFinding] = []
     rollouts = await store.query_rollouts()
     with output.progress(len(rollouts), "checking") as advance:
         for rollout in rollouts:
@@ -87,37 +87,39 @@ async def _attempts(store: LightningStore) -> list[Finding]:
     return findings
 
 
-def _receipt(rollout: Rollout, attempt: Attempt, receipt: Receipt, spans: Sequence[Span]) -> list[Finding]:
+def _receipt(
+    rollout: Rollout, attempt: Attempt, receipt: Receipt, spans: Sequence[Span]
+) -> list[StoreFinding]:
     ids = attempt.rollout_id, attempt.attempt_id
     found = []
     if len(spans) != receipt.stored:
         found.append(
-            Finding("wrong", "receipts", f"{receipt.stored} stored, but {len(spans)} can be read", *ids)
+            StoreFinding("wrong", "receipts", f"{receipt.stored} stored, but {len(spans)} can be read", *ids)
         )
     if not receipt.balanced:
-        found.append(Finding("wrong", "receipts", f"out of balance: {receipts.line(receipt)}", *ids))
+        found.append(StoreFinding("wrong", "receipts", f"out of balance: {receipts.line(receipt)}", *ids))
     if receipt.interrupted:
-        found.append(Finding("note", "receipts", f"interrupted: {receipts.line(receipt)}", *ids))
+        found.append(StoreFinding("note", "receipts", f"interrupted: {receipts.line(receipt)}", *ids))
     elif receipt.open and rollout.end_time is not None:
-        found.append(Finding("note", "receipts", f"{receipt.open} open in a finished rollout", *ids))
+        found.append(StoreFinding("note", "receipts", f"{receipt.open} open in a finished rollout", *ids))
     return found
 
 
-def _sequence(attempt: Attempt, spans: Sequence[Span]) -> list[Finding]:
+def _sequence(attempt: Attempt, spans: Sequence[Span]) -> list[StoreFinding]:
     ids = attempt.rollout_id, attempt.attempt_id
     numbers = [span.sequence_id for span in spans]
     found = []
     if len(set(numbers)) != len(numbers) or min(numbers, default=1) < 1:
-        found.append(Finding("wrong", "sequence ids", "an id below 1, or one that two spans have", *ids))
+        found.append(StoreFinding("wrong", "sequence ids", "an id below 1, or one that two spans have", *ids))
     elif numbers and max(numbers) != len(numbers):
         missing = max(numbers) - len(numbers)
         found.append(
-            Finding("note", "sequence ids", f"{output.count(missing, 'id')} reserved and not used", *ids)
+            StoreFinding("note", "sequence ids", f"{output.count(missing, 'id')} reserved and not used", *ids)
         )
     return found
 
 
-async def _spool(store: LightningStore) -> list[Finding]:
+async def _spool(store: LightningStore) -> list[StoreFinding]:
     spool = Spool(store)
     found = [await _unknown_attempts(store, spool)]
     for url, others in spool.files_of_copies().items():
@@ -125,7 +127,7 @@ async def _spool(store: LightningStore) -> list[Finding]:
             f"{output.count(len(others), 'batch')} in {spool.folder} for {url}, which has the same identity: one of "
             "the two is a copy. They are delivered there, and here once that one is gone"
         )
-        found.append(Finding("note", "spool", sentence))
+        found.append(StoreFinding("note", "spool", sentence))
     files = spool.own_files()
     if files:
         size = sum(file.stat().st_size for file in files)
@@ -133,18 +135,18 @@ async def _spool(store: LightningStore) -> list[Finding]:
             f"{output.count(len(files), 'batch')} ({size:,} bytes) in {spool.folder} for this store; "
             "the next tracer that starts on it delivers them"
         )
-        found.append(Finding("note", "spool", sentence))
+        found.append(StoreFinding("note", "spool", sentence))
     aside = spool.aside()
     if aside:
         sentence = (
             f"{output.count(len(aside), 'file')} in {aside[0].parent} can never be delivered: "
             + ", ".join(path.name for path in aside[:SHOWN])
         )
-        found.append(Finding("note", "spool", sentence))
+        found.append(StoreFinding("note", "spool", sentence))
     return [finding for finding in found if finding is not None]
 
 
-async def _unknown_attempts(store: LightningStore, spool: Spool) -> Finding | None:
+async def _unknown_attempts(store: LightningStore, spool: Spool) -> StoreFinding | None:
     missing = {
         ids: count
         for ids, count in spool.waiting_spans().items()
@@ -157,12 +159,12 @@ async def _unknown_attempts(store: LightningStore, spool: Spool) -> Finding | No
         f"{output.count(sum(missing.values()), 'span')} in {spool.folder} of {output.count(len(missing), 'attempt')} "
         f"that this store does not have ({named}); they stay there until a store that has them is put back"
     )
-    return Finding("note", "spool", sentence)
+    return StoreFinding("note", "spool", sentence)
 
 
-def _print(findings: Sequence[Finding], total: int, url: str | None) -> None:
+def _print(findings: Sequence[StoreFinding], total: int, url: str | None) -> None:
     output.out(f"{url}: {output.count(total, 'attempt')} checked")
-    kinds: dict[tuple[str, str], list[Finding]] = {}
+    kinds: dict[tuple[str, str], list[StoreFinding]] = {}
     for finding in findings:
         kinds.setdefault((finding.level, finding.check), []).append(finding)
     for (level, check), found in sorted(kinds.items(), reverse=True):

@@ -284,7 +284,7 @@ def _without_instance(arguments: dict[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- decorated functions
 
 
-class _Resting:
+class _SuspendableRecording:
     """A recording that is current only while a generator runs, and not while it waits for its consumer.
 
     The span is begun and ended inside a copy of the context: a generator may be continued from several
@@ -385,20 +385,20 @@ def _coroutine(fn: Callable[..., Any], recorded: Recorder, observe: Observer) ->
 def _generator(fn: Callable[..., Any], recorded: Recorder, observe: Observer) -> Callable[..., Any]:
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with _Resting(recorded(args, kwargs)) as resting:
+        with _SuspendableRecording(recorded(args, kwargs)) as recorded_steps:
             steps = fn(*args, **kwargs)
             step, value = steps.send, None
             while True:
                 try:
-                    with resting.current():
+                    with recorded_steps.current():
                         item = step(value)
                 except StopIteration as stop:
-                    observe(resting.recording, stop.value)
+                    observe(recorded_steps.recording, stop.value)
                     return stop.value
                 try:
                     step, value = steps.send, (yield item)
                 except GeneratorExit:
-                    with resting.current():
+                    with recorded_steps.current():
                         steps.close()
                     raise
                 except BaseException as thrown:  # noqa: BLE001 - it belongs to the generator
@@ -412,19 +412,19 @@ def _async_generator(fn: Callable[..., Any], recorded: Recorder, observe: Observ
 
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        with _Resting(recorded(args, kwargs)) as resting:
+        with _SuspendableRecording(recorded(args, kwargs)) as recorded_steps:
             steps = fn(*args, **kwargs)
             step, value = steps.asend, None
             while True:
                 try:
-                    with resting.current():
+                    with recorded_steps.current():
                         item = await step(value)
                 except StopAsyncIteration:
                     return
                 try:
                     step, value = steps.asend, (yield item)
                 except GeneratorExit:
-                    with resting.current():
+                    with recorded_steps.current():
                         await steps.aclose()
                     raise
                 except BaseException as thrown:  # noqa: BLE001 - it belongs to the generator

@@ -41,8 +41,7 @@ class Chain:
                 result = stage(current)
                 if result is None:
                     return None
-                if (result.rollout_id, result.attempt_id, result.span_id) != identity:
-                    raise ValueError("a stage must not change whose span it is")  # noqa: TRY301
+                _check_identity(result, identity)
             except Exception as error:  # noqa: BLE001 - one stage's error costs one span
                 self._lose(stage, error)
                 return None
@@ -57,6 +56,11 @@ class Chain:
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(getattr(stage, '__qualname__', repr(stage)) for stage in self.stages)})"
+
+
+def _check_identity(span: Span, identity: tuple[str, str, str]) -> None:
+    if (span.rollout_id, span.attempt_id, span.span_id) != identity:
+        raise ValueError("a stage must not change whose span it is")
 
 
 NO_STAGES: Final = Chain()

@@ -147,8 +147,9 @@ class Redactor:
         return self._masked(text)  # also JSON that seems clean: a repeated key hides the first of its values
 
     def _number(self, number: float) -> Any:
-        if abs(number) < 1e10 or number != number or abs(number) > 1e30:  # noqa: PLR0124 - NaN
-            return number  # shorter than any number that names a person or a card
+        # Numbers that name a person or a card have 11 to 19 digits. NaN and infinities are outside of the range too.
+        if not 1e10 <= abs(number) <= 1e30:
+            return number
         text = str(int(number))
         return number if self._masked(text) == text else self._masked(text)
 

@@ -58,6 +58,8 @@ class EventRecorder:
         self._tracer = provider.get_tracer("agentops", version or "")
         self._made: OrderedDict[str, SpanContext] = OrderedDict()
         self._agents: OrderedDict[str, str] = OrderedDict()
+        # Guards ``_made`` and ``_agents`` while they are changed. Spans are made without it, since a processor of the
+        # provider may take locks of its own.
         self._lock = threading.Lock()
 
     def event(self, event: Any, session_id: object = None) -> None:

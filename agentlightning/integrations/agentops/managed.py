@@ -1,10 +1,10 @@
-"""AgentOps 0.4 as a guest of our recorder: its decorators and traces, on our provider, with nobody to call.
+"""AgentOps 0.4 in managed mode: its decorators and traces work offline, on the tracer provider of the recorder.
 
 Its own start would install a second provider, an exporter and a metric reader with a thread each, replace ``print`` and
 ``__import__``, wrap the model clients so that streams change their type, and wait for a server. Here its ``init`` runs
-with the few functions replaced that do these things. What remains is what agents use: ``@operation`` and its kin,
-``start_trace`` and ``end_trace``, sessions, and its instrumentations of agent frameworks. Model calls are seen at
-the wire, exactly, so its instrumentations of model clients stay off.
+with the few functions replaced that do these things. What remains is what agents use: ``@operation`` and the
+other decorators, ``start_trace`` and ``end_trace``, sessions, and its instrumentations of agent frameworks. Model calls
+are captured at the HTTP client, so its instrumentations of model clients stay off.
 
 Every replacement is a :class:`~agentlightning.instrumentation.patch.Patch` that says what it does.
 """
@@ -55,12 +55,12 @@ def manage(found: Found, provider: Any, url: str, guard: Guard) -> Patches:
     try:
         agentops = importlib.import_module("agentops")
         core = importlib.import_module("agentops.sdk.core")
-        for patch in _quiet(core, provider):
+        for patch in _without_own_telemetry(core, provider):
             patches.add(patch)
         client = agentops.get_client()
         for patch in _offline(type(client)):
             patches.add(patch)
-        patches.add(_forgetting(core, client))
+        patches.add(_state_of_client(core, client))
         client.init(
             api_key=API_KEY,
             endpoint=url,
@@ -68,8 +68,7 @@ def manage(found: Found, provider: Any, url: str, guard: Guard) -> Patches:
             auto_start_session=False,
             instrument_llm_calls=False,
         )
-        if not core_object(core).initialized:
-            raise RuntimeError("its tracing core did not start")  # noqa: TRY301 - all failures are undone alike
+        _check_started(core)
         for exit_handler in _exit_handlers(core):
             atexit.unregister(exit_handler)
         patches.add(
@@ -90,6 +89,12 @@ def manage(found: Found, provider: Any, url: str, guard: Guard) -> Patches:
     return patches
 
 
+def _check_started(core: ModuleType) -> None:
+    # ``init`` logs what fails in it and returns.
+    if not core_object(core).initialized:
+        raise RuntimeError("its tracing core did not start")
+
+
 def core_object(core: ModuleType) -> Any:
     """Return the one ``TracingCore``: a singleton of the class up to 0.4.14, a global of the module since."""
     get_instance = getattr(core.TracingCore, "get_instance", None)
@@ -105,7 +110,7 @@ def core_provider(core: ModuleType) -> Any:
 # ---------------------------------------------------------------------- its start
 
 
-def _quiet(core: ModuleType, provider: Any) -> list[Patch]:
+def _without_own_telemetry(core: ModuleType, provider: Any) -> list[Patch]:
     """Replace what would install a provider, threads, and a ``print`` of its own; and flushes that wait."""
     patches: list[Patch] = []
     if "setup_telemetry" in vars(core):
@@ -167,14 +172,14 @@ def _nothing(original: Any, patch: Patch) -> Any:
 
 
 def _offline(client_class: type) -> list[Patch]:
-    """Let its client be authenticated without a word to any server."""
+    """Let its client be authenticated without a request to any server."""
     if "_start_auth_task" in vars(client_class):  # since 0.4.19, in the background
-        return [AttributePatch(client_class, "_start_auth_task", _known_already, _NO_SERVER)]
+        return [AttributePatch(client_class, "_start_auth_task", _authenticated_offline, _NO_SERVER)]
     v3 = importlib.import_module("agentops.client.api.versions.v3")
     return [AttributePatch(v3.V3Client, "fetch_auth_token", _token, _NO_SERVER)]
 
 
-def _known_already(original: Any, patch: Patch) -> Any:
+def _authenticated_offline(original: Any, patch: Patch) -> Any:
     @functools.wraps(original)
     def _start_auth_task(client: Any, api_key: str) -> None:
         if not patch.active:
@@ -196,8 +201,11 @@ def _token(original: Any, patch: Patch) -> Any:
     return fetch_auth_token
 
 
-def _forgetting(core: ModuleType, client: Any) -> Patch:
-    """Undoing lets AgentOps be started again, by us or by its user; what its agent has left open ends."""
+def _state_of_client(core: ModuleType, client: Any) -> Patch:
+    """Return a patch whose undoing lets AgentOps be started again, by us or by its user, and ends open spans.
+
+    It changes nothing now. It has to be added before ``init`` runs, so that a start that fails is undone too.
+    """
 
     def undo() -> None:
         held = core_object(core)

@@ -52,6 +52,8 @@ class Faults:
     """The orders that are open; every method may be called from any thread."""
 
     def __init__(self) -> None:
+        # Guards ``_open``, the counts of its faults, and which event is the current ``_released``. A fault that delays
+        # a request waits for its event without the lock, so ``clear`` can end the wait.
         self._lock = threading.Lock()
         self._open: list[Fault] = []
         self._released = threading.Event()

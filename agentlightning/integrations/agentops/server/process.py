@@ -52,7 +52,10 @@ class ServerProcess:
         self._popen = popen
         self._stderr = stderr
         self._channel = channel
+        # Guards the end of the process: stopping it, and closing and reading its stderr.
         self._lock = threading.Lock()
+        # Guards ``_is_ready``: one thread waits for the process's first message, the others for that thread. It is
+        # always taken before ``_lock``, since a start that fails stops the process.
         self._ready_lock = threading.Lock()
         self._is_ready = False
         self.daemon = daemon

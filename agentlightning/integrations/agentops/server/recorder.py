@@ -83,6 +83,7 @@ class Recorder:
     def __init__(
         self, limits: Mapping[str, Limit] = LIMITS, *, clock: Callable[[], float] = time.time
     ) -> None:
+        # Guards the rings, their counts and ``_number``, so that numbers are in the order in which values were kept.
         self._lock = threading.Lock()
         self._rings = {kind: _Ring(limit) for kind, limit in limits.items()}
         self._number = 0

@@ -111,7 +111,7 @@ class _Room:
     """Bytes that bodies may still take, over all connections."""
 
     def __init__(self, size: int) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards ``_free``; each connection has a thread
         self._free = size
 
     def take(self, size: int) -> bool:

@@ -146,8 +146,6 @@ class Writer:
             return self.ledger.has_work or bool(self._flushes) or bool(self._undelivered)
         return self.ledger.has_work_of(scope) or (self._flushes.has_jobs and self.ledger.has_started(scope))
 
-    # ------------------------------------------------------------------ the end
-
     def shutdown(self, timeout: float) -> bool:
         """Write what is queued within ``timeout`` seconds, put the rest on disk, and stop; a repeat is harmless.
 
@@ -245,8 +243,6 @@ class Writer:
             self._converter.convert(batch, self.ledger.drop, self.queue.is_behind)
             await self._delivery.commit(batch, self._converter.starts(batch))
             self._mover.freed()
-
-    # ------------------------------------------------------------------ fork
 
     def after_fork_in_child(self) -> None:
         """Begin anew: what the parent had queued is the parent's to write."""

@@ -61,6 +61,7 @@ class HttpClientCalls:
         @functools.wraps(original)
         def putrequest(connection: Any, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
             result = original(connection, method, url, *args, **kwargs)
+            # Connections are kept alive: an earlier request without a response must not get these bytes.
             vars(connection).pop(_STATE, None)
             if patch.active and not is_own_work() and operation_of(method, urlsplit(url).path) is not None:
                 with self._watch.guard("noting a request"):
@@ -302,6 +303,7 @@ class _Request:
         finally:
             self.is_bypassed = False
             vars(connection).pop(_STATE, None)
+        # ``getresponse`` accepts only a connection in this state; ``send`` alone does not set it.
         connection._HTTPConnection__state = http.client._CS_REQ_SENT  # type: ignore[attr-defined]  # noqa: SLF001
 
     @staticmethod

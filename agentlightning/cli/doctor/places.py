@@ -12,7 +12,7 @@ from ...types import Receipt
 from .. import output, store_migrate
 from .finding import Finding, Subject
 
-LOOKED_AT = 100
+MAX_ROLLOUTS = 100
 """How many rollouts are looked at."""
 TIMEOUT = 30.0
 
@@ -54,7 +54,7 @@ def _finding(receipts: list[Receipt]) -> Finding:
 
 async def _receipts(url: str) -> list[Receipt]:
     async with asyncio.timeout(TIMEOUT), open_store(url) as store:
-        rollouts = await store.query_rollouts(sort_by="start_time", sort_order="desc", limit=LOOKED_AT)
+        rollouts = await store.query_rollouts(sort_by="start_time", sort_order="desc", limit=MAX_ROLLOUTS)
         found: list[Receipt | None] = []
         for rollout in rollouts:
             attempt = await store.get_latest_attempt(rollout.rollout_id)

@@ -14,7 +14,7 @@ from ...semconv import AGL_UNCAPTURED, SpanFlagAttributes
 from ...store.sqlite.connection import connect
 from .finding import Finding, Subject
 
-LOOKED_AT = 100_000
+MAX_SPANS = 100_000
 """The newest spans of a store that are looked at."""
 _NEWEST = """
 SELECT attributes FROM spans
@@ -43,6 +43,6 @@ def servers(subject: Subject) -> Iterator[Finding]:
 
 def _uncaptured(path: Path) -> Counter[str]:
     with closing(connect(path)) as connection:
-        rows = connection.execute(_NEWEST, (LOOKED_AT, AGL_UNCAPTURED)).fetchall()
+        rows = connection.execute(_NEWEST, (MAX_SPANS, AGL_UNCAPTURED)).fetchall()
     key = SpanFlagAttributes.UNCAPTURED_SERVER.value
     return Counter(str(json.loads(attributes).get(key)) for (attributes,) in rows)

@@ -187,6 +187,25 @@ class _ResponseHead(NamedTuple):
     content_encoding: str = ""
 
 
+class _RequestBody:
+    """The chunks of a request's body that is generated while it is sent, up to ``max_bytes``."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Keep a chunk, as far as there is room."""
+        self._size += len(chunk)
+        if self._size <= self._max_bytes:
+            self._chunks.append(bytes(chunk))
+
+    def take(self) -> bytes:
+        """Return what was kept."""
+        return b"".join(self._chunks)
+
+
 class _ResponseBody:
     """The chunks of a response, as many as ``max_bytes`` and the memory of the sink allow.
 
@@ -264,13 +283,14 @@ class Exchange:
         call.current = self
         self.start = start
         self._request = request
-        self._sent: list[bytes] = []
-        self._sent_size = 0
-        self._max_body_bytes = max_body_bytes
+        self._sent = _RequestBody(max_body_bytes)
         self._started_ns = time.time_ns()
         self._head = _ResponseHead()
         self._body = _ResponseBody(call, max_body_bytes)
-        self.is_finished = False
+        # Attributes and not methods, which would be a call more for each chunk of a stream.
+        self.note_request_chunk = self._sent.add
+        self.note_response_chunk = self._body.add
+        self._unfinished = [True]
         self.endpoint = endpoint
         self.added: frozenset[str] = frozenset()
         self.kind: RequestKind | None = None
@@ -278,19 +298,14 @@ class Exchange:
         self.notes: list[str] = []
         open_exchanges.add(self)
 
-    def note_request_chunk(self, chunk: bytes) -> None:
-        """Keep a chunk of a body that is generated while it is sent, up to ``max_body_bytes``."""
-        self._sent_size += len(chunk)
-        if self._sent_size <= self._max_body_bytes:
-            self._sent.append(bytes(chunk))
+    @property
+    def is_finished(self) -> bool:
+        """Whether the exchange has ended."""
+        return not self._unfinished
 
     def note_response_head(self, status: int, content_type: str, content_encoding: str) -> None:
         """Keep the head of the response."""
         self._head = _ResponseHead(status, content_type, content_encoding)
-
-    def note_response_chunk(self, chunk: bytes) -> None:
-        """Keep a chunk of the response's body, as it came over the wire."""
-        self._body.add(chunk)
 
     def note_decoded_body(self, body: bytes) -> None:
         """Keep a whole body that the client has read and decompressed."""
@@ -318,9 +333,10 @@ class Exchange:
             complete: Whether the whole response has arrived.
             error: ``Type: message`` of the exception that ended it.
         """
-        if self.is_finished:
+        try:
+            self._unfinished.pop()  # atomic: the reader and the thread that ends streams may come here at once
+        except IndexError:
             return
-        self.is_finished = True
         self._open_exchanges.discard(self)
         self._body.give_memory_back()
         with self._call.guard("noting the end of a call"):
@@ -329,7 +345,7 @@ class Exchange:
             )
 
     def _raw(self, *, complete: bool, error: str | None) -> RawCall:
-        body = self._request.body if self._request.body is not None else b"".join(self._sent)
+        body = self._request.body if self._request.body is not None else self._sent.take()
         body = plain_body(body, self._request.headers)
         return RawCall(
             start=self.start if self._request.body is not None else _completed(self.start, body),

@@ -394,6 +394,12 @@ structured = st.just([{"role": "user", "parts": []}]) | st.none() | st.just(7)
 settings_texts = st.sampled_from(['{"temperature":1.0}', '{"temperature":0.5}', "[]", "no JSON", None])
 
 
+def chat(attributes: dict[str, Any]) -> Span:
+    """A span of a model call, with these attributes as they are."""
+    span = Span.from_attributes(attributes={}, rollout_id="ro-1", attempt_id="at-1", name="chat m")
+    return span.model_copy(update={"attributes": attributes})
+
+
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -411,19 +417,14 @@ settings_texts = st.sampled_from(['{"temperature":1.0}', '{"temperature":0.5}', 
 def test_a_reader_of_many_calls_reads_each_as_if_it_were_the_first(many: list[dict[str, Any]]) -> None:
     reader = CallReader()
     for attributes in many:
-        span = Span.model_construct(name="chat m", attributes=attributes)
+        span = chat(attributes)
         assert repr(reader.read(span)) == repr(read_call(span))
 
 
 def test_messages_that_calls_have_in_common_are_kept_once() -> None:
     reader = CallReader()
     texts = [f"[{','.join(MESSAGES[:count])}]" for count in (1, 2, 3)]
-    spans = [
-        Span.model_construct(
-            name="chat m", attributes={"agentlightning.token_capture": "valid", "gen_ai.input.messages": each}
-        )
-        for each in texts
-    ]
+    spans = [chat({"agentlightning.token_capture": "valid", "gen_ai.input.messages": each}) for each in texts]
     first, second, third = (call for call in map(reader.read, spans) if call is not None)
     assert first.request_messages[0] is second.request_messages[0] is third.request_messages[0]
     assert second.request_messages[1] is third.request_messages[1]
@@ -431,11 +432,7 @@ def test_messages_that_calls_have_in_common_are_kept_once() -> None:
 
 def test_what_a_span_keeps_as_a_message_and_is_none_is_left_out_with_an_issue() -> None:
     kept = '[{"agentlightning.message":"text"},{"role":"user","parts":[{"type":"text","content":"a"}]}]'
-    call = read_call(
-        Span.model_construct(
-            name="chat m", attributes={"agentlightning.token_capture": "valid", "gen_ai.input.messages": kept}
-        )
-    )
+    call = read_call(chat({"agentlightning.token_capture": "valid", "gen_ai.input.messages": kept}))
     assert call is not None
     assert call.request_messages == ({"role": "user", "content": "a"},)
     assert Issue("warn", "message_unreadable", "message 0") in call.issues

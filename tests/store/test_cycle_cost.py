@@ -41,7 +41,7 @@ def test_no_signature_is_inspected_for_a_rollout(url: str, started: bool, tmp_pa
             await cycle(store)
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]
+            threading.setprofile(None)
             await store.close()
 
     asyncio.run(cycles())

@@ -80,11 +80,11 @@ class Blocking(FaultyStore):
         self.is_asked = threading.Event()
         self.may_go_on = threading.Event()
 
-    async def start_rollout(self, input: Any, **more: Any) -> Any:  # noqa: A002 - the contract's name
+    async def start_rollout(self, input: Any, *others: Any, **more: Any) -> Any:  # noqa: A002 - the contract's name
         if input["name"] == self.name:
             self.is_asked.set()
             self.may_go_on.wait()
-        return await super().start_rollout(input, **more)
+        return await super().start_rollout(input, *others, **more)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

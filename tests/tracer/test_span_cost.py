@@ -18,6 +18,7 @@ from tracer_sample import model_call, new_attempt, read
 import agentlightning
 from agentlightning.recorder.settings import WriterSettings
 from agentlightning.store import LightningStore
+from agentlightning.testing import FaultyStore, wait_until_async
 from agentlightning.tracer import OtelTracer
 
 PACKAGE = str(Path(agentlightning.__file__).parent)
@@ -115,13 +116,18 @@ async def test_a_span_makes_few_calls_and_takes_two_locks(
     provider.add_span_processor(SpanProcessor())
     floor = counted(make(provider.get_tracer("agent"), attributes))
     ids = await new_attempt(store)
+    faulty = FaultyStore(store, only={"add_many_spans"})
     tracer = OtelTracer()
-    with tracer.lifespan(store):
+    with tracer.lifespan(faulty):
         async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]) as handle:
+            faulty.hold()  # the writer has something to do, and none of these spans has to wake it up
+            handle.start_span("before").end()
+            await wait_until_async(lambda: faulty.held == 1)
             by_handle = counted(make(handle, attributes))
             by_global = counted(make(trace.get_tracer("agent"), attributes))
             with handle.start_as_current_span("around", attributes=TOOL):
                 inside = counted(make(handle, attributes))
+            faulty.release()
     for count in (by_handle, by_global, inside):
         assert count.calls - floor.calls <= MOST_CALLS
         assert count.locks <= MOST_LOCKS

@@ -94,7 +94,7 @@ class AgentOpsTracer(OtelTracer):
         self._allow_insecure = allow_insecure or self._server_url is None
         self._undo = ExitStack()
         self._starting_in: int | None = None
-        self._said = False
+        self._has_said_why = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_undo": ExitStack(), "_starting_in": None}
@@ -241,8 +241,8 @@ class AgentOpsTracer(OtelTracer):
     ) -> None:
         if self._strict:
             raise reason from cause
-        if not self._said:
-            self._said = True
+        if not self._has_said_why:
+            self._has_said_why = True
             (_log.info if missing else _log.error)("AgentOps is not recorded: %s", reason)
 
 

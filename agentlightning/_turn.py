@@ -15,7 +15,7 @@ PAUSE_SECONDS: Final = 0.00002
 
 
 class Turn:
-    """A thread's turn at the interpreter lock; ``pass_on`` ends it once it is half a millisecond old.
+    """A thread's turn at the interpreter lock; ``give_way`` ends it once it is half a millisecond old.
 
     CPython makes a thread that wants the lock wait for 5 ms (``sys.getswitchinterval``) while another computes: an
     event loop that wakes up beside a busy writer is late by that much each time. ``time.sleep(0)`` is not enough: the
@@ -29,7 +29,7 @@ class Turn:
         self._began = time.perf_counter()
         self._length = WORK_SECONDS
 
-    def pass_on(self) -> None:
+    def give_way(self) -> None:
         """Let another thread run, if this one has worked for long enough."""
         now = time.perf_counter()
         if now - self._began > self._length:
@@ -41,4 +41,4 @@ class Turn:
         """Yield the items, and let other threads run in between."""
         for item in items:
             yield item
-            self.pass_on()
+            self.give_way()

@@ -116,7 +116,7 @@ class Converter:
             entry.span = span
             made[key_of(span)] = entry
             if not is_pressed():
-                turn.pass_on()
+                turn.give_way()
         batch.made = made  # at once: a shutdown may make them anew while the writer's thread has the others
 
     def starts(self, batch: PendingBatch) -> list[Span]:

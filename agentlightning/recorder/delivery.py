@@ -17,7 +17,7 @@ from ..semconv import DropReason
 from .counts import next_writer_id
 from .ledger import key_of
 from .spool import Batch, Spool
-from .store_writes import Backoff, insist, within, write_batch
+from .store_writes import Backoff, retry, within, write_batch
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
@@ -130,9 +130,9 @@ class Delivery:
     def _settle(self, batch: PendingBatch) -> None:
         self._queue.free(self._ledger.settle(batch))
 
-    async def insist(self, work: Callable[[], Awaitable[Any]], otherwise: str) -> None:
+    async def retry(self, work: Callable[[], Awaitable[Any]], otherwise: str) -> None:
         """Do something else in a store, with the same patience; if it fails for good, the log says ``otherwise``."""
-        await insist(work, otherwise, self.backoff, self._write_timeout)
+        await retry(work, otherwise, self.backoff, self._write_timeout)
 
     # ------------------------------------------------------------------ onto the disk
 

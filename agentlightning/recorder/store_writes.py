@@ -136,7 +136,7 @@ async def write_batch(
         return Outcome(stored=stored, at_once=attempt == 1)
 
 
-async def insist(
+async def retry(
     work: Callable[[], Awaitable[Any]], otherwise: str, backoff: Backoff, write_timeout: float
 ) -> None:
     """Do something else in a store, with the same patience; if it fails for good, the log says ``otherwise``."""

@@ -227,7 +227,7 @@ class Writer:
         await self._write_pending()
         for job in self._flushes.due():
             if not self._is_stopped:
-                await self._delivery.insist(job.work, job.otherwise)
+                await self._delivery.retry(job.work, job.otherwise)
             self._flushes.done(job)
         self._flushes.resolve(delivers=bool(self._undelivered))
         # One file each, after what is new: a large spool keeps no trace_context waiting.

@@ -29,7 +29,7 @@ from ..recorder.store_writes import within
 from ..recorder.writer import Writer
 from ..store.base import LightningStore
 from ..store.registry import open_store
-from .portal import run_sync
+from .event_loops import run_sync
 from .process_end import EXIT_TIMEOUT
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import ConfigurationError
 from ..recorder.scope import Scope, current_scope
 from ..recorder.store_writes import within
-from .portal import run_sync
+from .event_loops import run_sync
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore

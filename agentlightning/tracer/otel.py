@@ -35,12 +35,12 @@ from ..semconv import SpanFlagAttributes
 from ..types.attributes import to_attributes
 from ..types.ids import new_attempt_id, new_rollout_id
 from .base import TraceContext, context_with_active_tracer
+from .event_loops import in_event_loop, wait_for_future
 from .handed_work import carry_handed_work
 from .known_endpoints import KnownEndpoints, resource_endpoints
 from .model_calls import ModelCallRecorder
 from .opening import Opened, Opening, patience
 from .other_processes import RecordingTracer, register
-from .portal import in_event_loop, wait_for_future
 from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
 from .provider import TRACER_NAME, ProviderSession

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 from .._handover import Future
 from .._threads import try_start
 from .._turn import Turn
-from .portal import in_event_loop, run_here, wait_for_future
+from .event_loops import in_event_loop, run_here, wait_for_future
 
 T = TypeVar("T")
 
@@ -226,7 +226,7 @@ class _Answering:
             task.add_done_callback(self._is_answered)
 
     async def _answer(self, question: Question[Any]) -> None:
-        self._turn.pass_on()  # else an event loop of the agent waits until all are answered
+        self._turn.give_way()  # else an event loop of the agent waits until all are answered
         await question.answer()
 
     def _is_answered(self, task: asyncio.Task[None]) -> None:

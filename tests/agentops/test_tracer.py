@@ -135,6 +135,15 @@ async def test_decorators_model_calls_and_rewards_are_one_tree_that_can_be_train
 
 
 @pytest.mark.asyncio
+async def test_a_context_that_cannot_wait_in_a_running_loop_says_so(
+    recorder: AgentOpsTracer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with recorder.trace_context():
+        pass
+    assert "'async with' waits for it" in caplog.text
+
+
+@pytest.mark.asyncio
 async def test_a_failing_agent_leaves_an_error_span_and_its_own_exception(
     store: LightningStore, recorder: AgentOpsTracer
 ) -> None:

@@ -1,4 +1,4 @@
-"""The one edge between synchronous callers and the asynchronous store."""
+"""Coroutines of a store that are called from synchronous code, and waiting in whatever event loop is running."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _in_background(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
             future.set_exception(error)
 
     thread = threading.Thread(
-        target=contextvars.copy_context().run, args=(run,), name="agl-portal", daemon=True
+        target=contextvars.copy_context().run, args=(run,), name="agl-run-sync", daemon=True
     )
     if not try_start(thread):
         if not in_event_loop():

@@ -11,8 +11,10 @@ known to those that had the store open while they happened.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -44,6 +46,7 @@ class ClockSteps:
         """The latest time that the clock has shown: what was recorded so far lies not behind it."""
         self._steps: list[tuple[float, float]] = []
         """The latest time that may have been recorded before the step, and by how many seconds the clock was set."""
+        _all.add(self)
 
     def now(self) -> float:
         """Return the time, and take note of a step forward since the last look."""
@@ -63,11 +66,25 @@ class ClockSteps:
     @property
     def seconds(self) -> float:
         """By how much the clock was set forward in all."""
-        return sum(
-            size for _, size in tuple(self._steps)
-        )  # a copy: ``now`` of another thread may change the list
+        steps = tuple(self._steps)  # a copy: ``now`` of another thread may change the list
+        return sum(size for _, size in steps)
+
+    def after_fork_in_child(self) -> None:
+        """Let go of the lock, which a thread of the parent may have held. A step that it was noting may count twice."""
+        self._lock = threading.Lock()
 
     def shown(self, moment: float) -> float:
         """Return a recorded moment as the clock would show it if it had been set before that."""
         steps = tuple(self._steps)  # a copy: ``now`` of another thread may change the list
         return moment + sum(size for limit, size in steps if moment <= limit)
+
+
+_all: weakref.WeakSet[ClockSteps] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for each in list(_all):
+        each.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -168,3 +171,25 @@ def test_a_recorded_moment_is_never_shown_as_longer_ago_than_it_is(story: list[t
     if all(step >= 0 for _, step in story):
         for wall, steady in recorded:
             assert now - steps.shown(wall) == pytest.approx(machine.steady() - steady, abs=1e-3)
+
+
+def test_a_child_that_is_forked_while_a_thread_reads_the_clock_can_read_it() -> None:
+    is_reading, may_go_on = threading.Event(), threading.Event()
+
+    def clock() -> float:
+        if threading.current_thread().name == "slow":
+            is_reading.set()
+            may_go_on.wait()
+        return 1.0
+
+    steps = ClockSteps(clock)
+    thread = threading.Thread(target=steps.now, name="slow")
+    thread.start()
+    is_reading.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # ends a child that waits for ever
+        os._exit(0 if steps.now() == 1.0 else 1)
+    may_go_on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -20,6 +20,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from .._handover import Future
@@ -53,11 +54,8 @@ class Question(Generic[T]):
             Exception: What the coroutine has raised.
         """
         give_up = time.monotonic() + timeout
-        try:
+        with suppress(TimeoutError):  # also the coroutine's own, which comes out below
             return self._future.result(min(timeout, BEGIN_TIMEOUT))
-        except TimeoutError:
-            if self._future.done():  # the coroutine's own
-                raise
         self._hurry()
         return self._future.result(give_up - time.monotonic())
 

@@ -199,6 +199,8 @@ async def test_states_of_end_trace_arrive_as_words_and_as_status(
 async def test_an_agents_own_init_gives_it_a_session_and_changes_nothing_else(
     store: LightningStore, recorder: AgentOpsTracer, model: FakeOpenAI
 ) -> None:
+    async with recorder.trace_context():  # starts the thread on which stores are asked
+        pass
     before = globals_of_process()
     async with recorder.trace_context() as handle:
         agentops.init("11111111-1111-4111-8111-111111111111", default_tags=["mine"])

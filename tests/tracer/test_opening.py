@@ -17,6 +17,7 @@ import pytest
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import FaultyStore, wait_until
 from agentlightning.tracer import OtelTracer
+from agentlightning.tracer.questions import BEGIN_TIMEOUT
 
 
 def statuses(store: LightningStore) -> list[str]:
@@ -112,6 +113,39 @@ def test_a_store_that_blocks_its_thread_keeps_no_other_context_waiting(asynchron
         blocked.join()
     assert len(ids) == 3
     assert started == ids
+
+
+class NeverInTime(InMemoryLightningStore):
+    """Answers just when those who ask look whether anybody has begun to."""
+
+    async def start_rollout(self, *args: Any, **more: Any) -> Any:
+        began = await super().start_rollout(*args, **more)
+        await asyncio.sleep(BEGIN_TIMEOUT)
+        return began
+
+
+def test_an_answer_that_comes_between_two_looks_is_not_lost() -> None:
+    store = NeverInTime()
+    tracer = OtelTracer()
+    is_over = threading.Event()
+
+    def compute() -> None:
+        while not is_over.is_set():
+            sum(range(1000))
+
+    # Who has waited long enough gets the interpreter back late, when the answer may have come.
+    computing = threading.Thread(target=compute)
+    computing.start()
+    try:
+        with tracer.lifespan(store):
+            for _ in range(100):
+                with tracer.trace_context("task") as handle:
+                    pass
+                assert handle.receipt().dropped == {}
+    finally:
+        is_over.set()
+        computing.join()
+    assert len(statuses(store)) == 100
 
 
 def test_a_forked_child_opens_contexts_of_its_own(store: LightningStore, tracer: OtelTracer) -> None:

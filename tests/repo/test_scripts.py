@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 import signal
 import subprocess
@@ -116,3 +117,12 @@ def test_no_script_calls_with_lock_where_bash_ignores_failures(script: str) -> N
     text = (ROOT / "scripts" / script).read_text(encoding="utf-8")
     calls = [line.strip() for line in text.splitlines() if "with_lock" in line]
     assert [line for line in calls if not line.startswith("with_lock ") or "||" in line or "&&" in line] == []
+
+
+@pytest.mark.parametrize(
+    "script", sorted(path.name for path in (ROOT / "scripts").iterdir() if path.is_file())
+)
+def test_tests_that_a_script_names_exist(script: str) -> None:
+    text = (ROOT / "scripts" / script).read_text(encoding="utf-8")
+    named = re.findall(r"(?:tests|examples)/[\w/]+\.py", text)
+    assert [path for path in named if not (ROOT / path).exists()] == []

@@ -226,6 +226,7 @@ class _Answering:
     async def _answer(self, question: Question[Any]) -> None:
         self._turn.give_way()  # else an event loop of the agent waits until all are answered
         await question.answer()
+        self._turn.give_way()  # the store may have answered many at one moment
 
     def _is_answered(self, task: asyncio.Task[None]) -> None:
         self._answers.discard(task)

@@ -95,30 +95,31 @@ class Questions:
         self._waiting: deque[Question[Any]] = deque()
         # Weak, so that only its own stack holds a thread's event loop. A forked child has that stack's objects and not
         # the thread: what it could free there would complain, and would take the parent's sockets out of its epoll.
-        self._thread: Callable[[], _Answering | None] = _no_thread
+        self._threads: list[weakref.ref[_Answering]] = []
         self._is_closed = False
         _all.add(self)
 
     def ask(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Question[T]:
         """Have a coroutine run; also after :meth:`close`."""
         question = Question(self, work)
-        # First into the queue, then the look for a thread: one that ends looks the other way round, at the queue last.
+        # First into the queue, then the look for a thread that stays. One that ends looks at the queue after it was
+        # told to end: either it finds the question there, or it is not found to stay here.
         self._waiting.append(question)
-        thread = self._thread()
-        if thread is None or not thread.wake():
+        staying = [thread for thread in self._alive() if thread.stays]
+        if not (staying and staying[-1].wake()):
             self.add_thread()
         return question
 
     def add_thread(self) -> None:
-        """Start a thread for the questions that wait; from now on it answers in place of the one before."""
-        before = self._thread()
-        thread = _Answering(self._waiting, self._forget, stays=not self._is_closed)
-        self._thread = weakref.ref(thread)
-        if before is not None:
-            before.end()
+        """Start a thread for the questions that wait; from now on it answers in place of the others."""
+        others = self._alive()
+        thread = _Answering(self._waiting, stays=not self._is_closed)
+        self._threads.append(weakref.ref(thread, self._is_gone))
+        for other in others:
+            other.end()
         if thread.start():
             return
-        self._forget(thread)
+        thread.end()
         if not in_event_loop():
             run_here(thread.answer_all())
             return
@@ -128,26 +129,28 @@ class Questions:
             )
 
     def close(self, timeout: float = 1.0) -> None:
-        """End the thread; wait for that for at most ``timeout`` seconds, and not for stores that do not answer."""
+        """End the threads; wait for that for at most ``timeout`` seconds, and not for stores that do not answer."""
         self._is_closed = True
-        thread = self._thread()
-        if thread is not None:
+        threads = self._alive()  # several, where others were asked for at one moment
+        for thread in threads:
             thread.end()
+        give_up = time.monotonic() + timeout
+        for thread in threads:
             if not thread.is_answering():
-                thread.join(timeout)
+                thread.join(give_up - time.monotonic())
 
     def after_fork_in_child(self) -> None:
-        """Forget a thread that the child does not have, and what it was asked in the parent."""
-        self._thread = _no_thread
+        """Forget threads that the child does not have, and what they were asked in the parent."""
+        self._threads.clear()
         self._waiting.clear()
 
-    def _forget(self, thread: _Answering) -> None:
-        if self._thread() is thread:
-            self._thread = _no_thread
+    def _alive(self) -> list[_Answering]:
+        """Return the threads that have not ended, the newest last."""
+        return [thread for thread in (each() for each in self._threads[:]) if thread is not None]
 
-
-def _no_thread() -> None:
-    return None
+    def _is_gone(self, thread: weakref.ref[_Answering]) -> None:
+        with suppress(ValueError):  # of a parent
+            self._threads.remove(thread)
 
 
 class _Answering:
@@ -155,16 +158,12 @@ class _Answering:
 
     Args:
         waiting: The queue, which other threads of this kind may share.
-        forget: Called before it ends, so that nobody relies on it any more.
         stays: Whether it waits for more when the queue is empty.
     """
 
-    def __init__(
-        self, waiting: deque[Question[Any]], forget: Callable[[_Answering], None], *, stays: bool
-    ) -> None:
+    def __init__(self, waiting: deque[Question[Any]], *, stays: bool) -> None:
         self._waiting = waiting
-        self._forget = forget
-        self._stays = stays
+        self.stays = stays
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
         self._answers: set[asyncio.Task[None]] = set()
@@ -189,7 +188,7 @@ class _Answering:
 
     def end(self) -> None:
         """Have it end when it has answered all; does not wait."""
-        self._stays = False
+        self.stays = False
         self.wake()
 
     def is_answering(self) -> bool:
@@ -198,7 +197,8 @@ class _Answering:
 
     def join(self, timeout: float) -> None:
         """Wait for its end."""
-        self._thread.join(timeout)
+        with suppress(RuntimeError):  # it could not be started
+            self._thread.join(max(0.0, timeout))
 
     async def answer_all(self) -> None:
         """Answer what waits, and what comes until it is told to end."""
@@ -206,12 +206,10 @@ class _Answering:
         while True:
             self._woken.clear()
             self._begin()
-            if not (self._stays or self._answers):
-                self._forget(self)
-                if not self._waiting:  # a question that came before it was forgotten waits for this thread
-                    return
-                continue
-            await self._woken.wait()
+            if self.stays or self._answers:
+                await self._woken.wait()
+            elif not self._waiting:  # after the look at ``stays``: see Questions.ask
+                return
 
     def _begin(self) -> None:
         while self._waiting:

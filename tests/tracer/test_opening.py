@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.testing import FaultyStore, wait_until
 from agentlightning.tracer import OtelTracer
-from agentlightning.tracer.questions import BEGIN_TIMEOUT
+from agentlightning.tracer.questions import BEGIN_TIMEOUT, THREAD_NAME
 
 
 def statuses(store: LightningStore) -> list[str]:
@@ -146,6 +147,49 @@ def test_an_answer_that_comes_between_two_looks_is_not_lost() -> None:
         is_over.set()
         computing.join()
     assert len(statuses(store)) == 100
+
+
+def test_threads_that_open_their_first_contexts_at_one_moment_leave_none_behind(
+    store: LightningStore,
+) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            tracer = OtelTracer()
+            at_once = threading.Barrier(8)
+
+            def agent(tracer: OtelTracer = tracer, at_once: threading.Barrier = at_once) -> None:
+                at_once.wait()
+                with tracer.trace_context("task"):
+                    pass
+
+            with tracer.lifespan(store):
+                agents = [threading.Thread(target=agent) for _ in range(8)]
+                for each in agents:
+                    each.start()
+                for each in agents:
+                    each.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert statuses(store) == ["succeeded"] * 160
+    wait_until(lambda: THREAD_NAME not in {each.name for each in threading.enumerate()})
+
+
+def test_a_context_opens_where_the_interpreter_gives_no_more_threads(
+    store: LightningStore, tracer: OtelTracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of a program in the first releases of Python 3.12."""
+
+    def refuse(thread: threading.Thread) -> bool:
+        del thread
+        return False
+
+    monkeypatch.setattr("agentlightning.tracer.questions.try_start", refuse)
+    with tracer.trace_context("at the end") as handle:
+        pass
+    assert handle.receipt().dropped == {}
+    assert statuses(store) == ["succeeded"]
 
 
 def test_a_forked_child_opens_contexts_of_its_own(store: LightningStore, tracer: OtelTracer) -> None:

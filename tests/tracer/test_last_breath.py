@@ -71,6 +71,22 @@ def work():
     tracer.teardown_worker(0)
 """
 
+STARTS = """
+import atexit
+from agentlightning.store import open_store
+from agentlightning.tracer import OtelTracer
+
+tracer = OtelTracer()
+tracer.init()
+tracer.init_worker(0, open_store())
+
+@atexit.register
+def work():
+    with tracer.trace_context("started at the end"):
+        pass
+    tracer.teardown_worker(0)
+"""
+
 HELD = """
 import os
 from agentlightning.store import open_store
@@ -157,6 +173,17 @@ def test_an_exit_handler_may_trace_and_use_the_store(place: dict[str, str]) -> N
     names, receipt = asyncio.run(found(place))
     assert names == ["s0", "s1", "s2", "work"]
     assert receipt.whole
+
+
+def test_an_exit_handler_may_start_a_rollout(place: dict[str, str]) -> None:
+    assert run(STARTS, place) == ""
+
+    async def names() -> list[str]:
+        async with open_store(place["AGL_STORE"]) as store:
+            rollouts = await store.query_rollouts(status_in=["succeeded"])
+            return [span.name for each in rollouts for span in await store.query_spans(each.rollout_id)]
+
+    assert asyncio.run(names()) == ["started at the end"]
 
 
 LEFT = {"a span": (0, 1), "an account": (3, 0), "several batches": (0, 11)}

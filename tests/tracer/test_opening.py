@@ -176,22 +176,6 @@ def test_threads_that_open_their_first_contexts_at_one_moment_leave_none_behind(
     wait_until(lambda: THREAD_NAME not in {each.name for each in threading.enumerate()})
 
 
-def test_a_context_opens_where_the_interpreter_gives_no_more_threads(
-    store: LightningStore, tracer: OtelTracer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As at the end of a program in the first releases of Python 3.12."""
-
-    def refuse(thread: threading.Thread) -> bool:
-        del thread
-        return False
-
-    monkeypatch.setattr("agentlightning.tracer.questions.try_start", refuse)
-    with tracer.trace_context("at the end") as handle:
-        pass
-    assert handle.receipt().dropped == {}
-    assert statuses(store) == ["succeeded"]
-
-
 def test_a_forked_child_opens_contexts_of_its_own(store: LightningStore, tracer: OtelTracer) -> None:
     with tracer.trace_context("in the parent"):
         pass

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, TraceFlags
+from races import THREADS, together
 
 from agentlightning.dialects.raw_call import CallStart, RawCall
+from agentlightning.recorder import overflow as overflow_module
 from agentlightning.recorder.delivery import Delivery
 from agentlightning.recorder.flushes import Flushes
 from agentlightning.recorder.kept_aside import MOST_SPANS, KeptAside
 from agentlightning.recorder.ledger import Ledger, PendingBatch
-from agentlightning.recorder.overflow import Overflow
+from agentlightning.recorder.overflow import MovedCalls, Overflow
 from agentlightning.recorder.queue import SpanQueue
 from agentlightning.recorder.recent_scopes import Ids, RecentScopes
 from agentlightning.recorder.scope import FinishedSpan, Record, Scope
@@ -30,39 +32,9 @@ from agentlightning.store import InMemoryLightningStore
 from agentlightning.testing import wait_until
 from agentlightning.types import Receipt, Span
 
-THREADS = 6
 ROUNDS = 100
 MB = 1024 * 1024
 ENDLESS = WriterSettings(flush_interval=3_600_000)
-
-
-@pytest.fixture(autouse=True)
-def _short_turns() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-def together(work: Callable[[int], object], threads: int = THREADS) -> None:
-    """Do ``work(number)`` in several threads that begin at once; what one raises comes out here."""
-    begin = threading.Barrier(threads)
-    errors: list[BaseException] = []
-
-    def run(number: int) -> None:
-        begin.wait()
-        try:
-            work(number)
-        except BaseException as error:
-            errors.append(error)
-
-    running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def books(settings: WriterSettings = ENDLESS) -> tuple[Ledger, SpanQueue, Scope]:
@@ -102,6 +74,7 @@ def whole_call(text: bytes) -> RawCall:
 # ---------------------------------------------------------------------- ledger
 
 
+@pytest.mark.lock("recorder.ledger:Ledger._lock")
 def test_every_span_that_was_started_is_counted_once_whatever_becomes_of_it() -> None:
     settings = WriterSettings(max_queue_size=THREADS * ROUNDS // 2, flush_interval=3_600_000, block_timeout=0)
     ledger, queue, scope = books(settings)
@@ -123,6 +96,7 @@ def test_every_span_that_was_started_is_counted_once_whatever_becomes_of_it() ->
     assert (len(queue), queue.held_bytes) == (0, 0)
 
 
+@pytest.mark.lock("recorder.ledger:Ledger._lock")
 def test_a_span_is_claimed_by_one_call_and_never_after_it_has_ended() -> None:
     ledger, queue, scope = books()
     for number in range(1, ROUNDS + 1):
@@ -146,6 +120,7 @@ def test_a_span_is_claimed_by_one_call_and_never_after_it_has_ended() -> None:
     assert len(queue) == ROUNDS
 
 
+@pytest.mark.lock("recorder.ledger:Ledger._lock")
 def test_accounts_that_are_counted_meanwhile_speak_of_no_span_that_is_not_with_them() -> None:
     ledger, queue, scope = books()
     written = 0
@@ -182,6 +157,7 @@ def test_accounts_that_are_counted_meanwhile_speak_of_no_span_that_is_not_with_t
 # ---------------------------------------------------------------------- queue
 
 
+@pytest.mark.lock("recorder.queue:SpanQueue._lock")
 def test_memory_for_answers_that_arrive_is_given_back_to_the_byte() -> None:
     queue = SpanQueue(WriterSettings(max_queue_bytes=THREADS * 1000))
 
@@ -196,6 +172,8 @@ def test_memory_for_answers_that_arrive_is_given_back_to_the_byte() -> None:
     assert queue.held_bytes == 0
 
 
+@pytest.mark.lock("recorder.queue:SpanQueue._lock")
+@pytest.mark.lock("recorder.overflow:Overflow._lock")
 def test_bodies_that_are_moved_while_their_span_is_written_are_given_back_once(tmp_path: Path) -> None:
     ledger, queue, scope = books()
     overflow = Overflow(tmp_path, "bodies", 100 * MB)
@@ -223,9 +201,38 @@ def test_bodies_that_are_moved_while_their_span_is_written_are_given_back_once(t
     overflow.close()
 
 
+@pytest.mark.lock("recorder.overflow:Overflow._lock")
+def test_files_of_bodies_go_with_the_last_body_that_is_needed_of_them(tmp_path: Path) -> None:
+    many = 40
+    overflow = Overflow(tmp_path, "bodies", 100 * MB, file_bytes=5_000)
+    moved: deque[tuple[bytes, MovedCalls]] = deque()
+
+    def race(role: int) -> None:
+        if role == 0:
+            for number in range(many):
+                text = bytes([number]) * 1000
+                found = overflow.move([whole_call(text)])
+                assert found is not None
+                moved.extend([(text, found)])
+            moved.extend([(b"", None)] * 3)  # type: ignore[list-item]  # the end, for each who reads
+            return
+        while True:
+            text, calls = wait_until(lambda: moved and moved.popleft(), deadline=20)
+            if calls is None:
+                return
+            (call,) = calls.read()
+            assert call.response_body == text
+            calls.free()
+
+    together(race, 4, slow=(overflow_module,))
+    assert overflow.size == 0
+    overflow.close()
+
+
 # ---------------------------------------------------------------------- flushes
 
 
+@pytest.mark.lock("recorder.flushes:Flushes._lock")
 def test_whoever_waits_while_the_writer_stops_is_told() -> None:
     for _ in range(20):
         ledger, _, _ = books()
@@ -246,6 +253,7 @@ def test_whoever_waits_while_the_writer_stops_is_told() -> None:
         assert all(future.done() for future in futures)
 
 
+@pytest.mark.lock("recorder.flushes:Flushes._lock")
 def test_what_is_to_be_done_after_spans_is_done_or_named_in_the_end_and_never_both() -> None:
     ledger, _, scope = books()
     flushes = Flushes(ledger)
@@ -277,6 +285,7 @@ def test_what_is_to_be_done_after_spans_is_done_or_named_in_the_end_and_never_bo
 # ---------------------------------------------------------------------- thread
 
 
+@pytest.mark.lock("recorder.thread:WriterThread._lock")
 def test_there_is_one_thread_at_a_time_however_many_wake_it_up() -> None:
     at_once: list[int] = []
     running = 0
@@ -300,6 +309,7 @@ def test_there_is_one_thread_at_a_time_however_many_wake_it_up() -> None:
     assert set(at_once) == {1}
 
 
+@pytest.mark.lock("recorder.thread:WriterThread._lock")
 def test_a_thread_that_has_been_stopped_is_never_started_again() -> None:
     for _ in range(20):
         runs: list[int] = []
@@ -345,6 +355,7 @@ def batch_of(ledger: Ledger, scope: Scope, number: int) -> PendingBatch:
     return batch
 
 
+@pytest.mark.lock("recorder.delivery:Delivery._disk")
 def test_batches_go_to_the_disk_one_after_the_other_and_each_once(
     spooling: tuple[Ledger, Delivery, Scope],
 ) -> None:
@@ -366,6 +377,7 @@ def test_batches_go_to_the_disk_one_after_the_other_and_each_once(
     assert ledger.receipt(scope).dropped == {"spooled": THREADS * 3}
 
 
+@pytest.mark.lock("recorder.delivery:Delivery._disk")
 def test_whoever_shuts_down_second_waits_until_the_first_has_all_on_disk(
     spooling: tuple[Ledger, Delivery, Scope],
 ) -> None:
@@ -400,6 +412,7 @@ def add_spans(aside: KeptAside, number: int, many: int) -> None:
         aside.add(ReadableSpan("x" * (1 + number)))
 
 
+@pytest.mark.lock("recorder.kept_aside:KeptAside._lock")
 def test_the_bytes_of_what_is_kept_aside_are_those_of_the_spans_that_are_there() -> None:
     aside = KeptAside()
     together(lambda number: add_spans(aside, number, ROUNDS))
@@ -407,6 +420,7 @@ def test_the_bytes_of_what_is_kept_aside_are_those_of_the_spans_that_are_there()
     assert aside.bytes == sum(map(size_of, aside.spans))
 
 
+@pytest.mark.lock("recorder.kept_aside:KeptAside._lock")
 def test_where_more_is_kept_aside_than_there_is_room_for_the_oldest_go_and_all_are_counted() -> None:
     aside = KeptAside()
     together(lambda number: add_spans(aside, number, 300))
@@ -418,6 +432,7 @@ def test_where_more_is_kept_aside_than_there_is_room_for_the_oldest_go_and_all_a
 # ---------------------------------------------------------------------- attempts that are known by their ids
 
 
+@pytest.mark.lock("recorder.recent_scopes:RecentScopes._lock")
 def test_an_attempt_that_several_threads_name_first_has_one_scope() -> None:
     for _ in range(20):
         recent = RecentScopes(10, lambda ids: Scope(None, *ids), lambda scope: None)
@@ -426,6 +441,7 @@ def test_an_attempt_that_several_threads_name_first_has_one_scope() -> None:
         assert len(set(found)) == 1
 
 
+@pytest.mark.lock("recorder.recent_scopes:RecentScopes._lock")
 def test_every_scope_that_was_made_is_among_the_recent_ones_or_was_closed_once() -> None:
     made: list[Scope] = []
     closed: list[Scope] = []

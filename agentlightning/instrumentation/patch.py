@@ -7,12 +7,13 @@ one that is buried under a later patch turns inert where it is, and the later on
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .._locks import reentrant_lock
+
 _MARK = "__agentlightning_patch__"
-_lock = threading.RLock()
+_lock = reentrant_lock()
 """Guards what is installed: replacing an attribute, restoring it, and the lists of :class:`Patches`.
 
 Reentrant, since undoing ``Patches`` undoes each of its patches. One lock for all patches, because undoing one looks at

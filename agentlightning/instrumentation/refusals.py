@@ -13,12 +13,12 @@ happens twice in a row.
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+from .._locks import reentrant_lock
 from ..dialects import sse
 from ..dialects.openai.errors import error_of
 from ..dialects.openai.json_parts import json_object
@@ -93,8 +93,9 @@ class Refusals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # Guards both tables. No code of others runs while it is held, so it cannot deadlock.
-        self._lock = threading.Lock()
+        # Guards both tables: their bound, and that a suspicion becomes a refusal once. A signal handler may call a
+        # model in the middle of any of these lines.
+        self._lock = reentrant_lock()
         self._refused_until: dict[RequestKind, float] = {}
         self._suspected: dict[RequestKind, None] = {}
 
@@ -106,7 +107,7 @@ class Refusals:
                 return False
             if self._clock() < until:
                 return True
-            del self._refused_until[kind]
+            self._refused_until.pop(kind, None)  # a signal handler may have asked meanwhile
             return False
 
     def refused(self, kind: RequestKind, status: int | None) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from .._locks import reentrant_lock
 
 if TYPE_CHECKING:
     from .scope import Scope
@@ -30,8 +30,7 @@ class RecentScopes:
         self._make = make
         self._close = close
         # Guards that an attempt gets one scope, where two threads name it first.
-        self._lock = threading.RLock()
-        self._lock_of = os.getpid()
+        self._lock = reentrant_lock()
         self._scopes: OrderedDict[Ids, Scope] = OrderedDict()
 
     def __iter__(self) -> Iterator[Scope]:
@@ -47,8 +46,6 @@ class RecentScopes:
         return scope
 
     def _new(self, ids: Ids) -> Scope:
-        if self._lock_of != os.getpid():  # another thread may have held the lock when this process was forked
-            self._lock, self._lock_of = threading.RLock(), os.getpid()
         old: list[Scope] = []
         with self._lock:
             scope = self._scopes.get(ids)

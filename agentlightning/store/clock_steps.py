@@ -11,12 +11,11 @@ known to those that had the store open while they happened.
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Final
+
+from .._locks import reentrant_lock
 
 Clock = Callable[[], float]
 
@@ -40,13 +39,12 @@ class ClockSteps:
         self._steady = steady or (time.monotonic if clock is time.time else clock)
         # Guards the fields below. ``now`` reads both clocks while it holds the lock: if two threads could store their
         # readings in another order than they took them, the clock would seem to have been set.
-        self._lock = threading.Lock()
+        self._lock = reentrant_lock()
         self._last = self._clock(), self._steady()
         self._highest = self._last[0]
         """The latest time that the clock has shown: what was recorded so far lies not behind it."""
         self._steps: list[tuple[float, float]] = []
         """The latest time that may have been recorded before the step, and by how many seconds the clock was set."""
-        _all.add(self)
 
     def now(self) -> float:
         """Return the time, and take note of a step forward since the last look."""
@@ -69,22 +67,7 @@ class ClockSteps:
         steps = tuple(self._steps)  # a copy: ``now`` of another thread may change the list
         return sum(size for _, size in steps)
 
-    def after_fork_in_child(self) -> None:
-        """Let go of the lock, which a thread of the parent may have held. A step that it was noting may count twice."""
-        self._lock = threading.Lock()
-
     def shown(self, moment: float) -> float:
         """Return a recorded moment as the clock would show it if it had been set before that."""
         steps = tuple(self._steps)  # a copy: ``now`` of another thread may change the list
         return moment + sum(size for limit, size in steps if moment <= limit)
-
-
-_all: weakref.WeakSet[ClockSteps] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for each in list(_all):
-        each.after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from .._locks import reentrant_lock
 from .._turn import Turn
 from ..errors import InvalidArgument, StoreClosed
 from ..types import Account, Attempt, PaginatedResult, ResourcesUpdate, Rollout, Span, TaskInput, Worker
@@ -76,6 +77,8 @@ class MemoryData:
     """What one memory store keeps, with its lock; several store objects may share it."""
 
     def __init__(self) -> None:
+        # Guards all that follows but ``waits``: a transaction, or a read, has it from its beginning to its end, and a
+        # fork until the child has a copy that is not half changed.
         self.lock = threading.Lock()
         self.waits = Waits()
         self.rollouts: dict[str, Rollout] = {}
@@ -105,7 +108,8 @@ class MemoryData:
 
 _all_data: weakref.WeakSet[MemoryData] = weakref.WeakSet()
 _named_data: weakref.WeakValueDictionary[str, MemoryData] = weakref.WeakValueDictionary()
-_named_lock = threading.Lock()
+_named_lock = reentrant_lock()
+"""Guards ``_named_data``: whoever opens a name that nobody has open makes its data, and those who come next find it."""
 _stores: weakref.WeakSet[InMemoryLightningStore] = weakref.WeakSet()
 
 

@@ -29,6 +29,8 @@ class LightningStoreThreaded(StoreWrapper):
 
     def __init__(self, store: LightningStore) -> None:
         super().__init__(store)
+        # Held during a call of a store that is not safe, so that no other call begins. Not re-entrant: another task
+        # of the same event loop has to wait, too.
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[LightningStoreThreaded], tuple[LightningStore]]:

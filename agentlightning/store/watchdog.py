@@ -54,7 +54,8 @@ class Watchdog:
 
     def expect(self, deadline: float) -> None:
         """Make sure that a scan happens at ``deadline`` (seconds since the epoch, of the store's clock)."""
-        if self._deadline is not None and self._deadline <= deadline:
+        known = self._deadline  # read once: its thread may forget it after any line
+        if known is not None and known <= deadline:
             return
         with self._lock:
             if self._stopped or (self._deadline is not None and self._deadline <= deadline):

@@ -191,6 +191,7 @@ class FakeOpenAI:
         """
         self._script: Script | Scripted = Answer.of("Hello there") if script is None else script
         self._queue: deque[Scripted] = deque()
+        # Guards the queue and ``requests``: each answer is said once, and a request has the number of its place.
         self._lock = threading.Lock()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None

@@ -63,6 +63,8 @@ class FaultyStore(StoreWrapper):
         self._broken = False
         self._held = False
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        # Guards the counts, the script and who waits: each write has an outcome of its own, and one that comes while
+        # others are let go is let go with them, or waits for the next time.
         self._lock = threading.Lock()
 
     # ------------------------------------------------------------------ faults

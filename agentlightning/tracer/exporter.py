@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from collections.abc import Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from .._locks import reentrant_lock
 from .._threads import interpreter_ends
 from ..env_var import LightningEnvVar
 from ..pipeline.chain import Chain
@@ -58,8 +58,9 @@ class LightningSpanExporter(SpanExporter):
         self._writer = Writer(Converter(Chain(stages_of(redaction_policy()))), settings)
         self._scopes = RecentScopes(SCOPES_REMEMBERED, self._new_scope, self._writer.close)
         self._own_attempt: tuple[str, str] | None = None
-        self._started_by = self._lock_of = os.getpid()
-        self._lock = threading.Lock()
+        self._started_by = os.getpid()
+        # Guards that one rollout is started for this process, where several threads export first.
+        self._lock = reentrant_lock()
         self._late = False
         self._writer.thread.begin()  # a short program's first span may come when it ends
         self._writer.deliver_spool(self._store)
@@ -124,8 +125,6 @@ class LightningSpanExporter(SpanExporter):
             or _ids_in_environment()
             or self._own_attempt
         )
-        if self._lock_of != os.getpid():  # another thread may have held the lock when this process was forked
-            self._lock, self._lock_of = threading.Lock(), os.getpid()
         if ids is None:
             with self._lock:
                 ids = self._attempt_of_process()
@@ -139,7 +138,10 @@ class LightningSpanExporter(SpanExporter):
     def _attempt_of_process(self) -> tuple[str, str]:
         if self._own_attempt is None:
             started = run_sync(self._store.start_rollout(input={"command": sys.argv, "pid": os.getpid()}))
-            self._own_attempt = started.rollout_id, started.attempt.attempt_id
+            if self._own_attempt is None:
+                self._own_attempt = started.rollout_id, started.attempt.attempt_id
+            else:  # a signal handler of this thread has exported meanwhile, and started another
+                run_sync(self._store.update_rollout(started.rollout_id, status="cancelled"))
         return self._own_attempt
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
+from .._locks import reentrant_lock
 from ..instrumentation.guard import Guard
 from ..instrumentation.imports import when_imported
 from ..instrumentation.patch import AttributePatch, Patch, Patches
@@ -43,7 +43,8 @@ from ..recorder.scope import (
 )
 from .workers import without_worker
 
-_lock = threading.RLock()  # re-entrant: a signal handler may put something on a queue
+_lock = reentrant_lock()
+"""Guards what is known of every queue: who finds a queue, item or put there also changes it, in one step."""
 
 _VALUES = (tuple, list, dict, str, bytes, bytearray, int, float, complex)
 """What is work and nothing that one borrows; such a value that is put again is put by whoever does it."""
@@ -381,11 +382,3 @@ def is_worker_thread() -> bool:
         and worker is not threading.main_thread()
         and asyncio._get_running_loop() is None  # noqa: SLF001 - cheaper than an exception for each item
     )
-
-
-def _after_fork_in_child() -> None:
-    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -9,7 +9,6 @@ Here are the places that it leaves out: threads whose class has a ``run`` of its
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
+from .._locks import reentrant_lock
 from ..instrumentation.patch import AttributePatch, Patch, Patches
 from .handed_items import item_patches
 from .other_processes import carried, note_process
@@ -29,7 +29,8 @@ from .workers import start_as_worker, task_patch
 _users = 0
 """Recorders of this process for which the patches are on."""
 _patches: Patches | None = None
-_lock = threading.RLock()
+_lock = reentrant_lock()
+"""Guards both: the patches are put on with the first recorder, and taken off with the last."""
 
 
 def carry_handed_work() -> Callable[[], None]:
@@ -159,11 +160,3 @@ def _around_process(original: Any, patch: Patch) -> Any:
         original(process)
 
     return functools.wraps(original)(start)
-
-
-def _after_fork_in_child() -> None:
-    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -60,10 +60,11 @@ class Opening:
         self._store = store
         self._name = name
         self._endpoints_of = endpoints_of
-        # Guards the two below: a rollout is cancelled once, by whoever comes second.
-        self._lock = threading.Lock()
         self._started: tuple[str, str] | None = None
-        self._abandoned = False
+        self._first = [True]
+        """Popped by the start of the rollout, or by whoever gives up the wait for it. The one that comes second, and
+        finds nothing, cancels the rollout: so that happens once, and without a lock, which a signal handler that opens
+        a context, or a fork, could find taken."""
         self._questions = questions
         self._question = questions.ask(self._ask)
 
@@ -92,22 +93,22 @@ class Opening:
         ids: tuple[str, str] | None = None
         if self._name is not None:
             started = await self._store.start_rollout(input={"name": self._name})
-            ids = started.rollout_id, started.attempt.attempt_id
-            with self._lock:
-                self._started = ids
-                abandoned = self._abandoned
-            if abandoned:
+            ids = self._started = started.rollout_id, started.attempt.attempt_id
+            if not self._comes_first():  # nobody waits any more
                 await self._cancel()
                 return Opened(ids, None)
         endpoints = None if self._endpoints_of is None else await self._endpoints_of(ids[0] if ids else None)
         return Opened(ids, endpoints)
 
     def _abandon(self) -> None:
-        with self._lock:
-            self._abandoned = True
-            started = self._started is not None
-        if started:
+        if not self._comes_first():  # it has started
             self._questions.ask(self._cancel)
+
+    def _comes_first(self) -> bool:
+        try:
+            return self._first.pop()
+        except IndexError:
+            return False
 
     async def _cancel(self) -> None:
         assert self._started is not None

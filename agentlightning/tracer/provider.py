@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -25,6 +24,7 @@ from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from .._locks import reentrant_lock
 from ..instrumentation.patch import AttributePatch, Patch
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ TRACER_NAME = "agentlightning"
 SetProvider = Callable[[trace.TracerProvider], None]
 
 _own_provider: TracerProvider | None = None
-_own_lock = threading.RLock()
+_own_lock = reentrant_lock()
 _sessions: list[ProviderSession] = []
 """Those of this process: several tracers may share our provider."""
 _random = random.Random()  # noqa: S311 - ids, not secrets

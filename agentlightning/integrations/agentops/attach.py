@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
+from ..._locks import reentrant_lock
 from ...instrumentation.guard import Guard
 from ...instrumentation.patch import Patches
 from .probe import Found, probe
@@ -42,7 +42,7 @@ def unmanaged(found: Found, provider: Any, join: Join, guard: Guard) -> Patches:
 
 
 _instrumented: list[Patches] = []
-_lock = threading.Lock()
+_lock = reentrant_lock()
 """Guards ``_instrumented``, so that two threads do not instrument twice; undoing happens after it was released."""
 
 

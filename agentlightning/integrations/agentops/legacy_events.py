@@ -12,7 +12,6 @@ counts as a second model call beside the one that was seen at the wire.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
+from ..._locks import reentrant_lock
 from .managed import set_status_of_state
 
 SESSION_SPAN: Final = "agentops.session"
@@ -58,9 +58,9 @@ class EventRecorder:
         self._tracer = provider.get_tracer("agentops", version or "")
         self._made: OrderedDict[str, SpanContext] = OrderedDict()
         self._agents: OrderedDict[str, str] = OrderedDict()
-        # Guards ``_made`` and ``_agents`` while they are changed. Spans are made without it, since a processor of the
-        # provider may take locks of its own.
-        self._lock = threading.Lock()
+        # Guards ``_made`` and ``_agents`` while they are changed: two threads that find one entry too many would each
+        # forget one. Spans are made without it, since a processor of the provider may take locks of its own.
+        self._lock = reentrant_lock()
 
     def event(self, event: Any, session_id: object = None) -> None:
         """Record an event; of an error also the event that led to it, unless that one has its span already."""

@@ -14,7 +14,6 @@ import inspect
 import logging
 import os
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from types import ModuleType
@@ -25,6 +24,7 @@ from opentelemetry import baggage
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import SpanProcessor
 
+from ..._locks import reentrant_lock
 from ...instrumentation.guard import Guard
 from ...instrumentation.patch import AttributePatch, Patch, Patches
 from ...semconv import LightningResourceAttributes
@@ -148,7 +148,7 @@ def attempt_in(context: otel_context.Context | None = None) -> Attempt:
     return None if None in ids else ids
 
 
-class _PerAttempt(Generic[T]):
+class PerAttempt(Generic[T]):
     """One object for each attempt, made when it is first asked for; the oldest are forgotten."""
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -156,9 +156,10 @@ class _PerAttempt(Generic[T]):
         self._kept: OrderedDict[Attempt, T] = OrderedDict()
         # Guards ``_kept``. ``make`` runs under it, so that two threads of an attempt get the same object; it must not
         # ask for another object of this table.
-        self._lock = threading.Lock()
+        self._lock = reentrant_lock()
 
     def here(self) -> T:
+        """Return the object of the present attempt."""
         key = attempt_in()
         with self._lock:
             if key not in self._kept:
@@ -168,6 +169,7 @@ class _PerAttempt(Generic[T]):
             return self._kept[key]
 
     def all(self) -> list[T]:
+        """Return every object that is kept, the oldest first."""
         with self._lock:
             return list(self._kept.values())
 
@@ -176,7 +178,7 @@ class _Sessions(MutableSequence[Any]):
     """What 0.3's list of open sessions is for a guest: those of the current attempt."""
 
     def __init__(self) -> None:
-        self._lists: _PerAttempt[list[Any]] = _PerAttempt(list)
+        self._lists: PerAttempt[list[Any]] = PerAttempt(list)
 
     def __getitem__(self, index: Any) -> Any:
         return self._lists.here()[index]
@@ -385,7 +387,7 @@ def _always(original: Any, patch: Patch) -> Any:
 
 def _slot_per_attempt(owner: type, name: str) -> Patch:
     """Keep an attribute of 0.2's client for each attempt apart; what an instance has itself shows again later."""
-    slots: _PerAttempt[list[Any]] = _PerAttempt(lambda: [None])
+    slots: PerAttempt[list[Any]] = PerAttempt(lambda: [None])
 
     def put(_client: Any, value: Any) -> None:
         slots.here()[0] = value

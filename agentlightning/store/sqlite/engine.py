@@ -108,7 +108,9 @@ class Engine:
         self._writer: Thread | None = None
         self._readers: list[Thread] = []
         self._idle_readers = 0
-        self._here = threading.Lock()  # one thread at a time does the work itself
+        # Guards what else the writer's thread has for itself (``_presence`` and ``_log``), while threads do the work
+        # themselves, one at a time. Re-entrant: a signal handler that writes is told that the file is busy.
+        self._here = threading.RLock()
         self._presence = Presence(self._path)
         self._log = LogKeeper(self._path)
         self._poller = Poller(

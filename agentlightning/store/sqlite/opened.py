@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import sqlite3
-import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..._locks import reentrant_lock
 from ...errors import StoreFileMoved
 
 Inode = tuple[int, int]
@@ -67,8 +68,7 @@ class StoreConnection(sqlite3.Connection):
     def identified(self, opened: OpenedFiles) -> None:
         """Keep what was opened."""
         self.opened = opened
-        with _lock:
-            _live.add(self)
+        _live[id(self)] = weakref.ref(self, functools.partial(_forget, id(self)))
 
     @property
     def inode(self) -> int:
@@ -81,8 +81,7 @@ class StoreConnection(sqlite3.Connection):
         if self.opened is not None and not self._may_close(self.opened):
             keep_for_ever(self)
             return
-        with _lock:
-            _live.discard(self)
+        _live.pop(id(self), None)
         with _closing:
             super().close()
 
@@ -104,13 +103,18 @@ class StoreConnection(sqlite3.Connection):
         return opened.log in (now.log, None) or now.index == opened.index
 
 
-_lock = threading.Lock()
-"""Guards ``_live``."""
-_closing = threading.RLock()
+_closing = reentrant_lock()
 """Held while a connection is closed. SQLite removes the log with the last connection to the file; two that are closed
-at one moment each see the other one, and leave it. Re-entrant: a signal handler may close a store."""
-_live: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
-"""Connections of this process that are open and know what they have open."""
+at one moment each see the other one, and leave it."""
+_live: dict[int, weakref.ref[StoreConnection]] = {}
+"""Connections of this process that are open and know what they have open, by identity. There is no lock: the garbage
+collector may close a connection in the middle of any line, and each step is one call of a built-in."""
+
+
+def _forget(identity: int, reference: weakref.ref[StoreConnection]) -> None:
+    """Take out a connection that nothing refers to any more, before another object can have its identity."""
+    del reference
+    _live.pop(identity, None)
 
 
 def check_usable(path: Path) -> None:
@@ -122,17 +126,13 @@ def check_usable(path: Path) -> None:
     Raises:
         StoreFileMoved: Its log was taken away while this process had it open.
     """
-    with _lock:
-        others = list(_live)
-    for other in others:
-        found = OpenedFiles.at(path)
+    for identity, reference in list(_live.items()):
+        other, found = reference(), OpenedFiles.at(path)
         # A connection leaves _live before it closes. Whoever is still in it after the look had its log open during it;
         # of another one, the last close of all may have ended the log, and an opening begun a new one.
-        if other.opened is not None and other.opened.file == found.file and other.opened.log != found.log:
-            with _lock:
-                is_open = other in _live
-            if is_open:
-                raise log_gone(path)
+        opened = None if other is None else other.opened
+        if opened is not None and opened.file == found.file and opened.log != found.log and identity in _live:
+            raise log_gone(path)
 
 
 def moved(path: Path) -> StoreFileMoved:
@@ -168,11 +168,3 @@ def _inode(name: str, of: str | None = None) -> Inode | None:
 def keep_for_ever(connection: StoreConnection) -> None:
     """Keep a connection from being closed, also by the end of the interpreter, which closes what nothing refers to."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-def _after_fork_in_child() -> None:
-    global _lock, _closing  # another thread of the parent may have held them
-    _lock, _closing = threading.Lock(), threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -12,13 +12,13 @@ import importlib
 import json
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
+from ...._locks import reentrant_lock
 from ....errors import AgentOpsServerError
 from .address import listen
 from .process import START_SECONDS, ServerProcess, spawn
@@ -78,7 +78,9 @@ class AgentOpsServerManager:
     def _begin(self, *, is_copy: bool = False) -> None:
         self._is_copy = is_copy
         self._owner = os.getpid()
-        self._lock = threading.RLock()
+        # Guards the process and its finalizer: of threads that start at one moment one starts a server, and a server
+        # is stopped once. It stays the same for as long as the manager lives, so that nobody waits for an old one.
+        self._lock = reentrant_lock()
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
     # ------------------------------------------------------------------ life
@@ -98,7 +100,7 @@ class AgentOpsServerManager:
                 logger.warning("the AgentOps server is running already, at %s", self.url)
                 return
             self._release()
-            self._begin()
+            self._is_copy, self._owner = False, os.getpid()
             listener = listen(self.host, self._wanted_port or 0, allow_remote=self._allow_remote)
             with contextlib.closing(listener):
                 options = {"log_level": self._log_level, "allow_remote": self._allow_remote}

@@ -52,8 +52,9 @@ class ServerProcess:
         self._popen = popen
         self._stderr = stderr
         self._channel = channel
-        # Guards the end of the process: stopping it, and closing and reading its stderr.
-        self._lock = threading.Lock()
+        # Guards the end of the process: stopping it, and closing and reading its stderr. Re-entrant: a signal handler
+        # may stop it while this thread waits for its end.
+        self._lock = threading.RLock()
         # Guards ``_is_ready``: one thread waits for the process's first message, the others for that thread. It is
         # always taken before ``_lock``, since a start that fails stops the process.
         self._ready_lock = threading.Lock()
@@ -121,6 +122,8 @@ class ServerProcess:
 
     def _wait_for_word(self, seconds: float) -> str:
         """Wait for the child's one line; return what is wrong, or nothing."""
+        if self._channel.fileno() < 0:  # another thread has stopped it, or has waited in vain
+            return "the AgentOps server was stopped while it started"
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
         if not poll.poll(seconds * 1000):

@@ -61,6 +61,7 @@ class WsgiServer(ThreadingMixIn, TCPServer):
         self.app = app
         self.room = _Room(max_bodies)
         self.body_seconds = body_seconds
+        # One for each connection that may still be opened: taken before its thread begins, given back at its end.
         self._places = threading.BoundedSemaphore(max_connections)
         self._said_full = False
 

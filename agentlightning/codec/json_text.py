@@ -43,12 +43,17 @@ class Slot(dict[str, int]):
 
 def dumps(value: Any) -> str:
     """Return the text of a value, in which :class:`Slot` objects may stand."""
+    return dump_bytes(value).decode()
+
+
+def dump_bytes(value: Any) -> bytes:
+    """Return the text of a value in UTF-8, as :func:`dumps`."""
     if _is_plain(value):
         try:
-            return to_json(value).decode()
+            return to_json(value)
         except PydanticSerializationError:  # lone surrogates
             pass
-    return _dumps(_escape(value))
+    return _dumps(_escape(value)).encode()
 
 
 def loads(text: str, arrays: Sequence[Any] | Mapping[int, Any] = ()) -> Any:

@@ -1,7 +1,8 @@
 """Spans ⇄ rows: the columns in which a database keeps a span, as pure functions.
 
 A row is made to be read with any tool: one column per field, JSON text for what is nested, and beside it long lists of
-numbers (token ids, log-probabilities), packed little-endian, four to ten times smaller than as text, and long texts.
+numbers (token ids, log-probabilities), packed little-endian, four to ten times smaller than as text, long texts, and
+messages that are nested values or an attribute each.
 What the columns cannot say exactly (a remote parent, NaN as a time, a lone surrogate in a name, fields that a span
 does not know) stands in ``extra``, which is ``None`` for almost every span.
 ``decode_span(encode_span(span)) == span`` for every span whose attribute values are JSON values.
@@ -13,35 +14,40 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from operator import is_
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from ..types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
 from ..types.tracer import build
-from .json_text import Slot, dumps, is_utf8, loads
+from .json_text import Slot, dump_bytes, dumps, is_utf8, loads
+from .numbered import Gathered, gather, is_numbered, spread
 
 NumberKind = Literal["int32", "int64", "float64"]
-ValueKind = Literal["int32", "int64", "float64", "text"]
+ValueKind = Literal["int32", "int64", "float64", "text", "json", "attributes"]
 
 PACKED_LENGTH = 16
 """Lists of numbers from this length on are packed; shorter ones are as small as text."""
 PACKED_CHARACTERS = 4096
-"""Texts from this length on stand beside the row."""
+"""Texts from this length on stand beside the row, and nested values whose JSON text has as many."""
 MOST_PACKED = 256
 """Values of one span that stand beside its row; more stay in the text. A database may number them within a byte."""
 
-WIDTHS: dict[ValueKind, int] = {"int32": 4, "int64": 8, "float64": 8, "text": 1}
+WIDTHS: dict[ValueKind, int] = {"int32": 4, "int64": 8, "float64": 8, "text": 1, "json": 1, "attributes": 1}
 """Bytes of an element; a text may be cut at any byte, and put together again."""
+_MANY: Final = 64
+"""Attributes of a span from which on it is not tried whether they are short together: a message has two or more."""
 _PACKED_FROM: dict[type, int] = {list: PACKED_LENGTH, str: PACKED_CHARACTERS}
 _FORMATS: dict[NumberKind, str] = {"int32": "i", "int64": "q", "float64": "d"}
 
 
 class PackedValue(NamedTuple):
-    """A list of numbers, or a text, that stands at ``key`` of the attributes."""
+    """A value that stands at ``key`` of the attributes."""
 
     key: str
+    """Of several attributes, the beginning of their names: ``gen_ai.prompt.``."""
     kind: ValueKind
     data: bytes
-    """Numbers little-endian, without gaps; a text in UTF-8."""
+    """Numbers little-endian, without gaps; a text in UTF-8; of a nested value its JSON text, and of several attributes
+    the members of a JSON object without its braces: so what a call says begins with what the call before it said."""
 
 
 class SpanRow(NamedTuple):
@@ -91,8 +97,15 @@ def unpack(kind: NumberKind, data: bytes) -> list[int | float]:
     return list(struct.unpack(f"<{len(data) // WIDTHS[kind]}{_FORMATS[kind]}", data))
 
 
-def _unpacked(value: PackedValue) -> Any:
-    return value.data.decode() if value.kind == "text" else unpack(value.kind, value.data)
+def to_value(kind: ValueKind, data: bytes) -> Any:
+    """Return what a :class:`PackedValue` was made of."""
+    if kind == "text":
+        return data.decode()
+    if kind == "json":
+        return loads(data.decode())
+    if kind == "attributes":
+        return Gathered(loads(f"{{{data.decode()}}}"))
+    return unpack(kind, data)
 
 
 def _packed(key: str, value: Any) -> PackedValue | None:
@@ -107,21 +120,62 @@ def _packed(key: str, value: Any) -> PackedValue | None:
         return None
 
 
-def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
-    """Return the columns of a span; without ``packed`` all of it is in the row, and nothing beside it."""
-    extra: dict[str, Any] = {}
-    attributes: dict[str, Any] = span.attributes
-    beside: list[PackedValue] = []
-    if packed:
-        for key, value in span.attributes.items():
+def _shareable(attributes: dict[str, Any]) -> tuple[dict[str, Any], list[PackedValue]]:
+    """Return what stands in the row and what beside it, for attributes that are long together.
+
+    The messages of a conversation, each an attribute or a nested value: of what stands beside the row, a database
+    stores once what a later call says again.
+    """
+    kept, beside = gather(attributes), list[PackedValue]()
+    for key, value in kept.items():
+        found = None
+        if len(beside) < MOST_PACKED:
+            kind = type(value)
+            if kind is Gathered:
+                found = PackedValue(key, "attributes", dump_bytes(value.members)[1:-1])
+            elif kind in _PACKED_FROM and len(value) >= _PACKED_FROM[kind]:
+                found = _packed(key, value)
+            if found is None and kind in (list, dict) and is_utf8(key):
+                data = dump_bytes(value)
+                found = PackedValue(key, "json", data) if len(data) >= PACKED_CHARACTERS else None
+        if found is not None:
+            kept[key] = Slot(len(beside))
+            beside.append(found)
+    return spread(kept), beside
+
+
+def _is_message(beside: list[PackedValue]) -> bool:
+    """Whether a long text is that of a message which has attributes of its own; they are stored together."""
+    return any(kind == "text" and is_numbered(key) for key, kind, _ in beside)
+
+
+def _encode_attributes(attributes: dict[str, Any]) -> tuple[str, list[PackedValue]]:
+    """Return the JSON text of attributes, and what stands beside it."""
+    kept, beside = attributes, list[PackedValue]()
+    is_long = len(attributes) > _MANY
+    if not is_long:
+        for key, value in attributes.items():
             least = _PACKED_FROM.get(type(value))
             if least is not None and len(value) >= least and len(beside) < MOST_PACKED:
                 found = _packed(key, value)
                 if found is not None:
                     if not beside:
-                        attributes = dict(span.attributes)
-                    attributes[key] = Slot(len(beside))
+                        kept = dict(attributes)
+                    kept[key] = Slot(len(beside))
                     beside.append(found)
+                elif type(value) is list:  # of messages, more likely than not
+                    is_long = True
+    text = "" if is_long else dumps(kept)
+    if is_long or len(text) >= PACKED_CHARACTERS or _is_message(beside):
+        kept, beside = _shareable(attributes)
+        text = dumps(kept)
+    return text, beside
+
+
+def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
+    """Return the columns of a span; without ``packed`` all of it is in the row, and nothing beside it."""
+    extra: dict[str, Any] = {}
+    attributes, beside = _encode_attributes(span.attributes) if packed else (dumps(span.attributes), ())
     _note_contexts(span, extra)
     status = span.status
     # As ``model_extra``, without the call of a property for each model of a span.
@@ -138,7 +192,7 @@ def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
         _text("status_description", status.description, extra),
         _time("start_time", span.start_time, extra),
         _time("end_time", span.end_time, extra),
-        dumps(attributes),
+        attributes,
         dumps([_event(event) for event in span.events]) if span.events else "[]",
         dumps([_link(link) for link in span.links]) if span.links else "[]",
         dumps(extra) if extra else None,
@@ -165,7 +219,10 @@ def decode_span(
     """
     extra: dict[str, Any] = loads(row.extra) if row.extra else {}
     if values is None:
-        values = [_unpacked(value) for value in row.packed]
+        values = [to_value(value.kind, value.data) for value in row.packed]
+    attributes = loads(row.attributes, values)
+    if Gathered in map(type, values.values() if isinstance(values, Mapping) else values):
+        attributes = spread(attributes)
     trace_id, parent_id = row.trace_id, extra.get("parent_id", row.parent_id)
     description = extra.get("status_description", row.status_description)
     return build(
@@ -183,7 +240,7 @@ def decode_span(
                 {"status_code": row.status_code, "description": description},
                 extra.get("unknown_of_status"),
             ),
-            "attributes": loads(row.attributes, values),
+            "attributes": attributes,
             "events": [] if row.events == "[]" else [_to_event(event) for event in loads(row.events)],
             "links": [] if row.links == "[]" else [_to_link(link) for link in loads(row.links)],
             "start_time": extra.get("start_time", row.start_time),

@@ -1,9 +1,9 @@
 """Long values of spans: what a value has in common with the beginning of an earlier one of its attempt is stored once.
 
-Each call of a conversation says again all that was said before, as text and as token ids. So a long value is stored as
-*parts*: beginnings of the data of earlier rows, and a row of its own for what is new. A row is written once and never
-changed; a value refers only to rows of its own attempt that this process has stored, and stands in the file as a whole
-again after ``MOST_PARTS``.
+Each call of a conversation says again all that was said before, as text, as messages in nested values or in attributes
+of their own, and as token ids. So a long value is stored as *parts*: beginnings of the data of earlier rows, and a row
+of its own for what is new. A row is written once and never changed; a value refers only to rows of its own attempt that
+this process has stored, and to fewer than ``MOST_PARTS`` of them.
 
 *Writing* keeps no values: of each that it stored, the process remembers digests of a few beginnings. Before a row is
 referred to, it is looked up in the transaction, whatever the process believes of the file. *Reading* puts parts
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
-from ...codec.rows import WIDTHS, NumberKind, PackedValue, ValueKind, unpack
+from ...codec.rows import WIDTHS, NumberKind, PackedValue, ValueKind, to_value, unpack
 from ...errors import StoreFileError
 from .statements import SQL
 
@@ -27,15 +27,17 @@ LONG_BYTES: Final = 4_096
 """Values from this size on are stored here; what a shorter one could share is less than a page of the file. No text
 that stands beside a row is shorter: see ``codec.rows.PACKED_CHARACTERS``."""
 MOST_PARTS: Final = 32
-"""Parts of one value. A value that would have more is stored whole, and later ones continue it."""
+"""Parts of one value. Of a value that would have more, the last parts are stored again, as one part."""
 _MOST_PLACES: Final = 1_024
-_BEGINNINGS_OF_A_PLACE: Final = 64
+_BEGINNINGS_OF_A_PLACE: Final = 128
 """Bounds of what a process remembers: about 16 MB where all of it is used, by some hundred long attempts at a time. An
 attempt may have as many as twenty conversations in turns, or go back thirty calls."""
 _MOST_TRIES: Final = 4
 """Beginnings that are compared with one value; nearly always the first one is it."""
 _TAIL: Final = 16
 _BLOCK: Final = 4_096
+_BLOCKS_BACK: Final = (1, 3, 7, 15, 31)
+"""Beginnings of a text that end so many blocks before its last one are remembered as well."""
 _DIGEST_BYTES: Final = 16
 
 Place = tuple[int, str, ValueKind]
@@ -96,10 +98,9 @@ class Beginnings:
         place, data = (attempt_key, value.key, value.kind), value.data
         beginning, hasher = self._longest(place, data)
         parts = _parts_of(connection, beginning) if beginning else []
-        if not parts:
-            hasher = sha256()
+        hashed = beginning.size if beginning and parts else 0
+        beginnings = _digests(hasher if hashed else sha256(), value, hashed)
         shared = parts[-1].start + parts[-1].size if parts else 0
-        beginnings = _digests(hasher, value, shared)
         rest = data[shared:]
         if rest:
             parts.append(Part(value_key, shared, len(rest)))
@@ -132,27 +133,40 @@ class Beginnings:
             self._of.popitem(last=False)
 
 
-def _digests(hasher: Any, value: PackedValue, shared: int) -> list[tuple[int, bytes]]:
+def _digests(hasher: Any, value: PackedValue, hashed: int) -> list[tuple[int, bytes]]:
     """Return sizes of beginnings of a value, each with its digest; the last is the whole.
 
-    A later value often differs from this one at its end alone: a list in JSON has a bracket there, a prompt the tokens
-    that open the answer, and other formats have some fields more.
-
     Args:
-        hasher: Has seen the first ``shared`` bytes.
+        hasher: Has seen the first ``hashed`` bytes.
         value: The value.
-        shared: Bytes that are known already.
+        hashed: Bytes of a beginning that is remembered already.
     """
-    size = len(value.data)
-    step = 1 if value.kind == "text" else 16 * WIDTHS[value.kind]
-    sizes = sorted({(size - 1) // _BLOCK * _BLOCK, size - step, size} - set(range(_TAIL)))
-    view, found, done = memoryview(value.data), list[tuple[int, bytes]](), shared
-    for end in sizes:
-        if end > shared or end == size:
+    view, found, done = memoryview(value.data), list[tuple[int, bytes]](), hashed
+    for end in _ends(value):
+        if end > hashed or end == len(view):
             hasher.update(view[done:end])
             found.append((end, _short(hasher)))
             done = end
     return found
+
+
+def _ends(value: PackedValue) -> list[int]:
+    """Return the sizes of the beginnings that a later value may have as well, in rising order.
+
+    A later value often differs from this one at its end alone: a list in JSON has a bracket there, a prompt the tokens
+    that open the answer. Other formats have more there: OpenInference's ``input.value`` the definitions of all tools.
+    What is stored again then is at most twice as much as stands behind the messages, and two blocks.
+    """
+    size, width = len(value.data), WIDTHS[value.kind]
+    last_block = (size - 1) // _BLOCK
+    ends = {size, size - (width if width == 1 else 16 * width), last_block * _BLOCK}
+    if width == 1:
+        ends.update((last_block - back) * _BLOCK for back in _BLOCKS_BACK)
+    if (
+        value.kind == "attributes"
+    ):  # calls that have but the first message in common, mostly the system's prompt
+        ends.add(value.data.find(b',"%b1.' % value.key.encode()))
+    return sorted(end for end in ends if end >= _TAIL)
 
 
 def _parts_of(connection: sqlite3.Connection, beginning: _Beginning) -> list[Part]:
@@ -165,7 +179,22 @@ def _parts_of(connection: sqlite3.Connection, beginning: _Beginning) -> list[Par
         for part in to_parts(row[0])
         if part.start < beginning.size
     ]
-    return parts if len(parts) < MOST_PARTS else []
+    return parts if len(parts) < MOST_PARTS else _worth_keeping(parts)
+
+
+def _worth_keeping(parts: list[Part]) -> list[Part]:
+    """Return those of too many parts that are not stored again.
+
+    These are the last that is as large as all behind it, and those before it. So no bytes are stored again but with as
+    many others, and an attempt's file grows with what its calls add, and not with the square of their number.
+    """
+    behind = 0
+    for number in range(len(parts), 0, -1):
+        size = parts[number - 1].size
+        if number <= MOST_PARTS // 2 and size >= behind:
+            return parts[:number]
+        behind += size
+    return []
 
 
 def to_parts(text: str) -> list[Part]:
@@ -205,8 +234,13 @@ class Reader:
         whole = b"".join(pieces)
         if _short(sha256(whole)) != digest:
             raise BrokenValueError("its digest is another one: it is not what was stored")
-        if kind == "text":
-            return whole.decode()
+        match kind:
+            case "text" | "json" | "attributes":
+                return to_value(kind, whole)
+            case _:
+                return self._numbers_of(parts, kind)
+
+    def _numbers_of(self, parts: list[Part], kind: NumberKind) -> list[int | float]:
         numbers: list[int | float] = []
         for part in parts:
             numbers += self._unpacked(part.value_key, kind)[: part.size // WIDTHS[kind]]

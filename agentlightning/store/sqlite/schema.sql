@@ -146,11 +146,13 @@ CREATE TABLE span_arrays (
     data BLOB NOT NULL
 );
 
--- Long values of a span's attributes: lists of integers, little-endian, and texts in UTF-8 (kind `text`). Each call of a
--- conversation says again what was said before, so what a value has in common with the beginning of an earlier one of its
--- attempt is kept there alone. `parts` is a JSON list of `[value_key, start, size]`: from byte `start` on, the value is the
--- first `size` bytes of the `data` of that row, its own included. `digest` is of the whole value (SHA-256, its first 16
--- bytes). `{"$array": n}` in the attributes stands for the value of that number, as in span_arrays: value_key = span_key * 256 + n.
+-- Long values of a span's attributes: lists of integers, little-endian, texts in UTF-8 (kind `text`), nested values as JSON
+-- text (`json`), and attributes whose names count what they list, `gen_ai.prompt.0.role` and so on, as the members of one
+-- JSON object without its braces (`attributes`; `key` is the beginning of their names). Each call of a conversation says
+-- again what was said before, so what a value has in common with the beginning of an earlier one of its attempt is kept
+-- there alone. `parts` is a JSON list of `[value_key, start, size]`: from byte `start` on, the value is the first `size`
+-- bytes of the `data` of that row, its own included. `digest` is of the whole value (SHA-256, its first 16 bytes).
+-- `{"$array": n}` in the attributes stands for the value of that number, as in span_arrays: value_key = span_key * 256 + n.
 CREATE TABLE long_values (
     value_key INTEGER PRIMARY KEY,
     key TEXT NOT NULL,
@@ -380,7 +382,7 @@ FROM (
         )
         || ']'
     ) AS element
-    WHERE long_values.kind <> 'text'
+    WHERE long_values.kind IN ('int32', 'int64')
 );
 
 -- Token ids, one row per token: those that are packed and those short enough to stand in the attributes.
@@ -478,7 +480,8 @@ JOIN json_each(attempt_spans.attributes) AS attribute
 JOIN json_each(attribute.value) AS element
 WHERE attribute.key LIKE '%logprobs' AND attribute.type = 'array' AND element.type IN ('real', 'integer');
 
--- Long texts, put together; NULL where a part is missing.
+-- Long texts, put together; NULL where a part is missing. Nested values are JSON, and attributes whose names count what they
+-- list are an object of JSON under the beginning of their names.
 CREATE VIEW long_texts AS
 SELECT
     attempt_spans.rollout_id,
@@ -487,7 +490,11 @@ SELECT
     attempt_spans.span_id,
     long_values.key,
     (
-        SELECT CASE WHEN count(piece) = count(*) THEN group_concat(piece, '') END
+        SELECT CASE
+            WHEN count(piece) < count(*) THEN NULL
+            WHEN long_values.kind = 'attributes' THEN '{' || group_concat(piece, '') || '}'
+            ELSE group_concat(piece, '')
+        END
         FROM (
             SELECT CAST(substr(kept.data, 1, json_extract(part.value, '$[2]')) AS TEXT) AS piece
             FROM json_each(long_values.parts) AS part
@@ -498,4 +505,4 @@ SELECT
 FROM attempt_spans
 JOIN long_values
     ON long_values.value_key BETWEEN attempt_spans.span_key * 256 AND attempt_spans.span_key * 256 + 255
-WHERE long_values.kind = 'text';
+WHERE long_values.kind IN ('text', 'json', 'attributes');

@@ -16,7 +16,7 @@ import os
 import random
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -32,10 +32,13 @@ _log = logging.getLogger(__name__)
 TRACER_NAME = "agentlightning"
 SetProvider = Callable[[trace.TracerProvider], None]
 
-_own_provider: TracerProvider | None = None
-_own_lock = reentrant_lock()
+_own: list[TracerProvider] = []
+"""The provider of ours, once somebody has asked for it."""
 _sessions: list[ProviderSession] = []
 """Those of this process: several tracers may share our provider."""
+_lock = reentrant_lock()
+"""Guards both, and the global provider while a session takes or leaves it. Of two sessions that begin at one moment one
+makes our provider the global one, and of two that end the last one takes it off."""
 _random = random.Random()  # noqa: S311 - ids, not secrets
 os.register_at_fork(after_in_child=_random.seed)
 
@@ -58,11 +61,10 @@ def own_provider() -> TracerProvider:
     What the environment says of sampling and limits is meant for telemetry; a rollout with holes teaches nothing.
     ``OTEL_SDK_DISABLED`` is obeyed.
     """
-    global _own_provider  # noqa: PLW0603 - one per process; see the module's docstring
-    with _own_lock:
-        if _own_provider is None:
+    with _lock:
+        if not _own:
             unset = SpanLimits.UNSET
-            _own_provider = TracerProvider(
+            provider = TracerProvider(
                 resource=Resource.create({"telemetry.distro.name": "agentlightning-otel"}),
                 shutdown_on_exit=False,
                 sampler=ALWAYS_ON,
@@ -78,7 +80,8 @@ def own_provider() -> TracerProvider:
                     max_span_attribute_length=unset,
                 ),
             )
-        return _own_provider
+            _own.append(provider)
+        return _own[0]
 
 
 class ProviderSession:
@@ -88,14 +91,15 @@ class ProviderSession:
         self._processor = processor
         self._patch: Patch | None = None
         self._global_was_set = False
-        present = _global_provider()
-        if isinstance(present, TracerProvider):
-            self.provider = present
-        else:
-            self.provider = own_provider()
-            self._become_global(present)
-        self._joined = [self.provider]
-        _sessions.append(self)
+        with _lock:
+            present = _global_provider()
+            if isinstance(present, TracerProvider):
+                self.provider = present
+            else:
+                self.provider = own_provider()
+                self._become_global(present)
+            self._joined = [self.provider]
+            _sessions.append(self)
         self.provider.add_span_processor(processor)
 
     def join(self, provider: Any) -> None:
@@ -129,59 +133,66 @@ class ProviderSession:
         @wraps(original)
         def set_tracer_provider(tracer_provider: trace.TracerProvider) -> None:
             """Let the program install its own provider over ours, and follow it there."""
-            if not patch.active or _global_provider() is not self.provider or not _unset_global():
+            with _lock:
+                if not patch.active or _global_provider() is not self.provider or not _unset_global():
+                    original(tracer_provider)
+                    return
+                self._global_was_set = False
                 original(tracer_provider)
-                return
-            self._global_was_set = False
-            original(tracer_provider)
-            for session in _sessions:
-                if session.provider is self.provider:
-                    session.join(tracer_provider)
+                for session in _sessions:
+                    if session.provider is self.provider:
+                        session.join(tracer_provider)
 
         return set_tracer_provider
 
     def close(self) -> None:
         """Take our processor out of every provider that it joined, and the global one off if it is ours."""
-        if self._patch is not None:
-            self._patch.undo()
+        with _lock:
+            if self._patch is not None:
+                self._patch.undo()
+            if self in _sessions:
+                _sessions.remove(self)
+            if self._global_was_set and _global_provider() is self.provider:
+                heir = next((each for each in _sessions if each.provider is self.provider), None)
+                if heir is None:
+                    _unset_global()
+                else:
+                    heir.keep_global()
         for provider in self._joined:
             if not remove_processor(provider, self._processor):
                 _log.info("our span processor stays on %s as an inert object", type(provider).__name__)
-        if self in _sessions:
-            _sessions.remove(self)
-        if self._global_was_set and _global_provider() is self.provider:
-            heir = next((each for each in _sessions if each.provider is self.provider), None)
-            if heir is None:
-                _unset_global()
-            else:
-                heir.keep_global()
+
+
+# OpenTelemetry keeps the global provider in a private variable of its API, beside an object that lets it be set once.
+# The public getter may make one, and nothing public takes one off. All releases from 1.35 to 1.45 have these names;
+# they are read and written through ``vars``, where they are there.
+_GLOBAL: Final = "_TRACER_PROVIDER"
 
 
 def _global_provider() -> Any:
     """Return the provider that was set, or ``None``; never creates one."""
-    if hasattr(trace, "_TRACER_PROVIDER"):
-        return trace._TRACER_PROVIDER  # noqa: SLF001 - the public getter may create one
+    if _GLOBAL in vars(trace):
+        return vars(trace)[_GLOBAL]
     present = trace.get_tracer_provider()
     return None if isinstance(present, trace.ProxyTracerProvider) else present
 
 
 def _unset_global() -> bool:
-    once = getattr(trace, "_TRACER_PROVIDER_SET_ONCE", None)
-    if not hasattr(trace, "_TRACER_PROVIDER") or not hasattr(once, "_done"):
+    once = getattr(trace, f"{_GLOBAL}_SET_ONCE", None)
+    if _GLOBAL not in vars(trace) or not hasattr(once, "_done"):
         return False
-    trace._TRACER_PROVIDER = None  # noqa: SLF001 - there is no public way
-    once._done = False  # type: ignore[union-attr]  # noqa: SLF001
+    setattr(trace, _GLOBAL, None)
+    vars(once)["_done"] = False
     return True
 
 
 def remove_processor(provider: TracerProvider, processor: SpanProcessor) -> bool:
     """Take a processor out of a provider; false where this SDK keeps its processors in another way."""
     multi = getattr(provider, "_active_span_processor", None)
-    lock = getattr(multi, "_lock", None)
-    present = getattr(multi, "_span_processors", None)
-    if lock is None or not isinstance(present, tuple):
+    of_multi = {} if multi is None else vars(multi)
+    if "_lock" not in of_multi or not isinstance(of_multi.get("_span_processors"), tuple):
         return False
-    with lock:
-        kept = tuple(each for each in multi._span_processors if each is not processor)  # type: ignore[union-attr]  # noqa: SLF001
-        multi._span_processors = kept  # type: ignore[union-attr]  # noqa: SLF001
+    with of_multi["_lock"]:  # the SDK replaces the tuple under it, and reads it without
+        kept = tuple(each for each in of_multi["_span_processors"] if each is not processor)
+        of_multi["_span_processors"] = kept
     return True

@@ -263,6 +263,10 @@ class Exchange:
     """One request and its response, whose bytes are collected as they pass.
 
     All methods but :meth:`finish` and :meth:`cut_off` run on the agent's thread. No method raises because of the sink.
+
+    It has more attributes than other classes have: what the call, the watcher and the token request each note of one
+    exchange, until one ``RawCall`` is made of it. Bodies and head are objects of their own already; each further one
+    would be made on the agent's thread with every request.
     """
 
     def __init__(

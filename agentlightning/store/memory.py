@@ -74,7 +74,11 @@ class _Kept:
 
 
 class MemoryData:
-    """What one memory store keeps, with its lock; several store objects may share it."""
+    """What one memory store keeps, with its lock; several store objects may share it.
+
+    It has more attributes than other classes have: each is a table, as the file of a SQLite store has one, and all
+    change in one transaction under one lock. Objects between would only be further names for the same tables.
+    """
 
     def __init__(self) -> None:
         # Guards all that follows but ``waits``: a transaction, or a read, has it from its beginning to its end, and a

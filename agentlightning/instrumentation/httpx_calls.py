@@ -27,7 +27,6 @@ class HttpxCalls:
     def __init__(self, watch: CallWatch) -> None:
         self._watch = watch
         self._guard = watch.guard
-        self._patched: set[type] = set()
 
     def patch_http(self, library: ModuleType) -> list[Patch]:
         """Patch the two clients of httpx or httpx2."""
@@ -35,9 +34,9 @@ class HttpxCalls:
         patches: list[Patch] = []
         for name, wrap in (("Client", self._sync_send), ("AsyncClient", self._async_send)):
             owner = defining_class(getattr(library, name), "send")
-            if owner is None or owner in self._patched:  # httpx2 can stand in for httpx, as the same classes
+            if owner is None or owner in self._watch.patched_clients:
                 continue
-            self._patched.add(owner)
+            self._watch.patched_clients.add(owner)
             patches.append(
                 AttributePatch(owner, "send", functools.partial(wrap, tees), "notes the bytes of model calls")
             )

@@ -82,6 +82,8 @@ class CallWatch:
         self._max_body_bytes = max_body_bytes
         self._refusals = refusals
         self.open_exchanges: set[Exchange] = set()
+        self.patched_clients: set[type] = set()
+        """Classes of httpx that are patched for this capture: httpx2 can stand in for httpx, as the same classes."""
 
     def begin(
         self, request: Outgoing, *, retries: int | None = None, may_be_nested: bool = False

@@ -17,17 +17,16 @@ from collections.abc import Callable
 from types import ModuleType
 
 from ..dialects.raw_call import Endpoint
-from .aiohttp_calls import AiohttpCalls
 from .exchange import MAX_BODY_BYTES, Exchange
 from .guard import Guard
-from .http_client_calls import HttpClientCalls
-from .httpx_calls import HttpxCalls
 from .imports import when_imported
 from .own_hosts import Baggage, IsOwnHost, is_loopback
 from .patch import Patch, Patches
 from .refusals import Refusals
 from .sink import CallSink
 from .watch import CallWatch, CaptureTokens, EndpointFor
+
+PatchModule = Callable[[CallWatch, ModuleType], list[Patch]]
 
 
 class ModelCallPatches(Patches):
@@ -62,7 +61,8 @@ def instrument_model_calls(
     """Tell ``sink`` of every OpenAI-compatible call that this process makes from now on.
 
     Libraries that are imported already are patched at once, others right after their import; none is imported
-    here. Flags by which other libraries suppress their own spans do not matter here.
+    here, nor is what we have for one that the agent does not import. Flags by which other libraries suppress
+    their own spans do not matter here.
 
     Args:
         sink: Called twice for each call: when it leaves, and once when it has ended.
@@ -89,28 +89,66 @@ def instrument_model_calls(
     )
     patches = ModelCallPatches(watch.open_exchanges)
 
-    def adding(patch_module: Callable[[ModuleType], list[Patch]]) -> Callable[[ModuleType], None]:
+    def adding(patch_module: PatchModule) -> Callable[[ModuleType], None]:
         def callback(module: ModuleType) -> None:
-            for patch in patch_module(module):
+            for patch in patch_module(watch, module):
                 patches.add(patch)
 
         return callback
 
-    httpx, lowest, aiohttp = HttpxCalls(watch), HttpClientCalls(watch), AiohttpCalls(watch)
-    patches.add(
-        when_imported(
-            {
-                "httpx": adding(httpx.patch_http),
-                "httpx2": adding(httpx.patch_http),
-                "openai._base_client": adding(httpx.patch_openai),
-                "http.client": adding(lowest.patch_http_client),
-                "urllib3.connectionpool": adding(lowest.patch_urllib3),
-                "requests.sessions": adding(watch.baggage.patch_requests),
-                "aiohttp.client": adding(
-                    lambda client: [*watch.baggage.patch_aiohttp(client), *aiohttp.patch_aiohttp(client)]
-                ),
-            },
-            guard,
-        )
-    )
+    patches.add(when_imported({name: adding(patch) for name, patch in _LIBRARIES.items()}, guard))
     return patches
+
+
+# -- the libraries
+#
+# The module that watches a library is imported by the function that patches it, so right after the library itself:
+# ``http_client_calls`` imports ``http.client``, which takes a fifth as long as the SDK, and many agents never use it.
+# The thread that imports the library holds its import lock meanwhile, so a process that is forked on another thread in
+# this moment could not import that library anyway. What the modules share is imported above, before any agent runs.
+
+
+def _patch_httpx(watch: CallWatch, library: ModuleType) -> list[Patch]:
+    from .httpx_calls import HttpxCalls
+
+    return HttpxCalls(watch).patch_http(library)
+
+
+def _patch_openai(watch: CallWatch, base_client: ModuleType) -> list[Patch]:
+    from .httpx_calls import HttpxCalls
+
+    return HttpxCalls(watch).patch_openai(base_client)
+
+
+def _patch_http_client(watch: CallWatch, library: ModuleType) -> list[Patch]:
+    from .http_client_calls import HttpClientCalls
+
+    return HttpClientCalls(watch).patch_http_client(library)
+
+
+def _patch_urllib3(watch: CallWatch, connectionpool: ModuleType) -> list[Patch]:
+    from .http_client_calls import HttpClientCalls
+
+    return HttpClientCalls(watch).patch_urllib3(connectionpool)
+
+
+def _patch_requests(watch: CallWatch, sessions: ModuleType) -> list[Patch]:
+    return watch.baggage.patch_requests(sessions)
+
+
+def _patch_aiohttp(watch: CallWatch, client: ModuleType) -> list[Patch]:
+    from .aiohttp_calls import AiohttpCalls
+
+    return [*watch.baggage.patch_aiohttp(client), *AiohttpCalls(watch).patch_aiohttp(client)]
+
+
+_LIBRARIES: dict[str, PatchModule] = {
+    "httpx": _patch_httpx,
+    "httpx2": _patch_httpx,
+    "openai._base_client": _patch_openai,
+    "http.client": _patch_http_client,
+    "urllib3.connectionpool": _patch_urllib3,
+    "requests.sessions": _patch_requests,
+    "aiohttp.client": _patch_aiohttp,
+}
+"""Module → what patches it once it is imported."""

@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.pool import Pool, ThreadPool
-from multiprocessing.process import BaseProcess
-from typing import Any
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
 from .._locks import reentrant_lock
+from ..instrumentation.guard import Guard
+from ..instrumentation.imports import when_imported
 from ..instrumentation.patch import AttributePatch, Patch, Patches
 from .handed_items import item_patches
 from .other_processes import carried, note_process
-from .process_queues import process_queue_patches
 from .workers import start_as_worker, task_patch
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing.pool import Pool
+    from multiprocessing.process import BaseProcess
 
 _users = 0
 """Recorders of this process for which the patches are on."""
@@ -70,16 +74,60 @@ def _all_patches() -> list[Patch]:
         AttributePatch(
             threading.Thread, "start", _around_start, "a run() of its own has its starter's context"
         ),
-        *(
-            AttributePatch(Pool, name, _around_pool, "jobs have the submitter's context")
-            for name in _OF_POOLS
-        ),
-        AttributePatch(ProcessPoolExecutor, "submit", _around_submit, "jobs have the submitter's rollout"),
-        AttributePatch(BaseProcess, "start", _around_process, "names processes that record nothing"),
         *item_patches(),
-        *process_queue_patches(),
         task_patch(),
+        *_process_patches(),
     ]
+
+
+def _process_patches() -> tuple[Patch, Patch]:
+    """Return the patches of what starts processes and talks to them, and what waits for its imports.
+
+    Most agents start no process: these modules of the standard library, and ``process_queues``, are then never loaded.
+    """
+    patches = Patches("processes")
+
+    def adding(patches_of: Callable[[ModuleType], Iterable[Patch]]) -> Callable[[ModuleType], None]:
+        def callback(module: ModuleType) -> None:
+            for patch in patches_of(module):
+                patches.add(patch)
+
+        return callback
+
+    waiting = when_imported(
+        {
+            "multiprocessing.pool": adding(_pool_patches),
+            "multiprocessing.process": adding(_start_patches),
+            "multiprocessing.queues": adding(_queue_patches),
+            "concurrent.futures.process": adding(_executor_patches),
+        },
+        Guard(),
+    )
+    return patches, waiting
+
+
+def _pool_patches(module: ModuleType) -> list[Patch]:
+    wrap = functools.partial(_around_pool, module.ThreadPool)
+    return [
+        AttributePatch(module.Pool, name, wrap, "jobs have the submitter's context") for name in _OF_POOLS
+    ]
+
+
+def _start_patches(module: ModuleType) -> list[Patch]:
+    effect = "names processes that record nothing"
+    return [AttributePatch(module.BaseProcess, "start", _around_process, effect)]
+
+
+def _queue_patches(module: ModuleType) -> Iterable[Patch]:
+    del module
+    from .process_queues import process_queue_patches
+
+    return process_queue_patches()
+
+
+def _executor_patches(module: ModuleType) -> list[Patch]:
+    effect = "jobs have the submitter's rollout"
+    return [AttributePatch(module.ProcessPoolExecutor, "submit", _around_submit, effect)]
 
 
 # ---------------------------------------------------------------------- threads
@@ -125,10 +173,10 @@ def _carry_into_run(thread: threading.Thread) -> None:
 _OF_POOLS = ("apply_async", "_map_async", "imap", "imap_unordered")
 
 
-def _around_pool(original: Any, patch: Patch) -> Any:
+def _around_pool(thread_pool: type[Pool], original: Any, patch: Patch) -> Any:
     def submit(pool: Pool, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if patch.active:
-            in_threads = isinstance(pool, ThreadPool)
+            in_threads = isinstance(pool, thread_pool)
             func = _in_context(func, otel_context.get_current()) if in_threads else carried(func)
         return original(pool, func, *args, **kwargs)
 

@@ -7,10 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast
-from urllib.parse import urlsplit
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -21,10 +20,7 @@ from ..codec.attributes import format_exception_attributes, sanitize_attributes
 from ..dialects.raw_call import Endpoint
 from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
 from ..errors import ConfigurationError, ContextArgumentsError, TracerNotReady
-from ..instrumentation.connections import Connections
-from ..instrumentation.guard import Guard, Policy
-from ..instrumentation.own_hosts import IsOwnHost, is_loopback
-from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
+from ..instrumentation.guard import Policy
 from ..pipeline.chain import NO_STAGES, Chain
 from ..pipeline.policy import RedactionPolicy, redaction_policy, stages_of
 from ..pipeline.tags import Tagging
@@ -36,15 +32,9 @@ from ..types.attributes import to_attributes
 from ..types.ids import new_attempt_id, new_rollout_id
 from .base import TraceContext, context_with_active_tracer
 from .event_loops import in_event_loop, wait_for_future
-from .handed_work import carry_handed_work
 from .known_endpoints import KnownEndpoints, resource_endpoints
-from .model_calls import ModelCallRecorder
 from .opening import Opened, Opening, patience
-from .other_processes import RecordingTracer, register
-from .process_end import EXIT_TIMEOUT, ProcessEnd
-from .processor import LightningSpanProcessor
-from .provider import TRACER_NAME, ProviderSession
-from .questions import Questions
+from .other_processes import RecordingTracer
 from .workers import (
     SPANS_REMEMBERED,
     let_tasks_end,
@@ -56,6 +46,8 @@ from .workers import (
 if TYPE_CHECKING:
     from ..store.base import LightningStore
     from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
+    from .processor import LightningSpanProcessor
+    from .recording import Recording
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +119,7 @@ class OtelTracer(RecordingTracer):
         self._flush_timeout = milliseconds / 1_000
         self._settings = settings or WriterSettings()
         self._policy = policy
-        self._worker: _Worker | None = None
+        self._worker: Recording | None = None
         self._last: TraceHandle | None = None
         self._said: set[str] = set()
         """What the log has been told, and is not told again."""
@@ -146,7 +138,24 @@ class OtelTracer(RecordingTracer):
         if self._worker is not None:
             raise TracerNotReady("init_worker was called twice; call teardown_worker first")
         super().init_worker(worker_id, store)
-        self._worker = _Worker(self, store)
+        # Here, because most processes that import the tracer never record: this loads whatever watches a program. A
+        # process that is forked while this import is under way on another thread could never do the same import.
+        from .recording import Recording
+
+        self._worker = Recording(
+            self,
+            store,
+            endpoints=self._endpoints,
+            endpoint_for=self.endpoint_for,
+            capture_tokens=self._capture_tokens if self._instrument_llm_calls else None,
+            policy=self._policy,
+            # When asking, the rollout's resources are read before its body begins.
+            endpoint_of=self._endpoints.of_call if self._capture_tokens == "observe" else None,
+            settings=self._settings,
+            chain=self._chain,
+            accept_context=self._accept_context,
+            write_0_3=self._writes_0_3,
+        )
         _say_what_gevent_does()
         if self._fallback_attempt is not None:
             self._worker.processor.routing.fallback = self._worker.processor.new_scope(
@@ -173,7 +182,7 @@ class OtelTracer(RecordingTracer):
         """The span processor of this worker."""
         return self._ready().processor
 
-    def _ready(self) -> _Worker:
+    def _ready(self) -> Recording:
         if self._worker is None:
             raise TracerNotReady(
                 "call init_worker(worker_id, store) before recording, and teardown_worker after it"
@@ -371,76 +380,13 @@ class OtelSpanRecordingContext:
         )
 
 
-class _Worker:
-    """Everything that ``init_worker`` put into the process; ``close`` takes it out, last in first out."""
-
-    close: Callable[[], None]
-
-    def __init__(self, tracer: OtelTracer, store: LightningStore | None) -> None:
-        self.processor = LightningSpanProcessor(
-            settings=tracer._settings,
-            chain=tracer._chain,
-            policy=tracer._policy,
-            accept_context=tracer._accept_context,
-            write_0_3=tracer._writes_0_3,
-            # When asking, the rollout's resources are read before its body begins.
-            endpoint_of=tracer._endpoints.of_call if tracer._capture_tokens == "observe" else None,
-        )
-        self.processor.routing.default_store = store
-        self.questions = Questions()
-        self._calls: ModelCallPatches | None = None
-        with ExitStack() as undo:  # what raises half way leaves nothing behind
-            undo.callback(self.questions.close)
-            # First in, last out: it watches until all is written.
-            undo.callback(ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close)
-            undo.callback(self._finish, 5.0)
-            self.session = ProviderSession(self.processor)
-            undo.callback(self.session.close)
-            self.tracer = self.session.provider.get_tracer(TRACER_NAME)
-            undo.callback(carry_handed_work())
-            undo.callback(register(tracer))
-            self.guard = Guard(tracer._policy)
-            self.recorder = ModelCallRecorder(self.processor, self.tracer)
-            if tracer._instrument_llm_calls:
-                self._calls = instrument_model_calls(
-                    self.recorder,
-                    capture_tokens=tracer._capture_tokens,
-                    endpoint_for=tracer.endpoint_for,
-                    is_own_host=_is_own_host(tracer),
-                    guard=self.guard,
-                )
-                undo.callback(self._calls.leave)  # while the provider still tells our processor of ends
-                undo.callback(self._calls.undo)
-                connections = Connections(
-                    lambda: [known.url for known in tracer._endpoints.known_here()],
-                    self.recorder.connected,
-                    self.guard,
-                )
-                for patch in connections.patches():
-                    undo.callback(patch.undo)
-            self.processor.writer.thread.begin()  # the first span may come when the program ends
-            if store is not None:
-                self.processor.writer.deliver_spool(store)
-            self.close = undo.pop_all().close
-
-    def _finish(self, timeout: float) -> None:
-        if self.processor.routing.fallback is not None:
-            with self.guard("naming model servers"):
-                self.recorder.name_uncaptured(self.processor.routing.fallback)
-            self.processor.close_scope(self.processor.routing.fallback)
-        if self._calls is not None:
-            self._calls.leave()
-        self.processor.call_matching.release()
-        self.processor.writer.shutdown(timeout)
-
-
 class _TraceContext(TraceContext):
     """One ``trace_context``: what it does before and after its body, for ``with`` and ``async with``."""
 
     def __init__(
         self,
         tracer: OtelTracer,
-        worker: _Worker,
+        worker: Recording,
         name: str,
         store: LightningStore | None,
         ids: tuple[str, str] | None,
@@ -653,15 +599,6 @@ def _say_what_gevent_does() -> None:
             "gevent has put greenlets in the place of threads, the recorder's too: rollouts may not be started in the "
             "store, and spans that start in other greenlets are unattributed; record in a process that is not patched"
         )
-
-
-def _is_own_host(tracer: OtelTracer) -> IsOwnHost:
-    def is_own(host: str) -> bool:
-        known = tracer._endpoints.known_here()
-        host = host.lower()
-        return is_loopback(host) or any(urlsplit(endpoint.url).hostname == host for endpoint in known)
-
-    return is_own
 
 
 def _with_own_stages(chain: Chain, tags: Sequence[str], redaction: RedactionPolicy) -> Chain:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import functools
 import logging
-import multiprocessing
 import os
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import context as otel_context
@@ -30,6 +28,8 @@ from ..store.registry import open_store
 from .base import Tracer, context_with_active_tracer
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from ..store.base import LightningStore
     from .processor import LightningSpanProcessor
 
@@ -128,7 +128,11 @@ def note_process(process: BaseProcess) -> None:
     scope = current_scope()
     if scope is None or scope.closed or LightningEnvVar.AGL_ROLLOUT_ID.value in os.environ:
         return
-    method = getattr(process, "_start_method", None) or multiprocessing.get_start_method()
+    from multiprocessing import (
+        get_start_method,
+    )  # loaded since there is a process of it; most agents have none
+
+    method = getattr(process, "_start_method", None) or get_start_method()
     target, handed = (vars(process).get(name) for name in ("_target", "_args"))
     package = str(getattr(target, "__module__", "")).partition(".")[0]
     if method == "fork" or package in _NO_AGENTS or any(isinstance(each, Tracer) for each in handed or ()):
@@ -253,10 +257,12 @@ def _recorder(handed: Handed) -> tuple[RecordingTracer | None, LightningStore | 
             return known.tracer, _store(handed.url, known.tracer.processor.routing.default_store)
         if handed.ids is None or handed.url is None or handed.configuration is None:
             if handed.ids is not None and not _said:
+                from multiprocessing import current_process  # as above: jobs come to such processes
+
                 _said = True
                 _log.warning(
                     "jobs in process %s are not recorded: %s",
-                    multiprocessing.current_process().name,
+                    current_process().name,
                     "their store lives in the memory of another process"
                     if handed.url is None
                     else "their tracer cannot be pickled",

@@ -20,8 +20,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import util as multiprocessing_util
-from types import FrameType
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING
+
+from ..instrumentation.guard import Guard
+from ..instrumentation.imports import when_imported
+
+if TYPE_CHECKING:
+    from multiprocessing.util import Finalize
 
 _log = logging.getLogger(__name__)
 
@@ -37,15 +43,25 @@ class ProcessEnd:
 
     def __init__(self, finish: Callable[[], None]) -> None:
         self._finish = finish
+        self._multiprocessing: ModuleType | None = None
+        self._finalizer: Finalize | None = None
         atexit.register(self.run)
+        # What starts a child of multiprocessing has imported this module before, so no child is missed.
+        self._waiting = when_imported({"multiprocessing.util": self._follow_into_children}, Guard())
+        # Not where that comes later: this is no child of multiprocessing then, and its exit function, which was
+        # registered after the agent's own, would finish before those that may still make spans.
         self._finalize()
-        multiprocessing_util.register_after_fork(self, ProcessEnd._finalize)
         _open.append(self)
         _watch_sigterm()
 
+    def _follow_into_children(self, util: ModuleType) -> None:
+        self._multiprocessing = util
+        # A forked child of multiprocessing clears the parent's finalizers.
+        util.register_after_fork(self, ProcessEnd._finalize)
+
     def _finalize(self) -> None:
-        # A forked child of multiprocessing clears the parent's finalizers, hence register_after_fork.
-        self._finalizer = multiprocessing_util.Finalize(self, self.run, exitpriority=100)
+        if self._multiprocessing is not None:
+            self._finalizer = self._multiprocessing.Finalize(self, self.run, exitpriority=100)
 
     def run(self) -> None:
         """Finish; never raises."""
@@ -57,7 +73,9 @@ class ProcessEnd:
     def close(self) -> None:
         """Take every hook back; the handler of SIGTERM goes with the last that is open."""
         atexit.unregister(self.run)
-        self._finalizer.cancel()
+        self._waiting.undo()
+        if self._finalizer is not None:
+            self._finalizer.cancel()
         if self in _open:
             _open.remove(self)
         if not _open and signal.getsignal(signal.SIGTERM) is _on_sigterm:

@@ -70,7 +70,7 @@ def loaded_by(statement: str) -> set[str]:
         ("from agentlightning.cli.entry import build_parser; build_parser().format_help()", set()),
         ("from agentlightning import open_store", set()),
         ("from agentlightning import SqliteLightningStore", {"pydantic"}),
-        ("from agentlightning import OtelTracer", {"msgspec", "opentelemetry"}),
+        ("from agentlightning import OtelTracer", {"opentelemetry"}),
         ("from agentlightning import TracerTraceToTriplet", {"msgspec", "opentelemetry", "pydantic"}),
         ("from agentlightning import emit_reward", {"opentelemetry", "pydantic"}),
         ("import agentlightning.cli.stats", {"pydantic"}),
@@ -80,6 +80,25 @@ def loaded_by(statement: str) -> set[str]:
 )
 def test_an_entry_loads_nothing_heavy_that_it_does_not_need(statement: str, may_load: set[str]) -> None:
     assert loaded_by(statement) & HEAVY <= may_load
+
+
+def test_importing_the_tracer_loads_nothing_that_only_a_recording_needs() -> None:
+    """What watches a program is loaded by ``init_worker``, and what is watched by the program itself, if at all."""
+    watched = ("concurrent.futures.process", "http.client", "multiprocessing", "urllib.request")
+    for_a_recording = (
+        "opentelemetry.instrumentation",
+        "pydantic_core",
+        "agentlightning.dialects.model_call",
+        "agentlightning.dialects.openai",
+        "agentlightning.dialects.spans",
+        "agentlightning.instrumentation.wire",
+        "agentlightning.recorder.writer",
+        "agentlightning.tracer.handed_work",
+        "agentlightning.tracer.processor",
+    )
+    code = "import sys, agentlightning.tracer.otel\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {*watched, *for_a_recording} & set(done.stdout.split())
 
 
 def test_models_are_imported_before_the_writer_has_a_thread() -> None:

@@ -1,0 +1,129 @@
+"""What a tracer puts into a process while it records there, and takes out again.
+
+``OtelTracer.init_worker`` imports this module, and with it all that watches a program: a process that imports the
+tracer and never records loads none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ..instrumentation.connections import Connections
+from ..instrumentation.guard import Guard, Policy
+from ..instrumentation.own_hosts import IsOwnHost, is_loopback
+from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
+from ..pipeline.chain import Chain
+from ..recorder.converter import EndpointOf
+from ..recorder.settings import WriterSettings
+from .handed_work import carry_handed_work
+from .model_calls import ModelCallRecorder
+from .other_processes import RecordingTracer, register
+from .process_end import EXIT_TIMEOUT, ProcessEnd
+from .processor import LightningSpanProcessor
+from .provider import TRACER_NAME, ProviderSession
+from .questions import Questions
+
+if TYPE_CHECKING:
+    from ..instrumentation.watch import CaptureTokens, EndpointFor
+    from ..store.base import LightningStore
+    from .known_endpoints import KnownEndpoints
+
+
+class Recording:
+    """Everything that ``init_worker`` put into the process; ``close`` takes it out, last in first out.
+
+    Args:
+        tracer: Whose recording it is.
+        store: Where spans go that no ``trace_context`` with a store of its own has made.
+        endpoints: Model endpoints that are known, whose hosts may see our baggage.
+        endpoint_for: URL → what is known of its endpoint.
+        capture_tokens: ``None``: model calls are not recorded, and no HTTP client is touched.
+        policy: What happens to an error of ours inside user code.
+        endpoint_of: See :class:`LightningSpanProcessor`, as for ``settings``, ``chain``, ``accept_context`` and
+            ``write_0_3``.
+    """
+
+    close: Callable[[], None]
+
+    def __init__(
+        self,
+        tracer: RecordingTracer,
+        store: LightningStore | None,
+        *,
+        endpoints: KnownEndpoints,
+        endpoint_for: EndpointFor,
+        capture_tokens: CaptureTokens | None,
+        policy: Policy | None,
+        endpoint_of: EndpointOf | None,
+        settings: WriterSettings,
+        chain: Chain,
+        accept_context: bool,
+        write_0_3: bool,
+    ) -> None:
+        self.processor = LightningSpanProcessor(
+            settings=settings,
+            chain=chain,
+            policy=policy,
+            accept_context=accept_context,
+            write_0_3=write_0_3,
+            endpoint_of=endpoint_of,
+        )
+        self.processor.routing.default_store = store
+        self.questions = Questions()
+        self._calls: ModelCallPatches | None = None
+        with ExitStack() as undo:  # what raises half way leaves nothing behind
+            undo.callback(self.questions.close)
+            # First in, last out: it watches until all is written.
+            undo.callback(ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close)
+            undo.callback(self._finish, 5.0)
+            self.session = ProviderSession(self.processor)
+            undo.callback(self.session.close)
+            self.tracer = self.session.provider.get_tracer(TRACER_NAME)
+            undo.callback(carry_handed_work())
+            undo.callback(register(tracer))
+            self.guard = Guard(policy)
+            self.recorder = ModelCallRecorder(self.processor, self.tracer)
+            if capture_tokens is not None:
+                self._calls = instrument_model_calls(
+                    self.recorder,
+                    capture_tokens=capture_tokens,
+                    endpoint_for=endpoint_for,
+                    is_own_host=_is_own_host(endpoints),
+                    guard=self.guard,
+                )
+                undo.callback(self._calls.leave)  # while the provider still tells our processor of ends
+                undo.callback(self._calls.undo)
+                connections = Connections(
+                    lambda: [known.url for known in endpoints.known_here()],
+                    self.recorder.connected,
+                    self.guard,
+                )
+                for patch in connections.patches():
+                    undo.callback(patch.undo)
+            self.processor.writer.thread.begin()  # the first span may come when the program ends
+            if store is not None:
+                self.processor.writer.deliver_spool(store)
+            self.close = undo.pop_all().close
+
+    def _finish(self, timeout: float) -> None:
+        if self.processor.routing.fallback is not None:
+            with self.guard("naming model servers"):
+                self.recorder.name_uncaptured(self.processor.routing.fallback)
+            self.processor.close_scope(self.processor.routing.fallback)
+        if self._calls is not None:
+            self._calls.leave()
+        self.processor.call_matching.release()
+        self.processor.writer.shutdown(timeout)
+
+
+def _is_own_host(endpoints: KnownEndpoints) -> IsOwnHost:
+    def is_own(host: str) -> bool:
+        host = host.lower()
+        return is_loopback(host) or any(
+            urlsplit(endpoint.url).hostname == host for endpoint in endpoints.known_here()
+        )
+
+    return is_own

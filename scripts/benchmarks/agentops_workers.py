@@ -229,7 +229,7 @@ FIGURE = Figure(
         Line("teardown under a killed server", "server", "torn_down", "ms"),
     ),
     sizes={
-        "tiny": {"workers": 2, "rollouts": 5},
+        "tiny": {"workers": 1, "rollouts": 5},
         "quick": {"workers": 16, "rollouts": 100},
         "normal": {"workers": 16, "rollouts": 500},
         "full": {"workers": 16, "rollouts": 1000},

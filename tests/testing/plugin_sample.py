@@ -10,6 +10,28 @@ from pathlib import Path
 from textwrap import dedent
 
 ASYNCIO = "asyncio_default_fixture_loop_scope = function\nasyncio_mode = "
+NOT_NEEDED = ("anyio", "hypothesispytest", "randomly", "timeout")
+"""Plugins of pytest that the environment of these tests has. To load them takes as long as all the rest of a short run."""
+
+SYNC_TESTS = """
+    import pytest
+    from agentlightning import OtelTracer, emit_reward
+    from agentlightning.testing import Answer
+
+    @pytest.mark.parametrize("number", range(6))
+    def test_rows(number, lightning_store, captured_spans, fake_openai):
+        ids = (1, 2, number)
+        fake_openai.enqueue(Answer.of("Paris", prompt_token_ids=ids, ids="always", logprobs="always"))
+        messages = [{"role": "user", "content": "Which city?"}]
+        with OtelTracer().lifespan(lightning_store) as tracer, tracer.trace_context("city"):
+            answer = fake_openai.client().chat.completions.create(model="m", messages=messages)
+            emit_reward(float(number))
+        (row,) = captured_spans.triplets()
+        assert answer.choices[0].message.content == "Paris"
+        assert row.prompt["token_ids"] == list(ids)
+        assert row.reward == number
+        assert len(captured_spans.model_calls()) == len(captured_spans.named("city")) == 1
+"""
 
 WATCHING_CONFTEST = """
     import builtins, concurrent.futures.thread, os, signal, sys, threading
@@ -65,13 +87,15 @@ def run_pytest(
     ini: str = "",
     env: Mapping[str, str] = {},
     before: Sequence[str] = ("-m", "pytest"),
+    without: Sequence[str] = NOT_NEEDED,
 ) -> subprocess.CompletedProcess[str]:
-    """Run pytest, in which every warning is an error, over one file of tests."""
+    """Run pytest, in which every warning is an error, over one file of tests; ``without`` names plugins."""
     (folder / "pytest.ini").write_text(f"[pytest]\nfilterwarnings = error\n{ini}\n", encoding="utf-8")
     (folder / "test_sample.py").write_text(dedent(tests), encoding="utf-8")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    blocked = [f"-pno:{name}" for name in ("cacheprovider", *without)]
     return subprocess.run(
-        [sys.executable, *before, "-q", "-p", "no:cacheprovider", *arguments, "test_sample.py"],
+        [sys.executable, *before, "-q", *blocked, *arguments, "test_sample.py"],
         cwd=folder,
         env={**inherited, **env},
         capture_output=True,

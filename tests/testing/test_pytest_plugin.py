@@ -8,31 +8,11 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from plugin_sample import ASYNCIO, WATCHING_CONFTEST, assert_passed, run_pytest
+from plugin_sample import ASYNCIO, NOT_NEEDED, SYNC_TESTS, WATCHING_CONFTEST, assert_passed, run_pytest
 
 pytestmark = pytest.mark.timeout(300)  # whole runs of pytest inside of one test
 
 OURS = {"agentlightning", "agentlightning._lazy", "agentlightning._coinstall", "agentlightning.pytest_plugin"}
-
-SYNC_TESTS = """
-    import pytest
-    from agentlightning import OtelTracer, emit_reward
-    from agentlightning.testing import Answer
-
-    @pytest.mark.parametrize("number", range(6))
-    def test_rows(number, lightning_store, captured_spans, fake_openai):
-        ids = (1, 2, number)
-        fake_openai.enqueue(Answer.of("Paris", prompt_token_ids=ids, ids="always", logprobs="always"))
-        messages = [{"role": "user", "content": "Which city?"}]
-        with OtelTracer().lifespan(lightning_store) as tracer, tracer.trace_context("city"):
-            answer = fake_openai.client().chat.completions.create(model="m", messages=messages)
-            emit_reward(float(number))
-        (row,) = captured_spans.triplets()
-        assert answer.choices[0].message.content == "Paris"
-        assert row.prompt["token_ids"] == list(ids)
-        assert row.reward == number
-        assert len(captured_spans.model_calls()) == len(captured_spans.named("city")) == 1
-"""
 
 ASYNC_TEST = """
     async def run(store, spans, server):
@@ -55,19 +35,19 @@ AUTO_TEST = STRICT_TEST.replace("@pytest.mark.asyncio\n", "\n")
 
 
 @pytest.mark.parametrize(
-    ("ini", "arguments", "tests", "count"),
+    ("ini", "arguments", "tests", "count", "without"),
     [
-        (f"{ASYNCIO}strict", [], SYNC_TESTS + ASYNC_TEST + STRICT_TEST, 7),
-        (f"{ASYNCIO}auto", [], SYNC_TESTS + ASYNC_TEST + AUTO_TEST, 7),
-        ("", ["-p", "no:asyncio"], SYNC_TESTS, 6),
-        (f"{ASYNCIO}auto", ["-n", "2"], SYNC_TESTS + ASYNC_TEST + AUTO_TEST, 7),
+        (f"{ASYNCIO}strict", [], SYNC_TESTS + ASYNC_TEST + STRICT_TEST, 7, ()),
+        (f"{ASYNCIO}auto", [], SYNC_TESTS + ASYNC_TEST + AUTO_TEST, 7, NOT_NEEDED),
+        ("", ["-p", "no:asyncio"], SYNC_TESTS, 6, NOT_NEEDED),
     ],
-    ids=["strict", "auto", "no asyncio", "two processes"],
+    ids=["strict, beside every other plugin", "auto", "no asyncio"],
 )
 def test_fixtures_serve_tests_of_every_kind(
-    tmp_path: Path, ini: str, arguments: list[str], tests: str, count: int
+    tmp_path: Path, ini: str, arguments: list[str], tests: str, count: int, without: tuple[str, ...]
 ) -> None:
-    assert_passed(run_pytest(tmp_path, tests, *arguments, ini=ini), count)
+    """In two processes: see those of AgentOps, whose run has these tests, too."""
+    assert_passed(run_pytest(tmp_path, tests, *arguments, ini=ini, without=without), count)
 
 
 def test_where_no_fixture_is_used_four_modules_are_loaded(tmp_path: Path) -> None:

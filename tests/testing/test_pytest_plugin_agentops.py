@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 import requests
-from plugin_sample import ASYNCIO, WATCHING_CONFTEST, assert_passed, run_pytest
+from plugin_sample import ASYNCIO, SYNC_TESTS, WATCHING_CONFTEST, assert_passed, run_pytest
 
 from agentlightning.store.base import process_start_ticks
 from agentlightning.testing import AgentOpsServer
@@ -36,21 +36,21 @@ SERVER_TESTS = """
 """
 
 
-@pytest.mark.parametrize(
-    ("arguments", "ini", "processes"),
-    [([], f"{ASYNCIO}auto", 1), (["-p", "no:asyncio", "-n", "2"], "", 2)],
-    ids=["one process", "two processes"],
-)
-def test_each_process_has_one_server_which_ends_with_it(
-    tmp_path: Path, arguments: list[str], ini: str, processes: int
-) -> None:
-    assert_passed(run_pytest(tmp_path, SERVER_TESTS, *arguments, ini=ini), 8)
-    pids = {int(path.read_text(encoding="utf-8")) for path in tmp_path.glob("pid-*")}
-    assert 1 <= len(pids) <= processes
+def servers_that_have_ended(folder: Path) -> int:
+    """Return the number of servers that tests had; each has ended."""
+    pids = {int(path.read_text(encoding="utf-8")) for path in folder.glob("pid-*")}
     assert {pid: process_start_ticks(pid) for pid in pids} == dict.fromkeys(pids)
+    return len(pids)
+
+
+def test_the_process_has_one_server_which_ends_with_it(tmp_path: Path) -> None:
+    assert_passed(run_pytest(tmp_path, SERVER_TESTS, ini=f"{ASYNCIO}auto"), 8)
+    assert servers_that_have_ended(tmp_path) == 1
 
 
 TRACER_TESTS = """
+    from pathlib import Path
+
     import pytest
     from agentlightning import emit_reward
 
@@ -58,7 +58,8 @@ TRACER_TESTS = """
 
     @pytest.mark.parametrize("number", range(4))
     def test_sync(number, agentops_tracer, agentops_server, captured_spans, fake_openai):
-        assert captured_spans == []
+        assert captured_spans == agentops_server.spans == []
+        Path(f"pid-{number}").write_text(str(agentops_server.manager.server_process.pid))
         with agentops_tracer.trace_context("city"):
             fake_openai.client().chat.completions.create(model="m", messages=MESSAGES)
             emit_reward(float(number))
@@ -81,18 +82,19 @@ TRACER_AUTO = TRACER_ASYNC.replace("@pytest.mark.asyncio\n", "\n")
 
 
 @pytest.mark.parametrize(
-    ("ini", "arguments", "tests", "count"),
+    ("ini", "arguments", "tests", "count", "processes"),
     [
-        (f"{ASYNCIO}strict", [], TRACER_TESTS + TRACER_ASYNC, 5),
-        (f"{ASYNCIO}auto", ["-n", "2"], TRACER_TESTS + TRACER_AUTO, 5),
-        ("", ["-p", "no:asyncio"], TRACER_TESTS, 4),
+        (f"{ASYNCIO}strict", [], TRACER_TESTS + TRACER_ASYNC, 5, 1),
+        (f"{ASYNCIO}auto", ["-n", "2"], TRACER_TESTS + TRACER_AUTO + SYNC_TESTS, 11, 2),
+        ("", ["-p", "no:asyncio"], TRACER_TESTS, 4, 1),
     ],
-    ids=["strict", "auto, two processes", "no asyncio"],
+    ids=["strict", "auto, two processes, and without AgentOps", "no asyncio"],
 )
-def test_the_tracer_serves_tests_of_every_kind(
-    tmp_path: Path, ini: str, arguments: list[str], tests: str, count: int
+def test_the_tracer_serves_tests_of_every_kind_with_a_server_for_each_process(
+    tmp_path: Path, ini: str, arguments: list[str], tests: str, count: int, processes: int
 ) -> None:
     assert_passed(run_pytest(tmp_path, tests, *arguments, ini=ini), count)
+    assert 1 <= servers_that_have_ended(tmp_path) <= processes
 
 
 GLOBALS_TESTS = """

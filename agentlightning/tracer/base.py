@@ -92,8 +92,9 @@ class Tracer(ParallelWorkerBase):
         async with self.trace_context(name=getattr(func, "__name__", None)):
             return await func(*args, **kwargs)
 
-    def get_langchain_handler(self, tags: list[str] | None = None) -> Any | None:  # noqa: ARG002 - of subclasses
+    def get_langchain_handler(self, tags: list[str] | None = None) -> Any | None:
         """Return a LangChain callback handler, or ``None`` where this tracer has none."""
+        del tags  # for subclasses that have one
         return None
 
     @contextmanager

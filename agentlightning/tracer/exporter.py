@@ -76,7 +76,7 @@ class LightningSpanExporter(SpanExporter):
                     self._writer.end(FinishedSpan(span, record, size_of(span)))
             written = self._writer.flush().result(self._patience())
         except TimeoutError:
-            self._late = interpreter_ends()
+            self._late = interpreter_ends()  # then what else is exported at this end is not waited for
             written = False
         except Exception as error:  # noqa: BLE001 - the SDK only wants a result
             _log.error("spans could not be exported: %r", error)
@@ -97,6 +97,7 @@ class LightningSpanExporter(SpanExporter):
         """
         for scope in self._scopes:
             self._writer.close(scope)
+        # The spans first: whoever sees the attempt succeeded may seal it.
         self._writer.shutdown(EXIT_TIMEOUT)
         if self._started_by != os.getpid():
             return

@@ -14,7 +14,7 @@ pytest's fixtures, are no rollouts of their own: their ``trace_context`` belongs
 from __future__ import annotations
 
 import dis
-import sys
+import inspect
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,7 @@ class Generators:
 
     def at_work(self, frame: FrameType | None = None) -> Scope | None:
         """Return the scope of the innermost generator on this thread's stack that has opened one, or ``None``."""
-        frame = sys._getframe(1) if frame is None else frame  # noqa: SLF001 - the call stack is the evidence
+        frame = inspect.currentframe() if frame is None else frame
         while frame is not None:
             scopes = self.scopes.get(frame)
             if scopes:
@@ -82,13 +82,15 @@ class Generators:
 
 def waits_at_yield(frame: FrameType) -> bool:
     """Whether a generator's frame waits at a ``yield``; one that runs, or awaits something, is at work."""
-    if frame.f_back is not None:
+    if frame.f_back is not None:  # something has called it and has not come back: it runs
         return False
     code = frame.f_code
     at = frame.f_lasti
     instructions = code.co_code
+    # ``f_lasti`` is the last instruction that it has executed, -1 before the first one.
     if at < 0 or instructions[at] != _YIELD_VALUE:
         return False
+    # An async generator executes ``YIELD_VALUE`` for an ``await``, too, and is at work while it awaits.
     return not (code.co_flags & CO_ASYNC_GENERATOR and _resumes_after_await(code, at))
 
 
@@ -105,11 +107,12 @@ def _opener(frame: FrameType | None) -> FrameType | None:
     """Return the generator whose ``with`` it is; ``None`` where it is no generator's."""
     while frame is not None:
         driver = _package(frame.f_back)
+        # ``__enter__`` of a trace_context, or of an ExitStack that it was entered through: the opener is further out.
         if _package(frame) in {"contextlib", "agentlightning"}:
             frame = frame.f_back
         elif not frame.f_code.co_flags & _GENERATOR or driver in _HANDED_OUT_BY:
             return None
-        elif driver == "contextlib":
+        elif driver == "contextlib":  # a context manager made of a generator: its scope is that of its user
             frame = frame.f_back
         else:
             return frame

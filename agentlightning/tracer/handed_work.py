@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from multiprocessing.pool import Pool
     from multiprocessing.process import BaseProcess
 
-_users = 0
-"""Recorders of this process for which the patches are on."""
-_patches: Patches | None = None
+_users: list[object] = []
+"""One for each recorder of this process for which the patches are on."""
+_on: list[Patches] = []
+"""The patches, while there are users."""
 _lock = reentrant_lock()
 """Guards both: the patches are put on with the first recorder, and taken off with the last."""
 
@@ -43,21 +44,21 @@ def carry_handed_work() -> Callable[[], None]:
     Returns:
         What takes it back when the last user is gone.
     """
-    global _users, _patches  # noqa: PLW0603 - the patches are one per process
+    user = object()
     with _lock:
         if not _users:
-            _patches = Patches("handed work", _all_patches())
-        _users += 1
-    return _leave
+            _on.append(Patches("handed work", _all_patches()))
+        _users.append(user)
+    return functools.partial(_leave, user)
 
 
-def _leave() -> None:
-    global _users, _patches  # noqa: PLW0603 - as above
+def _leave(user: object) -> None:
     with _lock:
-        _users -= 1
-        if not _users and _patches is not None:
-            _patches.undo()
-            _patches = None
+        if user not in _users:  # it has left before
+            return
+        _users.remove(user)
+        if not _users:
+            _on.pop().undo()
 
 
 def _all_patches() -> list[Patch]:
@@ -160,7 +161,7 @@ def _carry_into_run(thread: threading.Thread) -> None:
     context = otel_context.get_current()
 
     def run() -> None:
-        vars(thread).pop("run", None)
+        vars(thread).pop("run", None)  # this function, which stands before the method of the class until now
         token = otel_context.attach(context)
         try:
             thread.run()

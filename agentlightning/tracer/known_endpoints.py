@@ -84,7 +84,7 @@ class KnownEndpoints:
         defaults, kind = self._stated
         if (defaults is None and kind == "unknown") or (found is not None and found.disputed):
             return found
-        if found is None:
+        if found is None:  # what the environment says of its distribution is no leave to change its requests
             return Endpoint(url, defaults, kind, may_ask=False)
         return replace(
             found,

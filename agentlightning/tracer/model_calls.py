@@ -45,7 +45,8 @@ class ModelCallRecorder:
 
     def name_uncaptured(self, scope: Scope, context: Context | None = None) -> None:
         """Record the model servers that an attempt connected to without a call that was seen; it ends now."""
-        for server, seen in self._servers.pop(scope, {}).items():
+        # A copy: a thread that lives on may connect meanwhile, and has the same dictionary.
+        for server, seen in list(self._servers.pop(scope, {}).items()):
             if not seen:
                 attributes = {SpanFlagAttributes.UNCAPTURED_SERVER.value: server}
                 self._tracer.start_span(AGL_UNCAPTURED, context=context, attributes=attributes).end()

@@ -8,9 +8,9 @@ that is started after nobody waits for it any more is cancelled.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from types import CodeType
@@ -128,8 +128,8 @@ def _is_in_signal_handler() -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False
     handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
-    handlers.discard(_code_of(signal.default_int_handler))
-    frame = sys._getframe(1) if handlers else None  # noqa: SLF001 - the call stack is the evidence
+    handlers.discard(_code_of(signal.default_int_handler))  # Python's own for Ctrl-C, which only raises
+    frame = inspect.currentframe() if handlers else None
     while frame is not None:
         if frame.f_code in handlers:
             return True
@@ -138,6 +138,7 @@ def _is_in_signal_handler() -> bool:
 
 
 def _code_of(handler: Any) -> CodeType | None:
+    # What shows on the stack is the code of a function, whatever it was wrapped in when it was made the handler.
     while isinstance(handler, functools.partial):
         handler = handler.func
     if not callable(handler):

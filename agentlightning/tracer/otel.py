@@ -430,7 +430,7 @@ class _TraceContext(TraceContext):
                 let_threads_end(self._scope)
         finally:
             flush = self._close(exc)
-        if in_event_loop():
+        if in_event_loop():  # waiting here would hold up every task of the loop
             self._tracer._say_that_nobody_waits()
             return
         try:
@@ -547,7 +547,7 @@ class _TraceContext(TraceContext):
         self._tracer._last, previous = self._handle, self._tracer._last
         if previous is not None:
             previous._scope.trace.spans = None  # the handle keeps its own list
-        if self._owns_attempt:
+        if self._owns_attempt:  # after its last span is stored: whoever sees the status may read the attempt
             processor.writer.after(
                 self._scope, *self._end_of_attempt("succeeded" if error is None else "failed")
             )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
+from .._locks import reentrant_lock
 from ..dialects.raw_call import Endpoint
 from ..env_var import LightningEnvVar
 from ..recorder.counts import next_writer_id
@@ -86,7 +87,11 @@ class Handed(NamedTuple):
 
 _recorders: dict[str, _Recorder] = {}
 _stores: dict[str, LightningStore] = {}
-_said = False
+_said: set[str] = set()
+"""What the log of this process has been told, and is not told again."""
+_lock = reentrant_lock()
+"""Guards ``_recorders`` and ``_stores`` while recording begins for the sake of a job: of threads that are handed items
+at one moment, one makes the tracer, and the others find it."""
 
 
 def register(tracer: RecordingTracer) -> Callable[[], None]:
@@ -236,7 +241,7 @@ def arrive(handed: Handed) -> Arrived | None:
         return None
     processor = tracer.processor
     processor.routing.begin_job()
-    context = otel_context.Context()
+    context = otel_context.Context()  # an empty one: a forked process has inherited that of its parent
     if handed.ids is None or store is None:
         return Arrived(tracer, None, context)
     scope = processor.new_scope(store, *handed.ids)
@@ -249,23 +254,24 @@ def arrive(handed: Handed) -> Arrived | None:
 
 def _recorder(handed: Handed) -> tuple[RecordingTracer | None, LightningStore | None]:
     """Return who records here, and where to; begins to record in a process that does not yet."""
-    global _said  # noqa: PLW0603 - once in a process
+    with _lock:
+        return _found_or_begun(handed)
+
+
+def _found_or_begun(handed: Handed) -> tuple[RecordingTracer | None, LightningStore | None]:
     try:
+        # The recorder of a forked process has the name that it had in the parent. Any other one that records here on
+        # its own account knows more of this process than what is handed to it.
         own = (recorder for recorder in _recorders.values() if not recorder.is_handed)
         known = _recorders.get(handed.recorder) or next(own, None)
         if known is not None:
             return known.tracer, _store(handed.url, known.tracer.processor.routing.default_store)
         if handed.ids is None or handed.url is None or handed.configuration is None:
-            if handed.ids is not None and not _said:
-                from multiprocessing import current_process  # as above: jobs come to such processes
-
-                _said = True
-                _log.warning(
-                    "jobs in process %s are not recorded: %s",
-                    current_process().name,
+            if handed.ids is not None:
+                _say_that_jobs_are_not_recorded(
                     "their store lives in the memory of another process"
                     if handed.url is None
-                    else "their tracer cannot be pickled",
+                    else "their tracer cannot be pickled"
                 )
             return None, None
         tracer: RecordingTracer = pickle.loads(handed.configuration)  # noqa: S301 - from our own parent, as the job itself
@@ -276,11 +282,17 @@ def _recorder(handed: Handed) -> tuple[RecordingTracer | None, LightningStore | 
             recorder.is_handed = True
             _recorders[handed.recorder] = recorder
     except Exception as error:  # noqa: BLE001 - a job is done where its recorder cannot be
-        if not _said:
-            _said = True
-            _log.warning("jobs in this process are not recorded: %s: %s", type(error).__name__, error)
+        _say_that_jobs_are_not_recorded(f"{type(error).__name__}: {error}")
         return None, None
     return tracer, store
+
+
+def _say_that_jobs_are_not_recorded(why: str) -> None:
+    if not _said:
+        from multiprocessing import current_process  # as above: jobs come to such processes
+
+        _said.add("jobs are not recorded")
+        _log.warning("jobs in process %s are not recorded: %s", current_process().name, why)
 
 
 def _store(url: str | None, own: LightningStore | None) -> LightningStore | None:

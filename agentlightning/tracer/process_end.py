@@ -102,10 +102,11 @@ def _watch_sigterm() -> None:
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     del frame
     signal.signal(signum, signal.SIG_DFL)  # a second SIGTERM waits for nothing
-    written = _thread.allocate_lock()
+    written = _thread.allocate_lock()  # taken until all is written, and released by the thread that writes
     written.acquire()
     try:
         # threading.Thread takes locks of its own, which the interrupted code may hold.
+        # The first one ends the process also where the second one waits for a lock that this thread holds.
         _thread.start_new_thread(_end_after, (2 * EXIT_TIMEOUT, signum))
         _thread.start_new_thread(_write_and_end, (signum, written.release))
     except RuntimeError:  # no thread can be made, or the interpreter is shutting down

@@ -9,9 +9,9 @@ gets the next one. Pipes, and queues of managers, are not watched.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import pickle
-import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from multiprocessing import parent_process
@@ -69,7 +69,7 @@ def _around_get(original: Any, patch: Patch) -> Any:
         if not patch.active or not _is_watched(queue):
             return original(queue, *args, **kwargs)
         _end_item()
-        take_along()
+        take_along()  # what an item that nobody has got brought along must not count for this one
         item = original(queue, *args, **kwargs)
         _go_on_with(take_along())
         return item
@@ -88,8 +88,12 @@ def _around_done(original: Any, patch: Patch) -> Any:
 
 def _is_watched(queue: Any) -> bool:
     """Whether an agent uses a queue: pools have their own, and read what they have put in their own ways."""
-    if sys._getframe(2).f_globals.get("__name__") in _POOLS:  # noqa: SLF001 - who has called the queue
+    frame = inspect.currentframe()
+    for _ in range(2):  # this function, and the wrapper of ``put`` or ``get`` that has called it
+        frame = None if frame is None else frame.f_back
+    if frame is not None and frame.f_globals.get("__name__") in _POOLS:
         return False
+    # The queue of a ``ProcessPoolExecutor`` is of a class that has its own such method, whoever calls it.
     on_error = getattr(type(queue), "_on_queue_feeder_error", None)
     return on_error is None or on_error is Queue._on_queue_feeder_error  # type: ignore[attr-defined] # noqa: SLF001
 

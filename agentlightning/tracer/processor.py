@@ -122,7 +122,7 @@ class LightningSpanProcessor(SpanProcessor):
                 return
             started_in = otel_context.get_current() if parent_context is None else parent_context
             here = scope_in(started_in)
-            if here is not None and here.owner is not self:
+            if here is not None and here.owner is not self:  # the recorder that opened this scope has it
                 return
             attributes = attributes_of(span)
             scope, late_of = self.routing.route(span, attributes, started_in, here)
@@ -134,6 +134,7 @@ class LightningSpanProcessor(SpanProcessor):
                     return
                 scope = self.ledger.late_of(late_of)
                 live = None  # not announced as open: nobody waits for its end
+            # The decision is kept by the identity of the span's context: on_end gets another object for the same span.
             record = Record(scope, context, labels_in(started_in))
             if live is not None:
                 note_span(scope, started_in, context)
@@ -150,6 +151,7 @@ class LightningSpanProcessor(SpanProcessor):
             context = span.get_span_context()
             record = self.ledger.records.get(id(context))
             if record is None:
+                # It started before we listened, under another recorder, or where no attempt could be told.
                 if self.ledger.end_unplaced(context):
                     self._kept_aside.add(span)
                     return
@@ -326,7 +328,7 @@ class LightningSpanProcessor(SpanProcessor):
     def attach_call(self, span: trace.Span, call: RawCall) -> None:
         """Give a span of ours, which has not ended, a model call that was seen on the wire."""
         record = self.ledger.records.get(id(span.get_span_context()))
-        if record is not None:
+        if record is not None:  # a new list: the writer may be reading the old one
             record.calls = [*(record.calls or ()), call]
 
     def _say_where_it_is(self, span: SdkSpan, late_of: Scope | None) -> None:

@@ -112,6 +112,7 @@ class Questions:
 
     def add_thread(self) -> None:
         """Start a thread for the questions that wait; from now on it answers in place of the others."""
+        # The new thread is known before the others are told to end: whoever asks meanwhile finds one that stays.
         others = self._alive()
         thread = _Answering(self._waiting, stays=not self._is_closed)
         self._threads.append(weakref.ref(thread, self._is_gone))

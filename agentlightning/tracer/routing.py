@@ -79,7 +79,8 @@ class Routing:
 
         A trace id that two scopes have (a program that seeds its ids) names neither.
         """
-        self._traces[trace_id] = None if trace_id in self._traces else scope
+        if self._traces.setdefault(trace_id, scope) is not scope:  # one step, whatever threads open contexts
+            self._traces[trace_id] = None
         while len(self._traces) > TRACES_REMEMBERED:
             self._traces.popitem(last=False)
 
@@ -98,6 +99,7 @@ class Routing:
             context: The context that it starts in.
             scope: What that context carries.
         """
+        # From the surest evidence to the weakest; the first that says anything decides (see the module's docstring).
         if ROLLOUT_KEY in attributes:
             ids = ids_among(attributes)
             if ids is not None:
@@ -110,6 +112,7 @@ class Routing:
             scope = self._traces.get(span.parent.trace_id)
         if scope is not None:
             return (None, scope) if scope.closed else (scope, None)
+        # Inside of a trace_context, also of a closed one, baggage is what the agent sends and not what it was sent.
         ids = ids_in_baggage(context) if self.accept_context and not is_inside_any() else None
         scope = None if ids is None else self._scope_for(*ids, context)
         return (scope if scope is not None else self.fallback), None

@@ -58,7 +58,7 @@ class Worker:
         who = self.who()
         if isinstance(who, threading.Thread):
             return not who.is_alive()
-        return who is None or who.done() or who.cancelling() > 0
+        return who is None or who.done() or who.cancelling() > 0  # a task that was cancelled works for nobody
 
     def alive(self) -> Iterator[Worker]:
         """Yield those of itself and of the workers that started it that are not over."""
@@ -78,7 +78,7 @@ def note_span(scope: Scope, context: Context, span: SpanContext) -> None:
     worker = context.get(_KEY)
     if isinstance(worker, Worker) and worker.scope is scope and is_another_open():
         spans = _spans.setdefault(scope, [])
-        if len(spans) <= SPANS_REMEMBERED:
+        if len(spans) <= SPANS_REMEMBERED:  # one more than is remembered: it shows that there were more
             spans.append((worker, span.span_id))
 
 

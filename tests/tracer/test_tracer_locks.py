@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import pickle
 import queue
 import signal
 import sys
 import threading
 from collections import deque
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from races import THREADS, together
@@ -20,12 +23,22 @@ from tracer_sample import new_attempt, spans_in
 
 from agentlightning import _handover
 from agentlightning._handover import ReentrantEvent
-from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.recorder.scope import scope_in
+from agentlightning.store import InMemoryLightningStore, LightningStore, open_store
 from agentlightning.store.primitives import Primitive
 from agentlightning.store.wrapper import StoreWrapper
-from agentlightning.tracer import LightningSpanExporter, OtelTracer, handed_items, handed_work, provider
+from agentlightning.tracer import (
+    LightningSpanExporter,
+    OtelTracer,
+    handed_items,
+    handed_work,
+    other_processes,
+    provider,
+)
 from agentlightning.tracer import exporter as exporter_module
+from agentlightning.tracer.base import get_active_tracer
 from agentlightning.tracer.handed_work import carry_handed_work
+from agentlightning.tracer.other_processes import Arrived, Handed, arrive
 from agentlightning.tracer.provider import ProviderSession
 
 LOOK = 20.0
@@ -202,6 +215,72 @@ def test_a_recorder_that_stays_keeps_what_others_leave() -> None:
     for leave in leaves:
         leave()
     assert vars(threading.Thread)["start"] is start
+
+
+# ---------------------------------------------------------------------- what other processes hand on
+
+
+def handed_by_another_process(path: Path, attempts: int) -> list[Handed]:
+    """What items take along that a process of which this one knows nothing has put."""
+    url = f"sqlite:///{path}"
+
+    async def start() -> list[tuple[str, str]]:
+        async with open_store(url) as store:
+            return [await new_attempt(store, number) for number in range(attempts)]
+
+    configuration = pickle.dumps(OtelTracer(instrument_llm_calls=False))
+    return [
+        Handed("another process", configuration, url, ids, None, (1, 1, 1)) for ids in asyncio.run(start())
+    ]
+
+
+def stop_recording(arrived: list[Arrived]) -> None:
+    """Undo what began here for the sake of what was handed, as the end of the process does."""
+    for tracer in {get_active_tracer_in(each) for each in arrived}:
+        tracer.teardown()
+    other_processes._recorders.pop("another process", None)
+    for store in other_processes._stores.values():
+        asyncio.run(store.close())
+    other_processes._stores.clear()
+
+
+def get_active_tracer_in(arrived: Arrived) -> Any:
+    token = otel_context.attach(arrived.context)
+    try:
+        return get_active_tracer()
+    finally:
+        otel_context.detach(token)
+
+
+@pytest.mark.lock("tracer.other_processes:_lock")
+def test_threads_that_are_handed_items_at_one_moment_have_one_recorder(tmp_path: Path) -> None:
+    handed = handed_by_another_process(tmp_path / "store.db", THREADS)
+    arrived: list[Any] = []
+    together(lambda number: arrived.append(arrive(handed[number])), slow=(other_processes,))
+    try:
+        assert len(set(map(get_active_tracer_in, arrived))) == 1
+    finally:
+        stop_recording(arrived)
+
+
+@pytest.mark.lock("tracer.other_processes:_lock")
+def test_threads_that_are_handed_items_at_one_moment_open_their_store_once(tmp_path: Path) -> None:
+    handed = handed_by_another_process(tmp_path / "store.db", 3)
+    arrived: list[Any] = []
+    scopes: list[Any] = []
+
+    def worker(number: int) -> None:
+        arrived.append(arrive(handed[number]))
+        scopes.append(scope_in(arrived[-1].context))
+
+    together(worker, 3, slow=(other_processes,))
+    try:
+        assert len({id(scope.store) for scope in scopes}) == 1
+        assert sorted(scope.rollout_id for scope in scopes) == sorted(
+            each.ids[0] for each in handed if each.ids
+        )
+    finally:
+        stop_recording(arrived)
 
 
 # ---------------------------------------------------------------------- handed items

@@ -386,7 +386,7 @@ class LightningStore:
 
         Raises:
             RolloutNotFound: An id is unknown when the wait begins.
-            InvalidArgument: ``timeout`` is negative.
+            InvalidArgument: ``timeout`` is negative, or ``rollout_ids`` is one text or has something else in it.
         """
         return await self.do_wait_for_rollouts(RolloutWait(rollout_ids, timeout))
 

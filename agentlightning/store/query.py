@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from ..errors import InvalidArgument
 from ..types import PaginatedResult
+from .values import whole
 
 T = TypeVar("T")
 
@@ -157,15 +158,9 @@ def make_query(
         logic="and" if filter_logic == "and" else "or",
         sort_by=sort_by,
         descending=sort_order == "desc",
-        limit=_whole("limit", limit, -1),
-        offset=_whole("offset", offset, 0),
+        limit=whole("limit", limit, -1),
+        offset=whole("offset", offset, 0),
     )
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InvalidArgument(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return value
 
 
 def equals(field: str, value: str | None) -> Condition | None:

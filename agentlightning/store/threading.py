@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from ..types import Rollout
+from . import values
 from .arguments import RolloutWait
 from .base import LightningStore, LightningStoreCapabilities
 from .primitives import PRIMITIVES, Primitive, perform
@@ -59,9 +60,8 @@ class LightningStoreThreaded(StoreWrapper):
 
     async def do_wait_for_rollouts(self, wait: RolloutWait) -> list[Rollout]:
         """Wait as :meth:`LightningStore.wait_for_rollouts` says, without keeping other calls out."""
-        timeout = wait.timeout
-        really_waits = timeout is None or (isinstance(timeout, (int, float)) and timeout > 0)
-        if self.inner.capabilities.get("thread_safe") or not really_waits:
+        timeout = values.timeout(wait.timeout)
+        if self.inner.capabilities.get("thread_safe") or timeout == 0:
             return await self._wait(wait)
         give_up = None if timeout is None else time.monotonic() + timeout
         while True:

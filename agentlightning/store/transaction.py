@@ -26,7 +26,6 @@ from ..codec.json_copy import json_copy
 from ..errors import (
     AlreadySealed,
     AttemptNotFound,
-    InvalidArgument,
     NotSealable,
     ResourcesNotFound,
     RolloutNotFound,
@@ -586,10 +585,8 @@ class TransactionalStore(LightningStore):
         return await self._change(work)
 
     async def do_dequeue_many_rollouts(self, claim: RolloutClaim) -> Sequence[AttemptedRollout]:
-        limit, worker_id = claim
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise InvalidArgument(f"limit must be a whole number of at least 1, not {limit!r}")
-        values.optional_text("worker_id", worker_id)
+        limit = values.whole("limit", claim.limit, 1)
+        worker_id = values.optional_text("worker_id", claim.worker_id)
 
         def work(unit: Unit) -> list[AttemptedRollout]:
             if worker_id is not None:
@@ -669,10 +666,8 @@ class TransactionalStore(LightningStore):
         return await self._look(work)
 
     async def do_wait_for_rollouts(self, wait: RolloutWait) -> list[Rollout]:
-        timeout = wait.timeout
-        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
-            raise InvalidArgument(f"timeout must be None or at least 0 seconds, not {timeout!r}")
-        ids = list(dict.fromkeys(wait.rollout_ids))
+        timeout = values.timeout(wait.timeout)
+        ids = values.list_of_ids("rollout_ids", wait.rollout_ids)
 
         def look(unit: Unit) -> list[Rollout]:
             return unit.with_attempts([unit.rollout(rollout_id) for rollout_id in ids])

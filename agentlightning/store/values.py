@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -38,6 +39,8 @@ W = TypeVar("W", bound=str)
 MODES: frozenset[RolloutMode] = frozenset({"train", "val", "test"})
 _RESOURCES: TypeAdapter[NamedResources] = TypeAdapter(NamedResources)
 _LARGEST_NUMBER = 2**62  # leaves a 64-bit counter room to go on
+_LARGEST_OF_SQL = 2**63 - 1  # what SQLite's and PostgreSQL's integers hold, and LIMIT and OFFSET take
+_LONGEST_WAIT = 1e9  # seconds, 31 years: clocks of event loops and locks count to it
 
 
 def object_copy(name: str, value: Any, depth: int = 0) -> Any:
@@ -116,9 +119,57 @@ def optional_text(name: str, value: Any) -> str | None:
 
 def moment(name: str, value: Any) -> float:
     """Return ``value`` if it is a time in seconds."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    raise InvalidArgument(f"{name} must be a time in seconds, not {value!r}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # An integer may have more digits than any float: 10**400 is no time either.
+        with suppress(OverflowError):
+            if math.isfinite(value):
+                return float(value)
+    raise InvalidArgument(f"{name} must be a time in seconds, not {_shortened(value)}")
+
+
+def timeout(value: Any) -> float | None:
+    """Return how long to wait, in seconds; ``None`` for ever, as for what no clock can count.
+
+    Raises:
+        InvalidArgument: It is negative, or no number.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or not value >= 0:  # NaN is not
+        raise InvalidArgument(f"timeout must be None or at least 0 seconds, not {_shortened(value)}")
+    return None if value > _LONGEST_WAIT else float(value)
+
+
+def list_of_ids(name: str, value: Any) -> list[str]:
+    """Return the ids of a sequence, each once, in its order.
+
+    Raises:
+        InvalidArgument: It is a single text, or has something else than text in it.
+    """
+    if isinstance(value, str):
+        raise InvalidArgument(f"{name} takes a list of texts, not the single text {value!r}")
+    ids = list(value)
+    for each in ids:
+        if not isinstance(each, str):
+            raise InvalidArgument(f"{name} takes texts, not {type(each).__name__}")
+    return list(dict.fromkeys(ids))
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """Return a whole number; one that no database can count to becomes the largest that it can.
+
+    Raises:
+        InvalidArgument: It is none, or less than ``least``.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InvalidArgument(f"{name} must be a whole number of at least {least}, not {_shortened(value)}")
+    return min(value, _LARGEST_OF_SQL)
+
+
+def _shortened(value: Any) -> str:
+    """Return ``repr`` of a value, as far as it belongs into a message; Python refuses to print 10**5000."""
+    is_huge = isinstance(value, int) and abs(value) > _LARGEST_OF_SQL
+    return f"a number of {value.bit_length()} bits" if is_huge else repr(value)
 
 
 def rollout_config(value: Any) -> RolloutConfig:

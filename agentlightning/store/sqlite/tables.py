@@ -107,7 +107,7 @@ class SqliteTables(Tables):
     # ------------------------------------------------------------------ rollouts and their queue
 
     def get_rollout(self, rollout_id: str) -> Rollout | None:
-        row = self._one("get_rollout", rollout_id) if is_utf8(rollout_id) else None
+        row = self._one("get_rollout", rollout_id) if _can_be_id(rollout_id) else None
         return None if row is None else self._rollout(row)
 
     def put_rollout(self, rollout: Rollout) -> None:
@@ -171,17 +171,17 @@ class SqliteTables(Tables):
     # ------------------------------------------------------------------ attempts
 
     def get_attempt(self, key: AttemptKey) -> Attempt | None:
-        row = self._one("get_attempt", *key) if all(map(is_utf8, key)) else None
+        row = self._one("get_attempt", *key) if all(map(_can_be_id, key)) else None
         return None if row is None else self._attempt(row)
 
     def get_attempts(self, rollout_id: str) -> Sequence[Attempt]:
-        rows = self._all(SQL["get_attempts"], (rollout_id,)) if is_utf8(rollout_id) else []
+        rows = self._all(SQL["get_attempts"], (rollout_id,)) if _can_be_id(rollout_id) else []
         return [self._attempt(row) for row in rows]
 
     def get_latest_attempts(self, rollout_ids: Sequence[str]) -> Mapping[str, Attempt]:
         found: dict[str, Attempt] = {}
         for rollout_id in rollout_ids:
-            row = self._one("latest_attempt", rollout_id) if is_utf8(rollout_id) else None
+            row = self._one("latest_attempt", rollout_id) if _can_be_id(rollout_id) else None
             if row is not None:
                 found[rollout_id] = self._attempt(row)
         return found
@@ -535,7 +535,7 @@ class SqliteTables(Tables):
     # ------------------------------------------------------------------ resources and workers
 
     def get_resources(self, resources_id: str) -> ResourcesUpdate | None:
-        row = self._one("get_resources", resources_id) if is_utf8(resources_id) else None
+        row = self._one("get_resources", resources_id) if _can_be_id(resources_id) else None
         return None if row is None else _resources(row)
 
     def get_latest_resources(self) -> ResourcesUpdate | None:
@@ -556,7 +556,7 @@ class SqliteTables(Tables):
         return self._page("resources", "resources_key", query, _resources)
 
     def get_worker(self, worker_id: str) -> Worker | None:
-        row = self._one("get_worker", worker_id) if is_utf8(worker_id) else None
+        row = self._one("get_worker", worker_id) if _can_be_id(worker_id) else None
         return None if row is None else _worker(row)
 
     def put_worker(self, worker: Worker) -> None:
@@ -642,6 +642,11 @@ class _Values(dict[int, Any]):
 
     def __missing__(self, number: int) -> Any:
         raise broken(f"value {number}", self._span, BrokenValueError("it is missing"))
+
+
+def _can_be_id(value: Any) -> bool:
+    """Whether SQL can be asked for it; what is no text, or has lone surrogates, is the id of nothing."""
+    return isinstance(value, str) and is_utf8(value)
 
 
 @lru_cache(maxsize=256)  # rollouts of one run share one config, mostly the default

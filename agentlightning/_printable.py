@@ -17,6 +17,13 @@ _LINES: Final = "\u2028\u2029"
 _INVISIBLE: Final = "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # byte order mark, annotations, tags
 _SURROGATES: Final = "\ud800-\udfff"  # half a character, which no output can encode
 
+# To the last "@" of what may be an authority: a password that nobody has quoted may have "@", ":" and "/" in it. Where
+# the authority is empty there is a path, as in sqlite:///a@b.db.
+_USER_INFO: Final = re.compile(r"://(?!/)[^?#]*@")
+_PASSWORD_FIELD: Final = re.compile(
+    r"(?i)(?<=[?&])([^=&#]*(?:password|passwd|secret|token|key)[^=&#]*)=[^&#]*"
+)
+
 _UNSAFE: Final = re.compile(f"[{_CONTROLS}{_BIDI}{_LINES}{_INVISIBLE}{_SURROGATES}]")
 _UNSAFE_IN_LINES: Final = re.compile(f"(?![\n\t])[{_CONTROLS}{_BIDI}{_LINES}{_INVISIBLE}{_SURROGATES}]")
 
@@ -31,6 +38,11 @@ def printable(text: str, *, lines: bool = False) -> str:
     if text.isascii() and text.isprintable():
         return text
     return (_UNSAFE_IN_LINES if lines else _UNSAFE).sub(_escape, text)
+
+
+def without_password(url: str) -> str:
+    """Return a URL with ``[redacted]`` for user and password, and for fields of its query that are called so."""
+    return _PASSWORD_FIELD.sub(r"\1=[redacted]", _USER_INFO.sub("://[redacted]@", url))
 
 
 class PrintableFormatter(logging.Formatter):

@@ -7,10 +7,10 @@ imports none of them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from .._printable import without_password
 from ..env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
 from ..errors import UnknownStoreScheme
 from .base import LightningStore
@@ -43,7 +43,7 @@ def open_store(url: str | None = None) -> LightningStore:
 
     known = ", ".join(sorted({f"{each.name}://" for each in entry_points(group=GROUP)})) or "none"
     hint = "" if separator else f" Did you mean sqlite:///{address} ?"
-    shown = re.sub(r"://[^/@]*@", "://[redacted]@", address)
+    shown = without_password(address)
     raise UnknownStoreScheme(f"no store is registered for {shown!r}; installed schemes: {known}.{hint}")
 
 

@@ -139,3 +139,22 @@ def test_the_password_of_a_url_is_not_in_the_error() -> None:
         open_store("nothing://user:secret@host/db")
     assert "secret" not in str(caught.value)
     assert "nothing://" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@db/runs", "postgresql://[redacted]@db/runs"),
+        ("postgresql://me:sec@ret@db/runs", "postgresql://[redacted]@db/runs"),
+        ("postgresql://me:sec/ret@db/runs", "postgresql://[redacted]@db/runs"),
+        ("postgresql://secret@db/runs?a=1", "postgresql://[redacted]@db/runs?a=1"),
+        ("postgresql://db/runs?user=me&password=secret", "postgresql://db/runs?user=me&password=[redacted]"),
+        ("postgresql://db/runs?sslPassword=secret&a=1", "postgresql://db/runs?sslPassword=[redacted]&a=1"),
+        ("postgresql:///a@b", "postgresql:///a@b"),
+    ],
+)
+def test_a_wrong_url_is_said_without_its_password(url: str, shown: str) -> None:
+    with pytest.raises(UnknownStoreScheme) as raised:
+        open_store(url)
+    assert repr(shown) in str(raised.value)
+    assert "secret" not in str(raised.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from ..._printable import without_password
 from ...env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
 from ...pipeline.redact import Redactor
 from ...pipeline.rules import KEY_RULES
@@ -52,7 +52,7 @@ class Subject:
     @property
     def name(self) -> str:
         """The URL without a password."""
-        return re.sub(r"://[^/@]*@", "://[redacted]@", self.url)
+        return without_password(self.url)
 
     @property
     def folder(self) -> Path:

@@ -23,7 +23,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, from_json, to_json
+import msgspec
+from pydantic_core import from_json
 
 from ..types.attributes import to_attribute_value
 
@@ -31,6 +32,8 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 _TEXT = frozenset({str})
 _MARK = '{"$'
 
+# What is plain goes this way: msgspec would write NaN as null and bytes as base64, without a word.
+_fast_dumps = msgspec.json.Encoder().encode
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -39,6 +42,9 @@ class Slot(dict[str, int]):
 
     def __init__(self, number: int) -> None:
         super().__init__({"$array": number})
+
+
+_FLAT = _SCALARS | {Slot}
 
 
 def dumps(value: Any) -> str:
@@ -50,8 +56,8 @@ def dump_bytes(value: Any) -> bytes:
     """Return the text of a value in UTF-8, as :func:`dumps`."""
     if _is_plain(value):
         try:
-            return to_json(value)
-        except PydanticSerializationError:  # lone surrogates
+            return _fast_dumps(value)
+        except (UnicodeEncodeError, RecursionError):  # lone surrogates; nested deeper than msgspec goes
             pass
     return _dumps(_escape(value)).encode()
 
@@ -71,11 +77,11 @@ def _is_plain(value: Any) -> bool:
     kind = type(value)
     if kind is float:
         return math.isfinite(value)
-    if kind in _SCALARS or kind is Slot:
+    if kind in _FLAT:
         return True
     if kind is list:
         return _are_plain(value)
-    if kind is not dict or not set(map(type, value)) <= _TEXT:
+    if kind is not dict or not _TEXT.issuperset(map(type, value)):
         return False
     if len(value) == 1 and next(iter(value)).startswith("$"):
         return False
@@ -85,9 +91,9 @@ def _is_plain(value: Any) -> bool:
 def _are_plain(values: Collection[Any]) -> bool:
     # Most are scalars: looking at all types at once is five times faster than at each.
     kinds = set(map(type, values))
-    if not kinds <= _SCALARS:
+    if not kinds <= _FLAT:
         # map, because a generator would take a frame of its own at each depth.
-        nested = [value for value in values if type(value) not in _SCALARS]
+        nested = [value for value in values if type(value) not in _FLAT]
         if not all(map(_is_plain, nested)):
             return False
     return float not in kinds or all(map(math.isfinite, [value for value in values if type(value) is float]))
@@ -112,7 +118,7 @@ def _escape(value: Any) -> Any:
         return {"$utf8": b64encode(value.encode("utf-8", "surrogatepass")).decode("ascii")}
     if kind is float and not math.isfinite(value):
         return {"$float": repr(value)}
-    if kind in _SCALARS or kind is Slot:
+    if kind in _FLAT:
         return value
     if kind is list:
         return [_escape(item) for item in value]

@@ -69,7 +69,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import agentlightning.cli", set()),
         ("from agentlightning.cli.entry import build_parser; build_parser().format_help()", set()),
         ("from agentlightning import open_store", set()),
-        ("from agentlightning import SqliteLightningStore", {"pydantic"}),
+        ("from agentlightning import SqliteLightningStore", {"msgspec", "pydantic"}),
         ("from agentlightning import OtelTracer", {"opentelemetry"}),
         ("from agentlightning import TracerTraceToTriplet", {"msgspec", "opentelemetry", "pydantic"}),
         ("from agentlightning import emit_reward", {"opentelemetry", "pydantic"}),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any
+
+from ._weak_objects import WeakObjects
 
 if TYPE_CHECKING:
     from threading import _RLock
 
-_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+_locks: WeakObjects[Any] = WeakObjects()
 
 
 def reentrant_lock() -> _RLock:
@@ -25,7 +26,7 @@ def reentrant_lock() -> _RLock:
 
 
 def _after_fork_in_child() -> None:
-    for lock in list(_locks):
+    for lock in _locks:
         # A child has only the thread that forked. What that holds it also lets go of; the holder of any other is gone.
         # Both methods are CPython's own (3.9 to 3.14): ``Condition`` and the modules that survive a fork use them.
         if not lock._is_owned():  # noqa: SLF001

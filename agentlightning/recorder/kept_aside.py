@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .._locks import reentrant_lock
 from .sizes import size_of
 
 if TYPE_CHECKING:
@@ -25,13 +23,8 @@ class KeptAside:
         self.count = 0
         self.bytes = 0
         """Bytes that the spans take, as far as they are estimated."""
-        self.after_fork_in_child()
-        _all.add(self)
-
-    def after_fork_in_child(self) -> None:
-        """Have a lock that no thread of the parent holds."""
-        # Guards all three, which two threads that end spans change at once. Re-entrant: so may a finalizer.
-        self._lock = threading.RLock()
+        # Guards all three, which two threads that end spans change at once.
+        self._lock = reentrant_lock()
 
     def add(self, span: ReadableSpan) -> None:
         """Keep a span, in place of the oldest where there is no room."""
@@ -41,14 +34,3 @@ class KeptAside:
             self.spans.append(span)
             while len(self.spans) > MOST_SPANS or self.bytes > MOST_BYTES:
                 self.bytes -= size_of(self.spans.popleft())
-
-
-_all: weakref.WeakSet[KeptAside] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for each in list(_all):
-        each.after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

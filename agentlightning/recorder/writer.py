@@ -19,7 +19,6 @@ import asyncio
 import logging
 import os
 import time
-import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
 from .. import types
 from .._handover import Future
+from .._weak_objects import WeakObjects
 from ..instrumentation.suppression import own_work
 from .delivery import Delivery
 from .flushes import Flushes
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .converter import Converter
 
 _log = logging.getLogger(__name__)
-_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+_writers: WeakObjects[Writer] = WeakObjects()
 
 
 def _load_models() -> None:
@@ -257,7 +257,7 @@ class Writer:
 
 
 def _after_fork_in_child() -> None:
-    for writer in list(_writers):
+    for writer in _writers:
         writer.after_fork_in_child()
 
 

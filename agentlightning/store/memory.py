@@ -24,6 +24,7 @@ from pydantic import BaseModel
 
 from .._locks import reentrant_lock
 from .._turn import Turn
+from .._weak_objects import WeakObjects
 from ..errors import InvalidArgument, StoreClosed
 from ..types import Account, Attempt, PaginatedResult, ResourcesUpdate, Rollout, Span, TaskInput, Worker
 from .base import FINISHED, LightningStoreCapabilities, LightningStoreStatistics
@@ -43,6 +44,8 @@ V = TypeVar("V")
 Estimator = Callable[[Span], int]
 
 _MISSING: Any = object()
+FORK_SECONDS = 1.0
+"""How long a fork waits for the transaction under way."""
 _SAFE_SHARE = 0.8  # of the eviction threshold, as in 0.3
 
 
@@ -109,12 +112,16 @@ class MemoryData:
         self.workers: dict[str, Worker] = {}
         _all_data.add(self)
 
+    def begin_anew_in_child(self) -> None:
+        """Have a free lock, where the fork has not waited for the one who holds it."""
+        self.lock = threading.Lock()
 
-_all_data: weakref.WeakSet[MemoryData] = weakref.WeakSet()
+
+_all_data: WeakObjects[MemoryData] = WeakObjects()
 _named_data: weakref.WeakValueDictionary[str, MemoryData] = weakref.WeakValueDictionary()
 _named_lock = reentrant_lock()
 """Guards ``_named_data``: whoever opens a name that nobody has open makes its data, and those who come next find it."""
-_stores: weakref.WeakSet[InMemoryLightningStore] = weakref.WeakSet()
+_stores: WeakObjects[InMemoryLightningStore] = WeakObjects()
 
 
 class MemoryTables(Tables):
@@ -570,9 +577,8 @@ _held: list[MemoryData] = []
 
 
 def _before_fork() -> None:
-    _held[:] = list(_all_data)
-    for data in _held:
-        data.lock.acquire()
+    # Whoever forks may hold a lock itself (a signal handler that has interrupted a transaction), and is not waited for.
+    _held[:] = [data for data in _all_data if data.lock.acquire(timeout=FORK_SECONDS)]
 
 
 def _after_fork() -> None:
@@ -582,9 +588,12 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
+    for data in _all_data:
+        if data not in _held:
+            data.begin_anew_in_child()
     _after_fork()
     seen: set[int] = set()
-    for store in list(_stores):
+    for store in _stores:
         store._watchdog.after_fork_in_child()  # noqa: SLF001 - one module, one class
         if id(store._waits) not in seen:  # noqa: SLF001
             seen.add(id(store._waits))  # noqa: SLF001

@@ -26,6 +26,7 @@ from typing import Any, Generic, TypeVar
 from .._handover import Future
 from .._threads import try_start
 from .._turn import Turn
+from .._weak_objects import WeakObjects
 from .event_loops import in_event_loop, run_here, wait_for_future
 
 T = TypeVar("T")
@@ -232,11 +233,11 @@ class _Answering:
         self._woken.set()
 
 
-_all: weakref.WeakSet[Questions] = weakref.WeakSet()
+_all: WeakObjects[Questions] = WeakObjects()
 
 
 def _after_fork_in_child() -> None:
-    for questions in list(_all):
+    for questions in _all:
         questions.after_fork_in_child()
 
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import _weakrefset
 import asyncio
 import gc
+import os
 import signal
 import sqlite3
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 from races import THREADS, together
 
+from agentlightning import _weak_objects
+from agentlightning._weak_objects import WeakObjects
 from agentlightning.errors import StoreBusy, StoreClosed
-from agentlightning.store import InMemoryLightningStore, LightningStore, LightningStoreThreaded, open_store
+from agentlightning.store import (
+    InMemoryLightningStore,
+    LightningStore,
+    LightningStoreThreaded,
+    SqliteLightningStore,
+    open_store,
+)
 from agentlightning.store.base import LightningStoreCapabilities
 from agentlightning.store.clock_steps import ClockSteps
 from agentlightning.store.primitives import Primitive
@@ -34,6 +46,7 @@ from agentlightning.store.waiting import Wait, Waits
 from agentlightning.store.watchdog import Watchdog
 from agentlightning.store.wrapper import StoreWrapper
 from agentlightning.testing import ManualClock, span_of, wait_until
+from agentlightning.types import Span
 
 LOOK = 20.0
 """Seconds after which a test gives up to wait for what a lost change would have brought about."""
@@ -250,6 +263,80 @@ def test_two_names_that_are_opened_at_one_moment_are_two_stores() -> None:
         found = opened_at_one_moment(f"left-{index}", f"right-{index}")
         assert sorted(map(min, found)) == [f"left-{index}"] * 3 + [f"right-{index}"] * 3
         gc.collect()  # the names are free again
+
+
+# ---------------------------------------------------------------------- forks
+
+
+def forks_while_others_open(make: Callable[[], LightningStore]) -> None:
+    """Fork several times while another thread opens and closes stores; what fails before a fork is a warning."""
+    opened = [make() for _ in range(3)]
+    over = threading.Event()
+
+    def race(role: int) -> None:
+        if role:
+            while not over.is_set():
+                asyncio.run(make().close())
+            return
+        try:
+            for _ in range(3):
+                child = os.fork()
+                if child == 0:
+                    os._exit(0)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        finally:
+            over.set()
+
+    together(race, 3, slow=(_weakrefset, weakref, _weak_objects))
+    for store in opened:
+        asyncio.run(store.close())
+
+
+def test_a_fork_waits_for_the_stores_in_memory_also_while_others_are_opened() -> None:
+    forks_while_others_open(InMemoryLightningStore)
+
+
+def test_a_fork_waits_for_the_files_also_while_others_are_opened(path: Path) -> None:
+    forks_while_others_open(lambda: SqliteLightningStore(path))
+
+
+def test_a_transaction_that_forks_is_not_waited_for_by_the_fork() -> None:
+    """As a signal handler does that has interrupted one."""
+    children: list[int] = []
+
+    def forking(_span: Span) -> int:
+        child = os.fork()
+        if child == 0:
+            is_free = data.lock.acquire(blocking=False)
+            os._exit(0 if is_free else 1)
+        children.append(child)
+        return 1
+
+    store = InMemoryLightningStore(span_size_estimator=forking)
+    data = store._data
+    rollout = asyncio.run(store.start_rollout("task"))
+    asyncio.run(store.add_span(span_of(rollout)))
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0]
+    assert len(asyncio.run(store.query_spans(rollout.rollout_id))) == 1
+    asyncio.run(store.close())
+
+
+def test_objects_that_come_while_others_are_listed_are_listed_or_not_and_those_that_went_are_not() -> None:
+    objects: WeakObjects[Event] = WeakObjects()
+    kept = [Event() for _ in range(10)]
+    for each in kept:
+        objects.add(each)
+
+    def race(role: int) -> None:
+        for _ in range(5):
+            if role:
+                objects.add(Event())
+            else:
+                assert set(map(id, kept)) <= {id(each) for each in objects}
+
+    together(race, slow=(weakref, _weak_objects))
+    gc.collect()
+    assert set(map(id, objects)) == set(map(id, kept))
 
 
 # ---------------------------------------------------------------------- a store that is not safe

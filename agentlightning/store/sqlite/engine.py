@@ -25,7 +25,6 @@ import queue
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from ..._handover import Future
 from ..._threads import try_start
+from ..._weak_objects import WeakObjects
 from ...errors import StoreClosed, StoreError, StoreUnavailable
 from ..tables import Tables
 from ..transaction import Command
@@ -424,12 +424,12 @@ class _Failed:
         self.error = error
 
 
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_engines: WeakObjects[Engine] = WeakObjects()
 _forking: list[Engine] = []
 
 
 def _before_fork() -> None:
-    _forking[:] = list(_engines)
+    _forking[:] = _engines
     for engine in _forking:
         engine.before_fork()
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote
 
 from ..._handover import Future
+from ..._weak_objects import WeakObjects
 from ...codec.rows import SpanRow, encode_span
 from ...errors import InvalidArgument, StoreError
 from ...types import Span
@@ -176,7 +177,7 @@ class SqliteLightningStore(TransactionalStore):
         return await _awaited(self._engine.read(work))
 
 
-_stores: weakref.WeakSet[SqliteLightningStore] = weakref.WeakSet()
+_stores: WeakObjects[SqliteLightningStore] = WeakObjects()
 
 
 async def _awaited(future: Future[T]) -> T:
@@ -192,7 +193,7 @@ def _reopened(
 
 
 def _after_fork_in_child() -> None:
-    for store in list(_stores):
+    for store in _stores:
         store._watchdog.after_fork_in_child()  # noqa: SLF001 - one module, one class
         store._waits.after_fork_in_child()  # noqa: SLF001
 

@@ -2,7 +2,8 @@
 
 In this order: the version and its section of the changelog, a wheel and a source distribution, what is in them, and
 each of them in an empty environment, without extras and with each one. ``INSTALLS`` is the one table of extras: what
-each is for, and a program that shows that it does something.
+each is for, and a program that shows that it does something. ``--close`` comes before all of it: it raises the version
+and gives what is unreleased its name and day.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 DIST = ROOT / "dist"
@@ -85,6 +88,9 @@ INSTALLS: dict[str, Install] = {
 """Extra → what it brings; "" is none."""
 
 
+VERSION = r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?"
+
+
 class Wrong(Exception):
     """Something that must be put right before a release."""
 
@@ -92,7 +98,7 @@ class Wrong(Exception):
 def version_of(root: Path = ROOT) -> str:
     """Return the version, which stands in ``agentlightning/__init__.py`` and nowhere else."""
     text = (root / "agentlightning" / "__init__.py").read_text(encoding="utf-8")
-    found = re.search(r'^__version__ = "(\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)"$', text, re.MULTILINE)
+    found = re.search(rf'^__version__ = "({VERSION})"$', text, re.MULTILINE)
     if not found:
         raise Wrong('agentlightning/__init__.py has no line __version__ = "1.2.3"')
     return found[1]
@@ -118,6 +124,30 @@ def check_changelog(text: str, version: str) -> None:
     waiting = next((body for title, body in sections if title == "Unreleased"), "")
     if "- " in waiting:
         raise Wrong(f"CHANGELOG.md has lines under Unreleased, which are not of {version}")
+
+
+def close(version: str, root: Path = ROOT) -> None:
+    """Raise the version, and make the section of what is unreleased that of the version, dated today.
+
+    Raises:
+        Wrong: It is no version, it is not newer than the one that stands there, or nothing is unreleased.
+    """
+    if not re.fullmatch(VERSION, version):
+        raise Wrong(f"{version} is no version such as 1.2.3 or 1.2.3rc1")
+    before = version_of(root)
+    if Version(version) <= Version(before):
+        raise Wrong(f"{version} is not newer than {before}")
+    changelog, module = root / "CHANGELOG.md", root / "agentlightning" / "__init__.py"
+    title = f"## {version} - {datetime.now(UTC).date().isoformat()}"
+    closed = changelog.read_text(encoding="utf-8").replace(
+        "## Unreleased\n", f"## Unreleased\n\n{title}\n", 1
+    )
+    check_changelog(closed, version)
+    changelog.write_text(closed, encoding="utf-8")
+    text = module.read_text(encoding="utf-8")
+    module.write_text(
+        text.replace(f'__version__ = "{before}"', f'__version__ = "{version}"', 1), encoding="utf-8"
+    )
 
 
 def check_tag(version: str) -> None:
@@ -279,6 +309,13 @@ and then raise __version__ in agentlightning/__init__.py to the next one.
 """
 
 
+CLOSED = """
+agentlightning/__init__.py says {version}, and so does the newest section of CHANGELOG.md. What is next:
+
+    git commit --all --message 'Release {version}' && scripts/release
+"""
+
+
 def main() -> int:
     """Make a release ready; return 1 where something is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -291,11 +328,18 @@ def main() -> int:
         "--sizes", action="store_true", help="only the wheel; write docs/reference/install.jsonl"
     )
     parser.add_argument("--extra", action="append", help="only with this one; may be repeated; '' is none")
+    parser.add_argument(
+        "--close", metavar="VERSION", help="only raise the version and close the changelog's section"
+    )
     asked = parser.parse_args()
     extras = asked.extra or list(INSTALLS)
     if unknown := sorted(set(extras) - INSTALLS.keys()):
         parser.error(f"there is no extra {', '.join(unknown)}")
     try:
+        if asked.close:
+            close(asked.close)
+            print(CLOSED.format(version=asked.close))
+            return 0
         version = version_of()
         if not (asked.rehearse or asked.sizes):
             check_tag(version)

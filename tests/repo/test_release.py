@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,45 @@ def test_a_version_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "agentlightning" / "__init__.py").write_text(text, encoding="utf-8")
     with pytest.raises(release.Wrong, match="__version__"):
         release.version_of(tmp_path)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A repository of which there is no more than the version and the changelog."""
+    (tmp_path / "agentlightning").mkdir()
+    (tmp_path / "agentlightning" / "__init__.py").write_text(
+        '"""Doc."""\n__version__ = "1.2.0"\n', encoding="utf-8"
+    )
+    (tmp_path / "CHANGELOG.md").write_text(
+        GOOD.replace("Unreleased\n", "Unreleased\n\n### Added\n\n- A store.\n"), encoding="utf-8"
+    )
+    return tmp_path
+
+
+def test_closing_raises_the_version_and_names_what_is_unreleased(place: Path) -> None:
+    release.close("1.3.0", place)
+    changelog = (place / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert release.version_of(place) == "1.3.0"
+    release.check_changelog(changelog, "1.3.0")
+    day = datetime.now(UTC).date()
+    assert f"## Unreleased\n\n## 1.3.0 - {day}\n\n### Added\n\n- A store.\n\n## 1.2.0 - " in changelog
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"), [("1.3", "is no version"), ("1.2.0", "is not newer"), ("1.2.0rc1", "is not newer")]
+)
+def test_what_cannot_be_closed_changes_nothing(place: Path, version: str, reason: str) -> None:
+    before = {path: path.read_text(encoding="utf-8") for path in place.rglob("*.*") if path.is_file()}
+    with pytest.raises(release.Wrong, match=reason):
+        release.close(version, place)
+    assert {path: path.read_text(encoding="utf-8") for path in before} == before
+
+
+def test_nothing_unreleased_is_no_release(place: Path) -> None:
+    (place / "CHANGELOG.md").write_text(GOOD, encoding="utf-8")
+    with pytest.raises(release.Wrong, match=r"says nothing about 1\.3\.0"):
+        release.close("1.3.0", place)
+    assert release.version_of(place) == "1.2.0"
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ class TraceTree(Tree):
                 continue
             if call.response_id is not None:
                 known.add(call.response_id)
-            found.append((nodes[call.span.span_id], call.agent))
+            found.append((nodes[call.span_id], call.agent))
         return found
 
     def match_rewards(self, reward_match: str, llm_calls: Sequence[TraceTree]) -> dict[str, float | None]:

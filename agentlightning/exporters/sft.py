@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ..dialects.model_call import Choice
 from ..errors import InvalidArgument, MissingExtra
 from ..rows.analysis import Analysis, analyse
-from ..rows.calls import Call, is_marked, role_of
+from ..rows.calls import Call, is_marked
 from ..rows.continuity import saying
 from ..rows.matching import RewardMatchPolicy
 from ..rows.outcome import rewards_of
@@ -180,14 +180,14 @@ def write_examples(examples: Sequence[dict[str, Any]], path: Path) -> None:
 def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Rollout | None) -> Iterable[Conversation]:
     outcome = rewards_of(analysis, policy).outcome
     nodes = (analysis.graph.nodes[index] for index in analysis.graph.given_up)
-    given_up = {(node.call.span.span_id, node.choice.index) for node in nodes}
+    given_up = {(node.call.span_id, node.choice.index) for node in nodes}
     said = [
         (call, choice, (*map(dict, call.record.request_messages), choice.message()))
         for call in analysis.calls
         if call.record is not None and call.record.request_messages and _is_wanted(call, policy)
         for choice in call.record.choices
         if _is_answer(choice)
-        and (policy.abandoned == "train" or (call.span.span_id, choice.index) not in given_up)
+        and (policy.abandoned == "train" or (call.span_id, choice.index) not in given_up)
     ]
     sayings = [[saying(message) for message in each] for *_, each in said]
     for (call, _, messages), own in zip(said, sayings, strict=True):
@@ -199,7 +199,7 @@ def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Rollout | None) 
             reward=outcome.value,
             rollout_id=analysis.rollout_id,
             attempt_id=analysis.attempt_id,
-            span_id=call.span.span_id,
+            span_id=call.span_id,
             group_id=group_of(rollout),
             rewards=dict(outcome.dimensions),
             asked=min(len(other) - 1 for other in sayings if own[: len(other)] == other),
@@ -215,7 +215,7 @@ def _is_wanted(call: Call, policy: RowPolicy) -> bool:
         return False
     if is_marked(call.span):
         return False
-    if policy.roles is not None and role_of(call) not in policy.roles:
+    if policy.roles is not None and call.role not in policy.roles:
         return False
     return policy.trains is None or policy.trains(call)
 

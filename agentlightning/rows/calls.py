@@ -47,6 +47,7 @@ _ROLE = SpanFlagAttributes.ROLE.value
 _LATE = SpanFlagAttributes.LATE.value
 _ALTERNATES = SpanFlagAttributes.ALTERNATES.value
 _SHARED_WORKER_SPANS = SpanFlagAttributes.SHARED_WORKER_SPANS.value
+_IN_REWARD = CallReason.IN_REWARD.code
 
 SELECTION_REASONS = frozenset(
     {
@@ -100,6 +101,15 @@ class Call:
     """Span id of that agent: two runs of one agent have two."""
     tokens: str | None = None
     """Why its token ids cannot be used, not even as context; ``None`` = they are what the engine saw and said."""
+    # These two are asked for many times a call, and a span looks each of its fields up by way of a hook.
+    span_id: str = field(init=False)
+    role: str = field(init=False)
+    """The role in which it was made: ``agent``, ``auxiliary``, ``judge`` …"""
+
+    def __post_init__(self) -> None:
+        role = self.span.attributes.get(_ROLE)
+        object.__setattr__(self, "span_id", self.span.span_id)
+        object.__setattr__(self, "role", role if isinstance(role, str) and role else AGENT)
 
     @property
     def selected(self) -> bool:
@@ -155,21 +165,23 @@ def _walk(root: Tree, rules: Rules, agent: str | None, packing: Packing) -> list
     ]
     while pending:
         node, agent_around, in_reward, around = pending.pop()
-        alternates = alternates or node.span.attributes.get(_ALTERNATES) is True
-        doubted.update(node.span.attributes.get(_SHARED_WORKER_SPANS) or ())
-        record = reader.read(node.span)
-        is_call = record is not None or rules.llm_call_match.search(str(node.span.name)) is not None
-        named = agent_name_of(node.span)
+        span = node.span
+        attributes = span.attributes
+        alternates = alternates or attributes.get(_ALTERNATES) is True
+        doubted.update(attributes.get(_SHARED_WORKER_SPANS) or ())
+        record = reader.read(span)
+        is_call = record is not None or rules.llm_call_match.search(str(span.name)) is not None
+        named = agent_name_of(span)
         if named is not None:  # a call that names its agent is not the agent
             agent_around = named, agent_around[1] if is_call else node.id
         agent, agent_span = agent_around
         below = around
         if is_call:
             tokens = token_fault(record, packing)
-            reason = _selection(agent, in_reward, rules) or _verdict(node.span, record, tokens, rules)
+            reason = _selection(agent, in_reward, rules) or _verdict(span, record, tokens, rules)
             calls.append(
                 Call(
-                    node.span,
+                    span,
                     record,
                     agent or ANY_AGENT,
                     reason,
@@ -180,14 +192,14 @@ def _walk(root: Tree, rules: Rules, agent: str | None, packing: Packing) -> list
             )
             below = (*around, node.id)
         if node.children:
-            inside = in_reward or is_reward_operation(node.span) or is_reward_span(node.span)
+            inside = in_reward or is_reward_operation(span) or is_reward_span(span)
             # The first child comes next: a reader is fast where each call continues the one before.
             pending.extend((child, agent_around, inside, below) for child in reversed(node.children))
     if alternates:
         return [_of_nobody(call, CallReason.ALTERNATES) for call in calls]
     if doubted:
         return [
-            _of_nobody(call, CallReason.SHARED_WORKER) if call.span.span_id in doubted else call
+            _of_nobody(call, CallReason.SHARED_WORKER) if call.span_id in doubted else call
             for call in calls
         ]
     return calls
@@ -201,7 +213,7 @@ def _of_nobody(call: Call, why: CallReason) -> Call:
 def _selection(agent: str | None, in_reward: bool, rules: Rules) -> str | None:
     if rules.agent_match is not None and not (agent and rules.agent_match.search(agent)):
         return CallReason.OTHER_AGENT.code
-    return CallReason.IN_REWARD.code if in_reward and rules.exclude_in_reward else None
+    return _IN_REWARD if in_reward and rules.exclude_in_reward else None
 
 
 def token_fault(record: ModelCall | None, packing: Packing) -> str | None:
@@ -259,23 +271,19 @@ def not_sampled(record: ModelCall, choice: Choice, *, whole: bool) -> Why | None
     if was_searched(record):
         return Why("beam_search")
     forced = forced_tokens(record, choice)
+    if not forced:
+        return None
     if isinstance(forced, Why):
         return forced
-    everything = len(forced) == len(choice.token_ids or ())
-    if forced and (whole or everything):
-        return Why("forced_tokens", f"{len(forced)} of {len(choice.token_ids or ())}")
+    length = len(choice.token_ids or ())
+    if whole or len(forced) == length:
+        return Why("forced_tokens", f"{len(forced)} of {length}")
     return None
-
-
-def role_of(call: Call) -> str:
-    """Return the role in which the call was made."""
-    role = call.span.attributes.get(_ROLE)
-    return role if isinstance(role, str) and role else AGENT
 
 
 def is_judge(call: Call) -> bool:
     """Whether the call only judges what the agent does: it shows answers to a model and goes on with none."""
-    return call.reason == CallReason.IN_REWARD.code or role_of(call) == JUDGE
+    return call.reason == _IN_REWARD or call.role == JUDGE
 
 
 def is_marked(span: Span) -> bool:
@@ -289,26 +297,30 @@ def _disagreement(record: ModelCall, packing: Packing) -> str | None:
 
     Capture checks what it writes, but spans come from files, other programs and other versions, too.
     """
-    for ids in (record.prompt_token_ids, *(choice.token_ids for choice in record.choices)):
+    choices = record.choices
+    for ids in (record.prompt_token_ids, *[choice.token_ids for choice in choices]):
         if ids and not packing.are_token_ids(ids):
             return "token_id_type"
-    indices = [choice.index for choice in record.choices]
-    if {*map(type, indices)} - {int} or len(set(indices)) < len(indices):
+    indices = [choice.index for choice in choices]
+    if [*map(type, indices)].count(int) < len(indices):
         return "malformed"
-    for choice in record.choices:
-        if choice.policy and not _tile(choice.policy, len(choice.token_ids or ())):
+    if len(indices) > 1 and len(set(indices)) < len(indices):
+        return "malformed"
+    for choice in choices:
+        length, logprobs = len(choice.token_ids or ()), choice.logprobs
+        if choice.policy and not _tile(choice.policy, length):
             return "versions"
-        if choice.logprobs is None:
+        if logprobs is None:
             continue
-        if len(choice.logprobs) != len(choice.token_ids or ()):
+        if len(logprobs) != length:
             return "logprob_length"
-        if LOGPROB_SENTINEL in choice.logprobs:
+        if LOGPROB_SENTINEL in logprobs:
             return "logprob_sentinel"
         # The sum says it of all of them, unless numbers of a size that no log-probability has add up to more than a
         # float holds.
-        if not math.isfinite(sum(choice.logprobs)) and not all(map(math.isfinite, choice.logprobs)):
+        if not math.isfinite(sum(logprobs)) and not all(map(math.isfinite, logprobs)):
             return "logprob_not_finite"
-        if max(choice.logprobs, default=0.0) > LOGPROB_ROUNDING:
+        if logprobs and max(logprobs) > LOGPROB_ROUNDING:
             return "logprob_positive"
     return None
 
@@ -341,34 +353,36 @@ def _deduplicated(calls: Sequence[Call]) -> list[Call]:
 
     Different answers under one response id are different calls: some servers give every response the same one.
     """
-    kept: dict[str, Call] = {}
+    own = [call for call in calls if call.selected]
+    kept = {call.span_id: call for call in own}
+    verdicts = {call.span_id: call for call in calls}
     by_response: dict[str, list[str]] = {}
-    for call in calls:
-        if call.selected:
-            kept[call.span.span_id] = call
-    verdicts: dict[str, Call] = {call.span.span_id: call for call in calls}
 
     def stand_in(worse: Call, better: Call, reason: CallReason) -> None:
-        kept.pop(worse.span.span_id, None)
-        verdicts[worse.span.span_id] = replace(worse, reason=reason.code, same_as=better.span.span_id)
+        kept.pop(worse.span_id, None)
+        verdicts[worse.span_id] = replace(worse, reason=reason.code, same_as=better.span_id)
 
-    for call in calls:
-        if not call.selected or call.response_id is None:
+    for call in own:
+        response_id = call.response_id
+        if response_id is None:
             continue
-        known = by_response.setdefault(call.response_id, [])  # several, where the server gives them one id
+        if response_id not in by_response:
+            by_response[response_id] = [call.span_id]
+            continue
+        known = by_response[response_id]  # several, where the server gives them one id
         firsts = (kept[span_id] for span_id in known)
         first = next((each for each in firsts if not _differ(each, call)), None)
         if first is None:
-            known.append(call.span.span_id)
+            known.append(call.span_id)
         elif first.reason is not None and call.reason is None:
             stand_in(first, call, CallReason.DUPLICATE_RESPONSE)
-            known[known.index(first.span.span_id)] = call.span.span_id
+            known[known.index(first.span_id)] = call.span_id
         else:
             stand_in(call, first, CallReason.DUPLICATE_RESPONSE)
     for call in calls:
         for outer_id in reversed(call.around):
             outer = kept.get(outer_id)
-            if call.span.span_id not in kept or outer is None:
+            if call.span_id not in kept or outer is None:
                 continue
             if outer.response_id is not None and call.response_id is not None:
                 continue  # two responses, two calls
@@ -376,4 +390,4 @@ def _deduplicated(calls: Sequence[Call]) -> list[Call]:
                 stand_in(outer, call, CallReason.NESTED_CALL)
             else:
                 stand_in(call, outer, CallReason.NESTED_CALL)
-    return [verdicts[call.span.span_id] for call in calls]
+    return [verdicts[call.span_id] for call in calls]

@@ -184,6 +184,8 @@ def relate(prompt: Ids, call: Call, past: Sequence[PastCall]) -> Continuity:
     """
     own = (each for each in reversed(past) if each.call.agent == call.agent)
     latest_first = list(islice(own, LOOK_BACK))
+    if not latest_first:
+        return _START
     ids = pack(prompt)
     alike = [each.agreeing(ids) for each in latest_first]
     longest = max(alike, default=0)
@@ -201,7 +203,7 @@ _START = Continuity(Prefix.START)
 
 
 def _relation(prompt: bytes, call: Call, past: PastCall) -> Continuity:
-    found = replace(_continuity(past.ids(), len(past.prompt), prompt), of=past.call.span.span_id)
+    found = replace(_continuity(past.ids(), len(past.prompt), prompt), of=past.call.span_id)
     if found.kind in _WHOLE:
         return found
     cause = _cause(found, len(past.prompt), past, call.record)

@@ -238,8 +238,8 @@ def _decided_calls(analyses: Sequence[Analysis], rows: RowSet) -> Iterable[CallV
     worth = {step.call: step.value for step in rows.step_rewards}
     for analysis in analyses:
         for call in analysis.calls:
-            own = decided[call.span.attempt_id, call.span.span_id]
-            yield _decided(call, own, analysis.attempt_id, worth.get(call.span.span_id))
+            own = decided[call.span.attempt_id, call.span_id]
+            yield _decided(call, own, analysis.attempt_id, worth.get(call.span_id))
 
 
 def _decided(call: Call, decisions: Sequence[Decision], attempt_id: str, reward: float | None) -> CallVerdict:
@@ -318,7 +318,7 @@ def _calls(analysis: Analysis, rows: Sequence[Row]) -> Iterable[CallVerdict]:
     relations = analysis.graph.relations()
     for call in analysis.calls:
         own = [row for row in rows if row.call is call]
-        yield _call(call, own, analysis.attempt_id, relations.get(call.span.span_id))
+        yield _call(call, own, analysis.attempt_id, relations.get(call.span_id))
 
 
 def _call(call: Call, rows: Sequence[Row], attempt_id: str, relation: Continuity | None) -> CallVerdict:
@@ -345,7 +345,7 @@ def _verdict(
     stated = code if unproven is None else unproven.code
     return CallVerdict(
         attempt_id=attempt_id,
-        span_id=call.span.span_id,
+        span_id=call.span_id,
         name=str(call.span.name),
         agent=call.agent,
         model=None if record is None else record.response_model or record.request_model,

@@ -25,12 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from ..dialects.model_call import TOKENS_SAY_ALL, Choice
 from .calls import Call, is_judge
 from .continuity import Continuity, PastCall, Prefix, Saying, relate, saying
-from .media import Media, media_of
+from .media import Media, MediaReader
 from .reasons import CallReason
 from .token_ids import Packing
 from .tree import moment, sequence_of
@@ -64,18 +63,12 @@ class Node:
     """Index of the answer that the prompt continues."""
     packed: bytes = field(repr=False)
     """The prompt as ``token_ids.pack``."""
+    start: int
+    """Position of the first sampled token in the path: the length of the prompt."""
+    end: int
+    """Position behind the last sampled token in the path."""
     media: tuple[Media, ...] = ()
     """Images, audio and files of the prompt."""
-
-    @property
-    def start(self) -> int:
-        """Position of the first sampled token in the path."""
-        return len(self.prompt)
-
-    @property
-    def end(self) -> int:
-        """Position behind the last sampled token in the path."""
-        return len(self.prompt) + len(self.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +108,22 @@ class CallGraph:
         """Return for each call, by span id, how its prompt continues an earlier one, or how it breaks."""
         relations: dict[str, Continuity] = {}
         past: list[PastCall] = []
-        for _, group in groupby(self.nodes, key=lambda node: node.call.span.span_id):
-            choices = list(group)
-            first = choices[0]
-            if first.parent is None:
-                relation = relate(first.prompt, first.call, past)
+        for node in self.nodes:
+            span_id = node.call.span_id
+            if span_id in relations:  # another choice of the call
+                continue
+            if node.parent is None:
+                # Most prompts extend an earlier call, and what lies before them is never looked at.
+                past += [
+                    PastCall(each.call, each.choice, each.prompt, each.output, each.packed)
+                    for each in self.nodes[len(past) : node.index]
+                ]
+                relations[span_id] = relate(node.prompt, node.call, past)
             else:
-                parent = self.nodes[first.parent]
-                span_id = parent.call.span.span_id
-                relation = Continuity(Prefix.EXTENDS, parent.end, parent.end, span_id)
-            relations[first.call.span.span_id] = relation
-            past += [
-                PastCall(node.call, node.choice, node.prompt, node.output, node.packed) for node in choices
-            ]
+                parent = self.nodes[node.parent]
+                relations[span_id] = Continuity(
+                    Prefix.EXTENDS, parent.end, parent.end, parent.call.span_id
+                )
         return relations
 
 
@@ -167,10 +163,22 @@ def _nodes(calls: Sequence[Call], packing: Packing) -> tuple[Node, ...]:
     ]
     heads = [packing.pack(prompt) for _, _, prompt, _ in found]
     outputs = [packing.pack(output) for *_, output in found]
-    shown = [() if call.record is None else media_of(call.record) for call, *_ in found]
+    reader = MediaReader()
+    shown = [() if call.record is None else reader.read(call.record) for call, *_ in found]
     parents = _parents([call for call, *_ in found], _longest_beginnings(heads, outputs, shown))
     return tuple(
-        Node(index, call, choice, prompt, output, parents[index], heads[index], shown[index])
+        Node(
+            index,
+            call,
+            choice,
+            prompt,
+            output,
+            parents[index],
+            heads[index],
+            len(prompt),
+            len(prompt) + len(output),
+            shown[index],
+        )
         for index, (call, choice, prompt, output) in enumerate(found)
     )
 
@@ -205,7 +213,10 @@ def _parents(calls: Sequence[Call], beginnings: Sequence[Sequence[int]]) -> list
         if index and calls[index] is calls[index - 1]:  # one prompt for all choices of a call
             parents.append(parents[-1])
             continue
-        best = max(same, key=lambda at: _likeness(calls, at, index, claimed), default=None)
+        if len(same) > 1:
+            best = max(same, key=lambda at: _likeness(calls, at, index, claimed))
+        else:
+            best = same[0] if same else None
         parents.append(best)
         if best is not None:
             claimed.add(best)
@@ -281,18 +292,14 @@ def _given_up(
         else:
             found.update(_asked_again(same))
     found.update(_asked_in_another_run(nodes, goes_on | found.keys()))
-    for node in nodes:
-        if (
-            _is_broken_off(node)
-            and node.index not in goes_on | found.keys()
-            and not later.went_on_with([node])
-        ):
+    for node in filter(_is_broken_off, nodes):
+        if node.index not in goes_on | found.keys() and not later.went_on_with([node]):
             found[node.index] = CallReason.BROKEN_OFF
     return {index: reason for index, reason in found.items() if not _has_reward(nodes[index], rewarded)}
 
 
 def _has_reward(node: Node, rewarded: Collection[Target]) -> bool:
-    span_id = node.call.span.span_id
+    span_id = node.call.span_id
     return (span_id, node.choice.index) in rewarded or (span_id, None) in rewarded
 
 
@@ -314,7 +321,7 @@ def _siblings(nodes: Sequence[Node]) -> Iterable[list[Node]]:
     """Yield the answers of each prompt that has several."""
     alike: dict[tuple[int | None, str | None, int, tuple[Media, ...]], list[Node]] = {}
     for node in nodes:
-        key = (node.parent, node.call.agent_span, len(node.prompt), node.media)
+        key = (node.parent, node.call.agent_span, node.start, node.media)
         alike.setdefault(key, []).append(node)
     for candidates in alike.values():
         if len(candidates) == 1:  # as in most conversations: no need to look at the ids of a long prompt
@@ -387,9 +394,9 @@ class _LaterMessages:
 
         Of a whole answer and an unfinished one that say the same, it is the whole one.
         """
-        own = {node.call.span.span_id for node in same}
+        own = {node.call.span_id for node in same}
         agent = same[0].call.agent_span
-        others = [each for each in self._calls if each.span.span_id not in own and each.agent_span == agent]
+        others = [each for each in self._calls if each.span_id not in own and each.agent_span == agent]
         repeated = [node for node in same if any(self._repeats(other, node) for other in others)]
         whole = [saying(each.choice.message()) for each in repeated if not _is_unfinished(each)]
         return {
@@ -406,7 +413,7 @@ class _LaterMessages:
         return says[: len(asked)] == asked
 
     def _of(self, call: Call) -> list[Saying]:
-        span_id = call.span.span_id
+        span_id = call.span_id
         if span_id not in self._says:
             messages = () if call.record is None else call.record.request_messages
             self._says[span_id] = [saying(message) for message in messages]

@@ -18,7 +18,7 @@ that are ``None`` take no part either; NaN and infinities do, and leave their ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -81,25 +81,26 @@ class _Given:
 
 def match_rewards(root: Tree, calls: Sequence[Call], policy: RewardMatchPolicy) -> list[RewardMatch]:
     """Return every reward beneath ``root`` in the order in which they came, with the call that it is for."""
-    parents = {child.id: node.id for node in root.walk() for child in node.children}
-    given = _rewards(root, parents)
+    nodes = root.traverse()
+    parents = {child.id: node.id for node in nodes for child in node.children}
+    given = _rewards(nodes, parents)
     taking_part = [call for call in calls if call.selected]
-    linked = _linked(root, given, calls, taking_part)
+    linked = _linked(nodes, given, calls, taking_part)
     taken = {match.call for match in linked.values() if match.call is not None}
     other = CallReason.OTHER_MODEL.code  # a link may name such a call; by time, none is for it
-    free = [call for call in taking_part if call.span.span_id not in taken and call.reason != other]
+    free = [call for call in taking_part if call.span_id not in taken and call.reason != other]
     by_time = _by_time([each for each in given if _deals(each)], free, parents, policy)
     matches = {**{id(each): RewardMatch(each.span, each.reward) for each in given}, **linked, **by_time}
     for each in given:
         if is_for_rollout(each.reward.links) and not _is_own(each):
             matches[id(each)] = RewardMatch(each.span, each.reward, reason=RewardReason.LINK_UNRESOLVED)
     _give_outcome(given, matches, taking_part)
-    rowless = {call.span.span_id for call in taking_part if call.reason is not None}
+    rowless = {call.span_id for call in taking_part if call.reason is not None}
     return [_with_reason(matches[id(each)], rowless) for each in given]
 
 
-def _rewards(root: Tree, parents: Mapping[str, str]) -> list[_Given]:
-    read = ((node, read_reward(node.span)) for node in root.walk())
+def _rewards(nodes: Iterable[Tree], parents: Mapping[str, str]) -> list[_Given]:
+    read = [(node, read_reward(node.span)) for node in nodes]
     found = [_Given(node.span, reward, parents.get(node.id)) for node, reward in read if reward is not None]
     if any(sequence_of(each.span) is None for each in found):  # of a file, say: there is only the clock
         return sorted(found, key=lambda each: order_key(each.span))
@@ -125,13 +126,13 @@ def _is_own(given: _Given) -> bool:
 
 
 def _linked(
-    root: Tree, given: Sequence[_Given], calls: Sequence[Call], taking_part: Sequence[Call]
+    nodes: Sequence[Tree], given: Sequence[_Given], calls: Sequence[Call], taking_part: Sequence[Call]
 ) -> dict[int, RewardMatch]:
     linking = [each for each in given if each.reward.links and not is_for_rollout(each.reward.links)]
     if not linking:  # as in most attempts
         return {}
-    targets = _Targets(root, calls, taking_part)
-    by_id = {call.span.span_id: call for call in taking_part}
+    targets = _Targets(nodes, calls, taking_part)
+    by_id = {call.span_id: call for call in taking_part}
     matches: dict[int, RewardMatch] = {}
     holder: dict[_Target, int] = {}
     for each in linking:
@@ -193,14 +194,13 @@ def _has(call: Call, choice: int | None, tokens: tuple[int, int] | None) -> bool
 class _Targets:
     """Finds the calls that links name."""
 
-    def __init__(self, root: Tree, calls: Sequence[Call], taking_part: Sequence[Call]) -> None:
-        nodes = list(root.walk())
+    def __init__(self, nodes: Sequence[Tree], calls: Sequence[Call], taking_part: Sequence[Call]) -> None:
         self._nodes: dict[str, Tree] = {}
         for node in nodes:
             self._nodes.setdefault(node.id, node)
         self._spans = LinkedSpans([node.span for node in nodes])
-        self._repeats = {call.span.span_id: call.same_as for call in calls if call.same_as is not None}
-        self._places = {call.span.span_id: place for place, call in enumerate(taking_part)}
+        self._repeats = {call.span_id: call.same_as for call in calls if call.same_as is not None}
+        self._places = {call.span_id: place for place, call in enumerate(taking_part)}
 
     def call_of(self, links: Sequence[LinkPydanticModel], reward: Span) -> str | None:
         """Return the call that the linked spans stand for: one of them, the one they repeat, or the last inside."""
@@ -249,7 +249,7 @@ def _ended_before(call: Span, reward: Span) -> bool:
 def _give_outcome(
     given: Sequence[_Given], matches: dict[int, RewardMatch], taking_part: Sequence[Call]
 ) -> None:
-    rows = [call.span.span_id for call in taking_part if call.reason is None]
+    rows = [call.span_id for call in taking_part if call.reason is None]
     if not rows or any(match.call in rows for match in matches.values()):
         return
     unlinked = [each for each in given if _deals(each)]

@@ -10,8 +10,9 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 from ..dialects.model_call import ModelCall
@@ -33,8 +34,31 @@ class Media:
 
 def media_of(record: ModelCall) -> tuple[Media, ...]:
     """Return the media of a call's prompt, in the order in which the messages hold them."""
+    return _media(record.request_messages)
+
+
+class MediaReader:
+    """Returns what :func:`media_of` does, call by call; messages that a call repeats of the one before are read once."""
+
+    def __init__(self) -> None:
+        self._messages: tuple[Mapping[str, Any], ...] = ()
+        self._found: tuple[Media, ...] = ()
+
+    def read(self, record: ModelCall) -> tuple[Media, ...]:
+        """Return the media of a call's prompt, in the order in which the messages hold them."""
+        messages, known = record.request_messages, len(self._messages)
+        # ``CallReader`` gives messages that are repeated as the same objects.
+        if len(messages) >= known and all(map(is_, messages, self._messages)):
+            found = self._found + _media(messages[known:])
+        else:
+            found = _media(messages)
+        self._messages, self._found = messages, found
+        return found
+
+
+def _media(messages: Iterable[Mapping[str, Any]]) -> tuple[Media, ...]:
     found: list[Media] = []
-    for message in record.request_messages:
+    for message in messages:
         content = message.get("content")
         if isinstance(content, list):
             found += [Media(str(part.get("type")), _hash(part)) for part in content if _is_media(part)]

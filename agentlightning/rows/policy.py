@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
-from .calls import AGENT, LLM_CALL_MATCH, Call, Rules, is_marked, not_sampled, role_of
+from .calls import AGENT, LLM_CALL_MATCH, Call, Rules, is_marked, not_sampled
 from .continuity import Continuity
 from .graph import CallGraph, Node
 from .matching import RewardMatchPolicy
@@ -102,10 +102,10 @@ class RowPolicy:
             return None
         return frozenset([self.model] if isinstance(self.model, str) else self.model) - {""}
 
-    def rules(self) -> Rules:
-        """Return the part of the policy that reads spans."""
+    def rules(self, models: Collection[str] | None = None) -> Rules:
+        """Return the part of the policy that reads spans; ``models`` are trained where the policy names none."""
         return Rules(
-            models=self.models(),
+            models=self.models() or models,
             llm_call_match=re.compile(self.llm_call_match),
             agent_match=None if self.agent_match is None else re.compile(self.agent_match),
             exclude_in_reward=self.exclude_llm_call_in_reward,
@@ -136,7 +136,7 @@ class Decision:
     @property
     def span_id(self) -> str:
         """The call's span."""
-        return self.call.span.span_id
+        return self.call.span_id
 
     @property
     def sentence(self) -> str:
@@ -151,8 +151,11 @@ def untrained(node: Node, graph: CallGraph, policy: RowPolicy) -> tuple[str, str
     if call.reason is not None and call.reason != CallReason.LEFT_BY_AGENT.code:
         return call.reason, _model(call) if call.reason == CallReason.OTHER_MODEL.code else ""
     if not _has_role(call, policy):
-        return CallReason.OTHER_ROLE.code, role_of(call)
-    refusal = not_sampled(call.record, node.choice, whole=False) if call.record is not None else None
+        return CallReason.OTHER_ROLE.code, call.role
+    refusal = None
+    # The verdict on a call with a single answer was the verdict on that answer.
+    if call.record is not None and (call.reason is not None or len(call.record.choices) > 1):
+        refusal = not_sampled(call.record, node.choice, whole=False)
     if refusal is None and policy.require_logprobs:
         refusal = call.unproven(node.choice)
     if refusal:
@@ -192,7 +195,7 @@ def models_of(calls: Iterable[Call], policy: RowPolicy, wanted: Collection[str] 
 
 
 def _has_role(call: Call, policy: RowPolicy) -> bool:
-    return policy.roles is None or role_of(call) in policy.roles
+    return policy.roles is None or call.role in policy.roles
 
 
 def version_number(version: str) -> int | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, overload
 
@@ -36,6 +36,7 @@ from .reasons import CallReason, Code, TraceReason, explained, naming, with_deta
 
 GROUP_ID = "group_id"
 """Key in ``Rollout.metadata``: rollouts with the same value are samples of one task, and share a baseline."""
+_TRAIN_ALL = RowPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Segment:
     @property
     def span_id(self) -> str:
         """The span that the tokens come from."""
-        return self.call.span.span_id
+        return self.call.span_id
 
     @property
     def finish_reason(self) -> str | None:
@@ -268,7 +269,7 @@ def build_rows(
         resources: The rollout's resources (``ResourcesUpdate.resources``), which tell the policy's model where
             ``policy`` names none.
     """
-    policy = policy or RowPolicy()
+    policy = policy or _TRAIN_ALL
     return rows_of(analysed(attempt, policy, resources), policy, rollout)
 
 
@@ -277,7 +278,7 @@ def analysed(
 ) -> list[Analysis]:
     """Return the analyses that rows are made of, one for each attempt; see :func:`build_rows`."""
     matching = policy.step_rewards or RewardMatchPolicy.FIRST_OCCURRENCE
-    rules = replace(policy.rules(), models=policy.models() or resource_models(resources))
+    rules = policy.rules(resource_models(resources))
     return analyse(attempt, rules, matching, repair_hierarchy=policy.repair_hierarchy)
 
 
@@ -414,7 +415,7 @@ class _Builder:
         return tuple(
             step
             for step in self._rewards.steps
-            if step.call == node.call.span.span_id and step.choice in {None, node.choice.index}
+            if step.call == node.call.span_id and step.choice in {None, node.choice.index}
         )
 
     # -- what became of each call
@@ -423,9 +424,9 @@ class _Builder:
         relations = self._graph.relations()
         by_call: dict[str, list[Node]] = {}
         for node in self._graph.nodes:
-            by_call.setdefault(node.call.span.span_id, []).append(node)
+            by_call.setdefault(node.call.span_id, []).append(node)
         for call in self._analysis.calls:
-            span_id = call.span.span_id
+            span_id = call.span_id
             nodes = by_call.get(span_id, ())
             if not nodes:
                 missing = call.reason or call.tokens or CallReason.NO_RECORD.code

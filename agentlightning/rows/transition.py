@@ -50,7 +50,7 @@ def transitions(analysis: Analysis) -> tuple[Row, ...]:
     for call in analysis.calls:
         choices = trainable_choices(call, analysis.rules)
         for choice in choices:
-            span_id = call.span.span_id
+            span_id = call.span_id
             match = by_target.get((span_id, choice.index)) or by_target.get((span_id, None))
             triplet = _triplet(call, choice, match)
             triplet.metadata.update(

@@ -39,10 +39,14 @@ def sequence_of(span: Span) -> int | None:
 
 def order_key(span: Span) -> OrderKey:
     """Sort key of spans: by start, sequence id, end and span id; without a start, last."""
-    start, end = moment(span.start_time), moment(span.end_time)
-    sequence = span.sequence_id if isinstance(span.sequence_id, int) else 0
-    late = math.inf
-    return (late if start is None else start, sequence, late if end is None else end, str(span.span_id))
+    fields = span.__dict__  # a model looks up each field by way of a hook, which takes ten times as long
+    start, end, sequence = moment(fields["start_time"]), moment(fields["end_time"]), fields["sequence_id"]
+    return (
+        math.inf if start is None else start,
+        sequence if isinstance(sequence, int) else 0,
+        math.inf if end is None else end,
+        str(fields["span_id"]),
+    )
 
 
 def as_spans(source: Iterable[SpanLike]) -> list[Span]:

@@ -71,6 +71,15 @@ _SAMPLING_REQUESTED = Ours.SAMPLING_REQUESTED.value
 _STREAM = Ours.STREAM.value
 _TOKEN_CAPTURE = Ours.TOKEN_CAPTURE.value
 
+_SETTLED = (
+    OPERATION_NAME, _ENDPOINT, REQUEST_MODEL, RESPONSE_MODEL, _STREAM, TOOL_DEFINITIONS, _SAMPLING_REQUESTED,
+    _SAMPLING_EFFECTIVE, _SAMPLING_DEFAULTS, _ANSWER_VERSIONS, _LOGPROB_KIND, _PARTIAL, _ISSUES, _CAPTURE_SOURCE,
+    _HTTP_STATUS, ERROR_TYPE, ERROR_MESSAGE, RESEND_COUNT, _PROMPT_LOGPROBS,
+)  # fmt: skip
+"""Attributes that mostly say the same on all calls of an attempt."""
+_UNCHANGING = frozenset({str, int, bool, type(None)})
+"""Types of values of which equal ones of one type are the same."""
+
 _VERDICT = re.compile(rf"{VALID}|(?:none|invalid)\(\w+\)")
 _SAMPLING_NAMES: Mapping[str, str] = {
     "temperature": "gen_ai.request.temperature",
@@ -173,8 +182,12 @@ class CallReader:
         """Text of the messages that were read last, without the bracket at its end; empty = they are not known."""
         self._asked: tuple[Any, ...] = ()
         """Those messages."""
-        self._last: dict[str, tuple[str, Any]] = {}
-        """Name of an attribute that is JSON text → the text that was read last, and its value."""
+        self._said: tuple[Any, ...] = ()
+        """Values of the attributes ``_SETTLED`` that were read last; empty = they are not known."""
+        self._kinds: list[type] = []
+        """Their types: ``True == 1``, and a span may have either."""
+        self._settled: dict[str, Any] = {}
+        """The fields of a :class:`ModelCall` that they make."""
 
     def read(self, span: SpanLike) -> ModelCall | None:
         """Return the model call that ``span`` records, or ``None`` where it records none.
@@ -195,9 +208,9 @@ class CallReader:
             )
 
     def _read(self, attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
-        operation: Operation = (
-            "text_completion" if attributes.get(OPERATION_NAME) == "text_completion" else "chat"
-        )
+        unreadable: list[Issue] = []
+        settled = self._settled_fields(attributes, unreadable)
+        operation: Operation = settled["operation"]
         asked = self._messages(attributes.get(INPUT_MESSAGES), issues)
         verdict = _verdict(attributes[_TOKEN_CAPTURE], issues)
         choices = tuple(_read_choices(attributes, verdict, issues))
@@ -207,55 +220,33 @@ class CallReader:
             prompt_ids is None or not all(each.token_ids is not None for each in choices)
         ):
             verdict = none("no_token_ids")
-        error, error_text = attributes.get(ERROR_TYPE), attributes.get(ERROR_MESSAGE)
-        status = attributes.get(_HTTP_STATUS)
-        if error is not None and error == str(status):
-            error = None
+        response_id = _word(attributes.get(RESPONSE_ID), issues)
+        chat = _chat(asked, issues) if operation == "chat" else ()
+        issues += unreadable
+        if issues:
+            settled = {**settled, "issues": (*settled["issues"], *issues)}
         return ModelCall(
-            operation=operation,
-            endpoint=str(attributes.get(_ENDPOINT) or ""),
-            request_model=_word(attributes.get(REQUEST_MODEL), issues),
-            response_model=_word(attributes.get(RESPONSE_MODEL), issues),
-            response_id=_word(attributes.get(RESPONSE_ID), issues),
-            stream=bool(attributes.get(_STREAM)),
-            request_messages=_chat(asked, issues) if operation == "chat" else (),
+            response_id=response_id,
+            request_messages=chat,
             prompt=_prompt(asked) if operation == "text_completion" else None,
-            tools=tuple(
-                each
-                for each in self._load(TOOL_DEFINITIONS, attributes, issues, [])
-                if isinstance(each, dict)
-            ),
             choices=choices,
             prompt_token_ids=prompt_ids,
-            prompt_logprobs=_prompt_logprobs(attributes, issues),
             usage=_read_usage(attributes),
-            sampling_requested=self._load(_SAMPLING_REQUESTED, attributes, issues, {}),
-            sampling_effective=self._load(_SAMPLING_EFFECTIVE, attributes, issues, {}),
-            sampling_defaults=_defaults(attributes.get(_SAMPLING_DEFAULTS), issues),
-            answer_versions=tuple(map(str, attributes.get(_ANSWER_VERSIONS) or ())),
-            logprob_kind=_logprob_kind(attributes.get(_LOGPROB_KIND)),
-            partial=bool(attributes.get(_PARTIAL)),
             token_capture=verdict,
-            issues=(*_read_issues(attributes, issues), *issues),
-            capture_source=str(attributes.get(_CAPTURE_SOURCE) or "transport"),
-            http_status=status,
-            error=None if error is None else f"{error}: {error_text}" if error_text else str(error),
-            retries=attributes.get(RESEND_COUNT) or 0,
             first_chunk_seconds=attributes.get(TIME_TO_FIRST_CHUNK),
+            **settled,
         )
 
-    def _load(self, name: str, attributes: Mapping[str, Any], issues: list[Issue], default: Any) -> Any:
-        """Return what :func:`_load` does, of an attribute that has the same text on most calls of an attempt."""
-        value = attributes.get(name)
-        if not isinstance(value, str):
-            return _load(value, issues, default)
-        last = self._last.get(name)
-        if last is not None and last[0] == value:
-            return last[1]
-        known = len(issues)
-        found = _load(value, issues, default)
-        if len(issues) == known:
-            self._last[name] = value, found
+    def _settled_fields(self, attributes: Mapping[str, Any], issues: list[Issue]) -> dict[str, Any]:
+        """Return what the attributes ``_SETTLED`` say, as fields of a :class:`ModelCall`, which nobody changes."""
+        said = tuple(map(attributes.get, _SETTLED))
+        kinds = [*map(type, said)]
+        if said == self._said and kinds == self._kinds:
+            return self._settled
+        found = _read_settled(attributes, issues)
+        # Lists may be changed, and what could not be read is an issue of each call anew.
+        if not issues and _UNCHANGING.issuperset(kinds):
+            self._said, self._kinds, self._settled = said, kinds, found
         return found
 
     def _messages(self, value: Any, issues: list[Issue]) -> tuple[Any, ...]:
@@ -379,6 +370,35 @@ def _dump(value: Any) -> str:
 
 
 # -- reading
+
+
+def _read_settled(attributes: Mapping[str, Any], issues: list[Issue]) -> dict[str, Any]:
+    error, error_text = attributes.get(ERROR_TYPE), attributes.get(ERROR_MESSAGE)
+    status = attributes.get(_HTTP_STATUS)
+    if error is not None and error == str(status):  # the conventions' word for an answer with an error status
+        error = None
+    tools = _load(attributes.get(TOOL_DEFINITIONS), issues, [])
+    is_text = attributes.get(OPERATION_NAME) == "text_completion"
+    return {
+        "operation": "text_completion" if is_text else "chat",
+        "endpoint": str(attributes.get(_ENDPOINT) or ""),
+        "request_model": _word(attributes.get(REQUEST_MODEL), issues),
+        "response_model": _word(attributes.get(RESPONSE_MODEL), issues),
+        "stream": bool(attributes.get(_STREAM)),
+        "tools": tuple(each for each in tools if isinstance(each, dict)),
+        "prompt_logprobs": _prompt_logprobs(attributes, issues),
+        "sampling_requested": _load(attributes.get(_SAMPLING_REQUESTED), issues, {}),
+        "sampling_effective": _load(attributes.get(_SAMPLING_EFFECTIVE), issues, {}),
+        "sampling_defaults": _defaults(attributes.get(_SAMPLING_DEFAULTS), issues),
+        "answer_versions": tuple(map(str, attributes.get(_ANSWER_VERSIONS) or ())),
+        "logprob_kind": _logprob_kind(attributes.get(_LOGPROB_KIND)),
+        "partial": bool(attributes.get(_PARTIAL)),
+        "issues": tuple(_read_issues(attributes, issues)),
+        "capture_source": str(attributes.get(_CAPTURE_SOURCE) or "transport"),
+        "http_status": status,
+        "error": None if error is None else f"{error}: {error_text}" if error_text else str(error),
+        "retries": attributes.get(RESEND_COUNT) or 0,
+    }
 
 
 def _verdict(value: Any, issues: list[Issue]) -> str:

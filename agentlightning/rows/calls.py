@@ -199,8 +199,7 @@ def _walk(root: Tree, rules: Rules, agent: str | None, packing: Packing) -> list
         return [_of_nobody(call, CallReason.ALTERNATES) for call in calls]
     if doubted:
         return [
-            _of_nobody(call, CallReason.SHARED_WORKER) if call.span_id in doubted else call
-            for call in calls
+            _of_nobody(call, CallReason.SHARED_WORKER) if call.span_id in doubted else call for call in calls
         ]
     return calls
 

@@ -121,9 +121,7 @@ class CallGraph:
                 relations[span_id] = relate(node.prompt, node.call, past)
             else:
                 parent = self.nodes[node.parent]
-                relations[span_id] = Continuity(
-                    Prefix.EXTENDS, parent.end, parent.end, parent.call.span_id
-                )
+                relations[span_id] = Continuity(Prefix.EXTENDS, parent.end, parent.end, parent.call.span_id)
         return relations
 
 
@@ -213,10 +211,9 @@ def _parents(calls: Sequence[Call], beginnings: Sequence[Sequence[int]]) -> list
         if index and calls[index] is calls[index - 1]:  # one prompt for all choices of a call
             parents.append(parents[-1])
             continue
+        best = same[0] if same else None
         if len(same) > 1:
             best = max(same, key=lambda at: _likeness(calls, at, index, claimed))
-        else:
-            best = same[0] if same else None
         parents.append(best)
         if best is not None:
             claimed.add(best)

@@ -38,7 +38,7 @@ def media_of(record: ModelCall) -> tuple[Media, ...]:
 
 
 class MediaReader:
-    """Returns what :func:`media_of` does, call by call; messages that a call repeats of the one before are read once."""
+    """Reads the media of call after call; messages that a call repeats of the one before are read once."""
 
     def __init__(self) -> None:
         self._messages: tuple[Mapping[str, Any], ...] = ()

@@ -41,6 +41,8 @@ PRIMARY = "primary"
 """Name of the only dimension of a reward that was given as a number."""
 
 _RESPONSE_ID = "gen_ai.response.id"
+_REWARDS = LightningSpanAttributes.REWARD.value  # an enumeration looks its value up at every use
+_OPERATION_NAME = LightningSpanAttributes.OPERATION_NAME.value
 _OUTPUTS = ("agentops.task.output", "agentops.entity.output")
 _NAMES = (AGL_ANNOTATION, AGL_OPERATION, AGL_REWARD)
 
@@ -65,7 +67,10 @@ class Reward:
 
 def read_reward(span: SpanLike) -> Reward | None:
     """Return the reward that ``span`` carries, or ``None`` where it carries none. Never raises."""
-    dimensions = _dimensions(span)
+    attributes, name = attributes_of(span), getattr(span, "name", None)
+    if name not in _NAMES and _OUTPUTS[0] not in attributes and _OUTPUTS[1] not in attributes:
+        return None  # as most spans
+    dimensions = _dimensions(span, attributes, name)
     if not dimensions:
         return None
     _, raw = dimensions[0]
@@ -79,7 +84,7 @@ def read_reward(span: SpanLike) -> Reward | None:
         value=value,
         dimensions=tuple((name, _number(given)) for name, given in dimensions),
         reason=reason,
-        links=tuple(extract_links_from_attributes(attributes_of(span))),
+        links=tuple(extract_links_from_attributes(attributes)),
     )
 
 
@@ -102,8 +107,8 @@ def is_reward_span(span: SpanLike) -> bool:
 
 def is_reward_operation(span: SpanLike) -> bool:
     """Whether the span is the work of computing a reward: model calls beneath it are not the agent's."""
-    name = attributes_of(span).get(LightningSpanAttributes.OPERATION_NAME.value)
-    return getattr(span, "name", None) == AGL_OPERATION and name == AGL_REWARD
+    named = getattr(span, "name", None) == AGL_OPERATION
+    return named and attributes_of(span).get(_OPERATION_NAME) == AGL_REWARD
 
 
 def find_reward_spans(spans: Sequence[SpanLike]) -> list[SpanLike]:
@@ -216,10 +221,7 @@ def reward_target(
 # ---------------------------------------------------------------------- reading
 
 
-def _dimensions(span: SpanLike) -> list[tuple[str, Any]]:
-    attributes, name = attributes_of(span), getattr(span, "name", None)
-    if name not in _NAMES and _OUTPUTS[0] not in attributes and _OUTPUTS[1] not in attributes:
-        return []
+def _dimensions(span: SpanLike, attributes: Mapping[str, Any], name: str | None) -> list[tuple[str, Any]]:
     if name == AGL_ANNOTATION or is_reward_operation(span):
         listed = _listed(span)
         if listed:
@@ -234,7 +236,7 @@ def _dimensions(span: SpanLike) -> list[tuple[str, Any]]:
 
 
 def _listed(span: SpanLike) -> list[tuple[str, Any]]:
-    listed = indexed_attributes(attributes_of(span), LightningSpanAttributes.REWARD.value)
+    listed = indexed_attributes(attributes_of(span), _REWARDS)
     return [
         (item["name"], item["value"])
         for item in listed

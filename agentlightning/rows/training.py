@@ -318,6 +318,8 @@ class _Builder:
         self._rows_of: dict[int, list[int]] = {}
         self._refused: dict[int, tuple[str, str]] = {}
         """Nodes that would be trained, if their row were not too long."""
+        self._proven: dict[tuple[Any, ...], bool] = {}
+        """What ``unproven`` looks at of a call and an answer → whether the log-probabilities are proven."""
 
     def _several_models(self) -> str | None:
         """Return the names of the models that may be the policy, where there are several and nobody has chosen."""
@@ -382,7 +384,7 @@ class _Builder:
             trained = node.index in new
             if trained:
                 mask[node.start : node.end] = [1] * len(node.output)
-                proven = None if node.call.unproven(node.choice) else node.choice.logprobs
+                proven = node.choice.logprobs if self._is_proven(node) else None
                 logprobs[node.start : node.end] = _at_most_zero(proven, len(node.output))
             segment = Segment(
                 node.start, min(node.end, end), trained, node.call, node.choice, self._steps(node)
@@ -408,6 +410,19 @@ class _Builder:
             cut_tokens=len(token_ids) - end,
             media=path[-1].media,
         )
+
+    def _is_proven(self, node: Node) -> bool:
+        record = node.call.record
+        if record is None or node.choice.logprobs is None:
+            return False
+        # By identity: calls with the same settings hold the same objects, which stay as long as the attempt's calls.
+        settings = (
+            id(record.sampling_effective), id(record.sampling_defaults), id(record.tools), record.token_capture,
+            record.logprob_kind,
+        )  # fmt: skip
+        if settings not in self._proven:
+            self._proven[settings] = node.call.unproven(node.choice) is None
+        return self._proven[settings]
 
     def _steps(self, node: Node) -> tuple[StepReward, ...]:
         if not self._rewards.steps:

@@ -430,6 +430,35 @@ def test_messages_that_calls_have_in_common_are_kept_once() -> None:
     assert second.request_messages[1] is third.request_messages[1]
 
 
+def test_settings_that_calls_have_in_common_are_read_once() -> None:
+    reader = CallReader()
+    call = ModelCall(
+        token_capture=VALID,
+        sampling_effective={"temperature": 1.0},
+        tools=({"type": "function"},),
+        http_status=200,
+    )
+    first, second = (reader.read(chat(call_attributes(call))) for _ in range(2))
+
+    assert first is not None
+    assert second is not None
+    assert first.sampling_effective is second.sampling_effective
+    assert first.tools is second.tools
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(1, True), (0, False), ([1], [True]), (None, 0), ("[", "[")], ids=repr
+)
+@pytest.mark.parametrize(
+    "name", ["http.response.status_code", "http.request.resend_count", "gen_ai.tool.definitions"]
+)
+def test_values_that_are_equal_and_not_the_same_are_read_anew(name: str, one: Any, other: Any) -> None:
+    reader = CallReader()
+    for value in (one, other, one):
+        span = chat({"agentlightning.token_capture": VALID, name: value})
+        assert repr(reader.read(span)) == repr(read_call(span))
+
+
 def test_what_a_span_keeps_as_a_message_and_is_none_is_left_out_with_an_issue() -> None:
     kept = '[{"agentlightning.message":"text"},{"role":"user","parts":[{"type":"text","content":"a"}]}]'
     call = read_call(chat({"agentlightning.token_capture": "valid", "gen_ai.input.messages": kept}))

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from conversations import ROOT_ID, call, work
 
+from agentlightning.dialects.model_call import ModelCall
 from agentlightning.rows import build_rows
 from agentlightning.rows.flat import training_row
+from agentlightning.rows.media import MediaReader, media_of
 from agentlightning.types import Span
 
 ROOT = work(ROOT_ID, None, 0.0, 1000.0)
@@ -88,3 +90,32 @@ def test_whatever_is_no_text_is_media_and_costs_no_exception(part: Any) -> None:
     (row,) = build_rows([ROOT, call(1, (1, 99), (2,), asked=asked(part))])
 
     assert [len(each.sha256) for each in row.media] == [64]
+
+
+class Looked(dict[str, Any]):
+    """A message that counts how often its content is looked at."""
+
+    times = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.times += key == "content"
+        return super().get(key, default)
+
+
+def test_a_message_that_every_call_repeats_is_searched_for_images_once() -> None:
+    messages = tuple(map(Looked, [*asked(CAT), {"role": "assistant", "content": "a cat"}, *asked(DOG)]))
+    reader = MediaReader()
+
+    found = [reader.read(ModelCall(request_messages=messages[:end])) for end in (1, 2, 3)]
+
+    assert [message.times for message in messages] == [1, 1, 1]
+    assert found == [media_of(ModelCall(request_messages=messages[:end])) for end in (1, 2, 3)]
+
+
+def test_after_other_messages_each_is_searched_anew() -> None:
+    cat, dog = tuple(asked(CAT)), tuple(asked(DOG))
+    reader = MediaReader()
+
+    for messages in (cat, dog, dog + cat, cat, (), cat + dog):
+        record = ModelCall(request_messages=messages)
+        assert reader.read(record) == media_of(record)

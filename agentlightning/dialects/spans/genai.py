@@ -214,11 +214,11 @@ class CallReader:
         asked = self._messages(attributes.get(INPUT_MESSAGES), issues)
         verdict = _verdict(attributes[_TOKEN_CAPTURE], issues)
         choices = tuple(_read_choices(attributes, verdict, issues))
-        prompt_ids = _ids(attributes.get(_PROMPT_TOKEN_IDS))
+        prompt_ids = attributes.get(_PROMPT_TOKEN_IDS)
+        if prompt_ids is not None:
+            prompt_ids = tuple(prompt_ids)
         # A stage may have taken ids out of a span after its verdict was written.
-        if verdict == VALID and (
-            prompt_ids is None or not all(each.token_ids is not None for each in choices)
-        ):
+        if verdict == VALID and (prompt_ids is None or None in [each.token_ids for each in choices]):
             verdict = none("no_token_ids")
         response_id = _word(attributes.get(RESPONSE_ID), issues)
         chat = _chat(asked, issues) if operation == "chat" else ()
@@ -415,12 +415,13 @@ def _word(value: Any, issues: list[Issue]) -> str | None:
     return None
 
 
-def _messages(value: Any, issues: list[Issue]) -> Iterable[dict[str, Any]]:
-    for index, message in enumerate(_load(value, issues, [])):
-        if isinstance(message, dict):
-            yield message
-        else:
-            issues.append(Issue("warn", "message_unreadable", f"message {index}"))
+def _messages(value: Any, issues: list[Issue]) -> list[dict[str, Any]]:
+    found = _load(value, issues, [])
+    strange = [index for index, message in enumerate(found) if not isinstance(message, dict)]
+    if not strange:  # as almost always
+        return cast("list[dict[str, Any]]", found)
+    issues += [Issue("warn", "message_unreadable", f"message {index}") for index in strange]
+    return [message for message in found if isinstance(message, dict)]
 
 
 def _chat(asked: tuple[Any, ...], issues: list[Issue]) -> tuple[dict[str, Any], ...]:
@@ -446,21 +447,24 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
         at = _names_at(index) if type(index) is int else _names_of(index)
         logprobs = attributes.get(at.logprobs)
         own = attributes.get(at.token_capture)
+        experts, mask = attributes.get(at.routed_experts), attributes.get(at.sampling_mask)
+        token_ids = attributes.get(at.token_ids)
+        tool_calls = message.get("tool_calls")
         yield Choice(
             index=index,
             role=message.get("role") or "assistant",
             content=message.get("content"),
             reasoning=message.get("reasoning_content"),
             refusal=message.get("refusal"),
-            tool_calls=tuple(map(_tool_call, message.get("tool_calls") or ())),
+            tool_calls=tuple(map(_tool_call, tool_calls)) if tool_calls else (),
             finish_reason=cast("FinishReason | None", _word(attributes.get(at.finish_reason), issues)),
             finish_reason_raw=_word(attributes.get(at.finish_reason_raw), issues),
-            token_ids=_ids(attributes.get(at.token_ids)),
+            token_ids=None if token_ids is None else tuple(token_ids),
             logprobs=None if logprobs is None else tuple(map(float, logprobs)),
             policy=tuple(map(_policy_span, versions[position])) if position < len(versions) else (),
             token_capture=_verdict(own, issues) if own else verdict,
-            routed_experts=_json(attributes.get(at.routed_experts), issues),
-            sampling_mask=_json(attributes.get(at.sampling_mask), issues),
+            routed_experts=None if experts is None else _json(experts, issues),
+            sampling_mask=None if mask is None else _json(mask, issues),
         )
 
 
@@ -508,10 +512,6 @@ def _json(value: Any, issues: list[Issue]) -> Any:
 
 def _logprob_kind(value: Any) -> Any:
     return value if value in {"processed", "raw"} else "unknown"
-
-
-def _ids(value: Any) -> tuple[int, ...] | None:
-    return None if value is None else tuple(value)
 
 
 def _load(value: Any, issues: list[Issue], default: Any) -> Any:

@@ -162,32 +162,42 @@ def attempt(number: int) -> Iterator[None]:
 
 @pytest.mark.lock("integrations.agentops.legacy_guest:PerAttempt._lock")
 def test_threads_of_an_attempt_have_one_object_also_where_all_ask_first() -> None:
-    for _ in range(5):
-        objects: PerAttempt[list[int]] = PerAttempt(list)
+    made: list[list[int]] = []
+    another = threading.Event()
 
-        def agent(number: int, objects: PerAttempt[list[int]] = objects) -> None:
-            with attempt(number % 2):
-                objects.here().append(number)
+    def make() -> list[int]:
+        made.append([])
+        if len(made) > 2:
+            another.set()
+        another.wait(0.1)  # long enough for the others to come in here, where nothing keeps them out
+        return made[-1]
 
-        together(agent, slow=(legacy_guest,))
-        assert sorted(map(sorted, objects.all())) == [[0, 2, 4], [1, 3, 5]]
+    objects: PerAttempt[list[int]] = PerAttempt(make)
+
+    def agent(number: int) -> None:
+        with attempt(number % 2):
+            objects.here().append(number)
+
+    together(agent, slow=(legacy_guest,))
+    assert len(made) == 2
+    assert sorted(map(sorted, objects.all())) == [[0, 2, 4], [1, 3, 5]]
 
 
 @pytest.mark.lock("integrations.agentops.legacy_guest:PerAttempt._lock")
 def test_objects_of_as_many_attempts_are_kept_as_there_is_room_for() -> None:
     objects: PerAttempt[list[int]] = PerAttempt(list)
     room = 1024
-    for number in range(room - 1):
+    for number in range(room):
         with attempt(number):
             objects.here()
 
     def agent(number: int) -> None:
-        for index in range(3):
-            with attempt(room + number * 3 + index):
+        for index in range(4):
+            with attempt(room + number * 4 + index):
                 objects.here()
+                assert len(objects.all()) == room
 
     together(agent, slow=(legacy_guest,))
-    assert len(objects.all()) == room
 
 
 # ---------------------------------------------------------------------- up to 0.3.18: the queue

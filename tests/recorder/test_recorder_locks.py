@@ -15,7 +15,10 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from races import THREADS, together
 
 from agentlightning.dialects.raw_call import CallStart, RawCall
+from agentlightning.recorder import flushes as flushes_module
 from agentlightning.recorder import overflow as overflow_module
+from agentlightning.recorder import queue as queue_module
+from agentlightning.recorder import thread as thread_module
 from agentlightning.recorder.delivery import Delivery
 from agentlightning.recorder.flushes import Flushes
 from agentlightning.recorder.kept_aside import MOST_SPANS, KeptAside
@@ -162,13 +165,13 @@ def test_memory_for_answers_that_arrive_is_given_back_to_the_byte() -> None:
     queue = SpanQueue(WriterSettings(max_queue_bytes=THREADS * 1000))
 
     def read(number: int) -> None:
-        for index in range(ROUNDS * 10):
+        for index in range(20):
             size = 1 + (number * 31 + index * 7) % 2000
             if queue.reserve(size):
                 assert queue.held_bytes <= 2 * THREADS * 1000
                 queue.release(size)
 
-    together(read)
+    together(read, slow=(queue_module,))
     assert queue.held_bytes == 0
 
 
@@ -195,7 +198,7 @@ def test_bodies_that_are_moved_while_their_span_is_written_are_given_back_once(t
                 assert moved is not None
                 queue.replace_calls(entry, calls, moved)
 
-    together(race, 2)
+    together(race, 2, slow=(queue_module,))
     assert queue.held_bytes == 0
     assert overflow.size == 0
     overflow.close()
@@ -234,7 +237,7 @@ def test_files_of_bodies_go_with_the_last_body_that_is_needed_of_them(tmp_path: 
 
 @pytest.mark.lock("recorder.flushes:Flushes._lock")
 def test_whoever_waits_while_the_writer_stops_is_told() -> None:
-    for _ in range(20):
+    for _ in range(5):
         ledger, _, _ = books()
         flushes = Flushes(ledger)
         futures: list[Any] = []
@@ -244,12 +247,13 @@ def test_whoever_waits_while_the_writer_stops_is_told() -> None:
                 flushes.close()
                 flushes.resolve(delivers=False)
                 return
-            for _ in range(10):
+            for _ in range(3):
                 futures.append(flushes.wait(None, has_work=True, may_wait=True))
+                flushes.resolve(delivers=True)
 
-        together(race)
+        together(race, slow=(flushes_module,))
         flushes.resolve(delivers=False)
-        assert len(futures) == 10 * (THREADS - 1)
+        assert len(futures) == 3 * (THREADS - 1)
         assert all(future.done() for future in futures)
 
 
@@ -259,26 +263,26 @@ def test_what_is_to_be_done_after_spans_is_done_or_named_in_the_end_and_never_bo
     flushes = Flushes(ledger)
     accepted: list[str] = []
     done: list[str] = []
+    undone: list[str] = []
 
     async def nothing() -> None:
         return
 
     def race(role: int) -> None:
         if role == 0:
-            for _ in range(ROUNDS):
+            for _ in range(5):
                 for job in flushes.due():
                     flushes.done(job)
                     done.append(job.otherwise)
+            undone.extend(job.otherwise for job in flushes.close())
             return
-        for index in range(ROUNDS):
+        for index in range(10):
             name = f"{role}-{index}"
             if flushes.after(scope, nothing, name):
                 accepted.append(name)
 
-    together(race)
-    undone = [job.otherwise for job in flushes.close()]
+    together(race, slow=(flushes_module,))
     assert sorted(done + undone) == sorted(accepted)
-    assert len(accepted) == (THREADS - 1) * ROUNDS
     assert not flushes.after(scope, nothing, "too late")
 
 
@@ -301,17 +305,17 @@ def test_there_is_one_thread_at_a_time_however_many_wake_it_up() -> None:
 
     def wake(number: int) -> None:
         del number
-        for _ in range(20):
+        for _ in range(5):
             thread.wake()
 
-    together(wake)
+    together(wake, slow=(thread_module,))
     wait_until(lambda: not thread.is_running)
     assert set(at_once) == {1}
 
 
 @pytest.mark.lock("recorder.thread:WriterThread._lock")
 def test_a_thread_that_has_been_stopped_is_never_started_again() -> None:
-    for _ in range(20):
+    for _ in range(5):
         runs: list[int] = []
         thread = WriterThread(partial(runs.append, 1))
 
@@ -321,7 +325,7 @@ def test_a_thread_that_has_been_stopped_is_never_started_again() -> None:
             else:
                 thread.wake()
 
-        together(race)
+        together(race, slow=(thread_module,))
         thread.join(60)
         before = len(runs)
         thread.wake()

@@ -38,7 +38,8 @@ from agentlightning.store.sqlite.connection import connect, prepare_file
 from agentlightning.store.sqlite.engine import READERS, Engine
 from agentlightning.store.sqlite.opened import StoreConnection
 from agentlightning.store.sqlite.poller import Poller
-from agentlightning.store.sqlite.thread_connections import Connections
+from agentlightning.store.sqlite.presence import Presence
+from agentlightning.store.sqlite.thread_connections import Connections, ThreadConnection
 from agentlightning.store.sqlite.threads import Gate, Thread
 from agentlightning.store.tables import Tables
 from agentlightning.store.transaction import Command
@@ -507,7 +508,8 @@ def test_a_command_is_refused_or_done_where_the_engine_stops_meanwhile(path: Pat
 @pytest.mark.lock("store.sqlite.engine:Engine._here")
 def test_threads_that_work_themselves_leave_one_word_of_the_opening(path: Path) -> None:
     engine = engine_at(path, EngineAtTheEnd)
-    together(lambda _: engine.write(Command(nothing)).result(0), slow=(module_of(Engine),))
+    modules = [module_of(each) for each in (Engine, Presence, ThreadConnection, StoreConnection)]
+    together(lambda _: engine.write(Command(nothing)).result(0), slow=tuple(modules))
     engine.shutdown()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT number FROM latest_mark").fetchall() == [(1,)]
@@ -657,10 +659,10 @@ def test_no_connection_is_opened_past_those_that_are_closed_before_a_fork(path: 
 def closed_at_one_moment(path: Path) -> None:
     """Write a row through one of several connections, and close all of them, each in a thread of its own."""
     store_id = prepare_file(path, 30.0).store_id
-    opened = [connect(path, store_id=store_id) for _ in range(THREADS)]
+    opened = [connect(path, store_id=store_id) for _ in range(2 * THREADS)]
     opened[0].execute("CREATE TABLE IF NOT EXISTS of_this_test (value)")
     opened[0].execute("INSERT INTO of_this_test VALUES (1)")
-    together(lambda number: opened[number].close())
+    together(lambda number: opened[number].close(), 2 * THREADS)
 
 
 @pytest.mark.lock("store.sqlite.opened:_closing")

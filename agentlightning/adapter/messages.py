@@ -47,6 +47,7 @@ class TraceToMessages(TraceAdapter[list[OpenAIMessages]]):
         AgentOps records a tool call as a child span of the completion that asked for it.
         """
         for span in all_spans:
+            # Parents in a circle put a span under itself.
             if span.parent_id == completion.span_id and span is not completion:
                 tool = _tool(span)
                 if tool:
@@ -55,15 +56,18 @@ class TraceToMessages(TraceAdapter[list[OpenAIMessages]]):
     def _conversations(self, span: Span, call: ModelCall, spans: Sequence[Span]) -> Iterable[OpenAIMessages]:
         asked = _asked(call)
         tools = [copy.deepcopy(dict(tool)) for tool in call.tools] or None
+        # A call that failed still says what was asked.
         if not call.choices and asked:
             yield OpenAIMessages(messages=asked, tools=tools)
         for choice in call.choices:
             answer = _answer(choice)
+            # With several choices nobody can tell which of them asked for the tools.
             if "tool_calls" not in answer and len(call.choices) == 1:
                 children = [_openai_tool_call(tool) for tool in self.get_tool_calls(span, spans)]
                 if children:
                     answer["tool_calls"] = children
             if asked or answer.get("content") is not None or "tool_calls" in answer:
+                # Copies: spans must not change when a user edits a conversation, nor one choice when another is edited.
                 yield OpenAIMessages(messages=[*copy.deepcopy(asked), answer], tools=tools)
 
 

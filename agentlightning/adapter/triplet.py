@@ -115,6 +115,7 @@ class TracerTraceToTriplet(TraceToTripletBase):
 
     def _say(self, sentence: str, codes: Iterable[str]) -> None:
         for code, count in Counter(codes).items():
+            # Once for an adapter: a trainer converts thousands of attempts that lack the same thing.
             if code not in self._said:
                 self._said.add(code)
                 said = explained(code)
@@ -227,6 +228,7 @@ class TraceTree(Tree):
             within_llm_call: ``None`` keeps spans that record the same call twice.
             existing_llm_call_response_ids: Responses that are known already; those that are found are added.
         """
+        # 0.3 asks each subtree by itself: one that is a reward function has no calls of the agent.
         if within_reward is True:
             return []
         known = existing_llm_call_response_ids if existing_llm_call_response_ids is not None else set()
@@ -272,14 +274,17 @@ class TraceTree(Tree):
             dedup=dedup_llm_call,
             require_tokens=_skip_empty_token_spans,
         )
+        # 0.3's trees may be made by hand, so there is no list of spans beside the tree.
         analysis = analyse_tree(self, rules, RewardMatchPolicy(reward_match), ())
         triplets = [row.triplet for row in transitions(analysis)]
+        # 0.3 knows the reward of a rollout beside its spans, too.
         if final_reward is not None and triplets:
             triplets[-1].reward = final_reward
         return triplets
 
     def span_to_triplet(self, span: Span, agent_name: str) -> Triplet:
         """Return the first choice of one call as a row without reward, whether or not it can be trained on."""
+        # 0.3 takes any span here, whatever its name.
         rules = _rules(".", None, require_tokens=False, require_logprobs=False)
         analysis = analyse_tree(Tree(span.span_id, span), rules, RewardMatchPolicy.FIRST_OCCURRENCE, ())
         rows = transitions(analysis)
@@ -299,6 +304,7 @@ class TraceTree(Tree):
         """
         pattern = re.compile(interested_span_match or "")
         shown: dict[str, bool] = {}
+        # Children before their parents.
         for node in reversed(self.traverse()):
             below = any(shown[child.id] for child in node.children)
             shown[node.id] = below or bool(pattern.search(str(node.span.name)))
@@ -336,6 +342,7 @@ def _label(node: Tree) -> str:
 def _folded(root: Tree, fold: Callable[[Tree, list[Any]], Any]) -> Any:
     """Apply ``fold(node, what it gave for the children)`` from the leaves up."""
     done: dict[str, Any] = {}
+    # Without recursion: traces may be nested deeper than Python is.
     for node in reversed(list(root.walk())):
         done[node.id] = fold(node, [done[child.id] for child in node.children])
     return done[root.id]

@@ -76,6 +76,7 @@ def by_rollout(rows: Sequence[TrainingRow]) -> Iterator[tuple[Unit, list[Trainin
     units: dict[Unit, int] = {}
     for row in rows:
         units.setdefault(_unit(row), len(units))
+    # ``groupby`` only joins neighbours, and rows of two rollouts may be mixed.
     in_order = sorted(rows, key=lambda row: (units[_unit(row)], row.index))
     for unit, own in groupby(in_order, key=_unit):
         yield unit, list(own)
@@ -88,6 +89,7 @@ def scored(row: TrainingRow) -> float:
         NotExportable: It is unscored, and the target knows no unscored rollouts.
     """
     if row.reward is None:
+        # Where single answers have rewards, that is the better word for what is missing.
         refuse_steps([row])
         raise NotExportable(
             f"{_name(row)} is unscored, and 0.0 would train it as a failure; leave it out, or give it a reward"
@@ -137,9 +139,11 @@ def rewards_by_token(rows: Sequence[TrainingRow]) -> list[list[float]]:
     """
     found: list[list[float]] = []
     for _, own in by_rollout(rows):
+        # Rewards of answers are enough; without any, the rollout has to have one.
         if not any(map(has_steps, own)):
             scored(own[0])
         found += map(_steps, own)
+        # Added, not set: the last answer may have a reward of its own at the same token.
         found[-1][-1] += own[-1].reward or 0.0
     return found
 
@@ -173,6 +177,7 @@ def _check_sampling(row: TrainingRow, segment: Segment, temperature: float) -> N
         what = "at a temperature that nobody knows (name it in the request)"
     elif found == 0 or not math.isclose(found, temperature, rel_tol=1e-6):
         what = f"at temperature {found:g}"
+    # Whether a distribution of unknown cuts was whole is not asked for: ``cut`` is ``None`` then.
     elif cut:
         what = f"with {', '.join(f'{name}={value:g}' for name, value in cut.items())}"
     else:
@@ -185,6 +190,7 @@ def _check_sampling(row: TrainingRow, segment: Segment, temperature: float) -> N
 
 
 def _checked(row: TrainingRow) -> TrainingRow:
+    # An engine writes the same placeholder ids for any image of one size.
     if row.media:
         kinds = ", ".join(dict.fromkeys(each.kind for each in row.media))
         raise NotExportable(
@@ -196,6 +202,7 @@ def _checked(row: TrainingRow) -> TrainingRow:
         raise NotExportable(f"{_name(row)} has {length} tokens and lists of other lengths")
     if not row.trained_tokens:
         raise NotExportable(f"{_name(row)} trains nothing")
+    # A mask may have been changed by hand: it must be that of the sampled tokens, and there must be a prompt.
     sampled = sum(segment.trained_tokens for segment in row.segments)
     if sampled != row.trained_tokens or not 0 < row.prompt_length < length:
         raise NotExportable(f"{_name(row)} has a mask that is not that of its answers")
@@ -211,6 +218,7 @@ def _steps(row: TrainingRow) -> list[float]:
                     f"{_name(row)} has a reward for an answer (span {step.span_id}) that is no number, and 0.0 would "
                     "train it as a failure"
                 )
+            # A cut row ends before the tokens that the reward is for: then it stands at the last one that is left.
             end = segment.end if step.tokens is None else segment.start + step.tokens[1]
             values[min(end, segment.end) - 1 - row.prompt_length] += step.value
     return values

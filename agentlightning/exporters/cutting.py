@@ -51,6 +51,7 @@ def cut_to(
     kept: list[TrainingRow] = []
     gone: list[LeftOut] = []
     for row in rows:
+        # The prompt is looked at first: a row without a whole prompt is of no use, however short it is cut.
         if prompt_length is not None and row.prompt_length > prompt_length:
             gone.append(left_out(row, OVER_LONG_PROMPT))
             continue
@@ -65,6 +66,7 @@ def cut_to(
 def _cut(row: TrainingRow, limit: int) -> TrainingRow | None:
     if len(row) <= limit:
         return row
+    # Only beginnings of trained answers count: a row that ends in context trains nothing at its end.
     ends = [min(segment.end, limit) for segment in row.segments if segment.trained and segment.start < limit]
     if not ends:
         return None
@@ -74,6 +76,7 @@ def _cut(row: TrainingRow, limit: int) -> TrainingRow | None:
         token_ids=row.token_ids[:end],
         loss_mask=row.loss_mask[:end],
         logprobs=row.logprobs[:end],
+        # Positions do not move, because only the end is cut; what a segment says beside them is of its whole answer.
         segments=tuple(
             replace(segment, end=min(segment.end, end)) for segment in row.segments if segment.start < end
         ),

@@ -92,6 +92,7 @@ def routed_experts(row: TrainingRow, experts_per_token: int | None = None) -> Ro
             part = _read(segment, experts_per_token)
         except _UnreadableError as error:
             raise NotExportable(f"{_where(row, segment)} has routed experts that {error}") from error
+        # The engine was not asked in this call: an earlier or later one may know its tokens.
         if part is not None:
             parts.append(part)
     shapes = {part.shape for _, part in parts}
@@ -124,6 +125,7 @@ def _joined(
     row: TrainingRow, parts: Sequence[tuple[int, RoutedExperts]], layers: int, top_k: int
 ) -> RoutedExperts:
     length, width = len(row), layers * top_k
+    # Zeros of the right size, without a list of them.
     values = array("i", bytes(array("i").itemsize * length * width))
     known = bytearray(length)
     for start, part in reversed(parts):  # the first call that computed a token overwrites what later ones say
@@ -131,6 +133,7 @@ def _joined(
         if start < end:
             values[start * width : end * width] = part.values[: (end - start) * width]
             known[start:end] = b"\1" * (end - start)
+    # Nothing was computed from the last token of a row, so that its experts may be missing.
     unknown = known.find(0)
     if 0 <= unknown < length - 1:
         raise NotExportable(f"{_where(row)} has no routed experts of its token {unknown}, of {length}")
@@ -144,6 +147,7 @@ def _read(segment: Segment, experts_per_token: int | None) -> tuple[int, RoutedE
     if found is None:
         return None
     record = segment.call.record
+    # The answer says where it begins, or the request did; else it begins with the first token.
     start = next(
         (each for each in (_dict_start(found), *_asked(record)) if type(each) is int and each >= 0), 0
     )
@@ -152,6 +156,7 @@ def _read(segment: Segment, experts_per_token: int | None) -> tuple[int, RoutedE
     if rows < 1:
         raise _UnreadableError("begin behind its tokens")
     part = _decoded(found, rows, experts_per_token)
+    # Engines differ in whether they count the last token, from which nothing was computed.
     if part.tokens not in (rows, rows - 1):
         raise _UnreadableError(f"are of {part.tokens} tokens, where prompt and answer have {rows}")
     if len(part.values) and not 0 <= min(part.values) <= max(part.values) <= LARGEST_EXPERT:
@@ -170,9 +175,11 @@ def _asked(record: Any) -> Iterable[Any]:
 def _decoded(found: Any, rows: int, experts_per_token: int | None) -> RoutedExperts:
     if isinstance(found, list):
         return _of_lists(found)
+    # vLLM writes a NumPy file, which says its shape; SGLang writes numbers of 32 bits alone.
     if isinstance(found, str):
         data = _bytes(found)
         return _of_file(data) if data.startswith(_NPY) else _of_numbers(data, rows, experts_per_token)
+    # vLLM 0.20 had two fields, which capture keeps side by side.
     if isinstance(found, Mapping) and "prompt_routed_experts" in found:
         halves = [
             _decoded(found.get(name), rows, experts_per_token)
@@ -183,6 +190,7 @@ def _decoded(found: Any, rows: int, experts_per_token: int | None) -> RoutedExpe
         return RoutedExperts(
             halves[0].values + halves[1].values, halves[0].tokens + halves[1].tokens, *halves[0].shape
         )
+    # Dynamo and prime-rl: ``data`` in base64, with a shape and without a type, which follows from the size.
     if isinstance(found, Mapping) and isinstance(found.get("data"), str):
         shape = found.get("shape")
         data = _bytes(found["data"])
@@ -206,6 +214,7 @@ def _of_lists(found: list[Any]) -> RoutedExperts:
         even = all(len(token) == layers and all(len(layer) == top_k for layer in token) for token in found)
     except (IndexError, TypeError, OverflowError) as error:
         raise _UnreadableError("are no lists of tokens, layers and experts") from error
+    # A ragged list would be read as one of another shape.
     if not even or not layers or not top_k:
         raise _UnreadableError("have another number of layers or experts for some tokens")
     return RoutedExperts(values, len(found), layers, top_k)
@@ -213,6 +222,7 @@ def _of_lists(found: list[Any]) -> RoutedExperts:
 
 def _of_file(data: bytes) -> RoutedExperts:
     """Read NumPy's file format, versions 1 to 3: magic, version, length of the header, header, values."""
+    # Version 1 has two bytes for the length of the header, later ones four. The header is a literal of Python.
     wide = data[6:7] != b"\1"
     size = int.from_bytes(data[8 : 12 if wide else 10], "little")
     begin = (12 if wide else 10) + size
@@ -221,6 +231,7 @@ def _of_file(data: bytes) -> RoutedExperts:
         kind, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
         raise _UnreadableError("are no NumPy file") from error
+    # In Fortran order the token would be the last index, and every value would stand elsewhere.
     if fortran or not isinstance(shape, tuple):
         raise _UnreadableError("are a NumPy file in another order")
     return _shaped(data[begin:], _CODES.get(str(kind), ""), shape)
@@ -232,6 +243,7 @@ def _of_numbers(data: bytes, rows: int, experts_per_token: int | None) -> Routed
             "have no shape (SGLang's): pass experts_per_token, the model's num_experts_per_tok"
         )
     count, odd = divmod(len(data), 4 * experts_per_token)
+    # SGLang leaves the last token out, so that length is tried first; which one it is, the division tells.
     for tokens in (rows - 1, rows):
         if not odd and tokens > 0 and count and count % tokens == 0:
             return _shaped(data, "i", (tokens, count // tokens, experts_per_token))
@@ -244,6 +256,7 @@ def _shaped(data: bytes, code: str, shape: tuple[Any, ...]) -> RoutedExperts:
     found = array(code)
     if len(data) != prod(shape) * found.itemsize:
         raise _UnreadableError(f"have {len(data)} bytes, which is not their shape, {shape}")
+    # ``array`` has the byte order of the machine, which is that of the data on all that run engines and trainers.
     found.frombytes(data)
     try:
         values = array("i", found)

@@ -37,6 +37,7 @@ def to_training_trace(rows: Iterable[TrainingRow], *, temperature: float | None 
     attempts = {(row.rollout_id, row.attempt_id) for row in given}
     if len(attempts) > 1:
         raise NotExportable(f"a TrainingTrace is of one attempt, and these rows are of {len(attempts)}")
+    # Known beforehand, so that a call that an earlier row only shows is left to the row that trains it.
     trained = {_node_id(each) for row in given for each in row.segments if each.trained}
     seen: set[str] = set()
     turns: list[dict[str, Any]] = []
@@ -44,6 +45,7 @@ def to_training_trace(rows: Iterable[TrainingRow], *, temperature: float | None 
         logprobs = numbers(row)
         for segment in row.segments:
             node_id = _node_id(segment)
+            # A call in two rows is trained in one of them; its turn stands there.
             if node_id in seen or (node_id in trained and not segment.trained):
                 continue
             seen.add(node_id)
@@ -57,6 +59,7 @@ def _node_id(segment: Segment) -> str:
 
 def _turn(row: TrainingRow, segment: Segment, logprobs: Sequence[float]) -> dict[str, Any]:
     start, end = segment.start, segment.end
+    # Of a call that is context the row has 0.0; the trace has room for what the engine said.
     own = segment.choice.logprobs
     known = logprobs[start:end] if segment.trained or own is None else own[: end - start]
     return {

@@ -132,6 +132,7 @@ def to_dpo(
     alike: dict[Any, list[Conversation]] = {}
     for each in found:
         if each.reward is not None and each.group_id is not None and each.prompt:
+            # Tools are part of the prompt that a chat template makes. As text, because schemas are no keys.
             tools = json.dumps(each.tools, sort_keys=True, default=str)
             alike.setdefault((each.group_id, tuple(map(saying, each.prompt)), tools), []).append(each)
     return [
@@ -143,6 +144,7 @@ def to_dpo(
         }
         for same in alike.values()
         for better, worse in permutations(same, 2)
+        # Each two stand here both ways round; the margin keeps the one whose first is better.
         if better.reward is not None and worse.reward is not None and better.reward - worse.reward > margin
         if _answer(better) != _answer(worse)
     ]
@@ -179,6 +181,7 @@ def write_examples(examples: Sequence[dict[str, Any]], path: Path) -> None:
 
 def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Rollout | None) -> Iterable[Conversation]:
     outcome = rewards_of(analysis, policy).outcome
+    # Calls without token ids are not in the graph, so none of them counts as given up.
     nodes = (analysis.graph.nodes[index] for index in analysis.graph.given_up)
     given_up = {(node.call.span_id, node.choice.index) for node in nodes}
     said = [
@@ -191,6 +194,7 @@ def _of_attempt(analysis: Analysis, policy: RowPolicy, rollout: Rollout | None) 
     ]
     sayings = [[saying(message) for message in each] for *_, each in said]
     for (call, _, messages), own in zip(said, sayings, strict=True):
+        # Another call repeats all of it and goes on: it stands there, at its longest.
         if any(len(other) > len(own) and other[: len(own)] == own for other in sayings):
             continue
         yield Conversation(
@@ -213,6 +217,7 @@ def _is_wanted(call: Call, policy: RowPolicy) -> bool:
         or (call.record is not None and call.record.partial)
     ):
         return False
+    # Calls without usable ids have another reason than their mark, so the mark is looked at here.
     if is_marked(call.span):
         return False
     if policy.roles is not None and call.role not in policy.roles:
@@ -235,6 +240,7 @@ def _check(arguments: str) -> None:
 
 
 def _for_templates(messages: Iterable[Message], arguments: ArgumentsAs) -> list[Message]:
+    # The API has arguments as text.
     if arguments == "text":
         return list(messages)
     return [
@@ -247,10 +253,12 @@ def _for_templates(messages: Iterable[Message], arguments: ArgumentsAs) -> list[
 
 def _with_object(call: dict[str, Any]) -> dict[str, Any]:
     function = call.get("function")
+    # Clients record tool calls as they wrote them, and some of them write what is none.
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
     try:
         arguments = json.loads(function["arguments"])
+    # The model wrote no JSON: what it said stays as it is, for it is what is trained.
     except ValueError:
         return call
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call

@@ -91,6 +91,7 @@ def to_generator_output(
     for _, own in by_rollout(given):
         instance = group(own[0])
         trajectory = TrajectoryID(instance, repetitions.setdefault(instance, 0))
+        # Repetitions number the samples of one task in the order in which they come, as SkyRL does.
         repetitions[instance] += 1
         found += [(row, trajectory, row is own[-1]) for row in own]
     output = GeneratorOutput(

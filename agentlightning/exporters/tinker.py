@@ -112,11 +112,13 @@ def to_datums(
     except ImportError as error:
         raise MissingExtra("tinker", "tinker") from error
     given = exportable(rows)
+    # Advantages that are given may well be made of rewards for answers; a formula knows rollouts only.
     if callable(advantage) or isinstance(advantage, str):
         refuse_steps(given)
     found = []
     values = _advantages(given, advantage)
     for row, value, share in zip(given, values, shares(given, weights), strict=True):
+        # A formula gives unscored rollouts no advantage.
         if value is None:
             if on_unscored == "error":
                 scored(row)
@@ -125,8 +127,10 @@ def to_datums(
             model_input=tinker.ModelInput.from_ints(list(row.token_ids[:-1])),
             loss_fn_inputs=loss_inputs(row, value * share, temperature=temperature),
         )
+        # Older releases of Tinker have no provenance.
         runs = provenance(row) if with_provenance and hasattr(datum, "with_provenance") else []
         if runs:
+            # Input and targets are shifted by one: the model predicts token n + 1 at token n.
             length = len(row)
             datum = datum.with_provenance(
                 model_input=list(_spans(tinker, runs, 0, length - 1)),
@@ -196,6 +200,7 @@ def _spans(tinker: Any, runs: Sequence[Run], start: int, end: int) -> Iterator[A
     at = 0
     for run in runs:
         first, last = max(at, start), min(at + run.length, end)
+        # Runs that lie outside of the positions asked for have no span.
         if first < last:
             kind = tinker.SampledProvenanceSpan if run.sampled else tinker.PromptProvenanceSpan
             yield kind(sequence_id=run.sequence_id, offset=run.offset + first - at, length=last - first)
@@ -216,5 +221,6 @@ def _transitions(row: TrainingRow) -> Iterator[Transition]:
             ob=list(row.token_ids[: segment.start]),
             ac={"tokens": tokens, "maybe_logprobs": logprobs[segment.start : segment.end]},
             reward=0.0,
+            # The cookbook gives the reward of a trajectory once, beside it.
             episode_done=segment is trained[-1],
         )

@@ -31,6 +31,7 @@ def to_trajectory_triplets(rows: Iterable[TrainingRow]) -> list[Triplet]:
 
 def _triplet(row: TrainingRow) -> Triplet:
     messages = list(row.messages)
+    # An image without a URL, or audio, has no place in a triplet, and its row would be trained as if it had none.
     urls = image_urls(messages[:-1])
     if len(urls) != len(row.media):
         kinds = ", ".join(dict.fromkeys(each.kind for each in row.media))

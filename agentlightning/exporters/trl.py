@@ -87,6 +87,7 @@ def trace_reward(
 
     It logs the share of rollouts that train nothing, and how many rows were left out of those that fork.
     """
+    # TRL passes them by name to every reward function.
     del prompts, completions
     if log_metric is not None and trace_refused:
         refused = sum(code is not None for code in trace_refused)
@@ -103,6 +104,7 @@ def _entry(
             f"rollout {rows[0].rollout_id} has {len(rows)} rows, and TRL's GRPOTrainer takes one; use "
             "on_fork='longest', or AsyncGRPOTrainer with a TraceRolloutWorker"
         )
+    # ``max`` takes the first of equals.
     row = max(rows, key=lambda each: each.trained_tokens)
     check_tokens(row, vocabulary)
     sampled_at([row], temperature)
@@ -144,6 +146,7 @@ def check_tokens(row: TrainingRow, vocabulary: int | None = None) -> None:
     where = f"row {row.index} of rollout {row.rollout_id}"
     exportable([row])
     for token, trained, logprob in zip(row.token_ids, row.loss_mask, row.logprobs, strict=True):
+        # A boolean is an ``int``, and TRL would make a token of it.
         if type(token) is not int or not 0 <= token < limit:
             raise NotExportable(f"{where} has the token id {token!r}; the vocabulary has {vocabulary}")
         if type(trained) is not int or trained not in {0, 1}:
@@ -152,6 +155,7 @@ def check_tokens(row: TrainingRow, vocabulary: int | None = None) -> None:
             continue  # declared by RowPolicy(require_logprobs=False); TRL takes None
         if logprob is None or not math.isfinite(logprob) or logprob > 0 or logprob == SENTINEL:
             raise NotExportable(f"{where} has the log-probability {logprob!r}")
+        # Rows have 0.0 on context; another number says that mask and log-probabilities are not of one row.
         if not trained and logprob:
             raise NotExportable(f"{where} has a log-probability on a token that nobody sampled")
 

@@ -181,6 +181,7 @@ class _Graph:
             tools = [] if record is None else [_tool(each) for each in record.tools]
             for message in asked[said:]:
                 parent = self._input(parent, message, tools)
+            # The next request repeats these messages and the answer; only what comes behind them is new.
             said = len(asked) + 1 if asked else said
             parent = self._answer(parent, segment, row, at, logprobs, tools)
             if routed is not None:
@@ -191,7 +192,9 @@ class _Graph:
         self, parent: int | None, message: Mapping[str, Any], tools: list[dict[str, Any]]
     ) -> int | None:
         written = _message(message)
+        # Branches share their beginnings. The tools count at the root alone, where verifiers keeps them.
         key = (parent, saying(message), None if parent is not None else json.dumps(tools, default=str))
+        # verifiers has no such role; remembered, so that two branches count it once.
         if written is None:
             self.left_out += 1 if key not in self._found else 0
             self._found[key] = -1
@@ -209,6 +212,7 @@ class _Graph:
         logprobs: Sequence[float],
         tools: list[dict[str, Any]],
     ) -> int:
+        # A row may hold only the beginning of an answer, which then is another node.
         key = (parent, segment.span_id, segment.choice.index, segment.end)
         index = self._found.get(key)
         if index is None:
@@ -217,6 +221,7 @@ class _Graph:
             self.nodes[index]["token_ids"] = list(row.token_ids[at : segment.end])
             self.nodes[index]["mask"] = [False] * (segment.end - at)
             self.calls.append(self._call(segment, index))
+        # Context first, trained later: a shared answer is one node, and its mask is that of the row that trains it.
         if segment.trained:
             mask = [bool(trained) for trained in row.loss_mask[segment.start : segment.end]]
             own = logprobs[segment.start : segment.end]
@@ -232,16 +237,19 @@ class _Graph:
         if "routed_experts" in node and (not whole or id(node) in self._routed):
             return
         values = routed.of(start, end)
+        # The last token of a branch has no experts of its own; verifiers repeats those before it.
         if not whole:
             values += routed.of(routed.tokens - 1, routed.tokens)
         else:
             self._routed.add(id(node))
+        # As small as verifiers' own: a byte, where all numbers fit into one.
         code, kind = ("B", "uint8") if max(values) < 256 else ("H", "uint16")
         node["routed_experts"] = _numbers(array(code, values), kind, [end - start, *routed.shape])
 
     def _node(
         self, parent: int | None, message: dict[str, Any], tools: list[dict[str, Any]], *, sampled: bool
     ) -> int:
+        # verifiers reads nodes in this order: a parent stands before its children.
         self.nodes.append({"parent": parent, "message": message, "sampled": sampled})
         if parent is None and tools:
             self.nodes[-1]["tools"] = tools
@@ -251,6 +259,7 @@ class _Graph:
     def _call(self, segment: Segment, node: int) -> dict[str, Any]:
         record, span = segment.call.record, segment.call.span
         reason = segment.finish_reason
+        # Usage is of the call, which has one answer here for each of its choices.
         is_first = segment.span_id not in self._counted
         self._counted[segment.span_id] = None
         return {
@@ -281,6 +290,7 @@ def _sampling_mask(row: TrainingRow, segment: Segment, trained: Sequence[bool]) 
         if is_on
     ]
     tokens = [token for token, is_on in zip(ids, trained, strict=False) if is_on]
+    # A mask that does not allow the sampled token is not the one it was sampled under.
     for allowed, token in zip(own, tokens, strict=False):
         known = known and isinstance(allowed, list) and set(map(type, allowed)) == {int} and token in allowed
     if not known:

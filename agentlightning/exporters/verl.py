@@ -180,6 +180,7 @@ def padded_batch(
     """Return the batch of :func:`to_dataproto` without verl and without torch; same arguments, same errors."""
     given = [row for _, own in by_rollout(exportable(rows)) for row in own]
     sampled_at(given, temperature)
+    # Every row needs a group, also one that is left out below: it is part of a baseline.
     for row in given:
         group(row)
     by_steps = by_step(rewards)
@@ -191,6 +192,7 @@ def padded_batch(
         _refuse_several(given)
     else:
         refuse_steps(given)
+    # Before anything is cut or left out: the baseline of a group is made of all of its rollouts.
     values = [None] * len(given) if advantage is None else row_advantages(given, advantage)
     known = {_key(row): value for row, value in zip(given, values, strict=True)}
     is_scored = [row.reward is not None or (by_steps and has_steps(row)) for row in given]
@@ -198,6 +200,7 @@ def padded_batch(
     unscored = [
         left_out(row, UNSCORED) for row, has_reward in zip(given, is_scored, strict=True) if not has_reward
     ]
+    # Unscored rows go first: what is cut and what does not fit is told of scored ones only.
     kept, gone = cut_to(scored_rows, prompt_length=max_prompt_length, response_length=max_response_length)
     width = max_response_length
     return PaddedBatch(
@@ -295,6 +298,7 @@ def to_dataproto(
     )
     if not batch.rows:
         raise NotExportable(f"no row is left of these: {batch.left_out}")
+    # Last: whatever is wrong with the rows is said without verl as well.
     try:
         import torch
         from verl import DataProto
@@ -307,6 +311,7 @@ def to_dataproto(
         "responses": responses,
         "input_ids": torch.cat([prompts, responses], dim=1),
         "attention_mask": attention,
+        # Padding on the left has position 0, and the first token too.
         "position_ids": torch.clip(torch.cumsum(attention, dim=-1) - 1, min=0),
         "response_mask": torch.tensor(batch.response_mask),
         "rm_scores": torch.tensor(batch.rm_scores, dtype=torch.float32),
@@ -315,6 +320,7 @@ def to_dataproto(
         tensors["rollout_log_probs"] = torch.tensor(batch.rollout_log_probs, dtype=torch.float32)
     if batch.advantages is not None:
         tensors["advantages"] = torch.tensor(batch.advantages, dtype=torch.float32)
+        # verl's GRPO has no critic: returns are the advantages, in a tensor of their own.
         tensors["returns"] = tensors["advantages"].clone()
     if batch.routed_experts is not None:
         tensors["routed_experts"] = torch.from_numpy(_routing(batch, max_prompt_length, max_response_length))
@@ -343,6 +349,7 @@ def _objects(batch: PaddedBatch) -> dict[str, Any]:
     }
     found = {}
     for name, values in columns.items():
+        # An array made of a list of lists or of equal lengths would get a second dimension.
         found[name] = np.empty(len(values), dtype=object)
         found[name][:] = values
     return found
@@ -408,6 +415,7 @@ def _routing(batch: PaddedBatch, prompt_width: int, response_width: int) -> Any:
         dtype=np.int16,
     )
     for place, (row, own) in enumerate(zip(batch.rows, routed, strict=True)):
+        # Prompts are padded on the left, so the first token of the row stands here.
         start = prompt_width - row.prompt_length
         found[place, start : start + own.tokens] = _as_array(own)
     return found

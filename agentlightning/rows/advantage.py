@@ -72,6 +72,7 @@ def group_advantages(
         ValueError: There is no such formula.
     """
     formula = Formula(formula)
+    # Unscored rollouts are no failures: as 0 they would lower the baseline of their group.
     scored = [float(reward) for reward in rewards if reward is not None and math.isfinite(reward)]
     if not scored:
         return [None] * len(rewards)
@@ -117,6 +118,7 @@ def row_advantages(
                 f"rollout {row.rollout_id} has no group: enqueue it with metadata={{'group_id': …}}, the same "
                 "for all samples of one task"
             )
+        # By rollout, so that one with several rows counts once.
         groups.setdefault(row.group_id, {})[row.rollout_id, row.attempt_id] = row.reward
     for number, (group_id, reward) in enumerate(without_rows):
         groups.setdefault(group_id, {})["", str(number)] = reward

@@ -56,6 +56,7 @@ def analyse(
     found = []
     for spans in map(_numbered, attempts.values()) if rules.late else attempts.values():
         root = Tree.from_ordered(spans)
+        # Changes the tree, and the spans stay as they are: calls may be analysed twice.
         if repair_hierarchy:
             repair(root, rules)
         found.append(analyse_tree(root, rules, policy, spans))
@@ -76,6 +77,7 @@ def _numbered(spans: list[Span]) -> list[Span]:
 
 def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Sequence[Span]) -> Analysis:
     """Return the analysis of one tree, whose spans are ``spans``."""
+    # One for both: the graph compares the very ids that the verdicts have looked at.
     packing = Packing()
     calls = find_calls(root, rules, packing=packing)
     rewards = match_rewards(root, calls, policy)
@@ -93,6 +95,7 @@ def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Seq
 
 def _final_reward(rewards: Sequence[RewardMatch]) -> float | None:
     for match in reversed(rewards):
+        # A link to another rollout or attempt: that reward is not this one's outcome.
         is_of_another = match.reason is RewardReason.LINK_UNRESOLVED and is_for_rollout(match.reward.links)
         if match.reward.reason is not RewardReason.NOT_GIVEN and not is_of_another:
             return match.reward.value

@@ -195,6 +195,7 @@ def _walk(root: Tree, rules: Rules, agent: str | None, packing: Packing) -> list
             inside = in_reward or is_reward_operation(span) or is_reward_span(span)
             # The first child comes next: a reader is fast where each call continues the one before.
             pending.extend((child, agent_around, inside, below) for child in reversed(node.children))
+    # The attempt shared its context with another one: nothing tells which of them a call is of.
     if alternates:
         return [_of_nobody(call, CallReason.ALTERNATES) for call in calls]
     if doubted:
@@ -236,9 +237,11 @@ def token_fault(record: ModelCall | None, packing: Packing) -> str | None:
 def _verdict(span: Span, record: ModelCall | None, tokens: str | None, rules: Rules) -> str | None:
     if record is None:
         return tokens
+    # Before marks and tokens: of another model nobody asks why its tokens cannot be trained.
     if rules.models is not None and wanted_name(record, rules.models) is None:
         return CallReason.OTHER_MODEL.code
     if is_marked(span):
+        # A mark that is a text is its own reason.
         mark = span.attributes[_UNTRAINABLE]
         return mark if isinstance(mark, str) and mark else CallReason.MARKED.code
     if not rules.late and (span.attributes.get(_LATE) is True or is_late(span.attributes)):
@@ -248,11 +251,13 @@ def _verdict(span: Span, record: ModelCall | None, tokens: str | None, rules: Ru
         return None if without_ids and not rules.require_tokens else tokens
     sampled = [choice for choice in record.choices if choice.token_ids]
     refusals = [not_sampled(record, choice, whole=rules.whole_answers) for choice in sampled]
+    # One sampled answer is enough: the others are refused one by one, where rows are made.
     refusal = refusals[0]
     if refusal is not None and all(each is not None for each in refusals):
         return refusal.code
     if not rules.require_logprobs:
         return None
+    # Others record no log-probabilities, and asking them for some would leave out all of their calls.
     open_ = [why for why in (unproven(record, choice) for choice in sampled) if why is not None]
     if len(open_) < len(sampled) or (record.capture_source == FOREIGN and open_[0].code == NO_LOGPROBS):
         return None
@@ -307,6 +312,7 @@ def _disagreement(record: ModelCall, packing: Packing) -> str | None:
         return "malformed"
     for choice in choices:
         length, logprobs = len(choice.token_ids or ()), choice.logprobs
+        # A gap between versions would give tokens none, and ``min_version`` would let them pass.
         if choice.policy and not _tile(choice.policy, length):
             return "versions"
         if logprobs is None:
@@ -369,6 +375,7 @@ def _deduplicated(calls: Sequence[Call]) -> list[Call]:
             by_response[response_id] = [call.span_id]
             continue
         known = by_response[response_id]  # several, where the server gives them one id
+        # Servers of one id for all responses: only the same tokens or the same question are the same call.
         firsts = (kept[span_id] for span_id in known)
         first = next((each for each in firsts if not _differ(each, call)), None)
         if first is None:
@@ -379,6 +386,7 @@ def _deduplicated(calls: Sequence[Call]) -> list[Call]:
         else:
             stand_in(call, first, CallReason.DUPLICATE_RESPONSE)
     for call in calls:
+        # The nearest first. A call around a call is a wrapper that records it, unless each has a response of its own.
         for outer_id in reversed(call.around):
             outer = kept.get(outer_id)
             if call.span_id not in kept or outer is None:

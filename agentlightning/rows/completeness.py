@@ -44,6 +44,7 @@ def missing_reward(rows: RowSet, *, steps_count: bool = False) -> TraceReason | 
         return None
     if outcome.span_ids:
         return TraceReason.REWARD_UNSCORED
+    # Only rewards for answers that are trained reach a trainer.
     steps = [step for row in rows for segment in row.segments if segment.trained for step in segment.rewards]
     if any(step.value is None for step in steps):
         return TraceReason.REWARD_UNSCORED
@@ -61,6 +62,7 @@ def _disagrees(decision: Decision) -> bool:
     call = decision.call
     if call.tokens is None or not call.selected or call.record is None:
         return False
+    # A verdict that the ids agree, and a fault that was found in them afterwards.
     if call.record.token_capture == VALID:
         return call.tokens not in _NOTHING_SAMPLED
     return call.record.token_capture.startswith("invalid(") and call.tokens not in _CUT_OFF

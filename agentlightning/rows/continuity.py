@@ -132,6 +132,7 @@ def _meets_again(old: bytes, new: bytes) -> bool:
     """Whether ``new`` begins with an end of ``old`` of at least ``REALIGN`` tokens."""
     first, at = new[: REALIGN * WIDTH], -1
     while len(first) == REALIGN * WIDTH:
+        # In bytes: a search in C. What is found between two ids, at no multiple of their width, is none.
         at = old.find(first, at + 1)
         if at < 0:
             return False
@@ -191,6 +192,7 @@ def relate(prompt: Ids, call: Call, past: Sequence[PastCall]) -> Continuity:
     longest = max(alike, default=0)
     if longest == 0:
         return _START
+    # Several may agree as far: a retried prompt has as many calls before it.
     closest = [each for each, length in zip(latest_first, alike, strict=True) if length == longest]
     relations = [_relation(ids, call, each) for each in closest[:CLASSIFIED]]
     return next((relation for relation in relations if relation.kind in _MEET), relations[0])
@@ -221,11 +223,13 @@ def _cause(found: Continuity, response_at: int, past: PastCall, record: ModelCal
     said = [*map(saying, before.request_messages), saying(past.choice.message())]
     says = [saying(message) for message in record.request_messages]
     if says[: len(said)] == said:
+        # Inside of the answer it is the tokenizer that differs; before or behind it, the template.
         inside = found.position >= response_at and found.kind is Prefix.RESPONSE_REWRITTEN
         return Cause.RETOKENISATION if inside else Cause.TEMPLATE
     common = [message for message in says if message in said]
     if not common:
         return None
+    # Every conversation of an agent has the same system message: it tells nothing.
     if all(message[0] in _SYSTEM for message in common):
         return Cause.UNKNOWN
     return Cause.TRUNCATION if _is_shorter(said, says, common) else Cause.EDITED_HISTORY

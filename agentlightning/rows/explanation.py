@@ -183,6 +183,7 @@ def explain(
 def _late_calls(
     spans: Sequence[SpanLike], rules: Rules, reward_match: RewardMatchPolicy
 ) -> Iterable[CallVerdict]:
+    # By themselves: beside the others they could change what is told of those.
     late = [span for span in spans if is_late(span.attributes or {})]
     for analysis in analyse(late, replace(rules, late=True), reward_match, repair_hierarchy=False):
         for call in analysis.calls:
@@ -245,6 +246,7 @@ def _decided_calls(analyses: Sequence[Analysis], rows: RowSet) -> Iterable[CallV
 def _decided(call: Call, decisions: Sequence[Decision], attempt_id: str, reward: float | None) -> CallVerdict:
     trained = [each for each in decisions if each.use is Use.TRAIN]
     left_out = [each for each in decisions if each.code is not None]
+    # A call that trains some of its choices is a trained one; what the others lack stands in ``left_out``.
     first = None if trained else left_out[0]
     numbers = {each.choice for each in trained}
     choices = () if call.record is None else call.record.choices
@@ -273,6 +275,7 @@ def _why_no_rows(analyses: Sequence[Analysis], rows: RowSet) -> Iterable[Code]:
     selected = [each for each in rows.decisions if each.call.record is not None and each.call.selected]
     if not selected:
         return _codes(_of_calls(analyses, ()))
+    # One cause for all of them is the answer; of several, each call is named with its own.
     causes = {_decision_cause(each): each for each in selected}
     if len(causes) > 1:
         return _codes([TraceReason.NO_TRAINABLE_CALLS])
@@ -297,6 +300,7 @@ def _of_rows_rewards(rows: RowSet) -> Iterable[TraceReason]:
 
 def _row_reward(match: RewardMatch, analysis: Analysis, policy: RowPolicy, rows: RowSet) -> RewardVerdict:
     """Return what a reward is for: without a link it is for the rollout, unless the policy deals it out by time."""
+    # Rows look at links to the rollout, too, which matching takes for no call's.
     for unknown in rows.unknown_rewards:
         if unknown.span is match.span:
             return _reward(unknown, analysis)

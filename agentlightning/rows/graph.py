@@ -138,6 +138,7 @@ def build_graph(
     packing = packing or Packing()
     nodes = _nodes(calls, packing)
     left = [node for node in nodes if node.call.tokens == _LEFT]
+    # What the agent left and did not go on with is no answer, and must not be the parent of one.
     if left:
         taken = _taken(left, nodes, calls, rewarded)
         dropped = {id(node.call) for node in left if node.index not in taken}
@@ -208,6 +209,7 @@ def _parents(calls: Sequence[Call], beginnings: Sequence[Sequence[int]]) -> list
     parents: list[int | None] = []
     claimed: set[int] = set()
     for index, same in enumerate(beginnings):
+        # Claimed once for the call, not once for each of its choices.
         if index and calls[index] is calls[index - 1]:  # one prompt for all choices of a call
             parents.append(parents[-1])
             continue
@@ -236,8 +238,10 @@ def _longest_beginnings(
     for prompt, index in sorted(zip(prompts, range(len(prompts)), strict=True)):
         while around and not prompt.startswith(around[-1][0]):
             around.pop()
+        # From the longest beginning down; an answer of any length may follow each of them.
         best = 0
         for beginning, answers in reversed(around):
+            # Not even the longest answer would reach as far.
             if len(beginning) + longest < best:  # nor are those below long enough
                 break
             for length, said in answers.items():
@@ -282,8 +286,10 @@ def _given_up(
         ends = [node for node in same if node.index not in goes_on]
         if not ends:
             continue
+        # No tokens continue any of them: the text of later messages is the weaker evidence, and is asked only then.
         if len(ends) == len(same):
             goes_on |= later.went_on_with(same)
+        # One is the agent's, so the others that end here are not.
         if any(node.index in goes_on for node in same):
             found.update({node.index: CallReason.ABANDONED for node in ends if node.index not in goes_on})
         else:
@@ -306,6 +312,7 @@ def _asked_in_another_run(
     """Yield the half answers to prompts that another run of an agent, which has a span of its own, asked for whole."""
     broken = [node for node in nodes if _is_broken_off(node) and node.index not in decided]
     whole: dict[tuple[Ids, tuple[Media, ...]], set[str | None]] = {}
+    # In most attempts nothing broke off, and no prompt is looked at.
     for node in nodes if broken else ():
         if not _is_broken_off(node):
             whole.setdefault((node.prompt, node.media), set()).add(node.call.agent_span)

@@ -102,6 +102,7 @@ def match_rewards(root: Tree, calls: Sequence[Call], policy: RewardMatchPolicy) 
 def _rewards(nodes: Iterable[Tree], parents: Mapping[str, str]) -> list[_Given]:
     read = [(node, read_reward(node.span)) for node in nodes]
     found = [_Given(node.span, reward, parents.get(node.id)) for node, reward in read if reward is not None]
+    # The store's numbers stand as rewards came, also where a clock went back; all have one, or none counts.
     if any(sequence_of(each.span) is None for each in found):  # of a file, say: there is only the clock
         return sorted(found, key=lambda each: order_key(each.span))
     return sorted(found, key=lambda each: (sequence_of(each.span), order_key(each.span)))
@@ -147,6 +148,7 @@ def _linked(
             choice, tokens = place
             target = (call_id, choice, tokens)
             match = replace(match, call=call_id, choice=choice, by=MatchedBy.LINK, tokens=tokens)
+            # The last reward for a target stands; the one before it says why it does not count.
             if target in holder:
                 earlier = holder[target]
                 matches[earlier] = replace(matches[earlier], call=None, by=None, reason=RewardReason.REPLACED)
@@ -224,6 +226,7 @@ def _by_time(
     siblings = policy is RewardMatchPolicy.FIRST_SIBLING
     matches: dict[int, RewardMatch] = {}
     for each in given:
+        # From the latest call back; a call has one reward, so it leaves the list.
         for index in reversed(range(len(free))):
             call = free[index].span
             if siblings and parents.get(call.span_id) != each.parent:
@@ -250,6 +253,7 @@ def _give_outcome(
     given: Sequence[_Given], matches: dict[int, RewardMatch], taking_part: Sequence[Call]
 ) -> None:
     rows = [call.span_id for call in taking_part if call.reason is None]
+    # Only where no call that gives a row has one: else that reward is the better word.
     if not rows or any(match.call in rows for match in matches.values()):
         return
     unlinked = [each for each in given if _deals(each)]

@@ -76,6 +76,7 @@ def _hash(part: Mapping[str, Any]) -> str:
     if isinstance(url, str) and url.startswith("data:"):
         data = url.partition(",")[2]
     content = _decoded(data) if isinstance(data, str) else None
+    # A URL that was not fetched is known by its name; a part of an unknown kind by all that it says.
     if content is None:
         content = url.encode("utf-8", "surrogatepass") if isinstance(url, str) else _canonical(part)
     return hashlib.sha256(content).hexdigest()

@@ -28,6 +28,7 @@ def wanted_name(record: ModelCall, wanted: Collection[str]) -> str | None:
     A wanted name may have a provider before it (``hosted_vllm/policy``), which clients take off before they send it.
     """
     names = [name for name in (record.response_model, record.request_model) if name]
+    # The server's own name before the request's: a proxy may answer for another model than was asked for.
     exact = (name for name in names if name in wanted)
     prefixed = (each for each in wanted for name in names if each.endswith(f"/{name}"))
     return next(exact, None) or next(prefixed, None)

@@ -107,8 +107,10 @@ def _outcome(matches: Sequence[RewardMatch], policy: RowPolicy) -> Outcome:
     if weights is not None:
         parts = [(weight, dimensions.get(name)) for name, weight in weights.items()]
         known = [weight * part for weight, part in parts if part is not None]
+        # A missing dimension makes the sum unknown; without it, it would be another reward.
         total = sum(known) if len(known) == len(parts) else math.nan
         value = total if math.isfinite(total) else None
         return Outcome(value, dimensions, None, span_ids)
+    # Of the last reward: dimensions are collected from all, and the latest word says which one counts.
     primary = policy.primary_reward or given[-1].reward.dimensions[0][0]
     return Outcome(dimensions.get(primary), dimensions, primary, span_ids)

@@ -94,6 +94,7 @@ class RowPolicy:
             raise ValueError("reward_weights is empty: name at least one dimension, or leave it out")
         if self.model is not None and not self.models():
             raise ValueError("model is empty: name at least one, or leave it out")
+        # Compiles the expressions, so that a wrong one is said here and not at the first attempt.
         self.rules()
 
     def models(self) -> frozenset[str] | None:
@@ -210,6 +211,7 @@ def _stale(node: Node, oldest: int | None) -> tuple[str, str] | None:
     if not versions and node.call.record is not None and node.call.record.answer_versions:
         said = ", ".join(node.call.record.answer_versions)
         return CallReason.VERSION_UNKNOWN.code, f"{said} for the answer as a whole"
+    # Names of versions have no order, so no answer with one is known to be new enough.
     numbers = [number for number in map(version_number, versions) if number is not None]
     if not versions or len(numbers) < len(versions):
         return CallReason.VERSION_UNKNOWN.code, ", ".join(versions)

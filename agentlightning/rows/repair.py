@@ -26,6 +26,7 @@ def repair(root: Tree, rules: Rules) -> None:
     if root.id == VIRTUAL_ROOT:  # rewards from outside and hand-backs stand beside the trace
         traces = [child for child in root.children if child.children or not _is_note(child)]
         branching = traces[0] if len(traces) == 1 else root
+    # Down to the first span that has several children: above it there is nothing to choose from.
     while len(branching.children) == 1:
         branching = branching.children[0]
     agents = [node for node in branching.walk() if node is not branching and agent_name_of(node.span)]
@@ -43,6 +44,7 @@ def _is_note(node: Tree) -> bool:
 
 
 def _home(call: Tree, agents: Sequence[Tree]) -> Tree | None:
+    # A call that names its agent, or lacks a time, is left where it is.
     own = _interval(call)
     if own is None or agent_name_of(call.span):
         return None
@@ -52,6 +54,7 @@ def _home(call: Tree, agents: Sequence[Tree]) -> Tree | None:
         interval = _interval(agent)
         if interval is not None and agent.id not in inside and _encloses(interval, own) and interval != own:
             around.append((interval, agent))
+    # The tightest first. Where two only overlap, either may have made the call.
     around.sort(key=lambda each: each[0][1] - each[0][0])
     nested = all(_encloses(outer, inner) and outer != inner for (inner, _), (outer, _) in pairwise(around))
     return around[0][1] if around and nested else None

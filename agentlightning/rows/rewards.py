@@ -226,6 +226,7 @@ def _dimensions(span: SpanLike, attributes: Mapping[str, Any], name: str | None)
         listed = _listed(span)
         if listed:
             return listed
+    # AgentOps keeps what a decorated function returned as JSON text.
     for key in _OUTPUTS:
         output = _mapping(attributes.get(key))
         if output.get("type") == "reward":

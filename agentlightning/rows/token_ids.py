@@ -29,6 +29,7 @@ def pack(ids: tuple[Any, ...] | list[Any]) -> bytes:
     """
     data = marshal.dumps(ids, _FORMAT)[_HEAD:]
     length = len(ids)
+    # Longer numbers change the length, other types of this width the letter.
     if len(data) != length * WIDTH or data[::WIDTH] != b"i" * length:
         raise ValueError("not all are integers of 32 bits")
     if not data[4::WIDTH].isascii():  # the highest bit, which is set in numbers below 0

@@ -311,6 +311,7 @@ class _Builder:
             if why is not None:
                 self._untrained[node.index] = why
         several = self._several_models()
+        # Nobody has said which model is trained, and guessing would train one on the other's answers.
         for node in self._graph.nodes if several is not None else ():
             self._untrained.setdefault(node.index, (CallReason.SEVERAL_MODELS.code, several or ""))
         self._done: set[int] = set()
@@ -341,6 +342,7 @@ class _Builder:
 
     def _row(self, leaf: int, index: int) -> TrainingRow | None:
         path = list(self._graph.path(leaf))
+        # An answer that several paths share is trained in the first of them, and is context in the others.
         new = [node.index for node in path if self._is_new(node.index)]
         while path and path[-1].index not in new:  # context behind the last trained token is of no use
             path.pop()
@@ -349,11 +351,14 @@ class _Builder:
         prompt_length, length = path[0].start, path[-1].end
         end = min(length, self._policy.max_tokens or length)
         refusal = self._refusal(prompt_length, length)
+        # Kept beside ``_untrained``: a shared answer may still be trained in a row that is short enough.
         self._refused.update({at: refusal for at in new if refusal is not None})
         inside = [node for node in path if node.start < end]
+        # The cut may have left none of them.
         trained = [node for node in inside if node.index in new]
         if refusal is not None or not trained:
             return None
+        # What stands behind the last trained answer is in no row because of this one.
         inside = [node for node in inside if node.start < trained[-1].end]
         for node in inside:
             self._rows_of.setdefault(node.index, []).append(index)
@@ -389,6 +394,7 @@ class _Builder:
             segment = Segment(
                 node.start, min(node.end, end), trained, node.call, node.choice, self._steps(node)
             )
+            # Forced tokens were not sampled: context, though they stand inside of an answer.
             for at in segment.forced if trained else ():
                 mask[at], logprobs[at] = 0, 0.0
             segments.append(segment)

@@ -60,6 +60,7 @@ def transitions(analysis: Analysis) -> tuple[Row, ...]:
                 final_reward=analysis.final_reward,
             )
             rows.append(Row(call, choice, match, triplet))
+        # Only calls that give rows are numbered, so that ``call`` has no gaps.
         order += bool(choices)
     return tuple(rows)
 
@@ -69,6 +70,7 @@ def _triplet(call: Call, choice: Choice, match: RewardMatch | None) -> Triplet:
     assert record is not None  # only calls with a record have choices
     asked, answered = _content(record, choice, span)
     trusted = record.token_capture == VALID  # else this is a row of text
+    # Numbers that a trainer would not recompute are left out, and the reason stands in the metadata.
     why = call.unproven(choice)
     logprobs = choice.logprobs if trusted and why is None else None
     values: dict[str, Any] = {
@@ -178,6 +180,7 @@ def _messages(content: Any) -> list[Any]:
 
 def _urls(message: Any) -> Iterable[str]:
     parts = message.get("content") if isinstance(message, Mapping) else None
+    # 0.3's instrumentation writes a list of parts as JSON text.
     if isinstance(parts, str) and parts.lstrip().startswith("["):
         try:
             parts = json.loads(parts)

@@ -99,6 +99,7 @@ class Tree:
         Raises:
             ValueError: There is no span.
         """
+        # A span that came twice, such as from two files, is one node: the first stands.
         nodes: dict[str, Self] = {}
         for span in spans:
             nodes.setdefault(span.span_id, cls(span.span_id, span))
@@ -149,6 +150,7 @@ def _link(cls: type[Any], nodes: dict[str, Any]) -> list[Any]:
             nodes[parent_id].children.append(node)
         else:
             missing.setdefault(parent_id, []).append(node)
+    # Spans whose parent is missing stay together: it may be a span that was not stored yet.
     roots += [cls(id_, _virtual(id_, None, children), children) for id_, children in missing.items()]
     return roots + _opened_circles(nodes, roots)
 
@@ -163,6 +165,7 @@ def _opened_circles(nodes: dict[str, Any], roots: list[Any]) -> list[Any]:
         pending += node.children
     opened = []
     for node in nodes.values():
+        # Only spans in a circle are reached from no root.
         if node.id not in reached:
             nodes[node.span.parent_id].children.remove(node)
             opened.append(node)

@@ -68,6 +68,7 @@ def write_back_spans(
         MisalignedWriteBack: Tokens differ from those of the row, a list has another length, the mask trains a token
             that the row does not, or a number for a trained token is not finite.
     """
+    # Trainers pad, cut and join; equal ids prove that the numbers are for these tokens.
     if tuple(token_ids) != row.token_ids:
         raise MisalignedWriteBack(_where(row, token_ids))
     kept = _mask(row, mask)
@@ -118,6 +119,7 @@ def _numbers(row: TrainingRow, name: str, given: PerToken, mask: Sequence[int]) 
     if len(listed) != len(row):
         raise MisalignedWriteBack(f"{name} has {len(listed)} entries for {len(row)} tokens")
     for place, (value, trained) in enumerate(zip(listed, mask, strict=True)):
+        # On context trainers leave what they like, NaN as well.
         if trained and (value is None or not math.isfinite(value)):
             raise MisalignedWriteBack(f"{name} is {value} for the trained token at {place}")
     return tuple(
@@ -144,6 +146,7 @@ def _span(
     }
     names = {"advantages": WriteBackAttributes.ADVANTAGES, "logprobs": WriteBackAttributes.LOGPROBS}
     attributes |= {names[name].value: list(values[start:end]) for name, values in numbers.items()}
+    # The ids follow from what is handed back, so that a store takes it once, however often it comes.
     key = "\n".join((run_id, str(step), row.attempt_id, segment.span_id, str(segment.choice.index)))
     digest = hashlib.blake2b(key.encode(), digest_size=24).hexdigest()
     return Span.from_attributes(

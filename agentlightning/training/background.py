@@ -35,8 +35,10 @@ class BackgroundTask:
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run ``work`` in a new thread, and return when its event loop runs: from then on it can be stopped."""
         ready = threading.Event()
+        # A daemon: an interpreter that ends must not wait for an agent that hangs.
         self._thread = threading.Thread(target=self._run, args=(work, ready), name=self._name, daemon=True)
         self._thread.start()
+        # Without this ``stop`` could come before there is a task to cancel, and would wait for ever.
         ready.wait()
 
     def stop(self) -> None:
@@ -53,6 +55,7 @@ class BackgroundTask:
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]], ready: threading.Event) -> None:
         async def main() -> None:
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+            # After both are set: whoever waits reads them from another thread.
             ready.set()
             await work()
 
@@ -63,6 +66,7 @@ class BackgroundTask:
         except BaseException as error:  # noqa: BLE001 - whoever started it asks for the error
             self.error = error
         finally:
+            # Behind ``error``: whoever sees ``ended`` reads the error next.
             self.ended = True
             ready.set()
 
@@ -84,6 +88,7 @@ class BackgroundLoop:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
+        # An interrupt reaches the waiting thread only; the coroutine would run on unseen.
         except BaseException:
             future.cancel()
             raise
@@ -93,6 +98,7 @@ class BackgroundLoop:
         loop, thread, self._loop = self._loop, self._thread, None
         if loop is None or thread is None:
             return
+        # As ``asyncio.run`` ends: generators first, for they may use the executor in their ``finally``.
         asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result()
         asyncio.run_coroutine_threadsafe(loop.shutdown_default_executor(), loop).result()
         loop.call_soon_threadsafe(loop.stop)

@@ -60,11 +60,13 @@ async def add_reward(
         name=AGL_ANNOTATION,
     )
     if target:
+        # The rows say what a link means; asking them keeps that in one place.
         spans = await store.query_spans(rollout_id, attempt.attempt_id)
         lost = {match.span.span_id for match in build_rows([*spans, span]).unknown_rewards}
         if span.span_id in lost:
             raise RewardTargetNotFound(", ".join(f"{value}" for value in target.values()))
     stored = await store.add_span(span)
+    # The attempt may have been sealed between the look above and the write: the place of the span tells.
     after = await _attempt(store, rollout_id, attempt.attempt_id)
     if stored is not None and after.seal is not None and stored.sequence_id > after.seal.sequence_id:
         raise AlreadySealed(f"attempt {attempt.attempt_id} was sealed meanwhile; its reward came too late")

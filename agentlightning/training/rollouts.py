@@ -78,11 +78,13 @@ class Player:
             ):
                 async with asyncio.timeout(self.timeout):
                     earned = await self._run(job.prompt)
+                # Inside of the context, so that the reward is one of its spans.
                 if isinstance(earned, Real):
                     emit_reward(float(earned))
             status = "succeeded"
         except Exception as error:  # noqa: BLE001 - a failed rollout is data, and its siblings go on
             return _failed(rollout, attempt, error)
+        # Also for a cancelled rollout, which else would stay open until a watchdog finds it.
         finally:
             await self.store.update_attempt(rollout_id, attempt.attempt_id, status=status)  # type: ignore[arg-type]
         batch = await wait_sealed(
@@ -94,6 +96,7 @@ class Player:
         agent = self.run_agent
         if inspect.iscoroutinefunction(agent) or inspect.iscoroutinefunction(type(agent).__call__):
             return await agent(prompt)
+        # A plain function may return a coroutine, such as a ``functools.partial`` of one.
         found = await asyncio.to_thread(agent, prompt)
         return await found if inspect.isawaitable(found) else found
 
@@ -103,6 +106,7 @@ class Player:
         running: set[asyncio.Task[Played]] = set()
         try:
             while True:
+                # Taken from the iterator only as there is room: prompts may have no end.
                 while len(running) < concurrency and (job := next(waiting, None)) is not None:
                     running.add(asyncio.create_task(self.play(job)))
                 if not running:
@@ -111,6 +115,7 @@ class Player:
                 for task in done:
                     yield task.result()
         finally:
+            # The consumer has left. Agents that are cancelled mark their attempts as failed, so their end is awaited.
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)

@@ -143,6 +143,7 @@ def _as_sealed(
     resources: NamedResources | None,
 ) -> SealedAttempt | RefusedAttempt:
     assert attempt.seal is not None
+    # Spans that were stored after the seal are no part of what it covers.
     covered = tuple(span for span in spans if span.sequence_id <= attempt.seal.sequence_id)
     if len(covered) != attempt.seal.spans:
         return RefusedAttempt(rollout, attempt, (explained(TraceReason.CHANGED_AFTER_SEAL.code),))
@@ -165,6 +166,7 @@ async def _settled(
         over = asyncio.get_running_loop().time() >= deadline
         settled = await _is_settled(store, rollout.rollout_id)  # before it is read: what is read then is all
         found = await seal(store, rollout.rollout_id, policy=policy, reward=reward)
+        # Refused and not settled: what is missing may still be under way.
         if isinstance(found, SealedAttempt) or over or settled:
             return found if await _is_latest(store, found) else None
         await asyncio.sleep(_LOOK_SECONDS)

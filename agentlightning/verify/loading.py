@@ -23,6 +23,7 @@ def load(folder: Path) -> Any:
     Raises:
         NotVerifiable: There is no such model in it.
     """
+    # transformers would take a name that is no folder for a repository of its hub, and complain of the network.
     if not (folder / "config.json").is_file():
         raise NotVerifiable(
             f"there is no config.json in {folder}, so it is no folder of a Hugging Face model"

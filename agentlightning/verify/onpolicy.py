@@ -162,6 +162,7 @@ def verify_onpolicy(
         raise NotVerifiable(
             "there is no row to verify; agl rows ROLLOUT --why says why an attempt gives none"
         )
+    # Before the model is asked: an unknown id is an index error deep inside of it, on a GPU an abort of the process.
     scorer = Scorer(model, batch_size, device)
     _check_vocabulary(readings, scorer.vocabulary)
     with scorer.quiet():
@@ -196,6 +197,7 @@ class _Reading:
             if not places:
                 continue
             answers.append(tuple(places))
+            # No value here is ``None``: such places were left out above.
             old.append(tuple(float(row.logprobs[at] or 0.0) for at in places))
             versions.append(_versions(segment, places))
             spans.append(segment.span_id)
@@ -254,6 +256,7 @@ def _judged(
     """Compare all rows; ask the model again for those that the numbers alone do not explain."""
     from .search import search
 
+    # Rows without recorded values are not asked for: they cost a forward pass and tell nothing.
     asked = [number for number, reading in enumerate(readings) if reading.old]
     scores = dict(
         zip(asked, scorer.score([readings[number].tokens.request() for number in asked]), strict=True)
@@ -263,7 +266,9 @@ def _judged(
         now, at_one = scores.get(number, ((), ()))
         compared.append(reading.compared(now))
         causes[number] = reading.raw(at_one)
+    # All rows at once, because values may have been exchanged among them.
     findings = judge(compared, tolerance, causes, version)
+    # The model is asked again only where that may give a better verdict: each cause costs forward passes.
     unclear = [
         number for number in asked if findings[number].verdict in _REPLACEABLE and not findings[number].sure
     ]
@@ -305,6 +310,7 @@ def _verification(
 def _agreement_as_json(found: Agreement) -> dict[str, Any]:
     largest = found.largest
     return {
+        # ``asdict`` would copy the difference without its size, which is a property.
         **{name: value for name, value in asdict(replace(found, largest=None)).items() if name != "largest"},
         "largest": None if largest is None else {**asdict(largest), "size": largest.size},
     }

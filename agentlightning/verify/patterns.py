@@ -93,6 +93,7 @@ def judge(
     proven: set[str | None] = set()
     for row in rows:
         if not any(answer.differing(tolerance) for answer in row.answers):
+            # Versions of answers that agree: the weights that are compared with are surely theirs.
             proven.update(*(answer.versions for answer in row.answers))
     given = explanations or {}
     return [
@@ -105,11 +106,13 @@ def overall(findings: Sequence[Judgement]) -> Judgement:
     """Return the verdict on all rows: exact if each is, else the cause of most rows that are not."""
     found = Counter(finding.verdict for finding in findings)
     weights = found.copy()
+    # The search for a missing token is bounded, so rows that it did not reach count with those in which it found one.
     if found[Verdict.DROPPED_TOKEN]:  # it is looked for in some of the rows that break off
         weights[Verdict.DROPPED_TOKEN] += found[Verdict.BREAKS_OFF]
     if not set(found) - {Verdict.EXACT}:
         return Judgement(Verdict.EXACT)
     causes = [verdict for verdict in Verdict if found[verdict] and verdict is not Verdict.EXACT]
+    # What says nothing of a cause stands first only where nothing else was found.
     vague = (Verdict.NO_LOGPROBS, Verdict.UNKNOWN)
     first = max(causes, key=lambda verdict: (verdict not in vague, weights[verdict]))  # of equals, the first
     parts = [f"{first.code} in {found[first]} of {len(findings)} rows"]
@@ -149,6 +152,7 @@ def _judged(
     for each in fitting:
         if each.verdict is Verdict.RAW_LOGPROBS:
             return Judgement(each.verdict, each.detail)
+    # What the two lists alone show goes before causes that the model was asked for, which choose among many values.
     for by in (1, -1):
         if _is_shifted(row, by, tolerance):
             return Judgement(
@@ -179,6 +183,7 @@ def _is_shifted(row: ComparedRow, by: int, tolerance: float) -> bool:
         places = range(max(0, -by), len(answer.old) - max(0, by))
         if any(not distance(answer.old[at], answer.new[at + by]) <= tolerance for at in places):
             return False
+        # The value at the end has no neighbour, so that it neither confirms the shift nor speaks against it.
         explained += sum(at in places for at in differing)
     return explained >= MIN_EXPLAINED
 
@@ -188,6 +193,7 @@ class _AnswerIndex:
 
     def __init__(self, rows: Sequence[ComparedRow], tolerance: float) -> None:
         self._tolerance = tolerance
+        # Twice the tolerance: two values within it are in one cell or in neighbouring ones, which ``owner`` looks at.
         self._width = max(2 * tolerance, 1e-12)
         self._found: dict[tuple[int, int], list[tuple[int, Values]]] = {}
         for at, row in enumerate(rows):
@@ -221,6 +227,7 @@ def _owners(row: ComparedRow, elsewhere: _AnswerIndex, tolerance: float) -> set[
         if not differing:
             continue
         owner = elsewhere.owner(answer.old)
+        # One answer that is nobody's speaks against an exchange: a cause explains all or nothing.
         if owner is None:
             return set()
         owners.add(owner)
@@ -247,6 +254,7 @@ def _tokens(row: ComparedRow, tolerance: float) -> list[_Token]:
         versions = answer.versions or (None,) * len(answer.old)
         for at, (old, new, version) in enumerate(zip(answer.old, answer.new, versions, strict=True)):
             size = distance(old, new)
+            # A token that is certain on both sides is certain in most contexts, and would make every share look small.
             if not (abs(old) <= tolerance and abs(new) <= tolerance):
                 found.append(_Token(not size <= tolerance, size, version, at == 0))
     return found
@@ -260,6 +268,7 @@ def _pattern(
     version: str | None,
 ) -> Judgement:
     tokens = _tokens(row, tolerance)
+    # Versions are the only evidence that needs no number of tokens: they are looked at first.
     by_version = _stale(tokens, version)
     if by_version is not None:
         return by_version
@@ -267,10 +276,12 @@ def _pattern(
     told = f"{differing} of {len(tokens)} tokens that can tell differ"
     if differing < MIN_EXPLAINED:
         return Judgement(Verdict.UNKNOWN, told)
+    # Small everywhere: precision. Small in some places: whatever it is, its trace is too faint to name it.
     if max(token.size for token in tokens) <= CLOSE:
         return Judgement(Verdict.CLOSE if share >= ALL_OVER_SHARE else Verdict.UNKNOWN, told)
     first = next(at for at, token in enumerate(tokens) if token.differs)
     after = tokens[first:]
+    # Good from the beginning up to one place and bad from there on: something is missing or added at that place.
     if first >= MIN_EXPLAINED and differing >= ALL_OVER_SHARE * len(after):
         where = f"the first {first} of {len(tokens)} tokens fit"
         if tokens[first].begins:
@@ -279,6 +290,7 @@ def _pattern(
     if share < ALL_OVER_SHARE:
         return Judgement(Verdict.UNKNOWN, told)
     versions = {token.version for token in tokens}
+    # The weights are known to fit, so that it is the context that does not.
     if None not in versions and versions <= proven:
         return Judgement(Verdict.WRONG_TEMPLATE, f"{told}, and other rows of the same weights fit")
     return Judgement(Verdict.STALE_WEIGHTS, told)
@@ -288,6 +300,7 @@ def _stale(tokens: Sequence[_Token], version: str | None) -> Judgement | None:
     """Return the finding where versions alone tell which tokens differ and which do not."""
     bad = {token.version for token in tokens if token.differs}
     good = {token.version for token in tokens if not token.differs}
+    # A version on both sides, or a token without one, and versions decide nothing.
     if None in bad or None in good or bad & good:
         return None
     if version is not None and version not in bad:

@@ -62,6 +62,7 @@ class Scorer:
         self._device = device if device is not None or weights is None else weights.device
         self.dtype = "unknown" if weights is None else str(weights.dtype).removeprefix("torch.")
         """What the model calculates in."""
+        # What a model takes differs by class and release; a keyword that it does not know would raise.
         known = inspect.signature(model.forward if self._is_module else model).parameters
         open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
         self._takes_mask = "attention_mask" in known or (self._is_module and open_ended)
@@ -94,6 +95,7 @@ class Scorer:
             with torch.no_grad():
                 yield
         finally:
+            # Each by itself: ``model.train()`` would switch on parts that were off.
             for module in training:
                 module.training = True
 
@@ -104,6 +106,7 @@ class Scorer:
             NotVerifiable: The model does not know a token, or returns something else than logits of each position.
         """
         found: list[list[tuple[float, ...]]] = [[] for _ in requests]
+        # Rows of one length together have little padding. The longest first: memory runs out at once, or not at all.
         by_length = sorted(range(len(requests)), key=lambda at: -len(requests[at].ids))
         while by_length:
             size = self._rows_of(len(requests[by_length[0]].ids))
@@ -120,6 +123,7 @@ class Scorer:
 
     def likeliest(self, ids: tuple[int, ...], count: int) -> list[int]:
         """Return the tokens that are likeliest to follow ``ids``, the likeliest first."""
+        # The token 0 only makes room: the logits of its place are those of what follows ``ids``.
         request = ScoreRequest((*ids, 0), (len(ids),), ())
         (logits,) = self.logits([request])
         found: list[int] = logits[0].topk(min(count, logits.shape[1])).indices.tolist()
@@ -160,12 +164,14 @@ class Scorer:
         ids = torch.tensor([prefix], device=self._device)
         found = self._model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
         cache = getattr(found, self._cache, None)
+        # Caches of older transformers, or of models that keep a state, cannot be repeated for several tails.
         if not hasattr(cache, "batch_repeat_interleave"):
             return None, None
         return cache, found.logits[:, -1:]
 
     def _continued(self, cache: Any, last: Any, tails: Sequence[tuple[int, ...]], length: int) -> Any:
         """Return logits ``[tails, tail, vocabulary]`` that the tokens of tails were drawn from."""
+        # The model appends to the cache that it is given, and the prefix is used again.
         own = copy.deepcopy(cache)
         own.batch_repeat_interleave(len(tails))
         ids = torch.tensor(tails, device=self._device)
@@ -217,6 +223,7 @@ def _log_probabilities(logits: Any, targets: Any, temperatures: Sequence[float])
             "this is another model than the one that sampled"
         )
     found: list[float] = []
+    # In parts: the softmax of all positions at once would take as much memory as the logits.
     for start in range(0, len(targets), SOFTMAX_POSITIONS):
         part = logits[start : start + SOFTMAX_POSITIONS].float()
         scale = torch.tensor(

@@ -75,6 +75,7 @@ def search(
 ) -> dict[int, list[Explanation]]:
     """Return row → causes that explain it, for as many of the rows in ``searched`` as can be explained so."""
     found: dict[int, list[Explanation]] = {}
+    # The cheapest first; what one explains is not looked at by the next.
     for causes in (_beginnings, _temperatures, _missing_tokens):
         left = {at: row_tokens for at, row_tokens in searched.items() if at not in found}
         for at, cause in causes(left, rows, scorer, tolerance):
@@ -94,6 +95,7 @@ def _beginnings(
     searched: Mapping[int, RowTokens], rows: Sequence[ComparedRow], scorer: Scorer, tolerance: float
 ) -> Iterable[Cause]:
     """Try rows with the model's first token in front, or without it."""
+    # All searches have one signature.
     del rows, tolerance
     first = scorer.first_token
     if first is None or not searched:
@@ -150,6 +152,7 @@ def _solved_temperature(
         for at in answer.differing(tolerance):
             old.append(answer.old[at])
             positions.append(where[at])
+    # A few tokens determine a temperature; whether it explains the row is decided on all of them.
     old, positions = old[:MAX_FITTED_TOKENS], positions[:MAX_FITTED_TOKENS]
     if not positions or not all(map(math.isfinite, old)):
         return None
@@ -158,6 +161,7 @@ def _solved_temperature(
         :, None
     ]
     wanted = torch.tensor(old, dtype=torch.float64, device=logits.device)
+    # The minimum is narrower than float32 resolves.
     logits = logits.double()
 
     def off(temperature: float) -> float:
@@ -165,6 +169,7 @@ def _solved_temperature(
         return float((values - wanted).abs().max())
 
     best = _minimum(off)
+    # People write short numbers: the shortest that fits is the one that was set.
     rounded = (float(f"{best:.{digits}g}") for digits in range(1, 8))
     return next(
         (each for each in rounded if off(each) <= tolerance / 2), best if off(best) <= tolerance else None
@@ -179,6 +184,7 @@ def _minimum(cost: Callable[[float], float]) -> float:
     share = (math.sqrt(5) - 1) / 2
     left, right = high - share * (high - low), low + share * (high - low)
     at_left, at_right = cost(left), cost(right)
+    # Each step leaves 0.618 of the interval: forty leave 4e-9 of it.
     for _ in range(40):
         if at_left < at_right:
             high, right, at_right = right, left, at_left
@@ -219,6 +225,7 @@ def _missing_tokens_in(
     number, inside = _first_difference(row, tolerance)
     start = row_tokens.answers[number][inside]
     spots = [start]
+    # A token that is missing between two answers may be the last of the first one.
     if inside == 0 and number > 0:
         spots.append(row_tokens.answers[number - 1][-1] + 1)  # the end of the answer before
     for spot in spots:

@@ -61,6 +61,7 @@ def agreement(differences: Iterable[Difference], tolerance: float, missing: int 
     found = list(differences)
     if not found:
         return Agreement(missing=missing)
+    # Infinities stay: a sampled token that the model thinks impossible must be seen in every mean.
     logs = [each.new - each.old for each in found]
     ratios = [ratio(log) for log in logs]
     return Agreement(

@@ -39,6 +39,7 @@ class Groups:
     def add(self, group_id: str, rows: Sequence[TrainingRow]) -> Group:
         """Put a rollout into its group, and return that."""
         group = self._open.get(group_id)
+        # Numbered as they begin: TRL compares rows of one number.
         if group is None:
             group = self._open[group_id] = Group(self._begun)
             self._begun += 1
@@ -81,6 +82,7 @@ class Scoring:
         advantages = formula(rewards) if callable(formula) else group_advantages(rewards, formula)
         found = []
         for rows, reward, advantage in zip(group.rollouts, rewards, advantages, strict=True):
+            # A rollout without rows has nothing that could be unscored.
             if reward is None or advantage is None:
                 found += [Scored(None, ())] if rows else []
                 continue

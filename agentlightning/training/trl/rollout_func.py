@@ -74,6 +74,7 @@ class RolloutFunction:
         """Return a job for each prompt; TRL has repeated them, so groups are neighbours, over all processes."""
         training = trainer.model.training
         size = trainer.num_generations if training else trainer.num_generations_eval
+        # A group may begin in one process and end in the next, so places are counted over all.
         first = trainer.accelerator.process_index * len(prompts)
         mode: RolloutMode = "train" if training else "val"
         step = trainer.state.global_step
@@ -101,6 +102,7 @@ class RolloutFunction:
                 dict(refused),
                 left_out,
             )
+        # With several processes the others may have something to train, and wait for this one.
         if alone and count and refused.total() == count:
             raise NotExportable(f"none of {count} rollouts can be trained: {dict(refused)}")
 

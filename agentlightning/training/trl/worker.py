@@ -135,6 +135,7 @@ class TraceRolloutWorker:
             NotExportable: Nothing could be trained of the last rollouts.
             RuntimeError: The source has ended or failed, or nothing has come from it for too long.
         """
+        # A source that failed is said at once; that nothing can be trained, when the last row is taken.
         error = self._task.error
         if error is not None and not isinstance(error, NothingToTrain):
             raise RuntimeError("the source of rollouts failed; see the error before this one") from error
@@ -160,6 +161,7 @@ class TraceRolloutWorker:
                 await self._add(rollout)
         finally:
             await source.aclose()
+        # The source has ended: what is left is scored as it is, and counted as short.
         for group in self._groups.take_all():
             await self._finish(group)
 
@@ -167,6 +169,7 @@ class TraceRolloutWorker:
         rows = rows_of(rollout, self._policy)
         group_id = _group_of(rollout, rows)
         group = self._groups.add(group_id, rows)
+        # A refused rollout counts in its group: without it the group would never be whole.
         if not rows:
             codes = why_none(rollout, rows)
             group.reasons.update(codes)
@@ -194,6 +197,7 @@ class TraceRolloutWorker:
 
 
 async def _iterated(source: AsyncIterable[Rollouts] | Iterable[Rollouts]) -> Any:
+    # A plain iterable would keep the event loop to itself.
     if not isinstance(source, AsyncIterable):
         for rollout in source:
             yield rollout

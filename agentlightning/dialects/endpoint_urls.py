@@ -55,6 +55,7 @@ def find(url: str, endpoints: Iterable[Endpoint], model: str | None = None) -> E
     """
     asked = plain_url(url)
     found = [each for each in endpoints if _is_under(asked, each)]
+    # `https://host/v1` is also said of `https://host/v1/special`, of which somebody may have said something closer.
     longest = max((len(plain_url(each.url)) for each in found), default=0)
     nearest = [each for each in found if len(plain_url(each.url)) == longest]
     if not nearest:

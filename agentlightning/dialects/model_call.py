@@ -27,7 +27,7 @@ tell whether the agent went on with what they say."""
 TOKENS_SAY_ALL = "tokens_say_all"
 """Issue of such a call whose tokens, as the engine spelled them, say exactly the text that came."""
 
-_NO_TOKEN_IDS = "none(no_token_ids)"  # noqa: S105 - a verdict
+_NO_IDS = "none(no_token_ids)"
 
 CODES: Mapping[str, str] = MappingProxyType(
     {
@@ -170,7 +170,7 @@ class Choice:
     token_strings: tuple[str, ...] | None = None
     policy: tuple[PolicySpan, ...] = ()
     """Of each sampled token, where the server says it of each; else empty."""
-    token_capture: str = _NO_TOKEN_IDS
+    token_capture: str = _NO_IDS
     """The verdict on this choice alone."""
     routed_experts: Any = None
     """As the server sent it: which experts each token went through (vLLM, SGLang: ``return_routed_experts``)."""
@@ -229,7 +229,7 @@ class ModelCall:
     logprob_kind: LogprobKind = "unknown"
     partial: bool = False
     """The answer was cut off: abandoned, disconnected, or an error half way."""
-    token_capture: str = _NO_TOKEN_IDS
+    token_capture: str = _NO_IDS
     """``valid``, ``none(<code>)`` or ``invalid(<code>)``: of all choices together."""
     issues: tuple[Issue, ...] = ()
     capture_source: str = "transport"

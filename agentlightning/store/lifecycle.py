@@ -81,6 +81,7 @@ def move_rollout(rollout: Rollout, status: RolloutStatus, now: float) -> Rollout
         raise InvalidTransition(
             f"rollout {rollout.rollout_id!r} is {rollout.status}, which is final; it cannot become {status}"
         )
+    # The clock may have been set back since the rollout began.
     end_time = max(now, rollout.start_time) if status in FINISHED else None
     return rollout.model_copy(update={"status": status, "end_time": end_time})
 
@@ -97,6 +98,7 @@ def retried_by_hand(rollout: Rollout) -> Rollout:
         raise InvalidTransition(
             f"rollout {rollout.rollout_id!r} is {rollout.status}, which is final; it gets no more attempts"
         )
+    # A status from which it may go on: out of a final one, `move_rollout` lets nothing go.
     return rollout.model_copy(update={"status": "requeuing", "end_time": None})
 
 
@@ -117,6 +119,7 @@ def rollout_after(rollout: Rollout, before: AttemptStatus, attempt: Attempt) -> 
     """Return the status of a rollout after its *latest* attempt changed from ``before`` to what it is now."""
     if rollout.status in FINISHED or attempt.status == before:
         return rollout.status
+    # The rollout was requeued, or has failed, when the attempt was given up; its own bad end changes nothing of that.
     if before in GIVEN_UP_ATTEMPT and attempt.status in ("failed", "timeout"):
         return rollout.status
     return rollout_status(attempt, rollout.config)
@@ -245,6 +248,7 @@ def worker_after(worker: Worker, attempt: Attempt, now: float) -> Worker:
     """
     if worker.current_attempt_id not in (None, attempt.attempt_id):
         return worker
+    # From here on it works on this attempt or on none. One that became `unknown` with it has no attempt any more.
     works_on_it = worker.current_attempt_id == attempt.attempt_id
     if attempt.status in ENDED_ATTEMPT:
         return worker_idle(worker, now) if works_on_it or worker.status == "unknown" else worker

@@ -156,6 +156,7 @@ class MemoryTables(Tables):
         return self._data.rollouts.get(rollout_id)
 
     def put_rollout(self, rollout: Rollout) -> None:
+        # `add_tags` alone changes tags: whoever has read the rollout before would write the tags of then.
         present = self._data.rollouts.get(rollout.rollout_id)
         if present is not None and present.tags != rollout.tags:
             rollout = rollout.model_copy(update={"tags": present.tags})
@@ -188,6 +189,7 @@ class MemoryTables(Tables):
         return taken
 
     def _queue_again(self, rollout_id: str, position: int) -> None:
+        # By position, in whatever order several are put back.
         in_order = sorted([*self._data.queue.items(), (rollout_id, position)], key=lambda item: item[1])
         self._data.queue.clear()
         self._data.queue.update(in_order)
@@ -515,11 +517,13 @@ class InMemoryLightningStore(TransactionalStore):
         data = self._data
         if self._evict_above is None or data.span_bytes <= self._evict_above:
             return
+        # Noted in no list of what to undo: this runs when the command has succeeded, under the same lock.
         finished = [rollout for rollout in data.rollouts.values() if rollout.status in FINISHED]
         for rollout in sorted(finished, key=lambda rollout: rollout.end_time or 0.0):
             for attempt_id in data.attempt_ids.get(rollout.rollout_id, ()):
                 key = rollout.rollout_id, attempt_id
                 given_up = data.spans.pop(key, {})
+                # Ids stay, so that a span that is sent again is still a repeat, and receipts count what is gone.
                 marks = {span_id: kept.declared for span_id, kept in given_up.items()}
                 data.evicted.setdefault(key, {}).update(marks)
                 late = data.late_spans.pop(key, {})
@@ -592,12 +596,8 @@ def _after_fork_in_child() -> None:
         if data not in _held:
             data.begin_anew_in_child()
     _after_fork()
-    seen: set[int] = set()
     for store in _stores:
-        store._watchdog.after_fork_in_child()  # noqa: SLF001 - one module, one class
-        if id(store._waits) not in seen:  # noqa: SLF001
-            seen.add(id(store._waits))  # noqa: SLF001
-            store._waits.after_fork_in_child()  # noqa: SLF001
+        store.after_fork_in_child()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -75,7 +75,7 @@ class Condition:
             return bool(value == self.value)
         if self.kind == "within":
             return value in self.value
-        if self.kind == "has":
+        if self.kind == "has":  # the field is a list of texts, and none of them is looked into
             return bool(self.value) and all(text in value for text in self.value)
         return self.value in value
 
@@ -107,6 +107,7 @@ class Query:
         if self.sort_by is None:
             return found
         field = self.sort_by
+        # Two lists: `reverse` would bring what is missing to the front.
         present = [item for item in found if not _is_missing(getattr(item, field))]
         missing = [item for item in found if _is_missing(getattr(item, field))]
         present.sort(key=lambda item: getattr(item, field), reverse=self.descending)
@@ -183,7 +184,7 @@ def within(
     """
     if values is None:
         return None
-    if isinstance(values, str):
+    if isinstance(values, str):  # a sequence of texts, too: its letters would be looked for
         raise InvalidArgument(f"{field}_in takes a list of texts, not the single text {values!r}")
     chosen = tuple(_text(f"{field}_in", value) for value in values)
     unknown = [] if allowed is None else [value for value in chosen if value not in allowed]

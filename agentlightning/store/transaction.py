@@ -211,6 +211,7 @@ class Unit:
             return
         rollout = self.rollout(after.rollout_id)
         self.put_attempt(after, rollout.config)
+        # A superseded attempt changes its own record, and neither the rollout nor its place in the queue.
         latest = self.tables.get_latest_attempts([rollout.rollout_id])[rollout.rollout_id]
         if latest.attempt_id == after.attempt_id:
             status = lifecycle.rollout_after(rollout, before.status, after)
@@ -260,7 +261,7 @@ class Unit:
             for attempt in self.tables.get_overdue(self.now):
                 config = self.rollout(attempt.rollout_id).config
                 status = lifecycle.overdue(attempt, config, self.now, self._shown)
-                if status is None:
+                if status is None:  # the clock was set forward since: the deadline moves with it
                     self.put_attempt(attempt, config)
                     continue
                 self.report(attempt, lifecycle.move_attempt(attempt, status, self.now))
@@ -320,7 +321,7 @@ class BatchWrite:
     def write(self, unit: Unit) -> list[Span]:
         """Write the batch and return the spans that are new, in its order, with their sequence ids."""
         attempts = {key: unit.attempt(*key) for key in {**self.alive, **self.declared}}
-        for key in self.beside:
+        for key in self.beside:  # an unknown one is refused before anything is written
             unit.attempt(*key)
         self._write_accounts(unit.tables)
         stored = [*self._write_spans(unit.tables), *self._write_late(unit.tables)]
@@ -353,10 +354,11 @@ class BatchWrite:
                 span = self.spans[place]
                 if span.span_id in known:
                     continue
+                # A span that carries an id raises the counter to it, so that no later span is given the same.
                 number = span.sequence_id or last + 1
                 last = max(last, number)
                 declared = key in self.declared or opened.get(span.span_id, False)
-                known[span.span_id] = declared
+                known[span.span_id] = declared  # a second one of this id in the batch is a repeat
                 fresh[place] = NewSpan(span, number, declared, self.encoded[place])
             if last != counter:
                 tables.put_counter(key, last)
@@ -393,6 +395,7 @@ class BatchWrite:
         for key, places in _by_key(self.opened).items():
             span_ids = [self.opened[place].span_id for place in places]
             present = tables.get_open(key, span_ids)
+            # A start may come behind its span's end or loss, where batches overtake each other; it opens nothing then.
             settled = set(tables.get_stored(key, span_ids))
             settled.update(*(account.unstored for account in tables.get_accounts(key)))
             if key in self.declared:
@@ -429,6 +432,7 @@ def receipt_of(attempt: Attempt, tables: Tables) -> Receipt:
     return Receipt(
         rollout_id=attempt.rollout_id,
         attempt_id=attempt.attempt_id,
+        # Spans that no account counts, as those of a plain exporter, have started all the same.
         started=sum(account.started for account in accounts) + counts.undeclared,
         stored=counts.stored,
         open=counts.open,
@@ -478,6 +482,11 @@ class TransactionalStore(LightningStore):
         self._watchdog = Watchdog(self, clock)
         self._opened_at = time.monotonic()
 
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's threads and event loops; called in a child before anything else of it runs."""
+        self._watchdog.after_fork_in_child()
+        self._waits.after_fork_in_child()  # once for each of several stores that share them, which does no harm
+
     # ------------------------------------------------------------------ what a backend supplies
 
     @abstractmethod
@@ -512,6 +521,7 @@ class TransactionalStore(LightningStore):
         moved_by: list[float] = []
 
         def run(tables: Tables) -> T:
+            # A backend may begin again: what an undone run has finished and seen does not count.
             unit = Unit(tables, self._time)
             units[:] = [unit]
             moved_by[:] = [self._time.seconds]
@@ -523,6 +533,7 @@ class TransactionalStore(LightningStore):
         def committed() -> None:
             self._moved_by = moved_by[0]
             unit = units[0]
+            # Only after the commit: a wait that goes on looks, and has to find what it waited for.
             if unit.finished:
                 self._waits.finished(unit.finished)
             if unit.deadline is not None:
@@ -541,6 +552,7 @@ class TransactionalStore(LightningStore):
             self._watchdog.expect(earliest)
             return work(unit)
 
+        # A read writes nothing: where something is overdue, the question is asked again by a write, which applies it.
         answer = await self._read(run)
         return await self._change(work) if isinstance(answer, _Overdue) else answer
 
@@ -630,6 +642,7 @@ class TransactionalStore(LightningStore):
             changed = rollout.model_copy(update=changes)
             moved = unit.move_rollout(changed, changed.status if target is None else target)
             if "config" in changes:
+                # Deadlines follow the new limits, and one that has passed already counts at once.
                 for attempt in unit.tables.get_attempts(rollout_id):
                     unit.put_attempt(attempt, moved.config)
                 unit.apply_overdue()

@@ -108,7 +108,7 @@ def optional_mode(value: Any) -> RolloutMode | None:
 def text(name: str, value: Any) -> str:
     """Return ``value`` if it can be an id: text that is not empty and has no lone surrogates."""
     if isinstance(value, str) and value and is_utf8(value):
-        return str.__str__(value)
+        return str.__str__(value)  # without what a subclass, such as an enumeration, adds
     raise InvalidArgument(f"{name} must be text that is not empty, not {value!r}")
 
 
@@ -179,6 +179,7 @@ def rollout_config(value: Any) -> RolloutConfig:
         InvalidArgument: It is none.
     """
     try:
+        # By way of a dict: pydantic takes a model as it is, also one whose fields were changed since.
         data = value.model_dump(warnings=False) if isinstance(value, BaseModel) else value
         return RolloutConfig.model_validate(data)
     except ValidationError as error:
@@ -215,7 +216,7 @@ def check_span(span: Any) -> None:
         raise InvalidArgument(f"a span must be an agentlightning.Span, not {type(span).__qualname__}")
     for name in ("rollout_id", "attempt_id", "span_id", "trace_id"):
         value = getattr(span, name)
-        if type(value) is str and value.isascii():
+        if type(value) is str and value.isascii():  # as nearly all are
             continue
         if not isinstance(value, str) or not is_utf8(value):
             raise InvalidArgument(f"the {name} of a span must be text, not {value!r}")

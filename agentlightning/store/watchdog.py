@@ -101,9 +101,8 @@ class Watchdog:
                 except Exception as error:  # noqa: BLE001 - a store that fails now may work again
                     _log.warning("looking for overdue attempts failed: %s: %s", type(error).__name__, error)
                     following = self._clock() + LONGEST_SLEEP
-                del (
-                    store
-                )  # a reference that is kept during the sleep would keep a store alive that nobody uses
+                # A reference that is kept during the sleep would keep a store alive that nobody uses.
+                del store
                 if following is not None:
                     self.expect(following)
                 if self._is_done():

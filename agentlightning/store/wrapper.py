@@ -35,6 +35,7 @@ def _handled(primitive: Primitive) -> Callable[..., Awaitable[Any]]:
     return method
 
 
+# Methods of the class, and no `__getattr__`: `perform` looks a primitive up in the classes' own `__dict__`.
 for _primitive in PRIMITIVES.values():
     setattr(OneWayStore, _primitive.method, _handled(_primitive))
 

@@ -29,7 +29,7 @@ def receive(raw: RawCall, issues: list[Issue]) -> tuple[ReceivedAnswer, str | No
         return answer, failure_of(answer, raw)
     try:
         body = content_encoding.undo(raw.response_body, raw.content_encoding)
-        bounds.check(body)
+        bounds.check(body)  # before parsing, which takes up to 100 bytes for each value
     except bounds.TooCostlyError as error:
         issues.append(Issue("warn", "too_costly", str(error)))
         return answer, invalid("too_costly")
@@ -50,6 +50,7 @@ def _read_body(answer: ReceivedAnswer, body: bytes, raw: RawCall, issues: list[I
         add_object(answer, found)
         answer.done = raw.error is None
         return None
+    # One JSON object in each line, without the `data:` of events.
     lines = [line for line in body.splitlines() if line.strip()]
     if raw.start.stream and lines and json_object(lines[0].removeprefix(sse.BOM)) is not None:
         _read_events(answer, (sse.Event("", line.decode("utf-8", "replace")) for line in lines), issues)
@@ -59,6 +60,7 @@ def _read_body(answer: ReceivedAnswer, body: bytes, raw: RawCall, issues: list[I
 
 
 def _is_event_stream(raw: RawCall, body: bytes) -> bool:
+    # Servers that are asked for a stream and cannot give one answer with JSON, some under the type of a stream.
     if body.removeprefix(sse.BOM).lstrip()[:1] == b"{":
         return False
     named = raw.content_type.partition(";")[0].strip().lower() == "text/event-stream"

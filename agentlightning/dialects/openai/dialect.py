@@ -45,6 +45,7 @@ class OpenAIDialect(Dialect):
     def write_stream(self, call: ModelCall, request: Mapping[str, Any], *, created: int) -> Iterator[Event]:
         """Yield the events of a streamed answer: a chunk for each token where its text is known, else one for all."""
         writer = _writer(call, request, created)
+        # One choice after the other. Engines mix them; a client puts them together by their index in either case.
         for choice in call.choices:
             pieces, texts = _pieces(choice)
             own = _of(writer, choice)

@@ -13,18 +13,18 @@ _FINISH_REASONS: Mapping[str, FinishReason] = MappingProxyType(
     {
         "stop": "stop",
         "eos": "stop",
-        "eos_token": "stop",
+        "eos_token": "stop",  # TGI
         "completed": "stop",
-        "stop_sequence": "stop",
+        "stop_sequence": "stop",  # Anthropic, as the next one
         "end_turn": "stop",
         "length": "length",
-        "max_tokens": "length",
+        "max_tokens": "length",  # Anthropic
         "tool_calls": "tool_calls",
         "tool_call": "tool_calls",
-        "function_call": "tool_calls",
-        "tool_use": "tool_calls",
+        "function_call": "tool_calls",  # the OpenAI API's older form
+        "tool_use": "tool_calls",  # Anthropic
         "content_filter": "content_filter",
-        "abort": "abort",
+        "abort": "abort",  # vLLM and SGLang, of a request that was taken back
         "aborted": "abort",
         "cancel": "abort",
         "canceled": "abort",

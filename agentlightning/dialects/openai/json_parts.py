@@ -1,4 +1,4 @@
-"""Parts of JSON that strangers sent: each function returns the value if it has the right type, else nothing."""
+"""Parts of JSON from servers of any kind: each function returns the value if it has the right type, else nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from ...codec import json_values
 
-LISTS = (list, tuple)
+LISTS = (list, tuple)  # a tuple is a list of ids that the parser of `answer_fields` has checked
 
 
 def json_object(data: bytes | str) -> dict[str, Any] | None:
@@ -31,7 +31,7 @@ def append_to(chunks: list[Any], value: Any) -> None:
 
 def count_of(value: Any) -> int | None:
     """Return a whole number of 0 or more, or ``None``."""
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and value >= 0 else None  # to `isinstance`, true is an int
 
 
 def index_of(value: Any, default: int) -> int:

@@ -38,6 +38,7 @@ def failure_of(answer: ReceivedAnswer, call: SeenCall, unreadable: str | None = 
         return none(reason_without_answer(call.error))
     if call.status >= 400:
         return none("http_error")
+    # The status counts more than the body: what an error page holds is no answer, readable or not.
     if unreadable is not None:
         return unreadable
     if "body_truncated" in call.notes:

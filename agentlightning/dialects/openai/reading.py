@@ -35,7 +35,7 @@ def decode(raw: RawCall) -> ModelCall:
             request = {}
         answer, failure = receive(raw, issues)
         return _record(raw, request, answer, failure, issues)
-    except Exception as error:  # noqa: BLE001 - bytes of strangers; the call is marked, the writer goes on
+    except Exception as error:  # noqa: BLE001 - bytes of any server; the call is marked, the writer goes on
         return _unreadable(raw, error)
 
 
@@ -52,7 +52,7 @@ def read(call: ParsedCall) -> ModelCall:
         return _record(
             call, call.request, answer, failure_of(answer, call), issues, has_all_fields=call.has_all_fields
         )
-    except Exception as error:  # noqa: BLE001 - values of strangers
+    except Exception as error:  # noqa: BLE001 - values of any server, as above
         return _unreadable(call, error)
 
 
@@ -83,7 +83,9 @@ def _record(
         name: request[name] for name in sorted(request.keys() - CONTENT) if request[name] is not None
     }
     defaults = call.endpoint.sampling_defaults if call.endpoint else None
-    if answer.settings is not None:
+    if (
+        answer.settings is not None
+    ):  # the server's own word on this call counts more than what a user said of it
         defaults = answer.settings
     choices = _choices(answer, call, has_all_fields, issues)
     prompt_token_ids, prompt_failure = prompt_ids(answer)

@@ -49,6 +49,7 @@ def wanted_choices(request: Mapping[str, Any]) -> int | None:
     each = 1 if each is None else each
     if not isinstance(each, int):
         return None
+    # A list of ids is one prompt; a list of texts, or of lists of ids, is as many.
     if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
         return each * len(prompts)
     return each
@@ -58,6 +59,7 @@ def settings_in_force(
     requested: Mapping[str, Any], defaults: Mapping[str, Any] | None, said: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return the settings that were in force, so far as they are known."""
+    # Only where somebody has said what the server applies, what nobody names is known to be neutral.
     neutral = {} if defaults is None else NEUTRAL
     stated = {name: value for name, value in (defaults or {}).items() if value is not None}
     return {**neutral, **stated, **requested, **(said or {})}

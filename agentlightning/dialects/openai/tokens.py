@@ -28,6 +28,7 @@ def are_cumulative(answer: ReceivedAnswer) -> bool:
     if not all(isinstance(ids, LISTS) for lists in chunks for ids in lists):
         return False
     chunks = [[*map(tuple, lists)] for lists in chunks]
+    # Two fields with ids in one chunk: which of them the count is of cannot be told.
     if any(len(parts.ids) > 1 for parts in answer.parts.values()):
         return False
     grows = all(later[: len(earlier)] == earlier for lists in chunks for earlier, later in pairwise(lists))
@@ -43,6 +44,7 @@ def sampled_ids(parts: ReceivedChoice, cumulative: bool) -> tuple[tuple[int, ...
         if ids is None:
             return None, "token_id_type"
         found.append(ids)
+    # Where a request has `return_tokens_as_token_ids`, vLLM calls the tokens of log-probabilities `token_id:N`.
     named = _ids_in_strings(parts.strings)
     if not found:
         return named, None
@@ -127,6 +129,7 @@ def prompt_logprobs(
         found = newer(found, parts.prompt_logprobs)
     if found is None or ids is None:
         return None
+    # The first position has nothing before it, and so no log-probability.
     if not isinstance(found, list) or len(found) != len(ids):
         issues.append(Issue("warn", "prompt_logprobs_unreadable"))
         return None

@@ -30,6 +30,7 @@ def verdict_of(
     """
     if not choices:
         return none("no_choices") if cut is None else invalid(cut)
+    # The first reason is the one that is told: what is wrong with one choice comes before what is wrong with all.
     failed = next((each.token_capture for each in choices if each.token_capture.startswith("invalid")), None)
     if failed is not None:
         return failed
@@ -48,6 +49,7 @@ def verdict_of(
         return invalid("choice_without_ids")
     if prompt_ids is None:
         return none("no_prompt_token_ids")
+    # Before the counts, which agree also where two answers lie under one index.
     if answer.index_twice or any(parts.goes_on for parts in answer.parts.values()):
         return invalid("choice_index")
     if wanted is not None and wanted != len(choices):
@@ -65,6 +67,7 @@ def _check_usage(answer: ReceivedAnswer, prompt: int, choices: Sequence[Choice],
     if usage.output_tokens is not None:
         sampled = sum(len(each.token_ids or ()) for each in choices)
         return VALID if usage.output_tokens == sampled else invalid("response_length")
+    # A stream without a count may have lost a chunk, and its ids would still look whole.
     if answer.is_stream and not _is_counted(answer):
         lost = any(parts.has_text_alone and parts.named_versions for parts in answer.parts.values())
         return invalid("chunk_without_ids" if lost else "usage_absent")
@@ -97,5 +100,6 @@ def _says_more(choice: Choice) -> bool:
         return bool(said)
     if not choice.token_strings or any(each.startswith("token_id:") for each in choice.token_strings):
         return False
+    # `in` on an iterator takes letters off it up to the one that it finds: whether the said letters come in this order.
     sampled = iter("".join(choice.token_strings))
     return not all(letter in sampled for letter in said if letter.isascii() and letter.isalnum())

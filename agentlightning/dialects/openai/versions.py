@@ -17,6 +17,7 @@ def policy_of(
     One version for a whole answer says nothing of a single token: weights may have changed while it was sampled.
     """
     found = parts.versions
+    # Of several choices, nothing says whose tokens the answer's spans count.
     if found is None and len(answer.parts) == 1:
         found = answer.versions
     if not found:
@@ -38,7 +39,7 @@ def _policy_of_chunks(parts: ReceivedChoice, ids: tuple[int, ...] | None) -> tup
     spans: list[PolicySpan] = []
     position = 0
     for version, count in parts.named_versions:
-        if version is None:
+        if version is None:  # nobody says what sampled the tokens of this chunk
             return ()
         start = spans.pop().start if spans and spans[-1].version == version else position
         position += count
@@ -62,6 +63,7 @@ def named_versions(answer: ReceivedAnswer) -> tuple[str, ...]:
 def _tile(spans: Sequence[PolicySpan], length: int) -> bool:
     position = 0
     for span in spans:
+        # An empty span is right only of an answer without tokens.
         if span.start != position or span.end < span.start or (span.end == span.start and length > 0):
             return False
         position = span.end

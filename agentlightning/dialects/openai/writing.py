@@ -113,6 +113,7 @@ class AnswerWriter:
         found["logprobs"] = self.logprobs(tokens)
         found["finish_reason"] = said.finish_reason_raw or said.finish_reason
         found |= self._ids(tokens, is_whole=True)
+        # vLLM tells the ids of a chat's prompt once for the answer, SGLang with each choice.
         if not self._is_chat or self.engine == "sglang":
             found |= self._prompt_of_choice(prompt_token_ids)
         return found | self._versions(said.policy)
@@ -198,6 +199,7 @@ class AnswerWriter:
             return None
         if self._is_chat:
             return {"content": [self._entry(token, is_top=False) for token in tokens]}
+        # A completion has the API's older form: lists side by side, and where each token begins in the text.
         names = [self._name(token) for token in tokens]
         has_top = any(token.top for token in tokens)
         top = [{self._name(each): each.logprob for each in token.top} for token in tokens]
@@ -224,6 +226,7 @@ class AnswerWriter:
         if not self.tells_ids or tokens is None:
             return {}
         ids = [token.id for token in tokens]
+        # LiteLLM puts fields that the API does not know into an object of their own.
         if self.engine == "litellm":
             return {"provider_specific_fields": {"token_ids": ids}}
         is_response = self.engine == "sglang" and self._is_chat and is_whole
@@ -239,9 +242,11 @@ class AnswerWriter:
         return {"weight_versions": written_versions(spans)} if spans and self.engine == "vllm" else {}
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        # The API has both fields in every chunk, as null where it has nothing to say.
         for name in ("logprobs", "finish_reason"):
             choice.setdefault(name, None)
         found = {**self._head(self._chunk_kind), "choices": [choice]}
+        # OpenAI's own server has `usage` as null in each chunk before the one that counts; vLLM leaves it out.
         if self.engine == "openai" and self.details.usage:
             found["usage"] = None
         return found
@@ -333,7 +338,7 @@ def choice_chunks(
     arguments = _spread([call.arguments for call in said.tool_calls], len(pieces))
     seen: list[SampledToken] = []
     for number, tokens in enumerate(pieces):
-        seen += tokens or ()
+        seen += tokens or ()  # some servers repeat in each chunk the ids of all before it
         is_last = number == len(pieces) - 1
         calls = [
             tool_call_piece(at, call, arguments[number][at], is_first=number == 0)

@@ -69,6 +69,7 @@ def _flat_message(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open_inference_content(part: Mapping[str, Any]) -> dict[str, Any]:
+    # OpenInference: `message.contents.{j}.message_content.text`, or `.image.image.url`.
     found = part.get("message_content")
     found = found if isinstance(found, dict) else {}
     image = found.get("image")
@@ -90,6 +91,7 @@ def openai_message(message: Any) -> Any:
 
 
 def _flat_tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    # OpenInference nests `tool_call.function`; OpenLLMetry and AgentOps write id, name and arguments side by side.
     found = call.get("tool_call")
     found = found if isinstance(found, dict) else call
     function = found.get("function")
@@ -107,6 +109,7 @@ def tool_definitions(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(definitions, list):
         return [_openai_tool(each) for each in definitions if isinstance(each, dict)]
     tools = []
+    # The second is OpenLLMetry's, the others are AgentOps' and those of Agent Lightning 0.3.
     for prefix in ("gen_ai.request.functions", "llm.request.functions", "gen_ai.request.tools"):
         for entry in indexed_attributes(attributes, prefix):
             if isinstance(entry, dict):

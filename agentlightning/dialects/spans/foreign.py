@@ -87,7 +87,7 @@ def read(span: SpanLike) -> ModelCall | None:
         if not is_sure and not _records_call(attributes, said):
             return None
         return _read(span, {**said.attributes, **_as_json(attributes, issues)}, said, issues)
-    except Exception as error:  # noqa: BLE001 - attributes of strangers
+    except Exception as error:  # noqa: BLE001 - attributes of other libraries, of any type
         if not is_sure:
             return None
         issues.append(Issue("warn", "attribute_unreadable", type(error).__name__))
@@ -160,7 +160,7 @@ def _has_messages(attributes: Mapping[str, Any]) -> bool:
     # Two searches in all names at once are cheaper than four in each; few spans come to the second look.
     try:
         names = "\n".join(attributes)
-    except TypeError:  # names that are no texts; a stranger's mapping may have them
+    except TypeError:  # names that are no texts, in a mapping that no tracer has made
         return any(str(key).startswith(_PREFIXES) for key in attributes)
     if "gen_ai." not in names and "put_messages." not in names:
         return False
@@ -189,7 +189,7 @@ def _as_json(attributes: Mapping[str, Any], issues: list[Issue]) -> dict[str, An
     for name, value in attributes.items():
         try:
             found[name] = value if type(value) in PLAIN else as_json(value)
-        except Exception:  # noqa: BLE001 - values of strangers, which have methods of their own
+        except Exception:  # noqa: BLE001 - objects of other libraries, whose own methods are called
             issues.append(Issue("warn", "attribute_unreadable", str(name)))
     return found
 
@@ -220,6 +220,7 @@ def _as_call(attributes: Mapping[str, Any], said: EventMessages, issues: list[Is
     bodies = whole_bodies.bodies_of(attributes)
     is_text = _is_text(attributes, bodies)
     _name_unreadable(attributes, issues)
+    # The body itself is exact; attributes fill in what it does not say.
     request = {
         **_request(attributes, said, is_text, issues),
         **{name: value for name, value in bodies.request.items() if name in _REQUEST_FIELDS},
@@ -316,10 +317,12 @@ def _invocation(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _asked(attributes: Mapping[str, Any], said: EventMessages, issues: list[Issue]) -> list[dict[str, Any]]:
+    # The first convention that has messages counts: what writes two of them says the same in both.
     structured = _genai(attributes.get("gen_ai.input.messages"), issues)
     if structured:
         return [*_system(attributes.get("gen_ai.system_instructions"), issues), *structured]
     flat = numbered_messages(attributes, "gen_ai.prompt", "llm.input_messages", issues)
+    # Of two names for the system's prompt, some write both: it is not said twice.
     if flat and all(message["role"] != "system" for message in flat):
         flat = [*_system(attributes.get("gen_ai.request.system_instruction"), issues), *flat]
     return flat or numbered_texts(attributes, "llm.prompts", "prompt") or _dicts(said.asked, "event", issues)
@@ -398,9 +401,8 @@ def _as_text(choice: dict[str, Any]) -> dict[str, Any]:
 def _add_tokens(attributes: Mapping[str, Any], response: dict[str, Any]) -> None:
     """Put the ids and log-probabilities of 0.3 into the choices: a list for the first, or a list for each."""
     found = response["choices"] if isinstance(response["choices"], list) else []
-    choices: list[Any] = [
-        dict(each) if isinstance(each, dict) else each for each in found
-    ]  # the span's own, maybe
+    # Copies: they may be the very objects that the span has.
+    choices: list[Any] = [dict(each) if isinstance(each, dict) else each for each in found]
     ids = value_of(first(attributes, _RESPONSE_IDS))
     several = isinstance(ids, list) and ids and isinstance(ids[0], list)
     for index, each in enumerate(ids if several else [] if ids is None else [ids]):
@@ -437,6 +439,7 @@ def _genai(value: Any, issues: list[Issue], keep: str | None = None) -> list[dic
 
 def _one_result_each(message: Any) -> list[Any]:
     """Return a message for each tool result of a message, and one for what else is in it."""
+    # The GenAI conventions allow several results in one message; the OpenAI API has a message for each.
     parts = message.get("parts") if isinstance(message, dict) and messages.ORIGINAL not in message else None
     if not isinstance(parts, list) or len(parts) < 2:
         return [message]

@@ -80,10 +80,11 @@ def _body(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
 def _message(body: Mapping[str, Any], role: str) -> dict[str, Any]:
     content = body.get("content")
     message: dict[str, Any] = {"role": body.get("role") or role, **_content(content)}
+    # An attribute of a span or event is no object: tool calls come as JSON, or as a list in a body.
     calls = value_of(body.get("tool_calls"))
     if isinstance(calls, list) and calls:
         message["tool_calls"] = calls
-    if message["role"] == "tool":
+    if message["role"] == "tool":  # the conventions' events had the id of the call under `id`
         message.setdefault("tool_call_id", body.get("id") or body.get("tool_call_id"))
     if isinstance(body.get("name"), str) and "event.name" not in body:
         message["name"] = body["name"]
@@ -91,6 +92,7 @@ def _message(body: Mapping[str, Any], role: str) -> dict[str, Any]:
 
 
 def _choice(body: Mapping[str, Any], position: int) -> dict[str, Any]:
+    # An object in the conventions; others write the text alone, or either as JSON.
     said = body.get("message")
     read = value_of(said) if isinstance(said, str) and said.lstrip().startswith(("{", "[")) else said
     if isinstance(read, dict):
@@ -130,7 +132,7 @@ def _content(content: Any) -> dict[str, Any]:
         message["tool_calls"] = calls
     for block in read:
         result = block.get("toolResult")
-        if isinstance(result, dict):
+        if isinstance(result, dict):  # Bedrock has a tool's result in a message of the user
             message = {**message, **_content(result.get("content")), "role": "tool"}
             message["tool_call_id"] = result.get("toolUseId")
     return message

@@ -194,8 +194,7 @@ def _reopened(
 
 def _after_fork_in_child() -> None:
     for store in _stores:
-        store._watchdog.after_fork_in_child()  # noqa: SLF001 - one module, one class
-        store._waits.after_fork_in_child()  # noqa: SLF001
+        store.after_fork_in_child()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

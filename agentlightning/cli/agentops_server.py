@@ -21,10 +21,10 @@ from ..integrations.agentops.server.app import create_app
 from ..integrations.agentops.server.manager import AgentOpsServerManager
 from ..integrations.agentops.server.wsgi import WsgiServer
 from . import options, output
+from .entry import BAD_INPUT, DONE, Parser
 
 DEFAULT_PORT = 8002
 """As in Agent Lightning 0.2."""
-DONE, BAD_INPUT = 0, 2
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -67,7 +67,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         choices=("DEBUG", "INFO", "WARNING", "ERROR"),
         help="of what is logged to stderr; INFO has a line for each request (default: $AGL_LOG_LEVEL, else WARNING)",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, prog=parser.prog)
 
 
 def port(text: str) -> int:
@@ -151,7 +151,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     Raises:
         SystemExit: For ``--help`` and bad usage, as argparse does.
     """
-    parser = argparse.ArgumentParser(prog="agentops-server", description=options.COMMANDS["agentops"])
+    parser = Parser(prog="agentops-server", description=options.COMMANDS["agentops"])
     declare(parser)
     args = parser.parse_args(None if argv is None else list(argv))
     handler = logging.StreamHandler()

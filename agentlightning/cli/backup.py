@@ -6,7 +6,6 @@ import argparse
 import time
 from pathlib import Path
 
-from ..errors import UsageError
 from ..store.sqlite.backup import Copied, Progress, back_up
 from ..store.sqlite.store import BUSY_TIMEOUT
 from . import lookup, options, output
@@ -23,14 +22,17 @@ def add_parser(subparsers: options.Subparsers) -> None:
         "is never overwritten.",
     )
     parser.add_argument(
-        "file", metavar="FILE", help="where to; in a folder, the copy gets the store's name and the time"
+        "file",
+        type=options.not_empty,
+        metavar="FILE",
+        help="where to; in a folder, the copy gets the store's name and the time",
     )
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the copy, and say what is in it."""
-    source = store_file(args.store)
+    source = lookup.sqlite_file(args.store, "copied")
     lookup.check_exists(source)
     target = Path(args.file)
     if target.is_dir():
@@ -39,19 +41,6 @@ def run(args: argparse.Namespace) -> int:
         copied = back_up(source, target, BUSY_TIMEOUT, percents(advance))
     report(copied, args.json)
     return DONE
-
-
-def store_file(store: str | None) -> Path:
-    """Return the file of a SQLite store.
-
-    Raises:
-        UsageError: The store is of another kind.
-    """
-    url = lookup.store_url(store)
-    path = lookup.sqlite_path(url)
-    if path is None:
-        raise UsageError(f"{url} is no file of ours; only sqlite:/// stores are copied")
-    return path
 
 
 def percents(advance: output.Advance) -> Progress:

@@ -1,12 +1,14 @@
-"""The entry point of ``agl``: parses ``argv``, runs the command, and turns errors into messages and exit codes.
+"""The entry point of ``agl``: parses ``argv``, runs the command, and turns errors into one line and an exit code.
 
 Exit codes: 0 done; 1 a negative answer (``store check`` or ``doctor`` found something, there are no rows); 2 bad
-usage or bad input; 130 interrupted; 141 nobody reads the output any more. ``agl run`` returns that of its program.
+usage or bad input, or something that the command needs is not to be had; 70 a defect of ours; 130 interrupted; 141
+nobody reads the output any more. ``agl run`` returns that of its program.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -21,7 +23,22 @@ from ..errors import LightningError
 from . import output
 from .options import COMMANDS
 
-DONE, NEGATIVE, BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+DONE, NEGATIVE, BAD_INPUT, DEFECT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
+"""As ``grep`` has them: 1 answers "no", 2 is trouble. 70 is EX_SOFTWARE of ``sysexits.h``; 130 and 141 are 128 + SIGINT
+and 128 + SIGPIPE, as a shell reports a program that the signal ended."""
+
+_CURES = {
+    errno.ENOENT: "check the name",
+    errno.ENOTDIR: "check the name: a part of it is no folder",
+    errno.EISDIR: "name a file in it",
+    errno.EACCES: "change its rights, or name another place",
+    errno.EPERM: "change its rights, or name another place",
+    errno.EROFS: "name another place",
+    errno.ENOSPC: "make room, or name another place",
+    errno.EDQUOT: "make room, or name another place",
+    errno.ENAMETOOLONG: "take a shorter name",
+}
+"""What to do about an error of the operating system."""
 
 logger = logging.getLogger("agentlightning")
 
@@ -33,21 +50,87 @@ def main(argv: Iterable[str] | None = None) -> int:
         SystemExit: For ``--help``, ``--version`` and bad usage, as argparse does.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    args = build_parser(_chosen(arguments)).parse_args(arguments)
-    with _logging(args.log_level):
+    output.prepare_streams()
+    name = "agl"
+    try:
+        # Everything is inside, so that Ctrl-C while a command is still being imported shows no traceback either.
         try:
-            code = cast("int", args.run(args))
+            parser = build_parser(_chosen(arguments))
+            _check_order(parser, arguments)
+            args = parser.parse_args(arguments)
+            name = args.prog
+            with _logging(args.log_level):
+                return _run(args)
+        finally:
+            # A pipe that is closed and a disk that is full show here, where they can be told, also after --help. At the
+            # interpreter's exit they would be an "Exception ignored" and exit code 120.
             sys.stdout.flush()
-        except KeyboardInterrupt:
-            return INTERRUPTED
-        except BrokenPipeError:
-            _discard_stdout()
-            return BROKEN_PIPE
-        except (LightningError, OSError) as error:
-            logger.debug("agl %s failed", args.command, exc_info=True)
-            output.say(f"agl {args.command}: {printable(_masked(str(error)))}")
-            return BAD_INPUT
-    return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_stdout()
+        return BROKEN_PIPE
+    except (LightningError, OSError) as error:
+        output.say(f"{name}: {printable(_masked(_sentence(error)))}")
+        _discard_what_cannot_be_written()
+        return BAD_INPUT
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run the command; an error that it does not raise on purpose is told as what it is, a defect."""
+    try:
+        return cast("int", args.run(args))
+    except (LightningError, OSError):
+        logger.debug("%s failed", args.prog, exc_info=True)
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, a person gets a sentence and not a traceback
+        logger.debug("%s failed", args.prog, exc_info=True)
+        output.say(
+            f"{args.prog}: {type(error).__name__}: {printable(_masked(str(error)))}. This is a defect of "
+            "agentlightning: please report it, with what --log-level DEBUG prints"
+        )
+        return DEFECT
+
+
+def _sentence(error: Exception) -> str:
+    """Return an error on one line, with what to do. Errors of ours say it; those of the system name a file at best."""
+    if isinstance(error, LightningError) or not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    what = error.strerror[:1].lower() + error.strerror[1:]
+    if error.filename is not None:
+        what = f"{error.filename}: {what}"
+    elif error.errno == errno.ENOENT and not _in_a_folder():
+        return "the current folder is not there any more; change to another one"
+    cure = _CURES.get(error.errno or 0)
+    return f"{what}; {cure}" if cure else what
+
+
+def _in_a_folder() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 - only whether it fails
+    except OSError:
+        return False
+    return True
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with arguments on one line, in the name of the command that got them.
+
+    argparse prints the whole usage before it, twelve lines in a narrow terminal; and an argument that a subcommand does
+    not know is told by the parser above it, which names the wrong ``--help``.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with 2."""
+        output.say(f"{self.prog}: {message}; {self.prog} --help lists what it takes")
+        self.exit(BAD_INPUT)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[Any, list[str]]:
+        """Parse; nobody but this parser takes what is left over."""
+        found, unknown = super().parse_known_args(*args, **kwargs)
+        if unknown:
+            self.error(f"it does not know {' '.join(unknown)}")
+        return found, unknown
 
 
 class _Version(argparse.Action):
@@ -61,7 +144,7 @@ class _Version(argparse.Action):
 
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """Return the parser; of the commands only ``chosen`` knows its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="agl",
         description="The flight recorder for agents that are trained with reinforcement learning.",
         epilog="agl COMMAND --help explains a command.",
@@ -77,7 +160,15 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
 
 def _chosen(arguments: list[str]) -> str | None:
+    """Return the command; options of ``agl`` itself take no value, so it is the first word that is no option."""
     return next((word for word in arguments if not word.startswith("-")), None)
+
+
+def _check_order(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """Tell who writes ``agl --store URL rollouts``; argparse would say that the URL is no command."""
+    first = arguments[0] if arguments else ""
+    if first.startswith("--") and not any(each.startswith(first) for each in ("--help", "--version")):
+        parser.error(f"options such as {first} come after the command: agl COMMAND {first} ...")
 
 
 class _MaskedLog(logging.Filter):
@@ -100,8 +191,13 @@ def _masked(text: str) -> str:
 @contextmanager
 def _logging(level: str | None) -> Iterator[None]:
     """Show the project's log on stderr while a command runs."""
-    wanted = resolve_setting(LightningEnvVar.AGL_LOG_LEVEL, level, "WARNING") or "WARNING"
-    number = logging.getLevelNamesMapping().get(wanted.upper(), logging.WARNING)
+    wanted = (resolve_setting(LightningEnvVar.AGL_LOG_LEVEL, level) or "WARNING").upper()
+    number = logging.getLevelNamesMapping().get(wanted)
+    if number is None:  # no reason to do nothing: less is logged than was asked for
+        output.say(
+            f"agl: AGL_LOG_LEVEL is one of DEBUG, INFO, WARNING, ERROR, not {wanted!r}; it is taken as WARNING"
+        )
+        number = logging.WARNING
     handler = logging.StreamHandler()
     handler.addFilter(_MaskedLog())
     handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
@@ -118,3 +214,11 @@ def _logging(level: str | None) -> Iterator[None]:
 def _discard_stdout() -> None:
     """Point stdout to ``/dev/null``: the interpreter flushes it at exit, which would fail again on the closed pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _discard_what_cannot_be_written() -> None:
+    """Let the interpreter's flush at exit succeed where the disk behind stdout is full: that has been told by now."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_stdout()

@@ -66,7 +66,14 @@ def add_parser(subparsers: options.Subparsers) -> None:
         details="Token ids and log-probabilities are written exactly. "
         "Exit code 1: there was nothing to write, and no file was made.",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", default=STDOUT, help="default: standard output")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=options.not_empty,
+        metavar="FILE",
+        default=STDOUT,
+        help="default: standard output",
+    )
     parser.add_argument(
         "--format", choices=("jsonl", "parquet"), help="default: by the name of the file, else jsonl"
     )
@@ -191,8 +198,18 @@ def _writer(path: Path, wanted: str, columns: Mapping[str, Kind]) -> Iterator[Wr
 
 
 def _name_beside(target: Path) -> Path:
-    """Return a new empty file in the folder of ``target``, with the permissions of any new file."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    """Return a new empty file in the folder of ``target``, with the permissions of any new file.
+
+    Raises:
+        OSError: The folder takes none; of the name that was asked for, not of this one.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        if not target.parent.exists():
+            raise UsageError(f"there is no folder {target.parent}; run: mkdir -p {target.parent}") from error
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    # mkstemp makes files that only their owner reads; the umask can be read only by setting it.
     mask = os.umask(0)
     os.umask(mask)
     os.fchmod(handle, 0o666 & ~mask)

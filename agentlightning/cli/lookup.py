@@ -36,6 +36,29 @@ def sqlite_path(url: str) -> Path | None:
     return Path(unquote(rest.partition("?")[0])) if scheme == "sqlite" and rest else None
 
 
+def sqlite_file(given: str | None, purpose: str) -> Path:
+    """Return the file of the SQLite store that is meant, which need not exist.
+
+    Args:
+        given: What ``--store`` says.
+        purpose: What is done to it, such as ``copied``.
+
+    Raises:
+        UsageError: The store is of another kind.
+        StoreFileError: It is a folder.
+    """
+    url = store_url(given)
+    path = sqlite_path(url)
+    if path is None:
+        hint = "" if "://" in url else f"; did you mean sqlite:///{url} ?"
+        raise UsageError(f"only sqlite:/// stores are {purpose}, and {url} is none{hint}")
+    if path.is_dir():
+        raise StoreFileError(
+            f"{path} is a folder; name a file in it, such as {path / DEFAULT_STORE_URL[10:]}"
+        )
+    return path
+
+
 def open_existing(given: str | None) -> LightningStore:
     """Open a store to look into it; a SQLite file that is not there is an error and is not made.
 
@@ -72,7 +95,7 @@ async def find_rollout(store: LightningStore, text: str) -> Rollout:
     if text == LATEST:
         newest = await store.query_rollouts(sort_by="start_time", sort_order="desc", limit=1)
         if not newest:
-            raise RolloutNotFound(text, "it is empty")
+            raise RolloutNotFound(text, "it is empty; record a program with: agl run -- python agent.py")
         return newest[0]
     exact = await store.get_rollout_by_id(text)
     if exact is not None:
@@ -110,8 +133,6 @@ async def find_attempt(store: LightningStore, rollout: Rollout, text: str) -> At
 
 async def filtered(store: LightningStore, args: argparse.Namespace) -> list[Rollout]:
     """Return the rollouts that ``options.add_filters`` describes, newest first."""
-    if args.limit < -1:
-        raise UsageError("--limit is a number of rollouts, or -1 for all")
     found = await store.query_rollouts(
         status_in=args.status,
         rollout_id_contains=args.contains,

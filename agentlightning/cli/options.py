@@ -54,9 +54,8 @@ def described(
         name,
         help=summary,
         description=f"{summary} {details}".rstrip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, prog=parser.prog)
     parser.add_argument(
         "--store", metavar="URL", help=f"store to open (default: $AGL_STORE, else {DEFAULT_STORE_URL})"
     )
@@ -81,13 +80,36 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_rollout(parser: argparse.ArgumentParser) -> None:
     """Declare the rollout that a command is about, and ``--attempt``."""
-    parser.add_argument("rollout", metavar="ROLLOUT", help="id, the unique beginning of one, or: latest")
+    parser.add_argument(
+        "rollout", type=not_empty, metavar="ROLLOUT", help="id, the unique beginning of one, or: latest"
+    )
     parser.add_argument(
         "--attempt",
+        type=not_empty,
         metavar="ATTEMPT",
         default="latest",
         help="id, its beginning, number, or: latest (default)",
     )
+
+
+def not_empty(text: str) -> str:
+    """Return what names something; as the type of an argument.
+
+    Raises:
+        ArgumentTypeError: It is empty, as an unset variable of a shell leaves it. Every id begins with nothing, so
+            where a store has one rollout, that would be the one that is meant.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def _limit(text: str) -> int:
+    """Return a number of rollouts, or -1 for all; SQLite's LIMIT takes 64 bits."""
+    number = int(text) if text.strip().removeprefix("-").isdecimal() else 0
+    if number != -1 and not 0 < number < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rollouts from 1 on, nor -1 for all")
+    return number
 
 
 def add_model(parser: argparse.ArgumentParser, name: str = "--model") -> None:
@@ -95,16 +117,10 @@ def add_model(parser: argparse.ArgumentParser, name: str = "--model") -> None:
     parser.add_argument(
         name,
         action="append",
-        type=_model_name,
+        type=not_empty,
         metavar="NAME",
         help="only calls of this model, as the server or the agent named it; repeat for several names",
     )
-
-
-def _model_name(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("a model has a name")
-    return text
 
 
 def add_filters(parser: argparse.ArgumentParser, *, limit: int) -> None:
@@ -120,7 +136,7 @@ def add_filters(parser: argparse.ArgumentParser, *, limit: int) -> None:
     parser.add_argument("--contains", metavar="TEXT", help="part of the rollout id")
     parser.add_argument(
         "--limit",
-        type=int,
+        type=_limit,
         default=limit,
         metavar="N",
         help="the N newest (default: all)" if limit < 0 else f"the N newest; -1 for all (default: {limit})",

@@ -1,11 +1,14 @@
-"""What commands print: data to stdout, everything else to stderr; nothing that a terminal would obey.
+"""What commands print: data to stdout, everything else to stderr; nothing that a terminal would obey or cannot show.
 
 Standard library only.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +19,35 @@ from ..errors import MissingExtra
 
 Advance = Callable[..., None]
 """Moves a bar by a number of steps, one if none is given."""
+
+
+_LOOKALIKES = {"├": "|", "└": "`", "│": "|", "─": "-", "→": ">", "…": "~", "µ": "u"}
+"""Characters of ours, and one of ASCII for each, so that tables keep their columns."""
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr take whatever is printed.
+
+    Where the program that starts us has closed one of them, Python has ``None`` in its place, and the next file that is
+    opened gets its number: a store on descriptor 1 would be written into by whatever prints. Where their encoding lacks
+    a character (``PYTHONIOENCODING=ascii``, a Latin-1 locale), a print would raise; ASCII is shown in its place.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    codecs.register_error("agl", _shown)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="agl")
+
+
+def _shown(error: UnicodeError) -> tuple[str, int]:
+    """Return what is printed in place of characters that the encoding of a stream lacks (see ``codecs``)."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    shown = [_LOOKALIKES.get(char) or char.encode("ascii", "backslashreplace").decode() for char in lacking]
+    return "".join(shown), error.end
 
 
 def print_json(value: Any) -> None:

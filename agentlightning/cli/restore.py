@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..store.sqlite.backup import restore
 from ..store.sqlite.store import BUSY_TIMEOUT
-from . import options, output
-from .backup import percents, report, store_file
+from . import lookup, options, output
+from .backup import percents, report
 from .entry import DONE
 
 
@@ -20,7 +20,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
         run,
         details="The backup is checked and stays as it is. A store that any process has open is not touched.",
     )
-    parser.add_argument("file", metavar="FILE", help="the backup")
+    parser.add_argument("file", type=options.not_empty, metavar="FILE", help="the backup")
     parser.add_argument(
         "--replace", action="store_true", help="a store that is there gets another name, and is kept"
     )
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     with output.progress(100, "copying") as advance:
         copied = restore(
             Path(args.file),
-            store_file(args.store),
+            lookup.sqlite_file(args.store, "restored"),
             BUSY_TIMEOUT,
             replace=args.replace,
             progress=percents(advance),

@@ -62,9 +62,17 @@ def add_parser(subparsers: options.Subparsers) -> None:
     parser.add_argument("--name", help="name of the rollout in listings (default: the program)")
     parser.add_argument("--mode", choices=options.MODES, help="what the rollout is for")
     parser.add_argument(
-        "--rollout", metavar="ID", help="join this rollout: with a new attempt, or with --attempt"
+        "--rollout",
+        type=options.not_empty,
+        metavar="ID",
+        help="join this rollout: with a new attempt, or with --attempt",
     )
-    parser.add_argument("--attempt", metavar="ID", help="join this attempt; whoever started it ends it")
+    parser.add_argument(
+        "--attempt",
+        type=options.not_empty,
+        metavar="ID",
+        help="join this attempt; whoever started it ends it",
+    )
     parser.add_argument(
         "--capture-tokens",
         choices=("observe", "request"),
@@ -80,14 +88,28 @@ def run(args: argparse.Namespace) -> int:
     if not program:
         raise UsageError("which program? For example: agl run -- python agent.py")
     if shutil.which(program[0]) is None:
-        output.say(f"agl run: {program[0]}: no such program, or not executable")
-        return NOT_FOUND if not Path(program[0]).exists() else NOT_EXECUTABLE
+        sentence, code = _why_not(program[0])
+        output.say(f"agl run: {sentence}")
+        return code
     url, rollout_id, attempt_id = asyncio.run(_begin(args, program))
     code = execute(program, environment(url, rollout_id, attempt_id, args.capture_tokens))
     ended = asyncio.run(_finish_attempt(url, rollout_id, attempt_id, None if args.attempt else code))
     if not args.quiet:
         _tell(rollout_id, *ended, options.again(args))
     return code
+
+
+def _why_not(program: str) -> tuple[str, int]:
+    """Return why a program cannot be run and what to do, and the exit code that a shell has for it."""
+    path = Path(program)
+    if not program or not path.exists():
+        where = "" if os.sep in program else " on PATH"
+        return f"there is no program {program!r}{where}; for example: agl run -- python agent.py", NOT_FOUND
+    if path.is_dir():
+        return f"{program} is a folder; name a program in it", NOT_EXECUTABLE
+    if path.suffix == ".py":
+        return f"{program} is not executable; run it with Python: agl run -- python {program}", NOT_EXECUTABLE
+    return f"{program} is not executable; run: chmod +x {program}", NOT_EXECUTABLE
 
 
 async def _begin(args: argparse.Namespace, program: Sequence[str]) -> tuple[str, str, str]:
@@ -119,10 +141,10 @@ def _name_of(program: Sequence[str]) -> str:
 
 
 def _json(text: str) -> Any:
-    source = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+    """Return what ``--input`` says: JSON, or ``@`` and the name of a file with it."""
     try:
-        return json.loads(source)
-    except ValueError as error:
+        return json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    except (ValueError, RecursionError) as error:  # also a file that is no UTF-8
         raise UsageError(f"--input is not JSON ({error}); text goes in quotes: --input '\"text\"'") from None
 
 

@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UsageError
 from ..store.sqlite.backup import back_up
 from ..store.sqlite.connection import MIGRATIONS, connect, prepare_file, recognise, translated
 from ..store.sqlite.store import BUSY_TIMEOUT
@@ -47,7 +46,8 @@ def add_parser(subparsers: options.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Migrate, or say what would be done."""
-    path = _file(args.store)
+    path = lookup.sqlite_file(args.store, "migrated")
+    lookup.check_exists(path)
     before = steps(path)
     pending = [step for step in before if not step.applied]
     backup = None
@@ -70,15 +70,6 @@ def run(args: argparse.Namespace) -> int:
         elif not pending:
             output.say("nothing to do")
     return NEGATIVE if pending and args.dry_run else DONE
-
-
-def _file(store: str | None) -> Path:
-    url = lookup.store_url(store)
-    path = lookup.sqlite_path(url)
-    if path is None:
-        raise UsageError(f"{url} has no schema of ours; only sqlite:/// stores are migrated")
-    lookup.check_exists(path)
-    return path
 
 
 def steps(path: Path) -> list[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,11 @@ except ImportError as error:
     raise MissingExtra("rich", "cli") from error
 
 PIPE_WIDTH = 200
-"""Columns when the output is no terminal: wide enough that no id is cut."""
+"""Columns when the output is no terminal."""
+NARROWEST = 20
+"""Columns below which a heading and its cell do not fit beside each other; such a terminal breaks the lines itself."""
+WRAPPED = 12
+"""Columns that the text of a wrapped column needs at least."""
 
 STYLES = {
     "succeeded": "green",
@@ -43,19 +48,55 @@ class Advance(Protocol):
         """So many more steps are done."""
 
 
-def _console() -> Console:
-    width = None if sys.stdout.isatty() or "COLUMNS" in environ else PIPE_WIDTH
-    return Console(width=width, highlight=False)
+class _Console(Console):
+    """A console that leaves a closed pipe to whoever runs the command: rich (since 13.8) would exit with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise again what was raised."""
+        raise BrokenPipeError from None
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: str = "") -> None:
-    """Print a table.
+    """Print a table; where it is wider than the terminal, one block for each row, so that nothing is cut.
 
     Args:
         columns: Headings; one that begins with ``>`` is aligned to the right.
         rows: Cells, as many as columns.
         wrap: The heading of the column whose text is wrapped when the terminal is narrow.
     """
+    names = [heading.removeprefix(">") for heading in columns]
+    lines = [[Text(printable(cell), style=STYLES.get(cell, "")) for cell in row] for row in rows]
+    # Also reads COLUMNS; rich would take COLUMNS=0 for a terminal without room, and print nothing.
+    width = max(NARROWEST, shutil.get_terminal_size((PIPE_WIDTH, 25)).columns)
+    needed = _width_of(names, lines, wrap)
+    if not sys.stdout.isatty() and "COLUMNS" not in environ:
+        width = max(width, needed)
+    console = _Console(width=width, highlight=False)
+    if needed <= width:
+        console.print(_table(columns, lines, wrap))
+    else:
+        for line in lines:
+            console.print(_block(names, line))
+
+
+def _width_of(names: Sequence[str], lines: Sequence[Sequence[Text]], wrap: str) -> int:
+    """Return how many columns of the terminal a table takes at least; each of its columns has two spaces beside it."""
+    widths = [
+        max(
+            [
+                len(name),
+                *(
+                    min(line[place].cell_len, WRAPPED) if name == wrap else line[place].cell_len
+                    for line in lines
+                ),
+            ]
+        )
+        for place, name in enumerate(names)
+    ]
+    return sum(widths) + 2 * len(widths)
+
+
+def _table(columns: Sequence[str], lines: Iterable[Sequence[Text]], wrap: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="bold")
     for heading in columns:
         name = heading.removeprefix(">")
@@ -65,9 +106,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: 
             no_wrap=name != wrap,
             overflow="fold",
         )
-    for row in rows:
-        table.add_row(*(Text(printable(cell), style=STYLES.get(cell, "")) for cell in row))
-    _console().print(table)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def _block(names: Sequence[str], line: Sequence[Text]) -> Table:
+    """Return a row of a table as lines, each with a heading and its cell; without those that are empty."""
+    block = Table(box=None, padding=(0, 1, 0, 0), show_header=False, show_edge=False)
+    block.add_column(no_wrap=True, style="bold")
+    block.add_column(overflow="fold")
+    for name, cell in zip(names, line, strict=True):
+        if cell.plain:
+            block.add_row(name, cell)
+    block.add_row()
+    return block
 
 
 @contextmanager

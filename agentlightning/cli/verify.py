@@ -24,7 +24,11 @@ def add_parser(subparsers: options.Subparsers) -> None:
         details="Exit code 1: the recorded log-probabilities are not those of the model.",
     )
     parser.add_argument(
-        "rollouts", metavar="ROLLOUT", nargs="+", help="id, the unique beginning of one, or: latest"
+        "rollouts",
+        type=options.not_empty,
+        metavar="ROLLOUT",
+        nargs="+",
+        help="id, the unique beginning of one, or: latest",
     )
     parser.add_argument("--model", metavar="PATH", required=True, help="folder of a Hugging Face model")
     options.add_model(parser, "--policy-model")

@@ -139,7 +139,7 @@ def test_a_failure_half_way_leaves_the_old_file(tmp_path: Path, wanted: str) -> 
 def test_a_full_disk_is_one_sentence(sample: Sample) -> None:
     done = agl("export", "-o", "/dev/full", "--store", sample.url)
     assert (done.code, done.out) == (2, "")
-    assert done.err == "agl export: [Errno 28] No space left on device\n"
+    assert done.err == "agl export: no space left on device; make room, or name another place\n"
 
 
 def test_a_new_file_has_the_permissions_of_any_new_file(sample: Sample, tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_a_new_file_has_the_permissions_of_any_new_file(sample: Sample, tmp_path
     [
         (["--format", "parquet"], "Parquet goes to a file"),
         (["-o", "."], "is a directory"),
-        (["-o", "no/such/folder/rows.jsonl"], "No such file or directory"),
-        (["--limit", "-2"], "--limit is a number of rollouts"),
+        (["-o", "no/such/folder/rows.jsonl"], "run: mkdir -p no/such/folder"),
+        (["--limit", "-2"], "no number of rollouts"),
     ],
 )
 def test_bad_input_is_one_sentence(sample: Sample, arguments: list[str], words: str) -> None:

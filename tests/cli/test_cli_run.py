@@ -163,7 +163,7 @@ def test_a_store_that_went_away_does_not_break_the_program(url: str, tmp_path: P
 def test_no_rollout_is_made_for_a_program_that_does_not_exist(url: str, tmp_path: Path) -> None:
     done = run(url, program=["no-such-program"])
     assert (done.returncode, done.stdout) == (127, "")
-    assert "no such program" in done.stderr
+    assert "there is no program" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

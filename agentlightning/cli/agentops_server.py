@@ -90,10 +90,13 @@ def run(args: argparse.Namespace) -> int:
 def serve(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
     with listen(args.host, args.port, allow_remote=args.allow_remote) as listener, _blocked(ENDING):
+        # The socket listens before there is a server, so the port is known, and a port that is taken is
+        # told before anything starts.
         server = WsgiServer(listener, create_app(local_only=not args.allow_remote))
         serving = threading.Thread(target=server.serve_forever, name="serve", daemon=True)
         serving.start()  # blocks the signals as this thread does, so that they are left to sigwait
         try:
+            # Not ``args.port``: 0 has asked for a free one.
             tell(args, args.host, listener.getsockname()[1], "stop it with Ctrl-C")
             signal.sigwait(ENDING)
         finally:
@@ -104,6 +107,7 @@ def serve(args: argparse.Namespace) -> int:
 
 def start_in_background(args: argparse.Namespace) -> int:
     """Start a server that outlives this command."""
+    # ``daemon=False``: the manager would else end the server together with this command.
     manager = AgentOpsServerManager(
         daemon=False,
         port=args.port or None,
@@ -123,6 +127,8 @@ def tell(args: argparse.Namespace, host: str, number: int, rest: str) -> None:
     """Say where the server is: the port on stdout for programs, the sentence and the settings for people."""
     url = f"http://{f'[{host}]' if ':' in host else host}:{number}"
     sentence = f"the AgentOps server answers at {url}; {rest}"
+    # A program reads the one line of stdout; the sentence for people goes to stderr, and the settings are its
+    # own affair.
     if args.print_port:
         output.say(sentence)
         print(number, flush=True)
@@ -140,6 +146,8 @@ def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
     try:
         yield
     finally:
+        # Those that came meanwhile are taken here; unblocked, they would end the program with an exit code
+        # other than 0.
         while pending := signal.sigpending() & set(signals):
             signal.sigwait(pending)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

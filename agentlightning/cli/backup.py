@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     lookup.check_exists(source)
     target = Path(args.file)
     if target.is_dir():
+        # Local time, without colons, which Windows and some archives refuse in names.
         target /= f"{source.stem}-{time.strftime('%Y%m%dT%H%M%S')}{source.suffix}"
     with output.progress(100, "copying") as advance:
         copied = back_up(source, target, BUSY_TIMEOUT, percents(advance))
@@ -50,6 +51,8 @@ def percents(advance: output.Advance) -> Progress:
     def progress(done: int, total: int) -> None:
         nonlocal shown
         percent = done * 100 // total if total else 100
+        # Called for each step of pages: a bar that is drawn thousands of times would take longer than the
+        # copy.
         if percent > shown:
             advance(percent - shown)
             shown = percent

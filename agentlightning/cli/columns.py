@@ -94,6 +94,7 @@ def triplet_rows(rollout: Rollout, attempt_id: str, triplets: Sequence[Triplet])
             "row": index,
             "mode": rollout.mode,
         }
+        # The place last: its ``rollout_id`` is that of the store, whatever a span says of itself.
         row = {**triplet_row(triplet), **place}
         yield {name: row[name] for name in TRIPLET_COLUMNS}
 
@@ -110,5 +111,6 @@ def span_rows(spans: Sequence[Span]) -> Iterator[Row]:
     for span in spans:
         fields = span.model_dump()
         status = fields.pop("status")
+        # Flat, since a Parquet column of its own can be filtered, and JSON inside of one cannot.
         fields |= {"status_code": status["status_code"], "status_description": status["description"]}
         yield {name: fields[name] for name in SPAN_COLUMNS}

@@ -151,6 +151,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    # Only the module of the chosen command is imported: with all of them, ``agl --help`` would take seconds.
     for name, summary in COMMANDS.items():
         if name == chosen:
             import_module(f".{name}", __package__).add_parser(subparsers)
@@ -199,8 +200,10 @@ def _logging(level: str | None) -> Iterator[None]:
         )
         number = logging.WARNING
     handler = logging.StreamHandler()
+    # On the handler and not on the logger: a logger's filter does not see records of the loggers below it.
     handler.addFilter(_MaskedLog())
     handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
+    # Undone at the end: in tests, and wherever else ``main`` is called, the process lives on with its own log.
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(number)

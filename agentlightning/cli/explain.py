@@ -34,6 +34,8 @@ async def _run(args: argparse.Namespace) -> int:
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
         spans = [
             *await store.query_spans(rollout.rollout_id, attempt.attempt_id),
+            # Late spans give no row, and are often the reason why one is missing: without them, that
+            # would not be said.
             *await store.query_late_spans(rollout.rollout_id, attempt.attempt_id),
         ]
         receipt = await receipt_of(store, rollout.rollout_id, attempt.attempt_id)
@@ -60,12 +62,14 @@ def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation) -> None
     if explanation.calls:
         output.out()
         _print_calls(explanation.calls)
+    # Each reason once and not for each call: a rollout of 200 calls has one sentence to read.
     for code, (sentence, cure) in _skips(explanation).items():
         _say(code, sentence, cure)
     for call in _unproven(explanation):
         why = with_detail(call.unproven or "", call.unproven_detail)
         _say(why.code, why.sentence, why.cure)
     for lines in dict.fromkeys(call.lines_to_add for call in explanation.calls if call.lines_to_add):
+        # ``print`` and not ``out``: these lines are to be copied, and hold nothing that was recorded.
         print("\nwhat to add, where it is true of the server (vLLM: --generation-config vllm --logprobs-mode")
         print("processed_logprobs; else name its defaults); the resource, or the environment:")
         for line in lines:
@@ -113,6 +117,7 @@ def _print_calls(calls: tuple[CallVerdict, ...]) -> None:
             (
                 output.one_line(call.name, 40),
                 call.span_id,
+                # Of a call that gives no row the counts are not known to be right.
                 f"{call.prompt_tokens} → {call.response_tokens}" if call.rows else "",
                 output.number(call.reward),
                 _verdict(call),

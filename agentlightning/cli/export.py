@@ -102,6 +102,8 @@ async def _run(args: argparse.Namespace, wanted: str) -> int:
     columns = _COLUMNS[args.what]
     written, without = 0, 0
     async with lookup.open_existing(args.store) as store:
+        # ``filtered`` gives the newest first, so that ``--limit`` means those; files are in the order of
+        # time.
         rollouts = list(reversed(await lookup.filtered(store, args)))
         with (
             whole_file(args.output, wanted, columns) as (writer, keep),
@@ -132,6 +134,7 @@ async def _rows(
     for rollout in rollouts:
         attempts: list[Attempt] = list(await store.query_attempts(rollout.rollout_id))
         rows: list[Row] = []
+        # A retry replaces what it repeats: rows of both would train the task twice.
         for attempt in attempts if all_attempts else attempts[-1:]:
             spans = list(await store.query_spans(rollout.rollout_id, attempt.attempt_id))
             if what == "spans":
@@ -141,6 +144,7 @@ async def _rows(
                 rows += training_rows(build_rows(spans, policy, rollout=rollout, resources=resources))
             else:
                 rows += triplet_rows(rollout, attempt.attempt_id, adapter.adapt(spans))
+        # One rollout at a time: what is in memory does not grow with the store.
         yield rows
 
 
@@ -178,10 +182,13 @@ def whole_file(name: str, wanted: str, columns: Mapping[str, Kind]) -> Iterator[
     try:
         with _writer(beside, wanted, columns) as writer:
             yield writer, keep
+        # On disk before it has its name: after a crash of the machine, a name without its bytes would look
+        # like an empty file.
         if kept:
             _sync(beside)
             beside.replace(target)
     finally:
+        # After ``replace`` it has another name already.
         beside.unlink(missing_ok=True)
 
 
@@ -193,6 +200,7 @@ def _writer(path: Path, wanted: str, columns: Mapping[str, Kind]) -> Iterator[Wr
         with ParquetWriter(path, columns) as writer:
             yield writer
     else:
+        # ``to_json`` escapes all else, so a file has the same bytes in every locale.
         with path.open("w", encoding="ascii") as file:
             yield JsonLines(file)
 

@@ -23,6 +23,7 @@ def store_url(given: str | None) -> str:
         UsageError: It is ``memory://``, which no other process can look into.
     """
     url = resolve_setting(LightningEnvVar.AGL_STORE, given, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
+    # It would open, empty, and every answer would be "there is nothing".
     if url.startswith("memory:") or url.partition("?")[0] == "sqlite:///:memory:":
         raise UsageError(
             f"{url} lives in the process that opened it; name a store on disk: --store {DEFAULT_STORE_URL}"
@@ -97,10 +98,12 @@ async def find_rollout(store: LightningStore, text: str) -> Rollout:
         if not newest:
             raise RolloutNotFound(text, "it is empty; record a program with: agl run -- python agent.py")
         return newest[0]
+    # First: a whole id may be the beginning of another one.
     exact = await store.get_rollout_by_id(text)
     if exact is not None:
         return exact
     found = await store.query_rollouts(rollout_id_contains=text)
+    # A store finds ids by any part of them; what is meant here is the beginning.
     matches = [rollout for rollout in found if rollout.rollout_id.startswith(text)]
     if not matches:
         raise RolloutNotFound(text, "agl rollouts lists them")
@@ -120,7 +123,10 @@ async def find_attempt(store: LightningStore, rollout: Rollout, text: str) -> At
     if text == LATEST and attempts:
         return attempts[-1]
     matches: list[Attempt] = [
-        attempt for attempt in attempts if attempt.attempt_id == text or str(attempt.sequence_id) == text
+        attempt
+        for attempt in attempts
+        if attempt.attempt_id == text or str(attempt.sequence_id) == text
+        # Numbers and whole ids win over beginnings: attempt 1 is not the one whose id begins with 1.
     ] or [attempt for attempt in attempts if attempt.attempt_id.startswith(text)]
     if not matches:
         known = ", ".join(f"{attempt.sequence_id} ({attempt.attempt_id})" for attempt in attempts)
@@ -139,6 +145,7 @@ async def filtered(store: LightningStore, args: argparse.Namespace) -> list[Roll
         **({"tags": args.tag} if args.tag else {}),  # a store of 0.3 knows none
         sort_by="start_time",
         sort_order="desc",
+        # Stores know no filter by mode, so it is applied here, and the limit after it.
         limit=-1 if args.mode else args.limit,
     )
     rollouts = [rollout for rollout in found if not args.mode or rollout.mode in args.mode]

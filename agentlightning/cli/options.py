@@ -55,6 +55,7 @@ def described(
         help=summary,
         description=f"{summary} {details}".rstrip(),
     )
+    # ``prog`` is the name in messages: "agl store check", which ``args.command`` alone does not have.
     parser.set_defaults(run=run, prog=parser.prog)
     parser.add_argument(
         "--store", metavar="URL", help=f"store to open (default: $AGL_STORE, else {DEFAULT_STORE_URL})"

@@ -57,6 +57,7 @@ def print_json(value: Any) -> None:
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """Return ASCII JSON, so that lone surrogates survive any terminal and file."""
+    # DEL is the one control character that JSON does not escape, and a terminal obeys it.
     return json.dumps(value, indent=indent, default=str).replace("\x7f", "\\u007f")
 
 
@@ -91,6 +92,7 @@ def seconds(value: float | None) -> str:
         return f"{value * 1e6:.0f} µs"
     if value < 1:
         return f"{value * 1e3:.0f} ms"
+    # The largest unit in which the number is at least 1.
     for limit, unit, size in ((60, "s", 1), (3600, "min", 60), (86400, "h", 3600)):
         if value < limit:
             return f"{value / size:.1f} {unit}" if unit == "s" else f"{value / size:.0f} {unit}"
@@ -110,6 +112,7 @@ def count(value: int, noun: str) -> str:
 
 def one_line(value: object, width: int = 60) -> str:
     """Return the beginning of a text on one line, without control characters."""
+    # Cut before it is cleaned: a prompt may have megabytes.
     text = "".join(char if char.isprintable() else " " for char in str(value)[: width * 4])
     text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width - 1]}…"

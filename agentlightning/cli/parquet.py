@@ -61,6 +61,7 @@ class ParquetWriter:
     ) -> None:
         if exc_type is None:
             self._flush()
+        # Also after an error: the file behind it has to be closed before it can be removed.
         self._writer.close()
 
 

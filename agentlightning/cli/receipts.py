@@ -16,6 +16,8 @@ def state(receipt: Receipt | None) -> str:
     dropped = sum(receipt.dropped.values())
     words = [f"{receipt.open} open"] if receipt.open else []
     words += [f"{dropped} dropped"] if dropped else []
+    # An interrupted attempt is never "whole", even where the numbers add up: what its writer had not committed
+    # is in none of them.
     words += ["interrupted"] if receipt.interrupted else []
     words += [] if receipt.balanced else ["out of balance"]
     return ", ".join(words)
@@ -37,6 +39,7 @@ def line(receipt: Receipt | None) -> str:
         if receipt.interrupted
         else []
     )
+    # Never seen in a sound store; in capitals, since it means that the counts contradict each other.
     notes += [] if receipt.balanced else ["OUT OF BALANCE"]
     text = f"{receipt.started} started = {receipt.stored} stored + {dropped} + {receipt.open} open"
     return "; ".join([text, *notes])

@@ -30,6 +30,7 @@ async def _run(args: argparse.Namespace) -> int:
         found = await lookup.filtered(store, args)
         rows: list[dict[str, Any]] = []
         with output.progress(len(found), "reading") as advance:
+            # One after the other: three short queries each, and a list is seldom longer than the limit.
             for rollout in found:
                 rows.append(await describe(store, rollout))
                 advance()
@@ -98,6 +99,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
                 row["status"],
                 row["mode"] or "",
                 str(row["attempts"]),
+                # Clocks of other machines may be ahead.
                 output.seconds(max(0.0, now - row["start_time"])),
                 str(row["spans"]),
                 output.number(row["reward"]),

@@ -55,6 +55,7 @@ def policy_of(args: argparse.Namespace) -> RowPolicy:
     Raises:
         UsageError: One of them cannot be.
     """
+    # ``None`` means every role to a policy, and "not given" to argparse.
     roles = {"agent"} if args.role is None else None if ANY_ROLE in args.role else set(args.role)
     try:
         return RowPolicy(
@@ -77,6 +78,7 @@ async def _run(args: argparse.Namespace, policy: RowPolicy) -> int:
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
         spans = [
             *await store.query_spans(rollout.rollout_id, attempt.attempt_id),
+            # They give rows with ``--late`` only; without it, they are named among the reasons.
             *await store.query_late_spans(rollout.rollout_id, attempt.attempt_id),
         ]
         resources = await resources_of(store, rollout)
@@ -182,6 +184,7 @@ def _print_why(rows: RowSet) -> None:
             wrap="WHY",
         )
     told: list[str] = []
+    # Each code once, those of calls before those of the whole attempt.
     for code in dict.fromkeys([*rows.counts, *(reason.code for reason in rows.reasons)]):
         told += ["", f"{code}: {explained(code).sentence}"]
         told += [f"  → {explained(code).cure}"] if explained(code).cure else []

@@ -84,6 +84,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Start or join an attempt, run the program, end the attempt, and tell what was recorded."""
+    # argparse keeps the ``--`` that separates the program from our own options.
     program = args.program[1:] if args.program[:1] == ["--"] else args.program
     if not program:
         raise UsageError("which program? For example: agl run -- python agent.py")
@@ -91,8 +92,10 @@ def run(args: argparse.Namespace) -> int:
         sentence, code = _why_not(program[0])
         output.say(f"agl run: {sentence}")
         return code
+    # The store is closed while the program runs: an open connection would keep SQLite's log from being cut back.
     url, rollout_id, attempt_id = asyncio.run(_begin(args, program))
     code = execute(program, environment(url, rollout_id, attempt_id, args.capture_tokens))
+    # Whoever joins an attempt does not end it: that is for whoever has started it.
     ended = asyncio.run(_finish_attempt(url, rollout_id, attempt_id, None if args.attempt else code))
     if not args.quiet:
         _tell(rollout_id, *ended, options.again(args))
@@ -117,6 +120,7 @@ async def _begin(args: argparse.Namespace, program: Sequence[str]) -> tuple[str,
         raise UsageError("--attempt goes with --rollout")
     url = lookup.store_url(args.store)
     async with open_store(url) as store:
+        # The absolute URL, since the program may change its folder.
         shared = store.url or url
         if args.rollout:
             rollout = await lookup.find_rollout(store, args.rollout)
@@ -158,16 +162,20 @@ def environment(
     found[LightningEnvVar.AGL_ATTEMPT_ID.value] = attempt_id
     if capture_tokens:
         found[LightningEnvVar.AGL_CAPTURE_TOKENS.value] = capture_tokens
+    # Ours comes first, so that its ``sitecustomize`` is the one that is imported; it runs the one that it
+    # hides.
     found["PYTHONPATH"] = os.pathsep.join([STARTUP, *filter(None, [found.get("PYTHONPATH")])])
     return found
 
 
 def execute(program: Sequence[str], env: Mapping[str, str]) -> int:
     """Run a program, pass signals on to it, and return its exit code (128 + n if signal n ended it)."""
+    # Else what we have printed would come after what the program prints.
     sys.stdout.flush()
     child = subprocess.Popen(list(program), env=dict(env))  # noqa: S603 - this is what the user asked for
     with child, _forwarding(child):
         code = child.wait()
+    # ``subprocess`` gives -n for signal n; shells give 128 + n.
     return code if code >= 0 else SIGNALLED - code
 
 
@@ -185,10 +193,13 @@ def _forwarding(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
+        # The terminal has sent Ctrl-C to the program as well. Sent again, it would be the second one, which
+        # many programs take for "at once".
         if not (shared_keyboard and number in KEYBOARD_SIGNALS):
             child.send_signal(number)
 
     before = {number: signal.getsignal(number) for number in FORWARDED}
+    # A process that was started by ``nohup`` ignores SIGHUP, and its children are to do so, too.
     ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in ours:
         signal.signal(number, forward)
@@ -196,6 +207,7 @@ def _forwarding(child: subprocess.Popen[bytes]) -> Iterator[None]:
         yield
     finally:
         for number in ours:
+            # ``None`` stands for a handler that was not set from Python; it cannot be given back.
             signal.signal(number, before[number] or signal.SIG_DFL)
 
 
@@ -242,6 +254,7 @@ async def _missing_calls(store: LightningStore, rollout_id: str, attempt_id: str
     if (
         said
         or not spans
+        # Not all spans were looked at, so nothing can be said about their model calls.
         or len(spans) == MAX_SPANS_SEARCHED
         or any(read_call(span) is not None for span in spans)
     ):
@@ -253,6 +266,7 @@ def _tell(rollout_id: str, receipt: Receipt | None, missing: Sequence[str], opti
     output.say(f"agl: {receipts.line(receipt)}")
     for sentence in missing:
         output.say(f"agl: {output.one_line(sentence, 300)}")
+    # A store of 0.3 counts nothing; then there may be spans to show.
     if receipt is None or receipt.started:
         output.say(f"agl: next: agl show {rollout_id}{option}")
     else:

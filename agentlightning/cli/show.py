@@ -85,6 +85,7 @@ def tree(ended: Sequence[Span], opened: Sequence[Span]) -> Iterator[Row]:
 
     Parents that form a circle, as broken data may, are shown as roots once the rest is done.
     """
+    # By time, then by number: an open span has no number yet (0).
     spans = sorted([*ended, *opened], key=lambda span: (span.start_time or 0.0, span.sequence_id))
     is_open = {span.span_id for span in opened}
     present = {span.span_id for span in spans}
@@ -94,6 +95,8 @@ def tree(ended: Sequence[Span], opened: Sequence[Span]) -> Iterator[Row]:
             children.setdefault(str(span.parent_id), []).append(span)
     seen: set[str] = set()
     roots = [span for span in spans if span.parent_id not in present]
+    # After the roots, all spans once more: what a circle of parents has kept from being reached begins a tree
+    # of its own.
     for root in [*roots, *spans]:
         todo: list[tuple[Span, str, str, int]] = [(root, "", "", 0)]
         while todo:
@@ -103,6 +106,7 @@ def tree(ended: Sequence[Span], opened: Sequence[Span]) -> Iterator[Row]:
             seen.add(span.span_id)
             yield Row(span, span.span_id in is_open, guide)
             inner = children.get(span.span_id, [])
+            # Reversed, since the last that is put on the stack is the first that is taken from it.
             for place, child in reversed(list(enumerate(inner, 1))):
                 if depth >= DEEPEST_DRAWN:
                     todo.append((child, f"{below}({depth + 1}) ", below, depth + 1))
@@ -122,6 +126,7 @@ def tokens(span: Span) -> tuple[int, int] | None:
         if ids is None:
             break
         answers.append(ids)
+    # The ids themselves; the server's own count only where there are none.
     if isinstance(prompt, list) and answers:
         return len(prompt), sum(len(ids) for ids in answers)
     used = attributes.get("gen_ai.usage.input_tokens"), attributes.get("gen_ai.usage.output_tokens")
@@ -160,6 +165,8 @@ def _print(rollout: Rollout, attempt: Attempt, rows: list[Row], receipt: Receipt
     output.out(f"attempt {attempt.sequence_id}, {attempt.attempt_id} ({attempt.status})")
     output.out()
     if rows:
+        # Offsets are from the first span and not from the start of the attempt, which may have waited for a
+        # worker.
         begin = min(row.span.start_time or 0.0 for row in rows)
         terminal.print_table(
             ("SPAN", ">AT", ">TOOK", ">TOKENS", "NOTES"), [_cells(row, begin) for row in rows], wrap="NOTES"

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
 async def _run(args: argparse.Namespace) -> int:
     async with lookup.open_existing(args.store) as store:
         findings = [*await _file(store), *await _attempts(store), *await _spool(store)]
+        # After the attempts were read: in a store that is in use, more may have come meanwhile.
         total = (await store.statistics()).get("total_attempts", 0)
     wrong = [finding for finding in findings if finding.level == "wrong"]
     if args.json:
@@ -80,6 +81,8 @@ async def _attempts(store: LightningStore) -> list[StoreFinding]:
             for attempt in await store.query_attempts(rollout.rollout_id):
                 ids = rollout.rollout_id, attempt.attempt_id
                 receipt = await receipt_of(store, *ids)
+                # Read, and not counted by the store: a row that cannot be decoded is to be found
+                # here.
                 spans = await store.query_spans(*ids)
                 findings += _receipt(rollout, attempt, receipt, spans) if receipt else []
                 findings += _sequence(attempt, spans)
@@ -100,6 +103,7 @@ def _receipt(
         found.append(StoreFinding("wrong", "receipts", f"out of balance: {receipts.line(receipt)}", *ids))
     if receipt.interrupted:
         found.append(StoreFinding("note", "receipts", f"interrupted: {receipts.line(receipt)}", *ids))
+    # A note only: a span may end after its rollout, and is stored then.
     elif receipt.open and rollout.end_time is not None:
         found.append(StoreFinding("note", "receipts", f"{receipt.open} open in a finished rollout", *ids))
     return found
@@ -111,6 +115,7 @@ def _sequence(attempt: Attempt, spans: Sequence[Span]) -> list[StoreFinding]:
     found = []
     if len(set(numbers)) != len(numbers) or min(numbers, default=1) < 1:
         found.append(StoreFinding("wrong", "sequence ids", "an id below 1, or one that two spans have", *ids))
+    # Numbers are given out before spans are stored where a client asks for them; it may have died in between.
     elif numbers and max(numbers) != len(numbers):
         missing = max(numbers) - len(numbers)
         found.append(
@@ -121,6 +126,7 @@ def _sequence(attempt: Attempt, spans: Sequence[Span]) -> list[StoreFinding]:
 
 async def _spool(store: LightningStore) -> list[StoreFinding]:
     spool = Spool(store)
+    # Spans of attempts that are not here, as after a restore of an older backup: they cannot be delivered.
     found = [await _unknown_attempts(store, spool)]
     for url, others in spool.files_of_copies().items():
         sentence = (
@@ -167,6 +173,7 @@ def _print(findings: Sequence[StoreFinding], total: int, url: str | None) -> Non
     kinds: dict[tuple[str, str], list[StoreFinding]] = {}
     for finding in findings:
         kinds.setdefault((finding.level, finding.check), []).append(finding)
+    # "wrong" before "note".
     for (level, check), found in sorted(kinds.items(), reverse=True):
         output.out()
         output.out(f"{level}: {check} ({len(found)})")

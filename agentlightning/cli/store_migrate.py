@@ -52,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
     pending = [step for step in before if not step.applied]
     backup = None
     if pending and not args.dry_run:
+        # Before ``prepare_file``, which is the step that changes the file.
         backup = None if args.no_backup else _back_up(path)
         prepare_file(path, BUSY_TIMEOUT)
+    # Read again, so that what is printed is what the file says.
     after = before if args.dry_run else steps(path)
     if args.json:
         document = {

@@ -69,6 +69,7 @@ def _text(content: Any) -> str:
         return str(content or "")
     words: list[str] = []
     for message in content:
+        # 0.3 has messages as dicts; a plain text stands for a message without a role.
         fields = message if isinstance(message, dict) else {"content": message}
         words += [str(fields["content"])] if fields.get("content") else []
         for call in fields.get("tool_calls") or ():

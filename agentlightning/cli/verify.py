@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
             f"there is no training row in {', '.join(args.rollouts)}; "
             f"agl rows ROLLOUT --why{options.again(args)} says why"
         )
+    # Not at the top: it imports torch, and a mistake in the arguments is told without it.
     from ..verify.loading import load
 
     found = verify_onpolicy(
@@ -100,6 +101,7 @@ async def _rows(args: argparse.Namespace) -> list[TrainingRow]:
     policy = RowPolicy(model=args.policy_model)
     async with lookup.open_existing(args.store) as store:
         found = [await lookup.find_rollout(store, text) for text in args.rollouts]
+        # Named twice, a rollout would count twice in the ratio.
         for rollout in {each.rollout_id: each for each in found}.values():
             spans = await store.query_spans(rollout.rollout_id, "latest")
             resources = await resources_of(store, rollout)

@@ -21,6 +21,8 @@ class AgentOpsServer:
     def __init__(self, manager: AgentOpsServerManager) -> None:
         self.manager = manager
         """What started the server; give it to ``AgentOpsTracer(server=…)``."""
+        # A server is shared by the tests of a session, since it takes a process; the test before may have
+        # left it failing.
         if not manager.is_alive():
             manager.start()
         self.recover()
@@ -43,6 +45,8 @@ class AgentOpsServer:
             TimeoutError: There were fewer for ``deadline`` seconds.
         """
         wait_until(
+            # The number alone: reading all spans anew for each look would take longer than what is
+            # waited for.
             lambda: len(self.recorded("spans")) >= count,
             deadline=deadline,
             what=f"the AgentOps server has {count} spans",

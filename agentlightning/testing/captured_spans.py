@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 def from_any_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a call of a store to its end; the event loop of the calling thread, running or not, is left alone."""
+    # ``asyncio.run`` refuses a thread whose loop is running, as that of an asynchronous test is.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
 

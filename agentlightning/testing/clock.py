@@ -39,6 +39,7 @@ class ManualClock:
             return self._now
 
     def __reduce__(self) -> tuple[type[ManualClock], tuple[float]]:
+        # A lock cannot be pickled.
         return type(self), (self._now,)  # a copy that is moved on its own
 
     def __repr__(self) -> str:
@@ -77,6 +78,7 @@ async def wait_until_async(condition: Callable[[], Any], *, deadline: float = 60
         await asyncio.sleep(POLL_SECONDS)
 
 
+# The name of the condition is all that says what a test waited for.
 def _late(condition: object, deadline: float, what: str) -> TimeoutError:
     name = what or getattr(condition, "__qualname__", repr(condition))
     return TimeoutError(f"{name}: not true after {deadline:g} s")

@@ -173,6 +173,8 @@ class ReceivedRequest:
 
 def tokens_of(text: str) -> tuple[Token, ...]:
     """Return ``text`` as one token per word, with ids and log-probabilities that depend on the words alone."""
+    # The space belongs to the word behind it, as in most vocabularies, so that the texts of tokens join to the
+    # text.
     words = text.replace(" ", "\0 ").split("\0") if text else []
     return tuple(Token(word, zlib.crc32(word.encode()) % 50_000, -0.125 * (1 + len(word))) for word in words)
 
@@ -195,6 +197,7 @@ class FakeOpenAI:
         self._lock = threading.Lock()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
+        # Set when the server closes: streams that wait at a gate go on then, so that their threads end.
         self.closing = threading.Event()
         self.requests: list[ReceivedRequest] = []
         """Every request, in the order of arrival."""
@@ -273,6 +276,8 @@ class FakeOpenAI:
         server, self._server = self._server, None
         if server is None or self._thread is None:
             return
+        # The order matters: no new connection is taken before those that are left are broken, and all
+        # threads have ended before ``close`` returns.
         self.closing.set()
         server.shutdown()
         self._thread.join()
@@ -291,6 +296,7 @@ class FakeOpenAI:
             self.requests.append(request)
             number = len(self.requests)
             queued = self._queue.popleft() if self._queue else None
+        # Called outside of the lock: a script may look at ``requests``, or wait.
         if queued is None:
             queued = self._script(request) if callable(self._script) else self._script
         return _complete(queued, request, number) if isinstance(queued, Answer) else queued
@@ -322,6 +328,7 @@ def _prompt_ids(request: Any) -> Iterator[int]:
         yield _TURN
 
 
+# Imported when a client is asked for: the server itself needs no openai.
 def _openai() -> ModuleType:
     try:
         import openai
@@ -355,10 +362,12 @@ def streamed_answer(answer: Answer, request: Mapping[str, Any], *, chat: bool) -
     ]
     in_order = _in_turns(per_choice) if answer.interleave else itertools.chain.from_iterable(per_choice)
     chunks = [chunk for chunk in in_order if chunk is not None]
+    # SGLang says ids of a stream once, in a chunk of its own at the end (its field ``sglext``).
     if writer.engine == "sglang" and writer.details.output_ids_in_sglext:
         chunks.append(writer.closing(**_beside(writer, answer)))
     if answer.show_usage == "always" or (answer.show_usage == "asked" and writer.details.usage):
         chunks.append(writer.closing(usage=_usage(answer)))
+    # Whoever did not ask for usage gets no chunk of its own for it, as a client may not expect one.
     elif answer.show_usage == "asked" and answer.ids == "always" and writer.tells_ids and chunks:
         chunks[-1] = {**chunks[-1], "usage": _usage(answer)}
     return chunks
@@ -450,6 +459,7 @@ class _Server(ThreadingHTTPServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
+        # Kept so that ``close`` can break those that a client keeps open.
         self._connections.add(connection)
         return connection, address
 
@@ -460,6 +470,8 @@ class _Server(ThreadingHTTPServer):
     def break_connections(self) -> None:
         for connection in tuple(self._connections):
             try:
+                # Wakes the thread that reads from it; closing the socket under it would leave it
+                # waiting.
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue
@@ -492,12 +504,14 @@ class _RecordingReader(io.RawIOBase):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Without it, small pieces of a stream wait for the acknowledgement of those before them (40 ms on Linux).
     disable_nagle_algorithm = True
     server: _Server
 
     def setup(self) -> None:
         super().setup()
         self.reader = _RecordingReader(self.rfile)
+        # In place of the buffered file of the base class, which would have read on before it is asked.
         self.rfile = self.reader  # type: ignore[assignment]
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has in the base
@@ -527,6 +541,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("transfer-encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("content-length", 0)))
         chunks = []
+        # Chunked transfer coding (RFC 9112, 7.1): a size in hexadecimal, the data, an empty line; size 0
+        # ends it.
         while size := int(self.rfile.readline().partition(b";")[0], 16):
             chunks.append(self.rfile.read(size))
             self.rfile.readline()
@@ -567,6 +583,8 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.done:
             events.append(Event("", DONE).written())
         if answer.die_after is not None:
+            # Half of the next event, so that the client sees a connection that breaks in the middle of
+            # one.
             cut = events[answer.die_after] if answer.die_after < len(events) else b""
             events = [*events[: answer.die_after], cut[: len(cut) // 2]]
         self.send_response(200)
@@ -578,6 +596,8 @@ class _Handler(BaseHTTPRequestHandler):
         for number, piece in enumerate(_written(events, answer)):
             self._wait(answer, number)
             if piece:
+                # Each piece is a chunk of its own and leaves at once: what arrives when is what
+                # such a test is about.
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 self.wfile.flush()
         if answer.die_after is not None:
@@ -586,6 +606,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def _wait(self, answer: Answer, number: int) -> None:
+        # It looks again and again whether the server closes, since nobody might open the gate any more.
         gate = answer.gates.get(number)
         while gate is not None and not gate.wait(0.01) and not self.server.fake.closing.is_set():
             continue
@@ -628,6 +649,7 @@ def _compressed(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
     """Compress a body piece by piece, so that each can be read when it arrives."""
     feed, flush, finish = _compressor(name)
     for piece in pieces:
+        # Flushed after each piece: a compressor keeps what is small until more comes.
         yield feed(piece) + flush()
     yield finish()
 

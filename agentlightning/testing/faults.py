@@ -79,7 +79,9 @@ class FaultyStore(StoreWrapper):
         with self._lock:
             self._held = False
             waiting, self._waiting = self._waiting, []
+        # Outside of the lock: a callback of a future may come back to this store.
         for loop, future in waiting:
+            # Who waited may be gone with its loop; a future of a closed loop cannot be resolved.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_resolve, future)
 
@@ -111,9 +113,11 @@ class FaultyStore(StoreWrapper):
         if self.delay:
             await asyncio.sleep(self.delay)
         await self._pass_hold()
+        # After the delay and the hold: a store that refuses does so late, too.
         if outcome == "refuse":
             raise self._error()
         answer = await perform(self.inner, primitive, value)
+        # The write has happened, and nobody is told: what a client must take for "unknown", and repeat.
         if outcome == "lose":
             raise self._error()
         return answer

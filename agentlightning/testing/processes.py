@@ -71,6 +71,7 @@ class ChildProcess:
             ChildProcessError: The child ended without another report.
             TimeoutError: None came in time.
         """
+        # Not the last one that came: several may have arrived since, and each is handed out once.
         have = len(self.reports)
         give_up = time.monotonic() + deadline
         while len(self.reports) == have:
@@ -112,6 +113,7 @@ class ChildProcess:
             self.poll()
             return self._handle.exit_code() is not None
 
+        # Reports are received meanwhile: a child that writes into a full pipe would never end.
         wait_until(ended, deadline=deadline, what=f"end of child {self.pid}")
         self.poll()
         code = self._handle.exit_code()
@@ -180,6 +182,8 @@ def start_child(
     code = textwrap.dedent(source)
     here, there = multiprocessing.Pipe()
     try:
+        # It finds its source in the pipe; the others are given it as an argument, which ``fork`` need not
+        # pickle.
         if method == "subprocess":
             handle: _Handle = _Subprocess(there, env or {})
             here.send((code, dict(args or {})))
@@ -189,6 +193,8 @@ def start_child(
         here.close()
         raise
     finally:
+        # The parent's copy of the child's end: while it is open, the end of the child cannot be seen as an
+        # end of file.
         there.close()
     return ChildProcess(handle, here)
 
@@ -199,6 +205,7 @@ def gone_writer_id(number: int = 0) -> str:
 
     The same number gives the same id again: starting a process for each would take its time.
     """
+    # A pipe and not standard output: whatever the site's start-up prints would stand in the id.
     read, write = os.pipe()
     source = (
         "import os, sys; from agentlightning.store.base import new_writer_id; "
@@ -267,6 +274,7 @@ def _run(code: str, args: dict[str, Any], connection: Connection) -> None:
         exec(compile(code, "<child>", "exec"), names)  # noqa: S102 - running the snippet is the purpose
     except Exception:  # noqa: BLE001 - told to the parent, whatever it is
         connection.send(("error", traceback.format_exc()))
+        # multiprocessing would print the traceback that has been reported already.
         raise SystemExit(1) from None
     finally:
         connection.close()

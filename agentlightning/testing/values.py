@@ -65,7 +65,9 @@ def same_value(left: Any, right: Any) -> bool:
         return False
     if isinstance(left, BaseModel):
         return same_value(
-            {**vars(left), **(left.model_extra or {})}, {**vars(right), **(right.model_extra or {})}
+            # Not ``model_dump``, which turns values into others before they are compared.
+            {**vars(left), **(left.model_extra or {})},
+            {**vars(right), **(right.model_extra or {})},
         )
     if isinstance(left, Mapping):
         return left.keys() == right.keys() and all(same_value(left[key], right[key]) for key in left)
@@ -74,5 +76,6 @@ def same_value(left: Any, right: Any) -> bool:
     if isinstance(left, float):
         if math.isnan(left) or math.isnan(right):
             return math.isnan(left) and math.isnan(right)
+        # -0.0 equals 0.0, but not to the bit.
         return left == right and math.copysign(1.0, left) == math.copysign(1.0, right)
     return bool(left == right)

@@ -35,6 +35,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Examine the machine, print what was found, and return the exit code."""
     try:
+        # Here and not at the top: whoever runs the doctor may have an installation that cannot be imported.
         from . import report
     except Exception as error:  # noqa: BLE001 - what every check needs may be what is broken
         sentence = f"agentlightning itself cannot be loaded: {type(error).__name__}: {error}"

@@ -27,8 +27,8 @@ from ...testing.fake_openai import FakeOpenAI
 from ...tracer.otel import OtelTracer
 from .calls import ASYNC, QUESTION, SYNC, TOOL, Call
 
-MAX_WAIT_TIME = 30_000  # milliseconds
-"""Seconds; a busy machine is not a broken one."""
+MAX_WAIT_TIME = 30_000
+"""Milliseconds; a busy machine is not a broken one."""
 
 
 class _Log(logging.Handler):
@@ -48,6 +48,7 @@ class _OpenAI:
     name = "openai"
 
     def __init__(self, server: FakeOpenAI) -> None:
+        # Without retries: a second request would be a second span, and the canary counts them.
         self._sync: Any = server.client(max_retries=0)
         self._async: Any = server.async_client(max_retries=0)
 
@@ -117,6 +118,7 @@ def client_of(server: FakeOpenAI) -> Any | None:
 
 def in_force() -> list[str]:
     """Return what every patch that is in force now says of itself."""
+    # Patches are not kept in a list anywhere; the garbage collector knows every object.
     found = [each for each in gc.get_objects() if isinstance(each, Patch) and not isinstance(each, Patches)]
     return sorted({each.description for each in found if each.active})
 
@@ -125,6 +127,7 @@ def main(url: str, result: Path) -> None:
     """Be the agent."""
     log = _Log()
     logging.getLogger("agentlightning").addHandler(log)
+    # As a user would choose; the two record by different ways.
     kind = OtelTracer if probe().range == "none" else AgentOpsTracer
     tracer: OtelTracer = kind(max_wait_time=MAX_WAIT_TIME)
     store = open_store(url)

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         if isinstance(client, Exception):
             sys.stdout.write(f"{name} refuses to start: {client}\n")
             continue
+        # Both names, as libraries treat them differently in NO_PROXY.
         for host in HOSTS if arguments[0] == "calls" else ():
             with contextlib.suppress(Exception):  # what counts is who was asked
                 client.post(f"http://{host}:{arguments[1]}/v1/chat/completions", json={}, timeout=5.0)

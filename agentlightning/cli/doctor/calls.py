@@ -57,6 +57,7 @@ def _call(style: str, text: str, tool: ToolCallAnswer | None = None) -> Call:
     choice = AnswerChoice(
         tokens_of(text), (tool,) if tool else (), finish_reason="tool_calls" if tool else "stop"
     )
+    # A prompt of its own for each call, so that one cannot be taken for another.
     number = sum(map(ord, style))
     return Call(
         style,
@@ -65,6 +66,7 @@ def _call(style: str, text: str, tool: ToolCallAnswer | None = None) -> Call:
             prompt_token_ids=(101, 102, number),
             model=MODEL,
             id=f"chatcmpl-{style.replace(' ', '-')}",
+            # Shown without being asked: what is tried here is the capture; asking is off by default.
             ids="always",
             logprobs="always",
         ),

@@ -50,6 +50,7 @@ class Recorded:
 
 def canary(subject: Subject) -> Iterator[Finding]:
     """Let the agent run, and compare what it saw and what is in the store with what the model said."""
+    # On the file system of the real store, with its options: that is what has to work.
     with scratch(subject.folder) as folder:
         url = subject.scratch_url(folder)
         said, trouble = _run_agent(folder, url)
@@ -57,6 +58,7 @@ def canary(subject: Subject) -> Iterator[Finding]:
             yield Finding("fail", "canary", "a recorded agent does not run to its end", CURE, (trouble,))
             return
         recorded = asyncio.run(_read(url))
+        # Looked at while the folder is there; a span in the spool has not reached the store.
         spooled = [path.name for path in (folder / "spool").rglob("*") if path.is_file()]
     yield from _judge(said, recorded, spooled)
     patches = tuple(said["patches"])
@@ -83,6 +85,7 @@ def _run_agent(folder: Path, url: str) -> tuple[dict[str, Any], str]:
     except subprocess.TimeoutExpired:
         return {}, f"it did not end within {TIMEOUT:.0f} s"
     if done.returncode or not result.exists():
+        # The last line of a traceback says what was raised.
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         return {}, f"exit code {done.returncode}: {last}"
     found: dict[str, Any] = json.loads(result.read_text(encoding="ascii"))
@@ -114,6 +117,7 @@ def _judge(said: dict[str, Any], recorded: Recorded, spooled: list[str]) -> Iter
     through = f"through {name} {installed_version(name)} " if name else ""
     way = f"{through}under {said['tracer']}, to a scratch store and back"
     if said["log"]:
+        # Errors mean lost spans; a warning may be about something that does not matter here.
         level: Level = "fail" if any(each != "WARNING" for each, _ in said["log"]) else "warn"
         messages = tuple(message for _, message in said["log"])
         yield Finding(level, "canary", "while the canary was recorded, this was logged", CURE, messages)
@@ -139,6 +143,7 @@ def _calls(expected: Sequence[Call], seen: dict[str, str], recorded: Sequence[Mo
     for call in expected:
         if seen.get(call.style) != call.said:
             yield f"{call.style}: the agent got {seen.get(call.style)!r} in place of {call.said!r}"
+        # What is left in the end belongs to no call: a call was recorded twice by two instrumentations.
         count = counts.pop(call.answer.id, 0)
         if count != 1:
             yield f"{call.style}: {output.count(count, 'span')} in place of one"

@@ -40,10 +40,12 @@ def disk(subject: Subject) -> Iterator[Finding]:
         yield Finding("fail", "disk", sentence, "set AGL_SPOOL_DIR to a folder that can be written")
     for folder, what in places.items():
         status = os.statvfs(folder)
+        # What is free for users; ``f_bfree`` includes what is reserved for root.
         free = status.f_bavail * status.f_frsize
         cure = f"make room in {folder}, or choose another place with AGL_STORE and AGL_SPOOL_DIR"
         level = _by_room(free)
         yield Finding(level, "disk", f"{size(free)} free in {what}, {folder}", cure if level != "ok" else "")
+        # 0 where a file system has no fixed number of files (btrfs, most network file systems).
         if status.f_files and status.f_favail < FEW_FILES_LEFT:
             sentence = f"{what} {folder} has room for {status.f_favail} more files"
             yield Finding("warn", "disk", sentence, "remove files that are not needed")
@@ -143,6 +145,7 @@ def file_system(folder: Path, mounts: str) -> tuple[str, str]:
         if len(fields) < 3:
             continue
         point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1])
+        # The longest mount point wins, and of equals the last: it is mounted over the others.
         if place.is_relative_to(point) and len(point) >= len(found[1]):
             found = fields[2], point
     return found

@@ -15,6 +15,7 @@ def locked(take: Callable[..., None], path: Path) -> bool:
     """Return whether an exclusive lock can be had at once."""
     with path.open("r+b") as file:
         try:
+            # Closing the file gives the lock back.
             take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return False
@@ -27,6 +28,7 @@ def written(path: Path) -> str:
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
+            # What is expected, while the other process is in its transaction.
             return "busy" if "locked" in str(error) else str(error)
         connection.execute("INSERT INTO notes VALUES ('theirs')")
         connection.execute("COMMIT")

@@ -75,6 +75,7 @@ def opentelemetry(_: Subject) -> Iterator[Finding]:
 def _release(name: str, version: str | None) -> tuple[int, int]:
     """Return the release of the API that a package belongs to; 0.56b0 of the instrumentations goes with 1.35."""
     major, minor, *_ = (*version_numbers(version), 0, 0)
+    # Beta packages of one release have numbers of their own: 0.56b0 belongs to 1.35, and they rise together.
     return (1, minor - 21) if major == 0 and "instrumentation" in name else (major, minor)
 
 
@@ -141,11 +142,13 @@ def _requirements(name: str) -> list[str]:
 
 
 def _unmet(needed: Requirement) -> str:
+    # Not needed on this platform or Python, or only by an extra.
     if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
         return ""
     version = installed_version(needed.name)
     if version is None:
         return f"needs {needed.name}, which is not installed"
+    # pip installs a prerelease where it is asked to; that is no conflict.
     if needed.specifier.contains(version, prereleases=True):
         return ""
     return f"needs {needed.name} {needed.specifier}, but {version} is installed"
@@ -153,6 +156,8 @@ def _unmet(needed: Requirement) -> str:
 
 def namesakes(_: Subject) -> Iterator[Finding]:
     """Distributions and folders that own a name that we import."""
+    # The original distribution has the same import name: pip removes files of the other when one of the two is
+    # uninstalled.
     owners = set(importlib.metadata.packages_distributions().get("agentlightning", ())) - {OURS}
     for owner in sorted(owners):
         sentence = f"the distribution {owner!r} also installs the import name 'agentlightning'"

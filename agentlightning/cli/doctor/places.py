@@ -22,6 +22,7 @@ def places(subject: Subject) -> Iterator[Finding]:
     if subject.url.startswith("memory:"):
         return
     if subject.path is not None and not (
+        # Opening an older file would migrate it, which is not for a check to do.
         subject.path.exists() and all(step.applied for step in store_migrate.steps(subject.path))
     ):
         return

@@ -49,10 +49,12 @@ def _no_proxy() -> str:
 def _through(named: dict[str, str]) -> tuple[set[str], list[str]]:
     """Return the hosts whose requests went to the proxy, and the clients that cannot be made at all."""
     with FakeOpenAI() as server:
+        # The same variables and another proxy, so that what the real one sees does not change.
         env = {**program_environment(), **dict.fromkeys(named, server.url)}
         port = urlsplit(server.url).port
         broken = _ask(["made"], program_environment())
         broken += _ask(["calls", str(port)], env)
+        # Through a proxy, the request line has the whole URL; asked directly, only the path.
         caught = {urlsplit(request.path).hostname for request in server.requests}
     return {host for host in caught if host}, broken
 

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         for heading, name, module in CHECKS:
             done += [
                 (heading, finding)
+                # Imported check by check: see ``loaded``.
                 for finding in findings_of(name, loaded(module, name), meant, unchecked(heading))
             ]
             advance()

@@ -41,6 +41,7 @@ def _lossy(environment: Mapping[str, str]) -> Iterator[Finding]:
     own = "in a program that installs its own tracer provider"
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         yield finding("fail", "OTEL_SDK_DISABLED", "switches every span off")
+    # Our provider samples nothing away; one that the program brings obeys this.
     if environment.get("OTEL_TRACES_SAMPLER", "").strip().lower() not in HARMLESS_SAMPLERS:
         yield finding("warn", "OTEL_TRACES_SAMPLER", f"leaves spans out {own}; ours records all")
     if environment.get("OTEL_PYTHON_CONTEXT", "contextvars_context") != "contextvars_context":
@@ -88,6 +89,7 @@ def _unreadable(environment: Mapping[str, str]) -> Iterator[Finding]:
         except (ValueError, KeyError):
             sentence = f"{name}={environment[name]!r} cannot be understood"
             yield Finding(level, "agl_settings", sentence, f"set {name} to {cure}")
+    # With one of the two, spans have half of an attempt's name, which nobody can file.
     ids = [each for each in ("AGL_ROLLOUT_ID", "AGL_ATTEMPT_ID") if environment.get(each)]
     if len(ids) == 1:
         sentence = f"{ids[0]} is set without its companion, so spans have no attempt"

@@ -104,6 +104,7 @@ def _try_a_new_one(subject: Subject) -> None:
         try:
             asyncio.run(make(url))
         except InvalidArgument as error:
+            # The message names the file of the trial, which is gone.
             raise InvalidArgument(str(error).replace(url, subject.url)) from None
 
 
@@ -152,8 +153,11 @@ def _broken_locks(folder: Path) -> Iterator[str]:
         with lock.open("r+b") as file:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("INSERT INTO notes VALUES ('ours')")
+            # Both kinds: SQLite locks by POSIX (lockf), our presence files by flock, and some file
+            # systems have only one of them.
             fcntl.flock(file, fcntl.LOCK_EX)
             fcntl.lockf(file, fcntl.LOCK_EX)
+            # Another process, as POSIX locks never exclude the process that holds them.
             held = _ask(folder)
             connection.execute("COMMIT")
         free = _ask(folder)
@@ -170,6 +174,7 @@ def _ask(folder: Path) -> dict[str, Any]:
     Raises:
         RuntimeError: It fails.
     """
+    # Isolated: nothing of the user's environment is needed, so nothing of it can break this.
     command = [sys.executable, "-I", str(Path(__file__).with_name("neighbour.py")), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)  # noqa: S603 - ours
     if done.returncode:

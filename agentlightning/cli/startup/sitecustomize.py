@@ -16,16 +16,19 @@ def _run_the_hidden_one() -> None:
     from importlib.util import module_from_spec
 
     here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib is not yet loaded
+    # In place: the list may be held by others already.
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != here]  # noqa: PTH100 - as above
     spec = PathFinder.find_spec("sitecustomize", sys.path)
     if spec is None or spec.loader is None:
         return
     module = module_from_spec(spec)
+    # As ``import`` does, before the module runs: it may import itself.
     sys.modules["sitecustomize"] = module
     spec.loader.exec_module(module)
 
 
 def _start() -> None:
+    # PYTHONPATH may have outlived ``agl run``, for example in a tmux session that was started under it.
     if not os.environ.get("AGL_ROLLOUT_ID"):
         return
     try:

@@ -15,6 +15,7 @@ from .base import RETRYING, ContractBase
 from .rollouts import drain
 
 ENDED = ("failed", "succeeded")
+# ``timeout`` and ``unresponsive`` are verdicts of the watchdog. They are no end: what was silent may still report.
 FAULTS = ("failed", "timeout", "unresponsive")
 
 
@@ -92,6 +93,7 @@ class AttemptStatusContract(ContractBase):
     ) -> None:
         config = RolloutConfig(max_attempts=2, retry_condition=[status])
         rollout = await running(store, config=config)
+        # Somebody else waits already: what is tried again has to stand behind it.
         await store.enqueue_rollout("before")
         await store.update_attempt(rollout.rollout_id, "latest", status=status)
         after = await rollout_of(store, rollout)
@@ -112,6 +114,7 @@ class AttemptStatusContract(ContractBase):
         await store.update_attempt(rollout.rollout_id, "latest", status=status)
         assert (await rollout_of(store, rollout)).status == "failed"
 
+    # ``max_attempts`` bounds all attempts, not only those that the queue made.
     async def test_attempts_by_hand_count_too(self, store: LightningStore) -> None:
         config = RolloutConfig(max_attempts=2, retry_condition=["failed"])
         rollout = await running(store, config=config)
@@ -130,6 +133,7 @@ class AttemptStatusContract(ContractBase):
             "preparing", "running", "failed", "succeeded", "unresponsive", "timeout",
         ]  # fmt: skip
         for other in every:
+            # The metadata that comes with a refused status is not written either.
             if other != status:
                 with pytest.raises(InvalidTransition):
                     await store.update_attempt(
@@ -155,6 +159,7 @@ class AttemptStatusContract(ContractBase):
         before = await rollout_of(store, rollout)
         await store.update_attempt(rollout.rollout_id, "latest", status=status)
         assert await rollout_of(store, rollout) == before
+        # Said twice, the fault queues the rollout once.
         assert await drain(store) == (["x"] if status in FAULTS else [])
 
 
@@ -168,6 +173,7 @@ class LateResultContract(ContractBase):
         former = await running(store, config=RETRYING)
         latest = await store.start_attempt(former.rollout_id)
         before = await rollout_of(store, latest)
+        # The former attempt speaks after it was replaced: that is on its own record, and decides nothing.
         reported = await store.update_attempt(former.rollout_id, former.attempt.attempt_id, status=status)
         assert reported.status == status
         assert await attempt_now(store, former) == reported
@@ -217,10 +223,12 @@ class LateResultContract(ContractBase):
         before = await rollout_of(store, rollout)
         assert await store.add_span(span_of(rollout, "late")) is not None
         assert (await attempt_now(store, rollout)).status == status
+        # A span that comes after the end is kept, since it happened; it does not reopen anything.
         assert (await rollout_of(store, rollout)).status == before.status
         assert len(await store.query_spans(rollout.rollout_id)) == 2
         assert await drain(store) == (["x"] if before.status == "requeuing" else [])
 
+    # A sign of life takes the retry back, as long as nobody has claimed it.
     async def test_a_span_revives_an_unresponsive_attempt(self, store: LightningStore) -> None:
         rollout = await running(store, config=RETRYING)
         await store.update_attempt(rollout.rollout_id, "latest", status="unresponsive")
@@ -242,6 +250,7 @@ class LateResultContract(ContractBase):
     async def test_a_span_revives_a_superseded_attempt_alone(self, store: LightningStore) -> None:
         rollout = await running(store, config=RETRYING)
         await store.update_attempt(rollout.rollout_id, "latest", status="unresponsive")
+        # The retry has been claimed: two attempts now run, and only the second decides about the rollout.
         second = await store.dequeue_rollout()
         assert second is not None
         await store.add_span(span_of(rollout))
@@ -265,6 +274,7 @@ class UpdateAttemptContract(ContractBase):
         assert changed == before.model_copy(update=expected)
         assert await store.get_latest_attempt(rollout.rollout_id) == changed
         assert await store.update_attempt(rollout.rollout_id, "latest") == changed
+        # ``None`` is a value, and an argument that is left out is none.
         cleared = await store.update_attempt(rollout.rollout_id, "latest", metadata=None)
         assert cleared == changed.model_copy(update={"metadata": None})
         assert (await rollout_of(store, rollout)).status == "preparing"
@@ -288,6 +298,8 @@ class UpdateAttemptContract(ContractBase):
         await store.update_attempt(rollout.rollout_id, "latest", last_heartbeat_time=ahead)
         changed = await store.update_attempt(rollout.rollout_id, "latest", last_heartbeat_time=ahead - 50.0)
         assert changed.last_heartbeat_time == ahead
+        # The clock of the store may be set back; a heartbeat that goes back would make a live attempt look
+        # silent.
         clock.shift(-3600.0)
         await store.add_span(span_of(rollout))
         assert (await attempt_now(store, rollout)).last_heartbeat_time == ahead
@@ -323,6 +335,7 @@ class UpdateAttemptContract(ContractBase):
         ]
         rollout = await store.start_rollout("x", worker_id="w")
         for change in wrong:
+            # Beside arguments that are right, which must not be written alone.
             arguments = {"status": "running", "metadata": {"a": 1}, **change}
             with pytest.raises(InvalidArgument):
                 await store.update_attempt(rollout.rollout_id, "latest", **arguments)
@@ -375,9 +388,11 @@ class WorkerContract(ContractBase):
         await store.update_attempt(rollout.rollout_id, "latest", status=status)
         worker = await worker_now(store, "w")
         assert (worker.status, worker.current_rollout_id, worker.current_attempt_id) == (expected, None, None)
+        # Of an attempt that was given up nobody knows whether its worker is free.
         assert worker.last_idle_time == (clock() if expected == "idle" else None)
 
     async def test_a_worker_that_works_on_something_else_stays_busy(self, store: LightningStore) -> None:
+        # One worker, two attempts: the end of the first must not set free who works on the second.
         former = await running(store, worker_id="w")
         latter = await running(store, worker_id="w")
         await store.update_attempt(former.rollout_id, "latest", status="succeeded")

@@ -24,6 +24,8 @@ async def in_threads(calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]
     """Run each call in a thread and an event loop of its own, all at once; return the answers in order."""
     answers: list[Any] = [None] * len(calls)
     errors: list[BaseException] = []
+    # All threads begin at one moment: started one after the other, the first would be done before the last one
+    # is there.
     together = threading.Barrier(len(calls))
 
     def work(index: int) -> None:
@@ -32,6 +34,8 @@ async def in_threads(calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]
 
         try:
             together.wait(timeout=30.0)
+            # A loop of its own for each thread: a store must not depend on the loop in which it was
+            # opened.
             answers[index] = asyncio.run(main())
         except BaseException as error:  # noqa: BLE001 - raised again in the test's own thread
             errors.append(error)
@@ -40,6 +44,7 @@ async def in_threads(calls: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]
     for thread in threads:
         thread.start()
     for thread in threads:
+        # Not joined on the loop: a store may need it to answer the threads.
         await asyncio.to_thread(thread.join)
     if errors:
         raise errors[0]

@@ -27,10 +27,12 @@ class LateContract(ContractBase):
     async def test_a_late_span_is_stored_beside_its_attempt(self, store: LightningStore) -> None:
         rollout = await store.start_rollout("x")
         own, first, second = span_of(rollout), late_of(rollout, "first"), late_of(rollout, "second")
+        # Long enough that a backend keeps it apart from the row, as it does for token ids.
         first.attributes["numbers"] = [*range(40)]
         stored = await store.add_many_spans([first, own, second])
 
         assert ids(stored) == ids([own, first, second])
+        # Late spans get no number: they would leave gaps between the spans of the attempt.
         assert [span.sequence_id for span in stored] == [1, 0, 0]
         assert ids(await store.query_spans(rollout.rollout_id)) == ids([own])
         late = await store.query_late_spans(rollout.rollout_id)
@@ -43,6 +45,7 @@ class LateContract(ContractBase):
     async def test_a_late_span_is_stored_once(self, store: LightningStore) -> None:
         rollout = await store.start_rollout("x")
         late = late_of(rollout)
+        # Twice in one batch, then again: a batch whose acknowledgement was lost is sent once more.
         assert len(await store.add_many_spans([late, late])) == 1
         assert len(await store.add_many_spans([late])) == 0
         assert ids(await store.query_late_spans(rollout.rollout_id)) == [late.span_id]
@@ -72,6 +75,7 @@ class LateContract(ContractBase):
         receipt = await store.get_receipt(rollout.rollout_id, "latest")
 
         assert (receipt.started, receipt.stored, receipt.dropped) == (1, 1, {})
+        # One is stored, one was dropped, and one has not ended: the writer counted three.
         assert (receipt.late, receipt.late_stored, receipt.late_dropped) == (3, 1, {"queue_full": 1})
 
     async def test_a_seal_names_the_late_spans_that_were_there(self, store: LightningStore) -> None:
@@ -82,6 +86,7 @@ class LateContract(ContractBase):
         await store.add_many_spans([late_of(rollout)])
 
         assert sealed.seal is not None
+        # The late span that came after the seal is stored and does not change what was sealed.
         assert (sealed.seal.spans, sealed.seal.late) == (1, 1)
         assert await attempt_now(store, rollout) == sealed
         assert len(await store.query_late_spans(rollout.rollout_id)) == 2

@@ -28,6 +28,7 @@ from .rollouts import requests
 BAD_PAGES: list[dict[str, Any]] = [
     {"sort_by": "colour"},
     {"sort_by": ""},
+    # The name of a column goes into the SQL text, where no parameter can stand: it must be one of a list.
     {"sort_by": "rollout_id; DROP TABLE rollouts"},
     {"sort_order": "up"},
     {"limit": -2},
@@ -48,17 +49,20 @@ SPAN_QUERIES: list[tuple[dict[str, Any], list[int]]] = [
     ({"name": "cha"}, []),
     ({"name_contains": "oo"}, [2]),
     ({"name_contains": "CHAT"}, []),
+    # Wildcards of LIKE and GLOB are plain characters here, and case counts.
     ({"name_contains": "%"}, []),
     ({"name_contains": "c_at"}, []),
     ({"name": "chat", "trace_id": "a" * 32}, [1]),
     ({"name": "tool", "trace_id": "b" * 32}, []),
     ({"name": "tool", "trace_id": "b" * 32, "filter_logic": "or"}, [2, 3]),
+    # "or" joins the conditions that are given; where none is, all spans are meant.
     ({"name": "none", "filter_logic": "or"}, []),
     ({"filter_logic": "or"}, [1, 2, 3]),
     ({"sort_order": "desc"}, [3, 2, 1]),
     ({"sort_by": "start_time"}, [3, 2, 1]),
     ({"sort_by": "name"}, [1, 3, 2]),
     ({"sort_by": "name", "sort_order": "desc"}, [2, 1, 3]),
+    # None comes last in both directions.
     ({"sort_by": "parent_id"}, [2, 3, 1]),
     ({"sort_by": "parent_id", "sort_order": "desc"}, [3, 2, 1]),
     ({"sort_by": "span_id", "sort_order": "desc", "limit": 2}, [3, 2]),
@@ -129,6 +133,7 @@ class QueryRolloutsContract(ContractBase):
         assert inputs(await store.query_rollouts(status_in=["succeeded", "queuing"])) == ["queued", "done"]
         assert inputs(await store.query_rollouts(status=["preparing"])) == ["preparing"]
         assert inputs(await store.query_rollouts(status_in=["failed"])) == []
+        # An empty list is a condition that nothing fulfils; only ``None`` is none.
         assert inputs(await store.query_rollouts(status_in=[])) == []
 
     async def test_ids_filter(self, store: LightningStore) -> None:
@@ -142,6 +147,7 @@ class QueryRolloutsContract(ContractBase):
 
     async def test_many_ids_filter(self, store: LightningStore) -> None:
         created = await store.enqueue_many_rollouts(requests(*range(3)))
+        # SQLite takes 32,766 parameters in one statement (since 3.32; 999 before).
         wanted = [f"ro-{number}" for number in range(40_000)] + [created[1].rollout_id]
         assert inputs(await store.query_rollouts(rollout_id_in=wanted)) == [1]
 
@@ -170,6 +176,7 @@ class QueryRolloutsContract(ContractBase):
             [first, span_of(rollout), span_of(again, attributes={"agentops.tags": ["é", "b", "\ud800"]})],
             opened=[open_span_of(again, attributes={"agentlightning.tag.0": "open"})],
         )
+        # A repeat is not stored, so its tags are not the rollout's.
         repeated = first.model_copy(update={"attributes": {"agentlightning.tag.0": "repeat"}})
         await store.add_many_spans([repeated])
         await store.add_span(
@@ -210,6 +217,7 @@ class QueryRolloutsContract(ContractBase):
 
     async def test_a_batch_that_is_refused_gives_no_tag(self, store: LightningStore) -> None:
         rollout = await store.start_rollout("x")
+        # The span with the tag comes first in the batch: its tag must go with it.
         good = span_of(rollout, attributes={"agentlightning.tag.0": "lost"})
         with pytest.raises(AttemptNotFound):
             await store.add_many_spans([good, good.model_copy(update={"attempt_id": "at-unknown"})])
@@ -264,6 +272,7 @@ class QueryAttemptsContract(ContractBase):
     async def test_attempts_come_in_order(self, store: LightningStore, clock: ManualClock) -> None:
         rollout = await store.start_rollout("x", worker_id="b")
         for worker in ("c", None, "a"):
+            # Started earlier by the clock, created later: the number counts.
             clock.shift(-10.0)
             await store.start_attempt(rollout.rollout_id, worker_id=worker)
         found = await store.query_attempts(rollout.rollout_id)
@@ -369,6 +378,7 @@ class QuerySpansContract(ContractBase):
         rollout = await store.start_rollout("x")
         await store.add_many_spans([span_of(rollout, f"{number % 3}") for number in range(25)])
         whole = ids(await store.query_spans(rollout.rollout_id, sort_by="name", sort_order="desc"))
+        # Nine spans share each name: without a second key, an order by name may differ from page to page.
         pages: list[str] = []
         for offset in range(0, 25, 4):
             pages += ids(
@@ -526,6 +536,7 @@ class AliasingContract(ContractBase):
         for value in (given, rollout.input, rollout.metadata):
             assert value is not None
             value["deep"]["list"].append("changed")
+        # What the store returned is changed as well as what it was given: neither may be its own object.
         rollout.status = "failed"
         rollout.config.max_attempts = 99
         rollout.attempt.status = "failed"
@@ -538,6 +549,7 @@ class AliasingContract(ContractBase):
 
     async def test_requests_and_policies_are_not_aliased(self, store: LightningStore) -> None:
         request = EnqueueRolloutRequest(input={"n": [1]})
+        # One request for two rollouts: they share nothing afterwards.
         rollout, sibling = await store.enqueue_many_rollouts([request, request])
         request.input["n"].append(2)
         rollout.config.retry_condition.append("failed")

@@ -80,6 +80,8 @@ class QueueContract(ContractBase):
     ) -> None:
         for value in range(3):
             await store.enqueue_rollout(value)
+            # The place in the queue is the order of arrival; a clock that is set back lets nobody in
+            # before others.
             clock.shift(-100.0)
         assert await drain(store) == [0, 1, 2]
 
@@ -94,6 +96,7 @@ class QueueContract(ContractBase):
     async def test_one_bad_request_enqueues_nothing(self, store: LightningStore) -> None:
         bad = EnqueueRolloutRequest(input="bad", resources_id="rs-unknown")
         with pytest.raises(ResourcesNotFound):
+            # The good one stands first: it must not be in the queue after the second was refused.
             await store.enqueue_many_rollouts([*requests("good"), bad])
         assert len(await store.query_rollouts()) == 0
         assert await store.dequeue_rollout() is None
@@ -123,6 +126,7 @@ class QueueContract(ContractBase):
     async def test_a_claim_takes_up_to_its_limit(self, store: LightningStore) -> None:
         await store.enqueue_many_rollouts(requests(*range(5)))
         assert [r.input for r in await store.dequeue_many_rollouts(limit=2)] == [0, 1]
+        # Without a limit it is one, as in 0.3.
         assert [r.input for r in await store.dequeue_many_rollouts()] == [2]
         assert [r.input for r in await store.dequeue_many_rollouts(limit=100)] == [3, 4]
 
@@ -205,6 +209,7 @@ class StartContract(ContractBase):
         enqueued = await store.enqueue_rollout("x")
         started = await store.start_rollout("x")
         named = await store.enqueue_rollout("x", resources_id=first.resources_id)
+        # Now the first is the newest; what was enqueued before keeps what was the latest then.
         await store.update_resources(first.resources_id, {})
         for rollout, expected in (
             (before, None),
@@ -243,6 +248,7 @@ class StartContract(ContractBase):
         assert len(await store.query_workers()) == 0
 
     async def test_a_failed_rollout_is_tried_again_by_hand(self, store: LightningStore) -> None:
+        # A person may try again what the policy gave up; nobody else may.
         rollout_id = await in_status(store, "failed")
         again = await store.start_attempt(rollout_id, worker_id="w")
         assert (again.status, again.end_time, again.attempt.sequence_id) == ("preparing", None, 2)
@@ -374,6 +380,7 @@ class UpdateRolloutContract(ContractBase):
         await store.update_rollout(rollout_id, status="requeuing")
         assert await drain(store) == ["before", "x"]
         attempts = await store.query_attempts(rollout_id)
+        # Claimed once: there is no third attempt.
         assert [attempt.sequence_id for attempt in attempts] == [1, 2]
 
     @pytest.mark.parametrize("status", ["queuing", "requeuing", "preparing", "running"])

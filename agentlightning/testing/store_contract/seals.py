@@ -39,6 +39,7 @@ class SealContract(ContractBase):
         assert await store.seal_attempt(rollout.rollout_id, "latest", spans=2) == sealed
         assert await store.get_latest_attempt(rollout.rollout_id) == sealed
         assert list(await store.query_attempts(rollout.rollout_id)) == [sealed]
+        # A second seal over another number of spans would change what somebody may have trained on.
         with pytest.raises(AlreadySealed, match="2 spans"):
             await store.seal_attempt(rollout.rollout_id, "latest", spans=3)
 
@@ -52,6 +53,7 @@ class SealContract(ContractBase):
         assert plain.seal is not None
         assert (sealed.seal.unproven, plain.seal.unproven) == (counted, None)
         assert await store.get_latest_attempt(rollout.rollout_id) == sealed
+        # A repeat returns the seal as it is; it does not replace the count.
         assert await store.seal_attempt(rollout.rollout_id, "latest", spans=2, unproven={}) == sealed
 
     @pytest.mark.parametrize("unproven", [{"code": -1}, {"code": 1.5}, {"code": True}, ["code"]])
@@ -145,6 +147,7 @@ class SealContract(ContractBase):
     async def test_of_a_seal_and_a_span_at_once_the_seal_counts_or_is_refused(
         self, store: LightningStore
     ) -> None:
+        # Which of the two comes first is open; either order has one right outcome, and both are tried.
         for _ in range(20):
             rollout = await complete(store)
             seal = store.seal_attempt(rollout.rollout_id, "latest", spans=2)
@@ -157,5 +160,6 @@ class SealContract(ContractBase):
             if attempt.seal is None:
                 assert isinstance(outcome[0], NotSealable)
             else:
+                # The seal names a number, so a reader can leave out what came after it.
                 before = [span for span in stored if span.sequence_id <= attempt.seal.sequence_id]
                 assert len(before) == attempt.seal.spans == 2

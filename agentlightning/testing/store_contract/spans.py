@@ -18,6 +18,7 @@ from ..values import account_of, ended, ids, open_span_of, span_of
 from .attempts import attempt_now, rollout_of
 from .base import RETRYING, ContractBase, in_threads
 
+# Writers of this process, which is alive: receipts of their attempts are not interrupted.
 WRITER = new_writer_id(1)
 OTHER_WRITER = new_writer_id(2)
 
@@ -79,6 +80,7 @@ class AddSpansContract(ContractBase):
         rollout = await store.start_rollout("x")
         span = span_of(rollout, attributes={"version": 1})
         stored = await store.add_span(span)
+        # The first write wins: whoever sends a span again must not be able to change what was acknowledged.
         changed = span.model_copy(update={"attributes": {"version": 2}, "sequence_id": 9})
         assert await store.add_span(span) is None
         assert await store.add_span(changed) is None
@@ -90,6 +92,8 @@ class AddSpansContract(ContractBase):
     async def test_what_was_stored_before_is_left_out_of_the_answer(self, store: LightningStore) -> None:
         rollout = await store.start_rollout("x")
         spans = [span_of(rollout) for _ in range(5)]
+        # As after a lost acknowledgement of a part: the whole batch comes again, and only what is new is
+        # stored and numbered.
         await store.add_many_spans([spans[1], spans[3]])
         stored = await store.add_many_spans(spans)
         assert ids(stored) == [spans[0].span_id, spans[2].span_id, spans[4].span_id]
@@ -114,6 +118,7 @@ class AddSpansContract(ContractBase):
 
     async def test_a_given_number_is_kept_and_raises_the_counter(self, store: LightningStore) -> None:
         rollout = await store.start_rollout("x")
+        # 0 asks for a number. A lower one that is given (3) is kept and does not take the counter back.
         batch = [span_of(rollout, sequence_id=number) for number in (0, 10, 0, 3, 0)]
         assert sequence_ids(await store.add_many_spans(batch)) == [1, 10, 11, 3, 12]
         assert await store.get_next_span_sequence_id(rollout.rollout_id, rollout.attempt.attempt_id) == 13
@@ -124,6 +129,7 @@ class AddSpansContract(ContractBase):
         pair, other = ((at.rollout_id, at.attempt.attempt_id) for at in (one, two))
         assert await store.get_next_span_sequence_id(*pair) == 1
         await store.add_span(span_of(one))
+        # One trip for several attempts; the answer is in the order of the question.
         assert list(await store.get_many_span_sequence_ids([pair, other, pair])) == [3, 1, 4]
         kept = await store.add_span(span_of(one, sequence_id=3))
         following = await store.add_span(span_of(one))
@@ -136,6 +142,7 @@ class AddSpansContract(ContractBase):
         rollout = await store.start_rollout("x")
         pair = (rollout.rollout_id, rollout.attempt.attempt_id)
         with pytest.raises(AttemptNotFound):
+            # The known pair comes first: what was reserved for it must be given back.
             await store.get_many_span_sequence_ids([pair, (rollout.rollout_id, "at-unknown")])
         with pytest.raises(RolloutNotFound):
             await store.get_many_span_sequence_ids([pair, ("ro-unknown", "at-unknown")])
@@ -149,9 +156,11 @@ class AddSpansContract(ContractBase):
             return [span for batch in mine for span in await store.add_many_spans(batch)]
 
         written = await in_threads([partial(write, mine) for mine in batches])
+        # 8 writers × 20 batches × 50 spans: no number twice, and none left out.
         assert sorted(span.sequence_id for spans in written for span in spans) == list(range(1, 8001))
         for mine, spans in zip(batches, written, strict=True):
             assert ids(spans) == [span.span_id for batch in mine for span in batch]
+            # Each writer's own order is kept, whatever came between its batches.
             assert sequence_ids(spans) == sorted(sequence_ids(spans))
         found = await store.query_spans(rollout.rollout_id)
         assert sequence_ids(found) == list(range(1, 8001))
@@ -161,6 +170,7 @@ class AddSpansContract(ContractBase):
     @pytest.mark.parametrize("unknown", ["rollout", "attempt", "other rollout's attempt"])
     async def test_one_bad_span_writes_nothing(self, store: LightningStore, where: str, unknown: str) -> None:
         rollout, other = await store.start_rollout("x"), await store.start_rollout("y")
+        # A span, an open span or an account that belongs to nothing, in a batch that is right otherwise.
         stray = {
             "rollout": Attempt(rollout_id="ro-unknown", attempt_id="at-unknown", sequence_id=1, start_time=0),
             "attempt": rollout.attempt.model_copy(update={"attempt_id": "at-unknown"}),
@@ -178,6 +188,7 @@ class AddSpansContract(ContractBase):
                     *([account_of(stray, WRITER)] if where == "account" else []),
                 ],
             )
+        # Neither rows nor statuses, heartbeats or accounts; and no number was used up.
         assert (await snapshot(store, rollout), await snapshot(store, other)) == before
         assert await store.get_next_span_sequence_id(rollout.rollout_id, rollout.attempt.attempt_id) == 1
 
@@ -243,6 +254,7 @@ class OpenSpansContract(ContractBase):
         rollout = await store.start_rollout("x")
         early, late = open_span_of(rollout), open_span_of(rollout)
         await store.add_many_spans([ended(early)])
+        # A writer may report the start of a span after its end, where the two came in different batches.
         await store.add_many_spans([ended(late)], opened=[early, late])
         assert len(await store.query_open_spans(rollout.rollout_id)) == 0
         assert len(await store.query_spans(rollout.rollout_id)) == 2
@@ -251,6 +263,7 @@ class OpenSpansContract(ContractBase):
         rollout = await store.start_rollout("x")
         again = await store.start_attempt(rollout.rollout_id)
         begun = [
+            # Two attempts and no order: the answer is by start, also across attempts.
             open_span_of(rollout, start_time=30.0),
             open_span_of(again, start_time=20.0),
             open_span_of(rollout, start_time=10.0),
@@ -286,6 +299,7 @@ class ReceiptContract(ContractBase):
         receipt = await store.get_receipt(rollout.rollout_id, "latest")
         assert (receipt.rollout_id, receipt.attempt_id) == (rollout.rollout_id, rollout.attempt.attempt_id)
         assert (receipt.started, receipt.stored, receipt.open, receipt.dropped) == (0, 0, 0, {})
+        # Nothing was started, so nothing is missing: an empty attempt is whole.
         assert (receipt.late, receipt.truncated, receipt.interrupted) == (0, False, False)
         assert receipt.whole
 
@@ -296,6 +310,7 @@ class ReceiptContract(ContractBase):
         assert (receipt.started, receipt.stored) == (2, 2)
         assert receipt.whole
 
+    # A program may add spans by itself beside a tracer: those are in no account and must be counted once.
     async def test_declared_and_undeclared_spans_add_up(self, store: LightningStore) -> None:
         rollout = await store.start_rollout("x")
         await store.add_span(span_of(rollout, "by hand"))
@@ -309,6 +324,8 @@ class ReceiptContract(ContractBase):
 
     async def test_a_span_is_declared_once_whoever_sends_it_when(self, store: LightningStore) -> None:
         rollout = await store.start_rollout("x")
+        # ``by_hand`` comes first without an account and then with one; ``begun`` is declared when it starts
+        # and not when it ends. Each is to be counted once.
         by_hand, begun = span_of(rollout), open_span_of(rollout)
         account = account_of(rollout, WRITER, revision=1, started=1)
         await store.add_many_spans([by_hand])
@@ -345,6 +362,8 @@ class ReceiptContract(ContractBase):
         await store.add_many_spans(
             [span_of(rollout)],
             accounts=[
+                # 7 were started: 1 stored + 6 dropped. A full queue loses the newest spans, so the
+                # tail is missing: truncated.
                 account_of(rollout, WRITER, started=3, dropped={"pipeline": 1, "queue_full": 1}, late=1),
                 account_of(rollout, OTHER_WRITER, started=4, dropped={"queue_full": 4}, late=2),
             ],
@@ -366,6 +385,8 @@ class ReceiptContract(ContractBase):
             assert receipt.balanced
             return receipt.started
 
+        # Accounts are totals. A batch that was held up arrives after a newer one and must not take the
+        # count back.
         assert await say(3, 30) == 30
         assert await say(2, 40) == 30
         assert await say(3, 50) == 30
@@ -402,8 +423,10 @@ class ReceiptContract(ContractBase):
 
     async def test_a_writer_that_is_gone_interrupts_unless_it_closed(self, store: LightningStore) -> None:
         gone = gone_writer_id()
+        # Whether a process of another machine is alive cannot be told from here, so it does not interrupt.
         elsewhere = "another-host:1:1:1"
         for writer, closed, interrupted in (
+            # Writer, whether its account is closed, whether the attempt is interrupted.
             (gone, False, True),
             (gone, True, False),
             (WRITER, False, False),
@@ -444,6 +467,7 @@ class ReceiptContract(ContractBase):
         await store.add_many_spans(
             [span_of(rollout)], accounts=[account_of(rollout, WRITER, revision=1, started=1)]
         )
+        # The watchdog gave the attempt up, and a span of it comes all the same: it was only silent.
         await store.update_attempt(rollout.rollout_id, "latest", status="unresponsive")
         await store.add_many_spans(
             [span_of(rollout)], accounts=[account_of(rollout, WRITER, revision=2, started=2, closed=True)]

@@ -113,6 +113,8 @@ class TransitionsContract(ContractBase):
                 with pytest.raises(InvalidTransition):
                     await store.update_rollout(rollout_id, status=following, input="changed")
                 assert await store.get_rollout_by_id(rollout_id) == before
+            # Whether it waits in the queue follows from the status alone; this also empties the queue
+            # for the next round.
             queued = rollout_id in {r.rollout_id for r in await store.dequeue_many_rollouts(limit=9)}
             assert queued == (following in {"queuing", "requeuing"} and status not in FINISHED)
 
@@ -146,6 +148,8 @@ class TransitionsContract(ContractBase):
         self, store: LightningStore, clock: ManualClock
     ) -> None:
         policies: dict[str, RolloutConfig] = {
+            # Late: the attempt is too old. Silent: its last sign of life is. Each with a retry and
+            # without.
             "late": RolloutConfig(timeout_seconds=100, max_attempts=2, retry_condition=["timeout"]),
             "silent": RolloutConfig(
                 unresponsive_seconds=100, max_attempts=2, retry_condition=["unresponsive"]
@@ -161,6 +165,7 @@ class TransitionsContract(ContractBase):
         }
         for rollout in begun.values():
             await store.add_span(span_of(rollout))
+        # Nobody calls the store meanwhile but this wait: time has to turn them by itself.
         ends = [begun["late, no retry"].rollout_id, begun["silent, no retry"].rollout_id]
         wait = asyncio.create_task(store.wait_for_rollouts(rollout_ids=ends))
         clock.shift(101.0)
@@ -184,6 +189,8 @@ class TransitionsContract(ContractBase):
         async def turned() -> bool:
             return await statuses() == expected
 
+        # Which of them is looked at first is the store's choice, so those without a wait may turn a moment
+        # later.
         await wait_until_async(turned, deadline=PATIENCE, what=f"attempts turn into {expected}")
         assert [(await worker_now(store, f"w {name}")).status for name in policies] == [
             *["unknown"] * 4,

@@ -41,18 +41,25 @@ from .base import ContractBase
 AWKWARD: dict[str, Any] = {
     "none": None,
     "bools": [True, False],
+    # In Python ``True == 1 == 1.0``; a database that knows no booleans gives back a number.
     "bool is no number": {"a": True, "b": 1, "c": 1.0},
+    # JSON has neither NaN nor infinities; log-probabilities of models do.
     "nan": math.nan,
     "infinities": [math.inf, -math.inf],
     "nan deep inside": {"a": [{"b": [1, math.nan, None]}]},
+    # SQLite takes -0.0 for 0.0 in an integer column.
     "minus zero": [-0.0, 0.0, 0],
     "tiny and huge": [5e-324, 1.7976931348623157e308, 0.1, 1e22],
+    # More than a column of 64 bits holds; JavaScript and some JSON parsers lose those beyond 53.
     "whole numbers beyond 64 bits": [2**63, -(2**63) - 1, 2**64, 10**40, -(10**40)],
     "whole numbers beyond 53 bits": [2**53 + 1, 2**63 - 1, -(2**63)],
     "text": ["", " ", "\n\t\r", 'quote " and \\', "'; DROP TABLE spans; --", "%_*?[a-z]"],
     "unicode": ["é", "e\u0301", "漢字", "👩‍🚀", "\u2028\u2029", "\ufeff", "\u202e"],
+    # PostgreSQL refuses NUL in text, and C strings end at it.
     "control characters": ["\x00", "a\x00b", "\x1f\x7f\x80"],
+    # Half a character, as a client makes that cuts UTF-16 in two: no UTF-8 can say it, JSON's escapes can.
     "lone surrogates": ["\ud800", "\udc00a", "a\udfff\ud800b"],
+    # A column without a type would turn them into numbers.
     "text like numbers": ["1", "1.0", "NaN", "Infinity", "null", "true"],
     "awkward keys": {"": 1, "\x00": 2, "\ud800": 3, "a.b": 4, "$": 5, "__proto__": 6, "é": 7, '"': 8},
     "empty": [[], {}, [[]], [{}], {"a": {}}],
@@ -64,6 +71,7 @@ AWKWARD: dict[str, Any] = {
 
 
 def _not_json() -> dict[str, Any]:
+    # Contains itself: whoever walks through it without looking never comes to an end.
     loop: list[Any] = []
     loop.append(loop)
     return {
@@ -160,6 +168,8 @@ class AwkwardValuesContract(ContractBase):
     ) -> None:
         durable = store.capabilities.get("durable")
         for kind, (value, said) in SAID_IN_JSON.items():
+            # A store in memory may keep the object itself: an agent in the same process gets its own
+            # task back.
             expected = said if durable else value
             started, queued = await store.start_rollout(value), await store.enqueue_rollout(value)
             updated = await store.update_rollout((await store.start_rollout("x")).rollout_id, input=value)
@@ -187,6 +197,7 @@ class AwkwardValuesContract(ContractBase):
         found = await rollout_of(store, await store.start_rollout(task))
         assert found.input == task
         assert found.input["items"][3]["when"] is thing
+        # Also what is kept as an object is copied, so that one reader does not change it for the next.
         found.input["items"].clear()
         assert (await rollout_of(store, found)).input == task
 
@@ -229,8 +240,10 @@ class AwkwardValuesContract(ContractBase):
             assert found == stored
             containing = await store.query_spans(rollout.rollout_id, name_contains=f"n{text}")
             assert {stored.span_id} <= {span.span_id for span in containing}
+            # Text is compared as it is: no wildcards, no folding of case, no normal forms.
             assert all(f"n{text}" in span.name for span in containing)
         names = [span.name for span in await store.query_spans(rollout.rollout_id, sort_by="name")]
+        # By code points, as Python sorts; a collation of the database would order them by language.
         assert names == sorted(names)
 
     async def test_any_text_in_utf8_may_be_an_id(self, store: LightningStore) -> None:
@@ -273,6 +286,7 @@ class AwkwardValuesContract(ContractBase):
                 await write()
         assert list(await store.query_rollouts()) == [rollout]
         assert len(await store.query_workers()) == len(await store.query_spans(rollout.rollout_id)) == 0
+        # Reading such an id finds nothing, since none can be there; it is no error.
         assert await store.get_rollout_by_id(text) is None
         assert await store.get_worker_by_id(text) is None
         assert await store.get_resources_by_id(text) is None
@@ -309,6 +323,8 @@ class AwkwardValuesContract(ContractBase):
                 "agentlightning.prompt_token_ids": [1, 2**40, 3],
                 "agentlightning.choice.0.token_ids": [5, 6],
                 "agentlightning.choice.0.logprobs": [-0.1, -1e-9],
+                # Lists of whole numbers and floats may be packed as bytes; these here must not be:
+                # empty, of text, mixed, not finite.
                 "agentlightning.choice.1.token_ids": [],
                 "agentlightning.choice.2.token_ids": ["not", "numbers"],
                 "agentlightning.choice.2.logprobs": [None, -1.0],
@@ -353,6 +369,8 @@ class AwkwardValuesContract(ContractBase):
                 "events": [Event(name="e", **plain)],
                 "links": [Link(context=context, **plain)],
                 **plain,
+                # No JSON value: as in attributes, it is kept as its ``repr``, since a span is not
+                # lost for one field.
                 "place": ("a", Path("b")),
             }
         )
@@ -396,6 +414,7 @@ class NotJsonContract(ContractBase):
     async def _makes_no_rollout(
         self, store: LightningStore, good: EnqueueRolloutRequest, fields: dict[str, Any]
     ) -> None:
+        # Made without pydantic's checks, as bytes of an older client might be.
         request = EnqueueRolloutRequest.model_construct(
             **{"mode": None, "resources_id": None, "config": None, "metadata": None, **fields}
         )
@@ -439,6 +458,7 @@ class BackwardClockContract(ContractBase):
 
     async def test_nothing_ends_before_it_began(self, store: LightningStore, clock: ManualClock) -> None:
         rollout = await store.start_rollout("x")
+        # A clock that is set right, or a machine that wakes up elsewhere: ends are not before beginnings.
         clock.shift(-86_400.0)
         attempt = await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
         after = await rollout_of(store, rollout)

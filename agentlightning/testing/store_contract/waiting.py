@@ -37,6 +37,8 @@ class WaitContract(ContractBase):
     async def test_what_is_finished_is_returned_at_once(self, store: LightningStore) -> None:
         one, two = await finished(store, 1), await finished(store, 2)
         wanted = [two.rollout_id, one.rollout_id, two.rollout_id]
+        # Nothing is waited for, so the limit does not matter; each id once, in the order of the first
+        # mention.
         for patience in (None, 0, 0.0, 1000.0):
             found = await asyncio.wait_for(
                 store.wait_for_rollouts(rollout_ids=wanted, timeout=patience), PATIENCE
@@ -63,6 +65,7 @@ class WaitContract(ContractBase):
         wait = asyncio.create_task(store.wait_for_rollouts(rollout_ids=wanted))
         for number, rollout in enumerate(reversed(started)):
             await _let_others_run()
+            # Finished in the reverse order, so that the first of the list is the last to end.
             assert not wait.done(), f"ended with {number} of 3 finished"
             await store.update_attempt(rollout.rollout_id, "latest", status="succeeded")
         found = await asyncio.wait_for(wait, PATIENCE)
@@ -116,6 +119,7 @@ class WaitContract(ContractBase):
             asyncio.create_task(store.wait_for_rollouts(rollout_ids=[rollout.rollout_id], timeout=0.5))
             for rollout in queued
         ]
+        # The waits are under way by now; a store that holds a thread for each shows some two hundred.
         await asyncio.sleep(0.2)
         threads = threading.active_count() - before
         assert await asyncio.wait_for(asyncio.gather(*waits), PATIENCE) == [[]] * 200
@@ -125,6 +129,7 @@ class WaitContract(ContractBase):
         rollout = await store.start_rollout("x")
         wait = asyncio.create_task(store.wait_for_rollouts(rollout_ids=[rollout.rollout_id]))
         await _let_others_run()
+        # Whoever stops waiting leaves nothing behind that keeps the store busy or unusable.
         wait.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(wait, PATIENCE)
@@ -149,6 +154,7 @@ class ConcurrencyContract(ContractBase):
         assert sorted(rollout.input for mine in claims for rollout in mine) == list(range(120))
         for mine in claims:
             values = [rollout.input for rollout in mine]
+            # First in, first out also holds among several workers: each sees rising numbers.
             assert values == sorted(values)
 
     async def test_no_update_is_lost(self, store: LightningStore) -> None:
@@ -158,6 +164,8 @@ class ConcurrencyContract(ContractBase):
             for step in range(10):
                 await store.add_span(span_of(rollout, f"{number}"))
                 await store.update_worker(f"w{number}", {"step": step})
+                # One row that all threads write, beside rows of their own: a read and a write that
+                # are two steps lose versions.
                 await store.update_resources("shared", {})
                 own = await store.start_rollout([number, step], worker_id=f"w{number}")
                 await store.update_attempt(own.rollout_id, "latest", status="succeeded")
@@ -182,12 +190,14 @@ class ConcurrencyContract(ContractBase):
         self, store: LightningStore, clock: ManualClock
     ) -> None:
         for value in range(3):
+            # The loop of each call has ended when the next one comes: nothing may wait for it.
             await in_threads([partial(store.enqueue_rollout, value)])
             clock.shift(1.0)
         assert [rollout.input for rollout in await store.query_rollouts()] == [0, 1, 2]
 
     async def test_a_cancelled_call_leaves_the_store_usable(self, store: LightningStore) -> None:
         rollout = await store.start_rollout("x")
+        # The write is cancelled at several points of its way.
         for steps in range(5):
             batch = [span_of(rollout) for _ in range(20)]
             (write,) = {asyncio.create_task(store.add_many_spans(batch))}
@@ -202,6 +212,8 @@ class ConcurrencyContract(ContractBase):
         assert [span.sequence_id for span in spans] == list(range(1, len(spans) + 1))
 
 
+# A wait has no sign by which a test could see that it waits, so it gets time for that. Too little of it only makes
+# such a test weaker: it never fails for that.
 async def _let_others_run() -> None:
     for _ in range(10):
         await asyncio.sleep(0.002)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from operator import is_
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -149,6 +150,23 @@ async def test_parts_that_are_put_together_do_not_make_the_file_grow_with_the_sq
     stored = rows(path, "SELECT sum(length(data)) FROM long_values WHERE kind = 'int32'")
     # Stored whole at every 32nd part it were five times as much.
     assert stored[0][0] < 3 * 4 * len(spans[-1].attributes["agentlightning.prompt_token_ids"])
+
+
+@pytest.mark.asyncio
+async def test_lists_that_are_read_share_their_ids_and_have_no_room_to_grow(tmp_path: Path) -> None:
+    store = SqliteLightningStore(tmp_path / "spans.db")
+    rollout = await store.start_rollout(input={})
+    spans = conversation_of(rollout, 4)
+    await store.add_many_spans(spans)
+
+    read = await store.query_spans(rollout.rollout_id, rollout.attempt.attempt_id)
+    await store.close()
+
+    prompts = [span.attributes["agentlightning.prompt_token_ids"] for span in read]
+    for prompt in prompts:
+        assert isinstance(prompt, list)
+        assert sys.getsizeof(prompt) == sys.getsizeof([0] * len(prompt))
+        assert all(map(is_, prompt, prompts[-1]))
 
 
 @pytest.mark.asyncio

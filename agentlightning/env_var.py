@@ -26,6 +26,7 @@ class LightningEnvVar(Enum):
     AGL_EMITTER_DEBUG = "AGL_EMITTER_DEBUG"
     """Log every emitted span at DEBUG level."""
 
+    # These four keep their names, so that ``LightningEnvVar`` of 0.3 can be imported and compared as it was.
     AGL_MANAGED_STORE = "AGL_MANAGED_STORE"
     """A name of 0.3, for its execution strategies; nothing here reads it."""
 
@@ -183,6 +184,7 @@ def resolve_setting(
     without ``AGL_``, in lower case (``AGL_STORE`` → ``store``).
     """
     found = resolve_str_env_var(env_var, override)
+    # Also an empty text counts as set: ``AGL_STORE=`` switches off what the project file says.
     if found is not None:
         return found
     return _project_table().get(env_var.value.removeprefix("AGL_").lower(), fallback)
@@ -196,9 +198,12 @@ def resolve_count(env_var: LightningEnvVar, override: int | None, fallback: int)
     """
     value: object = resolve_setting(env_var) if override is None else override
     if isinstance(value, str):
+        # Not ``int`` alone, which also takes "1_000" and signs; what is left as text is refused below, by
+        # its own words.
         value = int(value) if value.strip().isdecimal() else value
     if value is None:
         return fallback
+    # ``True`` is an ``int`` to Python, and would count as 1.
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     raise ConfigurationError(f"{_named(env_var, override)} is a whole number of at least 1, not {value!r}")
@@ -237,6 +242,8 @@ def _project_table() -> dict[str, str]:
         stat = path.stat()
     except OSError:
         return {}
+    # Time and size are part of the key of the cache: a file that changes is read again, and each setting would
+    # else read it.
     return _parsed(path.absolute(), stat.st_mtime_ns, stat.st_size)
 
 
@@ -250,6 +257,8 @@ def _parsed(path: Path, changed: int, size: int) -> dict[str, str]:
         table: object = tomllib.loads(path.read_text(encoding="utf-8"))
         for name in ("tool", "agentlightning"):
             table = table.get(name, {}) if isinstance(table, dict) else {}
+    # An agent is not stopped for a file of the project that may not concern us; ``agl doctor`` tells that it
+    # cannot be read.
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
         return {}
     if not isinstance(table, dict):

@@ -72,6 +72,9 @@ class NotFound(StoreError, ValueError):
     noun: ClassVar[str] = "object"
 
     def __init__(self, identifier: str, hint: str = "") -> None:
+        # Kept apart from the message, so that ``__reduce__`` can give them to the constructor again: an
+        # exception is pickled with its ``args``, which is the message here, and would be built with that in
+        # place of the id.
         self.identifier, self.hint = identifier, hint
         super().__init__(f"{self.noun} {identifier!r} not found in this store{hint and '; ' + hint}")
 
@@ -316,6 +319,7 @@ class MissingExtra(LightningError, ImportError):
         )
 
     def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        # As in ``NotFound``: the message alone would not fit the constructor.
         return type(self), (self.package, self.extra)
 
 
@@ -330,8 +334,11 @@ HTTP_STATUS: dict[str, int] = {
     InvalidTransition.code: 409,
     NotSealable.code: 409,
     AlreadySealed.code: 409,
+    # What needs no entry is raised on the side of the client only, or is the base of others.
     NotSupported.code: 501,
     NotAnExportRequest.code: 400,
+    # 503 says "later", which a client takes as leave to try again; 500 is for what will not get better by
+    # itself.
     StoreBusy.code: 503,
     StoreUnavailable.code: 503,
     StoreClosed.code: 503,

@@ -31,6 +31,7 @@ PACKAGE = "agentlightning"
 _OURS = "_agentlightning_handler"
 _set_up: set[str] = set()
 """Names of the loggers to which the last ``setup`` added handlers; the next call removes those handlers."""
+# Attributes that every record has; whatever else is there came as ``extra``.
 _RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -51,9 +52,11 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_context(),
         }
+        # After the keys of ours, so that a caller may say more precisely to which rollout a line belongs.
         line.update((key, value) for key, value in vars(record).items() if key not in _RESERVED)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        # Masked as one text in the end: a key may stand in the message, in ``extra`` and in the traceback.
         return str(_keys().value(json.dumps(line, default=repr, ensure_ascii=True)))
 
 
@@ -101,6 +104,7 @@ def setup(
         raise ValueError(f"the log format is 'text' or 'json', not {format!r}")
     names = (PACKAGE, *apply_to)
     levels = {**dict.fromkeys(names, level), **(submodule_levels or {})}
+    # All levels are checked before anything changes: a wrong one leaves the logging as it was.
     numbers = {name: _number(each) for name, each in levels.items()}
     made = formatter or (
         JsonFormatter() if format == "json" else PrintableFormatter(DEFAULT_FORMAT, DATE_FORMAT)
@@ -132,6 +136,7 @@ def _replace_handlers(
 ) -> None:
     for earlier in [each for each in logger.handlers if hasattr(each, _OURS)]:
         logger.removeHandler(earlier)
+        # Opened by ``setup``, so it is closed by it; a handler of the user's stays open.
         if isinstance(earlier, logging.FileHandler) and earlier not in handlers:
             earlier.close()
     for each in dict.fromkeys(handlers):
@@ -139,6 +144,7 @@ def _replace_handlers(
             each.setFormatter(formatter)
         if not any(isinstance(known, SecretFilter) for known in each.filters):
             each.addFilter(SecretFilter(_keys()))
+        # The mark by which the next ``setup`` finds what this one has added, whichever logger it is at.
         setattr(each, _OURS, True)
         logger.addHandler(each)
 

@@ -63,6 +63,7 @@ def to_flat(attributes: Mapping[str, Any] | None, noun: str = "attributes") -> d
     try:
         return sanitize_attributes(flatten_attributes(dict(attributes)))
     except ValueError:  # a key that is no string, or a cycle
+        # Flat then, with nested values as JSON text: less can be searched, and nothing is lost.
         return sanitize_attributes({str(key): value for key, value in attributes.items()})
 
 
@@ -74,6 +75,7 @@ def record_span(
     _debug(name, attributes)
     with guard("emitting a span"):
         return tracer_in_use(propagate).create_span(name, attributes, status=status)
+    # The caller gets its span all the same, since emitters promise one.
     return DummyTracer().create_span(name, attributes, status=status)
 
 
@@ -262,12 +264,14 @@ def _record_input(
         except TypeError:  # the call itself is about to raise it
             pass
         else:
+            # What was not given is recorded as well: it is what the function has worked with.
             bound.apply_defaults()
             arguments = {
                 name: _by_index(value) if signature.parameters[name].kind is VAR_POSITIONAL else value
                 for name, value in bound.arguments.items()
             }
     for name, value in _without_instance(arguments).items():
+        # One by one: an argument that cannot be recorded does not take the others along.
         record(recording, f"{_INPUT}.{name}", value)
 
 
@@ -297,6 +301,7 @@ class _SuspendableRecording:
 
     def __enter__(self) -> Self:
         self.recording = self._context.run(self._recording_context.__enter__)
+        # The context with this span as the current one, to be put in force for each step.
         self._inside = self._context.run(otel_context.get_current)
         return self
 
@@ -337,6 +342,7 @@ def traced(
     is not the current one. ``observe`` sees what the function returned.
     """
     if isinstance(fn, (staticmethod, classmethod)):
+        # The function behind the descriptor is wrapped, and the descriptor made anew around it.
         inner = traced(fn.__func__, name, attributes, propagate=propagate, observe=observe)
         return type(fn)(inner)
     try:
@@ -350,6 +356,7 @@ def traced(
             _record_input(recording, signature, args, kwargs)
             yield recording
 
+    # Functions that return a coroutine or a generator without being one are timed until they return it.
     wrap: Callable[[Any, Recorder, Observer], Any] = _function
     if inspect.isasyncgenfunction(fn):
         wrap = _async_generator
@@ -387,6 +394,8 @@ def _generator(fn: Callable[..., Any], recorded: Recorder, observe: Observer) ->
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         with _SuspendableRecording(recorded(args, kwargs)) as recorded_steps:
             steps = fn(*args, **kwargs)
+            # PEP 380 by hand, since between two steps the context has to be given back: values,
+            # exceptions and ``close`` go to the inner generator, as ``yield from`` would have it.
             step, value = steps.send, None
             while True:
                 try:
@@ -414,6 +423,7 @@ def _async_generator(fn: Callable[..., Any], recorded: Recorder, observe: Observ
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         with _SuspendableRecording(recorded(args, kwargs)) as recorded_steps:
             steps = fn(*args, **kwargs)
+            # As above; there is no ``yield from`` for asynchronous generators.
             step, value = steps.asend, None
             while True:
                 try:

@@ -77,6 +77,7 @@ def _loaded(text: Any) -> Any:
 _READ: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
+    # Not ``bool``, to which every text but the empty one is true; ``KeyError`` is caught below.
     "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "bytes": lambda text: b64decode(text, validate=True),
 }

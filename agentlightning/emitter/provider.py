@@ -71,6 +71,7 @@ class ProviderTracer(Tracer):
         status: TraceStatus | None = None,
     ) -> SpanCoreFields:
         """Record a span of one moment; see :meth:`Tracer.create_span`."""
+        # What the caller gets back; the provider's span is of another kind, and may keep nothing.
         fields = DummyTracer().create_span(name, attributes, timestamp, status)
         moment = _nanoseconds(fields.start_time)
         span = trace_api.get_tracer(_SCOPE).start_span(name, attributes=_otel(attributes), start_time=moment)
@@ -94,6 +95,7 @@ class ProviderTracer(Tracer):
         _warn_if_not_recorded(span)
         recording = MirroredRecording(span, name, attributes, start_time)
         try:
+            # Both are done below, here and on the span, and would be done twice.
             with trace_api.use_span(span, record_exception=False, set_status_on_exception=False):
                 yield recording
         except BaseException as exception:
@@ -138,6 +140,8 @@ def get_tracer(use_active_span_processor: bool = True) -> trace_api.Tracer:
         RuntimeError: Nobody has set a provider.
     """
     provider = get_tracer_provider()
+    # A provider of its own has no processors, so its spans reach nobody; it must not wait for the end of the
+    # process either.
     return (provider if use_active_span_processor else TracerProvider(shutdown_on_exit=False)).get_tracer(
         _SCOPE
     )

@@ -93,4 +93,6 @@ class _ModuleThatDecorates(ModuleType):
         return reward(fn)
 
 
+# The class of a module may be changed (Python data model, 3.3.2.1); ``from agentlightning.emitter import reward``
+# gives the function in any case.
 sys.modules[__name__].__class__ = _ModuleThatDecorates

@@ -41,6 +41,8 @@ class Chain:
                 result = stage(current)
                 if result is None:
                     return None
+                # Inside the ``try``: a stage that returns something without these fields fails
+                # here, too.
                 _check_identity(result, identity)
             except Exception as error:  # noqa: BLE001 - one stage's error costs one span
                 self._lose(stage, error)

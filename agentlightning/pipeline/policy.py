@@ -26,6 +26,7 @@ def redaction_policy(given: RedactionPolicy | str | None = None) -> RedactionPol
     Raises:
         ConfigurationError: There is no such policy.
     """
+    # A wrong word is refused: whoever asked for masking must not be recorded without it.
     value: str | None = resolve_setting(LightningEnvVar.AGL_REDACTION, given, RedactionPolicy.EGRESS.value)
     try:
         return RedactionPolicy(value)

@@ -114,6 +114,7 @@ class Redactor:
 
     def _masked_once(self, text: str) -> str:
         for rule in self._that_may_match(text):
+            # The rule is bound as a default, as a closure would see the loop's last one.
             text = rule.pattern.sub(lambda match, rule=rule: _mask(rule, match), text)  # type: ignore[misc]
         return text
 
@@ -161,6 +162,8 @@ class Redactor:
         return masked
 
     def _list(self, value: Sequence[Any]) -> list[Any]:
+        # Looked at as a whole: prompts have thousands of ids, and none of them is as long as a number of a
+        # card.
         if set(map(type, value)) == {int} and -1e10 < min(value) <= max(value) < 1e10:
             return list(value)  # token ids
         masked = [self.value(item) for item in value]
@@ -174,6 +177,7 @@ class Redactor:
             return items
         for rule in self._that_may_match(joined):
             for match in rule.pattern.finditer(joined):
+                # Only the items that hold the secret are replaced; those around it keep their text.
                 start, end = match.span("secret" if "secret" in rule.pattern.groupindex else 0)
                 if _mask_of(rule, joined[start:end]) is not None:
                     return [
@@ -208,6 +212,8 @@ class Redactor:
             ),
         }
         changes = _changes(span, {**own, **around})
+        # Read from the unmasked span. One that cannot be read counts as a call without text, which loses
+        # its ids.
         call = self._safely(read_call, span, ModelCall())
         if call is not None and (any(name in own for name in changes) or not _can_be_read(call)):
             changes |= _changes(span, _untrainable({**own, **around}))

@@ -100,6 +100,7 @@ def _has_digit(text: str) -> bool:
 
 def _is_token(text: str) -> bool:
     """Whether what follows ``Bearer`` or ``Basic`` is a token and no word."""
+    # "Bearer Authentication" is a word in a sentence; "Bearer eyJhbGciOi" is none.
     mixed = len(text) >= 12 and any(character.isupper() for character in text[1:]) and not text.isupper()
     return mixed or any(character in "0123456789_~+/=" for character in text)
 

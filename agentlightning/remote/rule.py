@@ -15,6 +15,8 @@ _NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\]")
 def is_loopback(host: str) -> bool:
     """Whether a host name or address can only be reached from this machine."""
     try:
+        # No other name: what it resolves to may change after the check. ``ip_address`` knows 127.0.0.0/8,
+        # ::1 and IPv4 in IPv6.
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
@@ -32,6 +34,7 @@ def checked_url(url: str, *, allow_insecure: bool = False) -> str:
         ConfigurationError: It is no http or https URL with a host.
     """
     try:
+        # Raises for a port that is no number and for brackets that do not close.
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:

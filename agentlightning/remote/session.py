@@ -26,6 +26,7 @@ def open_session(url: str, *, allow_insecure: bool = False) -> requests.Session:
     """
     scheme = urlsplit(checked_url(url, allow_insecure=allow_insecure)).scheme
     session = requests.Session()
+    # ``requests`` mounts adapters for both schemes, which a redirect from https to http could use.
     session.adapters.clear()
     session.mount(
         f"{scheme}://",
@@ -69,6 +70,7 @@ class _CheckedAdapter(HTTPAdapter):
         """Send, if the rule allows the address."""
         del verify  # certificates are verified in any case
         url = checked_url(request.url or "", allow_insecure=self._allow_insecure)
+        # A proxy cannot reach this machine's loopback, and would see what is meant to stay here.
         if is_loopback(urlsplit(url).hostname or ""):
             proxies = None
         return super().send(request, stream, timeout, verify=True, cert=cert, proxies=proxies)

@@ -27,6 +27,7 @@ def tls_context() -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         _load(context, *own)
     else:
+        # Beside the system's: Python builds from python.org and slim containers have none of their own.
         context.load_verify_locations(certifi.where())
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
@@ -43,6 +44,7 @@ def _own_authorities() -> tuple[str, str] | None:
 
 def _load(context: ssl.SSLContext, name: str, place: str) -> None:
     path = Path(place).expanduser()
+    # OpenSSL reads a folder when a certificate is looked for, so nothing can be checked here.
     if path.is_dir():
         context.load_verify_locations(capath=path)
         return

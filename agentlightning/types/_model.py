@@ -12,6 +12,8 @@ from pydantic import VERSION, BaseModel, ConfigDict
 class Model(BaseModel):
     """A model that is built at its first use."""
 
+    # Older pydantic has the setting, and two threads that use a model for the first time at once may see it
+    # half built.
     model_config = ConfigDict(defer_build=tuple(map(int, VERSION.split(".")[:2])) >= (2, 11))
 
 

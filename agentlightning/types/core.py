@@ -38,6 +38,7 @@ WorkerStatus = Literal["idle", "busy", "unknown"]
 class Triplet(Model):
     """One training row: what the policy saw, what it sampled, and what that was worth."""
 
+    # ``Any``, as in 0.3, whose adapters and users put other shapes here as well.
     prompt: Any
     """``{"token_ids": [int], "raw_content": …, "image_urls": [str]}``."""
     response: Any
@@ -58,6 +59,7 @@ class RolloutConfig(Model):
     """An attempt older than this becomes ``timeout``; ``None`` = never."""
     unresponsive_seconds: float | None = None
     """An attempt without heartbeat for this long becomes ``unresponsive``; ``None`` = never."""
+    # The first one counts: 1 means that nothing is tried again.
     max_attempts: int = Field(default=1, ge=1)
     retry_condition: list[AttemptStatus] = Field(default_factory=list)
     """Attempt statuses after which the rollout is queued again."""
@@ -74,6 +76,7 @@ class Rollout(Model):
     """Set when the rollout is ``succeeded``, ``failed`` or ``cancelled``."""
     mode: RolloutMode | None = None
     resources_id: str | None = None
+    # Which status may follow which is declared in ``store.lifecycle``, and nowhere else.
     status: RolloutStatus = "queuing"
     config: RolloutConfig = Field(default_factory=RolloutConfig)
     metadata: dict[str, Any] | None = None
@@ -168,6 +171,7 @@ class Worker(Model):
 class PaginatedResult(Model, Sequence[T_item], Generic[T_item]):
     """A page of a query; behaves as a sequence of its items."""
 
+    # A sequence and not a list: a store may decode items when they are looked at.
     items: Sequence[T_item]
     limit: int
     """Largest number of items asked for; -1 = all."""
@@ -185,6 +189,7 @@ class PaginatedResult(Model, Sequence[T_item], Generic[T_item]):
     def __getitem__(self, index: int | slice) -> T_item | Sequence[T_item]:
         return self.items[index]
 
+    # pydantic iterates over the fields of a model; a page is iterated over its items, as 0.3 has it.
     def __iter__(self) -> Iterator[T_item]:  # type: ignore[override]
         return iter(self.items)
 
@@ -208,6 +213,7 @@ class SortOptions(TypedDict):
     order: Literal["asc", "desc"]
 
 
+# Lists and PyTorch's and Hugging Face's datasets are all of this kind, without importing either.
 class Dataset(Protocol[T_co]):
     """Anything with a length and items by index."""
 
@@ -215,6 +221,8 @@ class Dataset(Protocol[T_co]):
     def __len__(self) -> int: ...
 
 
+# The shapes of 0.1's client and server from here on; 0.3 still exports them, and code that imports them has to
+# load.
 class Task(Model):
     """A task of the 0.1 client and server."""
 

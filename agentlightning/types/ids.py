@@ -11,6 +11,7 @@ import os
 
 def generate_id(length: int) -> str:
     """Return ``length`` random lower-case hex digits."""
+    # Two digits a byte; of an odd length, the last digit is cut off.
     return _hex((length + 1) // 2)[:length]
 
 
@@ -31,4 +32,5 @@ def new_resources_id() -> str:
 
 def _hex(count: int) -> str:
     """Return ``count`` random bytes as hex digits, as ``secrets.token_hex`` does, which imports OpenSSL for it."""
+    # Not the ``random`` module: an agent that seeds it would get the same ids in every process.
     return os.urandom(count).hex()

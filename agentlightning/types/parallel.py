@@ -18,6 +18,7 @@ class ParallelWorkerBase:
     """
 
     def __init__(self) -> None:
+        # ``None`` in the parent, which is no worker.
         self.worker_id: int | None = None
 
     def init(self, *args: Any, **kwargs: Any) -> None:
@@ -25,6 +26,7 @@ class ParallelWorkerBase:
 
     def init_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
         """Prepare in a worker."""
+        # Subclasses take more arguments; here they mean nothing.
         del args, kwargs
         self.worker_id = worker_id
 

@@ -26,8 +26,11 @@ class Account(Model):
 
     rollout_id: str
     attempt_id: str
+    # A batch may be delivered late, from the spool or by a repeat: the number says which account is the newest,
+    # whatever came last.
     revision: int = 0
     """One more with every change; the store keeps the highest of each writer."""
+    # With the start of the process in it, since numbers of processes are used again.
     writer_id: str
     """``<boot>:<pid namespace>:<pid>:<process start>:<n>``; ``store.base.writer_is_gone`` reads it."""
     started: int = 0
@@ -79,6 +82,7 @@ class Receipt(Model):
     @property
     def settled(self) -> bool:
         """Whether nothing is to be expected any more: no span is open, and no writer is at work."""
+        # A writer that is gone is not under way; its attempt is interrupted, and settled.
         return not self.open and not self.under_way
 
     @property
@@ -89,5 +93,7 @@ class Receipt(Model):
     @property
     def whole(self) -> bool:
         """Whether every span that started is stored, or another one stands for it (``same_call``)."""
+        # The second span of one call is no loss: the first has all that is known of the call.
         needed = self.started - self.dropped.get(DropReason.SAME_CALL.value, 0)
+        # Balanced first: counts that contradict each other prove nothing.
         return self.balanced and needed == self.stored and not self.interrupted

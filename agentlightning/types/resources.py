@@ -45,6 +45,7 @@ class LLM(Resource):
         return self.endpoint
 
     @field_serializer("api_key")
+    # Only where it is asked for: a store dumps resources to keep them, and workers need the key.
     def _mask_on_request(self, value: str | None, info: SerializationInfo) -> str | None:
         """Mask the key where a dump asks for it: ``model_dump(context={'redact': True})``."""
         if value is not None and isinstance(info.context, dict) and info.context.get("redact"):
@@ -55,6 +56,8 @@ class LLM(Resource):
 class ProxyLLM(LLM):
     """An endpoint whose URL names the rollout and the attempt, so that a gateway can attribute calls."""
 
+    # The discriminator of ``ResourceUnion``; a subclass has to narrow it, which mypy takes for a change of the
+    # base.
     resource_type: Literal["proxy_llm"] = "proxy_llm"  # type: ignore[assignment]
 
     def get_base_url(self, rollout_id: str | None = None, attempt_id: str | None = None) -> str:
@@ -67,6 +70,7 @@ class ProxyLLM(LLM):
             return self.endpoint
         if not rollout_id or not attempt_id:
             raise ValueError("give both rollout_id and attempt_id, or neither")
+        # ``/v1`` stays last, as clients of the OpenAI API append ``/chat/completions`` to it.
         base, v1 = self.endpoint.rstrip("/"), ""
         if base.endswith("/v1"):
             base, v1 = base.removesuffix("/v1"), "/v1"
@@ -74,6 +78,7 @@ class ProxyLLM(LLM):
 
     def with_attempted_rollout(self, rollout: AttemptedRollout) -> LLM:
         """Return a plain ``LLM`` that points at this attempt's URL."""
+        # A plain one: its URL names the attempt already, and must not be given another.
         return LLM(
             endpoint=self.get_base_url(rollout.rollout_id, rollout.attempt.attempt_id),
             model=self.model,
@@ -99,6 +104,8 @@ class PromptTemplate(Resource):
         """
         if self.engine != "f-string":
             raise NotImplementedError(f"format() renders f-string templates; render {self.engine!r} yourself")
+        # Of a template that somebody else wrote: ``str.format`` reads attributes of its arguments, so give
+        # it plain values.
         return self.template.format(**kwargs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import _lazy
 
+# 0.3 has both kinds in one module: functions on attributes, which are pure, and two that reach for a provider.
 __getattr__, __dir__, __all__ = _lazy.attach(
     "agentlightning.utils.otel",
     {

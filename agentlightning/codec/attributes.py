@@ -62,10 +62,11 @@ def flatten_attributes(nested_data: Nested, *, expand_leaf_lists: bool = False) 
             continue
         if id(value) in above:
             raise ValueError(f"the value at {prefix!r} contains itself")
+        below = (*above, id(value))  # one for all children: a list may have thousands
         for key, child in reversed(children):
             if not isinstance(key, str):
                 raise _bad_key(key, prefix)
-            pending.append((f"{prefix}.{key}" if prefix else key, child, (*above, id(value))))
+            pending.append((f"{prefix}.{key}" if prefix else key, child, below))
     flat.pop("", None)  # the whole was empty
     return flat
 

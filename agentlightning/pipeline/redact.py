@@ -156,8 +156,9 @@ class Redactor:
 
     def _mapping(self, value: Mapping[Any, Any]) -> dict[str, Any]:
         masked: dict[str, Any] = {}
+        numbers: dict[str, int] = {}
         for key, item in value.items():
-            name = _unused(self.text(str(key)), masked)
+            name = _unused(self.text(str(key)), masked, numbers)
             masked[name] = KEY_MARKER if _is_sensitive(str(key), item) else self.value(item)
         return masked
 
@@ -311,11 +312,17 @@ def _is_sensitive(key: str, value: Any) -> bool:
     return name in SENSITIVE_KEYS and not (isinstance(value, str) and _MARKER.fullmatch(value))
 
 
-def _unused(key: str, taken: Mapping[str, Any]) -> str:
-    """Return ``key``, numbered if two keys became the same marker."""
-    number, name = 2, key
+def _unused(key: str, taken: Mapping[str, Any], numbers: dict[str, int]) -> str:
+    """Return ``key``, numbered if two keys became the same marker.
+
+    ``numbers`` holds the last number that each key was given: with thousands of addresses as keys, which all become one
+    marker, counting from the beginning for each of them would take a time that grows with the square of their number.
+    """
+    number, name = numbers.get(key, 1), key
     while name in taken:
-        name, number = f"{key}#{number}", number + 1
+        number += 1
+        name = f"{key}#{number}"
+    numbers[key] = number
     return name
 
 

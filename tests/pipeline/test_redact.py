@@ -514,3 +514,12 @@ def test_a_record_that_cannot_be_printed_is_replaced() -> None:
 
     assert SecretFilter().filter(record)
     assert record.getMessage() == "[redacted:error]"
+
+
+def test_many_keys_that_become_one_marker_are_numbered_in_linear_time() -> None:
+    """Counted by lookups and not by time: each name is looked up twice at most."""
+    keys = 3_000
+    masked = Redactor().value({f"user{number}@example.com": number for number in range(keys)})
+    assert list(masked) == ["[redacted:email]", *(f"[redacted:email]#{n}" for n in range(2, keys + 1))]
+    assert list(masked.values()) == list(range(keys))
+    assert Redactor().value(masked) == masked

@@ -21,7 +21,7 @@ from opentelemetry import context as otel_context
 from ..codec.attributes import flatten_attributes, sanitize_attributes
 from ..env_var import LightningEnvVar, resolve_bool_env_var
 from ..semconv import AGL_ANNOTATION, AGL_OPERATION, LightningSpanAttributes
-from ..tracer.dummy import DummyTracer
+from ..tracer.dummy import DummySpanRecordingContext, DummyTracer
 from ..types import SpanCoreFields, SpanRecordingContext, TraceStatus
 from .provider import guard, tracer_in_use
 
@@ -88,23 +88,41 @@ def _debug(name: str, attributes: Mapping[str, Any]) -> None:
         logger.debug("emitting %s with attributes %s", name, sorted(attributes))
 
 
+class _Entry:
+    """One ``with`` block of an operation: its span, until the block is left. Compared by identity."""
+
+    def __init__(
+        self, context: AbstractContextManager[SpanRecordingContext], recording: SpanRecordingContext
+    ) -> None:
+        self.context, self.recording = context, recording
+
+
+_entered: contextvars.ContextVar[tuple[_Entry, ...]] = contextvars.ContextVar(
+    "agentlightning_operations", default=()
+)
+"""The blocks of all operations that this context is in, innermost last. One variable for all: a variable of each object
+would never be freed. Tasks inherit the tuple, and it may hold blocks that were left since."""
+
+
 class OperationContext:
     """One operation as a span: a context manager, and a decorator that makes one span per call.
 
-    As a context manager it may be entered again after it was left, and by several threads only one by one.
+    As a context manager it may be entered by several threads and tasks at once, and inside of itself: each entry makes
+    a span of its own, and ``set_input`` and ``set_output`` mean the block in which they are called.
     """
 
     def __init__(self, name: str, attributes: dict[str, Any], propagate: bool = True) -> None:
         self.name = name
         self.initial_attributes = to_flat(attributes)
         self.propagate = propagate
-        self._context: AbstractContextManager[SpanRecordingContext] | None = None
-        self._recording: SpanRecordingContext | None = None
+        self._open: list[_Entry] = []
         self._span: SpanCoreFields | None = None
 
     def __enter__(self) -> Self:
-        self._context = recording_of(self.name, self.initial_attributes, propagate=self.propagate)
-        self._recording = self._context.__enter__()
+        context = recording_of(self.name, self.initial_attributes, propagate=self.propagate)
+        entry = _Entry(context, context.__enter__())
+        self._open.append(entry)
+        _entered.set((*_entered.get(), entry))
         return self
 
     def __exit__(
@@ -113,17 +131,29 @@ class OperationContext:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        context, recording = self._context, self._recording
-        self._context = self._recording = None
+        # A generator may be closed in a context other than that in which it entered: then one of those that are open
+        # ends, so that none stays open for ever.
+        entry = self._innermost() or (self._open[-1] if self._open else None)
+        if entry is None:
+            return
+        # Before the span is ended: whatever that raises, the entry is over.
+        self._open.remove(entry)
+        _entered.set(tuple(each for each in _entered.get() if each is not entry))
         try:
-            if context is not None:
-                context.__exit__(exc_type, exc, tb)
+            entry.context.__exit__(exc_type, exc, tb)
         finally:
-            if recording is not None:
-                self._span = recording.get_recorded_span()
+            self._span = entry.recording.get_recorded_span()
+
+    def _innermost(self) -> _Entry | None:
+        """Return the entry that the caller is in, or ``None`` where that cannot be told."""
+        open_here = [entry for entry in _entered.get() if entry in self._open]
+        if open_here:
+            return open_here[-1]
+        # A thread of an executor has not inherited the context; where one entry is open, that one is meant.
+        return self._open[0] if len(self._open) == 1 else None
 
     def span(self) -> SpanCoreFields:
-        """Return the span of the last time this context was left.
+        """Return the span of the last time that this context was left, by whichever thread or task.
 
         Raises:
             RuntimeError: It was never left.
@@ -150,9 +180,18 @@ class OperationContext:
         record(self._inside("set_output"), _OUTPUT, output)
 
     def _inside(self, method: str) -> SpanRecordingContext:
-        if self._recording is None:
+        entry = self._innermost()
+        if entry is not None:
+            return entry.recording
+        if not self._open:
             raise RuntimeError(f"{method}() works inside the with block of the operation")
-        return self._recording
+        # No reason to stop an agent, and none to guess: what is recorded on the wrong span is worse than what is lost.
+        logger.warning(
+            "%s() of an operation is called outside of its with block while several of them are open: not recorded. "
+            "Call it in the block, or carry the context over (contextvars.copy_context().run)",
+            method,
+        )
+        return DummySpanRecordingContext(self.name)
 
     def __call__(self, fn: FnType) -> FnType:
         """Return ``fn``, which then makes a span of each call with its arguments and its result."""

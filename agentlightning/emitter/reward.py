@@ -26,6 +26,7 @@ from ..rows.rewards import (
 from ..semconv import AGL_ANNOTATION, AGL_OPERATION, AGL_REWARD, LightningSpanAttributes
 from ..types import SpanCoreFields, SpanRecordingContext
 from .annotation import FnType, record, record_span, to_flat, traced
+from .provider import guard
 
 __all__ = [
     "emit_reward",
@@ -83,7 +84,8 @@ def _record_reward(recording: SpanRecordingContext, result: Any) -> None:
         dimensions = {PRIMARY: reward_number(result)}
     except (TypeError, ValueError):
         return
-    recording.record_attributes(reward_attributes(dimensions))
+    with guard("recording a reward"):
+        recording.record_attributes(reward_attributes(dimensions))
 
 
 class _ModuleThatDecorates(ModuleType):

@@ -6,13 +6,14 @@ import inspect
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from opentelemetry import trace
 
-from agentlightning.emitter import OperationContext, emit_message, operation
+from agentlightning.emitter import OperationContext, emit_message, operation, reward
 from agentlightning.tracer.base import Tracer, clear_active_tracer, set_active_tracer
 from agentlightning.tracer.otel import OtelTracer
 from agentlightning.types import Span, SpanRecordingContext
@@ -343,6 +344,18 @@ def test_a_tracer_that_fails_does_not_reach_the_work(where: str) -> None:
         clear_active_tracer()
 
 
+def test_a_tracer_that_fails_does_not_reach_a_reward_function() -> None:
+    @reward
+    def score() -> float:
+        return 0.5
+
+    set_active_tracer(BrokenTracer("record"))
+    try:
+        assert score() == 0.5
+    finally:
+        clear_active_tracer()
+
+
 def test_arguments_that_cannot_be_printed_cost_themselves_only(tracer: OtelTracer) -> None:
     class Mute:
         def __repr__(self) -> str:
@@ -354,3 +367,61 @@ def test_arguments_that_cannot_be_printed_cost_themselves_only(tracer: OtelTrace
 
     assert span.attributes[f"{INPUT}.x"] == 1
     assert span.attributes[OUTPUT] == 2
+
+
+def test_tasks_that_share_an_operation_have_spans_of_their_own(tracer: OtelTracer) -> None:
+    search = operation(name="search")
+    first_is_in, second_is_done = asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        with search:
+            search.set_input("first")
+            first_is_in.set()
+            await second_is_done.wait()
+            search.set_output("of the first")
+
+    async def second() -> None:
+        await first_is_in.wait()
+        with search:
+            search.set_input("second")
+            search.set_output("of the second")
+        second_is_done.set()
+
+    async def both() -> None:
+        async with tracer.trace_context():
+            await asyncio.gather(first(), second())
+
+    asyncio.run(both())
+    said = {span.attributes[f"{INPUT}.args.0"]: span.attributes[OUTPUT] for span in spans_of(tracer)}
+    assert said == {"first": "of the first", "second": "of the second"}
+
+
+def test_an_operation_inside_of_itself_ends_the_inner_one_first(tracer: OtelTracer) -> None:
+    again = operation(name="again")
+
+    def work() -> None:
+        with again:
+            with again:
+                again.set_output("inner")
+            again.set_output("outer")
+
+    outer, inner = sorted(recorded(tracer, work), key=lambda span: span.start_time or 0.0)
+    assert (outer.attributes[OUTPUT], inner.attributes[OUTPUT]) == ("outer", "inner")
+    assert inner.parent_id == outer.span_id
+
+
+def test_what_cannot_be_placed_is_not_recorded_on_another_block(
+    tracer: OtelTracer, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = operation(name="shared")
+
+    def work() -> None:
+        with shared, ThreadPoolExecutor(1) as threads:
+            threads.submit(shared.set_output, "by a thread").result()
+            with shared:
+                threads.submit(shared.set_output, "of nobody").result()
+
+    outer, inner = sorted(recorded(tracer, work), key=lambda span: span.start_time or 0.0)
+    assert outer.attributes[OUTPUT] == "by a thread"
+    assert OUTPUT not in inner.attributes
+    assert "while several of them are open: not recorded" in caplog.text

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from .._garbage import collector_paused
 from .._printable import without_password
 from ..env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
 from ..errors import UnknownStoreScheme
@@ -38,7 +39,9 @@ def open_store(url: str | None = None) -> LightningStore:
     scheme, separator, _ = address.partition("://")
     entry = _registered(scheme) if separator else None
     if entry is not None:
-        return cast("Callable[[str], LightningStore]", entry.load())(address)
+        with collector_paused():
+            open_url = cast("Callable[[str], LightningStore]", entry.load())
+        return open_url(address)
     from importlib.metadata import entry_points
 
     known = ", ".join(sorted({f"{each.name}://" for each in entry_points(group=GROUP)})) or "none"

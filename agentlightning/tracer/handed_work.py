@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 
 from .._locks import reentrant_lock
 from ..instrumentation.guard import Guard
@@ -63,9 +64,6 @@ def _leave(user: object) -> None:
 
 def _all_patches() -> list[Patch]:
     patches: list[Patch] = []
-    # Here, because the import takes a tenth of ours: most processes that import the tracer never record.
-    from opentelemetry.instrumentation.threading import ThreadingInstrumentor
-
     instrumentor = ThreadingInstrumentor()
     if not instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.instrument(skip_dep_check=True)

@@ -15,6 +15,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from .. import types
+from .._garbage import collector_paused
 from .._handover import Future
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
 from ..dialects.raw_call import Endpoint
@@ -140,22 +141,23 @@ class OtelTracer(RecordingTracer):
         super().init_worker(worker_id, store)
         # Here, because most processes that import the tracer never record: this loads whatever watches a program. A
         # process that is forked while this import is under way on another thread could never do the same import.
-        from .recording import Recording
+        with collector_paused():
+            from .recording import Recording
 
-        self._worker = Recording(
-            self,
-            store,
-            endpoints=self._endpoints,
-            endpoint_for=self.endpoint_for,
-            capture_tokens=self._capture_tokens if self._instrument_llm_calls else None,
-            policy=self._policy,
-            # When asking, the rollout's resources are read before its body begins.
-            endpoint_of=self._endpoints.of_call if self._capture_tokens == "observe" else None,
-            settings=self._settings,
-            chain=self._chain,
-            accept_context=self._accept_context,
-            write_0_3=self._writes_0_3,
-        )
+            self._worker = Recording(
+                self,
+                store,
+                endpoints=self._endpoints,
+                endpoint_for=self.endpoint_for,
+                capture_tokens=self._capture_tokens if self._instrument_llm_calls else None,
+                policy=self._policy,
+                # When asking, the rollout's resources are read before its body begins.
+                endpoint_of=self._endpoints.of_call if self._capture_tokens == "observe" else None,
+                settings=self._settings,
+                chain=self._chain,
+                accept_context=self._accept_context,
+                write_0_3=self._writes_0_3,
+            )
         _say_what_gevent_does()
         if self._fallback_attempt is not None:
             self._worker.processor.routing.fallback = self._worker.processor.new_scope(

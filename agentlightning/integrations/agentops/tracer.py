@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from ..._garbage import collector_paused
 from ...errors import AgentOpsConfigurationError, AgentOpsError, AgentOpsUnsupported, UnknownOption
 from ...instrumentation.guard import Guard
 from ...pipeline.policy import RedactionPolicy
@@ -130,7 +131,8 @@ class AgentOpsTracer(OtelTracer):
         super().init_worker(worker_id, store)
         try:
             self._start_server()
-            self._attach()
+            with collector_paused():  # most of it is the import of agentops
+                self._attach()
             self._wait_for_server()
         except BaseException:
             self.teardown_worker(worker_id)

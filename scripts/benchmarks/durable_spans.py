@@ -34,11 +34,13 @@ def _maker(kind: str, tracer: Any) -> MakeSpan:
     if kind == "lists":
 
         def lists(trace: Any, number: int) -> None:
+            # Also in the interpreter of 0.3, whose trace has the same method and knows no responses.
             source = attributes if number % WITH_IDS else with_ids
             trace.start_span("call", attributes=source[number % len(source)]).end()
 
         return lists
     bodies = workload.responses if kind == "bytes" else workload.responses_with_logprobs
+    # Parsed by our writer, in its own thread: the time for that is part of what is measured.
     calls = [raw_call(body) for body in bodies]
 
     def response(trace: Any, number: int) -> None:
@@ -60,6 +62,7 @@ class Stopwatch:
         """Return spans per second, and microseconds of processor time per span."""
         wall, cpu = time.perf_counter(), time.process_time()
         found = {name: spans / (wall - self._wall), f"{name}_cpu": (cpu - self._cpu) / spans * 1e6}
+        # Read again: what computing the answer took is in no answer.
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         return found
 
@@ -90,9 +93,11 @@ def _ours(size: Size, kind: str) -> Sample:
     with OtelTracer(max_wait_time=600_000).lifespan(store) as tracer:
         make = _maker(kind, tracer)
         stopwatch = Stopwatch()
+        # Leaving a trace_context waits until its spans are acknowledged: the time of the last write is in it.
         one = stopwatch.rate("one", _one_context(tracer, make, size["spans"]))
         many = stopwatch.rate("many", asyncio.run(_many_contexts(tracer, make, size)))
     stored = asyncio.run(_close(store))
+    # Each rollout has a root span beside those that are counted.
     rollouts = 1 + size["spans"] // size["spans_a_rollout"]
     expected = size["spans"] + size["spans"] // size["spans_a_rollout"] * size["spans_a_rollout"] + rollouts
     assert stored == expected, f"{stored} of {expected} spans stored"
@@ -108,6 +113,7 @@ def _one_context(tracer: Any, make: MakeSpan, count: int) -> int:
 
 async def _many_contexts(tracer: Any, make: MakeSpan, size: Size) -> int:
     """Record rollouts of a few spans, several at a time, as a worker does."""
+    # One iterator for all workers: whoever is free takes the next rollout.
     rollouts = iter(range(size["spans"] // size["spans_a_rollout"]))
 
     async def worker() -> int:
@@ -116,6 +122,7 @@ async def _many_contexts(tracer: Any, make: MakeSpan, size: Size) -> int:
             async with tracer.trace_context("rollout") as trace:
                 for number in range(size["spans_a_rollout"]):
                     make(trace, number)
+                    # Lets the other rollouts go on, so that spans of several attempts are mixed in one batch.
                     await asyncio.sleep(0)
                     made += 1
         return made
@@ -140,6 +147,7 @@ def ours_store(size: Size) -> Sample:
         rollout = await store.start_rollout(input={})
         ids = {"rollout_id": rollout.rollout_id, "attempt_id": rollout.attempt.attempt_id, "sequence_id": 0}
         source = itertools.cycle(spans)
+        # Made before the clock runs: copies of a model take longer than the store does.
         made = [
             next(source).model_copy(update={**ids, "span_id": f"{number:016x}"})
             for number in range(size["spans"])
@@ -170,6 +178,7 @@ def sdk_bytes(size: Size) -> Sample:
 def _sdk(size: Size, kind: str) -> Sample:
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
+    # shutdown_on_exit registers a handler, which would keep the provider to the end of the process.
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SpanProcessor())
     tracer = provider.get_tracer("bench")
@@ -210,6 +219,7 @@ def _spans_of(kind: str) -> list[Any]:
     with OtelTracer().lifespan(store) as tracer:
         make = _maker(kind, tracer)
         with tracer.trace_context("rollout") as trace:
+            # Until each text of the workload has been the one with ids.
             for number in range(64 * WITH_IDS):
                 make(trace, number)
     spans = asyncio.run(_read_all(store, trace.rollout_id))
@@ -228,6 +238,7 @@ def _rows(kind: str, count: int) -> Iterator[tuple[Any, ...]]:
     encoded = []
     for span in _spans_of(kind):
         row = encode_span(span)
+        # Packed lists of ids stand in a table of their own in our store; here they are one more column.
         encoded.append((row[0], *row[2:12], b"".join(value.data for value in row.packed)))
     for number in range(count):
         trace_id, *rest = encoded[number % len(encoded)]
@@ -237,8 +248,11 @@ def _rows(kind: str, count: int) -> Iterator[tuple[Any, ...]]:
 def _floor(size: Size, kind: str) -> Sample:
     from agentlightning.store.sqlite.connection import CHECKPOINT_PAGES, PAGE_SIZE
 
+    # A list, so that encoding is over before the clock runs.
     rows = list(_rows(kind, size["spans"]))
     with closing(sqlite3.connect(f"{size['folder']}/floor.db", isolation_level=None)) as connection:
+        # The settings of our own connection, in the order in which SQLite takes them: a page size after the first
+        # table would be ignored.
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
         connection.execute("PRAGMA journal_mode = wal")
         connection.execute("PRAGMA synchronous = normal")
@@ -267,6 +281,7 @@ def peer_lists(size: Size) -> Sample:
     from agentlightning.tracer.otel import OtelTracer
 
     async def work() -> Sample:
+        # 0.3 writes from another thread than the one that reads.
         store = InMemoryLightningStore(thread_safe=True)
         tracer = OtelTracer()
         tracer.init()

@@ -155,7 +155,9 @@ def measure(figure: Figure, mode: Mode, interpreters: Interpreters, say: Say, ro
         figure.prepare({**figure.sizes[mode], "folder": folder}) as size,
     ):
         for number in range(rounds or figure.rounds[mode]):
+            # Forth and back, so that no subject always runs after the same one, on the caches that it left.
             for subject in figure.subjects if number % 2 == 0 else reversed(figure.subjects):
+                # It would fail again, after as long; its lines say why they are empty.
                 if subject.name in failures:
                     continue
                 say(f"{figure.name}: round {number + 1}, {subject.name}")
@@ -193,6 +195,7 @@ def run(figure: Figure, subject: Subject, size: Size, interpreters: Interpreters
         RunFailed: It failed, or took too long.
     """
     python = interpreters[subject.peer]
+    # Files of a run go with it, or the disk and its cache would be fuller for each round.
     with TemporaryDirectory(prefix="run-", dir=size["folder"]) as folder:
         own = {**size, "folder": folder, "shared": size["folder"]}
         if subject.code is not None:
@@ -229,8 +232,10 @@ def _sample_of(command: list[str], folder: str) -> Sample:
         raise RunFailed(f"it took more than {TIME_LIMIT:.0f} s") from error
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
+        # The last line of a traceback is the exception.
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise RunFailed(f"exit code {done.returncode}: {last}")
+    # The last line: what is measured may print, too.
     sample: Sample = json.loads(lines[-1])
     return sample
 
@@ -251,6 +256,7 @@ def compare(line: Line, samples: Mapping[str, Sequence[Sample]], failures: Mappi
     if line.beside is None:
         return Measured(line, value=Spread.of(values))
     others = [sample[line.beside_metric or line.metric] for sample in samples[line.beside]]
+    # Round by round: a machine that was slow for a while was so for both.
     pairs = list(zip(values, others, strict=True))
     compared = [one / other if line.by == "ratio" else one - other for one, other in pairs]
     return Measured(line, Spread.of(values), Spread.of(others), Spread.of(compared))
@@ -262,6 +268,7 @@ def compare(line: Line, samples: Mapping[str, Sequence[Sample]], failures: Mappi
 def percentile(values: Sequence[float], percent: float) -> float:
     """Return the smallest value that at least ``percent`` per cent of ``values`` do not exceed."""
     ordered = sorted(values)
+    # The nearest rank, rounded up: // rounds down, so it divides the negative.
     rank = max(1, -int(-len(ordered) * percent // 100))
     return ordered[rank - 1]
 
@@ -281,5 +288,6 @@ def served(figure: str, subject: str, size: Size) -> Iterator[str]:
         try:
             yield process.stdout.readline().strip()
         finally:
+            # It reads until then, and ends by itself.
             process.stdin.close()
             process.wait(30)

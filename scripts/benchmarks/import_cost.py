@@ -13,9 +13,11 @@ agentlightning.tracer.otel.OtelTracer().init_worker(0, open_store("memory://"))
 def _code(*modules: str, after: str = "sys", then: str = "") -> str:
     """Return a program that prints how long the imports took and how many modules they loaded, ``after`` another."""
     return (
+        # The clock is looked up before it is read: its import is in no figure.
         f"import {after}; import sys; from time import perf_counter as now; had = len(sys.modules); began = now()\n"
         f"import {', '.join(modules)}\n{then}"
         "took = now() - began; got = len(sys.modules) - had\n"
+        # An empty line first: what an import printed without a line's end stands before it.
         "import json; print(); print(json.dumps({'ms': took * 1000, 'modules': got}))\n"
     )
 

@@ -34,6 +34,7 @@ class Watch:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        # Until now: leaving the trace_contexts flushes, and a loop that is held up then is late, too.
         self._done = True
         await self._task
 
@@ -41,6 +42,7 @@ class Watch:
         while not self._done:
             began = time.perf_counter()
             await asyncio.sleep(TICK)
+            # Only what exceeds the pause: a loop with nothing else to do has a lag of the timer's precision.
             self.late.append((time.perf_counter() - began - TICK) * 1000)
 
     async def agent(self, tracer: Any, spans: int, workload: Workload) -> None:
@@ -49,10 +51,12 @@ class Watch:
             attributes = workload.attributes[number % len(workload.attributes)]
             with tracer.start_as_current_span("step", attributes=attributes):
                 await asyncio.sleep(PAUSE)
+        # Set by each agent: the last of them to end leaves the number that counts.
         self.at_work = len(self.late)
 
     def sample(self) -> Sample:
         """Return the lag while agents were at work, and the worst until all was flushed."""
+        # Of the flush only the worst counts: its many quiet ticks would hide the lag of the agents' time.
         late = self.late[: self.at_work]
         return {"p50": percentile(late, 50), "p99": percentile(late, 99), "worst": max(self.late)}
 
@@ -94,6 +98,7 @@ def ours(size: Size) -> Sample:
 
             async with watch:
                 await asyncio.gather(*(rollout() for _ in range(TASKS)))
+        # A root span for each rollout. A run that lost spans would have been faster for it.
         stored = (await inner.statistics())["total_spans"]
         assert stored == TASKS * (size["spans"] // TASKS + 1), stored
         await store.close()

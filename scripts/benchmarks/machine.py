@@ -18,6 +18,7 @@ PACKAGES = ("agentlightning-otel", "opentelemetry-sdk", "pydantic", "openai", "h
 def processor() -> str:
     """Return the model of the processor."""
     try:
+        # Linux on x86 has the line "model name"; on ARM there is none, and no such file elsewhere.
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
@@ -47,6 +48,7 @@ def package_versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """Return the commit that is measured, with ``+`` if files differ from it."""
+    # --exclude=* leaves out tags: the answer is the commit itself.
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

@@ -24,6 +24,7 @@ def fill(size: Size, attempts: int, spans_of: Callable[[int, str, str], Sequence
         for number in range(attempts):
             rollout = await store.start_rollout(input=number)
             ids.append((rollout.rollout_id, rollout.attempt.attempt_id))
+            # One attempt at a time: never are all of them in memory.
             await store.add_many_spans(spans_of(number, *ids[-1]))
         seconds = time.perf_counter() - began
         await store.close()
@@ -38,6 +39,7 @@ def filled_by(module: str) -> Callable[[Size], AbstractContextManager[Size]]:
 
     @contextmanager
     def prepare(size: Size) -> Iterator[Size]:
+        # Its memory and its caches go with it: rounds begin alike.
         run_subject(module, "fill", size)
         yield size
 

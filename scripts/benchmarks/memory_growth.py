@@ -17,6 +17,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def resident_mb() -> float:
     """Return the resident memory of this process in MB, after a collection (proc_pid_statm(5))."""
+    # What cycles hold is freed at some time: it has not grown.
     gc.collect()
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE / 1e6
 
@@ -27,6 +28,7 @@ async def _fill_page_cache(tracer: Any) -> None:
         for number in range(PAGE_CACHE_MB * 4):
             # Each another text: what one begins with that another has is stored once.
             trace.start_span("step", attributes={"text": f"{number:06}" * 50_000}).end()
+            # The queue is bounded in bytes: what comes faster than it is written would be dropped.
             await asyncio.sleep(0.01)
 
 
@@ -45,6 +47,7 @@ def contexts(size: Size) -> Sample:
         store = open_store(f"sqlite:///{size['folder']}/spans.db")
         with OtelTracer(max_wait_time=60_000).lifespan(store) as tracer:
             await _fill_page_cache(tracer)
+            # Bounded caches fill, and the allocator takes what it will use: that is no growth.
             for _ in range(size["contexts"]):
                 await _context(tracer, SPANS_A_CONTEXT)
             before = resident_mb()
@@ -81,6 +84,7 @@ def rollouts(size: Size) -> Sample:
                     ) as trace:
                         trace.start_span("step", attributes={"text": "x" * 200}).end()
                     await store.update_attempt(rollout, attempt, status="succeeded")
+                    # After a tenth every cache is full: what comes later grows with the number of rollouts.
                     if number == size["rollouts"] // 10:
                         early = resident_mb()
 

@@ -31,6 +31,7 @@ def install(release: str, say: Callable[[str], None]) -> str | None:
     """
     place, lock = folder(release), ROOT / "scripts" / "locks" / f"peer-{release}.txt"
     wanted = f"{sys.version}\n{lock.read_text(encoding='utf-8')}"
+    # Written last: an installation that was interrupted is made again.
     marker = place / ".installed"
     if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
         return str(interpreter(release))

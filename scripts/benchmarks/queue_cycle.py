@@ -47,6 +47,7 @@ def _ours(size: Size, url: str) -> Sample:
     def work(workers: int, cycles: int) -> float:
         async def open_and_run() -> float:
             store = open_store(url.format(workers=workers))
+            # The first calls open connections and prepare statements.
             await _cycles(store, 5)
             seconds = await _gathered(store, workers, cycles)
             await store.close()
@@ -90,6 +91,7 @@ def floor_sqlite(size: Size) -> Sample:
 
     def work(workers: int, cycles: int) -> float:
         path = f"{size['folder']}/floor-{workers}.db"
+        # Closed before the clock runs; the mode stays with the file.
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = wal")
             connection.execute("CREATE TABLE rollouts (id INTEGER PRIMARY KEY, status TEXT, input TEXT)")
@@ -114,6 +116,7 @@ def _raw_cycles(path: str, cycles: int) -> None:
                 "INSERT INTO rollouts (status, input) VALUES ('queuing', ?)",
                 f'{{"task": {number}}}',
             )
+            # The smallest id: oldest first, as our queue does.
             claimed = _one(
                 connection,
                 "UPDATE rollouts SET status = 'preparing' WHERE id = (SELECT min(id) FROM rollouts"

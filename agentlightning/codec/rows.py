@@ -19,9 +19,11 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from ..types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
+from ..types.attributes import has_events, has_links, to_attribute_value, to_attributes
 from ..types.tracer import build
 from .json_text import Slot, dump_bytes, dumps, is_utf8, loads
 from .numbered import Gathered, gather, is_numbered, spread
+from .recorded_span import AnySpan, RecordedSpan
 
 NumberKind = Literal["int32", "int64", "float64"]
 ValueKind = Literal["int32", "int64", "float64", "text", "json", "attributes"]
@@ -37,8 +39,13 @@ WIDTHS: dict[ValueKind, int] = {"int32": 4, "int64": 8, "float64": 8, "text": 1,
 """Bytes of an element; a text may be cut at any byte, and put together again."""
 _MANY: Final = 64
 """Attributes of a span from which on it is not tried whether they are short together: a message has two or more."""
-_PACKED_FROM: dict[type, int] = {list: PACKED_LENGTH, str: PACKED_CHARACTERS}
+_PACKED_FROM: dict[type, int] = {list: PACKED_LENGTH, tuple: PACKED_LENGTH, str: PACKED_CHARACTERS}
+_TEXT = frozenset({str})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_AS_THEY_ARE = _SCALARS | {Slot}
+"""Types of values that need not be made JSON values."""
 _INTEGERS = tuple[int, ...]
+_NS_PER_SECOND: Final = 1_000_000_000
 _FORMATS: dict[NumberKind, str] = {"int32": "i", "int64": "q", "float64": "d"}
 
 
@@ -121,7 +128,7 @@ def _packed(key: str, value: Any) -> PackedValue | None:
     """Return what stands beside the row, of a list or a text; ``None`` for one that stays in it."""
     if not is_utf8(key):
         return None
-    if type(value) is list:
+    if type(value) is not str:
         return pack(key, value)
     try:
         return PackedValue(key, "text", value.encode())
@@ -158,9 +165,21 @@ def _is_message(beside: list[PackedValue]) -> bool:
     return any(kind == "text" and is_numbered(key) for key, kind, _ in beside)
 
 
-def _encode_attributes(attributes: dict[str, Any]) -> tuple[str, list[PackedValue]]:
-    """Return the JSON text of attributes, and what stands beside it."""
+def _encode_attributes(
+    attributes: Mapping[str, Any], *, are_json: bool = True
+) -> tuple[str, list[PackedValue]]:
+    """Return the JSON text of attributes, and what stands beside it.
+
+    Args:
+        attributes: They are not changed.
+        are_json: Whether all are JSON values; else they are as OpenTelemetry has them.
+    """
     kept, beside = attributes, list[PackedValue]()
+    if _SCALARS.issuperset(map(type, attributes.values())):
+        # Most spans have texts and numbers alone: no line of Python looks at each of them. No text is longer than all.
+        text = dumps(attributes)
+        if len(text) < PACKED_CHARACTERS:
+            return text, beside
     is_long = len(attributes) > _MANY
     if not is_long:
         for key, value in attributes.items():
@@ -172,17 +191,83 @@ def _encode_attributes(attributes: dict[str, Any]) -> tuple[str, list[PackedValu
                         kept = dict(attributes)
                     kept[key] = Slot(len(beside))
                     beside.append(found)
-                elif type(value) is list:  # of messages, more likely than not
+                elif type(value) is not str:  # a list of messages, more likely than not
                     is_long = True
-    text = "" if is_long else dumps(kept)
+    # What is packed by now was packed from the SDK's own tuples; only what is left is made JSON values.
+    text = "" if is_long else dumps(kept if are_json else _as_json(kept))
     if is_long or len(text) >= PACKED_CHARACTERS or _is_message(beside):
-        kept, beside = _shareable(attributes)
+        kept, beside = _shareable(dict(attributes) if are_json else to_attributes(attributes))
         text = dumps(kept)
     return text, beside
 
 
-def encode_span(span: Span, *, packed: bool = True) -> SpanRow:
+def _as_json(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    if _AS_THEY_ARE.issuperset(map(type, attributes.values())):
+        return attributes
+    return {
+        key: value if type(value) in _AS_THEY_ARE else to_attribute_value(value)
+        for key, value in attributes.items()
+    }
+
+
+def encode_span(span: AnySpan, *, packed: bool = True) -> SpanRow:
     """Return the columns of a span; without ``packed`` all of it is in the row, and nothing beside it."""
+    return _encode_recorded(span, packed) if isinstance(span, RecordedSpan) else _encode_built(span, packed)
+
+
+def _encode_recorded(span: RecordedSpan, packed: bool) -> SpanRow:
+    """Return the columns of a span as the SDK has it: the same as of the ``Span`` that would be built of it."""
+    source, extra = span.readable, dict[str, Any]()
+    attributes = span.attributes
+    if not _TEXT.issuperset(map(type, attributes)):
+        attributes = to_attributes(attributes)
+    text, beside = (
+        _encode_attributes(attributes, are_json=False) if packed else (dumps(to_attributes(attributes)), ())
+    )
+    context, parent = source.get_span_context(), source.parent
+    if context is None or context.is_remote or context.trace_state:
+        extra["context"] = _context(SpanContext.from_opentelemetry(context)) if context else None
+    if parent and (
+        parent.is_remote or parent.trace_state or context is None or parent.trace_id != context.trace_id
+    ):
+        extra["parent"] = {**_context(SpanContext.from_opentelemetry(parent)), "span_id": span.parent_id}
+    events = (
+        [_event(Event.from_opentelemetry(event)) for event in source.events] if has_events(source) else ()
+    )
+    links = [_link(Link.from_opentelemetry(link)) for link in source.links] if has_links(source) else ()
+    start, end = source.start_time, source.end_time
+    return SpanRow(
+        span.trace_id,
+        span.span_id,
+        span.parent_id,
+        _text("name", source.name, extra) or "",
+        span.status_code,
+        _text("status_description", span.status_description, extra),
+        None if start is None else start / _NS_PER_SECOND,
+        None if end is None else end / _NS_PER_SECOND,
+        text,
+        dumps(events) if events else "[]",
+        dumps(links) if links else "[]",
+        dumps(extra) if extra else None,
+        _recorded_resource(source.resource),
+        beside,
+    )
+
+
+def _recorded_resource(resource: Any) -> str:
+    """Return the JSON text of a resource of OpenTelemetry, which never changes; all spans of a process have one."""
+    global _last_recorded_resource  # noqa: PLW0603 - replaced as a whole, so threads need no lock
+    last, text = _last_recorded_resource
+    if resource is not last:
+        text = encode_resource(OtelResource.from_opentelemetry(resource))
+        _last_recorded_resource = resource, text
+    return text
+
+
+_last_recorded_resource: tuple[Any, str] = (None, "")
+
+
+def _encode_built(span: Span, packed: bool) -> SpanRow:
     extra: dict[str, Any] = {}
     attributes, beside = _encode_attributes(span.attributes) if packed else (dumps(span.attributes), ())
     _note_contexts(span, extra)

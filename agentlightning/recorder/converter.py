@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import types
 from .._turn import Turn
+from ..codec.recorded_span import AnySpan, RecordedSpan
 from ..dialects.model_call import invalid
 from ..dialects.openai.reading import decode
 from ..dialects.spans import genai, names_of_0_3
@@ -51,8 +52,10 @@ class Converter:
         self._endpoint_of = endpoint_of
         self._write_0_3 = write_0_3
 
-    def span(self, finished: FinishedSpan) -> Span | None:
+    def span(self, finished: FinishedSpan) -> AnySpan | None:
         """Return the span to store; ``None`` where a stage of the pipeline took it out.
+
+        A ``Span`` is built for the stages of a pipeline alone: most stores need none.
 
         Raises:
             Exception: It cannot be made: its attributes, a stage, or its bodies on disk.
@@ -61,17 +64,23 @@ class Converter:
         if readable is None:
             raise ValueError("this span has been settled")
         scope = record.scope
-        span = types.Span.from_opentelemetry(readable, scope.rollout_id, scope.attempt_id)
+        span = RecordedSpan(readable, scope.rollout_id, scope.attempt_id)
         for raw in finished.calls():
             self._add_call(span, self._with_endpoint(scope, raw))
-        _name_stored_parent(span, scope)
+        if scope.replaced and span.parent_id is not None:
+            span.parent_id = _stored_parent(span.parent_id, scope)
         if record.labels is not None:
-            span.attributes.update(record.labels)
+            span.add(record.labels)
         if readable.dropped_attributes:
-            span.attributes[SpanFlagAttributes.DROPPED_ATTRIBUTES.value] = readable.dropped_attributes
-        made = self._chain(span) if self._chain else span
-        if made is not None and scope.is_late:
-            made.attributes[SpanFlagAttributes.LATE_OF.value] = scope.attempt_id
+            span.add({SpanFlagAttributes.DROPPED_ATTRIBUTES.value: readable.dropped_attributes})
+        late = {SpanFlagAttributes.LATE_OF.value: scope.attempt_id} if scope.is_late else None
+        if not self._chain:
+            if late is not None:
+                span.add(late)
+            return span
+        made = self._chain(span.build())
+        if made is not None and late is not None:  # after the stages: none of them can take it away
+            made.attributes.update(late)
         return made
 
     def start(self, span: SdkSpan, record: Record) -> Span:
@@ -83,7 +92,8 @@ class Converter:
         except Exception as error:  # noqa: BLE001 - the span is another thread's and may change while it is read
             _log.debug("the start of a span could not be read: %r", error)
             opened = _bare_start(record)
-        _name_stored_parent(opened, scope)
+        if scope.replaced and opened.parent is not None and opened.parent_id is not None:
+            opened.parent_id = opened.parent.span_id = _stored_parent(opened.parent_id, scope)
         return (self._chain(opened) or _bare_start(record)) if self._chain else opened
 
     def convert(
@@ -129,16 +139,16 @@ class Converter:
         endpoint = self._endpoint_of(scope, raw)
         return raw if endpoint is raw.endpoint else replace(raw, endpoint=endpoint)
 
-    def _add_call(self, span: Span, raw: RawCall) -> None:
+    def _add_call(self, span: RecordedSpan, raw: RawCall) -> None:
         call = decode(raw)
         if _names_other_call(span.attributes, call.response_id):
             call = replace(call, token_capture=invalid("other_call"))
-        span.attributes.update(genai.call_attributes(call))
+        span.add(genai.call_attributes(call))
         if self._write_0_3:  # a span of AgentOps has most of them
             span.attributes = {**names_of_0_3.call_attributes(call), **span.attributes}
         # An error that was said in a body whose status is a success.
-        if call.error is not None and span.status.status_code == "UNSET":
-            span.status = types.TraceStatus(status_code="ERROR", description=call.error)
+        if call.error is not None and span.status_code == "UNSET":
+            span.status_code, span.status_description = "ERROR", call.error
 
 
 def _names_other_call(attributes: Mapping[str, Any], response_id: str | None) -> bool:
@@ -147,10 +157,9 @@ def _names_other_call(attributes: Mapping[str, Any], response_id: str | None) ->
     return bool(named) and response_id is not None and named != response_id
 
 
-def _name_stored_parent(span: Span, scope: Scope) -> None:
-    """Name the span that stands for a model call as parent, in place of a duplicate of it, which is not stored."""
-    if scope.replaced and span.parent is not None and span.parent_id is not None:
-        span.parent_id = span.parent.span_id = f"{scope.stands_for(int(span.parent_id, 16)):016x}"
+def _stored_parent(span_id: str, scope: Scope) -> str:
+    """Return the id of the span that stands for a model call, in place of that of a duplicate, which is not stored."""
+    return f"{scope.stands_for(int(span_id, 16)):016x}"
 
 
 def _bare_start(record: Record) -> Span:

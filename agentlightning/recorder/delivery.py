@@ -20,6 +20,7 @@ from .spool import Batch, Spool
 from .store_writes import Backoff, retry, within, write_batch
 
 if TYPE_CHECKING:
+    from ..codec.recorded_span import AnySpan
     from ..store.base import LightningStore
     from ..types import Span
     from .ledger import Ledger, PendingBatch, Snapshot
@@ -157,7 +158,7 @@ class Delivery:
         self,
         batch: PendingBatch,
         scopes: Collection[Scope],
-        spans: Sequence[Span],
+        spans: Sequence[AnySpan],
         starts: Sequence[Span] = (),
     ) -> None:
         """Move spans and starts to the spool, with the accounts of scopes."""

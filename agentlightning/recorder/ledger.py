@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace import Span as SdkSpan
 
+    from ..codec.recorded_span import AnySpan
     from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
     from ..types import Account, Receipt, Span
@@ -56,7 +57,7 @@ class PendingBatch:
         self.made: dict[Key, FinishedSpan] = {}
         """The entries of which a span was made, by its key."""
 
-    def spans(self) -> list[Span]:
+    def spans(self) -> list[AnySpan]:
         """Return the spans that were made."""
         return [entry.span for entry in self.made.values() if entry.span is not None]
 
@@ -616,7 +617,7 @@ class Ledger:
             self._pending = [other for other in self._pending if other is not batch]
             return entries
 
-    def set_aside(self, batch: PendingBatch, scopes: Iterable[Scope], spans: Iterable[Span]) -> SetAside:
+    def set_aside(self, batch: PendingBatch, scopes: Iterable[Scope], spans: Iterable[AnySpan]) -> SetAside:
         """Count spans as spooled, and return the accounts of scopes that go with them.
 
         The scopes' own accounts count the spans as dropped (``spooled``). A second account under another writer id
@@ -695,7 +696,7 @@ class Ledger:
             self._stopped = True
 
 
-def key_of(span: Span) -> Key:
+def key_of(span: AnySpan) -> Key:
     """Return what names a span within a store."""
     return span.attempt_id, span.span_id
 

@@ -32,9 +32,9 @@ from .counts import Counts
 if TYPE_CHECKING:
     from types import FrameType
 
+    from ..codec.recorded_span import AnySpan
     from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
-    from ..types import Span
     from .overflow import MovedCalls
 
 ROLLOUT_KEY = LightningResourceAttributes.ROLLOUT_ID.value
@@ -126,7 +126,7 @@ class FinishedSpan:
         """Bytes in memory; while it waits, changed by the queue alone."""
         self.moved: MovedCalls | None = None
         """Its model calls, where their bodies have been moved to disk."""
-        self.span: Span | None = None
+        self.span: AnySpan | None = None
         """The span as it was or will be stored, once it has been made."""
 
     @property

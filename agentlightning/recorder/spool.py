@@ -27,11 +27,13 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from .. import types
 from .._private_files import create_file, folder_mode
+from ..codec.recorded_span import SpanList, built
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import StoreError
 from ..store.base import LightningStore, new_writer_id
 
 if TYPE_CHECKING:
+    from ..codec.recorded_span import AnySpan
     from ..types import Account, Span
 
 _log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ not help, a smaller batch may. Anything else is about the store."""
 class Batch(NamedTuple):
     """The arguments of one ``add_many_spans``."""
 
-    spans: list[Span]
+    spans: list[AnySpan]
     opened: list[Span]
     accounts: list[Account]
 
@@ -162,7 +164,7 @@ class Spool:
                 "store_id": self._store.store_id,
             }
         ]
-        lines += [{"span": span.model_dump()} for span in batch.spans]
+        lines += [{"span": built(span).model_dump()} for span in batch.spans]
         lines += [{"opened": span.model_dump()} for span in batch.opened]
         lines += [{"account": account.model_dump()} for account in batch.accounts]
         return "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines).encode("ascii")
@@ -371,7 +373,9 @@ class Spool:
 
     async def _add(self, batch: Batch) -> int:
         return len(
-            await self._store.add_many_spans(batch.spans, opened=batch.opened, accounts=batch.accounts)
+            await self._store.add_many_spans(
+                SpanList(batch.spans), opened=batch.opened, accounts=batch.accounts
+            )
         )
 
     def _read(self, file: IO[bytes]) -> Batch | None:

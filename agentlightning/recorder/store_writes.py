@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._handover import ReentrantEvent
+from ..codec.recorded_span import SpanList, unbuilt
 from ..errors import InvalidArgument, NotFound, StoreError
 from ..store.base import LightningStore, add_batch
 from .spool import ABOUT_DATA, Batch
 
 if TYPE_CHECKING:
+    from ..codec.recorded_span import AnySpan
     from ..types import Span
 
 _log = logging.getLogger(__name__)
@@ -72,9 +74,9 @@ class Backoff:
 class Outcome:
     """What became of a batch."""
 
-    stored: list[Span] = field(default_factory=list)
+    stored: list[AnySpan] = field(default_factory=list)
     """Spans that the store has newly stored, with their sequence ids."""
-    refused: list[Span] = field(default_factory=list)
+    refused: list[AnySpan] = field(default_factory=list)
     """Spans that the store cannot keep."""
     refused_starts: list[Span] = field(default_factory=list)
     """Starts of spans that it cannot keep."""
@@ -82,7 +84,7 @@ class Outcome:
     """What belongs to attempts that the store does not know, one batch for each of them."""
     uncounted: list[Batch] = field(default_factory=list)
     """What it has taken without its accounts, one batch for each attempt that was split."""
-    unwritten: list[Span] = field(default_factory=list)
+    unwritten: list[AnySpan] = field(default_factory=list)
     """Spans that the store could not take now."""
     unwritten_starts: list[Span] = field(default_factory=list)
     """Starts of spans that it could not take now."""
@@ -169,10 +171,13 @@ async def within(work: Awaitable[T], seconds: float) -> T:
     return await asyncio.wait_for(contained(), seconds)
 
 
-async def _write(store: LightningStore, batch: Batch, write_timeout: float) -> list[Span]:
-    added = add_batch(store, batch.spans, opened=batch.opened, accounts=batch.accounts)
+async def _write(store: LightningStore, batch: Batch, write_timeout: float) -> list[AnySpan]:
+    # A store that keeps columns never builds a ``Span``. Where another one does, ``batch.spans`` has it from then on.
+    added = add_batch(store, SpanList(batch.spans), opened=batch.opened, accounts=batch.accounts)
     written = await within(added, write_timeout)
-    return list(batch.spans if written is None else written)  # a store that says nothing has taken everything
+    return list(
+        batch.spans if written is None else unbuilt(written)
+    )  # a store that says nothing has taken everything
 
 
 async def _in_parts(store: LightningStore, batch: Batch, write_timeout: float) -> Outcome:

@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from .._locks import reentrant_lock
 from .._turn import Turn
 from .._weak_objects import WeakObjects
+from ..codec.recorded_span import AnySpan, RecordedSpan
 from ..errors import InvalidArgument, StoreClosed
 from ..types import Account, Attempt, PaginatedResult, ResourcesUpdate, Rollout, Span, TaskInput, Worker
 from .base import FINISHED, LightningStoreCapabilities, LightningStoreStatistics
@@ -486,8 +487,8 @@ class InMemoryLightningStore(TransactionalStore):
     def _task_input(self, value: TaskInput) -> TaskInput:
         return object_copy("input", value)
 
-    def _encode(self, span: Span) -> Span:
-        return copy_span(span)
+    def _encode(self, span: AnySpan) -> Span:
+        return span.build() if isinstance(span, RecordedSpan) else copy_span(span)
 
     async def _write(self, command: Command[T]) -> T:
         self._check_open()

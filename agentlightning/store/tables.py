@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..codec.recorded_span import AnySpan
 from ..types import Account, Attempt, PaginatedResult, ResourcesUpdate, Rollout, Span, Worker
 from .base import LightningStoreStatistics
 from .query import Query
@@ -27,7 +28,7 @@ AttemptKey = tuple[str, str]
 class NewSpan:
     """A span on its way into the tables."""
 
-    span: Span
+    span: AnySpan
     """As it was handed in; the tables keep what ``encoded`` says, and take only the ids from here."""
     sequence_id: int
     """Its place in the attempt; 0 for an open or late span."""

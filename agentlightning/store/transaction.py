@@ -18,11 +18,12 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from .._turn import Turn
 from ..codec.attributes import is_late, tags_of_span
 from ..codec.json_copy import json_copy
+from ..codec.recorded_span import AnySpan, RecordedSpan, SpanList, built, unbuilt
 from ..errors import (
     AlreadySealed,
     AttemptNotFound,
@@ -293,7 +294,8 @@ class BatchWrite:
     """A batch of spans that has been checked, and how it is written."""
 
     def __init__(self, batch: SpanBatch) -> None:
-        every = list(batch.spans)
+        every = list(unbuilt(batch.spans))
+        self._may_be_unbuilt = isinstance(batch.spans, SpanList)
         self.opened = list(batch.opened)
         self.accounts = [values.account(account) for account in batch.accounts]
         for span in (*every, *self.opened):
@@ -309,7 +311,7 @@ class BatchWrite:
         self.tags: dict[int, list[str]] = {}
         """Place of a span → its tags."""
 
-    def encode(self, encode: Callable[[Span], Any], encode_open: Callable[[Span], Any]) -> None:
+    def encode(self, encode: Callable[[AnySpan], Any], encode_open: Callable[[AnySpan], Any]) -> None:
         """Turn the spans into what the tables keep."""
         turn = Turn()
         self.encoded = [encode(span) for span in turn.over(self.spans)]
@@ -318,7 +320,7 @@ class BatchWrite:
         tagged = ((place, tags_of_span(span.attributes)) for place, span in enumerate(self.spans))
         self.tags = {place: tags for place, tags in tagged if tags}
 
-    def write(self, unit: Unit) -> list[Span]:
+    def write(self, unit: Unit) -> Sequence[Span]:
         """Write the batch and return the spans that are new, in its order, with their sequence ids."""
         attempts = {key: unit.attempt(*key) for key in {**self.alive, **self.declared}}
         for key in self.beside:  # an unknown one is refused before anything is written
@@ -332,7 +334,8 @@ class BatchWrite:
                 after = lifecycle.move_attempt(after, lifecycle.status_after_span(after.status), unit.now)
             if after is not before:
                 unit.report(before, after)
-        return stored
+        # Whoever hands in spans that are not built gets them back so. Others get a list, as ever.
+        return SpanList(stored) if self._may_be_unbuilt else cast("list[Span]", stored)
 
     def _write_accounts(self, tables: Tables) -> None:
         for account in self.accounts:
@@ -342,7 +345,7 @@ class BatchWrite:
             if account.unstored:
                 tables.remove_open_spans(key, account.unstored)
 
-    def _write_spans(self, tables: Tables) -> list[Span]:
+    def _write_spans(self, tables: Tables) -> list[AnySpan]:
         fresh: dict[int, NewSpan] = {}
         for key, places in _by_key(self.spans).items():
             span_ids = [self.spans[place].span_id for place in places]
@@ -368,7 +371,7 @@ class BatchWrite:
         if in_order:
             tables.add_spans(in_order)
             self._write_tags(tables, [place for place in self.tags if place in fresh])
-        return [values.numbered(new.span, new.sequence_id) for new in in_order]
+        return [_numbered(new.span, new.sequence_id) for new in in_order]
 
     def _write_tags(self, tables: Tables, places: Sequence[int]) -> None:
         of_rollouts: dict[str, dict[str, None]] = {}
@@ -377,7 +380,7 @@ class BatchWrite:
         for rollout_id, tags in of_rollouts.items():
             tables.add_tags(rollout_id, tags)
 
-    def _write_late(self, tables: Tables) -> list[Span]:
+    def _write_late(self, tables: Tables) -> list[AnySpan]:
         fresh: list[NewSpan] = []
         for key, places in _by_key(self.late).items():
             known = set(tables.get_late(key, [self.late[place].span_id for place in places]))
@@ -388,7 +391,7 @@ class BatchWrite:
                     fresh.append(NewSpan(span, 0, True, self.encoded_late[place]))
         if fresh:
             tables.add_late_spans(fresh)
-        return [values.numbered(new.span, 0) for new in fresh]
+        return [_numbered(new.span, 0) for new in fresh]
 
     def _write_opened(self, tables: Tables) -> None:
         fresh: list[NewSpan] = []
@@ -410,11 +413,18 @@ class BatchWrite:
             tables.add_open_spans(fresh)
 
 
-def _key(item: Span | Account) -> AttemptKey:
+def _key(item: AnySpan | Account) -> AttemptKey:
     return item.rollout_id, item.attempt_id
 
 
-def _by_key(spans: Sequence[Span]) -> dict[AttemptKey, list[int]]:
+def _numbered(span: AnySpan, sequence_id: int) -> AnySpan:
+    """Return a span with its sequence id, built where it was built before; what is inside is shared."""
+    if isinstance(span, RecordedSpan):
+        return span.numbered(sequence_id)
+    return values.numbered(span, sequence_id)
+
+
+def _by_key(spans: Sequence[AnySpan]) -> dict[AttemptKey, list[int]]:
     places: dict[AttemptKey, list[int]] = {}
     for place, span in enumerate(spans):
         places.setdefault(_key(span), []).append(place)
@@ -504,11 +514,11 @@ class TransactionalStore(LightningStore):
         """Return a rollout's input as it is kept: what JSON can say of it; a store that keeps objects keeps it."""
         return json_copy("input", value)
 
-    def _encode(self, span: Span) -> Any:
+    def _encode(self, span: AnySpan) -> Any:
         """Turn a span into what ``Tables.add_spans`` keeps; called before the transaction."""
-        return span
+        return built(span)
 
-    def _encode_open(self, span: Span) -> Any:
+    def _encode_open(self, span: AnySpan) -> Any:
         """Turn a span into what ``Tables.add_open_spans`` keeps; called before the transaction."""
         return self._encode(span)
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..codec.json_copy import DEEPEST, json_copy, too_deep
 from ..codec.json_text import is_utf8
+from ..codec.recorded_span import RecordedSpan
 from ..errors import InvalidArgument
 from ..types import (
     Account,
@@ -212,7 +213,7 @@ def check_span(span: Any) -> None:
     Raises:
         InvalidArgument: It is no :class:`Span`, an id is not text, or the sequence id is out of range.
     """
-    if not isinstance(span, Span):
+    if not isinstance(span, (Span, RecordedSpan)):
         raise InvalidArgument(f"a span must be an agentlightning.Span, not {type(span).__qualname__}")
     for name in ("rollout_id", "attempt_id", "span_id", "trace_id"):
         value = getattr(span, name)

@@ -18,6 +18,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
+from ..codec.recorded_span import RecordedSpan
 from ..instrumentation.guard import LogOnce, Policy
 from ..pipeline.chain import NO_STAGES, Chain
 from ..recorder.call_matching import CallMatching
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import Span as SdkSpan
 
+    from ..codec.recorded_span import AnySpan
     from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
     from ..types import Span
@@ -307,10 +309,10 @@ class LightningSpanProcessor(SpanProcessor):
 
     def spans_of(self, entries: list[FinishedSpan]) -> list[Span]:
         """Return entries as spans, in the order in which they ended."""
-        found = (entry.span or self._seen_now(entry) for entry in list(entries))
-        return [span for span in found if span is not None]
+        found = ((entry, entry.span or self._seen_now(entry)) for entry in list(entries))
+        return [_built(entry, span) for entry, span in found if span is not None]
 
-    def _seen_now(self, entry: FinishedSpan) -> Span | None:
+    def _seen_now(self, entry: FinishedSpan) -> AnySpan | None:
         """Return an entry that the writer has not come to; its row, if it comes to it meanwhile, takes precedence."""
         if _is_dropped(entry):
             return None
@@ -361,6 +363,16 @@ def _mark_alternating(closing: Scope, current: Scope) -> None:
         return
     for scope in chain[: chain.index(closing) + 1]:
         scope.alternates = True
+
+
+def _built(entry: FinishedSpan, span: AnySpan) -> Span:
+    """Return a span of an entry as a ``Span``, the same one each time."""
+    if isinstance(span, RecordedSpan):
+        made = span.build()
+        if entry.span is None or entry.span is span:  # or the writer has the stored one meanwhile
+            entry.span = made
+        return made
+    return span
 
 
 def _is_dropped(entry: FinishedSpan) -> bool:

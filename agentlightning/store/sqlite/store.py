@@ -18,9 +18,9 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from ..._handover import Future
 from ..._weak_objects import WeakObjects
+from ...codec.recorded_span import AnySpan
 from ...codec.rows import SpanRow, encode_span
 from ...errors import InvalidArgument, StoreError
-from ...types import Span
 from ..base import LightningStoreCapabilities
 from ..clock_steps import Clock
 from ..tables import Tables
@@ -161,10 +161,10 @@ class SqliteLightningStore(TransactionalStore):
         state = state_of(self.path)
         return await self._read(work) + ([state.sentence()] if state.is_large else [])
 
-    def _encode(self, span: Span) -> SpanRow:
+    def _encode(self, span: AnySpan) -> SpanRow:
         return encode_span(span)
 
-    def _encode_open(self, span: Span) -> SpanRow:
+    def _encode_open(self, span: AnySpan) -> SpanRow:
         return encode_span(span, packed=False)
 
     def _watch_others(self) -> None:

@@ -24,7 +24,7 @@ class _Arrivals(threading.local):
     along: bytes | None = None
 
 
-_arrivals = _Arrivals()
+_arrivals = _Arrivals()  # of each thread: several may unpickle at one moment
 
 
 def _arrive(brought: Any, along: bytes) -> Any:
@@ -34,5 +34,6 @@ def _arrive(brought: Any, along: bytes) -> Any:
 
 def take_along() -> bytes | None:
     """Return what the last object brought that this thread has unpickled since it asked before; ``None``: nothing."""
+    # Forgotten at once: what came with one item must not be taken for that of the next, which may bring nothing.
     along, _arrivals.along = _arrivals.along, None
     return along

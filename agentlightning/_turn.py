@@ -33,7 +33,7 @@ class Turn:
         """Let another thread run, if this one has worked for long enough."""
         now = time.perf_counter()
         if now - self._began > self._length:
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)  # returns when the others let go of the lock, which may be much later
             self._began = time.perf_counter()
             self._length = min(max(self._began - now, WORK_SECONDS), LONGEST_SECONDS)
 

@@ -60,6 +60,7 @@ class AiohttpCalls:
             if outgoing is None or exchange is None:
                 return await original(session, method, str_or_url, **kwargs)
             if outgoing.body is None:
+                # Made while it is sent: nobody has its bytes before, so no token ids can be asked for.
                 kwargs["data"] = _with_noted_chunks(kwargs["data"], exchange)
             try:
                 asking_body = self._watch.token_request_body(exchange, outgoing)
@@ -105,7 +106,7 @@ class AiohttpCalls:
             if not await self._is_refused(reader, response, exchange):
                 self._watch.record_outcome(exchange, refused=False, status=status)
                 return response
-            response.close()
+            response.close()  # it is not read to its end, so its connection cannot serve another request
         self._watch.withdraw_token_request(exchange)
         response = await send(**kwargs)
         self._watch.record_outcome(exchange, refused=True, status=status, own=response.status)
@@ -131,6 +132,7 @@ class AiohttpCalls:
 
 
 def _outgoing(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, Any]) -> Outgoing | None:
+    # Puts a relative URL behind the session's ``base_url``; there is no public way to ask for that.
     build = getattr(session, "_build_url", None)
     url = urlsplit(str(build(str_or_url) if build is not None else str_or_url))
     if operation_of(method.upper(), url.path) is None:
@@ -153,7 +155,7 @@ def _outgoing(session: Any, method: str, str_or_url: Any, kwargs: Mapping[str, A
     elif isinstance(data, str):
         body = data.encode()
     elif not hasattr(data, "__aiter__") and not hasattr(data, "__iter__"):
-        return None
+        return None  # no body, or a payload object of aiohttp's: not how any client of a model sends JSON
     return Outgoing(
         method="POST",
         scheme=url.scheme,
@@ -180,6 +182,7 @@ def _with_noted_chunks(data: Any, exchange: Exchange) -> Any:
 
     if hasattr(data, "__aiter__"):
         return in_turns()
+    # aiohttp sends files in its own way and makes forms of collections; both would change if they were iterated here.
     return data if hasattr(data, "read") or isinstance(data, (dict, list, tuple)) else at_once()
 
 
@@ -255,7 +258,7 @@ class _RecordingReader(_Reader):
     def follow(self, exchange: Exchange, watch: CallWatch, stripper: Stripper | None) -> None:
         self._exchange, self._watch, self._stripper = exchange, watch, stripper
         finalizer: Any = weakref.finalize(self, finish_collected, exchange)
-        finalizer.atexit = False
+        finalizer.atexit = False  # at the end of the process the recorder itself ends what is open
         while self._inner_read:
             self._take(*self._inner_read.pop(0))
         self._end_if_exhausted()
@@ -284,6 +287,8 @@ class _RecordingReader(_Reader):
             self._exchange.note_response_chunk(data)
         passed = self._strip(data)
         if passed:
+            # The reader refuses to begin with chunks once it has data; what it says of chunks is asked for by
+            # ``iter_chunks`` alone.
             if ends_chunk and self._http_chunk_splits is None and not self.total_bytes:
                 self.begin_http_chunk_receiving()
             self.feed_data(passed)
@@ -316,6 +321,7 @@ class _RecordingReader(_Reader):
 
     def set_exception(self, exc: BaseException, *args: Any) -> None:
         super().set_exception(exc, *args)
+        # Whoever waits below gets it too. A reader of another release may take other arguments.
         with contextlib.suppress(Exception):
             self._inner.set_exception(exc, *args)
         if self._exchange is not None:  # the response was closed or released before its end

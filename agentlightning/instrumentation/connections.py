@@ -107,7 +107,7 @@ class Connections:
 
     def _connecting(self, address: Any) -> None:
         with self._guard("noting a connection"):
-            if not isinstance(address, tuple) or is_own_work():
+            if not isinstance(address, tuple) or is_own_work():  # a path of a Unix socket, or our own request
                 return
             host, port = str(address[0]), address[1]
             name = self._names.get(host, _canonical(host))

@@ -284,7 +284,7 @@ class Exchange:
         self._open_exchanges = open_exchanges
         self._retries = call.exchanges if retries is None else retries
         call.exchanges += 1
-        call.current = self
+        call.current = self  # from now on the outcome of an earlier exchange is not the call's
         self.start = start
         self._request = request
         self._sent = _RequestBody(max_body_bytes)
@@ -294,7 +294,7 @@ class Exchange:
         # Attributes and not methods, which would be a call more for each chunk of a stream.
         self.note_request_chunk = self._sent.add
         self.note_response_chunk = self._body.add
-        self._unfinished = [True]
+        self._unfinished = [True]  # popped by whoever sees the end first, as in ActiveCall
         self.endpoint = endpoint
         self.added: frozenset[str] = frozenset()
         self.kind: RequestKind | None = None
@@ -342,6 +342,7 @@ class Exchange:
         except IndexError:
             return
         self._open_exchanges.discard(self)
+        # Before the sink hears of the end: the span that gets the body takes the same memory again.
         self._body.give_memory_back()
         with self._call.guard("noting the end of a call"):
             self._call.exchange_finished(
@@ -349,6 +350,7 @@ class Exchange:
             )
 
     def _raw(self, *, complete: bool, error: str | None) -> RawCall:
+        # A body that was made while it was sent is known only now, and with it the model and whether it is a stream.
         body = self._request.body if self._request.body is not None else self._sent.take()
         body = plain_body(body, self._request.headers)
         return RawCall(

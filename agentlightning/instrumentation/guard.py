@@ -78,6 +78,6 @@ class _Guarded:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         if not isinstance(error, Exception):
-            return False
+            return False  # nothing was raised, or something that is for the agent
         self._guard.catch(self._doing, error)
         return True

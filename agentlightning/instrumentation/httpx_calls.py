@@ -400,6 +400,7 @@ def _with_body(request: Any, body: bytes) -> Any:
     """Return a request as the agent's, with another body."""
     headers = request.headers.copy()
     headers["content-length"] = str(len(body))
+    # What was added is taken out of the answer before the client reads it, so the answer may not be compressed.
     headers["accept-encoding"] = "identity"
     extensions = dict(request.extensions)
     return type(request)(request.method, request.url, headers=headers, content=body, extensions=extensions)
@@ -415,6 +416,7 @@ def _is_break(error: Exception) -> bool:
 
 def _name_request(error: BaseException, request: Any, instead_of: Any = None) -> None:
     """Let an exception of the library name the agent's request, and not the one that asked for more."""
+    # The public property raises where no request is set.
     if hasattr(error, "_request") and getattr(error, "_request", None) is instead_of:
         error.request = request  # type: ignore[attr-defined]
 

@@ -54,6 +54,7 @@ class Baggage:
         """Go on in a context without our baggage, unless it has none or ``host`` is ours; ``None`` is nobody's."""
         with self._guard("hiding baggage"):
             current = context.get_current()
+            # Most requests leave without any: those pay for two look-ups and keep their context.
             present = [key for key in _KEYS if baggage.get_baggage(key, current) is not None]
             if not present or (host is not None and self._is_own_host(host)):
                 return None

@@ -103,6 +103,7 @@ class CallWatch:
             body = request.json()
             if body is None and request.body is not None:
                 return None
+            # A body that is made while it is sent is not known yet: ``Exchange`` reads the model from what was sent.
             model = (body or {}).get("model")
             start = CallStart(
                 operation=operation,
@@ -198,7 +199,7 @@ class CallWatch:
         kind = exchange.kind
         if kind is None:
             return
-        if not refused:
+        if not refused:  # what an earlier refusal was suspected of is not so
             self._refusals.accepted(kind)
         elif own < 400:
             self._refusals.refused(kind, status)

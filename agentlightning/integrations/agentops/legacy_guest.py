@@ -63,7 +63,7 @@ def offline(agentops: ModuleType) -> Iterator[Patch]:
     http = importlib.import_module("agentops.http_client")
     client = importlib.import_module("agentops.client")
     session = importlib.import_module("agentops.session")
-    worker = sys.modules.get("agentops.worker")
+    worker = sys.modules.get("agentops.worker")  # the client imports it where the release has it
     answers = Patches("its HTTP client answers by itself; nothing is sent")
     yield answers
     for name in ("post", "get"):
@@ -90,13 +90,14 @@ def offline(agentops: ModuleType) -> Iterator[Patch]:
 
 
 def _answering(http: ModuleType, original: Any, patch: Patch) -> Any:
-    send = original.__get__(None, http.HttpClient)
+    send = original.__get__(None, http.HttpClient)  # as it is called, whatever kind of method it is
 
     @functools.wraps(send)
     def answer(url: str, *args: Any, **kwargs: Any) -> Any:
         if not patch.active:
             return send(url, *args, **kwargs)
         response = http.Response(http.HttpStatus.SUCCESS, {"status": "Success"})
+        # Without ``jwt`` in the answer the session counts as refused, and ``start_session`` returns None.
         if url.endswith(("/v2/create_session", "/v2/reauthorize_jwt")):
             response.body["jwt"] = "local"
         return response
@@ -251,6 +252,7 @@ class GuestClient:
 
     def _only_instance(self) -> Patch:
         """Put the user's own client aside until the end."""
+        # The decorator ``singleton`` keeps instances in a table; taken out, the class makes a new one for us.
         before = _instances(self._module).pop(self._class, None)
 
         def undo() -> None:
@@ -331,7 +333,9 @@ class GuestClient:
     def _withdraw_provided(self, client: Any) -> None:
         sessions = getattr(client, "_sessions", None)
         if sessions is not None:
-            for session in [each for each in sessions if each in self._provided]:
+            for session in [
+                each for each in sessions if each in self._provided
+            ]:  # a copy: they are removed below
                 sessions.remove(session)
         elif client._session in self._provided:  # noqa: SLF001
             client._session = client._worker = None  # noqa: SLF001

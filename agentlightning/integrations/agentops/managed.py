@@ -209,12 +209,14 @@ def _state_of_client(core: ModuleType, client: Any) -> Patch:
 
     def undo() -> None:
         held = core_object(core)
+        # First: it finds the spans that are open in what is emptied below.
         _end_what_is_open(held)
         held._initialized = False  # noqa: SLF001 - its shutdown would shut our provider down
         for name in ("provider", "_provider", "_meter_provider"):
             if name in vars(held):
                 setattr(held, name, None)
         client._initialized = False  # noqa: SLF001 - the property refuses False up to 0.4.12
+        # What it keeps of a trace that it has begun by itself, and that was ended above.
         for name in ("_init_trace_context", "_legacy_session_for_init_trace"):
             if hasattr(client, name):
                 setattr(client, name, None)

@@ -78,6 +78,7 @@ class SpanMirror(SpanProcessor):
         record = self._placed_by.ledger.records.get(id(context)) if self._placed_by else None
         if record is None:
             return
+        # By identity, as the ledger does: the span keeps its context while it is open.
         self._open[id(context)] = record
         if len(self._open) > OPEN_REMEMBERED:
             self._open.popitem(last=False)
@@ -112,6 +113,7 @@ class _Placed(ReadableSpan):
     """A finished span whose resource names its attempt; the exporter's thread is the one that asks for it."""
 
     def __init__(self, span: ReadableSpan, scope: Scope) -> None:
+        # A view: ``ReadableSpan`` has no copy, and its ``__init__`` would take each field by its name.
         vars(self).update(vars(span))
         self._scope = scope
 

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from ....errors import AgentOpsServerError
@@ -33,7 +34,8 @@ START_SECONDS = 60.0
 TERMINATE_SECONDS = 2.0
 STDERR_SHOWN = 4000
 
-_PACKAGE_ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 4))  # noqa: PTH100, PTH118, PTH120 - pathlib is not needed for more
+_PACKAGE_ROOT = str(Path(__file__).absolute().parents[4])
+"""The folder that ``agentlightning`` lies in."""
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; "
     "from agentlightning.integrations.agentops.server.child import main; main(sys.argv[1])"

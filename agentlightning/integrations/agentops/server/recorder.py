@@ -68,6 +68,7 @@ class _Ring:
             self.received += before is None
             self.dropped += 1
             return
+        # A value that is kept under a key again moves to the end, so it is the last to be given up.
         self.size += len(entry.text) - (len(before.text) if before else 0)
         self.received += before is None
         self.entries[key] = entry
@@ -115,7 +116,7 @@ class Recorder:
 
     def _put(self, kind: str, ring: _Ring, key: str | None, text: str) -> None:
         self._number += 1
-        first = not ring.dropped
+        first = not ring.dropped  # said once for each kind, until the recorder is emptied
         ring.put(self._number if key is None else key, _Entry(self._number, text.encode()))
         if first and ring.dropped:
             logger.warning(

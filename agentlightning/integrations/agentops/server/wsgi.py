@@ -63,7 +63,7 @@ class WsgiServer(ThreadingMixIn, TCPServer):
         self.body_seconds = body_seconds
         # One for each connection that may still be opened: taken before its thread begins, given back at its end.
         self._places = threading.BoundedSemaphore(max_connections)
-        self._said_full = False
+        self._said_full = False  # read and set by the thread that accepts connections alone
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread of its own, or refuse it where there are too many."""

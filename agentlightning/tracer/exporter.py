@@ -137,12 +137,15 @@ class LightningSpanExporter(SpanExporter):
         return scope
 
     def _attempt_of_process(self) -> tuple[str, str]:
-        if self._own_attempt is None:
-            started = run_sync(self._store.start_rollout(input={"command": sys.argv, "pid": os.getpid()}))
-            if self._own_attempt is None:
-                self._own_attempt = started.rollout_id, started.attempt.attempt_id
-            else:  # a signal handler of this thread has exported meanwhile, and started another
-                run_sync(self._store.update_rollout(started.rollout_id, status="cancelled"))
+        known = self._own_attempt
+        if known is not None:
+            return known
+        started = run_sync(self._store.start_rollout(input={"command": sys.argv, "pid": os.getpid()}))
+        known = self._own_attempt
+        if known is not None:  # a signal handler of this thread has exported meanwhile, and started another
+            run_sync(self._store.update_rollout(started.rollout_id, status="cancelled"))
+            return known
+        self._own_attempt = started.rollout_id, started.attempt.attempt_id
         return self._own_attempt
 
 

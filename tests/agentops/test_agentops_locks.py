@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -119,10 +119,12 @@ def test_as_many_agents_are_known_as_there_is_room_for() -> None:
     before = len(ids) - 5 * THREADS
     for agent_id in ids[:before]:
         recorded.recorder.agent(agent_id, "name")
-    together(
-        lambda number: [recorded.recorder.agent(each, "name") for each in ids[before + number :: THREADS]],
-        slow=(legacy_events,),
-    )
+
+    def name(number: int) -> None:
+        for each in ids[before + number :: THREADS]:
+            recorded.recorder.agent(each, "name")
+
+    together(name, slow=(legacy_events,))
     for agent_id in ids:
         recorded.recorder.event(event(agent_id=agent_id))
     named = [attributes for attributes in recorded.attributes if "agentops.event.agent_name" in attributes]
@@ -245,10 +247,11 @@ def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Worker]:
 
 @pytest.mark.lock("integrations.agentops.legacy:owner.lock")
 def test_a_full_queue_of_agentops_is_flushed_by_whoever_fills_it(worker: Worker) -> None:
-    together(
-        lambda number: [worker.add_event(number * 10 + index) for index in range(10)],
-        slow=(sys.modules[__name__],),
-    )
+    def add(number: int) -> None:
+        for index in range(10):
+            worker.add_event(number * 10 + index)
+
+    together(add, slow=(sys.modules[__name__],))
     assert worker.queue == []
     assert sorted(worker.sent) == list(range(10 * THREADS))
 
@@ -334,7 +337,7 @@ def test_fields_that_come_for_one_object_at_one_moment_are_all_kept() -> None:
 
 @contextlib.contextmanager
 def wsgi_server(app: Any, **limits: int) -> Iterator[WsgiServer]:
-    server = WsgiServer(socket.create_server(("127.0.0.1", 0)), app, **limits)  # type: ignore[arg-type]
+    server = WsgiServer(socket.create_server(("127.0.0.1", 0)), app, **limits)
     try:
         yield server
     finally:
@@ -369,7 +372,7 @@ def test_bodies_that_come_at_one_moment_take_no_more_room_than_there_is() -> Non
 
 
 def ask(server: WsgiServer, answers: list[str]) -> None:
-    with socket.create_connection(server.server_address[:2], timeout=60) as client:
+    with socket.create_connection(server.socket.getsockname(), timeout=60) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         with client.makefile("rb") as answer:
             answers.append(answer.readline().decode().split()[1])
@@ -417,7 +420,7 @@ def test_every_place_of_a_connection_is_free_again_when_it_has_ended() -> None:
 class Started:
     """A process that does nothing, in place of the server, and its end of the channel."""
 
-    def __init__(self, folder: Path, kind: type[subprocess.Popen[bytes]] = subprocess.Popen) -> None:
+    def __init__(self, folder: Path, kind: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen) -> None:
         ours, self.channel = socket.socketpair()
         stderr = (folder / "stderr").open("w+b")
         stderr.write(b"no word")

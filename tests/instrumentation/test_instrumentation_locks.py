@@ -101,10 +101,12 @@ def test_as_many_refusals_are_remembered_as_there_is_room_for() -> None:
     before = len(kinds) - 5 * THREADS
     for kind in kinds[:before]:
         refusals.refused(kind, 400)
-    together(
-        lambda number: [refusals.refused(kind, 400) for kind in kinds[before + number :: THREADS]],
-        slow=(refusals_module,),
-    )
+
+    def refuse(number: int) -> None:
+        for kind in kinds[before + number :: THREADS]:
+            refusals.refused(kind, 400)
+
+    together(refuse, slow=(refusals_module,))
     assert sum(map(refusals.applies_to, kinds)) == MAX_REMEMBERED
 
 

@@ -208,7 +208,10 @@ def test_bodies_that_are_moved_while_their_span_is_written_are_given_back_once(t
 def test_files_of_bodies_go_with_the_last_body_that_is_needed_of_them(tmp_path: Path) -> None:
     many = 40
     overflow = Overflow(tmp_path, "bodies", 100 * MB, file_bytes=5_000)
-    moved: deque[tuple[bytes, MovedCalls]] = deque()
+    moved: deque[tuple[bytes, MovedCalls | None]] = deque()
+
+    def take() -> Any:
+        return moved and moved.popleft()
 
     def race(role: int) -> None:
         if role == 0:
@@ -217,14 +220,14 @@ def test_files_of_bodies_go_with_the_last_body_that_is_needed_of_them(tmp_path: 
                 found = overflow.move([whole_call(text)])
                 assert found is not None
                 moved.extend([(text, found)])
-            moved.extend([(b"", None)] * 3)  # type: ignore[list-item]  # the end, for each who reads
+            moved.extend([(b"", None)] * 3)  # the end, for each who reads
             return
         while True:
-            text, calls = wait_until(lambda: moved and moved.popleft(), deadline=20)
+            body, calls = wait_until(take, deadline=20)
             if calls is None:
                 return
             (call,) = calls.read()
-            assert call.response_body == text
+            assert call.response_body == body
             calls.free()
 
     together(race, 4, slow=(overflow_module,))

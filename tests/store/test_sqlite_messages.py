@@ -25,7 +25,7 @@ def said(chance: Random, words: int) -> str:
     return " ".join(chance.choice(WORDS) for _ in range(words))
 
 
-TOOLS = [
+TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": f"tool_{number}", "description": said(Random(number), 60)}}
     for number in range(20)
 ]

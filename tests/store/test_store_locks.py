@@ -482,11 +482,14 @@ def test_questions_that_come_at_one_moment_start_no_more_readers_than_there_may_
 def test_a_command_is_refused_or_done_where_the_engine_stops_meanwhile(path: Path) -> None:
     for _ in range(3):
         engine = engine_at(path)
-        accepted = []
-        refused = []
+        accepted: list[Any] = []
+        refused: list[int] = []
 
         def race(
-            role: int, engine: Engine = engine, accepted: Any = accepted, refused: Any = refused
+            role: int,
+            engine: Engine = engine,
+            accepted: list[Any] = accepted,
+            refused: list[int] = refused,
         ) -> None:
             if role == 0:
                 engine.stop()

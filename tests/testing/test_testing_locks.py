@@ -32,7 +32,12 @@ def test_no_shift_of_a_clock_is_lost() -> None:
 def test_a_shift_of_a_clock_returns_the_time_that_it_has_made() -> None:
     clock = ManualClock(0.0)
     times: list[float] = []
-    together(lambda _: [times.append(clock.shift(1)) for _ in range(10)], slow=(clock_module,))
+
+    def shift(_: int) -> None:
+        for _ in range(10):
+            times.append(clock.shift(1))
+
+    together(shift, slow=(clock_module,))
     assert sorted(times) == list(range(1, 10 * THREADS + 1))
 
 

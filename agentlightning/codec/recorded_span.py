@@ -7,7 +7,7 @@ sequence of ``Span`` (:class:`SpanList`), each built when it is looked at for th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union, overload
+from typing import TYPE_CHECKING, Any, Union, cast, overload
 
 from .. import types
 from ..types.attributes import attributes_of, to_attributes
@@ -48,9 +48,8 @@ class RecordedSpan:
         self.trace_id = f"{context.trace_id:032x}" if context else "0" * 32
         self.span_id = f"{context.span_id:016x}" if context else "0" * 16
         self.parent_id = f"{parent.span_id:016x}" if parent else None
-        self.status_code: StatusCode = (
-            status.status_code._name_
-        )  # ``name`` is a property that calls two functions
+        # ``name`` is a property that calls two functions.
+        self.status_code = cast("StatusCode", status.status_code._name_)
         self.status_description = status.description
         self.attributes: Mapping[str, Any] = attributes_of(readable)
         """To be read only, and as OpenTelemetry has them: a list is a tuple, for example."""

@@ -174,26 +174,28 @@ def _encode_attributes(
         attributes: They are not changed.
         are_json: Whether all are JSON values; else they are as OpenTelemetry has them.
     """
-    kept, beside = attributes, list[PackedValue]()
+    beside = list[PackedValue]()
     if _SCALARS.issuperset(map(type, attributes.values())):
         # Most spans have texts and numbers alone: no line of Python looks at each of them. No text is longer than all.
         text = dumps(attributes)
         if len(text) < PACKED_CHARACTERS:
             return text, beside
     is_long = len(attributes) > _MANY
+    changed: dict[str, Any] | None = None
     if not is_long:
         for key, value in attributes.items():
             least = _PACKED_FROM.get(type(value))
             if least is not None and len(value) >= least and len(beside) < MOST_PACKED:
                 found = _packed(key, value)
                 if found is not None:
-                    if not beside:
-                        kept = dict(attributes)
-                    kept[key] = Slot(len(beside))
+                    if changed is None:
+                        changed = dict(attributes)
+                    changed[key] = Slot(len(beside))
                     beside.append(found)
                 elif type(value) is not str:  # a list of messages, more likely than not
                     is_long = True
     # What is packed by now was packed from the SDK's own tuples; only what is left is made JSON values.
+    kept: Mapping[str, Any] = attributes if changed is None else changed
     text = "" if is_long else dumps(kept if are_json else _as_json(kept))
     if is_long or len(text) >= PACKED_CHARACTERS or _is_message(beside):
         kept, beside = _shareable(dict(attributes) if are_json else to_attributes(attributes))

@@ -143,4 +143,4 @@ def test_no_span_is_built_on_the_way_into_sqlite(url: str, tmp_path: Path) -> No
             assert all(one is again for one, again in zip(spans, handle.spans(), strict=True))
     finally:
         asyncio.run(store.close())
-        threading.setprofile(None)  # type: ignore[arg-type]  # typeshed has no None here
+        threading.setprofile(None)

@@ -61,7 +61,7 @@ def test_what_is_no_list_of_ids_is_unknown_and_trains_nothing(name: str, value: 
     ids=repr,
 )
 def test_log_probabilities_that_the_verdict_cannot_have_meant_are_unknown(value: Any, code: str) -> None:
-    call = read_call(span_with(**{LOGPROBS: value}))
+    call = read_call(span_with(**dict[str, Any]({LOGPROBS: value})))
     assert call is not None
     assert call.token_capture == "valid"
     assert call.choices[0].token_ids == (3, 4)
@@ -70,7 +70,7 @@ def test_log_probabilities_that_the_verdict_cannot_have_meant_are_unknown(value:
 
 
 def test_what_the_verdict_itself_does_not_vouch_for_stays_as_it_is() -> None:
-    call = read_call(span_with(verdict="invalid(logprob_length)", **{LOGPROBS: [-0.5]}))
+    call = read_call(span_with(verdict="invalid(logprob_length)", **dict[str, Any]({LOGPROBS: [-0.5]})))
     assert call is not None
     assert call.choices[0].logprobs == (-0.5,)
     assert call.issues == ()

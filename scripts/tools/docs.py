@@ -188,7 +188,7 @@ def verdicts() -> str:
 def agentops_releases() -> str:
     """Return what is done with each range of ``agentops``."""
     return table(
-        ("agentops", "", "managed", "started by its user"),
+        ("agentops", "what is done", "managed", "started by its user"),
         [
             (row.releases, row.support.verdict, row.support.sentence, "; ".join(row.support.unmanaged))
             for row in TABLE

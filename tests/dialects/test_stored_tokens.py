@@ -76,6 +76,14 @@ def test_what_the_verdict_itself_does_not_vouch_for_stays_as_it_is() -> None:
     assert call.issues == ()
 
 
+def test_what_is_equal_to_an_id_and_is_none_is_found_in_a_prompt_that_continues_another() -> None:
+    reader = CallReader()
+    first, second = reader.read(span_with((1, 2))), reader.read(span_with((True, 2, 5)))
+    assert first is not None
+    assert second is not None
+    assert (first.token_capture, second.token_capture) == ("valid", "none(no_token_ids)")
+
+
 def test_prompts_that_continue_each_other_are_looked_at_to_their_ends() -> None:
     reader = CallReader()
     for prompt, is_sound in [

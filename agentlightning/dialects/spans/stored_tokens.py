@@ -50,15 +50,20 @@ class StoredTokens:
     def _are_ids(self, ids: tuple[Any, ...]) -> bool:
         known = len(self._prompt)
         # Ids that two prompts have in common are the same objects where a store has them once, and compare at once.
+        # Their types are looked at all the same: True is equal to 1, and no id.
         continues = known > 0 and ids[:known] == self._prompt
-        is_sound = _are_ids(ids[known:] if continues else ids)
+        is_sound = _are_integers(ids) and min(ids[known:] if continues else ids, default=0) >= 0
         self._prompt = ids if is_sound else ()
         return is_sound
 
 
-def _are_ids(values: Sequence[Any]) -> bool:
+def _are_integers(values: Sequence[Any]) -> bool:
     # Counting a list of the types is a third faster than a set of them. A bool is an int to `isinstance` alone.
-    return [*map(type, values)].count(int) == len(values) and min(values, default=0) >= 0
+    return [*map(type, values)].count(int) == len(values)
+
+
+def _are_ids(values: Sequence[Any]) -> bool:
+    return _are_integers(values) and min(values, default=0) >= 0
 
 
 def _is_sound(choice: Choice, *, vouched: bool) -> bool:

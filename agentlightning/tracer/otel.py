@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from .. import types
+from .. import _lazy, types
 from .._garbage import collector_paused
 from .._handover import Future
 from ..codec.attributes import format_exception_attributes, sanitize_attributes
@@ -49,6 +49,11 @@ if TYPE_CHECKING:
     from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
     from .processor import LightningSpanProcessor
     from .recording import Recording
+
+# 0.3 has it here. It watches what a program imports, so it is loaded when it is asked for.
+__getattr__, __dir__, _ = _lazy.attach(
+    __name__, {"agentlightning.tracer.processor": ("LightningSpanProcessor",)}
+)
 
 _log = logging.getLogger(__name__)
 

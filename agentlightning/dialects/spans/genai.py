@@ -32,7 +32,6 @@ from ..model_call import (
 )
 from ..raw_call import CallStart, Operation
 from . import foreign, messages
-from .stored_tokens import StoredTokens
 
 if TYPE_CHECKING:
     from ...types import SpanLike
@@ -183,7 +182,6 @@ class CallReader:
         """Text of the messages that were read last, without the bracket at its end; empty = they are not known."""
         self._asked: tuple[Any, ...] = ()
         """Those messages."""
-        self._tokens = StoredTokens()
         self._said: tuple[Any, ...] = ()
         """Values of the attributes ``_SETTLED`` that were read last; empty = they are not known."""
         self._kinds: list[type] = []
@@ -202,7 +200,7 @@ class CallReader:
             return foreign.read(span)
         issues: list[Issue] = []
         try:
-            return self._tokens.checked(self._read(attributes, issues))
+            return self._read(attributes, issues)
         except Exception as error:  # noqa: BLE001 - attributes may come from anywhere
             detail = type(error).__name__
             return ModelCall(

@@ -294,19 +294,17 @@ FIGURE = Figure(
         Subject("peer_proxy", peer="0.3.0"),
     ),
     lines=(
-        Line("read and rows: processor time", "ours", "cpu", "µs/call", "floor_read", aim=Aim("<=", 3.0)),
-        Line("read and rows: wall", "ours", "wall", "µs/call", "floor_read", aim=Aim("<=", 3.0)),
-        Line("spans and rows: kept", "ours", "kept", "KiB/call", "floor_read", aim=Aim("<=", 3.0)),
-        Line("spans and rows: peak", "ours", "peak", "KiB/call", "floor_read", aim=Aim("<=", 3.0)),
+        Line("read and rows: processor time", "ours", "cpu", "µs/call", "floor_read", aim=Aim("<=", 2.0)),
+        Line("read and rows: wall", "ours", "wall", "µs/call", "floor_read", aim=Aim("<=", 2.0)),
+        Line("spans and rows: kept", "ours", "kept", "KiB/call", "floor_read", aim=Aim("<=", 2.0)),
+        Line("spans and rows: peak", "ours", "peak", "KiB/call", "floor_read", aim=Aim("<=", 2.0)),
         *[
             Line(f"0.3's {what} beside {our}: processor time", peer, "cpu", "µs/call", subject, aim=aim)
-            for peer, what in (
-                ("peer_tracer", "TracerTraceToTriplet"),
-                ("peer_proxy", "LlmProxyTraceToTriplet"),
-            )
-            for subject, our, aim in (
-                ("ours_convert", "`build_rows`", Aim(">=", 5.0)),
-                ("ours_triplets", "our `TracerTraceToTriplet`", None),
+            for peer, what, subject, our, aim in (
+                ("peer_tracer", "TracerTraceToTriplet", "ours_convert", "`build_rows`", Aim(">=", 2.0)),
+                ("peer_tracer", "TracerTraceToTriplet", "ours_triplets", "our `TracerTraceToTriplet`", None),
+                ("peer_proxy", "LlmProxyTraceToTriplet", "ours_convert", "`build_rows`", None),
+                ("peer_proxy", "LlmProxyTraceToTriplet", "ours_triplets", "our `TracerTraceToTriplet`", None),
             )
         ],
     ),

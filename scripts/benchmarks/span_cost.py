@@ -255,7 +255,7 @@ FIGURE = Figure(
             for shape, words in _WORDS.items()
             for store in ("sqlite", "memory")
             for line in _beside_floor(
-                f"{words}, {store}", f"ours_{store}", shape, Aim("<=", 1.5) if shape == "rich" else None
+                f"{words}, {store}", f"ours_{store}", shape, Aim("<=", 1.35) if shape == "rich" else None
             )
         ],
         *[

@@ -796,12 +796,22 @@ def process_start_ticks(pid: int) -> str | None:
     Field 22 of ``/proc/<pid>/stat`` (proc_pid_stat(5)), in clock ticks since boot: with the pid it names one
     process for as long as the machine is up. A zombie counts as gone: it writes nothing any more.
     """
+    found = _text_of_file(f"/proc/{pid}/stat")
+    if found is None:
+        return None
+    # The name of the program stands in brackets before the other fields, and may have spaces and brackets in it.
+    fields = found.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _text_of_file(path: str) -> str | None:
+    """Return what the kernel says in a file; ``None`` where there is no such file."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - no import
-            fields = file.read().rpartition(")")[2].split()
+        # Whoever only imports the contract, as a tracer does, loads no pathlib.
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - see above
+            return file.read()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else fields[19]
 
 
 def process_id() -> str:
@@ -859,16 +869,13 @@ _FIELDS_OF_A_PROCESS: Final = 4
 
 @functools.cache
 def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:  # noqa: PTH123 - no import
-            return file.read().strip()
-    except OSError:  # no Linux
-        return os.uname().nodename.replace(":", "-")
+    found = _text_of_file("/proc/sys/kernel/random/boot_id")
+    return os.uname().nodename.replace(":", "-") if found is None else found.strip()  # no Linux
 
 
 def _pid_namespace() -> str:
     # Not kept: a child may be in another one than its parent.
     try:
-        return os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no import; pid:[4026531836]
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no pathlib, see above; pid:[4026531836]
     except OSError:
         return "0"

@@ -15,7 +15,8 @@ What holds for every method:
   becomes ``timeout``, and one that was silent for ``unresponsive_seconds`` becomes ``unresponsive``, also when nobody
   calls the store; the rollout follows as after ``update_attempt``. Stored and opened spans and heartbeats are signs of
   life. An attempt that timed out stays so.
-* **Ids** are text that UTF-8 can say, so without lone surrogates. A name or any other value may be any text.
+* **Ids** are text that UTF-8 can say, so without lone surrogates. Anything else, a list as well, is the id of nothing
+  where it is looked for, and an invalid argument where it would be kept. A name or any other value may be any text.
 * **Errors** are those of ``agentlightning.errors``. Unknown ids raise a :class:`NotFound` (a ``ValueError``)
   except where a method is documented to return ``None``. An invalid argument raises
   :class:`InvalidArgument` before anything is written.

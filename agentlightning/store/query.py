@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from ..errors import InvalidArgument
 from ..types import PaginatedResult
-from .values import whole
+from .values import list_of_ids, whole
 
 T = TypeVar("T")
 
@@ -184,9 +184,7 @@ def within(
     """
     if values is None:
         return None
-    if isinstance(values, str):  # a sequence of texts, too: its letters would be looked for
-        raise InvalidArgument(f"{field}_in takes a list of texts, not the single text {values!r}")
-    chosen = tuple(_text(f"{field}_in", value) for value in values)
+    chosen = tuple(list_of_ids(f"{field}_in", values))
     unknown = [] if allowed is None else [value for value in chosen if value not in allowed]
     if unknown and allowed is not None:
         raise InvalidArgument(f"{unknown[0]!r} is no {field}; it is one of {', '.join(sorted(allowed))}")
@@ -201,9 +199,7 @@ def has(field: str, values: Sequence[str] | None) -> Condition | None:
     """
     if values is None:
         return None
-    if isinstance(values, str):
-        raise InvalidArgument(f"{field} takes a list of texts, not the single text {values!r}")
-    return Condition(field, "has", tuple(dict.fromkeys(_text(field, value) for value in values)))
+    return Condition(field, "has", tuple(list_of_ids(field, values)))
 
 
 def _text(name: str, value: Any) -> str:

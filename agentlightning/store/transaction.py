@@ -143,17 +143,18 @@ class Unit:
 
     def rollout(self, rollout_id: str) -> Rollout:
         """Return a rollout, or raise :class:`RolloutNotFound`."""
-        found = self.tables.get_rollout(rollout_id)
+        found = self.tables.get_rollout(values.sought(rollout_id))
         if found is None:
             raise RolloutNotFound(rollout_id)
         return found
 
     def attempt(self, rollout_id: str, attempt_id: str) -> Attempt:
         """Return an attempt (``latest`` is one), or raise :class:`RolloutNotFound`, :class:`AttemptNotFound`."""
+        of_rollout = values.sought(rollout_id)
         found = (
-            self.tables.get_latest_attempts([rollout_id]).get(rollout_id)
+            self.tables.get_latest_attempts([of_rollout]).get(of_rollout)
             if attempt_id == LATEST
-            else self.tables.get_attempt((rollout_id, attempt_id))
+            else self.tables.get_attempt((of_rollout, values.sought(attempt_id)))
         )
         if found is None:
             self.rollout(rollout_id)
@@ -173,7 +174,7 @@ class Unit:
         if given is None:
             latest = self.tables.get_latest_resources()
             return None if latest is None else latest.resources_id
-        if self.tables.get_resources(given) is None:
+        if self.tables.get_resources(values.sought(given)) is None:
             raise ResourcesNotFound(given)
         return given
 
@@ -663,7 +664,7 @@ class TransactionalStore(LightningStore):
 
     async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
         def work(unit: Unit) -> Rollout | None:
-            rollout = unit.tables.get_rollout(rollout_id)
+            rollout = unit.tables.get_rollout(values.sought(rollout_id))
             return None if rollout is None else unit.with_attempts([rollout])[0]
 
         return await self._look(work)
@@ -762,14 +763,16 @@ class TransactionalStore(LightningStore):
         return await self._change(work)
 
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
-        return await self._look(lambda unit: unit.tables.get_latest_attempts([rollout_id]).get(rollout_id))
+        of_rollout = values.sought(rollout_id)
+        return await self._look(lambda unit: unit.tables.get_latest_attempts([of_rollout]).get(of_rollout))
 
     async def do_query_attempts(self, query: AttemptQuery) -> Sequence[Attempt]:
         rollout_id, sort_by, sort_order, limit, offset = query
+        of_rollout = values.sought(rollout_id)
         asked = make_query(
             sortable=ATTEMPT_SORT, sort_by=sort_by, sort_order=sort_order, limit=limit, offset=offset
         )
-        return await self._look(lambda unit: asked.select(unit.tables.get_attempts(rollout_id)))
+        return await self._look(lambda unit: asked.select(unit.tables.get_attempts(of_rollout)))
 
     # ------------------------------------------------------------------ spans
 
@@ -820,7 +823,7 @@ class TransactionalStore(LightningStore):
     async def get_many_span_sequence_ids(
         self, rollout_attempt_ids: Sequence[tuple[str, str]]
     ) -> Sequence[int]:
-        pairs = [(str(rollout_id), str(attempt_id)) for rollout_id, attempt_id in rollout_attempt_ids]
+        pairs = values.pairs_of_ids("rollout_attempt_ids", rollout_attempt_ids)
 
         def work(unit: Unit) -> list[int]:
             reserved = []
@@ -857,7 +860,7 @@ class TransactionalStore(LightningStore):
         return await self._change(work)
 
     async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
-        return await self._look(lambda unit: unit.tables.get_resources(resources_id))
+        return await self._look(lambda unit: unit.tables.get_resources(values.sought(resources_id)))
 
     async def get_latest_resources(self) -> ResourcesUpdate | None:
         return await self._look(lambda unit: unit.tables.get_latest_resources())
@@ -893,7 +896,7 @@ class TransactionalStore(LightningStore):
         return await self._change(work)
 
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
-        return await self._look(lambda unit: unit.tables.get_worker(worker_id))
+        return await self._look(lambda unit: unit.tables.get_worker(values.sought(worker_id)))
 
     async def do_query_workers(self, query: WorkerQuery) -> Sequence[Worker]:
         asked = make_query(
@@ -932,12 +935,13 @@ def _created(unit: Unit, draft: Rollout) -> Rollout:
 
 
 def _attempt_keys(unit: Unit, rollout_id: str, attempt_id: str | None) -> list[AttemptKey]:
+    of_rollout = values.sought(rollout_id)
     if attempt_id is None:
-        return [(rollout_id, attempt.attempt_id) for attempt in unit.tables.get_attempts(rollout_id)]
+        return [(of_rollout, attempt.attempt_id) for attempt in unit.tables.get_attempts(of_rollout)]
     if attempt_id == LATEST:
-        latest = unit.tables.get_latest_attempts([rollout_id])
-        return [(rollout_id, attempt.attempt_id) for attempt in latest.values()]
-    return [(rollout_id, attempt_id)]
+        latest = unit.tables.get_latest_attempts([of_rollout])
+        return [(of_rollout, attempt.attempt_id) for attempt in latest.values()]
+    return [(of_rollout, values.sought(attempt_id))]
 
 
 def _finished(rollouts: Iterable[Rollout]) -> list[str]:

@@ -8,7 +8,7 @@ rollout may be more, in a store that keeps objects.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -118,6 +118,24 @@ def optional_text(name: str, value: Any) -> str | None:
     return None if value is None else text(name, value)
 
 
+def sought(value: Any) -> str:
+    """Return what an id is looked for by: of what is no text, a text that can be no id, so that nothing is found."""
+    return str.__str__(value) if isinstance(value, str) else "\ud800"
+
+
+def pairs_of_ids(name: str, value: Any) -> list[tuple[Any, Any]]:
+    """Return pairs of ids, which nobody has looked for yet.
+
+    Raises:
+        InvalidArgument: It is no sequence of pairs.
+    """
+    pairs = list(value) if isinstance(value, Iterable) else [value]
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InvalidArgument(f"{name} takes pairs of two ids, not {_shortened(pair)}")
+    return [(first, second) for first, second in pairs]
+
+
 def moment(name: str, value: Any) -> float:
     """Return ``value`` if it is a time in seconds."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -142,13 +160,15 @@ def timeout(value: Any) -> float | None:
 
 
 def list_of_ids(name: str, value: Any) -> list[str]:
-    """Return the ids of a sequence, each once, in its order.
+    """Return the texts of a sequence, each once, in its order.
 
     Raises:
-        InvalidArgument: It is a single text, or has something else than text in it.
+        InvalidArgument: It is a single text, no sequence, or has something else than text in it.
     """
-    if isinstance(value, str):
+    if isinstance(value, str):  # a sequence of texts, too: its letters would be looked for
         raise InvalidArgument(f"{name} takes a list of texts, not the single text {value!r}")
+    if not isinstance(value, Iterable):
+        raise InvalidArgument(f"{name} takes a list of texts, not {_shortened(value)}")
     ids = list(value)
     for each in ids:
         if not isinstance(each, str):

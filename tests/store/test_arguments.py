@@ -73,7 +73,7 @@ async def test_a_time_that_is_none_is_refused(store: LightningStore, moment: Any
         await store.update_attempt(rollout.rollout_id, "latest", last_heartbeat_time=moment)
 
 
-@pytest.mark.parametrize("unknown", [uuid.UUID(int=1), 1, None, "\ud800"])
+@pytest.mark.parametrize("unknown", [uuid.UUID(int=1), 1, None, "\ud800", [], ["ro-1"], {}, {"id": "ro-1"}])
 @pytest.mark.asyncio
 async def test_what_is_no_text_is_the_id_of_nothing(store: LightningStore, unknown: Any) -> None:
     rollout = await store.start_rollout("task")

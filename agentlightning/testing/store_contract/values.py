@@ -6,7 +6,9 @@ Only the input of a rollout may be more, in a store that is not durable.
 from __future__ import annotations
 
 import math
+import re
 from array import array
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from enum import Enum
@@ -18,7 +20,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
-from ...errors import AttemptNotFound, InvalidArgument, RolloutNotFound
+from ...errors import AttemptNotFound, InvalidArgument, ResourcesNotFound, RolloutNotFound
 from ...rows import build_rows
 from ...semconv import AGL_ANNOTATION
 from ...store.base import LightningStore
@@ -299,6 +301,82 @@ class AwkwardValuesContract(ContractBase):
             await store.update_rollout(text, status="cancelled")
         with pytest.raises(AttemptNotFound):
             await store.get_receipt(rollout.rollout_id, text)
+
+    @pytest.mark.parametrize("value", [[], ["a"], {}, {"a": 1}, 7, b"a"], ids=repr)
+    async def test_what_is_no_text_is_no_id(self, store: LightningStore, value: Any) -> None:
+        rollout = await store.start_rollout("x")
+        where = rollout.rollout_id, rollout.attempt.attempt_id
+        for write in (
+            lambda: store.start_rollout("x", resources_id=value),
+            lambda: store.start_rollout("x", worker_id=value),
+            lambda: store.enqueue_rollout("x", resources_id=value),
+            lambda: store.dequeue_rollout(value),
+            lambda: store.start_attempt(where[0], value),
+            lambda: store.update_attempt(*where, worker_id=value, status="failed"),
+            lambda: store.get_many_span_sequence_ids([value]),
+            lambda: store.update_resources(value, {}),
+            lambda: store.update_worker(value),
+            lambda: store.add_span(span_of(rollout).model_copy(update={"rollout_id": value})),
+            lambda: store.add_span(span_of(rollout).model_copy(update={"attempt_id": value})),
+            lambda: store.add_span(span_of(rollout).model_copy(update={"span_id": value})),
+            lambda: store.query_rollouts(rollout_id_in=[value]),
+            lambda: store.query_rollouts(rollout_id_contains=value),
+            lambda: store.wait_for_rollouts(rollout_ids=[value], timeout=0),
+            lambda: store.query_spans(where[0], trace_id=value),
+            lambda: store.query_spans(where[0], span_id_contains=value),
+            lambda: store.query_resources(resources_id=value),
+            lambda: store.query_workers(worker_id_contains=value),
+        ):
+            with pytest.raises(InvalidArgument):
+                await write()
+        refused: list[tuple[Callable[[], Awaitable[object]], type[Exception]]] = [
+            (lambda: store.start_attempt(value), RolloutNotFound),
+            (lambda: store.update_rollout(value, status="cancelled"), RolloutNotFound),
+            (lambda: store.update_attempt(value, where[1], status="failed"), RolloutNotFound),
+            (lambda: store.update_attempt(value, "latest", status="failed"), RolloutNotFound),
+            (lambda: store.update_attempt(where[0], value, status="failed"), AttemptNotFound),
+            (lambda: store.get_next_span_sequence_id(value, where[1]), RolloutNotFound),
+            (lambda: store.get_next_span_sequence_id(where[0], value), AttemptNotFound),
+            (lambda: store.update_rollout(where[0], resources_id=value), ResourcesNotFound),
+            (lambda: store.seal_attempt(value, where[1], spans=0), RolloutNotFound),
+            (lambda: store.seal_attempt(where[0], value, spans=0), AttemptNotFound),
+            (lambda: store.get_receipt(value, where[1]), RolloutNotFound),
+            (lambda: store.get_receipt(where[0], value), AttemptNotFound),
+        ]
+        for call, error in refused:
+            with pytest.raises(error, match=re.escape(repr(value))):
+                await call()
+        # Reading finds nothing, since nothing can be there.
+        assert await store.get_rollout_by_id(value) is None
+        assert await store.get_worker_by_id(value) is None
+        assert await store.get_resources_by_id(value) is None
+        assert await store.get_latest_attempt(value) is None
+        for found in (
+            await store.query_attempts(value),
+            await store.query_spans(value),
+            await store.query_spans(where[0], value),
+            await store.query_open_spans(value),
+            await store.query_open_spans(where[0], value),
+            await store.query_late_spans(value),
+            await store.query_late_spans(where[0], value),
+        ):
+            assert len(found) == 0
+        assert list(await store.query_rollouts()) == [rollout]
+        assert len(await store.query_workers()) == len(await store.query_resources()) == 0
+
+    async def test_what_is_no_list_is_no_list_of_ids(self, store: LightningStore) -> None:
+        wrong: list[Any] = ["text", 7, object()]
+        for value in wrong:
+            with pytest.raises(InvalidArgument):
+                await store.query_rollouts(rollout_id_in=value)
+            with pytest.raises(InvalidArgument):
+                await store.query_rollouts(status_in=value)
+            with pytest.raises(InvalidArgument):
+                await store.query_workers(status_in=value)
+            with pytest.raises(InvalidArgument):
+                await store.wait_for_rollouts(rollout_ids=value, timeout=0)
+            with pytest.raises(InvalidArgument):
+                await store.get_many_span_sequence_ids(value)
 
     async def test_large_text_comes_back(self, store: LightningStore) -> None:
         rollout = await store.start_rollout(LARGE)

@@ -7,11 +7,12 @@ default; this module is the second step.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
-from typing import overload
+from typing import TypeGuard, overload
 
 from .errors import ConfigurationError
 
@@ -97,6 +98,29 @@ class LightningEnvVar(Enum):
 
 DEFAULT_STORE_URL = "sqlite:///agentlightning.db"
 
+_TABLE = "agentlightning"
+"""Of ``[tool]`` in ``pyproject.toml``."""
+_OF_THE_ENVIRONMENT = frozenset(
+    {
+        LightningEnvVar.AGL_EMITTER_DEBUG,
+        LightningEnvVar.AGL_MANAGED_STORE,
+        LightningEnvVar.AGL_CURRENT_ROLE,
+        LightningEnvVar.AGL_SERVER_HOST,
+        LightningEnvVar.AGL_SERVER_PORT,
+        LightningEnvVar.AGL_ROLLOUT_ID,
+        LightningEnvVar.AGL_ATTEMPT_ID,
+    }
+)
+"""What nobody looks for in that table: what 0.3 read from the environment alone, and what is of one process."""
+
+
+def _key(env_var: LightningEnvVar) -> str:
+    return env_var.value.removeprefix("AGL_").lower()
+
+
+_KEYS = frozenset(_key(each) for each in LightningEnvVar if each not in _OF_THE_ENVIRONMENT)
+"""What may stand in that table."""
+
 
 @overload
 def resolve_bool_env_var(env_var: LightningEnvVar, override: bool, fallback: bool | None = None) -> bool: ...
@@ -181,13 +205,13 @@ def resolve_setting(
     """Return the keyword, else the environment, else ``[tool.agentlightning]``, else ``fallback``.
 
     The table is read from the ``pyproject.toml`` of the current folder; the key is the name of the variable
-    without ``AGL_``, in lower case (``AGL_STORE`` → ``store``).
+    without ``AGL_``, in lower case (``AGL_STORE`` → ``store``). What is no key there is logged as a warning, once.
     """
     found = resolve_str_env_var(env_var, override)
     # Also an empty text counts as set: ``AGL_STORE=`` switches off what the project file says.
     if found is not None:
         return found
-    return _project_table().get(env_var.value.removeprefix("AGL_").lower(), fallback)
+    return _project_table().get(_key(env_var), fallback)
 
 
 def resolve_count(env_var: LightningEnvVar, override: int | None, fallback: int) -> int:
@@ -230,7 +254,7 @@ def resolve_milliseconds(env_var: LightningEnvVar, override: float | None, fallb
 
 def _named(env_var: LightningEnvVar, override: object) -> str:
     """Return how a setting is called where its value came from."""
-    key = env_var.value.removeprefix("AGL_").lower()
+    key = _key(env_var)
     if override is not None:
         return key
     return env_var.value if env_var.value in os.environ else f"{key} in [tool.agentlightning]"
@@ -254,13 +278,68 @@ def _parsed(path: Path, changed: int, size: int) -> dict[str, str]:
     import tomllib  # standard library, and only needed where a project file exists
 
     try:
-        table: object = tomllib.loads(path.read_text(encoding="utf-8"))
-        for name in ("tool", "agentlightning"):
-            table = table.get(name, {}) if isinstance(table, dict) else {}
+        project = tomllib.loads(path.read_text(encoding="utf-8"))
     # An agent is not stopped for a file of the project that may not concern us; ``agl doctor`` tells that it
     # cannot be read.
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError):
         return {}
-    if not isinstance(table, dict):
-        return {}
-    return {key: str(value) for key, value in table.items() if isinstance(value, (str, int, float))}
+    for sentence, cure in ignored_settings(path, project):
+        if sentence not in _warned:
+            _warned.add(sentence)
+            _warn(f"{sentence}: {cure}")
+    table = _table(_table(project, "tool"), _TABLE)
+    return {key: str(value) for key, value in table.items() if _is_value(value)}
+
+
+_warned: set[str] = set()
+"""What has been said of project files: of each once in a process, also where the current folder goes back and forth."""
+
+
+def _warn(message: str) -> None:
+    import logging  # only needed where something is wrong
+
+    logging.getLogger(__name__).warning(message)
+
+
+def ignored_settings(path: Path, project: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield what a project file says to nobody: a sentence, and what to do.
+
+    Args:
+        path: Where the file is, for the sentence.
+        project: What it says, parsed.
+    """
+    tool = _table(project, "tool")
+    for name in tool:
+        # Only a name that begins like ours is compared with it: most project files have none.
+        if name.lower().startswith("agent") and name != _TABLE and _nearest(name, [_TABLE], 0.84):
+            yield f"[tool.{name}] in {path} is not read", f"did you mean [tool.{_TABLE}]?"
+    for key, value in _table(tool, _TABLE).items():
+        variable = f"AGL_{key.upper()}"
+        if any(variable == each.value for each in _OF_THE_ENVIRONMENT):
+            sentence = f"{key!r} in [tool.{_TABLE}] of {path} is read from the environment alone"
+            yield sentence, f"set {variable}"
+        elif key not in _KEYS:
+            meant = _nearest(key, _KEYS, 0.6)
+            cure = f"did you mean {meant}?" if meant else "remove it"
+            yield f"{key!r} in [tool.{_TABLE}] of {path} is no setting; it is ignored", cure
+        elif not _is_value(value):
+            sentence = f"{key!r} in [tool.{_TABLE}] of {path} is no text and no number; it is ignored"
+            yield sentence, "write it as a text"
+
+
+def _table(of: Mapping[str, object], name: str) -> Mapping[str, object]:
+    """Return a table of a project file, an empty one where something else or nothing has its name."""
+    found = of.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _is_value(value: object) -> TypeGuard[str | int | float]:
+    return isinstance(value, (str, int, float))
+
+
+def _nearest(name: str, names: Iterable[str], likeness: float) -> str | None:
+    """Return the name that was probably meant, however it was spelt; ``None`` where none is alike enough."""
+    import difflib  # only needed where something is wrong
+
+    plain = name.lower().replace("-", "_").removeprefix("agl_")
+    return next(iter(difflib.get_close_matches(plain, list(names), 1, likeness)), None)

@@ -102,6 +102,55 @@ def test_a_keyword_goes_before_the_environment_and_that_before_the_project(tmp_p
     assert not (tmp_path / "agentlightning.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("project", "said"),
+    [
+        ('[tool.agentlightning]\nstoer = "x"', "'stoer' in [tool.agentlightning]: store"),
+        ('[tool.agentlightning]\nAGL_STORE = "x"', "'AGL_STORE' in [tool.agentlightning]: store"),
+        ('[tool.agentlightning]\nspool-dir = "x"', "'spool-dir' in [tool.agentlightning]: spool_dir"),
+        ("[tool.agentlightning]\nzzz = 1", "'zzz' in [tool.agentlightning]: remove it"),
+        ("[tool.agentlightning]\nstore = ['x']", "'store' in [tool.agentlightning]: write it as a text"),
+        ("[tool.agentlightning]\nemitter_debug = true", "'emitter_debug': set AGL_EMITTER_DEBUG"),
+        ('[tool.agent-lightning]\nstore = "x"', "[tool.agent-lightning]: [tool.agentlightning]"),
+        ('[tool.AgentLightning]\nstore = "x"', "[tool.AgentLightning]: [tool.agentlightning]"),
+    ],
+)
+def test_what_a_project_says_to_nobody_is_said_once(
+    tmp_path: Path, project: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    what, cure = said.split(": ")
+    path = tmp_path / "pyproject.toml"
+    path.write_text(project, encoding="utf-8")
+    used(open_store())
+    used(open_store())
+    path.write_text(f"{project}\n", encoding="utf-8")  # read again, since it has changed
+    used(open_store())
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "agentlightning.env_var"]
+    assert message.startswith(what)
+    assert str(path) in message
+    assert message.removesuffix("?").endswith(cure)
+    assert (tmp_path / "agentlightning.db").is_file()
+
+
+@pytest.mark.parametrize(
+    "project",
+    [
+        "",
+        '[tool.agentlightning]\nstore = "sqlite:///agentlightning.db"\nbatch_size = 7',
+        "[tool.agentlab]\nx = 1\n[tool.agentscope]\ny = 1",
+        "tool = 1",
+        '[tool]\nagentlightning = "x"',
+        "[tool.agentlightning",
+    ],
+)
+def test_of_a_project_that_is_right_or_not_about_us_nothing_is_said(
+    tmp_path: Path, project: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(project, encoding="utf-8")
+    used(open_store())
+    assert [record for record in caplog.records if record.name == "agentlightning.env_var"] == []
+
+
 @pytest.mark.parametrize("url", ["nostore://x", "SQLITE3://x", "http+unix://x", "://x", " memory://"])
 def test_an_unknown_scheme_is_refused_with_the_known_ones(url: str) -> None:
     with pytest.raises(UnknownStoreScheme, match=r"installed schemes: .*memory://.*sqlite://"):

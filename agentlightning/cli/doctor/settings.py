@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from ...env_var import LightningEnvVar, resolve_bool_env_var, resolve_int_env_var
+from ...env_var import LightningEnvVar, ignored_settings, resolve_bool_env_var, resolve_int_env_var
 from .finding import Finding, Level, Subject
 
 HARMLESS_SAMPLERS = frozenset({"", "always_on", "parentbased_always_on"})
@@ -100,16 +100,12 @@ def _project(path: Path) -> Iterator[Finding]:
     if not path.is_file():
         return
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("agentlightning", {})
+        project = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         sentence = f"{path.absolute()} cannot be read, so none of its settings counts: {error}"
         yield Finding("warn", "agl_settings", sentence, "correct the file")
         return
-    keys = {name.removeprefix("AGL_").lower() for name in _KNOWN}
-    for key in sorted(set(table) - keys):
-        meant = difflib.get_close_matches(key, keys, 1)
-        cure = f"did you mean {meant[0]}?" if meant else "remove it"
-        sentence = f"{key!r} in [tool.agentlightning] of {path.absolute()} is no setting; it is ignored"
+    for sentence, cure in ignored_settings(path.absolute(), project):
         yield Finding("warn", "agl_settings", sentence, cure)
 
 

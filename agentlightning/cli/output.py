@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from .._printable import printable
-from ..errors import MissingExtra
 
 Advance = Callable[..., None]
 """Moves a bar by a number of steps, one if none is given."""
@@ -75,10 +74,8 @@ def progress(total: int, what: str) -> AbstractContextManager[Advance]:
     """Show a bar on stderr where that is a terminal; what is yielded moves it by one."""
     if not sys.stderr.isatty():
         return nullcontext(lambda _=1: None)
-    try:
-        from . import terminal
-    except MissingExtra:  # a bar is a comfort, not a need
-        return nullcontext(lambda _=1: None)
+    from . import terminal  # loads rich, which most commands with --json do not need
+
     return terminal.progress(total, what)
 
 

@@ -1,4 +1,4 @@
-"""Tables and progress bars for people; the only module that needs ``rich``."""
+"""Tables and progress bars for people; the only module that loads ``rich``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from contextlib import contextmanager
 from os import environ
 from typing import Protocol
 
-from .._printable import printable
-from ..errors import MissingExtra
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
-try:
-    from rich import box
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Table
-    from rich.text import Text
-except ImportError as error:
-    raise MissingExtra("rich", "cli") from error
+from .._printable import printable
 
 PIPE_WIDTH = 200
 """Columns when the output is no terminal."""

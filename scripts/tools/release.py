@@ -37,20 +37,8 @@ SDIST = re.compile(
 )
 NEVER = re.compile(r"__pycache__|\.pyc$|\.db(-\w+)?$|\.spool/|\.env$|^[^/]+/docs/api/|node_modules")
 
-A_TEST = """
-from agentlightning import emit_reward
-
-
-def test_a_call_gives_a_row(agentops_tracer, captured_spans, fake_openai):
-    fake_openai.enqueue("It is Paris")
-    with agentops_tracer.trace_context("capital of France"):
-        asked = [{"role": "user", "content": "What is the capital of France?"}]
-        fake_openai.client().chat.completions.create(model="policy", messages=asked)
-        emit_reward(1.0)
-    (row,) = captured_spans.triplets()
-    assert len(row.response["token_ids"]) == 3
-    assert row.reward == 1.0
-"""
+FIRST_ROLLOUT = ROOT / "docs" / "tutorial" / "first-rollout.md"
+README = ROOT / "README.md"
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,6 @@ INSTALLS: dict[str, Install] = {
         "the recorder, both stores, rows and exporters, `agl`, the local AgentOps server",
         "import agentlightning as a; a.OtelTracer, a.SqliteLightningStore, a.build_rows",
     ),
-    "cli": Install("tables and progress bars of `agl`", "import rich"),
     "parquet": Install("`agl export --format parquet`", "import pyarrow.parquet"),
     "pytest": Install("the fixtures, and clients of `openai` for them", "import pytest, openai"),
     "agentops": Install("agents that use AgentOps", "import agentops"),
@@ -80,7 +67,7 @@ INSTALLS: dict[str, Install] = {
     "trl": Install("rows for TRL, `agl verify`", "import agentlightning.exporters.trl, trl, torch"),
     "verl": Install("rows for verl", "import agentlightning.exporters.verl, verl, torch"),
     "mcp": Install("the example of an agent with tools over MCP", "import mcp"),
-    "quickstart": Install("`scripts/quickstart`", "import numpy, openai, matplotlib, rich"),
+    "quickstart": Install("`scripts/quickstart`", "import numpy, openai, matplotlib"),
     "docs": Install("`scripts/docs --site`", "import sphinx, furo, myst_parser"),
     "check": Install("`scripts/check`", "import mypy, importlinter, sphinx"),
     "test": Install("`scripts/test`", "import hypothesis, xdist, aiohttp, trio"),
@@ -233,22 +220,36 @@ class Place:
         self.run(uv, "pip", "install", "-q", "--python", python, wanted, *more)
 
     def try_out(self, extra: str) -> None:
-        """Use what is installed: imports, both commands, the machine's check, the fixtures."""
+        """Use what is installed: imports, both commands, the machine's check, the first rollout, the README's test."""
         python = str(self.bin / "python")
         self.run(python, "-W", "ignore", "-c", INSTALLS[extra].program)
-        self.run("agl", "--help")
         self.run("agentops-server", "--help")
-        if extra in {"", "agentops"}:
-            self.run("agl", "doctor")
+        self.run("agl", "doctor")
+        self.run(python, self.keep(FIRST_ROLLOUT, "first.py"))
+        self.run("agl", "show", "latest", "--store", "sqlite:///first.db")
         if extra in {"pytest", "test"}:
-            (self.folder / "test_it.py").write_text(A_TEST, encoding="utf-8")
-            self.run(python, "-m", "pytest", "-q", "test_it.py")
+            self.run(python, "-m", "pytest", "-q", self.keep(README, "test_capital.py"))
+
+    def keep(self, page: Path, name: str) -> str:
+        """Write the program that a page publishes under this name into the folder, and return its path."""
+        path = self.folder / name
+        path.write_text(published(page, name), encoding="utf-8")
+        return str(path)
 
     def size(self) -> tuple[int, int]:
         """Return the number of distributions and their bytes, as they are unpacked, without bytecode."""
         (packages,) = (self.folder / "venv" / "lib").glob("python*/site-packages")
         files = [path for path in packages.rglob("*") if path.is_file() and path.suffix != ".pyc"]
         return len(list(packages.glob("*.dist-info"))), sum(path.stat().st_size for path in files)
+
+
+def published(page: Path, name: str) -> str:
+    """Return the block of a page that is marked ``file=name``."""
+    block = rf"^```python file={re.escape(name)}\n(.*?)^```$"
+    found = re.search(block, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    if not found:
+        raise Wrong(f"{page.relative_to(ROOT)} has no block 'file={name}'")
+    return found[1]
 
 
 def local_torch(links: Iterable[str]) -> Iterator[str]:

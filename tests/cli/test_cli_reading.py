@@ -232,13 +232,6 @@ def without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_json_needs_no_rich_and_a_table_says_how_to_get_it(sample: Sample) -> None:
-    assert without("rich", "rollouts", "--json", "--store", sample.url).returncode == 0
-    done = without("rich", "rollouts", "--store", sample.url)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "agl rollouts: rich is not installed; run: pip install 'agentlightning-otel[cli]'\n"
-
-
 def test_json_lines_need_no_pyarrow_and_parquet_says_how_to_get_it(sample: Sample, tmp_path: Path) -> None:
     assert without("pyarrow", "export", "--store", sample.url).returncode == 0
     done = without("pyarrow", "export", "-o", str(tmp_path / "rows.parquet"), "--store", sample.url)

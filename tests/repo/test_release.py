@@ -127,3 +127,15 @@ def test_what_an_extra_is_tried_with_needs_something_that_it_installs(extra: str
     installed = {Requirement(each).name for each in EXTRAS[extra]}
     named = set(re.findall(r"\w+", release.INSTALLS[extra].program))
     assert named & {MODULES.get(each, each) for each in installed}
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [(release.FIRST_ROLLOUT, "first.py"), (release.README, "test_capital.py")]
+)
+def test_what_is_installed_is_tried_with_programs_that_pages_publish(page: Path, name: str) -> None:
+    compile(release.published(page, name), name, "exec")
+
+
+def test_a_program_that_no_page_publishes_is_named() -> None:
+    with pytest.raises(release.Wrong, match=r"README\.md has no block 'file=test_other\.py'"):
+        release.published(release.README, "test_other.py")

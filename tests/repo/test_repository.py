@@ -69,6 +69,7 @@ def test_every_dependency_of_the_core_is_one_of_the_few() -> None:
         "opentelemetry-sdk",
         "pydantic",
         "requests",
+        "rich",
         "setproctitle",
     }
 

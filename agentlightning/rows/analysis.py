@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..codec.attributes import is_late
+from ..codec.token_ids import Packing
 from ..types import Span, SpanLike
 from .calls import Call, Rules, find_calls
 from .graph import CallGraph, build_graph
 from .matching import MatchedBy, RewardMatch, RewardMatchPolicy, is_for_rollout, match_rewards
 from .reasons import RewardReason
 from .repair import repair
-from .token_ids import Packing
 from .tree import Tree, as_spans, sequence_of
 
 

@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..codec.attributes import is_late
+from ..codec.token_ids import Packing
 from ..dialects.distribution import Why, forced_tokens, unproven, was_searched
 from ..dialects.model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall, PolicySpan
 from ..dialects.openai.answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL
@@ -24,7 +25,6 @@ from ..types import Span
 from .models import wanted_name
 from .reasons import CallReason
 from .rewards import is_reward_operation, is_reward_span
-from .token_ids import Packing
 from .tree import Tree, agent_name_of, order_key
 
 LLM_CALL_MATCH = r"openai\.chat\.completion"
@@ -157,7 +157,7 @@ def trainable_choices(call: Call, rules: Rules) -> list[Choice]:
 
 def _walk(root: Tree, rules: Rules, agent: str | None, packing: Packing) -> list[Call]:
     calls: list[Call] = []
-    reader = CallReader()
+    reader = CallReader(packing)
     alternates = False
     doubted: set[object] = set()
     pending: list[tuple[Tree, tuple[str | None, str | None], bool, tuple[str, ...]]] = [
@@ -177,7 +177,7 @@ def _walk(root: Tree, rules: Rules, agent: str | None, packing: Packing) -> list
         agent, agent_span = agent_around
         below = around
         if is_call:
-            tokens = token_fault(record, packing)
+            tokens = token_fault(record)
             reason = _selection(agent, in_reward, rules) or _verdict(span, record, tokens, rules)
             calls.append(
                 Call(
@@ -216,13 +216,13 @@ def _selection(agent: str | None, in_reward: bool, rules: Rules) -> str | None:
     return _IN_REWARD if in_reward and rules.exclude_in_reward else None
 
 
-def token_fault(record: ModelCall | None, packing: Packing) -> str | None:
+def token_fault(record: ModelCall | None) -> str | None:
     """Return why the token ids of a call cannot be used, or ``None`` where they are what the engine saw and said."""
     if record is None:
         return CallReason.NO_RECORD.code
     if record.token_capture not in (VALID, LEFT_BY_AGENT):
         return record.capture_code
-    broken = _disagreement(record, packing)
+    broken = _disagreement(record)
     if broken is not None:
         return broken
     if record.token_capture == LEFT_BY_AGENT:  # the graph may show that the agent went on with it
@@ -296,15 +296,12 @@ def is_marked(span: Span) -> bool:
     return mark is not None and mark is not False
 
 
-def _disagreement(record: ModelCall, packing: Packing) -> str | None:
+def _disagreement(record: ModelCall) -> str | None:
     """Return what is wrong with a record that calls itself valid, or ``None``.
 
     Capture checks what it writes, but spans come from files, other programs and other versions, too.
     """
     choices = record.choices
-    for ids in (record.prompt_token_ids, *[choice.token_ids for choice in choices]):
-        if ids and not packing.are_token_ids(ids):
-            return "token_id_type"
     indices = [choice.index for choice in choices]
     if [*map(type, indices)].count(int) < len(indices):
         return "malformed"

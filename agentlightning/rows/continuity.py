@@ -16,8 +16,8 @@ from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ..codec.token_ids import WIDTH, pack
 from ..dialects.model_call import Choice, ModelCall
-from .token_ids import WIDTH, pack
 
 if TYPE_CHECKING:
     from .calls import Call

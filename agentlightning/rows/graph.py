@@ -26,12 +26,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..codec.token_ids import Packing
 from ..dialects.model_call import TOKENS_SAY_ALL, Choice
 from .calls import Call, is_judge
 from .continuity import Continuity, PastCall, Prefix, Saying, relate, saying
 from .media import Media, MediaReader
 from .reasons import CallReason
-from .token_ids import Packing
 from .tree import moment, sequence_of
 
 Ids = tuple[int, ...]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentlightning.codec.token_ids import pack
 from agentlightning.rows.graph import _longest_beginnings  # the search itself, apart from calls
 from agentlightning.rows.media import Media
-from agentlightning.rows.token_ids import pack
 
 ids = st.lists(st.integers(0, 2), min_size=1, max_size=5)
 media = st.lists(st.sampled_from([Media("image_url", "a"), Media("image_url", "b")]), max_size=2).map(tuple)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ...codec import json_values
 from ...codec.json_text import is_utf8
+from ...codec.token_ids import Packing
 from ...semconv import ModelCallAttributes as Ours
 from ...types.attributes import AttributeValue
 from ..model_call import (
@@ -30,8 +31,10 @@ from ..model_call import (
     invalid,
     none,
 )
+from ..openai.json_parts import count_of
 from ..raw_call import CallStart, Operation
 from . import foreign, messages
+from .stored_ids import with_ids_alone
 
 if TYPE_CHECKING:
     from ...types import SpanLike
@@ -107,6 +110,9 @@ class _Names(NamedTuple):
     sampling_mask: str
 
 
+_COUNTS = (INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS, REASONING_TOKENS)
+
+
 def _names_of(index: Any) -> _Names:
     return _Names(
         Ours.RESPONSE_TOKEN_IDS.at(index),
@@ -175,9 +181,13 @@ class CallReader:
     A request mostly repeats the messages of the one before it, so only what it adds is parsed; and it mostly has the
     same tools and settings. What two calls have in common are the same objects: a :class:`ModelCall` is a value that
     nobody changes.
+
+    Args:
+        packing: Keeps the packed token ids for whoever compares them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, packing: Packing | None = None) -> None:
+        self._packing = packing or Packing()
         self._beginning = ""
         """Text of the messages that were read last, without the bracket at its end; empty = they are not known."""
         self._asked: tuple[Any, ...] = ()
@@ -196,8 +206,10 @@ class CallReader:
         GenAI spans. What cannot be read is left out with an issue. Never raises.
         """
         attributes = span.attributes or {}
-        if _TOKEN_CAPTURE not in attributes:
-            return foreign.read(span)
+        found = self._own(attributes) if _TOKEN_CAPTURE in attributes else foreign.read(span)
+        return None if found is None else with_ids_alone(found, self._packing)
+
+    def _own(self, attributes: Mapping[str, Any]) -> ModelCall:
         issues: list[Issue] = []
         try:
             return self._read(attributes, issues)
@@ -233,7 +245,7 @@ class CallReader:
             prompt_token_ids=prompt_ids,
             usage=_read_usage(attributes),
             token_capture=verdict,
-            first_chunk_seconds=attributes.get(TIME_TO_FIRST_CHUNK),
+            first_chunk_seconds=_seconds(attributes.get(TIME_TO_FIRST_CHUNK)),
             **settled,
         )
 
@@ -395,9 +407,9 @@ def _read_settled(attributes: Mapping[str, Any], issues: list[Issue]) -> dict[st
         "partial": bool(attributes.get(_PARTIAL)),
         "issues": tuple(_read_issues(attributes, issues)),
         "capture_source": str(attributes.get(_CAPTURE_SOURCE) or "transport"),
-        "http_status": status,
+        "http_status": count_of(status),
         "error": None if error is None else f"{error}: {error_text}" if error_text else str(error),
-        "retries": attributes.get(RESEND_COUNT) or 0,
+        "retries": count_of(attributes.get(RESEND_COUNT)) or 0,
     }
 
 
@@ -460,12 +472,18 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
             finish_reason=cast("FinishReason | None", _word(attributes.get(at.finish_reason), issues)),
             finish_reason_raw=_word(attributes.get(at.finish_reason_raw), issues),
             token_ids=None if token_ids is None else tuple(token_ids),
-            logprobs=None if logprobs is None else tuple(map(float, logprobs)),
+            logprobs=None if logprobs is None else _floats(logprobs),
             policy=tuple(map(_policy_span, versions[position])) if position < len(versions) else (),
             token_capture=_verdict(own, issues) if own else verdict,
             routed_experts=None if experts is None else _json(experts, issues),
             sampling_mask=None if mask is None else _json(mask, issues),
         )
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    if isinstance(values, str):  # digits are numbers, too, letter by letter
+        raise TypeError("text in the place of log-probabilities")
+    return tuple(map(float, values))
 
 
 def _policy_span(found: Mapping[str, Any]) -> PolicySpan:
@@ -478,8 +496,13 @@ def _tool_call(found: Mapping[str, Any]) -> ToolCall:
 
 
 def _read_usage(attributes: Mapping[str, Any]) -> Usage | None:
-    counts = [attributes.get(name) for name in (INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS, REASONING_TOKENS)]
+    # A provider's client, a stage or an exporter may have put anything into a span; a count is a number or unknown.
+    counts = [count_of(attributes.get(name)) for name in _COUNTS]
     return None if counts == [None] * 4 else Usage(*counts)
+
+
+def _seconds(value: Any) -> float | None:
+    return value if type(value) in (int, float) else None
 
 
 def _read_issues(attributes: Mapping[str, Any], issues: list[Issue]) -> Iterable[Issue]:

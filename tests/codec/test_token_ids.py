@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentlightning.rows.token_ids import LARGEST_TOKEN_ID, WIDTH, Packing, pack
+from agentlightning.codec.token_ids import LARGEST_TOKEN_ID, WIDTH, Packing, pack
 
 ids = st.lists(st.integers(0, LARGEST_TOKEN_ID), max_size=20)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import types
-from .._turn import Turn
+from .._turn import UNBROKEN, Turn
 from ..codec.recorded_span import AnySpan, RecordedSpan
 from ..dialects.model_call import invalid
 from ..dialects.openai.reading import decode
@@ -100,18 +100,17 @@ class Converter:
         self,
         batch: PendingBatch,
         drop: Callable[[FinishedSpan, DropReason], object],
-        is_pressed: Callable[[], bool] = lambda: True,
+        turn: Turn = UNBROKEN,
     ) -> None:
         """Make the spans of a batch; they are ``batch.made`` then.
 
         Args:
             batch: The batch.
             drop: Called with each of which none is made, and why.
-            is_pressed: Whether the work is urgent; if not, other threads get the interpreter in between.
+            turn: Gives way to other threads in between.
         """
         made: dict[Key, FinishedSpan] = {}
-        turn = Turn()
-        for entry in batch.entries:
+        for entry in turn.over(batch.entries):
             if entry.record.dropped:
                 continue
             try:
@@ -125,13 +124,11 @@ class Converter:
                 continue
             entry.span = span
             made[key_of(span)] = entry
-            if not is_pressed():
-                turn.give_way()
         batch.made = made  # at once: a shutdown may make them anew while the writer's thread has the others
 
-    def starts(self, batch: PendingBatch) -> list[Span]:
+    def starts(self, batch: PendingBatch, turn: Turn = UNBROKEN) -> list[Span]:
         """Return the records of the starts in a batch, but for those that were taken back."""
-        return [self.start(span, record) for span, record in batch.opened if record.announced]
+        return [self.start(span, record) for span, record in turn.over(batch.opened) if record.announced]
 
     def _with_endpoint(self, scope: Scope, raw: RawCall) -> RawCall:
         if self._endpoint_of is None or raw.status is None:

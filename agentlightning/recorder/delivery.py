@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._turn import turn_of_thread
 from ..semconv import DropReason
 from .counts import next_writer_id
 from .ledger import key_of
@@ -66,13 +67,15 @@ class Delivery:
         """Write a batch whose spans are made; never raises what a store raises."""
         sent: list[Snapshot] = []
         outcome = await self._write(batch, batch.scopes, Batch(batch.spans(), starts, []), sent)
-        for span in outcome.stored:
+        turn = turn_of_thread()
+        for span in turn.over(outcome.stored):
             entry = batch.made.get(key_of(span))
             if entry is not None:
                 entry.span = span
         apart = {ids for part in (*outcome.unknown, *outcome.uncounted) for ids in part.attempts()}
         if not self._ledger.tell(batch, outcome, sent[-1], apart):
             return
+        turn.give_way()
         if outcome.unwritten:
             self._put_aside(batch, batch.scopes, outcome.unwritten)
         for part in outcome.unknown:
@@ -80,6 +83,7 @@ class Delivery:
         for part in outcome.uncounted:
             await self._count(batch, part)
         self._settle(batch)
+        turn.give_way()
 
     async def _write(
         self, batch: PendingBatch, scopes: Collection[Scope], without: Batch, sent: list[Snapshot]

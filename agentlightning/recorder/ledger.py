@@ -77,7 +77,10 @@ class _Batches(dict[int, PendingBatch]):
         """Return the batch that spans of an attempt go into."""
         if scope.store is None:
             raise ValueError("nothing of this attempt is stored")
-        return self.setdefault(id(scope.store), PendingBatch(scope.store))
+        batch = self.get(id(scope.store))
+        if batch is None:
+            batch = self[id(scope.store)] = PendingBatch(scope.store)
+        return batch
 
 
 class Snapshot(NamedTuple):

@@ -118,7 +118,7 @@ class SpanQueue:
         return self._half_of_memory
 
     def is_behind(self) -> bool:
-        """Whether a quarter of the queue is taken: then being whole comes before being polite."""
+        """Whether a quarter of the queue is taken: then storing it comes before letting other threads run."""
         settings = self._settings
         held = self._bytes_put - self._bytes_back
         return 4 * len(self._entries) > settings.max_queue_size or 4 * held > settings.max_queue_bytes
@@ -184,12 +184,12 @@ class SpanQueue:
         size = 0
         while self._entries and self._fits(entries, size):
             entry = self._entries.popleft()
-            scope = entry.record.scope
-            if entry.weight > COSTLY_BYTES or scope in self._behind:  # the order within an attempt stays
+            scope, weight = entry.record.scope, entry.weight
+            if weight > COSTLY_BYTES or scope in self._behind:  # the order within an attempt stays
                 self._behind[scope] = self._behind.get(scope, 0) + 1
                 self._later.append(entry)
             else:
-                size += entry.weight
+                size += weight
                 entries.append(entry)
         return entries
 

@@ -27,6 +27,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
 from .. import types
 from .._handover import Future
+from .._turn import turn_of_thread
 from .._weak_objects import WeakObjects
 from ..instrumentation.suppression import own_work
 from .delivery import Delivery
@@ -47,12 +48,15 @@ _writers: WeakObjects[Writer] = WeakObjects()
 
 
 def _load_models() -> None:
-    """Import the models that the writer's thread makes; importing the recorder does not.
+    """Import and build the models that are made while an agent runs; importing the recorder does not.
 
     Done on the thread of whoever sets the recorder up: where a process forks while another thread imports, the lock of
-    that import is held in the child for ever.
+    that import is held in the child for ever. And pydantic builds a model in calls of some milliseconds that let no
+    other thread run: an event loop would stand still in the first rollout.
     """
-    _ = types.Span, types.Account, types.Receipt
+    _ = types.Span
+    for model in (types.Account, types.Receipt, types.Attempt, types.RolloutConfig):
+        model.model_rebuild()
 
 
 class Writer:
@@ -194,6 +198,7 @@ class Writer:
 
     def _work(self) -> None:
         otel_context.attach(own_work(otel_context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True)))
+        turn_of_thread().is_urgent = self.queue.is_behind
         loop: asyncio.AbstractEventLoop | None = None
         try:
             loop = asyncio.new_event_loop()  # needs files, of which a process may have none left
@@ -240,8 +245,9 @@ class Writer:
         for batch in self.ledger.pending():
             if self._is_stopped:
                 return
-            self._converter.convert(batch, self.ledger.drop, self.queue.is_behind)
-            await self._delivery.commit(batch, self._converter.starts(batch))
+            turn = turn_of_thread()
+            self._converter.convert(batch, self.ledger.drop, turn)
+            await self._delivery.commit(batch, self._converter.starts(batch, turn))
             self._mover.freed()
 
     def after_fork_in_child(self) -> None:

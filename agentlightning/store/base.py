@@ -822,7 +822,20 @@ def process_id() -> str:
     only, and a namespace for as long as the machine is up.
     """
     pid = os.getpid()
-    return f"{_boot_id()}:{_pid_namespace()}:{pid}:{process_start_ticks(pid) or 0}"
+    known = _own_process_ids.get(pid)
+    if known is not None:
+        return known
+    namespace, start = _pid_namespace(), process_start_ticks(pid)
+    own = f"{_boot_id()}:{namespace}:{pid}:{start or 0}"
+    if start is not None and namespace != "0":  # else files may be scarce just now, and it is asked for again
+        _own_process_ids[pid] = own
+    return own
+
+
+_own_process_ids: Final[dict[int, str]] = {}
+"""The pid of this process → its :func:`process_id`: each ``trace_context`` asks, and four system calls take longer than
+the rest of what it does. Emptied in a child, which may have the pid of its parent, in a namespace of its own."""
+os.register_at_fork(after_in_child=_own_process_ids.clear)
 
 
 def process_is_gone(process: str, last_seen: Callable[[str], float | None]) -> bool:
@@ -875,7 +888,6 @@ def _boot_id() -> str:
 
 
 def _pid_namespace() -> str:
-    # Not kept: a child may be in another one than its parent.
     try:
         return os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 - no pathlib, see above; pid:[4026531836]
     except OSError:

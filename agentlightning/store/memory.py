@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from .._locks import reentrant_lock
-from .._turn import Turn
+from .._turn import turn_of_thread
 from .._weak_objects import WeakObjects
 from ..codec.recorded_span import AnySpan, RecordedSpan
 from ..errors import InvalidArgument, StoreClosed
@@ -263,7 +263,7 @@ class MemoryTables(Tables):
     def add_spans(self, spans: Sequence[NewSpan]) -> None:
         before = self._data.span_bytes
         self._undo.append(lambda: setattr(self._data, "span_bytes", before))
-        for new in Turn().over(spans):
+        for new in turn_of_thread().over(spans):
             size = self._estimate(new.encoded)
             span = numbered(new.encoded, new.sequence_id)
             of_attempt = self._data.spans.setdefault((span.rollout_id, span.attempt_id), {})
@@ -280,7 +280,7 @@ class MemoryTables(Tables):
                 self._set(self._data.evicted[key], span_id, True)
 
     def add_open_spans(self, spans: Sequence[NewSpan]) -> None:
-        for new in spans:
+        for new in turn_of_thread().over(spans):
             span = new.encoded
             of_attempt = self._data.open_spans.setdefault((span.rollout_id, span.attempt_id), {})
             self._set(of_attempt, span.span_id, _Kept(span, new.declared, 0))
@@ -297,7 +297,7 @@ class MemoryTables(Tables):
     def add_late_spans(self, spans: Sequence[NewSpan]) -> None:
         before = self._data.span_bytes
         self._undo.append(lambda: setattr(self._data, "span_bytes", before))
-        for new in Turn().over(spans):
+        for new in turn_of_thread().over(spans):
             size = self._estimate(new.encoded)
             span = numbered(new.encoded, 0)
             of_attempt = self._data.late_spans.setdefault((span.rollout_id, span.attempt_id), {})

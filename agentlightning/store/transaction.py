@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast
 
-from .._turn import Turn
+from .._turn import turn_of_thread
 from ..codec.attributes import is_late, tags_of_span
 from ..codec.json_copy import json_copy
 from ..codec.recorded_span import AnySpan, RecordedSpan, SpanList, built, unbuilt
@@ -299,10 +299,14 @@ class BatchWrite:
         self._may_be_unbuilt = isinstance(batch.spans, SpanList)
         self.opened = list(batch.opened)
         self.accounts = [values.account(account) for account in batch.accounts]
-        for span in (*every, *self.opened):
+        self.spans: list[AnySpan] = []
+        self.late: list[AnySpan] = []
+        turn = turn_of_thread()
+        for span in turn.over(every):
             values.check_span(span)
-        self.spans = [span for span in every if not is_late(span.attributes)]
-        self.late = [span for span in every if is_late(span.attributes)]
+            (self.late if is_late(span.attributes) else self.spans).append(span)
+        for span in turn.over(self.opened):
+            values.check_span(span)
         self.alive = dict.fromkeys(_key(span) for span in (*self.spans, *self.opened))
         self.declared = dict.fromkeys(_key(account) for account in self.accounts)
         self.beside = dict.fromkeys(map(_key, self.late))
@@ -314,11 +318,11 @@ class BatchWrite:
 
     def encode(self, encode: Callable[[AnySpan], Any], encode_open: Callable[[AnySpan], Any]) -> None:
         """Turn the spans into what the tables keep."""
-        turn = Turn()
+        turn = turn_of_thread()
         self.encoded = [encode(span) for span in turn.over(self.spans)]
         self.encoded_open = [encode_open(span) for span in turn.over(self.opened)]
         self.encoded_late = [encode_open(span) for span in turn.over(self.late)]
-        tagged = ((place, tags_of_span(span.attributes)) for place, span in enumerate(self.spans))
+        tagged = ((place, tags_of_span(span.attributes)) for place, span in enumerate(turn.over(self.spans)))
         self.tags = {place: tags for place, tags in tagged if tags}
 
     def write(self, unit: Unit) -> Sequence[Span]:
@@ -354,7 +358,7 @@ class BatchWrite:
             if key in self.declared:
                 tables.declare_spans(key, [span_id for span_id, declared in known.items() if not declared])
             counter = last = tables.get_counter(key)
-            for place in places:
+            for place in turn_of_thread().over(places):
                 span = self.spans[place]
                 if span.span_id in known:
                     continue
@@ -372,7 +376,7 @@ class BatchWrite:
         if in_order:
             tables.add_spans(in_order)
             self._write_tags(tables, [place for place in self.tags if place in fresh])
-        return [_numbered(new.span, new.sequence_id) for new in in_order]
+        return [_numbered(new.span, new.sequence_id) for new in turn_of_thread().over(in_order)]
 
     def _write_tags(self, tables: Tables, places: Sequence[int]) -> None:
         of_rollouts: dict[str, dict[str, None]] = {}
@@ -405,7 +409,7 @@ class BatchWrite:
             if key in self.declared:
                 tables.declare_spans(key, [span_id for span_id, declared in present.items() if not declared])
             settled.update(present)
-            for place in places:
+            for place in turn_of_thread().over(places):
                 span = self.opened[place]
                 if span.span_id not in settled:
                     settled.add(span.span_id)

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 
 from .._handover import Future
 from .._threads import try_start
-from .._turn import Turn
+from .._turn import turn_of_thread
 from .._weak_objects import WeakObjects
 from .event_loops import in_event_loop, run_here, wait_for_future
 
@@ -169,7 +169,6 @@ class _Answering:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
         self._answers: set[asyncio.Task[None]] = set()
-        self._turn = Turn()
         self._thread = threading.Thread(
             target=lambda: run_here(self.answer_all()), name=THREAD_NAME, daemon=True
         )
@@ -224,9 +223,9 @@ class _Answering:
             task.add_done_callback(self._is_answered)
 
     async def _answer(self, question: Question[Any]) -> None:
-        self._turn.give_way()  # else an event loop of the agent waits until all are answered
+        turn_of_thread().give_way()  # else an event loop of the agent waits until all are answered
         await question.answer()
-        self._turn.give_way()  # the store may have answered many at one moment
+        turn_of_thread().give_way()  # the store may have answered many at one moment
 
     def _is_answered(self, task: asyncio.Task[None]) -> None:
         self._answers.discard(task)

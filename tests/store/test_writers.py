@@ -28,6 +28,22 @@ def test_a_writer_is_known_by_boot_namespace_process_and_start() -> None:
     assert writer_is_gone(f"{BOOT}:{NAMESPACE}:{PID}:{int(START) - 1}:7"), "an earlier process of this number"
 
 
+def test_the_system_is_asked_once_which_process_this_is() -> None:
+    source = (
+        "import os, sys\n"
+        "from agentlightning.store.base import new_writer_id\n"
+        "first, opened = new_writer_id(1), []\n"
+        "sys.addaudithook(lambda event, _: opened.append(event) if event == 'open' else None)\n"
+        "assert [new_writer_id(1) for _ in range(9)] == [first] * 9\n"
+        "assert opened == [], opened\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(new_writer_id(1) == first)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", source], check=True)
+
+
 @pytest.mark.parametrize("writer_id", ["", "mine", "a:b:c:d", "host:1:100:1", "a:b:c:d:e"])
 def test_of_a_writer_with_another_kind_of_id_nothing_is_known(writer_id: str) -> None:
     assert not writer_is_gone(writer_id, lambda _: 0.0)

@@ -155,7 +155,14 @@ def public(module: ModuleType) -> list[str]:
     return [name for name in getattr(module, "__all__", defined) if not name.startswith("_")]
 
 
+def keep_colons(_: Sphinx, what: str, _name: str, _value: object, _options: object, lines: list[str]) -> None:
+    """Keep a colon in the first line of what stands under a field: Napoleon takes the words before it for a type."""
+    if what in {"attribute", "data", "property"}:
+        lines[:0] = ["..", ""]  # an empty comment, which is not shown
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is added."""
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before Napoleon's, which is 500
     app.connect("builder-inited", write_api)
     app.connect("source-read", add_contents)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,16 @@ def test_every_package_of_the_api_is_there() -> None:
     for name in re.findall(r'"([\w.]+)"', named[1]):
         place = ROOT / "agentlightning" / name.replace(".", "/")
         assert place.is_dir() or place.with_suffix(".py").is_file(), name
+
+
+def test_a_colon_in_the_text_under_a_field_makes_no_type_of_the_words_before_it() -> None:
+    """Napoleon reads ``type: text`` there; our fields say their type themselves."""
+    napoleon = pytest.importorskip("sphinx.ext.napoleon", reason="the extra `check` has it")
+    conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    lines = ["How many rows it gives: one per trained choice.", "", "More."]
+    conf["keep_colons"](None, "attribute", "rows", None, None, lines)
+    for reader in (napoleon.NumpyDocstring, napoleon.GoogleDocstring):  # as Sphinx calls them
+        lines = reader(lines, what="attribute", name="rows").lines()
+    shown = "\n".join(lines)
+    assert "How many rows it gives: one per trained choice.\n\nMore." in shown
+    assert ":type:" not in shown

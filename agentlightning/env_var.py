@@ -25,7 +25,7 @@ class LightningEnvVar(Enum):
     """Names of environment variables."""
 
     AGL_EMITTER_DEBUG = "AGL_EMITTER_DEBUG"
-    """Log every emitted span at DEBUG level."""
+    """Boolean; log the name and the attributes' names of every emitted span at DEBUG level."""
 
     # These four keep their names, so that ``LightningEnvVar`` of 0.3 can be imported and compared as it was.
     AGL_MANAGED_STORE = "AGL_MANAGED_STORE"
@@ -51,12 +51,13 @@ class LightningEnvVar(Enum):
     """``observe`` (default): requests and responses stay untouched. ``request``: ask known endpoints for ids."""
 
     AGL_SAMPLING_DEFAULTS = "AGL_SAMPLING_DEFAULTS"
-    """What model servers apply where a request names nothing, as a JSON object, for endpoints of which no resource and
-    no ``endpoints=`` says it; ``{}``: nothing of their own (vLLM: ``--generation-config vllm``). Default: not known."""
+    """Sampling settings that model servers apply where a request names none, as a JSON object, for endpoints of which
+    neither a resource nor ``endpoints=`` says it; ``{}``: none of their own (vLLM: ``--generation-config vllm``).
+    Default: unknown."""
 
     AGL_LOGPROB_KIND = "AGL_LOGPROB_KIND"
     """``processed`` or ``raw``: whether log-probabilities are those after temperature, truncation and penalties, for
-    endpoints of which nothing else says it. Default: not known."""
+    endpoints of which nothing else says it. Default: unknown."""
 
     AGL_SPAN_NAMES = "AGL_SPAN_NAMES"
     """``0.3``: model calls are named as in Agent Lightning 0.3 (``openai.chat.completion``) and have its attributes
@@ -67,13 +68,13 @@ class LightningEnvVar(Enum):
     masked, too. ``off``: neither."""
 
     AGL_BATCH_SIZE = "AGL_BATCH_SIZE"
-    """So many finished spans leave for the store at once, without waiting for more; default 512."""
+    """Finished spans in a batch: as soon as so many wait, they are sent to the store; default 512."""
 
     AGL_FLUSH_INTERVAL = "AGL_FLUSH_INTERVAL"
-    """Milliseconds that a finished span, or the start of an open one, waits for its batch at most; default 200."""
+    """Milliseconds that a finished span, or the start of an open one, waits for more of its batch; default 200."""
 
     AGL_MAX_QUEUE_SIZE = "AGL_MAX_QUEUE_SIZE"
-    """Finished spans that may wait for the store; then the newest are dropped and counted; default 50000."""
+    """Finished spans that may wait for the store; beyond that the newest are dropped and counted; default 50000."""
 
     AGL_MAX_QUEUE_BYTES = "AGL_MAX_QUEUE_BYTES"
     """Bytes of memory for finished spans that wait for the store and for answers that are arriving; at half of it the
@@ -83,8 +84,8 @@ class LightningEnvVar(Enum):
     """Milliseconds that leaving a ``trace_context`` may wait for its spans to be stored; default 5000."""
 
     AGL_CA_BUNDLE = "AGL_CA_BUNDLE"
-    """PEM file, or folder, of the authorities whose certificates are trusted; default: those of ``REQUESTS_CA_BUNDLE``,
-    else of the system."""
+    """PEM file, or folder, with the certificate authorities to trust; default: ``REQUESTS_CA_BUNDLE``, else those of
+    the system."""
 
     AGL_LOG_LEVEL = "AGL_LOG_LEVEL"
     """Level of the ``agentlightning`` logger for the command line; default ``WARNING``."""

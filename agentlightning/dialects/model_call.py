@@ -64,7 +64,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "choice_count": "the response has another number of choices than was asked for",
         "chunk_without_ids": "text came without token ids in a stream whose other chunks have them",
         "text_mismatch": "the answer says what none of its tokens says",
-        "versions": "the policy versions do not tile the sampled tokens",
+        "versions": "the policy versions do not cover each sampled token once",
         "sources_disagree": "two fields of the response name different ids",
         "other_call": "the span that claimed this call names another response",
         # unproven()

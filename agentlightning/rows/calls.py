@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..codec.attributes import is_late
+from ..codec.frozen import maker
 from ..codec.token_ids import Packing
 from ..dialects.distribution import Why, forced_tokens, unproven, was_searched
 from ..dialects.model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall, PolicySpan
@@ -128,6 +129,9 @@ class Call:
         return None
 
 
+_new_call = maker(Call)
+
+
 def find_calls(
     root: Tree, rules: Rules, *, agent: str | None = None, packing: Packing | None = None
 ) -> list[Call]:
@@ -180,7 +184,7 @@ def _walk(root: Tree, rules: Rules, agent: str | None, packing: Packing) -> list
             tokens = token_fault(record)
             reason = _selection(agent, in_reward, rules) or _verdict(span, record, tokens, rules)
             calls.append(
-                Call(
+                _new_call(
                     span,
                     record,
                     agent or ANY_AGENT,

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..codec.frozen import maker
 from ..codec.token_ids import Packing
 from ..dialects.model_call import TOKENS_SAY_ALL, Choice
 from .calls import Call, is_judge
@@ -69,6 +70,9 @@ class Node:
     """Position behind the last sampled token in the path."""
     media: tuple[Media, ...] = ()
     """Images, audio and files of the prompt."""
+
+
+_new_node = maker(Node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,7 @@ def _nodes(calls: Sequence[Call], packing: Packing) -> tuple[Node, ...]:
     shown = [() if call.record is None else reader.read(call.record) for call, *_ in found]
     parents = _parents([call for call, *_ in found], _longest_beginnings(heads, outputs, shown))
     return tuple(
-        Node(
+        _new_node(
             index,
             call,
             choice,

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, overload
 
+from ..codec.frozen import maker
 from ..dialects.distribution import Why, forced_tokens, temperature_of, truncation_of
 from ..dialects.model_call import Choice, PolicySpan
 from ..types import Rollout, SpanLike
@@ -99,6 +100,9 @@ class Segment:
             for part in self.choice.policy
             if part.start < length
         )
+
+
+_new_segment, _new_decision = maker(Segment), maker(Decision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +395,7 @@ class _Builder:
                 mask[node.start : node.end] = [1] * len(node.output)
                 proven = node.choice.logprobs if self._is_proven(node) else None
                 logprobs[node.start : node.end] = _at_most_zero(proven, len(node.output))
-            segment = Segment(
+            segment = _new_segment(
                 node.start, min(node.end, end), trained, node.call, node.choice, self._steps(node)
             )
             # Forced tokens were not sampled: context, though they stand inside of an answer.
@@ -451,12 +455,12 @@ class _Builder:
             nodes = by_call.get(span_id, ())
             if not nodes:
                 missing = call.reason or call.tokens or CallReason.NO_RECORD.code
-                yield Decision(call, None, Use.SKIP, 0, code=missing)
+                yield _new_decision(call, None, Use.SKIP, 0, code=missing)
             for node in nodes:
                 rows = tuple(self._rows_of.get(node.index, ()))
                 code, detail = self._why(node.index)
                 use = Use.TRAIN if node.index in self._done else Use.CONTEXT if rows else Use.SKIP
-                yield Decision(
+                yield _new_decision(
                     call, node.choice.index, use, len(node.output), rows, code, detail, relations.get(span_id)
                 )
 

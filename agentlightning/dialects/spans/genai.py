@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from ...codec import json_values
+from ...codec.frozen import maker
 from ...codec.json_text import is_utf8
 from ...codec.token_ids import Packing
 from ...semconv import ModelCallAttributes as Ours
@@ -80,6 +81,7 @@ _SETTLED = (
     _HTTP_STATUS, ERROR_TYPE, ERROR_MESSAGE, RESEND_COUNT, _PROMPT_LOGPROBS,
 )  # fmt: skip
 """Attributes that mostly say the same on all calls of an attempt."""
+_new_call, _new_choice, _new_usage = maker(ModelCall), maker(Choice), maker(Usage)
 _UNCHANGING = frozenset({str, int, bool, type(None)})
 """Types of values of which equal ones of one type are the same."""
 
@@ -237,7 +239,7 @@ class CallReader:
         issues += unreadable
         if issues:
             settled = {**settled, "issues": (*settled["issues"], *issues)}
-        return ModelCall(
+        return _new_call(
             response_id=response_id,
             request_messages=chat,
             prompt=_prompt(asked) if operation == "text_completion" else None,
@@ -462,7 +464,7 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
         experts, mask = attributes.get(at.routed_experts), attributes.get(at.sampling_mask)
         token_ids = attributes.get(at.token_ids)
         tool_calls = message.get("tool_calls")
-        yield Choice(
+        yield _new_choice(
             index=index,
             role=message.get("role") or "assistant",
             content=message.get("content"),
@@ -498,7 +500,7 @@ def _tool_call(found: Mapping[str, Any]) -> ToolCall:
 def _read_usage(attributes: Mapping[str, Any]) -> Usage | None:
     # A provider's client, a stage or an exporter may have put anything into a span; a count is a number or unknown.
     counts = [count_of(attributes.get(name)) for name in _COUNTS]
-    return None if counts == [None] * 4 else Usage(*counts)
+    return None if counts == [None] * 4 else _new_usage(*counts)
 
 
 def _seconds(value: Any) -> float | None:

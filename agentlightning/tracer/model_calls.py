@@ -17,6 +17,8 @@ from ..recorder.scope import current_scope
 from ..semconv import AGL_UNCAPTURED, ModelCallAttributes, SpanFlagAttributes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.context import Context
 
     from ..dialects.raw_call import CallStart, RawCall
@@ -43,13 +45,21 @@ class ModelCallRecorder:
         if scope is not None:
             self._servers.setdefault(scope, {}).setdefault(server, False)
 
-    def name_uncaptured(self, scope: Scope, context: Context | None = None) -> None:
-        """Record the model servers that an attempt connected to without a call that was seen; it ends now."""
+    def name_uncaptured(
+        self, scope: Scope, make_context: Callable[[], Context | None] = lambda: None
+    ) -> None:
+        """Record the model servers that an attempt connected to without a call that was seen; it ends now.
+
+        Args:
+            scope: The attempt.
+            make_context: Makes the context that these spans start in; ``None``: the current one. Called where there is
+                any, which is seldom.
+        """
         # A copy: a thread that lives on may connect meanwhile, and has the same dictionary.
         for server, seen in list(self._servers.pop(scope, {}).items()):
             if not seen:
                 attributes = {SpanFlagAttributes.UNCAPTURED_SERVER.value: server}
-                self._tracer.start_span(AGL_UNCAPTURED, context=context, attributes=attributes).end()
+                self._tracer.start_span(AGL_UNCAPTURED, context=make_context(), attributes=attributes).end()
 
     def _scope(self) -> Scope | None:
         scope = current_scope()

@@ -537,10 +537,7 @@ class _TraceContext(TraceContext):
             if error is not None:
                 OtelSpanRecordingContext(self._root).record_exception(error)
             with self._worker.guard("naming model servers"):
-                inside = context_with_scope(self._scope, otel_context.get_current())
-                self._worker.recorder.name_uncaptured(
-                    self._scope, trace.set_span_in_context(self._root, inside)
-                )
+                self._worker.recorder.name_uncaptured(self._scope, self._inside)
             if self._scope.unrecorded:
                 unrecorded = list(self._scope.unrecorded)
                 self._root.set_attribute(SpanFlagAttributes.UNRECORDED_PROCESSES.value, unrecorded)
@@ -559,6 +556,11 @@ class _TraceContext(TraceContext):
                 self._scope, *self._end_of_attempt("succeeded" if error is None else "failed")
             )
         return processor.writer.flush(self._scope)
+
+    def _inside(self) -> otel_context.Context:
+        """Return the current context with this scope and its root span, also after they were left."""
+        inside = context_with_scope(self._scope, otel_context.get_current())
+        return trace.set_span_in_context(self._root, inside)
 
     def _name_shared_workers(self) -> int:
         """Name the spans that may be of other rollouts, on the root span; returns their number."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -166,6 +167,24 @@ async def test_what_a_span_says_is_whole_while_it_waits(store: LightningStore) -
     assert (found.status.status_code, found.status.description) == ("ERROR", "it failed")
     assert found.parent_id is not None
     assert found.resource.attributes["telemetry.sdk.name"] == "opentelemetry"
+
+
+def test_a_rollout_makes_one_context_where_no_server_is_to_be_named() -> None:
+    made: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            made[frame.f_code.co_name] += 1
+
+    tracer = OtelTracer()
+    with tracer.lifespan():
+        sys.setprofile(note)
+        try:
+            with tracer.trace_context():
+                pass
+        finally:
+            sys.setprofile(None)
+    assert made["trace_context"] == made["context_with_scope"] == 1
 
 
 def test_a_piece_of_a_stream_makes_two_calls_of_ours() -> None:

@@ -69,10 +69,11 @@ def attributes_of(src: Any) -> Mapping[str, Any]:
     """Return the attributes of an OpenTelemetry span, event, link or resource, to be read only.
 
     The SDK's own containers copy themselves under a lock, or read key by key, for every public way of reading; the
-    dict inside is taken where it is found.
+    dict inside is taken where it is found. So what is read here is a dict, which encoders in C take: the views that the
+    public properties return they refuse.
     """
     held = getattr(src, "_attributes", None)
-    inner = getattr(held, "_dict", None)
+    inner = getattr(held, "_dict", held)
     if type(inner) is dict:
         return inner
     return getattr(src, "attributes", None) or {}

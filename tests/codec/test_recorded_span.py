@@ -19,7 +19,9 @@ from opentelemetry.trace.status import Status, StatusCode
 from agentlightning import OtelTracer, Span
 from agentlightning.codec.recorded_span import RecordedSpan, SpanList
 from agentlightning.codec.rows import decode_span, encode_span
+from agentlightning.recorder.sizes import kept_of
 from agentlightning.store import open_store
+from agentlightning.types.attributes import attributes_of
 
 IDS = tuple(range(100))
 CONTEXT = SpanContext(7, 8, is_remote=False)
@@ -144,3 +146,16 @@ def test_no_span_is_built_on_the_way_into_sqlite(url: str, tmp_path: Path) -> No
     finally:
         asyncio.run(store.close())
         threading.setprofile(None)
+
+
+def test_attributes_that_wait_are_a_dict_which_is_encoded_without_a_copy() -> None:
+    """The view of the SDK's property is no dict, and JSON of it is made line by line of Python."""
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
+    span = tracer.start_span("call", attributes={"a": "x", "ids": IDS})
+    span.end()
+    assert isinstance(span, ReadableSpan)
+
+    kept, _ = kept_of(span, None)
+
+    assert type(attributes_of(kept)) is dict
+    assert attributes_of(kept) is attributes_of(span)

@@ -140,7 +140,9 @@ def close(version: str, root: Path = ROOT) -> None:
 def check_tag(version: str) -> None:
     """Refuse a version that was released, and a tree that differs from its commit."""
     if told("git", "tag", "--list", f"v{version}"):
-        raise Wrong(f"v{version} is released: raise __version__ in agentlightning/__init__.py")
+        raise Wrong(
+            f"v{version} is released; the next one begins with scripts/release --close and its version"
+        )
     if changed := told("git", "status", "--porcelain"):
         raise Wrong(f"what is built must be committed:\n{changed}")
 
@@ -306,7 +308,7 @@ Everything holds. Nothing has been uploaded. What is left to do, by somebody who
     git tag --sign v{version} --message '{name} {version}' && git push origin v{version}
     uv publish {wheel} {sdist}
 
-and then raise __version__ in agentlightning/__init__.py to the next one.
+The next release begins with scripts/release --close and its version.
 """
 
 

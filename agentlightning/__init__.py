@@ -13,7 +13,7 @@ from ._coinstall import refuse_namesake
 
 refuse_namesake()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from .adapter import Adapter as Adapter

@@ -11,7 +11,7 @@ import asyncio
 import resource
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -142,6 +142,21 @@ def fill(size: Size) -> Sample:
 
 def read(size: Size) -> Sample:
     """``query_spans`` of the attempt."""
+    return _read(size, lambda _: None)
+
+
+def rows(size: Size) -> Sample:
+    """``query_spans`` of the attempt, and the rows of it."""
+    from agentlightning.rows import build_rows
+
+    def use(spans: Sequence[Any]) -> None:
+        (row,) = build_rows(spans)
+        assert row.trained_tokens == size["calls"] * (size["tokens"] // size["calls"] // 3)
+
+    return _read(size, use)
+
+
+def _read(size: Size, use: Callable[[Sequence[Any]], None]) -> Sample:
     from agentlightning.store import open_store
 
     ((rollout_id, attempt_id),) = made_once.attempts_of(size)
@@ -150,8 +165,9 @@ def read(size: Size) -> Sample:
         store = open_store(made_once.url(size))
         began = time.process_time()
         spans = await store.query_spans(rollout_id, attempt_id)
-        cpu = time.process_time() - began
         assert len(spans) == size["calls"]
+        use(spans)
+        cpu = time.process_time() - began
         await store.close()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # KiB on Linux
         return {"cpu": cpu / size["calls"] * 1000, "peak": peak}
@@ -165,15 +181,18 @@ FIGURE = Figure(
     how=(
         "One attempt whose last prompt has as many tokens as the size says; each call's prompt, as messages and ids, "
         "is the whole conversation; answers have log-probabilities. `add_many_spans` into SQLite, a call at a time; "
-        "beside it: raw inserts of the same bytes, each call whole. `query_spans` of it in a process of its own."
+        "beside it: raw inserts of the same bytes, each call whole. `query_spans` of it in a process of its own, "
+        "and in another one `query_spans` and `build_rows`."
     ),
-    subjects=(Subject("floor_whole"), Subject("ours"), Subject("read")),
+    subjects=(Subject("floor_whole"), Subject("ours"), Subject("read"), Subject("rows")),
     lines=(
         Line("the file", "ours", "megabytes", "MB", aim=Aim("<=", 20.0)),
         Line("the file, beside each call whole", "ours", "megabytes", "MB", "floor_whole"),
         Line("storing: processor time", "ours", "cpu", "ms/call", "floor_whole"),
         Line("reading: processor time", "read", "cpu", "ms/call"),
         Line("reading: peak memory of the process", "read", "peak", "MB", aim=Aim("<=", 150.0)),
+        Line("reading and rows: processor time", "rows", "cpu", "ms/call", "read"),
+        Line("reading and rows: peak memory of the process", "rows", "peak", "MB", aim=Aim("<=", 150.0)),
     ),
     sizes={
         "tiny": {"calls": 12, "tokens": 6_000},

@@ -12,12 +12,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from .json_text import is_utf8
+from .json_text import Slot, is_utf8
 
 LEAST_CHARACTERS: Final = 4_096
 """Text that attributes have together before they are gathered."""
 # Nine digits at most: `int` refuses thousands of them. No other digits than those that instrumentations count with.
 _NUMBERED: Final = re.compile(r"(.+?\.)([0-9]{1,9})(?:\.|\Z)")
+
+
+_APART: Final = frozenset({list, Slot})
 
 
 class Gathered(NamedTuple):
@@ -66,8 +69,9 @@ def _runs(attributes: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
     prefix, number, run = "", 0, dict[str, Any]()
     item = following = ""
     for key, value in attributes.items():
-        # Lists of numbers, such as the token ids of a choice, are packed each by itself: SQL reads them by their names.
-        may_be = type(value) is not list
+        # Lists of numbers, such as the token ids of a choice, are packed each by itself, or have been: SQL reads them
+        # by their names.
+        may_be = type(value) not in _APART
         # Nearly every name is of the message of the one before, or of the next: the expression costs ten times more.
         if may_be and item and key.startswith(item):
             pass

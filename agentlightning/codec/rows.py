@@ -136,13 +136,19 @@ def _packed(key: str, value: Any) -> PackedValue | None:
         return None
 
 
-def _shareable(attributes: dict[str, Any]) -> tuple[dict[str, Any], list[PackedValue]]:
+def _shareable(
+    attributes: dict[str, Any], beside: list[PackedValue]
+) -> tuple[dict[str, Any], list[PackedValue]]:
     """Return what stands in the row and what beside it, for attributes that are long together.
 
     The messages of a conversation, each an attribute or a nested value: of what stands beside the row, a database
     stores once what a later call says again.
+
+    Args:
+        attributes: JSON values, and a :class:`Slot` for each of ``beside``.
+        beside: What stands beside the row already; not changed.
     """
-    kept, beside = gather(attributes), list[PackedValue]()
+    kept, beside = gather(attributes), [*beside]
     for key, value in kept.items():
         found = None
         if len(beside) < MOST_PACKED:
@@ -198,7 +204,11 @@ def _encode_attributes(
     kept: Mapping[str, Any] = attributes if changed is None else changed
     text = "" if is_long else dumps(kept if are_json else _as_json(kept))
     if is_long or len(text) >= PACKED_CHARACTERS or _is_message(beside):
-        kept, beside = _shareable(dict(attributes) if are_json else to_attributes(attributes))
+        # Numbers stay packed. Long texts go back to where they stood: one of them may be that of a message.
+        numbers = [value for value in beside if value.kind != "text"]
+        places = {value.key: Slot(number) for number, value in enumerate(numbers)}
+        kept = {key: places.get(key, value) for key, value in attributes.items()}
+        kept, beside = _shareable(dict(kept) if are_json else dict(_as_json(kept)), numbers)
         text = dumps(kept)
     return text, beside
 

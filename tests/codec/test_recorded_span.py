@@ -57,6 +57,15 @@ SPANS = {
     "short lists": ended(attributes={"a": (1, 2), "b": ("x",), "c": (), "d": (True, False), "e": [1, 2]}),
     "a long text": ended(attributes={"text": "y" * 5000, "ids": IDS}),
     "long together": ended(attributes={f"text.{number}": "y" * 90 for number in range(60)}),
+    "messages with ids and a long text among them": ended(
+        attributes={
+            "gen_ai.choice.0.content": "y" * 5000,
+            "gen_ai.choice.0.token_ids": IDS,
+            "gen_ai.choice.1.content": "z" * 5000,
+            "gen_ai.choice.1.logprobs": tuple(-each / 7 for each in IDS),
+            "texts": ("x",),
+        }
+    ),
     "messages": ended(attributes={f"gen_ai.prompt.{number}.content": "y" * 900 for number in range(9)}),
     "very many": ended(attributes={**{f"key.{number}": number for number in range(300)}, "ids": IDS}),
     "what is no JSON": ended(

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,37 +116,34 @@ REMEMBERED = 4096
 @pytest.mark.lock("integrations.agentops.legacy_events:EventRecorder._lock")
 def test_as_many_agents_are_known_as_there_is_room_for() -> None:
     recorded = Recorded()
-    ids = [f"agent-{number}" for number in range(REMEMBERED + 5 * THREADS - 1)]
-    before = len(ids) - 5 * THREADS
-    for agent_id in ids[:before]:
+    newest = deque((f"agent-{number}" for number in range(REMEMBERED - 1)), maxlen=REMEMBERED)
+    for agent_id in newest:
         recorded.recorder.agent(agent_id, "name")
-
-    def name(number: int) -> None:
-        for each in ids[before + number :: THREADS]:
-            recorded.recorder.agent(each, "name")
-
-    together(name, slow=(legacy_events,))
-    for agent_id in ids:
-        recorded.recorder.event(event(agent_id=agent_id))
-    named = [attributes for attributes in recorded.attributes if "agentops.event.agent_name" in attributes]
-    assert len(named) == REMEMBERED
+    for turn in range(10):
+        names = [f"{turn}-{number}" for number in range(THREADS)]
+        together(lambda number: recorded.recorder.agent(names[number], "name"), slow=(legacy_events,))  # noqa: B023
+        newest.extend(names)
+        # Looked at after each turn: one that was forgotten too many is made up for by the next that comes.
+        recorded.recorder.event(event(agent_id=newest[0]))
+        assert recorded.attributes[-1].get("agentops.event.agent_name") == "name"
 
 
 @pytest.mark.lock("integrations.agentops.legacy_events:EventRecorder._lock")
 def test_events_that_led_to_an_error_have_one_span_each_as_long_as_there_is_room_for_them() -> None:
     recorded = Recorded()
-    for number in range(REMEMBERED - 1):
-        recorded.recorder.event(event(id=f"before-{number}"))
-
-    def agent(number: int) -> None:
-        for index in range(5):
-            recorded.recorder.event(event(id=f"{number}-{index}"))
-
-    together(agent, slow=(legacy_events,))
-    # The oldest that must be known: as many have come since as there is room for beside it.
-    oldest = event(id=f"before-{5 * THREADS - 1}")
-    recorded.recorder.event(event(event_type="errors", id="error", error_type="E", trigger_event=oldest))
-    assert len(recorded.attributes) == REMEMBERED - 1 + 5 * THREADS + 1
+    newest = deque((f"before-{number}" for number in range(REMEMBERED - 1)), maxlen=REMEMBERED)
+    for name in newest:
+        recorded.recorder.event(event(id=name))
+    for turn in range(10):
+        names = [f"{turn}-{number}" for number in range(THREADS)]
+        together(lambda number: recorded.recorder.event(event(id=names[number])), slow=(legacy_events,))  # noqa: B023
+        newest.extend(names)
+        before = len(recorded.attributes)
+        oldest = event(id=newest[0])
+        error = event(event_type="errors", id=f"error-{turn}", error_type="E", trigger_event=oldest)
+        recorded.recorder.event(error)
+        newest.append(error.id)
+        assert len(recorded.attributes) == before + 1
 
 
 # ---------------------------------------------------------------------- 0.3: objects of attempts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -246,74 +247,82 @@ def test_whoever_waits_while_the_writer_stops_is_told() -> None:
         futures: list[Any] = []
 
         def race(role: int, flushes: Flushes = flushes, futures: list[Any] = futures) -> None:
-            if role == 0:
-                flushes.close()
-                flushes.resolve(delivers=False)
-                return
-            for _ in range(3):
+            for turn in range(4):
                 futures.append(flushes.wait(None, has_work=True, may_wait=True))
                 flushes.resolve(delivers=True)
+                if role == 0 and turn == 2:  # while the others are among those who wait
+                    flushes.close()
+                    flushes.resolve(delivers=False)
 
         together(race, slow=(flushes_module,))
         flushes.resolve(delivers=False)
-        assert len(futures) == 3 * (THREADS - 1)
+        assert len(futures) == 4 * THREADS
         assert all(future.done() for future in futures)
 
 
 @pytest.mark.lock("recorder.flushes:Flushes._lock")
 def test_what_is_to_be_done_after_spans_is_done_or_named_in_the_end_and_never_both() -> None:
     ledger, _, scope = books()
-    flushes = Flushes(ledger)
-    accepted: list[str] = []
-    done: list[str] = []
-    undone: list[str] = []
 
     async def nothing() -> None:
         return
 
-    def race(role: int) -> None:
-        if role == 0:
-            for _ in range(5):
+    for _ in range(10):
+        flushes = Flushes(ledger)
+        accepted: list[str] = []
+        done: list[str] = []
+        undone: list[str] = []
+
+        def race(
+            role: int,
+            flushes: Flushes = flushes,
+            accepted: list[str] = accepted,
+            done: list[str] = done,
+            undone: list[str] = undone,
+        ) -> None:
+            if role == 0:
                 for job in flushes.due():
                     flushes.done(job)
                     done.append(job.otherwise)
-            undone.extend(job.otherwise for job in flushes.close())
-            return
-        for index in range(10):
-            name = f"{role}-{index}"
-            if flushes.after(scope, nothing, name):
+                undone.extend(job.otherwise for job in flushes.close())
+                return
+            # Until it is too late: so that all are about to add one when the list is closed.
+            for index in itertools.count():
+                name = f"{role}-{index}"
+                if not flushes.after(scope, nothing, name):
+                    return
                 accepted.append(name)
 
-    together(race, slow=(flushes_module,))
-    assert sorted(done + undone) == sorted(accepted)
-    assert not flushes.after(scope, nothing, "too late")
-
-
-# ---------------------------------------------------------------------- thread
+        together(race, slow=(flushes_module,))
+        assert sorted(done + undone) == sorted(accepted)
+        assert not flushes.after(scope, nothing, "too late")
 
 
 @pytest.mark.lock("recorder.thread:WriterThread._lock")
-def test_there_is_one_thread_at_a_time_however_many_wake_it_up() -> None:
-    at_once: list[int] = []
-    running = 0
+def test_there_is_one_thread_at_a_time_however_many_wake_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    start = threading.Thread.start
 
-    def work() -> None:
-        nonlocal running
-        running += 1
-        at_once.append(running)
-        thread.sleep(lambda: 0)
-        running -= 1
+    def noted(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        start(thread)
 
-    thread = WriterThread(work)
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    for _ in range(5):
+        at_work: list[int] = []
+        over = threading.Event()
 
-    def wake(number: int) -> None:
-        del number
-        for _ in range(5):
-            thread.wake()
+        def work(at_work: list[int] = at_work, over: threading.Event = over) -> None:
+            at_work.append(1)
+            over.wait(60)
 
-    together(wake, slow=(thread_module,))
-    wait_until(lambda: not thread.is_running)
-    assert set(at_once) == {1}
+        started.clear()
+        thread = WriterThread(work)
+        together(lambda _, thread=thread: thread.wake(), slow=(thread_module,))  # type: ignore[misc]
+        wait_until(at_work.__len__)
+        over.set()
+        thread.join(60)
+        assert len(at_work) == started.count(thread_module.THREAD_NAME) == 1
 
 
 @pytest.mark.lock("recorder.thread:WriterThread._lock")

@@ -275,6 +275,7 @@ class Engine:
                 ready.append(job)
             except BaseException as error:  # noqa: BLE001 - the caller's to see
                 job.future.set_exception(error)
+        # One transaction for all, or where that fails one for each, so that nobody fails by the fault of another.
         if not ready or self._commit(ready, connection):
             return
         for job in ready:
@@ -285,6 +286,7 @@ class Engine:
         try:
             outcomes = self._transact(jobs, connection)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
+            # What it remembers of the file may have been undone with the transaction; another one remembers nothing.
             connection.drop()
             if len(jobs) > 1 and isinstance(error, sqlite3.Error):
                 return False
@@ -314,11 +316,13 @@ class Engine:
                     signs_in = self._presence.sign_in(connection)
                     outcomes = [self._attempt(job, connection, lazy.remembered) for job in jobs]
                     connection.execute("COMMIT")
+                    # Before anybody is told: what was committed to a file that is deleted or replaced is not kept.
                     lazy.check()
                 except BaseException:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
+                # After the commit: a sign that was rolled back is not in the file, and the next one puts it there.
                 if signs_in:
                     self._presence.signed(connection)
                     self._log.look_soon()
@@ -333,6 +337,7 @@ class Engine:
                 raise
             connection.execute("ROLLBACK TO command")
             connection.execute("RELEASE command")
+            # Keys and digests of rows that the file does not have any more; a later value would refer to them.
             remembered.clear()
             return _Failed(translated(error, self._path) if isinstance(error, sqlite3.Error) else error)
         connection.execute("RELEASE command")

@@ -288,6 +288,7 @@ class SqliteTables(Tables):
         return self._among("stored_among", key, span_ids)
 
     def get_open(self, key: AttemptKey, span_ids: Collection[str]) -> Mapping[str, bool]:
+        # Asked once in a transaction: mostly no span of any attempt is open, and then no batch looks for its own.
         if self._nothing_open is None:
             self._nothing_open = self._one("any_open_span") is None
         return {} if self._nothing_open else self._among("open_among", key, span_ids)
@@ -304,8 +305,11 @@ class SqliteTables(Tables):
         if not self._next_span_key:
             ((last,),) = self._all(SQL["last_span_key"])
             self._next_span_key = last + 1
+        # Read once: the transaction was begun as one that writes, so no other process takes these keys meanwhile.
         first = self._next_span_key
         self._next_span_key += len(spans)
+        # The first twelve columns of a ``SpanRow``, in its order; what follows has tables of its own. The rows go in
+        # by one call: SQLite prepares the statement once, and no line of Python runs between two rows.
         keys = [self._attempt_key((new.span.rollout_id, new.span.attempt_id)) for new in spans]
         self._connection.executemany(
             SQL["add_span"],
@@ -402,6 +406,7 @@ class SqliteTables(Tables):
             return None
         clause, parameters = condition
         parameters = [self._attempt_key(key), *parameters]
+        # Keys first, so that sorting and skipping move no texts; rows are read for the page alone.
         span_keys = [
             span_key
             for (span_key,) in self._all(
@@ -431,6 +436,7 @@ class SqliteTables(Tables):
     def _span(self, key: AttemptKey, row: Row, reader: Reader) -> Span:
         span_key, _, sequence_id, _, span_id = row[:5]
         values: Mapping[int, Any] = {}
+        # Two queries less for the spans that have nothing beside their rows, which are most.
         if "$" in row[11] and _SLOT in row[11]:
             values = self._values(span_key, (*key, span_id), reader)
         return decode_span(*key, sequence_id, SpanRow._make((*row[3:], ())), values)

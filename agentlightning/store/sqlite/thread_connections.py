@@ -117,6 +117,7 @@ class ThreadConnection:
         try:
             check_schema(connection, self._connections.path)
         except BaseException:
+            # Or the next BEGIN on this connection, which stays open, would fail inside of this transaction.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from types import FrameType, ModuleType
 from typing import Any
 
+import pytest
+
 THREADS = 6
 SWITCH_SECONDS = 1e-6
 PAUSE_SECONDS = 1e-6
@@ -76,7 +78,32 @@ def short_turns(*slow: ModuleType) -> Iterator[None]:
     if files:
         threading.settrace(enter)
     try:
-        yield
+        with _traces_installed_in_turns():
+            yield
     finally:
         threading.settrace(before)  # type: ignore[arg-type]  # None is taken, too
         sys.setswitchinterval(interval)
+
+
+class _Interpreter:
+    """The module ``sys`` as ``threading`` sees it here: threads that start at one moment set their traces in turns."""
+
+    def __init__(self) -> None:
+        # Held while CPython (3.11 to 3.13) installs a trace function. An audit hook (of a debugger, for example) lets
+        # threads change places inside of that; a second thread that comes then gets a RuntimeError, ends before its
+        # ``run``, and leaves those that wait for it waiting.
+        self._installing = threading.Lock()
+
+    def settrace(self, function: Any) -> None:
+        with self._installing:
+            sys.settrace(function)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys, name)
+
+
+@contextmanager
+def _traces_installed_in_turns() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "_sys", _Interpreter())
+        yield

@@ -34,7 +34,7 @@ from agentlightning.store import (
 from agentlightning.store.base import LightningStoreCapabilities
 from agentlightning.store.clock_steps import ClockSteps
 from agentlightning.store.primitives import Primitive
-from agentlightning.store.sqlite.connection import connect, prepare_file
+from agentlightning.store.sqlite.connection import connect, patiently, prepare_file
 from agentlightning.store.sqlite.engine import READERS, Engine
 from agentlightning.store.sqlite.opened import StoreConnection
 from agentlightning.store.sqlite.poller import Poller
@@ -610,6 +610,13 @@ def test_a_wait_that_begins_while_the_thread_that_looks_ends_is_looked_for() -> 
 # ---------------------------------------------------------------------- SQLite: connections
 
 
+def open_patiently(connections: Connections) -> StoreConnection:
+    """Open one as the engine does: while the last connection of a file is closed, SQLite lets nobody in."""
+    connection = patiently(lambda: connections.open(100), LOOK, connections.path)
+    assert connection is not None
+    return connection
+
+
 def is_closed(connection: StoreConnection) -> bool:
     try:
         connection.execute("SELECT 1")
@@ -628,7 +635,7 @@ def test_a_connection_that_its_thread_closes_while_all_are_closed_is_closed_once
             if role == 0:
                 connections.close_all()
             else:
-                opened.append(connections.open(100))
+                opened.append(open_patiently(connections))
                 connections.close(opened[-1])
 
     together(race, 4, slow=(module_of(Connections),))
@@ -648,7 +655,7 @@ def test_no_connection_is_opened_past_those_that_are_closed_before_a_fork(path: 
                 alive.extend(each for generation, each in opened.copy() if not is_closed(each))
                 connections.after_fork_in_parent()
             else:
-                connection = connections.open(100)
+                connection = open_patiently(connections)
                 opened.append((connections.generation, connection))
 
     together(race, 4, slow=(module_of(Connections),))

@@ -310,6 +310,9 @@ def ignored_settings(path: Path, project: Mapping[str, object]) -> Iterator[tupl
         project: What it says, parsed.
     """
     tool = _table(project, "tool")
+    for above, prefix in ((project, ""), (_table(project, "tools"), "tools.")):
+        if _table(above, _TABLE):
+            yield f"[{prefix}{_TABLE}] in {path} is not read", f"did you mean [tool.{_TABLE}]?"
     for name in tool:
         # Only a name that begins like ours is compared with it: most project files have none.
         if name.lower().startswith("agent") and name != _TABLE and _nearest(name, [_TABLE], 0.84):

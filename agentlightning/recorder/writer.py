@@ -224,8 +224,7 @@ class Writer:
 
     async def _round(self) -> None:
         self._flushes.begin_cycle()
-        if self.ledger.pending():  # what a writer that died had in hand comes first
-            await self._write_pending()
+        await self._write_pending()  # what a writer that died had in hand comes first
         self.ledger.take(self._whole_batch)
         await self._write_pending()
         self.ledger.take_costly()
@@ -245,9 +244,8 @@ class Writer:
         for batch in self.ledger.pending():
             if self._is_stopped:
                 return
-            turn = turn_of_thread()
-            self._converter.convert(batch, self.ledger.drop, turn)
-            await self._delivery.commit(batch, self._converter.starts(batch, turn))
+            self._converter.convert(batch, self.ledger.drop, turn_of_thread())
+            await self._delivery.commit(batch, self._converter.starts(batch, turn_of_thread()))
             self._mover.freed()
 
     def after_fork_in_child(self) -> None:

@@ -113,6 +113,8 @@ def test_a_keyword_goes_before_the_environment_and_that_before_the_project(tmp_p
         ("[tool.agentlightning]\nemitter_debug = true", "'emitter_debug': set AGL_EMITTER_DEBUG"),
         ('[tool.agent-lightning]\nstore = "x"', "[tool.agent-lightning]: [tool.agentlightning]"),
         ('[tool.AgentLightning]\nstore = "x"', "[tool.AgentLightning]: [tool.agentlightning]"),
+        ('[tools.agentlightning]\nstore = "x"', "[tools.agentlightning]: [tool.agentlightning]"),
+        ('[agentlightning]\nstore = "x"', "[agentlightning]: [tool.agentlightning]"),
     ],
 )
 def test_what_a_project_says_to_nobody_is_said_once(

@@ -302,7 +302,8 @@ class AwkwardValuesContract(ContractBase):
         with pytest.raises(AttemptNotFound):
             await store.get_receipt(rollout.rollout_id, text)
 
-    @pytest.mark.parametrize("value", [[], ["a"], {}, {"a": 1}, 7, b"a"], ids=repr)
+    # What JSON can say: a store on another machine never sees anything else.
+    @pytest.mark.parametrize("value", [[], ["a"], {}, {"a": 1}, 7, True], ids=repr)
     async def test_what_is_no_text_is_no_id(self, store: LightningStore, value: Any) -> None:
         rollout = await store.start_rollout("x")
         where = rollout.rollout_id, rollout.attempt.attempt_id

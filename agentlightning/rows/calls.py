@@ -14,8 +14,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+from .._frozen import maker
 from ..codec.attributes import is_late
-from ..codec.frozen import maker
 from ..codec.token_ids import Packing
 from ..dialects.distribution import Why, forced_tokens, unproven, was_searched
 from ..dialects.model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall, PolicySpan

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, overload
 
-from ..codec.frozen import maker
+from .._frozen import maker
 from ..dialects.distribution import Why, forced_tokens, temperature_of, truncation_of
 from ..dialects.model_call import Choice, PolicySpan
 from ..types import Rollout, SpanLike

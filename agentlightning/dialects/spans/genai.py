@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
+from ..._frozen import maker
 from ...codec import json_values
-from ...codec.frozen import maker
 from ...codec.json_text import is_utf8
 from ...codec.token_ids import Packing
 from ...semconv import ModelCallAttributes as Ours

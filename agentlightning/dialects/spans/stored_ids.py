@@ -25,14 +25,10 @@ def with_ids_alone(call: ModelCall, packing: Packing) -> ModelCall:
     """
     prompt = call.prompt_token_ids
     has_prompt = not prompt or packing.are_token_ids(prompt)
-    for choice in call.choices:
-        if choice.token_ids and not packing.are_token_ids(choice.token_ids):
-            break
-    else:
-        if has_prompt:
-            return call
     choices = [_with_ids_alone(each, packing) for each in call.choices]
     changed = [old for old, new in zip(call.choices, choices, strict=True) if new is not old]
+    if has_prompt and not changed:
+        return call
     where = [*(() if has_prompt else ("prompt",)), *(f"choice {each.index}" for each in changed)]
     return replace(
         call,

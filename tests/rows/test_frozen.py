@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError, dataclass, field
 
 import pytest
 
-from agentlightning.codec.frozen import maker
+from agentlightning._frozen import maker
 from agentlightning.dialects.model_call import Choice, ModelCall
 from agentlightning.rows.training import Segment
 

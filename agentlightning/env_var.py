@@ -48,7 +48,12 @@ class LightningEnvVar(Enum):
     else ``$XDG_STATE_HOME/agentlightning/spool``."""
 
     AGL_CAPTURE_TOKENS = "AGL_CAPTURE_TOKENS"
-    """``observe`` (default): requests and responses stay untouched. ``request``: ask known endpoints for ids."""
+    """``observe`` (default): requests and responses stay untouched. ``request``: ask endpoints on loopback, those of
+    the rollout's resources, and those that are named for token ids."""
+
+    AGL_ENDPOINTS = "AGL_ENDPOINTS"
+    """URLs of model endpoints that are known beside the rollout's resources and ``endpoints=``, such as
+    ``http://gpu1:8000/v1``; several are separated by commas or spaces."""
 
     AGL_SAMPLING_DEFAULTS = "AGL_SAMPLING_DEFAULTS"
     """Sampling settings that model servers apply where a request names none, as a JSON object, for endpoints of which

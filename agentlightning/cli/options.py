@@ -1,4 +1,4 @@
-"""Arguments that several commands share, declared once. Standard library only."""
+"""Arguments that several commands share, declared once. Standard library only, until one is used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..env_var import DEFAULT_STORE_URL
+from ..errors import ConfigurationError
 
 COMMANDS = {
     "run": "Run a program as one attempt of a rollout, and record it.",
@@ -103,6 +104,22 @@ def not_empty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return text
+
+
+def add_endpoints(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Declare ``--endpoint``."""
+    parser.add_argument(
+        "--endpoint", action="append", default=[], type=_endpoint, metavar="URL", help=purpose
+    )
+
+
+def _endpoint(text: str) -> str:
+    from ..dialects import endpoint_urls  # no other command needs it
+
+    try:
+        return endpoint_urls.checked(text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _limit(text: str) -> int:

@@ -22,8 +22,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..env_var import LightningEnvVar
-from ..errors import InvalidTransition, UsageError
+from ..dialects import endpoint_urls
+from ..env_var import LightningEnvVar, resolve_setting
+from ..errors import ConfigurationError, InvalidTransition, UsageError
 from ..semconv import AGL_UNCAPTURED, SpanFlagAttributes
 from ..store.base import LightningStore, receipt_of
 from ..store.registry import open_store
@@ -76,7 +77,11 @@ def add_parser(subparsers: options.Subparsers) -> None:
     parser.add_argument(
         "--capture-tokens",
         choices=("observe", "request"),
-        help="whether to ask known endpoints for token ids (default: $AGL_CAPTURE_TOKENS, else observe)",
+        help="whether to ask model endpoints for token ids: those on loopback, of the rollout's resources, and named "
+        "by --endpoint (default: $AGL_CAPTURE_TOKENS, else observe)",
+    )
+    options.add_endpoints(
+        parser, "a model endpoint that may be asked, such as http://gpu1:8000/v1; repeat for several"
     )
     parser.add_argument("--quiet", "-q", action="store_true", help="do not print the receipt")
     parser.add_argument("program", nargs=argparse.REMAINDER, metavar="-- PROGRAM ...", help="what to run")
@@ -92,14 +97,28 @@ def run(args: argparse.Namespace) -> int:
         sentence, code = _why_not(program[0])
         output.say(f"agl run: {sentence}")
         return code
+    endpoints = _named_endpoints(args.endpoint)
     # The store is closed while the program runs: an open connection would keep SQLite's log from being cut back.
     url, rollout_id, attempt_id = asyncio.run(_begin(args, program))
-    code = execute(program, environment(url, rollout_id, attempt_id, args.capture_tokens))
+    code = execute(program, environment(url, rollout_id, attempt_id, args.capture_tokens, endpoints))
     # Whoever joins an attempt does not end it: that is for whoever has started it.
     ended = asyncio.run(_finish_attempt(url, rollout_id, attempt_id, None if args.attempt else code))
     if not args.quiet:
         _tell(rollout_id, *ended, options.again(args))
     return code
+
+
+def _named_endpoints(given: Sequence[str]) -> list[str]:
+    """Return the endpoints that the options and the settings name.
+
+    Raises:
+        UsageError: What a setting names is no URL.
+    """
+    try:
+        of_settings = endpoint_urls.named(resolve_setting(LightningEnvVar.AGL_ENDPOINTS, None, "") or "")
+    except ConfigurationError as error:  # else the program would run and not be recorded
+        raise UsageError(f"AGL_ENDPOINTS: {error}") from None
+    return list(dict.fromkeys([*of_settings, *given]))
 
 
 def _why_not(program: str) -> tuple[str, int]:
@@ -153,7 +172,11 @@ def _json(text: str) -> Any:
 
 
 def environment(
-    url: str, rollout_id: str, attempt_id: str, capture_tokens: str | None = None
+    url: str,
+    rollout_id: str,
+    attempt_id: str,
+    capture_tokens: str | None = None,
+    endpoints: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return the environment in which a program records into this attempt."""
     found = dict(os.environ)
@@ -162,6 +185,8 @@ def environment(
     found[LightningEnvVar.AGL_ATTEMPT_ID.value] = attempt_id
     if capture_tokens:
         found[LightningEnvVar.AGL_CAPTURE_TOKENS.value] = capture_tokens
+    if endpoints:
+        found[LightningEnvVar.AGL_ENDPOINTS.value] = " ".join(endpoints)
     # Ours comes first, so that its ``sitecustomize`` is the one that is imported; it runs the one that it
     # hides.
     found["PYTHONPATH"] = os.pathsep.join([STARTUP, *filter(None, [found.get("PYTHONPATH")])])

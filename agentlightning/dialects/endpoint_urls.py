@@ -1,22 +1,84 @@
 """Which endpoint a request goes to, told by its URL.
 
-URLs are compared in one form: scheme and host in lower case, no default port, no user name or password, no slash at
-the end. A ``ProxyLLM`` names the attempt in the path: ``…/rollout/<id>/attempt/<id>/v1``.
+URLs are compared in one form: scheme and host in lower case, one name for this machine, no default port, no user name
+or password, no slash at the end. A ``ProxyLLM`` names the attempt in the path: ``…/rollout/<id>/attempt/<id>/v1``.
+Names of hosts are never resolved: what a name stands for may change between two calls.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from ..errors import ConfigurationError
 from .raw_call import Endpoint, LogprobKind
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ATTEMPT = re.compile(r"/rollout/[^/]+/attempt/[^/]+(?=/|$)")
+_OPERATION = re.compile(r"(/chat)?/completions$")
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Hosts that are one: what listens on one of them is called by the names of the others."""
+
+
+def named(urls: str) -> list[str]:
+    """Return the URLs in a text that separates them by commas or white space.
+
+    Raises:
+        ConfigurationError: One of them is no URL of a server.
+    """
+    return [checked(each) for each in re.split(r"[\s,]+", urls) if each]
+
+
+def checked(url: str) -> str:
+    """Return the URL of an endpoint without user name, password, query, and the path of a single operation.
+
+    Raises:
+        ConfigurationError: It is no URL of a server.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        is_url = parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # a port that is no number, an address without its bracket
+        is_url = False
+    if not is_url or re.search(r"\s", url.strip()):
+        raise ConfigurationError(
+            f"{url!r} is no URL of a model endpoint; one looks like http://localhost:8000/v1"
+        )
+    return base_of(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl())
+
+
+def base_of(url: str) -> str:
+    """Return what a client takes as the base URL of a request: without ``/chat/completions`` or ``/completions``."""
+    return _OPERATION.sub("", url.rstrip("/"))
+
+
+@lru_cache(maxsize=256)
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine by itself: the name ``localhost``, or an address of the loopback network."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+@lru_cache(maxsize=256)
+def on_loopback(url: str) -> Endpoint | None:
+    """Return the endpoint of a request to this machine, of which nobody has said anything; else ``None``."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        return None
+    return Endpoint(base_of(url)) if host is not None and is_loopback(host) else None
 
 
 @lru_cache(maxsize=256)  # an agent calls few of them, and asks for each call
@@ -31,6 +93,11 @@ def plain_url(url: str) -> str:
 
 def _host(parts: SplitResult) -> str:
     host = parts.hostname or ""
+    if ":" in host:
+        # The address has many spellings; one with a zone, or that is none, is compared as it stands.
+        with suppress(ValueError):
+            host = str(ipaddress.ip_address(host))
+    host = "localhost" if host in _THIS_MACHINE else host
     host = f"[{host}]" if ":" in host else host
     return host if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f"{host}:{parts.port}"
 

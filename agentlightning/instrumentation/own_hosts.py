@@ -12,7 +12,6 @@ of it; a server that is a child process, reached by its pipes, gets them.
 from __future__ import annotations
 
 import functools
-import ipaddress
 from collections.abc import Callable
 from contextvars import Token
 from types import ModuleType
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 from opentelemetry import baggage, context
 from opentelemetry.context import Context
 
+from ..dialects import endpoint_urls
 from ..semconv import LightningResourceAttributes
 from .guard import Guard
 from .patch import AttributePatch, Patch, defining_class
@@ -32,15 +32,9 @@ _EFFECT = "rollout and attempt ids stay out of requests to strangers"
 _KEYS = (LightningResourceAttributes.ROLLOUT_ID.value, LightningResourceAttributes.ATTEMPT_ID.value)
 
 
-@functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether ``host`` is this machine: the hosts that are ours where nobody says otherwise."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host.endswith(".localhost") or endpoint_urls.is_loopback(host)
 
 
 class Baggage:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, Union, cast
 
 from .. import types
 from ..dialects import endpoint_urls
@@ -26,29 +25,37 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 RESOURCES_TIMEOUT = 1.0
-"""Seconds that the writer's thread waits for the resources of a rollout."""
+"""Seconds that the writer's thread waits for the resources of a rollout, as does a program under ``agl run`` at its
+start."""
+
+Endpoints = Union[str, "LLM", Endpoint, Iterable[Union[str, "LLM", Endpoint]]]
+"""Those that a user names: URLs, ``LLM`` resources, ``Endpoint`` values; a single one stands for itself."""
 
 
 class KnownEndpoints:
     """The endpoints of one tracer.
 
     Args:
-        endpoints: Those that are known beside the rollouts' resources.
+        endpoints: Those that are known beside the rollouts' resources and those that ``AGL_ENDPOINTS`` names.
 
     Raises:
-        ConfigurationError: A setting has a value that cannot be used.
+        ConfigurationError: A setting has a value that cannot be used, or an endpoint is no URL.
     """
 
-    def __init__(self, endpoints: Sequence[str | LLM | Endpoint]) -> None:
-        self._always = [_endpoint(each) for each in endpoints]
+    def __init__(self, endpoints: Endpoints) -> None:
+        given = [endpoints] if isinstance(endpoints, (str, types.LLM, Endpoint)) else endpoints
+        self._always = [*map(_endpoint, given), *_named_by_setting()]
+        self.of_fallback: list[Endpoint] = []
+        """Those of the attempt to which spans belong that start outside of every ``trace_context``."""
         self._stated = _stated_distribution()
         self._no_resources_until = 0.0
 
     def find(self, url: str, model: str | None = None) -> Endpoint | None:
         """Return what is known of the endpoint that a request goes to, or ``None``.
 
-        What neither a resource nor ``endpoints`` says of its distribution, the environment may say of every endpoint;
-        that alone makes none that is asked for token ids.
+        An endpoint on loopback is known without having been named; it may be asked. What neither a resource nor
+        ``endpoints`` says of its distribution, the environment may say of every endpoint; that alone makes none that is
+        asked for token ids.
 
         Args:
             url: Of the request.
@@ -80,7 +87,7 @@ class KnownEndpoints:
             return []
 
     def _described(self, url: str, model: str | None, endpoints: Sequence[Endpoint]) -> Endpoint | None:
-        found = endpoint_urls.find(url, endpoints, model)
+        found = endpoint_urls.find(url, endpoints, model) or endpoint_urls.on_loopback(url)
         defaults, kind = self._stated
         if (defaults is None and kind == "unknown") or (found is not None and found.disputed):
             return found
@@ -95,7 +102,7 @@ class KnownEndpoints:
     def known_here(self) -> list[Endpoint]:
         """Return the endpoints that are known without asking anybody, those of the current rollout among them."""
         scope = current_scope()
-        of_rollout = scope.endpoints if scope is not None else None
+        of_rollout = scope.endpoints if scope is not None else self.of_fallback
         return self._always + (of_rollout or [])
 
 
@@ -106,14 +113,31 @@ async def resource_endpoints(store: LightningStore, rollout_id: str) -> list[End
         return []
     update = await store.get_resources_by_id(rollout.resources_id)
     resources: Mapping[str, Any] = update.resources if update is not None else {}
-    return [_endpoint(resource) for resource in resources.values() if isinstance(resource, types.LLM)]
+    found = []
+    for name, resource in resources.items():
+        if isinstance(resource, types.LLM):
+            try:
+                found.append(_endpoint(resource))
+            except (
+                ConfigurationError
+            ) as error:  # of the other resources their endpoints are known all the same
+                _log.warning("the resource %r of rollout %s: %s", name, rollout_id, error)
+    return found
+
+
+def _named_by_setting() -> list[Endpoint]:
+    try:
+        urls = endpoint_urls.named(resolve_setting(LightningEnvVar.AGL_ENDPOINTS, None, "") or "")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"AGL_ENDPOINTS: {error}") from None
+    return [Endpoint(url) for url in urls]
 
 
 def _endpoint(value: str | LLM | Endpoint) -> Endpoint:
     if isinstance(value, Endpoint):
-        return replace(value, url=_without_credentials(value.url))
+        return replace(value, url=endpoint_urls.checked(value.url))
     if isinstance(value, types.LLM):
-        url, is_proxy = _without_credentials(value.endpoint), isinstance(value, types.ProxyLLM)
+        url, is_proxy = endpoint_urls.checked(value.endpoint), isinstance(value, types.ProxyLLM)
         return Endpoint(
             url,
             value.sampling_defaults,
@@ -121,13 +145,9 @@ def _endpoint(value: str | LLM | Endpoint) -> Endpoint:
             names_attempts=is_proxy,
             model=value.model or None,
         )
-    return Endpoint(_without_credentials(value))
-
-
-def _without_credentials(url: str) -> str:
-    """Return a URL as it is compared with requests: a tracer is pickled, and user names and passwords stay behind."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    if not isinstance(value, str):
+        raise ConfigurationError(f"endpoints= takes URLs, LLM resources and Endpoint values, not {value!r}")
+    return Endpoint(endpoint_urls.checked(value))
 
 
 def _stated_distribution() -> tuple[dict[str, Any] | None, LogprobKind]:

@@ -33,7 +33,7 @@ from ..types.attributes import to_attributes
 from ..types.ids import new_attempt_id, new_rollout_id
 from .base import TraceContext, context_with_active_tracer
 from .event_loops import in_event_loop, wait_for_future
-from .known_endpoints import KnownEndpoints, resource_endpoints
+from .known_endpoints import RESOURCES_TIMEOUT, Endpoints, KnownEndpoints, resource_endpoints
 from .opening import Opened, Opening, patience
 from .other_processes import RecordingTracer
 from .workers import (
@@ -46,7 +46,7 @@ from .workers import (
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
-    from ..types import LLM, Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
+    from ..types import Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
     from .processor import LightningSpanProcessor
     from .recording import Recording
 
@@ -60,6 +60,12 @@ _log = logging.getLogger(__name__)
 CaptureTokens = Literal["observe", "request"]
 _NS = 1_000_000_000
 
+ONLY_NAMED = (
+    "which endpoints the resources of rollout %s name is not known, so only named ones and those on loopback are asked "
+    "for token ids: %r"
+)
+"""What the log is told where a store does not answer."""
+
 
 class OtelTracer(RecordingTracer):
     """Records OpenTelemetry spans and model calls.
@@ -69,13 +75,13 @@ class OtelTracer(RecordingTracer):
     Args:
         fallback_attempt: ``(rollout_id, attempt_id)`` for spans that start outside of every ``trace_context``.
             Without it they are kept aside as unattributed.
-        capture_tokens: ``observe`` leaves requests and responses as they are; ``request`` asks known endpoints for
-            token ids and takes out again what the agent did not ask for. Default: ``AGL_CAPTURE_TOKENS``, else
-            ``observe``.
-        endpoints: Model endpoints that are known beside the rollout's resources: URLs, ``LLM`` resources, or
-            ``Endpoint`` values. The last two say of which distribution the log-probabilities are
-            (``sampling_defaults``, ``logprob_kind``); for those that do not, ``AGL_SAMPLING_DEFAULTS`` and
-            ``AGL_LOGPROB_KIND`` do.
+        capture_tokens: ``observe`` leaves requests and responses as they are; ``request`` asks endpoints on loopback
+            and those that are known for token ids, and takes out again what the agent did not ask for. Default:
+            ``AGL_CAPTURE_TOKENS``, else ``observe``.
+        endpoints: Model endpoints that are known beside the rollout's resources and those of ``AGL_ENDPOINTS``: URLs,
+            ``LLM`` resources, or ``Endpoint`` values, one or several. The last two say of which distribution the
+            log-probabilities are (``sampling_defaults``, ``logprob_kind``); for those that do not,
+            ``AGL_SAMPLING_DEFAULTS`` and ``AGL_LOGPROB_KIND`` do.
         chain: Stages that every span passes before it is stored, such as ``pipeline.redact``.
         max_wait_time: Milliseconds that leaving ``trace_context`` may wait for its spans to be stored. Default:
             ``AGL_MAX_WAIT_TIME``, else 5,000.
@@ -93,7 +99,7 @@ class OtelTracer(RecordingTracer):
             Default: ``AGL_REDACTION``, else ``egress``.
 
     Raises:
-        ConfigurationError: An option or setting has a value that cannot be used.
+        ConfigurationError: An option or setting has a value that cannot be used; an endpoint is no URL.
     """
 
     def __init__(
@@ -101,7 +107,7 @@ class OtelTracer(RecordingTracer):
         *,
         fallback_attempt: tuple[str, str] | None = None,
         capture_tokens: CaptureTokens | None = None,
-        endpoints: Sequence[str | LLM | Endpoint] = (),
+        endpoints: Endpoints = (),
         chain: Chain = NO_STAGES,
         max_wait_time: float | None = None,
         settings: WriterSettings | None = None,
@@ -168,6 +174,17 @@ class OtelTracer(RecordingTracer):
             self._worker.processor.routing.fallback = self._worker.processor.new_scope(
                 store, *self._fallback_attempt
             )
+            if store is not None and self._capture_tokens == "request":
+                self._endpoints.of_fallback = self._endpoints_of_fallback(store, self._fallback_attempt[0])
+
+    def _endpoints_of_fallback(self, store: LightningStore, rollout_id: str) -> list[Endpoint]:
+        """Learn which endpoints the rollout's resources name, once, before the program calls any."""
+        question = self._ready().questions.ask(lambda: resource_endpoints(store, rollout_id))
+        try:
+            return question.result(patience(RESOURCES_TIMEOUT))
+        except Exception as error:  # noqa: BLE001 - a store may raise anything, and the agent has work to do
+            _log.warning(ONLY_NAMED, rollout_id, error)
+            return []
 
     def teardown_worker(self, worker_id: int) -> None:
         """Write what is queued and leave the process as it was; a repeat is harmless."""
@@ -493,14 +510,14 @@ class _TraceContext(TraceContext):
         )
 
     async def _endpoints_of_rollout(self, started: str | None) -> list[Endpoint]:
-        """Ask for the rollout's endpoints; where the store does not say, none is asked for token ids."""
+        """Ask for the rollout's endpoints; where the store does not say, only named ones are asked for token ids."""
         rollout_id = started or (self._ids[0] if self._ids else "")
         store = self._store
         assert store is not None
         try:
             return await within(resource_endpoints(store, rollout_id), self._tracer._flush_timeout)
         except Exception as error:  # noqa: BLE001 - a store may raise anything, and the agent has work to do
-            _log.warning("no token ids are asked for in rollout %s: %r", rollout_id, error)
+            _log.warning(ONLY_NAMED, rollout_id, error)
             return []
 
     def _open(self, frame: FrameType) -> TraceHandle:

@@ -55,6 +55,16 @@ def test_an_argument_that_lacks_is_one_line(command: str) -> None:
     one_line(done, f"agl {command}: the following arguments are required", f"agl {command} --help")
 
 
+def test_an_endpoint_that_is_no_url_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/new.db"
+    one_line(agl("run", "--store", url, "--endpoint", "gpu1:8000", "--", "true"), "--endpoint", "'gpu1:8000'")
+    monkeypatch.setenv("AGL_ENDPOINTS", "http://gpu1 gpu2")
+    one_line(agl("run", "--store", url, "--", "true"), "AGL_ENDPOINTS", "'gpu2'", "http://localhost:8000/v1")
+    assert not (tmp_path / "new.db").exists()
+
+
 @pytest.mark.parametrize("command", ["stats", "store check", "doctor", "run", "agentops", "rollouts"])
 def test_an_unknown_option_is_told_by_the_command_that_got_it(command: str) -> None:
     one_line(

@@ -98,10 +98,13 @@ def test_the_program_knows_its_attempt_and_an_absolute_store(tmp_path: Path) -> 
             "run",
             "--capture-tokens",
             "request",
+            "--endpoint",
+            "http://gpu1:8000/v1/",
             "--",
             *python(code),
         ],
         cwd=tmp_path,
+        env={**os.environ, "AGL_ENDPOINTS": "http://gpu2/v1"},
         capture_output=True,
         text=True,
         check=True,
@@ -114,6 +117,7 @@ def test_the_program_knows_its_attempt_and_an_absolute_store(tmp_path: Path) -> 
         "AGL_ROLLOUT_ID": rollout.rollout_id,
         "AGL_ATTEMPT_ID": attempt.attempt_id,
         "AGL_CAPTURE_TOKENS": "request",
+        "AGL_ENDPOINTS": "http://gpu2/v1 http://gpu1:8000/v1",
     }
 
 

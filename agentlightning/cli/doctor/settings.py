@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from ...dialects import endpoint_urls
 from ...env_var import LightningEnvVar, ignored_settings, resolve_bool_env_var, resolve_int_env_var
 from .finding import Finding, Level, Subject
 
@@ -122,6 +123,7 @@ def _truth(setting: LightningEnvVar) -> tuple[Level, Callable[[str], object], st
 
 _PARSERS: dict[LightningEnvVar, tuple[Level, Callable[[str], object], str]] = {
     LightningEnvVar.AGL_CAPTURE_TOKENS: ("fail", _choice("observe", "request"), "observe or request"),
+    LightningEnvVar.AGL_ENDPOINTS: ("fail", endpoint_urls.named, "URLs such as http://localhost:8000/v1"),
     LightningEnvVar.AGL_SPAN_NAMES: ("fail", _choice("0.3"), "0.3"),
     LightningEnvVar.AGL_LOG_LEVEL: (
         "warn",
@@ -141,4 +143,5 @@ _PARSERS: dict[LightningEnvVar, tuple[Level, Callable[[str], object], str]] = {
         "algorithm, runner or both",
     ),
 }
-"""Setting → how bad a wrong value is, what reads it, what it takes. With a wrong first one no ``OtelTracer`` starts."""
+"""Setting → how bad a wrong value is, what reads it, what it takes. With a wrong one of the
+first three no ``OtelTracer`` starts."""

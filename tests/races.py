@@ -81,7 +81,7 @@ def short_turns(*slow: ModuleType) -> Iterator[None]:
         with _traces_installed_in_turns():
             yield
     finally:
-        threading.settrace(before)  # type: ignore[arg-type]  # None is taken, too
+        threading.settrace(before)
         sys.setswitchinterval(interval)
 
 

@@ -235,7 +235,7 @@ class Answer:
 
     def _said(self, index: int) -> Choice:
         sequence = self.choices[index]
-        found = self.message(index) if self.ask.chat else {"content": self.text(index)}
+        found: dict[str, Any] = self.message(index) if self.ask.chat else {"content": self.text(index)}
         calls = tuple(
             ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
             for call in found.get("tool_calls", ())

@@ -110,7 +110,7 @@ async def test_what_agentops_raises_in_the_agent_reaches_it_unchanged(
 ) -> None:
     raised = make()
 
-    @operation  # type: ignore[misc]
+    @operation  # type: ignore[untyped-decorator]
     def work() -> None:
         raise raised
 

@@ -268,11 +268,11 @@ async def test_decorated_functions_return_what_they_return_without_any_session(
         for kind, several in decorators(agentops).items():
             for decorator in several:
 
-                @decorator("work")  # type: ignore[misc]
+                @decorator("work")  # type: ignore[untyped-decorator]
                 def work(a: int, b: int = 2) -> object:
                     return answer
 
-                @decorator("work")  # type: ignore[misc]
+                @decorator("work")  # type: ignore[untyped-decorator]
                 async def later(a: int, b: int = 2) -> object:
                     await asyncio.sleep(0)
                     return answer
@@ -293,11 +293,11 @@ async def test_a_failing_function_leaves_an_error_and_raises_its_own_exception(
     mine = KeyError("mine")
     async with attempt:
 
-        @agentops.record_function("fails")  # type: ignore[misc]
+        @agentops.record_function("fails")  # type: ignore[untyped-decorator]
         def fails() -> None:
             raise mine
 
-        @agentops.record_function("fails later")  # type: ignore[misc]
+        @agentops.record_function("fails later")  # type: ignore[untyped-decorator]
         async def fails_later() -> None:
             raise mine
 
@@ -408,7 +408,7 @@ async def test_concurrent_attempts_have_sessions_of_their_own(
     attempts = [Attempt(tracer, store) for _ in range(8)]
     all_started = asyncio.Barrier(8)
 
-    @agentops.record_function("step")  # type: ignore[misc]
+    @agentops.record_function("step")  # type: ignore[untyped-decorator]
     async def step(number: int) -> int:
         await asyncio.sleep(0)
         return number
@@ -451,7 +451,7 @@ async def test_a_session_of_the_agents_own_takes_the_place_of_one_that_was_given
         agentops.create_agent("early")
         mine = agentops.start_session()
 
-        @agentops.record_function("step")  # type: ignore[misc]  # with two sessions it would raise
+        @agentops.record_function("step")  # type: ignore[untyped-decorator]  # with two sessions it would raise
         def step() -> None: ...
 
         step()
@@ -470,7 +470,7 @@ async def test_a_session_object_does_everything_that_it_can(agentops: Any, attem
         session.record(agentops.ActionEvent(action_type="step"))
         assert session.create_agent("worker", None) is not None
 
-        @agentops.record_function("patched")  # type: ignore[misc]
+        @agentops.record_function("patched")  # type: ignore[untyped-decorator]
         def work() -> str:
             return "done"
 

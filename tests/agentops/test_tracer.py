@@ -105,11 +105,11 @@ def globals_of_process() -> tuple[Any, ...]:
 async def test_decorators_model_calls_and_rewards_are_one_tree_that_can_be_trained_on(
     store: LightningStore, recorder: AgentOpsTracer, model: FakeOpenAI
 ) -> None:
-    @decorators.tool  # type: ignore[misc]
+    @decorators.tool  # type: ignore[untyped-decorator]
     def add(left: int, right: int) -> int:
         return left + right
 
-    @decorators.operation  # type: ignore[misc]
+    @decorators.operation  # type: ignore[untyped-decorator]
     def ask() -> str:
         with model.client() as client:
             reply = client.chat.completions.create(**ASK, temperature=1.0, top_p=1.0)
@@ -149,7 +149,7 @@ async def test_a_failing_agent_leaves_an_error_span_and_its_own_exception(
 ) -> None:
     error = ValueError("mine")
 
-    @decorators.operation  # type: ignore[misc]
+    @decorators.operation  # type: ignore[untyped-decorator]
     def fail() -> None:
         raise error
 
@@ -290,7 +290,7 @@ async def test_without_model_calls_no_client_is_touched(
 def test_three_rounds_in_one_process_leave_everything_as_it_was(
     agentops_server: AgentOpsServerManager, model: FakeOpenAI
 ) -> None:
-    @decorators.operation  # type: ignore[misc]
+    @decorators.operation  # type: ignore[untyped-decorator]
     def ask() -> None:
         with model.client() as client:
             client.chat.completions.create(**ASK)

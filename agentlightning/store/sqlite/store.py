@@ -83,7 +83,7 @@ class SqliteLightningStore(TransactionalStore):
         # Not at the end of the interpreter: whoever is shut down after this store still has spans to write. Callers
         # wait for what they ask for, so nothing unacknowledged is promised; the next open reads the write-ahead log.
         self._finalizer = weakref.finalize(self, self._engine.shutdown)
-        self._finalizer.atexit = False  # type: ignore[misc]  # a property, which mypy takes for a slot
+        self._finalizer.atexit = False
         _stores.add(self)
         if prepared.deadline is not None:
             self._watchdog.expect(prepared.deadline)

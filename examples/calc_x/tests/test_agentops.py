@@ -66,7 +66,7 @@ async def test_an_operation_and_a_reward_are_one_span_each(store: LightningStore
     spans: list[Span] = []
     async with recording(AgentOpsTracer(max_wait_time=60_000), store, spans) as decorators:
 
-        @decorators.operation  # type: ignore[misc]
+        @decorators.operation  # type: ignore[untyped-decorator]
         def subtract(a: int, b: int) -> int:
             return a - b
 
@@ -97,7 +97,7 @@ async def test_the_agent_with_decorators_gives_the_rows_that_it_gives_without(st
             recording(tracer, store, spans) as decorators,
         ):
 
-            @decorators.operation(name="work")  # type: ignore[misc]
+            @decorators.operation(name="work")  # type: ignore[untyped-decorator]
             async def work(question: str) -> Answer:
                 return await solve(question, model, tools, seed=7)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Mapping
 
 from ..rows import CallVerdict, Explanation, RewardVerdict, RowPolicy, explain_rows
 from ..rows.matching import MatchedBy
@@ -12,6 +13,7 @@ from ..store.base import receipt_of
 from ..training.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
+from .call_numbers import call_numbers
 from .entry import DONE, NEGATIVE
 
 
@@ -46,11 +48,11 @@ async def _run(args: argparse.Namespace) -> int:
     if args.json:
         output.print_json(explanation.as_json())
     else:
-        _print(rollout, attempt, explanation)
+        _print(rollout, attempt, explanation, call_numbers(spans))
     return DONE if explanation.rows else NEGATIVE
 
 
-def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation) -> None:
+def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation, numbers: Mapping[str, int]) -> None:
     reward = output.number(explanation.final_reward) or "none"
     output.out(f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({attempt.status})")
     output.out(
@@ -61,7 +63,7 @@ def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation) -> None
         _say(reason.code, reason.sentence, reason.cure)
     if explanation.calls:
         output.out()
-        _print_calls(explanation.calls)
+        _print_calls(explanation.calls, numbers)
     # Each reason once and not for each call: a rollout of 200 calls has one sentence to read.
     for code, (sentence, cure) in _skips(explanation).items():
         _say(code, sentence, cure)
@@ -76,7 +78,7 @@ def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation) -> None
             print(f"  {line}")
     if explanation.rewards:
         output.out()
-        _print_rewards(explanation)
+        _print_rewards(explanation, numbers)
     for verdict in explanation.rewards:
         if verdict.code:
             _say(verdict.code, verdict.sentence, verdict.cure)
@@ -108,14 +110,14 @@ def _unproven(explanation: Explanation) -> list[CallVerdict]:
     return list(found.values())
 
 
-def _print_calls(calls: tuple[CallVerdict, ...]) -> None:
+def _print_calls(calls: tuple[CallVerdict, ...], numbers: Mapping[str, int]) -> None:
     from . import terminal
 
     terminal.print_table(
         ("CALL", "SPAN", ">TOKENS", ">REWARD", "VERDICT"),
         [
             (
-                output.one_line(call.name, 40),
+                _named(call.span_id, call.name, numbers),
                 call.span_id,
                 # Of a call that gives no row the counts are not known to be right.
                 f"{call.prompt_tokens} → {call.response_tokens}" if call.rows else "",
@@ -138,7 +140,7 @@ def _verdict(call: CallVerdict) -> str:
     return ", ".join(words)
 
 
-def _print_rewards(explanation: Explanation) -> None:
+def _print_rewards(explanation: Explanation, numbers: Mapping[str, int]) -> None:
     from . import terminal
 
     names = {call.span_id: call.name for call in explanation.calls}
@@ -148,7 +150,7 @@ def _print_rewards(explanation: Explanation) -> None:
             (
                 verdict.span_id,
                 output.number(verdict.value),
-                _goes_to(verdict, names),
+                _goes_to(verdict, names, numbers),
                 _because(verdict),
             )
             for verdict in explanation.rewards
@@ -157,9 +159,15 @@ def _print_rewards(explanation: Explanation) -> None:
     )
 
 
-def _goes_to(verdict: RewardVerdict, names: dict[str, str]) -> str:
+def _named(span_id: str, name: str, numbers: Mapping[str, int]) -> str:
+    """Return a call with its number, which ``agl show`` has, too."""
+    number = numbers.get(span_id)
+    return f"{'' if number is None else f'#{number} '}{output.one_line(name, 40)}"
+
+
+def _goes_to(verdict: RewardVerdict, names: Mapping[str, str], numbers: Mapping[str, int]) -> str:
     if verdict.call:
-        return f"{names.get(verdict.call, 'call')} {verdict.call}"
+        return f"{_named(verdict.call, names.get(verdict.call, 'call'), numbers)} {verdict.call}"
     return "the attempt" if verdict.by == MatchedBy.OUTCOME.value else "nothing"
 
 

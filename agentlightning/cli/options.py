@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 COMMANDS = {
     "run": "Run a program as one attempt of a rollout, and record it.",
     "rollouts": "List rollouts: status, attempts, reward, spans, receipt.",
-    "show": "Show the span tree of an attempt.",
+    "show": "Show what happened in an attempt, as a tree, or what was said in its model calls.",
     "triplets": "Show the model calls of an attempt as triplets.",
     "rows": "Show the training rows of an attempt, and what became of each model call.",
     "verify": "Tell whether recorded log-probabilities are those of a model, and if not, why.",
@@ -83,7 +83,12 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_rollout(parser: argparse.ArgumentParser) -> None:
     """Declare the rollout that a command is about, and ``--attempt``."""
     parser.add_argument(
-        "rollout", type=not_empty, metavar="ROLLOUT", help="id, the unique beginning of one, or: latest"
+        "rollout",
+        type=not_empty,
+        metavar="ROLLOUT",
+        nargs="?",
+        default="latest",
+        help="id, the unique beginning of one, or: latest (default)",
     )
     parser.add_argument(
         "--attempt",

@@ -20,7 +20,30 @@ Advance = Callable[..., None]
 """Moves a bar by a number of steps, one if none is given."""
 
 
-_LOOKALIKES = {"├": "|", "└": "`", "│": "|", "─": "-", "→": ">", "…": "~", "µ": "u"}
+_LOOKALIKES = {
+    "├": "|",
+    "└": "`",
+    "│": "|",
+    "─": "-",
+    "→": ">",
+    "…": "~",
+    "µ": "u",
+    "·": ".",
+    "×": "x",
+    "✗": "x",
+    "✓": "+",
+    "■": "#",
+    "●": "@",
+    "◆": "%",
+    "○": "o",
+    "★": "*",
+    "▲": "!",
+    "▪": ":",
+    "⋮": ":",
+    "⟳": "&",
+    "━": "=",
+    "╍": "-",
+}
 """Characters of ours, and one of ASCII for each, so that tables keep their columns."""
 
 

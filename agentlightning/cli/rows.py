@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UsageError
@@ -14,6 +15,7 @@ from ..rows.reasons import explained
 from ..training.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
+from .call_numbers import call_numbers
 from .entry import DONE, NEGATIVE
 
 ANY_ROLE = "any"
@@ -84,16 +86,16 @@ async def _run(args: argparse.Namespace, policy: RowPolicy) -> int:
         resources = await resources_of(store, rollout)
     rows = build_rows(spans, policy, rollout=rollout, resources=resources)
     if args.json:
-        output.print_json(_as_json(rows))
+        output.print_json(_as_json(rows, call_numbers(spans)))
     else:
-        _print(rollout, attempt, rows, why=args.why)
+        _print(rollout, attempt, rows, call_numbers(spans), why=args.why)
     return DONE if rows else NEGATIVE
 
 
-def _as_json(rows: RowSet) -> dict[str, Any]:
+def _as_json(rows: RowSet, numbers: Mapping[str, int]) -> dict[str, Any]:
     return {
         "rows": [training_row(row) for row in rows],
-        "decisions": [_decision(decision) for decision in rows.decisions],
+        "decisions": [_decision(decision, numbers) for decision in rows.decisions],
         "unknown_rewards": [match.span.span_id for match in rows.unknown_rewards],
         "breaks": {cause.value: count for cause, count in rows.breaks.items()},
         "unproven": rows.unproven,
@@ -101,8 +103,9 @@ def _as_json(rows: RowSet) -> dict[str, Any]:
     }
 
 
-def _decision(decision: Decision) -> dict[str, Any]:
+def _decision(decision: Decision, numbers: Mapping[str, int]) -> dict[str, Any]:
     return {
+        "call": numbers.get(decision.span_id),
         "span_id": decision.span_id,
         "choice": decision.choice,
         "agent": decision.call.agent,
@@ -115,7 +118,9 @@ def _decision(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _print(rollout: Rollout, attempt: Attempt, rows: RowSet, *, why: bool) -> None:
+def _print(
+    rollout: Rollout, attempt: Attempt, rows: RowSet, numbers: Mapping[str, int], *, why: bool
+) -> None:
     tokens = output.count(rows.trained_tokens, "trained token")
     output.out(f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({attempt.status})")
     output.out(f"{output.count(len(rows), 'row')}, {tokens}")
@@ -130,7 +135,7 @@ def _print(rollout: Rollout, attempt: Attempt, rows: RowSet, *, why: bool) -> No
             f"without log-probabilities, which are not proven ({causes}); agl explain says what to add"
         )
     if why or not rows:
-        _print_why(rows)
+        _print_why(rows, numbers)
     else:
         output.say("agl rows --why says what became of each model call")
 
@@ -162,15 +167,16 @@ def _versions(row: TrainingRow) -> str:
     return str(oldest) if oldest == newest else f"{oldest} to {newest}"
 
 
-def _print_why(rows: RowSet) -> None:
+def _print_why(rows: RowSet, numbers: Mapping[str, int]) -> None:
     from . import terminal
 
     if rows.decisions:
         output.out()
         terminal.print_table(
-            ("SPAN", "AGENT", ">TOKENS", "USE", ">ROW", "PROMPT", "WHY"),
+            (">CALL", "SPAN", "AGENT", ">TOKENS", "USE", ">ROW", "PROMPT", "WHY"),
             [
                 (
+                    f"#{numbers[decision.span_id]}" if decision.span_id in numbers else "",
                     decision.span_id,
                     output.one_line(decision.call.agent, 24),
                     str(decision.tokens),

@@ -1,4 +1,4 @@
-"""``agl show``: the span tree of an attempt, with durations, tokens, rewards and flags."""
+"""``agl show``: the span tree of an attempt, with times, tokens, rewards and findings; or what its calls said."""
 
 from __future__ import annotations
 
@@ -6,41 +6,69 @@ import argparse
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..codec.attributes import is_late
-from ..emitter import get_rewards_from_span
-from ..rows.rewards import PRIMARY
-from ..semconv import ModelCallAttributes, SpanFlagAttributes
-from ..store.base import receipt_of
+from ..rows.rewards import find_final_reward, find_reward_spans
+from ..rows.training import GROUP_ID
+from ..store.base import LightningStore, receipt_of
 from ..types import Attempt, Receipt, Rollout, Span
 from . import lookup, options, output, receipts
+from .call_numbers import NumberedCall, numbered_calls, wanted_call
+from .folding import PAGE
 
-DEEPEST_DRAWN = 32
-"""Levels of the tree that are drawn by lines; below them the level is a number, so that no line is longer for it."""
-MAX_CHOICES = 1024
-"""Where the search for further choices of one call ends."""
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from .trace_view import View
 
 
 @dataclass(frozen=True)
-class Row:
-    """A span at its place in the tree."""
+class Found:
+    """Everything that is known of one attempt."""
 
-    span: Span
-    open: bool
-    guide: str
-    """``├─ `` and the like; ``(33) `` where the level is only numbered."""
+    rollout: Rollout
+    attempt: Attempt
+    attempts: int
+    ended: Sequence[Span]
+    """In the order of their numbers, late ones last."""
+    opened: Sequence[Span]
+    receipt: Receipt | None
+    calls: Sequence[NumberedCall]
+
+    @property
+    def begin(self) -> float:
+        """When the first span started; offsets are from here."""
+        return min((span.start_time or 0.0 for span in [*self.ended, *self.opened]), default=0.0)
 
 
 def add_parser(subparsers: options.Subparsers) -> None:
     """Declare the command."""
-    parser = options.command(subparsers, "show", run)
+    parser = options.command(
+        subparsers,
+        "show",
+        run,
+        details="Model calls are numbered by the time at which they started: #3 is the same call in agl rows and agl "
+        "explain. Tokens are those of the prompt → those of the answer; at is from the start of the first span. "
+        "A legend below the tree says what the other signs and words mean.",
+    )
     options.add_rollout(parser)
+    parser.add_argument(
+        "--messages", action="store_true", help="what was said in each model call, in place of the tree"
+    )
+    parser.add_argument(
+        "--call", type=int, metavar="N", help="model call N in full: messages, tools, settings, tokens"
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help=f"a line for each span; else repeats are folded beyond {PAGE} lines",
+    )
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the tree."""
+    """Print the tree, or what was said."""
     return asyncio.run(_run(args))
 
 
@@ -48,141 +76,153 @@ async def _run(args: argparse.Namespace) -> int:
     async with lookup.open_existing(args.store) as store:
         rollout = await lookup.find_rollout(store, args.rollout)
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
-        ended = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
-        opened = await store.query_open_spans(rollout.rollout_id, attempt.attempt_id)
-        late = await store.query_late_spans(rollout.rollout_id, attempt.attempt_id)
-        receipt = await receipt_of(store, rollout.rollout_id, attempt.attempt_id)
+        found = await read(store, rollout, attempt)
     if args.json:
-        output.print_json(_document(rollout, attempt, [*ended, *late], opened, receipt))
+        output.print_json(_document(found))
+    elif args.call is not None or args.messages:
+        _print_messages(found, args.call)
     else:
-        _print(rollout, attempt, list(tree([*ended, *late], opened)), receipt)
-        if not ended and not opened and not late:
-            output.say(
-                f"no span yet; agl explain {rollout.rollout_id}{options.again(args)} says why there may be none"
-            )
+        _print(found, args)
     return 0
 
 
-def _document(
-    rollout: Rollout,
-    attempt: Attempt,
-    ended: Sequence[Span],
-    opened: Sequence[Span],
-    receipt: Receipt | None,
-) -> dict[str, Any]:
-    spans = [{**span.model_dump(), "open": False, "late": is_late(span.attributes)} for span in ended]
-    spans += [{**span.model_dump(), "open": True, "late": False} for span in opened]
+async def read(store: LightningStore, rollout: Rollout, attempt: Attempt) -> Found:
+    """Read an attempt whole."""
+    ids = rollout.rollout_id, attempt.attempt_id
+    ended = [*await store.query_spans(*ids), *await store.query_late_spans(*ids)]
+    return Found(
+        rollout,
+        attempt,
+        len(await store.query_attempts(rollout.rollout_id)),
+        ended,
+        await store.query_open_spans(*ids),
+        await receipt_of(store, *ids),
+        numbered_calls(ended),
+    )
+
+
+def _document(found: Found) -> dict[str, Any]:
+    spans = [{**span.model_dump(), "open": False, "late": is_late(span.attributes)} for span in found.ended]
+    spans += [{**span.model_dump(), "open": True, "late": False} for span in found.opened]
+    receipt = found.receipt
     return {
-        "rollout": rollout.model_dump(exclude={"attempt"}),
-        "attempt": attempt.model_dump(),
+        "rollout": found.rollout.model_dump(exclude={"attempt"}),
+        "attempt": found.attempt.model_dump(),
         "receipt": receipt and {**receipt.model_dump(), "balanced": receipt.balanced, "whole": receipt.whole},
+        "calls": {str(call.number): call.span.span_id for call in found.calls},
         "spans": spans,
     }
 
 
-def tree(ended: Sequence[Span], opened: Sequence[Span]) -> Iterator[Row]:
-    """Yield the spans depth first, siblings by start; a span whose parent is not here is a root.
-
-    Parents that form a circle, as broken data may, are shown as roots once the rest is done.
-    """
-    # By time, then by number: an open span has no number yet (0).
-    spans = sorted([*ended, *opened], key=lambda span: (span.start_time or 0.0, span.sequence_id))
-    is_open = {span.span_id for span in opened}
-    present = {span.span_id for span in spans}
-    children: dict[str, list[Span]] = {}
-    for span in spans:
-        if span.parent_id in present:
-            children.setdefault(str(span.parent_id), []).append(span)
-    seen: set[str] = set()
-    roots = [span for span in spans if span.parent_id not in present]
-    # After the roots, all spans once more: what a circle of parents has kept from being reached begins a tree
-    # of its own.
-    for root in [*roots, *spans]:
-        todo: list[tuple[Span, str, str, int]] = [(root, "", "", 0)]
-        while todo:
-            span, guide, below, depth = todo.pop()
-            if span.span_id in seen:
-                continue
-            seen.add(span.span_id)
-            yield Row(span, span.span_id in is_open, guide)
-            inner = children.get(span.span_id, [])
-            # Reversed, since the last that is put on the stack is the first that is taken from it.
-            for place, child in reversed(list(enumerate(inner, 1))):
-                if depth >= DEEPEST_DRAWN:
-                    todo.append((child, f"{below}({depth + 1}) ", below, depth + 1))
-                    continue
-                last = place == len(inner)
-                lines = ("└─ ", "   ") if last else ("├─ ", "│  ")
-                todo.append((child, below + lines[0], below + lines[1], depth + 1))
+# ---------------------------------------------------------------------- for people
 
 
-def tokens(span: Span) -> tuple[int, int] | None:
-    """Return how many tokens went in and came out (all choices), or ``None`` where the span does not say."""
-    attributes = span.attributes
-    prompt = attributes.get(ModelCallAttributes.PROMPT_TOKEN_IDS.value)
-    answers = []
-    for index in range(MAX_CHOICES):
-        ids = attributes.get(ModelCallAttributes.RESPONSE_TOKEN_IDS.at(index))
-        if ids is None:
-            break
-        answers.append(ids)
-    # The ids themselves; the server's own count only where there are none.
-    if isinstance(prompt, list) and answers:
-        return len(prompt), sum(len(ids) for ids in answers)
-    used = attributes.get("gen_ai.usage.input_tokens"), attributes.get("gen_ai.usage.output_tokens")
-    return (int(used[0] or 0), int(used[1] or 0)) if any(used) else None
-
-
-def notes(row: Row) -> str:
-    """Return what stands out: rewards, errors, token capture, flags."""
-    span, attributes = row.span, row.span.attributes
-    words = [
-        f"reward {'' if reward.name == PRIMARY else f'{reward.name} '}{output.number(reward.value)}"
-        for reward in get_rewards_from_span(span)
-    ]
-    capture = attributes.get(ModelCallAttributes.TOKEN_CAPTURE.value)
-    if capture:
-        words.append("tokens valid" if capture == "valid" else f"tokens {capture}")
-    if span.status.status_code == "ERROR":
-        words.append(f"ERROR {output.one_line(span.status.description or '', 50)}".rstrip())
-    words += ["open"] if row.open else []
-    words += ["late"] if is_late(attributes) or attributes.get(SpanFlagAttributes.LATE.value) else []
-    words += ["partial"] if attributes.get(ModelCallAttributes.PARTIAL.value) else []
-    words += ["redacted"] if attributes.get(SpanFlagAttributes.REDACTED.value) else []
-    untrainable = attributes.get(SpanFlagAttributes.UNTRAINABLE.value)
-    words += [f"untrainable ({untrainable})"] if untrainable else []
-    lost = attributes.get(SpanFlagAttributes.DROPPED_ATTRIBUTES.value)
-    words += [f"{lost} attributes lost"] if lost else []
-    return ", ".join(words)
-
-
-def _print(rollout: Rollout, attempt: Attempt, rows: list[Row], receipt: Receipt | None) -> None:
+def _print(found: Found, args: argparse.Namespace) -> None:
     from . import terminal
 
-    mode = f", {rollout.mode}" if rollout.mode else ""
-    task = rollout.input if isinstance(rollout.input, str) else output.to_json(rollout.input)
-    output.out(f"rollout {rollout.rollout_id} ({rollout.status}{mode})  {output.one_line(task, 60)}")
-    output.out(f"attempt {attempt.sequence_id}, {attempt.attempt_id} ({attempt.status})")
-    output.out()
-    if rows:
-        # Offsets are from the first span and not from the start of the attempt, which may have waited for a
-        # worker.
-        begin = min(row.span.start_time or 0.0 for row in rows)
-        terminal.print_table(
-            ("SPAN", ">AT", ">TOOK", ">TOKENS", "NOTES"), [_cells(row, begin) for row in rows], wrap="NOTES"
-        )
-        output.out()
-    output.out(f"receipt {receipts.line(receipt)}")
+    view = view_of(found, terminal.width(), everything=args.all)
+    terminal.print_lines(page(found, view))
+    output.out(f"receipt  {receipts.line(found.receipt)}")
+    again, rollout_id = options.again(args), found.rollout.rollout_id
+    if not view.spans:
+        output.say(f"no span yet; agl explain {rollout_id}{again} says why there may be none")
+    elif view.folded:
+        output.say(f"{view.spans:,} spans; --all shows each on a line of its own")
 
 
-def _cells(row: Row, begin: float) -> tuple[str, str, str, str, str]:
-    span = row.span
-    took = span.end_time - span.start_time if span.end_time and span.start_time else None
-    used = tokens(span)
-    return (
-        row.guide + output.one_line(span.name, 50),
-        f"+{output.seconds((span.start_time or begin) - begin)}",
-        "…" if row.open else output.seconds(took),
-        f"{used[0]} → {used[1]}" if used else "",
-        notes(row),
+def view_of(found: Found, width: int | None, *, everything: bool = False) -> View:
+    """Return what draws the tree of an attempt."""
+    from .trace_view import Trace, View
+
+    return View(Trace(found.ended, found.opened, found.calls), width=width, everything=everything)
+
+
+def page(found: Found, view: View) -> Iterator[Text]:
+    """Yield the lines above the receipt: what the rollout is about, the tree, the legend."""
+    from rich.text import Text
+
+    yield from heading(found, view.width)
+    yield Text()
+    if view.spans:
+        yield from view.lines()
+        yield Text()
+        yield from view.legend()
+
+
+def heading(found: Found, width: int | None) -> Iterator[Text]:
+    """Yield what the rollout is about, how it ended, and its figures."""
+    from rich.text import Text
+
+    from . import terminal
+    from .trace_view import joined, tokens_of
+
+    rollout, attempt = found.rollout, found.attempt
+    yield Text(output.one_line(title(rollout), 200), style="bold")
+    reward = find_final_reward(found.ended)
+    used = [pair for call in found.calls if call.record is not None and (pair := tokens_of(call.record))]
+    group = group_of(rollout)
+    style = terminal.STYLES.get
+    parts = [
+        (rollout.status, style(rollout.status, "")),
+        (_reward(found, reward), "bold yellow"),
+        (rollout.mode or "", ""),
+        (f"group {group}" if group else "", ""),
+        (_attempt(found), style(attempt.status, "") if attempt.status != rollout.status else ""),
+        (output.count(len(found.calls), "model call") if found.calls else "", ""),
+        (f"{sum(p for p, _ in used):,} → {sum(a for _, a in used):,} tokens" if used else "", ""),
+        (rollout.rollout_id, "dim"),
+    ]
+    yield from joined(
+        [Text(output.one_line(text, 80), style=look) for text, look in parts if text], " · ", width
     )
+
+
+def _attempt(found: Found) -> str:
+    attempt = found.attempt
+    other = f", {attempt.status}" if attempt.status != found.rollout.status else ""
+    of = f" of {found.attempts}" if found.attempts > 1 else ""
+    return f"attempt {attempt.sequence_id}{of}{other}"
+
+
+def _reward(found: Found, reward: float | None) -> str:
+    if reward is not None:
+        return f"reward {output.number(reward)}"
+    return "reward unscored" if find_reward_spans(found.ended) else ""
+
+
+def title(rollout: Rollout) -> str:
+    """Return what a person calls a rollout: the name that it was given, else what it is about, else its id."""
+    name = (rollout.metadata or {}).get("name")
+    return name if isinstance(name, str) and name.strip() else task(rollout) or rollout.rollout_id
+
+
+def task(rollout: Rollout) -> str:
+    """Return the input of a rollout as a text; a mapping with one text is that text."""
+    given = rollout.input
+    if isinstance(given, dict):
+        texts = [value for value in given.values() if isinstance(value, str)]
+        if len(texts) == 1:
+            return texts[0]
+    if given is None or isinstance(given, str):
+        return given or ""
+    return output.to_json(given)
+
+
+def group_of(rollout: Rollout) -> str:
+    """Return the group whose rewards are compared with each other, as it was named; empty where none was."""
+    found = (rollout.metadata or {}).get(GROUP_ID)
+    return "" if found is None else str(found)
+
+
+def _print_messages(found: Found, number: int | None) -> None:
+    from . import conversation, terminal
+
+    if number is not None:
+        lines = conversation.one_call(wanted_call(found.calls, number), found.begin)
+    else:
+        terminal.print_lines(heading(found, terminal.width()))
+        output.out()
+        lines = conversation.all_calls(found.calls, found.begin)
+    terminal.print_lines(lines, hang=conversation.GUTTER)
+    if number is None and not found.calls:
+        output.say("no model call was recorded; agl explain says why that may be")

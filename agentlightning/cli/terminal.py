@@ -1,4 +1,4 @@
-"""Tables and progress bars for people; the only module that loads ``rich``."""
+"""Tables, lines and progress bars for people; what prints them, with what ``rich`` is asked for."""
 
 from __future__ import annotations
 
@@ -50,6 +50,29 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Raise again what was raised."""
         raise BrokenPipeError from None
+
+
+def width() -> int | None:
+    """Return the columns of the terminal, or ``None`` where the output is none and nobody has said how wide it is."""
+    if not sys.stdout.isatty() and "COLUMNS" not in environ:
+        return None
+    # Also reads COLUMNS; rich would take COLUMNS=0 for a terminal without room, and print nothing.
+    return max(NARROWEST, shutil.get_terminal_size((PIPE_WIDTH, 25)).columns)
+
+
+def print_lines(lines: Iterable[Text], *, hang: int = 0) -> None:
+    """Print lines of styled text; what is wider than the terminal goes on below, ``hang`` columns from the left."""
+    columns = width()
+    console = _Console(width=columns or PIPE_WIDTH, highlight=False)
+    for line in lines:
+        if columns is None or line.cell_len <= columns:
+            console.print(line, soft_wrap=True)
+            continue
+        hang = min(hang, columns // 2)
+        head, body = line[:hang], line[hang:]
+        for place, row in enumerate(body.wrap(console, columns - hang, overflow="fold")):
+            row.rstrip()
+            console.print((head if place == 0 else Text(" " * hang)) + row, soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: str = "") -> None:

@@ -78,26 +78,29 @@ def test_an_empty_answer_says_what_to_do_next(sample: Sample) -> None:
 
 
 def test_show_draws_the_tree_with_durations_tokens_and_rewards(sample: Sample) -> None:
-    done = agl("show", sample.solved, "--store", sample.url)
+    done = agl("show", sample.solved, "--store", sample.url, columns=90)
     assert done.code == 0
-    assert (
-        lines(done.out)[0] == f'rollout {sample.solved} (succeeded, train) {{"question": "What is 2 + 3?"}}'
-    )
-    assert lines(done.out)[4:] == [
-        "rollout +0 1.5 s",
-        "├─ chat tiny +0 300 ms 3 → 2 tokens valid",
-        "├─ add +400 ms 20 µs",
-        "├─ chat tiny +500 ms 250 ms 6 → 1 tokens valid",
-        "└─ agentlightning.annotation +1.0 s 0 reward 1",
+    assert lines(done.out) == [
+        "What is 2 + 3?",
+        f"succeeded · reward 1 · train · attempt 1 · 2 model calls · 9 → 3 tokens · {sample.solved}",
+        "tokens at took",
+        "· rollout +0 1.5 s",
+        "├─ ● chat tiny #1 add(2, 3) 3 → 2 +0 300 ms",
+        "├─ · add +400 ms 20 µs",
+        "├─ ● chat tiny #2 5 6 → 1 +500 ms 250 ms",
+        "└─ ★ reward 1 +1.0 s",
+        "● model call ★ reward · other tokens: prompt → answer",
         "receipt 5 started = 5 stored + 0 dropped + 0 open",
     ]
 
 
 def test_show_flags_what_stands_out(sample: Sample) -> None:
-    assert "late, redacted" in agl("show", sample.retried, "--store", sample.url).out
-    assert "ERROR no such tool" in agl("show", sample.retried, "--attempt", "1", "--store", sample.url).out
+    late = lines(agl("show", sample.retried, "--store", sample.url).out)
+    assert any("late redacted" in line for line in late)
+    assert any(line.startswith("redacted the redaction rules masked") for line in late)
+    assert "✗ no such tool" in agl("show", sample.retried, "--attempt", "1", "--store", sample.url).out
     cut = agl("show", sample.cut, "--store", sample.url).out
-    assert "└─ endless +50 ms … open" in lines(cut)
+    assert any(line.startswith("└─ · endless open +50 ms …") for line in lines(cut))
     assert "4 started = 1 stored + 2 dropped (queue_full 2) + 1 open; truncated: the tail is missing" in cut
 
 

@@ -98,7 +98,7 @@ def test_late_calls_are_shown_explained_and_trained_only_where_they_are_asked_fo
     made = build(tmp_path)
     asyncio.run(add_late_call(made))
 
-    assert "tokens valid, late" in agl("show", made.solved, "--store", made.url).out
+    assert "#3  late" in agl("show", made.solved, "--store", made.url).out
     document = json.loads(agl("show", made.solved, "--json", "--store", made.url).out)
     assert [span["span_id"] for span in document["spans"] if span["late"]] == ["f" * 16]
     assert "left out: late" in agl("explain", made.solved, "--store", made.url).out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 import re
 import subprocess
@@ -17,7 +18,7 @@ from cli_sample import agl
 
 import agentlightning.logging as agl_logging
 from agentlightning._printable import printable
-from agentlightning.cli.show import tree
+from agentlightning.cli import folding
 from agentlightning.semconv import ModelCallAttributes, SpanFlagAttributes
 from agentlightning.store.registry import open_store
 from agentlightning.types import Span, TraceStatus
@@ -28,6 +29,8 @@ COMMANDS = (
     ("rollouts",),
     ("show", "latest"),
     ("show", "latest", "--json"),
+    ("show", "--messages"),
+    ("show", "--call", "1"),
     ("explain", "latest"),
     ("explain", "latest", "--json"),
     ("rows", "latest", "--why"),
@@ -55,6 +58,10 @@ def _fill(url: str) -> None:
             call = Span.from_attributes(
                 attributes={
                     "gen_ai.request.model": EVIL,
+                    "gen_ai.input.messages": json.dumps(
+                        [{"role": EVIL, "content": EVIL, "tool_calls": [EVIL]}]
+                    ),
+                    "gen_ai.output.messages": json.dumps([{"role": "assistant", "content": EVIL}]),
                     "gen_ai.response.id": EVIL,
                     ModelCallAttributes.TOKEN_CAPTURE.value: f"invalid({EVIL})",
                     SpanFlagAttributes.UNTRAINABLE.value: EVIL,
@@ -107,7 +114,7 @@ def test_a_shown_escape_says_which_character_it_is() -> None:
         assert printable(text) == text
 
 
-def test_the_guides_of_a_deep_trace_are_as_long_as_those_of_a_shallow_one() -> None:
+def test_a_trace_that_is_nested_deeper_than_python_is_drawn_whole() -> None:
     spans = [
         Span.from_attributes(
             attributes={}, name=f"s{level}", span_id=f"{level:016x}", start_time=float(level)
@@ -116,12 +123,10 @@ def test_the_guides_of_a_deep_trace_are_as_long_as_those_of_a_shallow_one() -> N
     ]
     for outer, inner in pairwise(spans):
         inner.parent_id = outer.span_id
-    rows = list(tree(spans, []))
-    assert [row.span.name for row in rows] == [span.name for span in spans]
-    assert max(len(row.guide) for row in rows) < 120
-    assert rows[3].guide == "      └─ "
-    assert rows[-1].guide.strip() == "(9999)"
-    assert len({len(row.guide) for row in rows[5_000:]}) == 1
+    shown = list(folding.drawn(folding.whole(folding.tree(spans, []))))
+    assert [line.item.nodes[0].span.name for line in shown] == [span.name for span in spans]
+    assert [line.depth for line in shown] == list(range(10_000))
+    assert max(len(line.open_levels) for line in shown) < 100
 
 
 def test_the_program_is_imported_without_rich_to_print_an_error() -> None:

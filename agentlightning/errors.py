@@ -25,6 +25,8 @@
     ├── UnknownStoreScheme (ValueError)
     ├── TracerError (RuntimeError)
     │   ├── TracerNotReady
+    │   ├── RolloutEnded
+    │   ├── SpansNotKept
     │   └── ActiveTracerError (ValueError)
     ├── NotExportable (ValueError)
     ├── MisalignedWriteBack (ValueError)
@@ -205,6 +207,18 @@ class TracerNotReady(TracerError):
     """``trace_context`` before ``init_worker`` (or after ``teardown_worker``)."""
 
     code = "tracer_not_ready"
+
+
+class RolloutEnded(TracerError):
+    """A reward for a rollout whose block has been left."""
+
+    code = "rollout_ended"
+
+
+class SpansNotKept(TracerError):
+    """Rows were asked of what a process keeps in memory, and it does not keep all spans of the attempt."""
+
+    code = "spans_not_kept"
 
 
 class ActiveTracerError(TracerError, ValueError):

@@ -21,6 +21,9 @@ AGL_UNCAPTURED = "agentlightning.uncaptured"
 AGL_VIRTUAL = "agentlightning.virtual"
 AGL_WRITE_BACK = "agentlightning.write_back"
 
+GROUP_ID = "group_id"
+"""Key in ``Rollout.metadata``: rollouts with the same value are samples of one task, and share a baseline."""
+
 
 class LightningResourceAttributes(Enum):
     """Where a span belongs."""

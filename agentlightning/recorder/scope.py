@@ -157,6 +157,8 @@ class Body:
         self.is_mixed = False
         """Opened by a generator while another one was open around it: their context may have been handed to threads and
         tasks by either."""
+        self.is_apart = False
+        """Its steps have a context of their own: whatever has that was started by one of them."""
         self.opened_by: object = None
         """The task or thread that opened it; ``None`` once it is over. All others inherit it."""
         self.opened_at = 0
@@ -218,12 +220,18 @@ class Trace:
         self.spans: list[FinishedSpan] | None = []
         """``None`` once nobody can ask any more."""
         self.bytes = 0
+        self.is_cut = False
+        """There was no room for some."""
 
     def add(self, finished: FinishedSpan, max_bytes: int) -> None:
         """Keep a span, if there is room and somebody can still ask."""
-        if self.spans is not None and self.bytes + finished.size <= max_bytes:
-            self.bytes += finished.size
-            self.spans.append(finished)
+        if self.spans is None:
+            return
+        if self.bytes + finished.size > max_bytes:
+            self.is_cut = True
+            return
+        self.bytes += finished.size
+        self.spans.append(finished)
 
 
 class Scope:

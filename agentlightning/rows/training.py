@@ -22,6 +22,7 @@ from typing import Any, overload
 from .._frozen import maker
 from ..dialects.distribution import Why, forced_tokens, temperature_of, truncation_of
 from ..dialects.model_call import Choice, PolicySpan
+from ..semconv import GROUP_ID
 from ..types import Rollout, SpanLike
 from ..types.resources import Resource
 from .analysis import Analysis, analyse
@@ -35,8 +36,6 @@ from .outcome import Outcome, Rewards, StepReward, rewards_of
 from .policy import Decision, RowPolicy, Use, models_of, untrained, version_number
 from .reasons import CallReason, Code, TraceReason, explained, naming, with_detail
 
-GROUP_ID = "group_id"
-"""Key in ``Rollout.metadata``: rollouts with the same value are samples of one task, and share a baseline."""
 _TRAIN_ALL = RowPolicy()
 
 

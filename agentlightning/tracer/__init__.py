@@ -9,7 +9,6 @@ from .. import _lazy
 if TYPE_CHECKING:
     from ..integrations.agentops.tracer import AgentOpsTracer as AgentOpsTracer
     from ..recorder.settings import WriterSettings as WriterSettings
-    from .base import TraceContext as TraceContext
     from .base import Tracer as Tracer
     from .base import clear_active_tracer as clear_active_tracer
     from .base import get_active_tracer as get_active_tracer
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from .base import with_active_tracer_context as with_active_tracer_context
     from .call_labels import role as role
     from .call_labels import trainable as trainable
+    from .contexts import TraceContext as TraceContext
     from .dummy import DummySpanRecordingContext as DummySpanRecordingContext
     from .dummy import DummyTracer as DummyTracer
     from .exporter import LightningSpanExporter as LightningSpanExporter
@@ -30,13 +30,13 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "agentlightning.integrations.agentops.tracer": ("AgentOpsTracer",),
         "agentlightning.recorder.settings": ("WriterSettings",),
         ".base": (
-            "TraceContext",
             "Tracer",
             "clear_active_tracer",
             "get_active_tracer",
             "set_active_tracer",
             "with_active_tracer_context",
         ),
+        ".contexts": ("TraceContext",),
         ".dummy": ("DummySpanRecordingContext", "DummyTracer"),
         ".exporter": ("LightningSpanExporter",),
         ".call_labels": ("role", "trainable"),

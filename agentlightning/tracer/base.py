@@ -14,24 +14,33 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from opentelemetry import context as otel_context
 
 from ..errors import ActiveTracerError
+from ..store.base import UNSET, Unset
 from ..types.parallel import ParallelWorkerBase
+from .contexts import TraceContext
+from .rollouts import RolloutContext, rollout_context, rollout_metadata
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
-    from ..types import Attributes, Span, SpanCoreFields, SpanRecordingContext, TraceStatus
+    from ..types import (
+        Attributes,
+        RolloutConfig,
+        RolloutMode,
+        Span,
+        SpanCoreFields,
+        SpanRecordingContext,
+        TaskInput,
+        TraceStatus,
+    )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _ACTIVE_KEY = otel_context.create_key("agentlightning-active-tracer")
-
-
-class TraceContext(AbstractContextManager["Any"], AbstractAsyncContextManager["Any"]):
-    """What ``trace_context`` returns: serves ``with`` and ``async with`` alike."""
 
 
 class Tracer(ParallelWorkerBase):
@@ -57,6 +66,94 @@ class Tracer(ParallelWorkerBase):
     ) -> TraceContext:
         """Record everything inside under one attempt; for ``with`` and ``async with``."""
         raise NotImplementedError(f"{type(self).__name__} has no trace_context")
+
+    @overload
+    def rollout(self, task: Callable[P, T], /) -> Callable[P, T]: ...
+    @overload
+    def rollout(
+        self,
+        task: TaskInput | Unset = UNSET,
+        *,
+        name: str | None = None,
+        group: str | None = None,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        store: LightningStore | None = None,
+    ) -> RolloutContext: ...
+    def rollout(
+        self,
+        task: TaskInput | Unset = UNSET,
+        *,
+        name: str | None = None,
+        group: str | None = None,
+        mode: RolloutMode | None = None,
+        resources_id: str | None = None,
+        config: RolloutConfig | None = None,
+        metadata: dict[str, Any] | None = None,
+        store: LightningStore | None = None,
+    ) -> Any:
+        """Record one rollout with one attempt: a ``with`` or ``async with`` block, or each call of a function.
+
+        ``with tracer.rollout(task) as rollout:``, ``async with tracer.rollout(task) as rollout:``, ``@tracer.rollout``,
+        ``@tracer.rollout(group="7", mode="train")``. The rollout is started in the store, what starts inside is
+        recorded under its attempt as :meth:`trace_context` says, and its status tells how the body was left:
+
+        * ``succeeded`` at its end, by ``return``, ``break`` or ``sys.exit()`` with code 0, and where whoever reads a
+          generator stops early;
+        * ``failed`` by an exception, which goes on, and by ``sys.exit`` with another code. Where ``config`` grants a
+          retry, the rollout is queued again;
+        * ``cancelled`` where its task is cancelled, and by ``KeyboardInterrupt``.
+
+        A status that somebody else has set meanwhile stands. The functions that it decorates may be plain ones,
+        coroutines, generators and asynchronous generators, and plain ones that return one of these: the rollout then
+        ends with what they return. The rollout of a generator begins with its first step. A decorated function may be
+        defined before ``init_worker``.
+
+        Args:
+            task: What the rollout is about: its ``input``. Default: of a function, its only argument, or its arguments
+                by name, without ``self``; of what JSON cannot say, the type alone. Of a block: its name.
+            name: Name of the root span, and in listings; default: the function's, else ``rollout``.
+            group: Rollouts of one group are each other's baseline; it is kept as ``metadata["group_id"]``.
+            mode: What it is for: ``train``, ``val`` or ``test``.
+            resources_id: What it runs with; default: the latest resources, if there are any.
+            config: How long an attempt may take, and when it is tried again.
+            metadata: Whatever else is to be known of it.
+            store: Default: the store of ``init_worker``. Without any, spans are kept in memory.
+
+        Returns:
+            A context manager that yields a ``TraceHandle``: ``rollout_id``, ``attempt_id``, ``reward()``, ``spans()``
+            and ``rows()``. It is also a decorator.
+
+        Raises:
+            InvalidArgument, ResourcesNotFound: When the block begins, of what was given here. What else a store raises
+                keeps no agent from its work: see :meth:`trace_context`.
+            ContextArgumentsError: ``group`` and ``metadata`` name different groups, or a block begins twice.
+            TracerNotReady: A block begins before ``init_worker``.
+        """
+        start = {"mode": mode, "resources_id": resources_id, "config": config}
+
+        def opened(about: TaskInput | Unset, of_function: str | None) -> TraceContext:
+            named = name or of_function
+            given: dict[str, Any] = {key: value for key, value in start.items() if value is not None}
+            kept = rollout_metadata(metadata, group, named)
+            if kept:
+                given["metadata"] = kept
+            given["input"] = {"name": named or "rollout"} if about is UNSET else about
+            return self._new_rollout(named or "rollout", store, given)
+
+        return rollout_context(opened, task)
+
+    def _new_rollout(self, name: str, store: LightningStore | None, start: dict[str, Any]) -> TraceContext:
+        """Return the context of one rollout, which is started when it is entered.
+
+        Args:
+            name: Name of its root span.
+            store: Default: the store of ``init_worker``.
+            start: Arguments for ``start_rollout``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no rollout")
 
     def get_last_trace(self) -> list[Span]:
         """Return the spans of the last finished ``trace_context`` of this tracer."""

@@ -6,14 +6,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..codec.attributes import format_exception_attributes
+from ..rows.rewards import reward_dimensions
 from ..types import Attributes, Span, SpanCoreFields, StatusCode, TraceStatus
 from ..types.attributes import to_attributes
-from .base import TraceContext, Tracer
+from .base import Tracer
+from .contexts import TraceContext
 
 if TYPE_CHECKING:
+    from ..rows.policy import RowPolicy
+    from ..rows.training import RowSet
     from ..store.base import LightningStore
 
 
@@ -107,20 +111,47 @@ class DummyTracer(Tracer):
         del name, store, rollout_id, attempt_id
         return _NothingRecorded(self)
 
+    def _new_rollout(self, name: str, store: LightningStore | None, start: dict[str, Any]) -> TraceContext:
+        del name, store, start
+        return _NothingRecorded(UnrecordedRollout())
+
     def get_last_trace(self) -> list[Span]:
         """Return nothing: nothing was recorded."""
         return []
 
 
+class UnrecordedRollout:
+    """What ``rollout`` yields where nothing is recorded: a rollout without ids, spans and rows."""
+
+    rollout_id = attempt_id = ""
+
+    def reward(
+        self, reward: float | dict[str, Any], *, primary_key: str | None = None, attributes: Any = None
+    ) -> None:
+        """Check a reward as a tracer does that records it."""
+        del attributes
+        reward_dimensions(reward, primary_key)
+
+    def spans(self) -> list[Span]:
+        """Return nothing."""
+        return []
+
+    def rows(self, policy: RowPolicy | None = None) -> RowSet:
+        """Return no rows."""
+        from ..rows.training import build_rows  # loads what makes rows, which most agents never ask for
+
+        return build_rows((), policy)
+
+
 class _NothingRecorded(TraceContext):
-    def __init__(self, tracer: DummyTracer) -> None:
-        self._tracer = tracer
+    def __init__(self, yields: DummyTracer | UnrecordedRollout) -> None:
+        self._yields = yields
 
-    def __enter__(self) -> DummyTracer:
-        return self._tracer
+    def __enter__(self) -> DummyTracer | UnrecordedRollout:
+        return self._yields
 
-    async def __aenter__(self) -> DummyTracer:
-        return self._tracer
+    async def __aenter__(self) -> DummyTracer | UnrecordedRollout:
+        return self._yields
 
     def __exit__(
         self,

@@ -50,6 +50,12 @@ class Generators:
             scope.body.generator = opener
             self.scopes[opener] = [*self.scopes.get(opener, ()), scope]
 
+    def goes_on_in(self, scope: Scope, frame: FrameType) -> None:
+        """Note that a scope is current only while this frame runs, in a context that nothing else has."""
+        self.closed(scope)
+        scope.body.generator, scope.body.is_apart = frame, True
+        self.scopes[frame] = [*self.scopes.get(frame, ()), scope]
+
     def closed(self, scope: Scope) -> None:
         """Forget a scope."""
         frame, scope.body.generator = scope.body.generator, None

@@ -12,15 +12,17 @@ import inspect
 import logging
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..dialects.raw_call import Endpoint
+from .endings import end_attempt
 from .questions import Questions
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
+    from ..types import AttemptedRollout, Rollout
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ class Opened(NamedTuple):
     """The rollout and attempt that were started; ``None`` where the caller named them."""
     endpoints: list[Endpoint] | None
     """Model endpoints of the rollout; ``None`` where nobody asked for them."""
+    rollout: Rollout | None = None
+    """The rollout that was started."""
 
 
 class Opening:
@@ -44,7 +48,7 @@ class Opening:
 
     Args:
         store: Whom to ask.
-        name: Name of the rollout to start; ``None`` where none is to be started.
+        start: Arguments for ``start_rollout``; ``None`` where none is to be started.
         questions: Where stores are asked.
         endpoints_of: Finds the endpoints of the rollout that was started, or of the caller's where its argument is
             ``None``; ``None`` where nobody asks for them.
@@ -53,12 +57,12 @@ class Opening:
     def __init__(
         self,
         store: LightningStore,
-        name: str | None,
+        start: Mapping[str, Any] | None,
         endpoints_of: Callable[[str | None], Awaitable[list[Endpoint]]] | None,
         questions: Questions,
     ) -> None:
         self._store = store
-        self._name = name
+        self._start = start
         self._endpoints_of = endpoints_of
         self._started: tuple[str, str] | None = None
         self._first = [True]
@@ -91,14 +95,15 @@ class Opening:
 
     async def _ask(self) -> Opened:
         ids: tuple[str, str] | None = None
-        if self._name is not None:
-            started = await self._store.start_rollout(input={"name": self._name})
+        started: AttemptedRollout | None = None
+        if self._start is not None:
+            started = await self._store.start_rollout(**self._start)
             ids = self._started = started.rollout_id, started.attempt.attempt_id
             if not self._comes_first():  # nobody waits any more
                 await self._cancel()
                 return Opened(ids, None)
         endpoints = None if self._endpoints_of is None else await self._endpoints_of(ids[0] if ids else None)
-        return Opened(ids, endpoints)
+        return Opened(ids, endpoints, started)
 
     def _abandon(self) -> None:
         if not self._comes_first():  # it has started
@@ -113,7 +118,7 @@ class Opening:
     async def _cancel(self) -> None:
         assert self._started is not None
         try:
-            await self._store.update_rollout(self._started[0], status="cancelled")
+            await end_attempt(self._store, *self._started, "cancelled")
         except Exception as error:  # noqa: BLE001 - a store may raise anything
             _log.warning("rollout %s could not be cancelled: %r", self._started[0], error)
 

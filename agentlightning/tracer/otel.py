@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -17,21 +17,38 @@ from opentelemetry import trace
 from .. import _lazy, types
 from .._garbage import collector_paused
 from .._handover import Future
-from ..codec.attributes import format_exception_attributes, sanitize_attributes
+from ..codec.attributes import flatten_attributes, format_exception_attributes, sanitize_attributes
 from ..dialects.raw_call import Endpoint
 from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
-from ..errors import ConfigurationError, ContextArgumentsError, TracerNotReady
+from ..errors import (
+    ConfigurationError,
+    ContextArgumentsError,
+    InvalidArgument,
+    ResourcesNotFound,
+    RolloutEnded,
+    SpansNotKept,
+    TracerNotReady,
+)
 from ..instrumentation.guard import Policy
 from ..pipeline.chain import NO_STAGES, Chain
 from ..pipeline.policy import RedactionPolicy, redaction_policy, stages_of
 from ..pipeline.tags import Tagging
-from ..recorder.scope import FinishedSpan, Scope, context_with_scope, live_context
+from ..recorder.scope import (
+    ATTEMPT_KEY,
+    ROLLOUT_KEY,
+    FinishedSpan,
+    Scope,
+    context_with_scope,
+    live_context,
+)
 from ..recorder.settings import WriterSettings
 from ..recorder.store_writes import within
-from ..semconv import SpanFlagAttributes
+from ..semconv import AGL_ANNOTATION, SpanFlagAttributes
 from ..types.attributes import to_attributes
 from ..types.ids import new_attempt_id, new_rollout_id
-from .base import TraceContext, context_with_active_tracer
+from .base import context_with_active_tracer
+from .contexts import TraceContext
+from .endings import Ending, end_attempt, ending_of
 from .event_loops import in_event_loop, wait_for_future
 from .known_endpoints import RESOURCES_TIMEOUT, Endpoints, KnownEndpoints, resource_endpoints
 from .opening import Opened, Opening, patience
@@ -45,8 +62,10 @@ from .workers import (
 )
 
 if TYPE_CHECKING:
+    from ..rows.policy import RowPolicy
+    from ..rows.training import RowSet
     from ..store.base import LightningStore
-    from ..types import Attributes, Receipt, Span, SpanCoreFields, StatusCode, TraceStatus
+    from ..types import Attributes, Receipt, Rollout, Span, SpanCoreFields, StatusCode, TraceStatus
     from .processor import LightningSpanProcessor
     from .recording import Recording
 
@@ -252,7 +271,13 @@ class OtelTracer(RecordingTracer):
                 "trace_context has ids but no store: pass store=, or give one to init_worker"
             )
         ids = (rollout_id, attempt_id) if rollout_id is not None and attempt_id is not None else None
-        return _TraceContext(self, self._ready(), name or "rollout", store or self._store, ids)
+        name = name or "rollout"
+        return _TraceContext(
+            self, self._ready(), name, store or self._store, ids or {"input": {"name": name}}
+        )
+
+    def _new_rollout(self, name: str, store: LightningStore | None, start: dict[str, Any]) -> _TraceContext:
+        return _TraceContext(self, self._ready(), name, store or self._store, start, refuses_arguments=True)
 
     def get_last_trace(self) -> list[Span]:
         """Return the spans of the ``trace_context`` that ended last."""
@@ -326,10 +351,19 @@ class OtelTracer(RecordingTracer):
 class TraceHandle(trace.Tracer):
     """What ``trace_context`` yields: 0.2's ``spans()`` and 0.3's OpenTelemetry tracer, in one."""
 
-    def __init__(self, processor: LightningSpanProcessor, tracer: trace.Tracer, scope: Scope) -> None:
+    def __init__(
+        self,
+        processor: LightningSpanProcessor,
+        tracer: trace.Tracer,
+        scope: Scope,
+        inside: otel_context.Context,
+        rollout: Rollout | None,
+    ) -> None:
         self._processor = processor
         self._tracer = tracer
         self._scope = scope
+        self._inside = inside
+        self._rollout = rollout
         self._entries: list[FinishedSpan] = scope.trace.spans if scope.trace.spans is not None else []
         # The tracer's own, so that no span pays for a call in between.
         self.start_span = tracer.start_span  # type: ignore[method-assign]
@@ -348,6 +382,60 @@ class TraceHandle(trace.Tracer):
     def spans(self) -> list[Span]:
         """Return the finished spans so far, in the order in which they ended, as this process saw them."""
         return self._processor.spans_of(self._entries)
+
+    def rows(self, policy: RowPolicy | None = None) -> RowSet:
+        """Return the training rows of the finished spans so far, as this process saw them; see ``build_rows``.
+
+        What other processes have recorded of the attempt is in the store alone, and so is the word that an attempt is
+        complete: ``build_rows(await store.query_spans(…))`` and ``agentlightning.training.wait_sealed`` read it there.
+
+        Raises:
+            SpansNotKept: There were more spans than this process keeps in memory.
+        """
+        if self._scope.trace.is_cut:
+            raise SpansNotKept(
+                f"rollout {self.rollout_id} has more spans than this process keeps in memory; read them from the "
+                "store: build_rows(await store.query_spans(rollout_id, attempt_id))"
+            )
+        from ..rows.training import build_rows  # loads what makes rows, which most agents never ask for
+
+        return build_rows(self.spans(), policy, rollout=self._rollout)
+
+    def reward(
+        self,
+        reward: float | dict[str, Any],
+        *,
+        primary_key: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record a reward of this attempt, also inside of another one's block and from any thread.
+
+        It only puts a span into the queue, so there is nothing to await, in ``async with`` either: a coroutine that
+        somebody forgets to await would be a reward that is lost.
+
+        Args:
+            reward: A number, or name → number; see ``emit_reward``.
+            primary_key: With named rewards, the one that counts.
+            attributes: Such as ``reward_target(…)``; default: it is for the rollout.
+
+        Raises:
+            RolloutEnded: The block has been left: ``agentlightning.training.add_reward`` gives later rewards.
+            TypeError: A reward is not a number.
+            ValueError: Named rewards without ``primary_key``, or with one that they do not hold.
+        """
+        from ..rows.rewards import reward_attributes, reward_dimensions  # as in ``rows``
+
+        given = reward_attributes(reward_dimensions(reward, primary_key))
+        if self._scope.closed:
+            raise RolloutEnded(
+                f"rollout {self.rollout_id} has ended; agentlightning.training.add_reward gives a later reward"
+            )
+        # Named by ids: what is current may be another rollout, or none.
+        ids = {ROLLOUT_KEY: self.rollout_id, ATTEMPT_KEY: self.attempt_id}
+        kept = sanitize_attributes({**flatten_attributes(dict(attributes or {})), **given, **ids})
+        span = self._tracer.start_span(AGL_ANNOTATION, context=self._inside, attributes=kept)
+        span.set_status(trace.StatusCode.OK)
+        span.end()
 
     def receipt(self) -> Receipt:
         """Return this process's count: what is stored, dropped, and not (yet) stored."""
@@ -413,15 +501,24 @@ class _TraceContext(TraceContext):
         worker: Recording,
         name: str,
         store: LightningStore | None,
-        ids: tuple[str, str] | None,
+        attempt: tuple[str, str] | Mapping[str, Any],
+        *,
+        refuses_arguments: bool = False,
     ) -> None:
+        """Take up the ids of an attempt, or the arguments with which a rollout is to be started.
+
+        ``refuses_arguments``: what the store finds wrong with these is raised where the body would begin.
+        """
         self._tracer = tracer
         self._worker = worker
         self._name = name
         self._store = store
-        self._ids = ids
-        self._owns_attempt = ids is None and store is not None
+        self._ids = attempt if isinstance(attempt, tuple) else None
+        self._start = attempt if not isinstance(attempt, tuple) and store is not None else None
+        self._refused = (InvalidArgument, ResourcesNotFound) if refuses_arguments else ()
+        self._owns_attempt = self._start is not None
         self._is_unopened = False
+        self._rollout: Rollout | None = None
         self._known_endpoints: list[Endpoint] | None = None
         self._pid = os.getpid()
 
@@ -429,6 +526,8 @@ class _TraceContext(TraceContext):
         if self._needs_store():
             try:
                 self._is_opened(self._opening().result())
+            except self._refused:
+                raise
             except Exception as error:  # noqa: BLE001 - a store may raise anything, and the agent has work to do
                 self._without_store(error)
         return self._open(sys._getframe(1))
@@ -438,6 +537,8 @@ class _TraceContext(TraceContext):
         if self._needs_store():
             try:
                 self._is_opened(await self._opening().result_async())
+            except self._refused:
+                raise
             except Exception as error:  # noqa: BLE001 - as above
                 self._without_store(error)
         return self._open(frame)
@@ -487,7 +588,7 @@ class _TraceContext(TraceContext):
         asks_for_tokens = self._tracer._capture_tokens == "request"
         return Opening(
             self._store,
-            self._name if self._owns_attempt else None,
+            self._start,
             self._endpoints_of_rollout if asks_for_tokens else None,
             self._worker.questions,
         )
@@ -495,6 +596,7 @@ class _TraceContext(TraceContext):
     def _is_opened(self, opened: Opened) -> None:
         self._ids = opened.ids or self._ids
         self._known_endpoints = opened.endpoints
+        self._rollout = opened.rollout
 
     def _without_store(self, error: Exception) -> None:
         """Go on with ids that are made here where the store has started no rollout: its spans are counted as lost."""
@@ -541,17 +643,27 @@ class _TraceContext(TraceContext):
                 "OTEL_SDK_DISABLED or the provider's sampler leaves out rollout %r: its spans are not recorded",
                 self._name,
             )
-        otel_context.attach(trace.set_span_in_context(self._root, context))
-        self._handle = TraceHandle(processor, self._worker.tracer, self._scope)
+        inside = trace.set_span_in_context(self._root, context)
+        otel_context.attach(inside)
+        self._handle = TraceHandle(processor, self._worker.tracer, self._scope, inside, self._rollout)
         return self._handle
+
+    def rest(self) -> None:
+        """Put back what was current before it, and stay open; see :meth:`TraceContext.rest`."""
+        self._worker.processor.leave_scope(self._scope)
+
+    def goes_on_in(self, frame: FrameType) -> None:
+        """Note whose steps alone are its own; see :meth:`TraceContext.goes_on_in`."""
+        self._worker.processor.routing.goes_on_in(self._scope, frame)
 
     def _close(self, error: BaseException | None) -> Future[bool]:
         """End the root span, restore the context, and ask for the flush."""
         in_this_process = self._pid == os.getpid()  # a forked child may unwind through its parent's block
         processor = self._worker.processor
         processor.leave_scope(self._scope)
+        ending = ending_of(error)
         if in_this_process:
-            if error is not None:
+            if error is not None and ending != "succeeded":
                 OtelSpanRecordingContext(self._root).record_exception(error)
             with self._worker.guard("naming model servers"):
                 self._worker.recorder.name_uncaptured(self._scope, self._inside)
@@ -569,9 +681,7 @@ class _TraceContext(TraceContext):
         if previous is not None:
             previous._scope.trace.spans = None  # the handle keeps its own list
         if self._owns_attempt:  # after its last span is stored: whoever sees the status may read the attempt
-            processor.writer.after(
-                self._scope, *self._end_of_attempt("succeeded" if error is None else "failed")
-            )
+            processor.writer.after(self._scope, *self._end_of_attempt(ending))
         return processor.writer.flush(self._scope)
 
     def _inside(self) -> otel_context.Context:
@@ -593,14 +703,12 @@ class _TraceContext(TraceContext):
         self._tracer._say_that_workers_live_on(self._scope.rollout_id, names)
         return len(doubted)
 
-    def _end_of_attempt(
-        self, status: Literal["succeeded", "failed"]
-    ) -> tuple[Callable[[], Awaitable[Any]], str]:
+    def _end_of_attempt(self, ending: Ending) -> tuple[Callable[[], Awaitable[Any]], str]:
         store, ids = self._store, self._ids
         assert store is not None
         assert ids is not None
-        otherwise = f"attempt {ids[1]} of rollout {ids[0]} could not be marked {status}"
-        return lambda: store.update_attempt(*ids, status=status), otherwise
+        otherwise = f"attempt {ids[1]} of rollout {ids[0]} could not be marked {ending}"
+        return lambda: end_attempt(store, *ids, ending), otherwise
 
     def _report(self, written: bool | None) -> None:
         if written:

@@ -70,6 +70,10 @@ class Routing:
         """Note that a ``trace_context`` has been entered in a frame."""
         self._generators.opened(scope, frame)
 
+    def goes_on_in(self, scope: Scope, frame: FrameType) -> None:
+        """Note that a ``trace_context`` is current only while this frame runs, in a context that nothing else has."""
+        self._generators.goes_on_in(scope, frame)
+
     def closed(self, scope: Scope) -> None:
         """Note that a ``trace_context`` is over."""
         self._generators.closed(scope)
@@ -157,7 +161,7 @@ def _is_open_inside(scope: Scope | None, at_work: Scope) -> bool:
 
 def _is_another_at_work(scope: Scope) -> bool:
     """Whether a scope that is current says nothing, because its generator is not at work here."""
-    if scope.body.generator is None:
+    if scope.body.generator is None or scope.body.is_apart:
         return False
     return waits_at_yield(scope.body.generator) or (
         scope.body.is_mixed and scope.body.opened_by is not current_worker()

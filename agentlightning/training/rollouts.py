@@ -20,7 +20,7 @@ from ..rows.completeness import RewardRule
 from ..rows.policy import RowPolicy
 from ..rows.reasons import Code, TraceReason
 from ..rows.sealed import RefusedAttempt, SealedAttempt
-from ..rows.training import GROUP_ID
+from ..semconv import GROUP_ID
 from ..store.base import LightningStore
 from ..tracer.base import Tracer
 from ..types import Attempt, Rollout, RolloutMode

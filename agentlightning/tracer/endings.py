@@ -1,0 +1,75 @@
+"""How a rollout ends, told by how its body was left, and what that is in a store.
+
+A body that is left early has not failed for that: whoever breaks out of the loop over a streaming agent, or never
+asks its generator for more, has what it wanted. ``sys.exit()`` is an end like any other, by its code. Whoever cancels
+the agent, or presses Ctrl-C, has given the rollout up: it is cancelled, and says nothing of what the agent can do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import InvalidTransition
+
+if TYPE_CHECKING:
+    from ..store.base import LightningStore
+
+Ending = Literal["succeeded", "failed", "cancelled"]
+"""Statuses of a rollout that is over."""
+
+_WORST_FIRST: tuple[Ending, ...] = ("failed", "cancelled", "succeeded")
+_CANCELS_OF_OTHERS = (("trio", "Cancelled"), ("greenlet", "GreenletExit"))
+"""Module and name of the exceptions with which other libraries end what nobody waits for any more."""
+
+
+def ending_of(error: BaseException | None) -> Ending:
+    """Return how a rollout has ended whose body was left with this exception; of a group, the worst of its parts."""
+    if error is None:
+        return "succeeded"
+    if isinstance(error, BaseExceptionGroup):
+        parts = {ending_of(part) for part in error.exceptions}
+        return next(ending for ending in _WORST_FIRST if ending in parts)
+    if isinstance(error, GeneratorExit):
+        return "cancelled" if _is_being_cancelled() else "succeeded"
+    if isinstance(error, SystemExit):
+        return "failed" if error.code else "succeeded"
+    if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) or _cancels(error):
+        return "cancelled"
+    return "failed"
+
+
+def _is_being_cancelled() -> bool:
+    """Whether a generator is closed because the task that reads it is cancelled."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop is running here
+        return False
+    return task is not None and task.cancelling() > 0
+
+
+def _cancels(error: BaseException) -> bool:
+    """Whether this is how another library cancels; one that is not imported has raised nothing."""
+    modules: Any = sys.modules
+    return any(
+        isinstance(error, getattr(modules[module], name))
+        for module, name in _CANCELS_OF_OTHERS
+        if hasattr(modules.get(module), name)
+    )
+
+
+async def end_attempt(store: LightningStore, rollout_id: str, attempt_id: str, ending: Ending) -> None:
+    """Write down how an attempt has ended, and its rollout with it; where somebody has said it before, that stands.
+
+    Attempts know no word for cancelled. The rollout gets it first: once that is final, the attempt's ``failed`` does
+    not change it, and no retry is granted.
+    """
+    with suppress(InvalidTransition):
+        if ending == "cancelled":
+            await store.update_rollout(rollout_id, status="cancelled")
+    with suppress(InvalidTransition):
+        await store.update_attempt(
+            rollout_id, attempt_id, status="succeeded" if ending == "succeeded" else "failed"
+        )

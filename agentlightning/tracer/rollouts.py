@@ -1,0 +1,366 @@
+"""``tracer.rollout``: one rollout for a block, or for each call of a function."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import sys
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from types import FrameType, TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from ..errors import ContextArgumentsError, InvalidArgument
+from ..semconv import GROUP_ID
+from ..store.base import UNSET
+from .contexts import TraceContext
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+OpenRollout = Callable[[Any, str | None], TraceContext]
+"""What the rollout is about, and its name if nobody else has one → its ``trace_context``, not yet entered."""
+
+
+class RolloutContext(TraceContext):
+    """What ``tracer.rollout`` returns: a rollout for a ``with`` or ``async with``, or one for each call of a function.
+
+    Args:
+        opened: Makes the ``trace_context`` of one rollout, when it begins.
+        given: What the rollout is about; ``UNSET``: for a function, its arguments.
+    """
+
+    def __init__(self, opened: OpenRollout, given: Any) -> None:
+        self._opened = opened
+        self._given = given
+        self._context: TraceContext | None = None
+
+    def __enter__(self) -> Any:
+        return self._begin().__enter__()
+
+    async def __aenter__(self) -> Any:
+        return await self._begin().__aenter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+        /,
+    ) -> None:
+        self._end().__exit__(exc_type, exc, tb)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+        /,
+    ) -> None:
+        await self._end().__aexit__(exc_type, exc, tb)
+
+    def __call__(self, fn: F) -> F:
+        """Return ``fn``, of which each call then is a rollout of its own; see :meth:`Tracer.rollout`."""
+        if isinstance(fn, (staticmethod, classmethod)):
+            # The function behind the descriptor is wrapped, and the descriptor made anew around it.
+            return type(fn)(self(fn.__func__))
+        if not callable(fn):
+            raise ContextArgumentsError(f"rollout(…) decorates functions, not {type(fn).__qualname__}")
+        return cast("F", _decorated(fn, self._opened, self._given))
+
+    def _begin(self) -> TraceContext:
+        if self._context is not None:
+            raise ContextArgumentsError(
+                "this rollout has begun already; call tracer.rollout(…) for another one"
+            )
+        self._context = self._opened(self._given, None)
+        return self._context
+
+    def _end(self) -> TraceContext:
+        assert self._context is not None
+        return self._context
+
+
+def rollout_context(opened: OpenRollout, task: Any) -> Any:
+    """Return the context of ``tracer.rollout(task)``, or the decorated function where ``task`` is one."""
+    is_bare = inspect.isroutine(task) or isinstance(task, (staticmethod, classmethod, functools.partial))
+    return RolloutContext(opened, UNSET)(task) if is_bare else RolloutContext(opened, task)
+
+
+def rollout_metadata(given: Mapping[str, Any] | None, group: str | None, name: str | None) -> dict[str, Any]:
+    """Return the metadata of a rollout of this group and name.
+
+    Raises:
+        ContextArgumentsError: They name another group.
+    """
+    kept = dict(given or {})
+    if group is not None and kept.setdefault(GROUP_ID, group) != group:
+        raise ContextArgumentsError(f"group is {group!r}, and metadata[{GROUP_ID!r}] is {kept[GROUP_ID]!r}")
+    if name is not None:
+        kept.setdefault("name", name)
+    return kept
+
+
+# ---------------------------------------------------------------------- decorated functions
+
+
+def _decorated(fn: Callable[..., Any], opened: OpenRollout, given: Any) -> Callable[..., Any]:
+    """Return a function of the same kind as ``fn`` that makes one rollout of each call.
+
+    The rollout of a generator begins with its first step and not when it is called, and it is current only while the
+    generator runs: what drives it, and what that does meanwhile, is no part of it.
+    """
+    try:
+        signature: inspect.Signature | None = inspect.signature(fn)
+    except (TypeError, ValueError):  # builtins without one
+        signature = None
+    name = getattr(fn, "__name__", None) or type(fn).__name__
+
+    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> TraceContext:
+        return opened(_task_of(signature, args, kwargs) if given is UNSET else given, name)
+
+    # ``iscoroutinefunction`` and its like look through ``functools.partial``, and not at an object's ``__call__``.
+    kind: Any = fn if inspect.isroutine(fn) or isinstance(fn, functools.partial) else type(fn).__call__
+    if inspect.isasyncgenfunction(kind):
+        return _async_generator(fn, lambda *call: _Steps(begin(*call)))
+    if inspect.isgeneratorfunction(kind):
+        return _generator(fn, lambda *call: _Steps(begin(*call)))
+    return (_coroutine if inspect.iscoroutinefunction(kind) else _function)(fn, begin)
+
+
+def _task_of(signature: inspect.Signature | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what one call is about: its only argument, or its arguments by name.
+
+    Of what JSON cannot say, such as a client, only the type is kept: its text may hold a key.
+    """
+    arguments: dict[str, Any] = {**{str(place): value for place, value in enumerate(args)}, **kwargs}
+    if signature is not None:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:  # the call itself is about to raise it
+            pass
+        else:
+            bound.apply_defaults()
+            arguments = dict(bound.arguments)
+    first = next(iter(arguments), "")
+    sayable = {
+        name: _sayable(name, value)
+        for name, value in arguments.items()
+        if name != first or name not in {"self", "cls"}
+    }
+    return next(iter(sayable.values())) if len(sayable) == 1 else sayable
+
+
+def _sayable(name: str, value: Any) -> Any:
+    from ..codec.json_copy import (
+        json_copy,
+    )  # loads pydantic, and a process that only imports the tracer shall not
+
+    try:
+        return json_copy(name, value)
+    except InvalidArgument:
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {key: _sayable(key, item) for key, item in value.items()}
+        return f"<{type(value).__module__}.{type(value).__qualname__}>"
+
+
+Begin = Callable[[tuple[Any, ...], dict[str, Any]], TraceContext]
+"""Arguments of one call → the ``trace_context`` of its rollout, not yet entered."""
+
+
+def _function(fn: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        context = begin(args, kwargs)
+        context.__enter__()
+        try:
+            result = fn(*args, **kwargs)
+            going_on = _going_on(result, context)
+        except BaseException as error:
+            context.__exit__(type(error), error, error.__traceback__)
+            raise
+        if going_on is None:
+            context.__exit__(None, None, None)
+        return result if going_on is None else going_on
+
+    return wrapper
+
+
+def _coroutine(fn: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        async with begin(args, kwargs):
+            return await fn(*args, **kwargs)
+
+    return wrapper
+
+
+def _going_on(result: Any, context: TraceContext) -> Any:
+    """Return what stands for a result whose work is still to be done, and ends the rollout then; else ``None``."""
+    kinds: dict[Callable[[Any], bool], Callable[..., Any]] = {
+        inspect.iscoroutine: _awaited,
+        inspect.isgenerator: _generator,
+        inspect.isasyncgen: _async_generator,
+    }
+    resume = next((resume for is_kind, resume in kinds.items() if is_kind(result)), None)
+    if resume is None:
+        return None
+    steps = _Steps(context, is_open=True)
+    going_on = resume(lambda: result, lambda *_: steps)()
+    # Nothing of it may ever be asked for; then its body does not run, and cannot end anything.
+    weakref.finalize(going_on, steps.end_unasked)
+    return going_on
+
+
+class _Steps:
+    """The steps of one rollout that rests between them, in a context that only they have.
+
+    Args:
+        context: Its ``trace_context``.
+        is_open: Whether that has been entered, in the context that is current: it is left current for the steps alone.
+    """
+
+    def __init__(self, context: TraceContext, *, is_open: bool = False) -> None:
+        self._context = context
+        self._is_open = is_open
+        self._is_asked = False
+        self._inside = contextvars.copy_context()
+        if is_open:
+            context.rest()
+
+    def begin(self, frame: FrameType) -> None:
+        """Open the rollout; its steps are taken by this frame."""
+        self._is_asked = True
+        if not self._is_open:
+            self._inside.run(self._context.__enter__)
+        self._context.goes_on_in(frame)
+
+    async def begin_async(self, frame: FrameType) -> None:
+        """The same in an event loop."""
+        self._is_asked = True
+        if not self._is_open:
+            await self.in_step(self._context.__aenter__())
+        self._context.goes_on_in(frame)
+
+    def run(self, step: Callable[..., T], *args: Any) -> T:
+        """Take a step."""
+        return self._inside.run(step, *args)
+
+    def in_step(self, work: Awaitable[T]) -> Awaitable[T]:
+        """Return something that does a piece of work in as many steps as it needs."""
+        return _InStep(self, work)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the rollout."""
+        self.run(self._context.__exit__, *_raised(error))
+
+    async def end_async(self, error: BaseException | None) -> None:
+        """The same in an event loop."""
+        await self.in_step(self._context.__aexit__(*_raised(error)))
+
+    def end_unasked(self) -> None:
+        """End a rollout of which no step was ever taken: nobody wanted it."""
+        if not self._is_asked:
+            self._is_asked = True
+            self.end(asyncio.CancelledError())
+
+
+def _raised(error: BaseException | None) -> tuple[Any, Any, Any]:
+    """Return an exception as ``__exit__`` takes it."""
+    return (None, None, None) if error is None else (type(error), error, error.__traceback__)
+
+
+class _InStep(Generic[T]):
+    """Something to be awaited, each of whose steps is a step of a rollout."""
+
+    def __init__(self, steps: _Steps, work: Awaitable[T]) -> None:
+        self._steps = steps
+        self._work = work
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return (yield from _stepped(self._steps, self._work.__await__()))
+
+
+def _stepped(steps: _Steps, inner: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Do as ``yield from inner`` does (PEP 380), but with each step in the context of ``steps``."""
+    step: Callable[..., Any] = next
+    given: tuple[Any, ...] = (inner,)
+    while True:
+        try:
+            item = steps.run(step, *given)
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        try:
+            value = yield item
+        except GeneratorExit:
+            steps.run(inner.close)
+            raise
+        except BaseException as thrown:  # noqa: BLE001 - it belongs to the inner one
+            step, given = inner.throw, (thrown,)
+        else:
+            step, given = (next, (inner,)) if value is None else (inner.send, (value,))
+
+
+def _awaited(fn: Callable[..., Any], begin: Callable[..., _Steps]) -> Callable[..., Any]:
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        steps = begin(args, kwargs)
+        await steps.begin_async(sys._getframe())  # noqa: SLF001 - what `inspect` wraps
+        error: BaseException | None = None
+        try:
+            return await steps.in_step(fn(*args, **kwargs))
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            await steps.end_async(error)
+
+    return wrapper
+
+
+def _generator(fn: Callable[..., Any], begin: Callable[..., _Steps]) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        steps = begin(args, kwargs)
+        steps.begin(sys._getframe())  # noqa: SLF001 - what `inspect` wraps
+        error: BaseException | None = None
+        try:
+            return (yield from _stepped(steps, fn(*args, **kwargs)))
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            steps.end(error)
+
+    return wrapper
+
+
+def _async_generator(fn: Callable[..., Any], begin: Callable[..., _Steps]) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        steps = begin(args, kwargs)
+        await steps.begin_async(sys._getframe())  # noqa: SLF001 - what `inspect` wraps
+        error: BaseException | None = None
+        try:
+            inner = fn(*args, **kwargs)
+            step, value = inner.asend, None
+            while True:
+                try:
+                    item = await steps.in_step(step(value))
+                except StopAsyncIteration:
+                    return
+                try:
+                    step, value = inner.asend, (yield item)
+                except GeneratorExit:
+                    await steps.in_step(inner.aclose())
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - it belongs to the inner one
+                    step, value = inner.athrow, thrown
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            await steps.end_async(error)
+
+    return wrapper

@@ -1,0 +1,405 @@
+"""``tracer.rollout``: a rollout of a block or of each call, ended by how it was left, and nobody else's spans in it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from agentlightning import emit_message, emit_reward
+from agentlightning.errors import ContextArgumentsError, InvalidArgument, RolloutEnded
+from agentlightning.store import LightningStore, SqliteLightningStore
+from agentlightning.testing import FakeOpenAI, FaultyStore
+from agentlightning.tracer import DummyTracer, OtelTracer
+
+
+async def stored(tracer: OtelTracer, store: LightningStore) -> list[tuple[str, Any, list[str]]]:
+    """Return status, input and messages of each rollout, as they began; the rewards of the process are told apart."""
+    assert await asyncio.to_thread(tracer.processor.force_flush, 5000)
+    found: list[tuple[str, Any, list[str]]] = []
+    for rollout in await store.query_rollouts():
+        spans = await store.query_spans(rollout.rollout_id)
+        said = [
+            str(span.attributes["agentlightning.message.body"]) for span in spans if "message" in span.name
+        ]
+        found.append((rollout.status, rollout.input, said))
+    return found
+
+
+ENDS: list[tuple[BaseException | None, str]] = [
+    (None, "succeeded"),
+    (ValueError("wrong"), "failed"),
+    (asyncio.CancelledError(), "cancelled"),
+    (KeyboardInterrupt(), "cancelled"),
+    (SystemExit(), "succeeded"),
+    (SystemExit(0), "succeeded"),
+    (SystemExit(2), "failed"),
+    (SystemExit("no key"), "failed"),
+    (GeneratorExit(), "succeeded"),
+    (BaseExceptionGroup("", [asyncio.CancelledError(), GeneratorExit()]), "cancelled"),
+    (BaseExceptionGroup("", [KeyboardInterrupt(), ValueError()]), "failed"),
+]
+
+
+@pytest.mark.asyncio
+async def test_a_rollout_ends_as_its_body_was_left(tracer: OtelTracer, store: LightningStore) -> None:
+    for number, (error, _) in enumerate(ENDS):
+        try:
+            async with tracer.rollout(number):
+                if error is not None:
+                    raise error
+        except BaseException as raised:
+            if raised is not error:
+                raise
+    expected: list[Any] = [(status, number, []) for number, (_, status) in enumerate(ENDS)]
+    assert await stored(tracer, store) == expected
+    ended = [await store.get_latest_attempt(each.rollout_id) for each in await store.query_rollouts()]
+    assert [each and each.status for each in ended] == [
+        "succeeded" if status == "succeeded" else "failed" for _, status in ENDS
+    ]
+    roots = [await store.query_spans(each.rollout_id) for each in await store.query_rollouts()]
+    assert [root.status.status_code == "ERROR" for (root,) in roots] == [
+        status != "succeeded" for _, status in ENDS
+    ]
+
+
+@pytest.mark.asyncio
+async def test_what_somebody_has_said_of_a_rollout_stands(tracer: OtelTracer, store: LightningStore) -> None:
+    with suppress(asyncio.CancelledError):
+        async with tracer.rollout(1) as rollout:
+            await store.update_attempt(rollout.rollout_id, rollout.attempt_id, status="succeeded")
+            raise asyncio.CancelledError
+    assert [status for status, _, _ in await stored(tracer, store)] == ["succeeded"]
+
+
+@pytest.mark.asyncio
+async def test_what_is_given_stands_in_the_store_and_on_the_handle(
+    tracer: OtelTracer, store: LightningStore
+) -> None:
+    task = {"question": "a colour?"}
+    async with tracer.rollout(task, name="guess", group="7", mode="val", metadata={"sample": 1}) as rollout:
+        rollout.reward({"quality": 0.5, "length": 2.0}, primary_key="quality")
+    kept = await store.get_rollout_by_id(rollout.rollout_id)
+    assert kept is not None
+    assert (kept.input, kept.mode) == ({"question": "a colour?"}, "val")
+    assert kept.metadata == {"group_id": "7", "sample": 1, "name": "guess"}
+    spans = await store.query_spans(rollout.rollout_id, rollout.attempt_id)
+    assert [span.name for span in spans] == ["agentlightning.annotation", "guess"]
+    assert rollout.spans() == [*spans]
+    with pytest.raises(RolloutEnded, match="add_reward"):
+        rollout.reward(1.0)
+    with (
+        pytest.raises(ContextArgumentsError, match="group_id"),
+        tracer.rollout(1, group="8", metadata={"group_id": 9}),
+    ):
+        pass
+
+
+def test_rows_are_there_in_the_next_line(tracer: OtelTracer) -> None:
+    with FakeOpenAI() as model, model.client() as client:
+        model.enqueue("blue")
+        with tracer.rollout("a colour?", group="7", mode="train") as rollout:
+            client.chat.completions.create(
+                model="policy", messages=[{"role": "user", "content": "a colour?"}]
+            )
+            rollout.reward(1.0)
+    (row,) = rollout.rows()
+    assert (row.reward, row.group_id, row.mode, row.rollout_id) == (1.0, "7", "train", rollout.rollout_id)
+
+
+def say(task: str) -> str:
+    emit_message(task)
+    return task.upper()
+
+
+async def say_later(task: str, *, client: OpenAI | None = None) -> str:
+    await asyncio.sleep(0)
+    return say(task)
+
+
+def spell(task: str) -> Iterator[str]:
+    for letter in task:
+        yield say(letter)
+
+
+async def spell_later(task: str) -> AsyncIterator[str]:
+    for letter in task:
+        yield await say_later(letter)
+
+
+class Agent:
+    async def __call__(self, task: str) -> str:
+        return await say_later(task)
+
+
+@pytest.mark.asyncio
+async def test_each_call_of_a_function_of_any_kind_is_a_rollout(store: LightningStore) -> None:
+    tracer = OtelTracer()
+
+    class Decorated:
+        @tracer.rollout  # before the tracer is ready
+        def method(self, task: str) -> str:
+            return say(task)
+
+        @tracer.rollout(mode="train")
+        @staticmethod
+        def static(task: str) -> str:
+            return say(task)
+
+    def returning(fn: Callable[[str], Any]) -> Callable[[str], Any]:
+        return tracer.rollout("given")(lambda task: fn(task))
+
+    with OpenAI(api_key="sk-secret") as client, tracer.lifespan(store):
+        assert tracer.rollout(say)("ab") == "AB"
+        assert await tracer.rollout(mode="train")(say_later)("ab", client=client) == "AB"
+        assert list(tracer.rollout(spell)("ab")) == ["A", "B"]
+        assert [letter async for letter in tracer.rollout(spell_later)("ab")] == ["A", "B"]
+        assert Decorated().method("m") == "M"
+        assert Decorated.static("s") == "S"
+        assert await tracer.rollout(name="object")(Agent())("o") == "O"
+        assert await tracer.rollout(functools.partial(say_later, "p"))() == "P"
+        assert await returning(say_later)("ab") == "AB"
+        assert list(returning(spell)("ab")) == ["A", "B"]
+        assert [letter async for letter in returning(spell_later)("ab")] == ["A", "B"]
+        assert await stored(tracer, store) == [
+            ("succeeded", "ab", ["ab"]),
+            ("succeeded", {"task": "ab", "client": "<openai.OpenAI>"}, ["ab"]),
+            ("succeeded", "ab", ["a", "b"]),
+            ("succeeded", "ab", ["a", "b"]),
+            ("succeeded", "m", ["m"]),
+            ("succeeded", "s", ["s"]),
+            ("succeeded", "o", ["o"]),
+            ("succeeded", None, ["p"]),
+            ("succeeded", "given", ["ab"]),
+            ("succeeded", "given", ["a", "b"]),
+            ("succeeded", "given", ["a", "b"]),
+        ]
+
+
+@pytest.mark.asyncio
+async def test_a_stream_that_is_left_early_has_succeeded_and_one_that_is_cancelled_is_cancelled(
+    tracer: OtelTracer, store: LightningStore
+) -> None:
+    @tracer.rollout
+    def generator(task: str) -> Iterator[str]:
+        while True:
+            yield task
+
+    @tracer.rollout
+    async def stream(task: str) -> AsyncGenerator[str, None]:
+        while True:
+            yield task
+
+    @tracer.rollout
+    async def forgotten(task: str) -> AsyncIterator[str]:
+        yield task
+
+    for _ in generator("break"):
+        break
+    async for _ in stream("break"):
+        break
+    async with aclosing(stream("closed")) as letters:
+        await anext(letters)
+    never_begun = (generator("never"), stream("never"), forgotten("never"))
+    del never_begun
+    is_reading = asyncio.Event()
+
+    async def read() -> None:
+        async with aclosing(stream("cancelled")) as letters:
+            await anext(letters)
+            is_reading.set()
+            await asyncio.Event().wait()
+
+    reading = asyncio.create_task(read())
+    await is_reading.wait()
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    gc.collect()
+    closing = asyncio.all_tasks() - {asyncio.current_task()}  # what was left
+    await asyncio.gather(*closing)
+    assert await stored(tracer, store) == [
+        ("succeeded", "break", []),
+        ("succeeded", "break", []),
+        ("succeeded", "closed", []),
+        ("cancelled", "cancelled", []),
+    ]
+
+
+@pytest.mark.asyncio
+async def test_a_coroutine_that_a_plain_function_returns_and_nobody_awaits_is_cancelled(
+    tracer: OtelTracer, store: LightningStore
+) -> None:
+    async def work() -> None:
+        raise AssertionError("never begun")
+
+    @tracer.rollout("unawaited")
+    def agent() -> Any:
+        coroutine = work()
+        return coroutine
+
+    going_on = agent()
+    inner = going_on.cr_frame.f_locals["fn"]()  # closed, so that Python does not complain of it
+    going_on.close()
+    inner.close()
+    del going_on
+    assert await stored(tracer, store) == [("cancelled", "unawaited", [])]
+
+
+def test_generators_are_driven_as_they_were_without_us(tracer: OtelTracer, store: LightningStore) -> None:
+    @tracer.rollout
+    def agent(task: str) -> Generator[Any, Any, str]:
+        try:
+            said = yield task
+        except KeyError:
+            said = yield "caught"
+        yield said
+        return "done"
+
+    def whole() -> Generator[Any, Any, str]:
+        result: str = yield from agent("a")
+        return result
+
+    steps = whole()
+    assert [next(steps), steps.send("b")] == ["a", "b"]
+    with pytest.raises(StopIteration) as stop:
+        next(steps)
+    assert stop.value.value == "done"
+    steps = agent("a")
+    assert [next(steps), steps.throw(KeyError())] == ["a", "caught"]
+    with pytest.raises(ValueError, match="mine"):
+        steps.throw(ValueError("mine"))
+    assert [status for status, _, _ in asyncio.run(stored(tracer, store))] == ["succeeded", "failed"]
+
+
+@pytest.mark.asyncio
+async def test_no_span_is_under_the_rollout_of_another_stream(
+    tracer: OtelTracer, store: LightningStore
+) -> None:
+    @tracer.rollout
+    def generator(task: str) -> Iterator[str]:
+        for number in range(2):
+            emit_message(f"{task}{number}")
+            yield task
+
+    @tracer.rollout
+    async def stream(task: str) -> AsyncIterator[str]:
+        queue = asyncio.Queue[int]()
+
+        async def produce() -> None:
+            for number in range(3):
+                await asyncio.sleep(0)
+                emit_message(f"{task}{number}")
+                queue.put_nowait(number)
+
+        producing = asyncio.create_task(produce())  # goes on while the stream rests
+        for _ in range(3):
+            await queue.get()
+            yield task
+        await producing
+
+    def drives(task: str, given: Iterator[str]) -> Iterator[str]:
+        with tracer.rollout(task):  # a generator of its own, which takes the steps of another one
+            for item in given:
+                emit_message(task)
+                yield item
+
+    async def read(task: str) -> None:
+        async for _ in stream(task):
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    async with tracer.rollout("driver"):
+        first, second = generator("f"), generator("s")
+        for _ in zip(first, second, strict=True):
+            emit_message("driver")
+        given = generator("g")
+        next(given)
+        for _ in drives("d", given):
+            pass
+        await asyncio.gather(read("x"), read("y"))
+        emit_message("driver")
+    found = {task: (status, said) for status, task, said in await stored(tracer, store)}
+    assert found == {
+        "driver": ("succeeded", ["driver"] * 3),
+        "f": ("succeeded", ["f0", "f1"]),
+        "s": ("succeeded", ["s0", "s1"]),
+        "g": ("succeeded", ["g0", "g1"]),
+        "d": ("succeeded", ["d"]),
+        "x": ("succeeded", ["x0", "x1", "x2"]),
+        "y": ("succeeded", ["y0", "y1", "y2"]),
+    }
+
+
+@pytest.mark.asyncio
+async def test_rollouts_side_by_side_and_inside_of_each_other_keep_their_rewards(
+    tracer: OtelTracer, store: LightningStore
+) -> None:
+    @tracer.rollout
+    def helper(task: str) -> None:
+        emit_message(task)
+
+    async def team(task: str) -> None:
+        async with tracer.rollout(task) as outer:
+            async with tracer.rollout(f"{task}/part") as inner:
+                outer.reward(1.0)  # inside of another rollout
+                inner.reward(2.0)
+                await asyncio.to_thread(helper, f"{task}/helper")
+            with ThreadPoolExecutor(1) as threads:
+                await asyncio.wrap_future(threads.submit(emit_reward, 3.0))
+
+    await asyncio.gather(*(team(str(number)) for number in range(4)))
+    assert await asyncio.to_thread(tracer.processor.force_flush, 5000)
+    rewards: dict[str, list[Any]] = {}
+    for rollout in await store.query_rollouts():
+        assert rollout.status == "succeeded"
+        spans = await store.query_spans(rollout.rollout_id)
+        rewards[rollout.input] = [
+            span.attributes["agentlightning.reward.0.value"]
+            for span in spans
+            if span.name == "agentlightning.annotation"
+        ]
+    assert rewards == {
+        key: value
+        for number in range(4)
+        for key, value in ((f"{number}", [1.0, 3.0]), (f"{number}/part", [2.0]), (f"{number}/helper", []))
+    }
+
+
+@pytest.mark.asyncio
+async def test_a_store_that_fails_keeps_no_agent_from_its_work_and_a_wrong_argument_does(
+    tmp_path: Any,
+) -> None:
+    async with SqliteLightningStore(tmp_path / "a.db") as inner:
+        store = FaultyStore(inner)
+        tracer = OtelTracer()
+        with tracer.lifespan(store):
+            with pytest.raises(InvalidArgument, match="input"):
+                async with tracer.rollout(object()):
+                    raise AssertionError("it has begun")
+            store.fail_for_ever(lambda: OSError(28, "No space left on device"))
+            async with tracer.rollout("task") as rollout:
+                rollout.reward(1.0)
+            assert rollout.receipt().dropped == {"no_rollout": 2}
+            store.heal()
+
+
+def test_a_block_begins_once_and_a_tracer_that_records_nothing_takes_the_same_calls(
+    tracer: OtelTracer,
+) -> None:
+    block = tracer.rollout("once")
+    with block, pytest.raises(ContextArgumentsError, match="another one"):
+        block.__enter__()
+    with pytest.raises(ContextArgumentsError, match="not str"):
+        tracer.rollout("x")("text")  # type: ignore[type-var]
+    silent = DummyTracer()
+    with silent.rollout("task", group="7") as rollout:
+        rollout.reward(1.0)
+        assert (rollout.rollout_id, rollout.spans(), list(rollout.rows())) == ("", [], [])
+    assert list(silent.rollout(lambda: iter("ab"))()) == ["a", "b"]

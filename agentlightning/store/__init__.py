@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .memory import InMemoryLightningStore as InMemoryLightningStore
     from .registry import open_store as open_store
     from .sqlite import SqliteLightningStore as SqliteLightningStore
+    from .sync import SyncStore as SyncStore
     from .threading import LightningStoreThreaded as LightningStoreThreaded
 
 __getattr__, __dir__, __all__ = _lazy.attach(
@@ -35,6 +36,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         ".memory": ("InMemoryLightningStore",),
         ".registry": ("open_store",),
         ".sqlite": ("SqliteLightningStore",),
+        ".sync": ("SyncStore",),
         ".threading": ("LightningStoreThreaded",),
     },
 )

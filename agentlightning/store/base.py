@@ -54,6 +54,7 @@ from .arguments import (
     WorkerQuery,
 )
 from .arguments import Unset as Unset  # noqa: PLC0414 - a re-export
+from .sync import SyncStore as SyncStore  # noqa: PLC0414 - a re-export, for those who know the contract alone
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -143,6 +144,11 @@ class LightningStoreStatistics(TypedDict, total=False):
     rollouts_by_status: dict[str, int]
 
 
+def awaited_store(store: LightningStore | SyncStore) -> LightningStore:
+    """Return the store that is awaited, also where its synchronous face is given."""
+    return store.store if isinstance(store, SyncStore) else store
+
+
 def _missing(store: LightningStore, method: str) -> str:
     return f"{type(store).__name__} has no {method}"
 
@@ -217,6 +223,21 @@ class LightningStore:
         tb: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def __enter__(self) -> SyncStore:
+        """Return the store for code that awaits nothing; leaving the ``with`` closes it."""
+        entered = SyncStore(self)
+        # Stores of others call no ``__init__`` of ours.
+        self.__dict__.setdefault("_entered", []).append(entered)
+        return entered
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.__dict__["_entered"].pop().close()
 
     def otlp_traces_endpoint(self) -> str:
         """Return the OTLP/HTTP address that writes into this store.

@@ -7,8 +7,10 @@ imports none of them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
 
 from .._garbage import collector_paused
 from .._printable import without_password
@@ -23,18 +25,20 @@ GROUP = "agentlightning.stores"
 DISTRIBUTION = "agentlightning-otel"
 
 
-def open_store(url: str | None = None) -> LightningStore:
-    """Open the store behind a URL.
+def open_store(url: str | os.PathLike[str] | None = None) -> LightningStore:
+    """Open the store behind a URL, for ``async with``, or for ``with``: see :class:`~.sync.SyncStore`.
 
     Args:
         url: ``memory://``, ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or a scheme that an installed
-            package registers. ``None`` takes ``AGL_STORE``, else ``[tool.agentlightning] store``, else
-            ``sqlite:///agentlightning.db``.
+            package registers; or a ``Path``, which is a SQLite file. ``None`` takes ``AGL_STORE``, else
+            ``[tool.agentlightning] store``, else ``sqlite:///agentlightning.db``.
 
     Raises:
         UnknownStoreScheme: Nothing registers the scheme, or the text is not a URL.
         StoreFileError: The file cannot be opened as a store.
     """
+    if isinstance(url, os.PathLike):
+        url = url_of_file(url)
     address = resolve_setting(LightningEnvVar.AGL_STORE, url, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
     scheme, separator, _ = address.partition("://")
     entry = _registered(scheme) if separator else None
@@ -48,6 +52,11 @@ def open_store(url: str | None = None) -> LightningStore:
     hint = "" if separator else f" Did you mean sqlite:///{address} ?"
     shown = without_password(address)
     raise UnknownStoreScheme(f"no store is registered for {shown!r}; installed schemes: {known}.{hint}")
+
+
+def url_of_file(path: str | os.PathLike[str]) -> str:
+    """Return the URL of the store in a SQLite file; ``?``, ``#`` and ``%`` mean something in URLs."""
+    return f"sqlite:///{quote(os.fspath(path))}"
 
 
 def _registered(scheme: str) -> EntryPoint | None:

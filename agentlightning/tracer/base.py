@@ -14,18 +14,20 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from opentelemetry import context as otel_context
 
 from ..errors import ActiveTracerError
-from ..store.base import UNSET, Unset
+from ..store.base import UNSET, Unset, awaited_store
+from ..store.registry import open_store
 from ..types.parallel import ParallelWorkerBase
 from .contexts import TraceContext
 from .rollouts import RolloutContext, rollout_context, rollout_metadata
 
 if TYPE_CHECKING:
-    from ..store.base import LightningStore
+    from ..store.base import LightningStore, SyncStore
     from ..types import (
         Attributes,
         RolloutConfig,
@@ -51,16 +53,16 @@ class Tracer(ParallelWorkerBase):
 
     _store: LightningStore | None = None
 
-    def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
+    def init_worker(self, worker_id: int, store: LightningStore | SyncStore | None = None) -> None:
         """Prepare this process for tracing into ``store``."""
         super().init_worker(worker_id)
-        self._store = store
+        self._store = None if store is None else awaited_store(store)
 
     def trace_context(
         self,
         name: str | None = None,
         *,
-        store: LightningStore | None = None,
+        store: LightningStore | SyncStore | None = None,
         rollout_id: str | None = None,
         attempt_id: str | None = None,
     ) -> TraceContext:
@@ -80,7 +82,7 @@ class Tracer(ParallelWorkerBase):
         resources_id: str | None = None,
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
-        store: LightningStore | None = None,
+        store: LightningStore | SyncStore | None = None,
     ) -> RolloutContext: ...
     def rollout(
         self,
@@ -92,7 +94,7 @@ class Tracer(ParallelWorkerBase):
         resources_id: str | None = None,
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
-        store: LightningStore | None = None,
+        store: LightningStore | SyncStore | None = None,
     ) -> Any:
         """Record one rollout with one attempt: a ``with`` or ``async with`` block, or each call of a function.
 
@@ -141,7 +143,8 @@ class Tracer(ParallelWorkerBase):
             if kept:
                 given["metadata"] = kept
             given["input"] = {"name": named or "rollout"} if about is UNSET else about
-            return self._new_rollout(named or "rollout", store, given)
+            own = None if store is None else awaited_store(store)
+            return self._new_rollout(named or "rollout", own, given)
 
         return rollout_context(opened, task)
 
@@ -195,8 +198,19 @@ class Tracer(ParallelWorkerBase):
         return None
 
     @contextmanager
-    def lifespan(self, store: LightningStore | None = None) -> Iterator[Tracer]:
-        """``init`` and ``init_worker(0, store)`` around the body, torn down after it."""
+    def lifespan(
+        self, store: LightningStore | SyncStore | str | PathLike[str] | None = None
+    ) -> Iterator[Self]:
+        """``init`` and ``init_worker(0, store)`` around the body, torn down after it.
+
+        Args:
+            store: Where spans go; of a URL or a path, the store is opened here and closed at the end. ``None``:
+                nowhere, spans are kept in memory.
+        """
+        if isinstance(store, (str, PathLike)):
+            with open_store(store) as opened, self.lifespan(opened):
+                yield self
+            return
         self.init()
         try:
             self.init_worker(0, store)

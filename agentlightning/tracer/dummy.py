@@ -18,7 +18,7 @@ from .contexts import TraceContext
 if TYPE_CHECKING:
     from ..rows.policy import RowPolicy
     from ..rows.training import RowSet
-    from ..store.base import LightningStore
+    from ..store.base import LightningStore, SyncStore
 
 
 class DummySpanRecordingContext:
@@ -103,7 +103,7 @@ class DummyTracer(Tracer):
         self,
         name: str | None = None,
         *,
-        store: LightningStore | None = None,
+        store: LightningStore | SyncStore | None = None,
         rollout_id: str | None = None,
         attempt_id: str | None = None,
     ) -> TraceContext:

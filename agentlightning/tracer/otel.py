@@ -44,6 +44,7 @@ from ..recorder.scope import (
 from ..recorder.settings import WriterSettings
 from ..recorder.store_writes import within
 from ..semconv import AGL_ANNOTATION, SpanFlagAttributes
+from ..store.base import awaited_store
 from ..types.attributes import to_attributes
 from ..types.ids import new_attempt_id, new_rollout_id
 from .base import context_with_active_tracer
@@ -64,7 +65,7 @@ from .workers import (
 if TYPE_CHECKING:
     from ..rows.policy import RowPolicy
     from ..rows.training import RowSet
-    from ..store.base import LightningStore
+    from ..store.base import LightningStore, SyncStore
     from ..types import Attributes, Receipt, Rollout, Span, SpanCoreFields, StatusCode, TraceStatus
     from .processor import LightningSpanProcessor
     from .recording import Recording
@@ -160,7 +161,7 @@ class OtelTracer(RecordingTracer):
 
     # ------------------------------------------------------------------ life cycle
 
-    def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
+    def init_worker(self, worker_id: int, store: LightningStore | SyncStore | None = None) -> None:
         """Begin to record in this process; spans that an earlier process left in the spool are sent.
 
         Raises:
@@ -169,6 +170,7 @@ class OtelTracer(RecordingTracer):
         if self._worker is not None:
             raise TracerNotReady("init_worker was called twice; call teardown_worker first")
         super().init_worker(worker_id, store)
+        store = self._store
         # Here, because most processes that import the tracer never record: this loads whatever watches a program. A
         # process that is forked while this import is under way on another thread could never do the same import.
         with collector_paused():
@@ -238,7 +240,7 @@ class OtelTracer(RecordingTracer):
         self,
         name: str | None = None,
         *,
-        store: LightningStore | None = None,
+        store: LightningStore | SyncStore | None = None,
         rollout_id: str | None = None,
         attempt_id: str | None = None,
     ) -> _TraceContext:
@@ -272,9 +274,8 @@ class OtelTracer(RecordingTracer):
             )
         ids = (rollout_id, attempt_id) if rollout_id is not None and attempt_id is not None else None
         name = name or "rollout"
-        return _TraceContext(
-            self, self._ready(), name, store or self._store, ids or {"input": {"name": name}}
-        )
+        own = self._store if store is None else awaited_store(store)
+        return _TraceContext(self, self._ready(), name, own, ids or {"input": {"name": name}})
 
     def _new_rollout(self, name: str, store: LightningStore | None, start: dict[str, Any]) -> _TraceContext:
         return _TraceContext(self, self._ready(), name, store or self._store, start, refuses_arguments=True)

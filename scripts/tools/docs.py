@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import sync_stub
+
 from agentlightning import env_var, errors, semconv
 from agentlightning.cli import columns as export_columns
 from agentlightning.cli.entry import build_parser
@@ -330,7 +332,7 @@ def rewritten(text: str) -> str:
 
 
 def main() -> int:
-    """Write the pages, or check them; return 1 if a check fails."""
+    """Write the pages and the stub, or check them; return 1 if a check fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if something is out of date"
@@ -344,6 +346,10 @@ def main() -> int:
             stale.append(str(path.relative_to(ROOT)))
             if not check:
                 path.write_text(after, encoding="utf-8")
+    if not sync_stub.STUB.exists() or sync_stub.STUB.read_text(encoding="utf-8") != sync_stub.text():
+        stale.append(str(sync_stub.STUB))
+        if not check:
+            sync_stub.STUB.write_text(sync_stub.text(), encoding="utf-8")
     for name in stale:
         print(f"{name} {'is out of date; run scripts/docs' if check else 'written'}")
     return 1 if check and stale else 0

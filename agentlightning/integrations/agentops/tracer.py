@@ -28,7 +28,7 @@ from .span_mirror import SpanMirror
 from .table import support
 
 if TYPE_CHECKING:
-    from ...store.base import LightningStore
+    from ...store.base import LightningStore, SyncStore
 
 __all__ = ["AgentOpsTracer", "LightningSpanProcessor"]
 
@@ -118,7 +118,7 @@ class AgentOpsTracer(OtelTracer):
         super().init(*args, **kwargs)
         self._start_server()
 
-    def init_worker(self, worker_id: int, store: LightningStore | None = None) -> None:
+    def init_worker(self, worker_id: int, store: LightningStore | SyncStore | None = None) -> None:
         """Begin to record in this process.
 
         Raises:

@@ -21,7 +21,7 @@ from ..rows import RowPolicy, build_rows
 from ..store.base import LightningStore
 from ..training.sealing import resources_of
 from ..types import Attempt, Rollout
-from . import lookup, options, output
+from . import lookup, options, output, selection
 from .columns import (
     SPAN_COLUMNS,
     TRAINING_COLUMNS,
@@ -102,9 +102,9 @@ async def _run(args: argparse.Namespace, wanted: str) -> int:
     columns = _COLUMNS[args.what]
     written, without = 0, 0
     async with lookup.open_existing(args.store) as store:
-        # ``filtered`` gives the newest first, so that ``--limit`` means those; files are in the order of
+        # ``matching`` gives the newest first, so that ``--limit`` means those; files are in the order of
         # time.
-        rollouts = list(reversed(await lookup.filtered(store, args)))
+        rollouts = list(reversed((await selection.matching(store, args)).rollouts))
         with (
             whole_file(args.output, wanted, columns) as (writer, keep),
             output.progress(len(rollouts), "exporting") as advance,

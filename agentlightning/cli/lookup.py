@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -135,21 +134,6 @@ async def find_attempt(store: LightningStore, rollout: Rollout, text: str) -> At
     if len(matches) > 1:
         raise UsageError(_ambiguous(text, [attempt.attempt_id for attempt in matches]))
     return matches[0]
-
-
-async def filtered(store: LightningStore, args: argparse.Namespace) -> list[Rollout]:
-    """Return the rollouts that ``options.add_filters`` describes, newest first."""
-    found = await store.query_rollouts(
-        status_in=args.status,
-        rollout_id_contains=args.contains,
-        **({"tags": args.tag} if args.tag else {}),  # a store of 0.3 knows none
-        sort_by="start_time",
-        sort_order="desc",
-        # Stores know no filter by mode, so it is applied here, and the limit after it.
-        limit=-1 if args.mode else args.limit,
-    )
-    rollouts = [rollout for rollout in found if not args.mode or rollout.mode in args.mode]
-    return rollouts if args.limit < 0 else rollouts[: args.limit]
 
 
 def _ambiguous(text: str, ids: Sequence[str]) -> str:

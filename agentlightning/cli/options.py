@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..env_var import DEFAULT_STORE_URL
@@ -11,7 +13,7 @@ from ..errors import ConfigurationError
 
 COMMANDS = {
     "run": "Run a program as one attempt of a rollout, and record it.",
-    "rollouts": "List rollouts: status, attempts, reward, spans, receipt.",
+    "rollouts": "List rollouts: status, reward, group, spans, receipt, and what each is about.",
     "show": "Show what happened in an attempt, as a tree, or what was said in its model calls.",
     "triplets": "Show the model calls of an attempt as triplets.",
     "rows": "Show the training rows of an attempt, and what became of each model call.",
@@ -146,10 +148,57 @@ def add_model(parser: argparse.ArgumentParser, name: str = "--model") -> None:
     )
 
 
+@dataclass(frozen=True)
+class RewardRange:
+    """Which rewards are meant: from ``least`` to ``most``, both included; ``None`` = no bound."""
+
+    least: float | None = None
+    most: float | None = None
+    unscored: bool = False
+    """Whether rollouts without a reward are meant instead."""
+
+    def __contains__(self, reward: float | None) -> bool:
+        """Whether a rollout with this reward is meant."""
+        if reward is None or self.unscored:
+            return reward is None and self.unscored
+        return (self.least is None or reward >= self.least) and (self.most is None or reward <= self.most)
+
+
+def _reward_range(text: str) -> RewardRange:
+    """Return what ``0.5..``, ``..0``, ``0.25..1``, ``1`` or ``none`` mean."""
+    if text == "none":
+        return RewardRange(unscored=True)
+    least, dots, most = text.partition("..")
+    try:
+        bounds = [float(each) if each.strip() else None for each in ((least, most) if dots else (text, text))]
+    except ValueError:
+        bounds = [None, None]
+    if bounds == [None, None] or any(bound is not None and math.isnan(bound) for bound in bounds):
+        raise argparse.ArgumentTypeError(f"{text!r} is no reward: 1, 0.5.., ..0, 0.25..1, or none")
+    return RewardRange(*bounds)
+
+
 def add_filters(parser: argparse.ArgumentParser, *, limit: int) -> None:
-    """Declare the filters on rollouts; ``limit`` -1 means all."""
+    """Declare which rollouts are meant: by id, and by filters, all of which hold; ``limit`` -1 means all."""
+    parser.add_argument(
+        "rollouts",
+        nargs="*",
+        type=not_empty,
+        metavar="ROLLOUT",
+        help="ids, unique beginnings, or: latest (default: all)",
+    )
     parser.add_argument("--status", action="append", choices=ROLLOUT_STATUSES, help="repeat for several")
     parser.add_argument("--mode", action="append", choices=MODES, help="repeat for several")
+    parser.add_argument(
+        "--group", action="append", metavar="GROUP", help="the group's id; repeat for several"
+    )
+    parser.add_argument(
+        "--reward",
+        type=_reward_range,
+        metavar="RANGE",
+        help="final reward: 1, 0.5.. (from), ..0 (up to), 0.25..1, or none; reads the spans of all that match else",
+    )
+    parser.add_argument("--name", metavar="TEXT", help="part of the name or of the input, in any case")
     parser.add_argument(
         "--tag",
         action="append",
@@ -162,5 +211,13 @@ def add_filters(parser: argparse.ArgumentParser, *, limit: int) -> None:
         type=_limit,
         default=limit,
         metavar="N",
-        help="the N newest (default: all)" if limit < 0 else f"the N newest; -1 for all (default: {limit})",
+        help="the first N, the newest first (default: all)"
+        if limit < 0
+        else f"the first N; -1 for all (default: {limit})",
     )
+
+
+def is_filtered(args: argparse.Namespace) -> bool:
+    """Whether some rollouts are left out because of what ``add_filters`` declares, beside ``--limit``."""
+    named = ("rollouts", "status", "mode", "group", "reward", "name", "tag", "contains")
+    return any(getattr(args, name) for name in named)

@@ -10,13 +10,26 @@ from typing import Any
 from ..emitter import find_final_reward
 from ..store.base import LightningStore, receipt_of
 from ..types import Rollout
-from . import lookup, options, output, receipts
+from . import lookup, options, output, receipts, selection
 
 
 def add_parser(subparsers: options.Subparsers) -> None:
     """Declare the command."""
-    parser = options.command(subparsers, "rollouts", run)
+    parser = options.command(
+        subparsers,
+        "rollouts",
+        run,
+        details="Reward, spans and receipt are those of the latest attempt; a receipt says whether each span that was "
+        "started is stored: whole, or how many are open or dropped.",
+    )
     options.add_filters(parser, limit=20)
+    parser.add_argument(
+        "--sort",
+        choices=tuple(selection.SORTS),
+        default=selection.NEWEST,
+        help="the newest, best or longest first; group and name by their letters (default: newest)",
+    )
+    parser.add_argument("--reverse", action="store_true", help="the other way round")
     options.add_json(parser)
 
 
@@ -27,31 +40,38 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace) -> int:
     async with lookup.open_existing(args.store) as store:
-        found = await lookup.filtered(store, args)
+        found = await selection.matching(store, args, sort=args.sort, reverse=args.reverse)
         rows: list[dict[str, Any]] = []
-        with output.progress(len(found), "reading") as advance:
+        with output.progress(len(found.rollouts), "reading") as advance:
             # One after the other: three short queries each, and a list is seldom longer than the limit.
-            for rollout in found:
+            for rollout in found.rollouts:
                 rows.append(await describe(store, rollout))
                 advance()
-        total = (await store.statistics()).get("total_rollouts", len(rows))
+        total = (await store.statistics()).get("total_rollouts", found.total)
     if args.json:
         output.print_json(rows)
         return 0
+    _print(rows, found.total, total, args)
+    return 0
+
+
+def _print(rows: list[dict[str, Any]], matches: int, total: int, args: argparse.Namespace) -> None:
+    again = options.again(args)
     if not rows and total:
         output.say(f"none of {output.count(total, 'rollout')} matches; leave out a filter")
     elif not rows:
-        output.say(
-            "the store is empty; record a program with: agl run" + options.again(args) + " -- python agent.py"
-        )
+        output.say(f"the store is empty; record a program with: agl run{again} -- python agent.py")
     else:
-        _print(rows)
-        if total > len(rows):
-            output.say(f"{len(rows)} of {output.count(total, 'rollout')}; --limit -1 lists all")
-        output.say(
-            f"agl show ROLLOUT{options.again(args)} has the spans of one; the beginning of an id is enough"
-        )
-    return 0
+        from .rollout_list import lines
+        from .terminal import print_lines, width
+
+        print_lines(lines(rows, width(), time.time()))
+        if matches > len(rows) or options.is_filtered(args):
+            meant = " that match" if options.is_filtered(args) else " rollouts"
+            output.say(
+                f"{len(rows):,} of {matches:,}{meant}{'; --limit -1 lists all' if matches > len(rows) else ''}"
+            )
+        output.say(f"agl show ROLLOUT{again} has the spans of one; the beginning of an id is enough")
 
 
 async def describe(store: LightningStore, rollout: Rollout) -> dict[str, Any]:
@@ -59,6 +79,9 @@ async def describe(store: LightningStore, rollout: Rollout) -> dict[str, Any]:
     attempts = await store.query_attempts(rollout.rollout_id)
     row: dict[str, Any] = {
         "rollout_id": rollout.rollout_id,
+        "name": selection.title(rollout),
+        "input": rollout.input,
+        "group": selection.group_of(rollout) or None,
         "status": rollout.status,
         "mode": rollout.mode,
         "tags": rollout.tags,
@@ -85,27 +108,3 @@ async def describe(store: LightningStore, rollout: Rollout) -> dict[str, Any]:
             "receipt_state": receipts.state(receipt),
         }
     return row
-
-
-def _print(rows: list[dict[str, Any]]) -> None:
-    from . import terminal
-
-    now = time.time()
-    terminal.print_table(
-        ("ROLLOUT", "STATUS", "MODE", ">TRIES", ">AGE", ">SPANS", ">REWARD", "RECEIPT"),
-        [
-            (
-                row["rollout_id"],
-                row["status"],
-                row["mode"] or "",
-                str(row["attempts"]),
-                # Clocks of other machines may be ahead.
-                output.seconds(max(0.0, now - row["start_time"])),
-                str(row["spans"]),
-                output.number(row["reward"]),
-                row["receipt_state"],
-            )
-            for row in rows
-        ],
-        wrap="RECEIPT",
-    )

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec.attributes import is_late
 from ..rows.rewards import find_final_reward, find_reward_spans
-from ..rows.training import GROUP_ID
 from ..store.base import LightningStore, receipt_of
 from ..types import Attempt, Receipt, Rollout, Span
-from . import lookup, options, output, receipts
+from . import lookup, options, output, receipts, selection
 from .call_numbers import NumberedCall, numbered_calls, wanted_call
 from .folding import PAGE
 
@@ -157,10 +156,10 @@ def heading(found: Found, width: int | None) -> Iterator[Text]:
     from .trace_view import joined, tokens_of
 
     rollout, attempt = found.rollout, found.attempt
-    yield Text(output.one_line(title(rollout), 200), style="bold")
+    yield Text(output.one_line(selection.title(rollout), 200), style="bold")
     reward = find_final_reward(found.ended)
     used = [pair for call in found.calls if call.record is not None and (pair := tokens_of(call.record))]
-    group = group_of(rollout)
+    group = selection.group_of(rollout)
     style = terminal.STYLES.get
     parts = [
         (rollout.status, style(rollout.status, "")),
@@ -188,30 +187,6 @@ def _reward(found: Found, reward: float | None) -> str:
     if reward is not None:
         return f"reward {output.number(reward)}"
     return "reward unscored" if find_reward_spans(found.ended) else ""
-
-
-def title(rollout: Rollout) -> str:
-    """Return what a person calls a rollout: the name that it was given, else what it is about, else its id."""
-    name = (rollout.metadata or {}).get("name")
-    return name if isinstance(name, str) and name.strip() else task(rollout) or rollout.rollout_id
-
-
-def task(rollout: Rollout) -> str:
-    """Return the input of a rollout as a text; a mapping with one text is that text."""
-    given = rollout.input
-    if isinstance(given, dict):
-        texts = [value for value in given.values() if isinstance(value, str)]
-        if len(texts) == 1:
-            return texts[0]
-    if given is None or isinstance(given, str):
-        return given or ""
-    return output.to_json(given)
-
-
-def group_of(rollout: Rollout) -> str:
-    """Return the group whose rewards are compared with each other, as it was named; empty where none was."""
-    found = (rollout.metadata or {}).get(GROUP_ID)
-    return "" if found is None else str(found)
 
 
 def _print_messages(found: Found, number: int | None) -> None:

@@ -21,7 +21,7 @@ def lines(text: str) -> list[str]:
 def test_rollouts_lists_the_newest_first(sample: Sample) -> None:
     done = agl("rollouts", "--store", sample.url)
     assert done.code == 0
-    cells = [line.split()[:2] for line in lines(done.out)[2:]]
+    cells = [line.split()[:2] for line in lines(done.out)[1:]]
     assert cells == [
         [sample.queued, "queuing"],
         [sample.cut, "running"],
@@ -64,11 +64,49 @@ def test_rollouts_as_json_has_reward_spans_and_receipt_of_the_latest_attempt(sam
         (["--tag", "night", "--tag", "sums"], {"solved"}),
         (["--tag", "night", "--mode", "val", "--limit", "1"], {"retried"}),
         (["--tag", "sum"], set()),
+        (["--reward", "1"], {"solved"}),
+        (["--reward", "0.5..", "--mode", "train"], {"solved"}),
+        (["--reward", "..0.5"], set()),
+        (["--reward", "none", "--limit", "2"], {"queued", "cut"}),
+        (["--name", "WHAT IS"], {"solved"}),
+        (["--group", "sums"], set()),
+        (["latest"], {"queued"}),
     ],
 )
 def test_rollouts_are_filtered(sample: Sample, arguments: list[str], expected: set[str]) -> None:
     done = agl("rollouts", "--json", "--store", sample.url, *arguments)
     assert {row["rollout_id"] for row in json.loads(done.out)} == {getattr(sample, name) for name in expected}
+
+
+def test_rollouts_are_named_sorted_and_counted(sample: Sample) -> None:
+    def order(*arguments: str) -> list[str]:
+        return [
+            row["rollout_id"]
+            for row in json.loads(agl("rollouts", "--json", "--store", sample.url, *arguments).out)
+        ]
+
+    assert order("--sort", "reward")[0] == sample.solved
+    assert order("--sort", "reward", "--reverse")[0] == sample.solved, (
+        "those without a reward stand last always"
+    )
+    assert order("--reverse") == order()[::-1]
+    assert order(sample.solved, "latest", sample.solved) == [sample.queued, sample.solved]
+    assert order(sample.solved, sample.cut, "--mode", "test") == [sample.cut]
+    some = agl("rollouts", "--mode", "train", "--mode", "val", "--limit", "1", "--store", sample.url)
+    assert "1 of 2 that match; --limit -1 lists all" in some.err
+    assert "plain text" in some.out
+    assert "3 of 4 rollouts" in agl("rollouts", "--limit", "3", "--store", sample.url).err
+    for bad in ("", "..", "much", "nan"):
+        assert agl("rollouts", "--reward", bad, "--store", sample.url).code == 2
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_narrow_list_has_a_second_line_for_what_a_wide_one_has_beside(sample: Sample, columns: int) -> None:
+    shown = agl("rollouts", sample.solved, sample.cut, "--store", sample.url, columns=columns).out
+    assert max(map(len, shown.splitlines())) <= columns
+    words = " ".join(shown.split())
+    for word in ("succeeded", "What is 2 + 3?", "train", "test", "whole", "1 open, 2 dropped"):
+        assert word in words
 
 
 def test_an_empty_answer_says_what_to_do_next(sample: Sample) -> None:

@@ -1,0 +1,108 @@
+"""How ``agl rollouts`` lists rollouts: one line each where there is room, else two; loads ``rich``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from . import output
+from .terminal import STYLES
+from .trace_view import QUIET, joined
+
+_SHORTEST_TASK = 20
+"""Columns that a task needs beside the other columns; with fewer, it gets a line of its own."""
+_COLUMNS = ("rollout", "status", "reward", "group", "mode", "tries", "spans", "took", "age", "receipt")
+_RIGHT = frozenset({"reward", "tries", "spans", "took", "age"})
+_STYLES = {"reward": "bold yellow", "age": QUIET, "took": QUIET, "spans": QUIET, "tries": QUIET}
+_FIRST_LINE = ("rollout", "status", "reward", "took", "age")
+
+
+def lines(rows: Sequence[Mapping[str, Any]], width: int | None, now: float) -> Iterator[Text]:
+    """Yield the list; ``width`` ``None`` = as wide as it is."""
+    cells = [_cells(row, now) for row in rows]
+    # A column that says nothing of any of them is left out.
+    names = [name for name in _COLUMNS if any(row[name] for row in cells)]
+    room = None if width is None else width - sum(_size(name, cells) + 2 for name in names)
+    if room is None or room >= _SHORTEST_TASK:
+        yield _heading(names, cells).append("task")
+        for row in cells:
+            line = _line(row, names, cells)
+            yield line.append_text(_task(row, room))
+        return
+    first = [name for name in names if name in _FIRST_LINE]
+    rest = [name for name in names if name not in _FIRST_LINE]
+    yield _rstripped(_heading(first, cells))
+    for row in cells:
+        yield _rstripped(_line(row, first, cells))
+        facts = [
+            Text(_fact(name, row[name]), style=STYLES.get(row[name], QUIET)) for name in rest if row[name]
+        ]
+        for line in joined([_task(row, width), *facts], " · ", None if width is None else width - 2):
+            yield Text("  ").append_text(line)
+
+
+def _cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
+    begin, end = row["start_time"], row["end_time"]
+    return {
+        "rollout": row["rollout_id"],
+        "status": row["status"],
+        "reward": output.number(row["reward"]),
+        "group": output.one_line(row["group"] or "", 24),
+        "mode": row["mode"] or "",
+        "tries": str(row["attempts"]) if row["attempts"] != 1 else "",
+        "spans": f"{row['spans']:,}",
+        "took": "" if end is None else output.seconds(end - begin),
+        # Clocks of other machines may be ahead.
+        "age": output.seconds(max(0.0, now - begin)),
+        "receipt": row["receipt_state"],
+        "task": output.one_line(row["name"], 200),
+    }
+
+
+def _size(name: str, cells: Sequence[Mapping[str, str]]) -> int:
+    return max(Text(text).cell_len for text in (name, *(row[name] for row in cells)))
+
+
+def _heading(names: Sequence[str], cells: Sequence[Mapping[str, str]]) -> Text:
+    text = Text(style=QUIET)
+    for name in names:
+        size = _size(name, cells)
+        text.append((name.rjust(size) if name in _RIGHT else name.ljust(size)) + "  ")
+    return text
+
+
+def _line(row: Mapping[str, str], names: Sequence[str], cells: Sequence[Mapping[str, str]]) -> Text:
+    text = Text()
+    for name in names:
+        cell = Text(row[name], style=_STYLES.get(name) or STYLES.get(row[name], ""))
+        gap = " " * (_size(name, cells) - cell.cell_len)
+        text.append(gap if name in _RIGHT else "").append_text(cell).append(
+            "  " if name in _RIGHT else f"{gap}  "
+        )
+    return text
+
+
+def _task(row: Mapping[str, str], room: int | None) -> Text:
+    text = Text(row["task"])
+    if room is not None:
+        text.truncate(max(1, room - 2), overflow="ellipsis")
+    return text
+
+
+def _fact(name: str, value: str) -> str:
+    match name:
+        case "group":
+            return f"group {value}"
+        case "spans":
+            return f"{value} {'span' if value == '1' else 'spans'}"
+        case "tries":
+            return f"{value} tries"
+        case _:
+            return value
+
+
+def _rstripped(text: Text) -> Text:
+    text.rstrip()
+    return text

@@ -1,0 +1,132 @@
+"""Which rollouts a command is about, by ids and filters, and what a person calls each of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..rows.rewards import find_final_reward
+from ..rows.training import GROUP_ID
+from ..store.base import LightningStore
+from ..types import Rollout
+from . import output
+from .lookup import find_rollout
+
+NEWEST = "newest"
+SORTS: Mapping[str, Callable[[Rollout, float | None], Any]] = {
+    NEWEST: lambda rollout, _: -rollout.start_time,
+    "reward": lambda _, reward: None if reward is None else -reward,
+    "took": lambda rollout, _: None if rollout.end_time is None else rollout.start_time - rollout.end_time,
+    "group": lambda rollout, _: group_of(rollout) or None,
+    "name": lambda rollout, _: title(rollout).casefold(),
+}
+"""Order → sort key of a rollout and its reward: newest, best and longest first. ``None`` stands last always."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The rollouts that ``options.add_filters`` describes."""
+
+    rollouts: list[Rollout]
+    """At most ``--limit``, newest first where no other order is asked for."""
+    total: int
+    """How many there are without ``--limit``."""
+
+
+async def matching(
+    store: LightningStore, args: argparse.Namespace, *, sort: str = NEWEST, reverse: bool = False
+) -> Matches:
+    """Return the rollouts that ``options.add_filters`` describes.
+
+    Args:
+        store: Where to look.
+        args: What was asked for.
+        sort: One of ``SORTS``. For ``reward``, and where rewards are asked for, the spans of all are read.
+        reverse: Whether the last come first.
+    """
+    by_hand = bool(args.rollouts or args.mode or args.group or args.name or args.reward or sort != NEWEST)
+    found: Sequence[Rollout]
+    if args.rollouts:
+        named = [await find_rollout(store, text) for text in args.rollouts]
+        found = list({each.rollout_id: each for each in named}.values())
+    else:
+        found = await store.query_rollouts(
+            status_in=args.status,
+            rollout_id_contains=args.contains,
+            **({"tags": args.tag} if args.tag else {}),  # a store of 0.3 knows none
+            sort_by="start_time",
+            sort_order="asc" if reverse else "desc",
+            # Stores know no filter by mode, group, name or reward: these are applied here, and the limit after them.
+            limit=-1 if by_hand else args.limit,
+        )
+        if not by_hand:
+            return Matches(list(found), getattr(found, "total", len(found)))
+    rollouts = [rollout for rollout in found if _is_meant(rollout, args)]
+    rewards: Mapping[str, float | None] = {}
+    if args.reward is not None or sort == "reward":
+        rewards = await _rewards(store, rollouts)
+    if args.reward is not None:
+        rollouts = [each for each in rollouts if rewards[each.rollout_id] in args.reward]
+    keyed = [(SORTS[sort](each, rewards.get(each.rollout_id)), each) for each in rollouts]
+    known = sorted((pair for pair in keyed if pair[0] is not None), key=lambda pair: pair[0], reverse=reverse)
+    ordered = [each for _, each in [*known, *(pair for pair in keyed if pair[0] is None)]]
+    return Matches(ordered if args.limit < 0 else ordered[: args.limit], len(ordered))
+
+
+async def _rewards(store: LightningStore, rollouts: Sequence[Rollout]) -> dict[str, float | None]:
+    """Return the final reward of the latest attempt of each rollout."""
+    found: dict[str, float | None] = {}
+    with output.progress(len(rollouts), "reading rewards") as advance:
+        for rollout in rollouts:
+            found[rollout.rollout_id] = find_final_reward(
+                await store.query_spans(rollout.rollout_id, "latest")
+            )
+            advance()
+    return found
+
+
+def _is_meant(rollout: Rollout, args: argparse.Namespace) -> bool:
+    """Whether the filters hold that can be told from a rollout alone."""
+    if args.mode and rollout.mode not in args.mode:
+        return False
+    if args.group and group_of(rollout) not in args.group:
+        return False
+    if args.name:
+        words = f"{title(rollout)}\n{task(rollout)}".casefold()
+        if args.name.casefold() not in words:
+            return False
+    # The store has looked at these, but not where rollouts were named.
+    if args.status and rollout.status not in args.status:
+        return False
+    if args.contains and args.contains not in rollout.rollout_id:
+        return False
+    return not args.tag or set(args.tag) <= set(rollout.tags)
+
+
+# ---------------------------------------------------------------------- what a rollout is called
+
+
+def title(rollout: Rollout) -> str:
+    """Return what a person calls a rollout: the name that it was given, else what it is about, else its id."""
+    name = (rollout.metadata or {}).get("name")
+    return name if isinstance(name, str) and name.strip() else task(rollout) or rollout.rollout_id
+
+
+def task(rollout: Rollout) -> str:
+    """Return the input of a rollout as a text; a mapping with one text is that text."""
+    given = rollout.input
+    if isinstance(given, dict):
+        texts = [value for value in given.values() if isinstance(value, str)]
+        if len(texts) == 1:
+            return texts[0]
+    if given is None or isinstance(given, str):
+        return given or ""
+    return output.to_json(given)
+
+
+def group_of(rollout: Rollout) -> str:
+    """Return the group whose rewards are compared with each other, as it was named; empty where none was."""
+    found = (rollout.metadata or {}).get(GROUP_ID)
+    return "" if found is None else str(found)

@@ -36,7 +36,9 @@ from .entry import DONE, NEGATIVE
 
 STDOUT = "-"
 
-_COLUMNS = {"triplets": TRIPLET_COLUMNS, "rows": TRAINING_COLUMNS, "spans": SPAN_COLUMNS}
+_ENDINGS = {".jsonl": "jsonl", ".parquet": "parquet"}
+"""Ending of a file → its format."""
+_COLUMNS = {"rows": TRAINING_COLUMNS, "triplets": TRIPLET_COLUMNS, "spans": SPAN_COLUMNS}
 
 
 class Writer(Protocol):
@@ -75,13 +77,16 @@ def add_parser(subparsers: options.Subparsers) -> None:
         help="default: standard output",
     )
     parser.add_argument(
-        "--format", choices=("jsonl", "parquet"), help="default: by the name of the file, else jsonl"
+        "--format",
+        choices=tuple(_ENDINGS.values()),
+        help="default: by the ending of the file, jsonl where it has none",
     )
     parser.add_argument(
         "--what",
         choices=tuple(_COLUMNS),
-        default="triplets",
-        help="triplets: a row per model call; rows: a row per path, to train on (default: triplets)",
+        default="rows",
+        help="rows: a row per path through an attempt, to train on; triplets: a row per model call, as in 0.3 "
+        "(default: rows)",
     )
     options.add_model(parser)
     parser.add_argument(
@@ -92,10 +97,27 @@ def add_parser(subparsers: options.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file."""
-    wanted = args.format or ("parquet" if args.output.endswith(".parquet") else "jsonl")
+    wanted = args.format or _format_of(args.output)
     if wanted == "parquet" and args.output == STDOUT:
         raise UsageError("Parquet goes to a file: -o rows.parquet")
     return asyncio.run(_run(args, wanted))
+
+
+def _format_of(name: str) -> str:
+    """Return the format that the ending of a file's name asks for.
+
+    Raises:
+        UsageError: It is one that is not written here: whoever opens ``rows.csv`` expects no JSON in it.
+    """
+    ending = Path(name).suffix
+    if not ending or ending == ".":
+        return "jsonl"
+    if ending.lower() not in _ENDINGS:
+        raise UsageError(
+            f"{name}: no file is written that ends with {ending}; take {' or '.join(_ENDINGS)}, or say what it is with "
+            "--format"
+        )
+    return _ENDINGS[ending.lower()]
 
 
 async def _run(args: argparse.Namespace, wanted: str) -> int:

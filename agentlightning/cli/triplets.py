@@ -35,8 +35,9 @@ async def _run(args: argparse.Namespace) -> int:
         output.print_json([row.model_dump() for row in rows])
     elif rows:
         _print(rows)
+        again = options.again(args)
         output.say(
-            f"agl export -o rows.parquet --contains {rollout.rollout_id}{options.again(args)} writes them to a file"
+            f"agl export {rollout.rollout_id} --what triplets -o triplets.parquet{again} writes them to a file"
         )
     else:
         output.say(f"no row; agl explain {rollout.rollout_id}{options.again(args)} says why")

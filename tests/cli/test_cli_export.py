@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from cli_sample import Sample, agl, build
 
-from agentlightning.cli.columns import SPAN_COLUMNS, TRIPLET_COLUMNS
+from agentlightning.cli.columns import SPAN_COLUMNS, TRAINING_COLUMNS, TRIPLET_COLUMNS
 from agentlightning.cli.export import whole_file
 from agentlightning.cli.parquet import ParquetWriter
 from agentlightning.types import Span
 
-JSON_COLUMNS = [name for name, kind in {**TRIPLET_COLUMNS, **SPAN_COLUMNS}.items() if kind == "json"]
+JSON_COLUMNS = [
+    name for name, kind in {**TRIPLET_COLUMNS, **TRAINING_COLUMNS, **SPAN_COLUMNS}.items() if kind == "json"
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_rows_are_the_triplets_exactly(sample: Sample, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"rows.{suffix}"
-    done = agl("export", "-o", str(path), "--store", sample.url)
+    done = agl("export", "--what", "triplets", "-o", str(path), "--store", sample.url)
     assert (done.code, done.out) == (0, "")
     first, second = read(path)
     assert list(first) == list(TRIPLET_COLUMNS)
@@ -54,7 +56,7 @@ def test_rows_are_the_triplets_exactly(sample: Sample, tmp_path: Path, suffix: s
 
 
 def test_both_formats_hold_the_same(sample: Sample, tmp_path: Path) -> None:
-    for what in ("triplets", "spans"):
+    for what in ("triplets", "rows", "spans"):
         found = []
         for suffix in ("jsonl", "parquet"):
             path = tmp_path / f"{what}.{suffix}"
@@ -96,7 +98,7 @@ def test_filters_choose_the_rollouts(sample: Sample, tmp_path: Path) -> None:
 
 def test_rollouts_without_rows_are_counted(sample: Sample, tmp_path: Path) -> None:
     done = agl("export", "-o", str(tmp_path / "rows.jsonl"), "--store", sample.url)
-    assert "2 rows of 1 rollout" in done.err
+    assert "1 row of 1 rollout" in done.err
     assert f"3 rollouts gave no row; agl explain ROLLOUT --store {sample.url} says why" in done.err
 
 
@@ -109,14 +111,27 @@ def test_nothing_to_write_is_a_negative_answer_and_makes_no_file(sample: Sample,
 def test_standard_output_takes_json_lines(sample: Sample) -> None:
     done = agl("export", "--store", sample.url)
     assert done.code == 0
-    assert len([json.loads(line) for line in done.out.splitlines()]) == 2
+    assert len([json.loads(line) for line in done.out.splitlines()]) == 1
+
+
+def test_rollouts_are_named_and_an_ending_may_be_overruled(sample: Sample, tmp_path: Path) -> None:
+    path = tmp_path / "ROWS.PARQUET"
+    assert agl("export", sample.solved, "-o", str(path), "--store", sample.url).code == 0
+    assert {row["rollout_id"] for row in pq.read_table(path).to_pylist()} == {sample.solved}
+    assert agl("export", sample.retried, "-o", str(tmp_path / "no.jsonl"), "--store", sample.url).code == 1
+    odd = tmp_path / "rows.txt"
+    assert (
+        agl("export", "--reward", "1", "--format", "jsonl", "-o", str(odd), "--store", sample.url).code == 0
+    )
+    (row,) = [json.loads(line) for line in odd.read_text().splitlines()]
+    assert sum(row["loss_mask"]) == 3
 
 
 def test_a_file_that_is_there_is_replaced_whole(sample: Sample, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("old", encoding="utf-8")
     assert agl("export", "-o", str(path), "--store", sample.url).code == 0
-    assert len(read(path)) == 2
+    assert len(read(path)) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
@@ -157,6 +172,9 @@ def test_a_new_file_has_the_permissions_of_any_new_file(sample: Sample, tmp_path
         (["-o", "."], "is a directory"),
         (["-o", "no/such/folder/rows.jsonl"], "run: mkdir -p no/such/folder"),
         (["--limit", "-2"], "no number of rollouts"),
+        (["-o", "rows.csv"], "ends with .csv; take .jsonl or .parquet"),
+        (["-o", "rows.jsonl.gz"], "ends with .gz; take .jsonl or .parquet"),
+        (["ro-nobody"], "rollout 'ro-nobody' not found"),
     ],
 )
 def test_bad_input_is_one_sentence(sample: Sample, arguments: list[str], words: str) -> None:

@@ -70,7 +70,7 @@ async def test_a_long_chat_arrives_bit_for_bit(tmp_path: Path) -> None:
     assert triplet.reward == 0.1
 
     target = tmp_path / "rows.parquet"
-    export = ["export", "--store", url, "--format", "parquet", "-o", str(target)]
+    export = ["export", "--store", url, "--what", "triplets", "-o", str(target)]
     assert await asyncio.to_thread(main, export) == 0
     (row,) = pyarrow.parquet.read_table(target).to_pylist()
     back = triplet_of_row(row)

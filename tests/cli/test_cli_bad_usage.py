@@ -217,7 +217,7 @@ def test_a_closed_output_is_nothing_to_fail_for(sample: Sample) -> None:
 def test_an_encoding_without_our_characters_shows_others(sample: Sample, encoding: str) -> None:
     done = program("show", sample.solved, "--store", sample.url, env={"PYTHONIOENCODING": encoding})
     assert (done.returncode, done.stderr) == (0, b"")
-    assert b"`- agentlightning.annotation" in done.stdout
+    assert b"`- * reward  1" in done.stdout
     assert b"3 > 2" in done.stdout
 
 

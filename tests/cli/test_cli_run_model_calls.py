@@ -97,7 +97,8 @@ def test_an_unchanged_script_becomes_training_rows(
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "five\n"), done.stderr
-    assert "tokens valid" in agl("show", "latest", "--store", url).out
+    assert "3 → 2" in agl("show", "latest", "--store", url).out
+    assert "valid: the ids are those that were sampled" in agl("show", "--call", "1", "--store", url).out
     (row,) = json.loads(agl("triplets", "latest", "--json", "--store", url).out)
     assert row["prompt"]["token_ids"] == [11, 12, 13]
     assert row["response"]["token_ids"] == [21, 22]

@@ -8,7 +8,7 @@ verdicts stand apart: ``token_capture`` says whether the ids are the very ids th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -163,8 +163,9 @@ class Choice:
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason | None = None
     finish_reason_raw: str | None = None
-    token_ids: tuple[int, ...] | None = None
-    """What the engine sampled, also where ``token_capture`` is invalid; ``None`` where there are none."""
+    token_ids: Sequence[int] | None = None
+    """What the engine sampled, also where ``token_capture`` is invalid; ``None`` where there are none. A tuple of what
+    came over the wire, ``codec.token_ids.TokenIds`` of what was read from a span; the two are equal."""
     logprobs: tuple[float, ...] | None = None
     """One for each sampled id, as the engine gave it: rounding may put it a little above 0."""
     token_strings: tuple[str, ...] | None = None
@@ -215,7 +216,8 @@ class ModelCall:
     """Tool definitions of the request in the shape of the OpenAI API."""
     choices: tuple[Choice, ...] = ()
     """By index."""
-    prompt_token_ids: tuple[int, ...] | None = None
+    prompt_token_ids: Sequence[int] | None = None
+    """Of the same types as ``Choice.token_ids``."""
     prompt_logprobs: tuple[float | None, ...] | None = None
     """One for each prompt id, the engine's; the first has none. ``None`` where nobody asked."""
     usage: Usage | None = None

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..codec.attributes import is_late
-from ..codec.token_ids import Packing
 from ..types import Span, SpanLike
 from .calls import Call, Rules, find_calls
 from .graph import CallGraph, build_graph
@@ -77,9 +76,7 @@ def _numbered(spans: list[Span]) -> list[Span]:
 
 def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Sequence[Span]) -> Analysis:
     """Return the analysis of one tree, whose spans are ``spans``."""
-    # One for both: the graph compares the very ids that the verdicts have looked at.
-    packing = Packing()
-    calls = find_calls(root, rules, packing=packing)
+    calls = find_calls(root, rules)
     rewards = match_rewards(root, calls, policy)
     return Analysis(
         rollout_id=root.span.rollout_id,
@@ -88,7 +85,7 @@ def analyse_tree(root: Tree, rules: Rules, policy: RewardMatchPolicy, spans: Seq
         calls=tuple(calls),
         rewards=tuple(rewards),
         final_reward=_final_reward(rewards),
-        graph=build_graph(calls, _rewarded(rewards), packing),
+        graph=build_graph(calls, _rewarded(rewards)),
         rules=rules,
     )
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 
 from .._frozen import maker
 from ..codec.attributes import is_late
-from ..codec.token_ids import Packing
 from ..dialects.distribution import Why, forced_tokens, unproven, was_searched
 from ..dialects.model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall, PolicySpan
 from ..dialects.openai.answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL
@@ -132,18 +131,15 @@ class Call:
 _new_call = maker(Call)
 
 
-def find_calls(
-    root: Tree, rules: Rules, *, agent: str | None = None, packing: Packing | None = None
-) -> list[Call]:
+def find_calls(root: Tree, rules: Rules, *, agent: str | None = None) -> list[Call]:
     """Return the model calls of ``root`` by start time, each with its verdict.
 
     Args:
         root: The trace, or a part of one.
         rules: Which calls give rows.
         agent: The agent around ``root``.
-        packing: Keeps the packed ids of the calls for whoever goes on with them.
     """
-    calls = sorted(_walk(root, rules, agent, packing or Packing()), key=lambda call: order_key(call.span))
+    calls = sorted(_walk(root, rules, agent), key=lambda call: order_key(call.span))
     return _deduplicated(calls) if rules.dedup else calls
 
 
@@ -159,9 +155,9 @@ def trainable_choices(call: Call, rules: Rules) -> list[Choice]:
     ]
 
 
-def _walk(root: Tree, rules: Rules, agent: str | None, packing: Packing) -> list[Call]:
+def _walk(root: Tree, rules: Rules, agent: str | None) -> list[Call]:
     calls: list[Call] = []
-    reader = CallReader(packing)
+    reader = CallReader()
     alternates = False
     doubted: set[object] = set()
     pending: list[tuple[Tree, tuple[str | None, str | None], bool, tuple[str, ...]]] = [

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ..codec.token_ids import WIDTH, pack
+from ..codec.token_ids import WIDTH, TokenIds
 from ..dialects.model_call import Choice, ModelCall
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 REALIGN = 4
 """So many tokens must agree again before a part counts as cut out rather than changed; fewer meet by chance."""
-
-Ids = tuple[int, ...]
 
 
 class Prefix(str, Enum):
@@ -103,9 +101,10 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return low
 
 
-def continuity(prompt: Ids, response: Ids, following: Ids) -> Continuity:
+def continuity(prompt: Sequence[int], response: Sequence[int], following: Sequence[int]) -> Continuity:
     """Return how the prompt ``following`` relates to a call that had ``prompt`` and sampled ``response``."""
-    return _continuity(pack(prompt + response), len(prompt), pack(following))
+    whole = TokenIds(prompt) + TokenIds(response)
+    return _continuity(whole.tobytes(), len(prompt), TokenIds(following).tobytes())
 
 
 def _continuity(whole: bytes, prompt_length: int, following: bytes) -> Continuity:
@@ -149,26 +148,21 @@ class PastCall:
 
     call: Call
     choice: Choice
-    prompt: Ids
-    response: Ids
-    packed: bytes | None = field(default=None, repr=False)
-    """The prompt as ``token_ids.pack``, where somebody has it."""
+    prompt: TokenIds
+    response: TokenIds
 
     def ids(self) -> bytes:
-        """Return prompt and response as ``token_ids.pack``."""
-        return self._prompt_ids() + pack(self.response)
+        """Return prompt and response as bytes, four for each id."""
+        return self.prompt.tobytes() + self.response.tobytes()
 
     def agreeing(self, following: bytes) -> int:
-        """Return how many tokens of prompt and response another prompt, packed, begins with."""
-        prompt = self._prompt_ids()
+        """Return how many tokens of prompt and response another prompt, as bytes, begins with."""
+        prompt = self.prompt.tobytes()
         agreeing = common_prefix(prompt, following)
-        if agreeing == len(prompt):  # else the response does not matter, and long prompts are not copied
-            response = pack(self.response)
+        if agreeing == len(prompt):  # else the response does not matter
+            response = self.response.tobytes()
             agreeing += common_prefix(response, following[agreeing : agreeing + len(response)])
         return agreeing // WIDTH
-
-    def _prompt_ids(self) -> bytes:
-        return pack(self.prompt) if self.packed is None else self.packed
 
 
 LOOK_BACK = 16
@@ -178,7 +172,7 @@ CLASSIFIED = 3
 """Of so many equally good ones among them the class of the break is told."""
 
 
-def relate(prompt: Ids, call: Call, past: Sequence[PastCall]) -> Continuity:
+def relate(prompt: TokenIds, call: Call, past: Sequence[PastCall]) -> Continuity:
     """Return the relation of a prompt that extends no earlier call to the one that it comes closest to.
 
     Of the same agent's latest calls that is the one with the longest common beginning, the latest of equals.
@@ -187,7 +181,7 @@ def relate(prompt: Ids, call: Call, past: Sequence[PastCall]) -> Continuity:
     latest_first = list(islice(own, LOOK_BACK))
     if not latest_first:
         return _START
-    ids = pack(prompt)
+    ids = prompt.tobytes()
     alike = [each.agreeing(ids) for each in latest_first]
     longest = max(alike, default=0)
     if longest == 0:

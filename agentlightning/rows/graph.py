@@ -24,18 +24,16 @@ on with it: by tokens, or by text of which its tokens are known to say all.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .._frozen import maker
-from ..codec.token_ids import Packing
+from ..codec.token_ids import TokenIds, in_order_of_beginnings
 from ..dialects.model_call import TOKENS_SAY_ALL, Choice
 from .calls import Call, is_judge
 from .continuity import Continuity, PastCall, Prefix, Saying, relate, saying
 from .media import Media, MediaReader
 from .reasons import CallReason
 from .tree import moment, sequence_of
-
-Ids = tuple[int, ...]
 
 _ELSEWHERE = frozenset({CallReason.DUPLICATE_RESPONSE.code, CallReason.NESTED_CALL.code})
 """Spans that record what another span records."""
@@ -57,13 +55,11 @@ class Node:
     """Its place: by start time of the call, then by choice."""
     call: Call
     choice: Choice
-    prompt: Ids
-    output: Ids
+    prompt: TokenIds
+    output: TokenIds
     """What was sampled; never empty."""
     parent: int | None
     """Index of the answer that the prompt continues."""
-    packed: bytes = field(repr=False)
-    """The prompt as ``token_ids.pack``."""
     start: int
     """Position of the first sampled token in the path: the length of the prompt."""
     end: int
@@ -119,7 +115,7 @@ class CallGraph:
             if node.parent is None:
                 # Most prompts extend an earlier call, and what lies before them is never looked at.
                 past += [
-                    PastCall(each.call, each.choice, each.prompt, each.output, each.packed)
+                    PastCall(each.call, each.choice, each.prompt, each.output)
                     for each in self.nodes[len(past) : node.index]
                 ]
                 relations[span_id] = relate(node.prompt, node.call, past)
@@ -129,24 +125,20 @@ class CallGraph:
         return relations
 
 
-def build_graph(
-    calls: Sequence[Call], rewarded: Collection[Target] = (), packing: Packing | None = None
-) -> CallGraph:
+def build_graph(calls: Sequence[Call], rewarded: Collection[Target] = ()) -> CallGraph:
     """Return the graph of ``calls``, which stand by start time; calls without usable token ids are left out.
 
     Args:
         calls: All calls of the attempt.
         rewarded: Answers that somebody gave a reward of their own.
-        packing: Packed ids of the calls, where somebody has them.
     """
-    packing = packing or Packing()
-    nodes = _nodes(calls, packing)
+    nodes = _nodes(calls)
     left = [node for node in nodes if node.call.tokens == _LEFT]
     # What the agent left and did not go on with is no answer, and must not be the parent of one.
     if left:
         taken = _taken(left, nodes, calls, rewarded)
         dropped = {id(node.call) for node in left if node.index not in taken}
-        nodes = _nodes([call for call in calls if id(call) not in dropped], packing) if dropped else nodes
+        nodes = _nodes([call for call in calls if id(call) not in dropped]) if dropped else nodes
     children: list[list[int]] = [[] for _ in nodes]
     for node in nodes:
         if node.parent is not None:
@@ -154,21 +146,22 @@ def build_graph(
     return CallGraph(nodes, tuple(map(tuple, children)), _given_up(nodes, calls, rewarded))
 
 
-def _nodes(calls: Sequence[Call], packing: Packing) -> tuple[Node, ...]:
+def _nodes(calls: Sequence[Call]) -> tuple[Node, ...]:
     """Return the sampled answers of calls whose token ids are usable, or would be if the agent had not left them."""
     found = [
-        (call, choice, prompt, choice.token_ids)
+        (call, choice, prompt, _as_ids(choice.token_ids))
         for call in calls
         if call.tokens in (None, _LEFT) and call.reason not in _ELSEWHERE and call.record is not None
-        for prompt in (call.record.prompt_token_ids,)
+        if call.record.prompt_token_ids
+        for prompt in (_as_ids(call.record.prompt_token_ids),)
         for choice in call.record.choices
-        if prompt and choice.token_ids
+        if choice.token_ids
     ]
-    heads = [packing.pack(prompt) for _, _, prompt, _ in found]
-    outputs = [packing.pack(output) for *_, output in found]
+    prompts = [prompt for _, _, prompt, _ in found]
+    outputs = [output for *_, output in found]
     reader = MediaReader()
     shown = [() if call.record is None else reader.read(call.record) for call, *_ in found]
-    parents = _parents([call for call, *_ in found], _longest_beginnings(heads, outputs, shown))
+    parents = _parents([call for call, *_ in found], _longest_beginnings(prompts, outputs, shown))
     return tuple(
         _new_node(
             index,
@@ -177,13 +170,16 @@ def _nodes(calls: Sequence[Call], packing: Packing) -> tuple[Node, ...]:
             prompt,
             output,
             parents[index],
-            heads[index],
             len(prompt),
             len(prompt) + len(output),
             shown[index],
         )
         for index, (call, choice, prompt, output) in enumerate(found)
     )
+
+
+def _as_ids(ids: Sequence[int]) -> TokenIds:
+    return ids if type(ids) is TokenIds else TokenIds(ids)
 
 
 def _taken(
@@ -227,7 +223,7 @@ def _parents(calls: Sequence[Call], beginnings: Sequence[Sequence[int]]) -> list
 
 
 def _longest_beginnings(
-    prompts: Sequence[bytes], outputs: Sequence[bytes], shown: Sequence[tuple[Media, ...]]
+    prompts: Sequence[TokenIds], outputs: Sequence[TokenIds], shown: Sequence[tuple[Media, ...]]
 ) -> list[list[int]]:
     """Return for each prompt the answers that, behind their own prompts, make up the longest beginning of it.
 
@@ -238,9 +234,10 @@ def _longest_beginnings(
     """
     found: list[list[int]] = [[] for _ in prompts]
     longest = max(map(len, outputs), default=0)
-    around: list[tuple[bytes, dict[int, dict[bytes, list[int]]]]] = []
-    for prompt, index in sorted(zip(prompts, range(len(prompts)), strict=True)):
-        while around and not prompt.startswith(around[-1][0]):
+    around: list[tuple[TokenIds, dict[int, dict[bytes, list[int]]]]] = []
+    for index in in_order_of_beginnings(prompts):
+        prompt = prompts[index]
+        while around and not prompt.begins_with(around[-1][0]):
             around.pop()
         # From the longest beginning down; an answer of any length may follow each of them.
         best = 0
@@ -251,14 +248,16 @@ def _longest_beginnings(
             for length, said in answers.items():
                 end = len(beginning) + length
                 if best <= end <= len(prompt):
-                    alike = said.get(prompt[len(beginning) : end], ())
+                    alike = said.get(prompt.tobytes(len(beginning), end), ())
                     alike = [at for at in alike if _begins(shown[index], shown[at])]
                     if alike:
                         found[index] = found[index] + alike if end == best else alike
                         best = end
         if not around or len(around[-1][0]) < len(prompt):
             around.append((prompt, {}))
-        around[-1][1].setdefault(len(outputs[index]), {}).setdefault(outputs[index], []).append(index)
+        around[-1][1].setdefault(len(outputs[index]), {}).setdefault(outputs[index].tobytes(), []).append(
+            index
+        )
     return found
 
 
@@ -315,7 +314,7 @@ def _asked_in_another_run(
 ) -> Iterable[tuple[int, CallReason]]:
     """Yield the half answers to prompts that another run of an agent, which has a span of its own, asked for whole."""
     broken = [node for node in nodes if _is_broken_off(node) and node.index not in decided]
-    whole: dict[tuple[Ids, tuple[Media, ...]], set[str | None]] = {}
+    whole: dict[tuple[TokenIds, tuple[Media, ...]], set[str | None]] = {}
     # In most attempts nothing broke off, and no prompt is looked at.
     for node in nodes if broken else ():
         if not _is_broken_off(node):
@@ -334,7 +333,7 @@ def _siblings(nodes: Sequence[Node]) -> Iterable[list[Node]]:
     for candidates in alike.values():
         if len(candidates) == 1:  # as in most conversations: no need to look at the ids of a long prompt
             continue
-        siblings: dict[Ids, list[Node]] = {}
+        siblings: dict[TokenIds, list[Node]] = {}
         for node in candidates:
             siblings.setdefault(node.prompt, []).append(node)
         yield from (same for same in siblings.values() if len(same) > 1)

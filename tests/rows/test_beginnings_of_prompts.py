@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentlightning.codec.token_ids import pack
+from agentlightning.codec.token_ids import TokenIds
 from agentlightning.rows.graph import _longest_beginnings  # the search itself, apart from calls
 from agentlightning.rows.media import Media
 
@@ -28,8 +28,8 @@ def test_the_longest_beginning_is_found_whatever_stands_side_by_side(
         longest = max(fitting.values(), default=0)
         expected.append({at for at, length in fitting.items() if length == longest})
     given_back = _longest_beginnings(
-        [pack(prompt) for prompt, *_ in found],
-        [pack(said) for _, said, _ in found],
+        [TokenIds(prompt) for prompt, *_ in found],
+        [TokenIds(said) for _, said, _ in found],
         [each[2] for each in found],
     )
     assert [set(each) for each in given_back] == expected

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentlightning.codec.token_ids import TokenIds
 from agentlightning.dialects.model_call import Choice, ModelCall
 from agentlightning.rows.calls import Call
 from agentlightning.rows.continuity import (
@@ -88,11 +89,13 @@ def test_a_broken_prompt_is_compared_with_the_calls_of_its_own_agent() -> None:
         _past("retry", "planner", PROMPT, (42,)),
     ]
 
-    cut = relate(PROMPT + ANSWER, _call("new", "planner"), past)
+    cut = relate(TokenIds(PROMPT + ANSWER), _call("new", "planner"), past)
     assert (cut.kind, cut.position, cut.expected, cut.of) == (Prefix.RESPONSE_CUT, 20, 40, "main")
-    assert relate(PROMPT + ANSWER, _call("new", "critic"), past).kind is Prefix.START
-    assert relate(PROMPT, _call("new", "planner"), past) == Continuity(Prefix.RETRY, 20, 21, "retry")
-    assert relate(PROMPT, _call("new", "planner"), []) == Continuity(Prefix.START)
+    assert relate(TokenIds(PROMPT + ANSWER), _call("new", "critic"), past).kind is Prefix.START
+    assert relate(TokenIds(PROMPT), _call("new", "planner"), past) == Continuity(
+        Prefix.RETRY, 20, 21, "retry"
+    )
+    assert relate(TokenIds(PROMPT), _call("new", "planner"), []) == Continuity(Prefix.START)
 
 
 SAID: list[dict[str, Any]] = [
@@ -131,13 +134,21 @@ MORE: dict[str, Any] = {"role": "user", "content": "sure?"}
 def test_the_messages_tell_why_a_prompt_breaks(
     prompt: tuple[int, ...], messages: list[dict[str, Any]], cause: Cause | None
 ) -> None:
-    earlier = PastCall(_call("a", "planner", SAID), ANSWERED, PROMPT, RESPONSE)
+    earlier = _past("a", "planner", PROMPT, RESPONSE, SAID, ANSWERED)
 
-    assert relate(prompt, _call("b", "planner", messages), [earlier]).cause is cause
+    assert relate(TokenIds(prompt), _call("b", "planner", messages), [earlier]).cause is cause
 
 
-def _past(span_id: str, agent: str, prompt: tuple[int, ...], response: tuple[int, ...]) -> PastCall:
-    return PastCall(_call(span_id, agent), Choice(token_ids=response), prompt, response)
+def _past(
+    span_id: str,
+    agent: str,
+    prompt: tuple[int, ...],
+    response: tuple[int, ...],
+    messages: Sequence[dict[str, Any]] = (),
+    choice: Choice | None = None,
+) -> PastCall:
+    choice = choice or Choice(token_ids=response)
+    return PastCall(_call(span_id, agent, messages), choice, TokenIds(prompt), TokenIds(response))
 
 
 def _call(span_id: str, agent: str, messages: Sequence[dict[str, Any]] = ()) -> Call:

@@ -8,12 +8,13 @@ from typing import Any
 
 from ...codec import json_values
 from ...codec.json_values import as_json
+from ...codec.token_ids import TokenIds
 
 
 def value_of(value: Any) -> Any:
     """Return the value of an attribute that may be text of one; ``None`` for text that is neither. Never raises."""
     if not isinstance(value, str):
-        return list(value) if isinstance(value, tuple) else value
+        return list(value) if isinstance(value, (tuple, TokenIds)) else value
     try:
         return json_values.parse(value)
     except ValueError:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from ..._frozen import maker
 from ...codec import json_values
 from ...codec.json_text import is_utf8
-from ...codec.token_ids import Packing
+from ...codec.token_ids import SharedBeginnings, TokenIds
 from ...semconv import ModelCallAttributes as Ours
 from ...types.attributes import AttributeValue
 from ..model_call import (
@@ -35,7 +35,7 @@ from ..model_call import (
 from ..openai.json_parts import count_of
 from ..raw_call import CallStart, Operation
 from . import foreign, messages
-from .stored_ids import with_ids_alone
+from .stored_ids import looked_at, with_ids_alone
 
 if TYPE_CHECKING:
     from ...types import SpanLike
@@ -182,14 +182,11 @@ class CallReader:
 
     A request mostly repeats the messages of the one before it, so only what it adds is parsed; and it mostly has the
     same tools and settings. What two calls have in common are the same objects: a :class:`ModelCall` is a value that
-    nobody changes.
-
-    Args:
-        packing: Keeps the packed token ids for whoever compares them.
+    nobody changes. Token ids are ``TokenIds``, and prompts that continue each other share their bytes.
     """
 
-    def __init__(self, packing: Packing | None = None) -> None:
-        self._packing = packing or Packing()
+    def __init__(self) -> None:
+        self._prompts = SharedBeginnings()
         self._beginning = ""
         """Text of the messages that were read last, without the bracket at its end; empty = they are not known."""
         self._asked: tuple[Any, ...] = ()
@@ -209,7 +206,7 @@ class CallReader:
         """
         attributes = span.attributes or {}
         found = self._own(attributes) if _TOKEN_CAPTURE in attributes else foreign.read(span)
-        return None if found is None else with_ids_alone(found, self._packing)
+        return None if found is None else with_ids_alone(found, self._prompts)
 
     def _own(self, attributes: Mapping[str, Any]) -> ModelCall:
         issues: list[Issue] = []
@@ -228,11 +225,11 @@ class CallReader:
         asked = self._messages(attributes.get(INPUT_MESSAGES), issues)
         verdict = _verdict(attributes[_TOKEN_CAPTURE], issues)
         choices = tuple(_read_choices(attributes, verdict, issues))
-        prompt_ids = attributes.get(_PROMPT_TOKEN_IDS)
-        if prompt_ids is not None:
-            prompt_ids = tuple(prompt_ids)
+        prompt_ids = looked_at(attributes.get(_PROMPT_TOKEN_IDS))
+        if type(prompt_ids) is TokenIds:
+            prompt_ids = self._prompts.share(prompt_ids)
         # A stage may have taken ids out of a span after its verdict was written.
-        if verdict == VALID and (prompt_ids is None or None in [each.token_ids for each in choices]):
+        if verdict == VALID and (prompt_ids is None or [True for each in choices if each.token_ids is None]):
             verdict = none("no_token_ids")
         response_id = _word(attributes.get(RESPONSE_ID), issues)
         chat = _chat(asked, issues) if operation == "chat" else ()
@@ -462,7 +459,6 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
         logprobs = attributes.get(at.logprobs)
         own = attributes.get(at.token_capture)
         experts, mask = attributes.get(at.routed_experts), attributes.get(at.sampling_mask)
-        token_ids = attributes.get(at.token_ids)
         tool_calls = message.get("tool_calls")
         yield _new_choice(
             index=index,
@@ -473,7 +469,7 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
             tool_calls=tuple(map(_tool_call, tool_calls)) if tool_calls else (),
             finish_reason=cast("FinishReason | None", _word(attributes.get(at.finish_reason), issues)),
             finish_reason_raw=_word(attributes.get(at.finish_reason_raw), issues),
-            token_ids=None if token_ids is None else tuple(token_ids),
+            token_ids=looked_at(attributes.get(at.token_ids)),
             logprobs=None if logprobs is None else _floats(logprobs),
             policy=tuple(map(_policy_span, versions[position])) if position < len(versions) else (),
             token_capture=_verdict(own, issues) if own else verdict,

@@ -10,6 +10,7 @@ from ..rows import CallVerdict, Explanation, RewardVerdict, RowPolicy, explain_r
 from ..rows.matching import MatchedBy
 from ..rows.reasons import explained, with_detail
 from ..store.base import receipt_of
+from ..store.primitives import packed_spans
 from ..training.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
@@ -35,7 +36,7 @@ async def _run(args: argparse.Namespace) -> int:
         rollout = await lookup.find_rollout(store, args.rollout)
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
         spans = [
-            *await store.query_spans(rollout.rollout_id, attempt.attempt_id),
+            *await packed_spans(store, rollout.rollout_id, attempt.attempt_id),
             # Late spans give no row, and are often the reason why one is missing: without them, that
             # would not be said.
             *await store.query_late_spans(rollout.rollout_id, attempt.attempt_id),

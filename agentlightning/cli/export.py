@@ -19,6 +19,7 @@ from ..adapter import TracerTraceToTriplet
 from ..errors import UsageError
 from ..rows import RowPolicy, build_rows
 from ..store.base import LightningStore
+from ..store.primitives import packed_spans
 from ..training.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output, selection
@@ -158,10 +159,11 @@ async def _rows(
         rows: list[Row] = []
         # A retry replaces what it repeats: rows of both would train the task twice.
         for attempt in attempts if all_attempts else attempts[-1:]:
-            spans = list(await store.query_spans(rollout.rollout_id, attempt.attempt_id))
             if what == "spans":
-                rows += span_rows(spans)
-            elif what == "rows":
+                rows += span_rows(await store.query_spans(rollout.rollout_id, attempt.attempt_id))
+                continue
+            spans = list(await packed_spans(store, rollout.rollout_id, attempt.attempt_id))
+            if what == "rows":
                 resources = await resources_of(store, rollout)
                 rows += training_rows(build_rows(spans, policy, rollout=rollout, resources=resources))
             else:

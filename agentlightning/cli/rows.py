@@ -12,6 +12,7 @@ from ..errors import UsageError
 from ..rows import Decision, RowPolicy, RowSet, TrainingRow, build_rows
 from ..rows.flat import training_row
 from ..rows.reasons import explained
+from ..store.primitives import packed_spans
 from ..training.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
@@ -79,7 +80,7 @@ async def _run(args: argparse.Namespace, policy: RowPolicy) -> int:
         rollout = await lookup.find_rollout(store, args.rollout)
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
         spans = [
-            *await store.query_spans(rollout.rollout_id, attempt.attempt_id),
+            *await packed_spans(store, rollout.rollout_id, attempt.attempt_id),
             # They give rows with ``--late`` only; without it, they are named among the reasons.
             *await store.query_late_spans(rollout.rollout_id, attempt.attempt_id),
         ]

@@ -7,6 +7,7 @@ import asyncio
 from typing import Any
 
 from ..adapter import TracerTraceToTriplet
+from ..store.primitives import packed_spans
 from ..types import Triplet
 from . import lookup, options, output
 from .entry import DONE, NEGATIVE
@@ -29,7 +30,7 @@ async def _run(args: argparse.Namespace) -> int:
     async with lookup.open_existing(args.store) as store:
         rollout = await lookup.find_rollout(store, args.rollout)
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
-        spans = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
+        spans = await packed_spans(store, rollout.rollout_id, attempt.attempt_id)
     rows = TracerTraceToTriplet(model=args.model).adapt(list(spans))
     if args.json:
         output.print_json([row.model_dump() for row in rows])

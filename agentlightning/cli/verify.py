@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import NotVerifiable, UsageError
 from ..rows import RowPolicy, TrainingRow, build_rows
+from ..store.primitives import packed_spans
 from ..training.sealing import resources_of
 from ..verify.onpolicy import TOLERANCE, Verification, verify_onpolicy
 from . import lookup, options, output
@@ -103,7 +104,7 @@ async def _rows(args: argparse.Namespace) -> list[TrainingRow]:
         found = [await lookup.find_rollout(store, text) for text in args.rollouts]
         # Named twice, a rollout would count twice in the ratio.
         for rollout in {each.rollout_id: each for each in found}.values():
-            spans = await store.query_spans(rollout.rollout_id, "latest")
+            spans = await packed_spans(store, rollout.rollout_id, "latest")
             resources = await resources_of(store, rollout)
             rows += build_rows(spans, policy, rollout=rollout, resources=resources)
     return rows

@@ -160,6 +160,8 @@ class SpanQuery(NamedTuple):
     offset: int = 0
     sort_by: str | None = "sequence_id"
     sort_order: Literal["asc", "desc"] = "asc"
+    packed: bool = False
+    """Whether long lists of token ids may come as ``codec.token_ids.TokenIds``; a store may give lists all the same."""
 
 
 class SpansOf(NamedTuple):

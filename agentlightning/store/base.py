@@ -552,11 +552,16 @@ class LightningStore:
         offset: int = 0,
         sort_by: str | None = "sequence_id",
         sort_order: Literal["asc", "desc"] = "asc",
+        packed: bool = False,
     ) -> Sequence[Span]:
         """Find stored (ended) spans of a rollout; none for unknown ids; see :meth:`query_rollouts`.
 
         ``attempt_id=None`` means all attempts, in the order of the attempts and then by ``sort_by``;
         ``latest`` the latest attempt. ``rollout_id`` and ``attempt_id`` always hold, also with ``or``.
+
+        With ``packed``, lists of 16 and more token ids may come as ``codec.token_ids.TokenIds`` in the place of lists:
+        equal to them, and of all prompts of a conversation one copy. It is for reading, as ``build_rows`` does; JSON
+        takes lists. A store may give lists all the same.
         """
         return await self.do_query_spans(
             SpanQuery(
@@ -575,6 +580,7 @@ class LightningStore:
                 offset,
                 sort_by,
                 sort_order,
+                packed,
             )
         )
 

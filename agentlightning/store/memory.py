@@ -307,7 +307,10 @@ class MemoryTables(Tables):
     def get_late_spans(self, keys: Sequence[AttemptKey]) -> Sequence[Span]:
         return [kept.span for key in keys for kept in self._data.late_spans.get(key, {}).values()]
 
-    def find_spans(self, keys: Sequence[AttemptKey], query: Query) -> PaginatedResult[Span]:
+    def find_spans(
+        self, keys: Sequence[AttemptKey], query: Query, *, packed: bool = False
+    ) -> PaginatedResult[Span]:
+        del packed  # what is kept are lists
         arranged: list[Span] = []
         for key in keys:
             arranged += query.arrange(kept.span for kept in self._data.spans.get(key, {}).values())

@@ -131,6 +131,19 @@ PRIMITIVES: Final[Mapping[str, Primitive]] = MappingProxyType(
 """Name → primitive, in the order of the contract."""
 
 
+_HINTS: Final = frozenset({"packed"})
+"""Fields that say what whoever asks can also do with; a store that takes no such argument is not asked with it."""
+
+
+async def packed_spans(
+    store: LightningStore, rollout_id: str, attempt_id: str | None = None
+) -> Sequence[Span]:
+    """Return the spans of an attempt of any store for somebody who only reads them, as ``query_spans(packed=True)``."""
+    query = SpanQuery(rollout_id, attempt_id, packed=True)
+    found: Sequence[Span] = await perform(store, PRIMITIVES["query_spans"], query)
+    return found
+
+
 def perform(store: LightningStore, primitive: Primitive, value: Any = None) -> Awaitable[Any]:
     """Ask any store for a primitive, also one that was written for 0.3's contract.
 
@@ -149,6 +162,8 @@ def perform(store: LightningStore, primitive: Primitive, value: Any = None) -> A
     if not _has_own_keywords(store, primitive):
         return _call(store, primitive.method, value)
     given = given_fields(value)
+    for name in _HINTS:
+        given.pop(name, None)
     # The required ones by position: their names are not part of every signature that was written for 0.3.
     by_position = getattr(LightningStore, primitive.name).__code__.co_argcount - 1
     required = [name for name in value._fields if name not in value._field_defaults][:by_position]

@@ -164,8 +164,16 @@ class Tables(ABC):
         """Return the late spans beside attempts, each attempt's in the order in which they were stored."""
 
     @abstractmethod
-    def find_spans(self, keys: Sequence[AttemptKey], query: Query) -> PaginatedResult[Span]:
-        """Answer a query over the stored spans of attempts, each attempt's after the one before."""
+    def find_spans(
+        self, keys: Sequence[AttemptKey], query: Query, *, packed: bool = False
+    ) -> PaginatedResult[Span]:
+        """Answer a query over the stored spans of attempts, each attempt's after the one before.
+
+        Args:
+            keys: The attempts.
+            query: Which spans, in which order.
+            packed: Whether lists of token ids may come as ``TokenIds``.
+        """
 
     @abstractmethod
     def get_open_spans(self, keys: Sequence[AttemptKey]) -> Sequence[Span]:

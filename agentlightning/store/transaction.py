@@ -807,7 +807,7 @@ class TransactionalStore(LightningStore):
         )
         return await self._look(
             lambda unit: unit.tables.find_spans(
-                _attempt_keys(unit, query.rollout_id, query.attempt_id), asked
+                _attempt_keys(unit, query.rollout_id, query.attempt_id), asked, packed=query.packed
             )
         )
 

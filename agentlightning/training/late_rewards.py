@@ -10,6 +10,7 @@ from ..rows.rewards import reward_attributes, reward_dimensions
 from ..rows.training import build_rows
 from ..semconv import AGL_ANNOTATION
 from ..store.base import LATEST, LightningStore
+from ..store.primitives import packed_spans
 from ..types import Attempt, Span
 
 SOURCE = "agentlightning.reward.source"
@@ -61,7 +62,7 @@ async def add_reward(
     )
     if target:
         # The rows say what a link means; asking them keeps that in one place.
-        spans = await store.query_spans(rollout_id, attempt.attempt_id)
+        spans = await packed_spans(store, rollout_id, attempt.attempt_id)
         lost = {match.span.span_id for match in build_rows([*spans, span]).unknown_rewards}
         if span.span_id in lost:
             raise RewardTargetNotFound(", ".join(f"{value}" for value in target.values()))

@@ -22,6 +22,7 @@ from ..rows.reasons import Code, TraceReason, explained
 from ..rows.sealed import RefusedAttempt, SealedAttempt
 from ..rows.training import build_rows
 from ..store.base import LATEST, LightningStore, receipt_of
+from ..store.primitives import packed_spans
 from ..types import Attempt, NamedResources, Rollout, Span
 
 SETTLE_SECONDS = 10.0
@@ -104,7 +105,7 @@ async def seal(
     attempt = await _attempt(store, rollout_id, attempt_id)
     if attempt is None:
         return RefusedAttempt(rollout, None, (explained(TraceReason.NO_SPANS.code),))
-    spans = tuple(await store.query_spans(rollout_id, attempt.attempt_id))
+    spans = tuple(await packed_spans(store, rollout_id, attempt.attempt_id))
     late = tuple(await store.query_late_spans(rollout_id, attempt.attempt_id))
     resources = await resources_of(store, rollout)
     if attempt.seal is not None:

@@ -24,7 +24,7 @@ from agentlightning.store import (
 )
 from agentlightning.store.arguments import UNSET, AttemptChange, RolloutChange, RolloutQuery, SpanBatch
 from agentlightning.store.base import LightningStoreStatistics
-from agentlightning.store.primitives import PRIMITIVES, Primitive, given_fields, perform
+from agentlightning.store.primitives import PRIMITIVES, Primitive, given_fields, packed_spans, perform
 from agentlightning.store.values import copy_value
 from agentlightning.store.wrapper import OneWayStore, StoreWrapper
 from agentlightning.testing import FaultyStore, ManualClock, StoreContract, account_of, open_span_of, span_of
@@ -284,6 +284,9 @@ class Renamed(LightningStore):
     async def add_many_spans(self, spans: Any) -> Any:  # type: ignore[override]
         return spans
 
+    async def query_spans(self, rollout: str, attempt_id: str | None = None) -> Any:  # type: ignore[override]
+        return [rollout, attempt_id]
+
 
 @pytest.mark.parametrize("wrapped", [StoreWrapper, LightningStoreThreaded, FaultyStore])
 @pytest.mark.asyncio
@@ -293,3 +296,5 @@ async def test_a_signature_of_0_3_is_enough(wrapped: Any) -> None:
     assert [each.input for each in await store.wait_for_rollouts(rollout_ids=["ro-1"], timeout=0)] == [0]
     assert await store.update_worker("w") == ("w", UNSET)
     assert await store.add_many_spans([]) == []
+    assert await store.query_spans("ro-1", "latest", packed=True) == ["ro-1", "latest"]
+    assert await packed_spans(store, "ro-1", "latest") == ["ro-1", "latest"]

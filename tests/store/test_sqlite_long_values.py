@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentlightning.codec.rows import PACKED_CHARACTERS
+from agentlightning.codec.token_ids import TokenIds
 from agentlightning.errors import StoreFileError, StoreFileMoved
 from agentlightning.store import SqliteLightningStore
 from agentlightning.store.sqlite.connection import APPLICATION_ID, MIGRATIONS, statements_of
@@ -167,6 +168,23 @@ async def test_lists_that_are_read_share_their_ids_and_have_no_room_to_grow(tmp_
         assert isinstance(prompt, list)
         assert sys.getsizeof(prompt) == sys.getsizeof([0] * len(prompt))
         assert all(map(is_, prompt, prompts[-1]))
+
+
+@pytest.mark.asyncio
+async def test_prompts_that_are_read_packed_are_one_copy_of_their_ids(tmp_path: Path) -> None:
+    async with SqliteLightningStore(tmp_path / "spans.db") as store:
+        rollout = await store.start_rollout("task")
+        agents = [conversation_of(rollout, 4, seed=seed) for seed in range(2)]
+        spans = [span for turn in zip(*agents, strict=True) for span in turn]
+        await store.add_many_spans(spans)
+        read = await store.query_spans(rollout.rollout_id, packed=True)
+        one = await store.query_spans(rollout.rollout_id, span_id=spans[-1].span_id, limit=1, packed=True)
+
+    assert [span.attributes for span in (*read, *one)] == [span.attributes for span in (*spans, spans[-1])]
+    for name in ("agentlightning.prompt_token_ids", "agentlightning.choice.0.token_ids"):
+        assert {type(span.attributes[name]) for span in (*read, *one)} == {TokenIds}
+    prompts = [span.attributes["agentlightning.prompt_token_ids"] for span in read]
+    assert [prompt.whole_buffer() is None for prompt in prompts] == [True] * 6 + [False] * 2
 
 
 @pytest.mark.asyncio

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from agentlightning import emit_reward
+from agentlightning.codec.token_ids import TokenIds
 from agentlightning.dialects.model_call import VALID, Choice, ModelCall, invalid
 from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.rows import RowPolicy
 from agentlightning.semconv import AGL_ANNOTATION
-from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
 from agentlightning.testing import FaultyStore, wait_until
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI
 from agentlightning.testing.values import account_of, span_of
@@ -245,6 +248,32 @@ async def test_an_attempt_is_not_handed_out_as_the_last_where_its_rollout_was_tr
         first, second = await store.query_attempts(rollout.rollout_id)
         assert first.seal is not None
         assert second.seal is None
+
+
+@pytest.mark.asyncio
+async def test_spans_of_a_sealed_attempt_have_lists_and_its_rows_are_made_of_packed_ids(
+    tmp_path: Path,
+) -> None:
+    prompts = ([*range(2_000)], [*range(2_100)])
+
+    def long_call(number: int, rollout: AttemptedRollout) -> Span:
+        ids = {"agentlightning.prompt_token_ids": prompts[number]}
+        return call(rollout).model_copy(update={"attributes": {**call(rollout).attributes, **ids}})
+
+    async with SqliteLightningStore(tmp_path / "spans.db") as store:
+        spans = [partial(long_call, 0), partial(long_call, 1), lambda of: reward(of, 1.0)]
+        sealed = await seal(store, (await attempt(store, spans)).rollout_id)
+
+    assert isinstance(sealed, SealedAttempt)
+    first, second = [span.attributes["agentlightning.prompt_token_ids"] for span in sealed.packed_spans[:2]]
+    assert (type(first), first.whole_buffer()) == (TokenIds, None)  # the bytes are those of the second
+    assert [row.prompt_length for row in sealed.rows()] == [2_000, 2_100]
+    assert list(sealed.spans) == list(sealed.packed_spans)
+    assert [span.attributes["agentlightning.prompt_token_ids"] for span in sealed.spans[:2]] == [
+        first,
+        second,
+    ]
+    assert all(type(span.attributes["agentlightning.prompt_token_ids"]) is list for span in sealed.spans[:2])
 
 
 @pytest.mark.asyncio

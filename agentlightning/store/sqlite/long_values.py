@@ -15,11 +15,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from ...codec.rows import WIDTHS, NumberKind, PackedValue, ValueKind, to_value, unpack
+from ...codec.token_ids import SharedBeginnings, TokenIds
 from ...errors import StoreFileError
 from .statements import SQL
 
@@ -212,12 +213,26 @@ class BrokenValueError(ValueError):
 
 
 class Reader:
-    """Puts values together, those of one attempt one after the other; what they have in common is unpacked once."""
+    """Puts values together, those of one attempt one after the other; what they have in common is unpacked once.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    Args:
+        connection: In the transaction that reads the rows.
+        packed: Whether lists of what can be token ids are given as ``TokenIds``. Those of one attribute that continue
+            each other share their bytes.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, packed: bool = False) -> None:
         self._connection = connection
+        self._packed = packed
         self._data: dict[int, bytes] = {}
         self._numbers: dict[int, list[int | float]] = {}
+        self._shared: dict[str, SharedBeginnings] = {}
+        """Of each attribute."""
+
+    def array(self, kind: NumberKind, data: bytes) -> Sequence[int | float]:
+        """Return the numbers of a list that is stored whole."""
+        ids = self._ids(data) if kind == "int32" else None
+        return unpack(kind, data) if ids is None else ids
 
     def value(self, row: ValueRow) -> Any:
         """Return the value of a row, as it was handed in.
@@ -225,7 +240,7 @@ class Reader:
         Raises:
             BrokenValueError: Something is missing of it, or is not what it was.
         """
-        value_key, _, kind, parts_text, digest, data = row
+        value_key, key, kind, parts_text, digest, data = row
         self._data[value_key] = data
         parts = to_parts(parts_text)
         pieces = [self._piece(part) for part in parts]
@@ -237,8 +252,19 @@ class Reader:
         match kind:
             case "text" | "json" | "attributes":
                 return to_value(kind, whole)
+            case "int32" if (ids := self._ids(whole)) is not None:
+                return self._shared.setdefault(key, SharedBeginnings()).share(ids)
             case _:
                 return self._numbers_of(parts, kind)
+
+    def _ids(self, data: bytes) -> TokenIds | None:
+        """Return 32-bit numbers as ids where that is asked for, and all of them can be some."""
+        if not self._packed:
+            return None
+        try:
+            return TokenIds.from_bytes(data)
+        except ValueError:
+            return None
 
     def _numbers_of(self, parts: list[Part], kind: NumberKind) -> list[int | float]:
         width = WIDTHS[kind]

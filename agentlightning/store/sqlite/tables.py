@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter
 
 from ...codec.json_text import dumps, is_utf8, loads
-from ...codec.rows import SpanRow, decode_span, unpack
+from ...codec.rows import SpanRow, decode_span
 from ...types import (
     Account,
     Attempt,
@@ -389,18 +389,20 @@ class SqliteTables(Tables):
     def get_late_spans(self, keys: Sequence[AttemptKey]) -> Sequence[Span]:
         return self._unpacked("get_late_spans", keys)
 
-    def find_spans(self, keys: Sequence[AttemptKey], query: Query) -> PaginatedResult[Span]:
+    def find_spans(
+        self, keys: Sequence[AttemptKey], query: Query, *, packed: bool = False
+    ) -> PaginatedResult[Span]:
         known = [key for key in keys if self._find_attempt_key(key) is not None]
         if len(known) == 1 and page(query):
-            found = self._find_page(known[0], query)
+            found = self._find_page(known[0], query, packed)
             if found is not None:
                 return found
         arranged: list[Span] = []
         for key in known:
-            arranged += query.arrange(self._find_all(key, query))
+            arranged += query.arrange(self._find_all(key, query, packed))
         return query.page(arranged)
 
-    def _find_page(self, key: AttemptKey, query: Query) -> PaginatedResult[Span] | None:
+    def _find_page(self, key: AttemptKey, query: Query, packed: bool) -> PaginatedResult[Span] | None:
         condition = where(query, "attempt_key = ?")
         if condition is None or query.sort_by in ("rollout_id", "attempt_id"):
             return None
@@ -414,7 +416,7 @@ class SqliteTables(Tables):
             )
         ]
         ((total,),) = self._all(f"{SQL['count_spans']}{clause}", parameters)
-        reader = Reader(self._connection)
+        reader = Reader(self._connection, packed=packed)
         by_key = {
             row[0]: self._span(key, row, reader)
             for places, part in in_parts(span_keys)
@@ -422,7 +424,7 @@ class SqliteTables(Tables):
         }
         return query.result([by_key[span_key] for span_key in span_keys], total)
 
-    def _find_all(self, key: AttemptKey, query: Query) -> Iterator[Span]:
+    def _find_all(self, key: AttemptKey, query: Query, packed: bool) -> Iterator[Span]:
         condition = where(query, "attempt_key = ?") if query.conditions else None
         if condition is None:
             rows = self._all(f"{SQL['get_attempt_spans']} ORDER BY span_key", (self._attempt_key(key),))
@@ -430,7 +432,7 @@ class SqliteTables(Tables):
             clause, parameters = condition
             sql = SQL["get_attempt_spans"].removesuffix("WHERE attempt_key = ?")
             rows = self._all(f"{sql}{clause} ORDER BY span_key", (self._attempt_key(key), *parameters))
-        reader = Reader(self._connection)
+        reader = Reader(self._connection, packed=packed)
         return (self._span(key, row, reader) for row in rows)
 
     def _span(self, key: AttemptKey, row: Row, reader: Reader) -> Span:
@@ -447,7 +449,7 @@ class SqliteTables(Tables):
         of_span = (first, first + _ARRAYS_OF_A_SPAN - 1)
         values = _Values(span)
         for array_key, _, kind, data in self._all(SQL["get_arrays"], of_span):
-            values[array_key - first] = unpack(kind, data)
+            values[array_key - first] = reader.array(kind, data)
         for row in self._connection.execute(SQL["get_long_values"], of_span).fetchall():
             try:
                 values[row[0] - first] = reader.value(row)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ...codec.token_ids import TokenIds
 from ...errors import AttemptNotFound, InvalidArgument
 from ...store.base import LightningStore
 from ...types import (
@@ -387,6 +388,31 @@ class QuerySpansContract(ContractBase):
                 )
             )
         assert pages == whole
+
+    async def test_packed_spans_say_what_the_others_say(self, store: LightningStore) -> None:
+        rollout = await store.start_rollout("x")
+        lists = (
+            [],
+            [1, 2],
+            [*range(20)],
+            [*range(2_000)],
+            [*range(2_500)],
+            [-1] * 20,
+            [True] * 20,
+            [2**40] * 20,
+        )
+        for number, values in enumerate(lists):
+            attributes = {"ids": values, "text": "x" * number, "of": [values]}
+            await store.add_span(span_of(rollout, "chat", attributes=attributes))
+        for filters in ({}, {"name": "chat", "limit": 7}):
+            found = await store.query_spans(rollout.rollout_id, "latest", **filters)
+            packed = await store.query_spans(rollout.rollout_id, "latest", packed=True, **filters)
+            assert list(packed) == list(found)
+            for span, values in zip(packed, lists, strict=False):
+                ids = span.attributes["ids"]
+                assert type(ids) in (list, TokenIds)
+                assert list(map(type, ids)) == list(map(type, values))
+            assert all(type(span.attributes["ids"]) is list for span in found)
 
 
 class QueryWorkersContract(ContractBase):

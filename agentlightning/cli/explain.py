@@ -11,7 +11,7 @@ from ..rows.matching import MatchedBy
 from ..rows.reasons import explained, with_detail
 from ..store.base import receipt_of
 from ..store.primitives import packed_spans
-from ..training.sealing import resources_of
+from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
 from .call_numbers import call_numbers

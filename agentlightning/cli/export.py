@@ -20,7 +20,7 @@ from ..errors import UsageError
 from ..rows import RowPolicy, build_rows
 from ..store.base import LightningStore
 from ..store.primitives import packed_spans
-from ..training.sealing import resources_of
+from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output, selection
 from .columns import (

@@ -13,7 +13,7 @@ from ..rows import Decision, RowPolicy, RowSet, TrainingRow, build_rows
 from ..rows.flat import training_row
 from ..rows.reasons import explained
 from ..store.primitives import packed_spans
-from ..training.sealing import resources_of
+from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
 from . import lookup, options, output
 from .call_numbers import call_numbers

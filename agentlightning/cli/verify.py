@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import NotVerifiable, UsageError
 from ..rows import RowPolicy, TrainingRow, build_rows
 from ..store.primitives import packed_spans
-from ..training.sealing import resources_of
+from ..store.sealing import resources_of
 from ..verify.onpolicy import TOLERANCE, Verification, verify_onpolicy
 from . import lookup, options, output
 from .entry import DONE, NEGATIVE

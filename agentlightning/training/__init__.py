@@ -9,6 +9,10 @@ from .. import _lazy
 if TYPE_CHECKING:
     from ..rows.sealed import RefusedAttempt as RefusedAttempt
     from ..rows.sealed import SealedAttempt as SealedAttempt
+    from ..store.sealing import SealedBatch as SealedBatch
+    from ..store.sealing import resources_of as resources_of
+    from ..store.sealing import seal as seal
+    from ..store.sealing import wait_sealed as wait_sealed
     from .hand_back import write_back as write_back
     from .late_rewards import add_reward as add_reward
     from .rollouts import Job as Job
@@ -16,18 +20,14 @@ if TYPE_CHECKING:
     from .rollouts import Player as Player
     from .rollouts import RunAgent as RunAgent
     from .rollouts import rollout_source as rollout_source
-    from .sealing import SealedBatch as SealedBatch
-    from .sealing import resources_of as resources_of
-    from .sealing import seal as seal
-    from .sealing import wait_sealed as wait_sealed
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
         "..rows.sealed": ("RefusedAttempt", "SealedAttempt"),
+        "..store.sealing": ("SealedBatch", "resources_of", "seal", "wait_sealed"),
         ".hand_back": ("write_back",),
         ".late_rewards": ("add_reward",),
         ".rollouts": ("Job", "Played", "Player", "RunAgent", "rollout_source"),
-        ".sealing": ("SealedBatch", "resources_of", "seal", "wait_sealed"),
     },
 )

@@ -22,9 +22,9 @@ from ..rows.reasons import Code, TraceReason
 from ..rows.sealed import RefusedAttempt, SealedAttempt
 from ..semconv import GROUP_ID
 from ..store.base import LightningStore
+from ..store.sealing import SETTLE_SECONDS, wait_sealed
 from ..tracer.base import Tracer
 from ..types import Attempt, Rollout, RolloutMode
-from .sealing import SETTLE_SECONDS, wait_sealed
 
 _log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from ...exporters.trl import OnFork, rollout_dict
 from ...rows.completeness import RewardRule
 from ...rows.policy import RowPolicy
 from ...store.base import LightningStore
+from ...store.sealing import SETTLE_SECONDS
 from ...tracer.base import Tracer
 from ...types import RolloutMode
 from ..background import BackgroundLoop
 from ..rollouts import Job, Played, Player, RunAgent
-from ..sealing import SETTLE_SECONDS
 
 _log = logging.getLogger(__name__)
 

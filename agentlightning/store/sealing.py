@@ -21,9 +21,11 @@ from ..rows.policy import RowPolicy
 from ..rows.reasons import Code, TraceReason, explained
 from ..rows.sealed import RefusedAttempt, SealedAttempt
 from ..rows.training import build_rows
-from ..store.base import LATEST, LightningStore, receipt_of
-from ..store.primitives import packed_spans
 from ..types import Attempt, NamedResources, Rollout, Span
+from .base import LATEST, LightningStore, receipt_of
+from .primitives import packed_spans
+from ..types import Attempt, NamedResources, Rollout, Span
+from .base import LATEST, LightningStore, receipt_of
 
 SETTLE_SECONDS = 10.0
 """So long after its rollout has finished, spans of an attempt may still be under way."""

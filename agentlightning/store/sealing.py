@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import AlreadySealed, NotSealable, RolloutNotFound
 from ..rows.completeness import RewardRule, incomplete
@@ -23,14 +24,21 @@ from ..rows.sealed import RefusedAttempt, SealedAttempt
 from ..rows.training import build_rows
 from ..types import Attempt, NamedResources, Rollout, Span
 from .base import LATEST, LightningStore, receipt_of
+from .lifecycle import LIVE_ATTEMPT
 from .primitives import packed_spans
-from ..types import Attempt, NamedResources, Rollout, Span
-from .base import LATEST, LightningStore, receipt_of
 
 SETTLE_SECONDS = 10.0
 """So long after its rollout has finished, spans of an attempt may still be under way."""
 
 _LOOK_SECONDS = 0.05  # between two looks at an attempt that is not settled
+
+
+class Sealing(NamedTuple):
+    """What it takes to seal an attempt: the arguments of the same names of :func:`wait_sealed`."""
+
+    policy: RowPolicy | None = None
+    reward: RewardRule = "required"
+    settle: float = SETTLE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,8 @@ async def wait_sealed(
     """
     wanted = list(dict.fromkeys(rollout_ids))
     finished = await store.wait_for_rollouts(rollout_ids=wanted, timeout=timeout)
-    found = await asyncio.gather(*(_settled(store, rollout, policy, reward, settle) for rollout in finished))
+    sealing = Sealing(policy, reward, settle)
+    found = await asyncio.gather(*(_latest_sealed(store, rollout, sealing) for rollout in finished))
     by_id = {each.rollout.rollout_id: each for each in found if each is not None}
     in_order = [by_id[rollout_id] for rollout_id in wanted if rollout_id in by_id]
     return SealedBatch(
@@ -153,26 +162,33 @@ def _as_sealed(
     return SealedAttempt(rollout, attempt, covered, resources, tuple(late[: attempt.seal.late]))
 
 
-async def _settled(
-    store: LightningStore,
-    rollout: Rollout,
-    policy: RowPolicy | None,
-    reward: RewardRule,
-    settle: float,
-) -> SealedAttempt | RefusedAttempt | None:
-    """Seal the latest attempt as soon as nothing of it is under way, at the latest when the time is up.
+async def seal_settled(
+    store: LightningStore, rollout_id: str, attempt_id: str, sealing: Sealing
+) -> SealedAttempt | RefusedAttempt:
+    """Seal one attempt as soon as nothing of it is under way, at the latest when the time is up; see :func:`seal`.
 
-    Returns ``None`` where the rollout is at work again: what was sealed is not its last attempt any more.
+    Raises:
+        RolloutNotFound: The rollout is unknown.
     """
-    deadline = asyncio.get_running_loop().time() + settle
+    deadline = asyncio.get_running_loop().time() + sealing.settle
     while True:
         over = asyncio.get_running_loop().time() >= deadline
-        settled = await _is_settled(store, rollout.rollout_id)  # before it is read: what is read then is all
-        found = await seal(store, rollout.rollout_id, policy=policy, reward=reward)
+        settled = await _is_settled(
+            store, rollout_id, attempt_id
+        )  # before it is read: what is read then is all
+        found = await seal(store, rollout_id, attempt_id, policy=sealing.policy, reward=sealing.reward)
         # Refused and not settled: what is missing may still be under way.
         if isinstance(found, SealedAttempt) or over or settled:
-            return found if await _is_latest(store, found) else None
+            return found
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _latest_sealed(
+    store: LightningStore, rollout: Rollout, sealing: Sealing
+) -> SealedAttempt | RefusedAttempt | None:
+    """Seal the latest attempt when it is settled; ``None`` where the rollout is at work again."""
+    found = await seal_settled(store, rollout.rollout_id, LATEST, sealing)
+    return found if await _is_latest(store, found) else None
 
 
 async def _is_latest(store: LightningStore, found: SealedAttempt | RefusedAttempt) -> bool:
@@ -180,10 +196,12 @@ async def _is_latest(store: LightningStore, found: SealedAttempt | RefusedAttemp
     return latest is None or (found.attempt is not None and latest.attempt_id == found.attempt.attempt_id)
 
 
-async def _is_settled(store: LightningStore, rollout_id: str) -> bool:
-    attempt = await store.get_latest_attempt(rollout_id)
+async def _is_settled(store: LightningStore, rollout_id: str, attempt_id: str) -> bool:
+    attempt = await _attempt(store, rollout_id, attempt_id)
     if attempt is None:
         return True
+    if attempt.status in LIVE_ATTEMPT:
+        return False
     receipt = await receipt_of(store, rollout_id, attempt.attempt_id)
     return receipt is None or receipt.settled
 

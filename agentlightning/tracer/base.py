@@ -24,10 +24,11 @@ from ..store.base import UNSET, Unset, awaited_store
 from ..store.registry import open_store
 from ..types.parallel import ParallelWorkerBase
 from .contexts import TraceContext
-from .rollouts import RolloutContext, rollout_context, rollout_metadata
+from .rollouts import RolloutContext, rollout_context, rollout_metadata, sealing_of
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore, SyncStore
+    from ..store.sealing import Sealing
     from ..types import (
         Attributes,
         RolloutConfig,
@@ -83,6 +84,7 @@ class Tracer(ParallelWorkerBase):
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
         store: LightningStore | SyncStore | None = None,
+        seal: bool | Sealing = False,
     ) -> RolloutContext: ...
     def rollout(
         self,
@@ -95,6 +97,7 @@ class Tracer(ParallelWorkerBase):
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
         store: LightningStore | SyncStore | None = None,
+        seal: bool | Sealing = False,
     ) -> Any:
         """Record one rollout with one attempt: a ``with`` or ``async with`` block, or each call of a function.
 
@@ -123,18 +126,24 @@ class Tracer(ParallelWorkerBase):
             config: How long an attempt may take, and when it is tried again.
             metadata: Whatever else is to be known of it.
             store: Default: the store of ``init_worker``. Without any, spans are kept in memory.
+            seal: Whether an attempt that has succeeded is sealed, or refused with the reasons, before the next line:
+                ``TraceHandle.sealed``. ``Sealing(reward="optional")`` says what it needs for that, as
+                ``agentlightning.training.wait_sealed`` does.
 
         Returns:
-            A context manager that yields a ``TraceHandle``: ``rollout_id``, ``attempt_id``, ``reward()``, ``spans()``
-            and ``rows()``. It is also a decorator.
+            A context manager that yields a ``TraceHandle``: ``rollout_id``, ``attempt_id``, ``reward()``, ``spans()``,
+            ``rows()`` and ``sealed``. It is also a decorator.
 
         Raises:
             InvalidArgument, ResourcesNotFound: When the block begins, of what was given here. What else a store raises
-                keeps no agent from its work: see :meth:`trace_context`.
-            ContextArgumentsError: ``group`` and ``metadata`` name different groups, or a block begins twice.
+                keeps no agent from its work (see :meth:`trace_context`), unless ``seal`` says that its rows are what
+                the rollout is for.
+            ContextArgumentsError: ``group`` and ``metadata`` name different groups, a block begins twice, or there is
+                ``seal`` and no store, or a plain ``with`` in an event loop, which must not wait for it.
             TracerNotReady: A block begins before ``init_worker``.
         """
         start = {"mode": mode, "resources_id": resources_id, "config": config}
+        sealing = sealing_of(seal)
 
         def opened(about: TaskInput | Unset, of_function: str | None) -> TraceContext:
             named = name or of_function
@@ -144,17 +153,20 @@ class Tracer(ParallelWorkerBase):
                 given["metadata"] = kept
             given["input"] = {"name": named or "rollout"} if about is UNSET else about
             own = None if store is None else awaited_store(store)
-            return self._new_rollout(named or "rollout", own, given)
+            return self._new_rollout(named or "rollout", own, given, sealing)
 
         return rollout_context(opened, task)
 
-    def _new_rollout(self, name: str, store: LightningStore | None, start: dict[str, Any]) -> TraceContext:
+    def _new_rollout(
+        self, name: str, store: LightningStore | None, start: dict[str, Any], sealing: Sealing | None
+    ) -> TraceContext:
         """Return the context of one rollout, which is started when it is entered.
 
         Args:
             name: Name of its root span.
             store: Default: the store of ``init_worker``.
             start: Arguments for ``start_rollout``.
+            sealing: How it is sealed at its end; ``None``: it is not.
         """
         raise NotImplementedError(f"{type(self).__name__} has no rollout")
 

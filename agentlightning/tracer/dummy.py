@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..codec.attributes import format_exception_attributes
+from ..errors import ContextArgumentsError
 from ..rows.rewards import reward_dimensions
 from ..types import Attributes, Span, SpanCoreFields, StatusCode, TraceStatus
 from ..types.attributes import to_attributes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..rows.policy import RowPolicy
     from ..rows.training import RowSet
     from ..store.base import LightningStore, SyncStore
+    from ..store.sealing import Sealing
 
 
 class DummySpanRecordingContext:
@@ -111,8 +113,12 @@ class DummyTracer(Tracer):
         del name, store, rollout_id, attempt_id
         return _NothingRecorded(self)
 
-    def _new_rollout(self, name: str, store: LightningStore | None, start: dict[str, Any]) -> TraceContext:
+    def _new_rollout(
+        self, name: str, store: LightningStore | None, start: dict[str, Any], sealing: Sealing | None
+    ) -> TraceContext:
         del name, store, start
+        if sealing is not None:
+            raise ContextArgumentsError("seal= needs a tracer that records, and DummyTracer does not")
         return _NothingRecorded(UnrecordedRollout())
 
     def get_last_trace(self) -> list[Span]:
@@ -124,6 +130,7 @@ class UnrecordedRollout:
     """What ``rollout`` yields where nothing is recorded: a rollout without ids, spans and rows."""
 
     rollout_id = attempt_id = ""
+    sealed = None
 
     def reward(
         self, reward: float | dict[str, Any], *, primary_key: str | None = None, attributes: Any = None

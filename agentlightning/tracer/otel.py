@@ -64,8 +64,10 @@ from .workers import (
 
 if TYPE_CHECKING:
     from ..rows.policy import RowPolicy
+    from ..rows.sealed import RefusedAttempt, SealedAttempt
     from ..rows.training import RowSet
     from ..store.base import LightningStore, SyncStore
+    from ..store.sealing import Sealing
     from ..types import Attributes, Receipt, Rollout, Span, SpanCoreFields, StatusCode, TraceStatus
     from .processor import LightningSpanProcessor
     from .recording import Recording
@@ -78,6 +80,8 @@ __getattr__, __dir__, _ = _lazy.attach(
 _log = logging.getLogger(__name__)
 
 CaptureTokens = Literal["observe", "request"]
+SEAL_TIMEOUT = 60.0
+"""Seconds that sealing may take beside the wait for spans: reading them, and making rows of them."""
 _NS = 1_000_000_000
 
 ONLY_NAMED = (
@@ -277,8 +281,15 @@ class OtelTracer(RecordingTracer):
         own = self._store if store is None else awaited_store(store)
         return _TraceContext(self, self._ready(), name, own, ids or {"input": {"name": name}})
 
-    def _new_rollout(self, name: str, store: LightningStore | None, start: dict[str, Any]) -> _TraceContext:
-        return _TraceContext(self, self._ready(), name, store or self._store, start, refuses_arguments=True)
+    def _new_rollout(
+        self, name: str, store: LightningStore | None, start: dict[str, Any], sealing: Sealing | None
+    ) -> _TraceContext:
+        own = store or self._store
+        if sealing is not None and own is None:
+            raise ContextArgumentsError("seal= needs a store: pass store=, or give one to init_worker")
+        # Of a rollout whose rows are asked for, whatever a store raises; else what it finds wrong with the arguments.
+        refused = (InvalidArgument, ResourcesNotFound) if sealing is None else (Exception,)
+        return _TraceContext(self, self._ready(), name, own, start, refused=refused, sealing=sealing)
 
     def get_last_trace(self) -> list[Span]:
         """Return the spans of the ``trace_context`` that ended last."""
@@ -365,6 +376,8 @@ class TraceHandle(trace.Tracer):
         self._scope = scope
         self._inside = inside
         self._rollout = rollout
+        self.sealed: SealedAttempt | RefusedAttempt | None = None
+        """What became of an attempt that ``rollout(seal=…)`` was to seal; ``None`` before, and where it was not."""
         self._entries: list[FinishedSpan] = scope.trace.spans if scope.trace.spans is not None else []
         # The tracer's own, so that no span pays for a call in between.
         self.start_span = tracer.start_span  # type: ignore[method-assign]
@@ -504,11 +517,12 @@ class _TraceContext(TraceContext):
         store: LightningStore | None,
         attempt: tuple[str, str] | Mapping[str, Any],
         *,
-        refuses_arguments: bool = False,
+        refused: tuple[type[Exception], ...] = (),
+        sealing: Sealing | None = None,
     ) -> None:
         """Take up the ids of an attempt, or the arguments with which a rollout is to be started.
 
-        ``refuses_arguments``: what the store finds wrong with these is raised where the body would begin.
+        ``refused``: what a store may raise instead of letting the body begin. ``sealing``: how it is sealed at the end.
         """
         self._tracer = tracer
         self._worker = worker
@@ -516,7 +530,8 @@ class _TraceContext(TraceContext):
         self._store = store
         self._ids = attempt if isinstance(attempt, tuple) else None
         self._start = attempt if not isinstance(attempt, tuple) and store is not None else None
-        self._refused = (InvalidArgument, ResourcesNotFound) if refuses_arguments else ()
+        self._refused = refused
+        self._sealing = sealing
         self._owns_attempt = self._start is not None
         self._is_unopened = False
         self._rollout: Rollout | None = None
@@ -524,6 +539,8 @@ class _TraceContext(TraceContext):
         self._pid = os.getpid()
 
     def __enter__(self) -> TraceHandle:
+        if self._sealing is not None and in_event_loop():
+            raise ContextArgumentsError("seal= waits for the store: use 'async with' in an event loop")
         if self._needs_store():
             try:
                 self._is_opened(self._opening().result())
@@ -564,6 +581,8 @@ class _TraceContext(TraceContext):
         except TimeoutError:
             written = None
         self._report(written)
+        if self._is_to_be_sealed(exc):
+            self._handle.sealed = self._worker.questions.ask(self._seal).result(self._sealing_timeout)
 
     async def __aexit__(
         self,
@@ -579,6 +598,24 @@ class _TraceContext(TraceContext):
             flush = self._close(exc)
         in_time = flush.done() or await wait_for_future(flush, self._tracer._flush_timeout)
         self._report(flush.result() if in_time else None)
+        if self._is_to_be_sealed(exc):
+            asked = self._worker.questions.ask(self._seal)
+            self._handle.sealed = await asked.result_async(self._sealing_timeout)
+
+    def _is_to_be_sealed(self, error: BaseException | None) -> bool:
+        return self._sealing is not None and error is None and self._pid == os.getpid()
+
+    @property
+    def _sealing_timeout(self) -> float:
+        assert self._sealing is not None
+        return self._sealing.settle + SEAL_TIMEOUT
+
+    async def _seal(self) -> SealedAttempt | RefusedAttempt:
+        from ..store.sealing import seal_settled  # loads what makes rows; only who seals has asked for it
+
+        assert self._sealing is not None
+        assert self._store is not None
+        return await seal_settled(self._store, self._scope.rollout_id, self._scope.attempt_id, self._sealing)
 
     def _needs_store(self) -> bool:
         return self._store is not None and (self._owns_attempt or self._tracer._capture_tokens == "request")

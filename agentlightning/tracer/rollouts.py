@@ -10,12 +10,15 @@ import sys
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from types import FrameType, TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..errors import ContextArgumentsError, InvalidArgument
 from ..semconv import GROUP_ID
 from ..store.base import UNSET
 from .contexts import TraceContext
+
+if TYPE_CHECKING:
+    from ..store.sealing import Sealing
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -101,6 +104,15 @@ def rollout_metadata(given: Mapping[str, Any] | None, group: str | None, name: s
     if name is not None:
         kept.setdefault("name", name)
     return kept
+
+
+def sealing_of(seal: bool | Sealing) -> Sealing | None:
+    """Return how a rollout is sealed at its end; ``None``: it is not."""
+    if seal is not True:
+        return seal or None
+    from ..store.sealing import Sealing  # loads what makes rows, which most agents never ask for
+
+    return Sealing()
 
 
 # ---------------------------------------------------------------------- decorated functions

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ..rows.sealed import RefusedAttempt as RefusedAttempt
     from ..rows.sealed import SealedAttempt as SealedAttempt
     from ..store.sealing import SealedBatch as SealedBatch
+    from ..store.sealing import Sealing as Sealing
     from ..store.sealing import resources_of as resources_of
     from ..store.sealing import seal as seal
     from ..store.sealing import wait_sealed as wait_sealed
@@ -25,7 +26,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
         "..rows.sealed": ("RefusedAttempt", "SealedAttempt"),
-        "..store.sealing": ("SealedBatch", "resources_of", "seal", "wait_sealed"),
+        "..store.sealing": ("SealedBatch", "Sealing", "resources_of", "seal", "wait_sealed"),
         ".hand_back": ("write_back",),
         ".late_rewards": ("add_reward",),
         ".rollouts": ("Job", "Played", "Player", "RunAgent", "rollout_source"),

@@ -1,6 +1,6 @@
 """Runs an agent on prompts, recorded, and says of each rollout whether it can be trained.
 
-Each rollout has a ``trace_context`` of its own and names its group itself. What comes back is the store's word: a
+Each is a ``tracer.rollout`` and names its group itself. What comes back is the store's word: a
 sealed attempt, or a refused one with the reasons. An agent that raises refuses its own rollout and no other.
 """
 
@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
 
-from ..emitter.reward import emit_reward
+from ..errors import RolloutNotFound
 from ..rows.completeness import RewardRule
 from ..rows.policy import RowPolicy
 from ..rows.reasons import Code, TraceReason
 from ..rows.sealed import RefusedAttempt, SealedAttempt
-from ..semconv import GROUP_ID
 from ..store.base import LightningStore
-from ..store.sealing import SETTLE_SECONDS, wait_sealed
+from ..store.sealing import SETTLE_SECONDS, Sealing
 from ..tracer.base import Tracer
-from ..types import Attempt, Rollout, RolloutMode
+from ..types import RolloutMode
 
 _log = logging.getLogger(__name__)
 
@@ -68,29 +67,33 @@ class Player:
 
     async def play(self, job: Job) -> Played:
         """Run the agent once, and return what can be trained of it."""
-        metadata = {**job.metadata, GROUP_ID: job.group_id}
-        rollout = await self.store.start_rollout(job.prompt, job.mode, metadata=metadata)
-        rollout_id, attempt = rollout.rollout_id, rollout.attempt
-        status = "failed"
-        try:
-            async with self.tracer.trace_context(
-                self.name, store=self.store, rollout_id=rollout_id, attempt_id=attempt.attempt_id
-            ):
-                async with asyncio.timeout(self.timeout):
-                    earned = await self._run(job.prompt)
-                # Inside of the context, so that the reward is one of its spans.
-                if isinstance(earned, Real):
-                    emit_reward(float(earned))
-            status = "succeeded"
-        except Exception as error:  # noqa: BLE001 - a failed rollout is data, and its siblings go on
-            return _failed(rollout, attempt, error)
-        # Also for a cancelled rollout, which else would stay open until a watchdog finds it.
-        finally:
-            await self.store.update_attempt(rollout_id, attempt.attempt_id, status=status)  # type: ignore[arg-type]
-        batch = await wait_sealed(
-            self.store, [rollout_id], policy=self.policy, reward=self.reward, settle=self.settle
+        recording = self.tracer.rollout(
+            job.prompt,
+            name=self.name,
+            group=job.group_id,
+            mode=job.mode,
+            metadata=job.metadata,
+            store=self.store,
+            seal=Sealing(self.policy, self.reward, self.settle),
         )
-        return batch.sealed[0] if batch.sealed else batch.refused[0]
+        failure: Exception | None = None
+        try:
+            async with recording as rollout:
+                try:
+                    async with asyncio.timeout(self.timeout):
+                        earned = await self._run(job.prompt)
+                    # Inside of the context, so that the reward is one of its spans.
+                    if isinstance(earned, Real):
+                        rollout.reward(float(earned))
+                except Exception as error:
+                    failure = error
+                    raise
+        except Exception as error:
+            if error is not failure:  # of the store, and no rollout's own
+                raise
+            return await _failed(self.store, rollout.rollout_id, error)
+        sealed: Played = rollout.sealed
+        return sealed
 
     async def _run(self, prompt: Any) -> Any:
         agent = self.run_agent
@@ -115,7 +118,7 @@ class Player:
                 for task in done:
                     yield task.result()
         finally:
-            # The consumer has left. Agents that are cancelled mark their attempts as failed, so their end is awaited.
+            # The consumer has left. Agents that are cancelled end their rollouts, which is awaited.
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -173,8 +176,12 @@ def samples(prompts: Iterable[Any], group_size: int) -> Iterator[Job]:
             yield Job(prompt, f"{run}-{number}", "train", {"prompt": number, "sample": sample})
 
 
-def _failed(rollout: Rollout, attempt: Attempt, error: Exception) -> RefusedAttempt:
-    _log.warning("rollout %s is not trained: its agent failed", rollout.rollout_id, exc_info=error)
+async def _failed(store: LightningStore, rollout_id: str, error: Exception) -> RefusedAttempt:
+    """Return a rollout whose agent has failed: it is data, and its siblings go on."""
+    _log.warning("rollout %s is not trained: its agent failed", rollout_id, exc_info=error)
     reason = TraceReason.AGENT_FAILED
     why = Code(reason.code, f"{reason.sentence}: {error!r}", reason.cure)
-    return RefusedAttempt(rollout, attempt, (why,))
+    rollout = await store.get_rollout_by_id(rollout_id)
+    if rollout is None:
+        raise RolloutNotFound(rollout_id)
+    return RefusedAttempt(rollout, await store.get_latest_attempt(rollout_id), (why,))

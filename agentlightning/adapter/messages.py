@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from .. import _lazy
 from ..codec.attributes import filter_and_unflatten_attributes, is_late
 from ..dialects.model_call import Choice, ModelCall
 from ..dialects.spans.genai import read_call
 from ..rows.tree import as_spans
 from ..types import Span
 from .base import TraceAdapter
+
+if not TYPE_CHECKING:  # a checker would take any name for one of this module
+    __getattr__ = _lazy.without_absent(__name__)
 
 
 class OpenAIMessages(TypedDict):

@@ -12,11 +12,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 from pydantic import BaseModel
 
+from .. import _lazy
 from ..dialects.spans.genai import read_call
 from ..rows.analysis import Analysis, analyse, analyse_tree
 from ..rows.calls import ANY_AGENT, LLM_CALL_MATCH, Call, Rules, find_calls, is_marked
@@ -29,6 +30,9 @@ from ..rows.transition import Row, image_urls, transitions
 from ..rows.tree import Tree, order_key
 from ..types import Receipt, Rollout, Span, SpanLike, Triplet
 from .base import TraceAdapter
+
+if not TYPE_CHECKING:  # a checker would take any name for one of this module
+    __getattr__ = _lazy.without_absent(__name__)
 
 _log = logging.getLogger(__name__)
 

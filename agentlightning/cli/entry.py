@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn, cast
 
+from .. import _absent
 from .._printable import PrintableFormatter, printable
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import LightningError
@@ -57,6 +58,9 @@ def main(argv: Iterable[str] | None = None) -> int:
         try:
             parser = build_parser(_chosen(arguments))
             _check_order(parser, arguments)
+            if absent := _absent.command(arguments):
+                output.say(f"agl: {absent}")
+                return BAD_INPUT
             args = parser.parse_args(arguments)
             name = args.prog
             with _logging(args.log_level):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
+from .. import _lazy
 from ..types import Attempt, AttemptedRollout, AttemptStatus, RolloutConfig, RolloutStatus
 from . import lifecycle
+
+if not TYPE_CHECKING:  # a checker would take any name for one of this module
+    __getattr__ = _lazy.without_absent(__name__)
 
 
 async def rollout_status_from_attempt(attempt: Attempt, config: RolloutConfig) -> RolloutStatus:

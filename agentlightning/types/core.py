@@ -16,12 +16,20 @@ from typing import (
 
 from pydantic import ConfigDict, Field, model_validator
 
+from .. import _lazy
 from ._model import Model
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
+    from .parallel import Hook as Hook
+    from .parallel import ParallelWorkerBase as ParallelWorkerBase
     from .tracer import Span, SpanCoreFields
+
+# 0.3 has them here. They lie apart from the models, because what needs only them loads no pydantic.
+__getattr__, __dir__, _ = _lazy.attach(
+    __name__, {"agentlightning.types.parallel": ("Hook", "ParallelWorkerBase")}
+)
 
 T_item = TypeVar("T_item")
 T_co = TypeVar("T_co", covariant=True)

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import sync_stub
 
-from agentlightning import env_var, errors, semconv
+from agentlightning import _absent, env_var, errors, semconv
 from agentlightning.cli import columns as export_columns
 from agentlightning.cli.entry import build_parser
 from agentlightning.cli.options import COMMANDS
@@ -301,7 +301,26 @@ def primitives() -> str:
     )
 
 
+def names_of_0_3() -> str:
+    """Return each module of Agent Lightning 0.3 with its names, and what they are here."""
+    folder = ROOT / "tests" / "compatibility"
+    modules = json.loads((folder / "names_of_0_3.json").read_text(encoding="utf-8"))
+    differences = json.loads((folder / "differences_from_0_3.json").read_text(encoding="utf-8"))
+
+    def row(module: str, name: str) -> tuple[str, str, str]:
+        if absent := _absent.attribute(module, name):
+            today = f"{absent.what}; {'today ' * absent.comes}{absent.today}"
+            return f"`{name}`", "not yet" if absent.comes else "never", today
+        return f"`{name}`", "differs" if name in differences else "same", differences.get(name, "")
+
+    return "\n".join(
+        f"## `{module}`\n\n{table(('name', 'state', 'how, why'), [row(module, name) for name in found])}"
+        for module, found in modules.items()
+    )
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "names-of-0-3": names_of_0_3,
     "installs": installs,
     "primitives": primitives,
     "settings": settings,

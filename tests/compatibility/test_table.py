@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NAMES = json.loads((Path(__file__).parent / "names_of_0_3.json").read_text(encoding="utf-8"))
-"""Module → its public names, as they are found in the distribution ``agentlightning`` 0.3.0."""
+"""Module → its public names that 0.3 documents or tests, as the distribution ``agentlightning`` 0.3.0 has them."""
 STATES = {"same": True, "differs": True, "not yet": False, "never": False}
 
 
@@ -51,4 +51,4 @@ def test_the_table_says_what_can_be_imported(module: str) -> None:
 
 
 def test_a_difference_and_a_refusal_say_why() -> None:
-    assert [row for row in ROWS if (row[2] in {"differs", "never"}) is not bool(row[3])] == []
+    assert [row for row in ROWS if (row[2] != "same") is not bool(row[3])] == []

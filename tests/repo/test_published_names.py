@@ -88,6 +88,7 @@ def test_importing_the_tracer_loads_nothing_that_only_a_recording_needs() -> Non
     for_a_recording = (
         "opentelemetry.instrumentation",
         "pydantic_core",
+        "agentlightning._absent",
         "agentlightning.dialects.model_call",
         "agentlightning.dialects.openai",
         "agentlightning.dialects.spans",

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from ..types import Span
+from ...types import Span
 
 T_from = TypeVar("T_from")
 T_to = TypeVar("T_to")

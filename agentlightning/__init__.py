@@ -9,9 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import _lazy
-from ._coinstall import refuse_namesake
-
-refuse_namesake()
 
 __version__ = "0.2.0"
 

@@ -30,13 +30,14 @@ class Absent(NamedTuple):
 AGENT = Absent(
     "the class or decorator that makes an agent",
     comes=True,
-    today="any function is an agent: call it inside tracer.trace_context(), or give it to "
-    "agentlightning.training.rollout_source",
+    today="any function is an agent: tracer.rollout(task) records a call of it as one rollout, as a with block or its "
+    "decorator",
 )
 RUNNER = Absent(
     "the worker that takes rollouts from the store and runs an agent on them",
     comes=True,
-    today="a loop over store.dequeue_rollout() does it, with tracer.trace_context() around the agent",
+    today="a loop over store.dequeue_rollout() does it, with tracer.trace_context() around the agent, as "
+    "docs/how-to/several-processes.md shows",
 )
 TRAINER = Absent(
     "the loop of runners and an algorithm",

@@ -1,4 +1,9 @@
-"""Refuses to run where Microsoft's distribution ``agentlightning`` is installed into the same import name."""
+"""Refuses to run where Microsoft's distribution ``agentlightning`` is installed into the same import name.
+
+Ours installed over it: ``_lazy`` calls this at the first import. It installed over ours: its ``__init__.py`` has taken
+the place of ours, but some of our files are still found, and they call this, too: in 0.2 and 0.3 ``adapter/base``, to
+which their first import leads; 1.0 imports nothing by itself, and what it left of ours says it when it is imported.
+"""
 
 from __future__ import annotations
 

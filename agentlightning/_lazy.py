@@ -15,6 +15,12 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
+from ._coinstall import refuse_namesake
+
+# Here and not in the root: Microsoft's distribution, installed over this one, puts its own root in the place of ours,
+# and what has a table of names still comes here.
+refuse_namesake()
+
 Getattr = Callable[[str], Any]
 Dir = Callable[[], list[str]]
 

@@ -47,7 +47,7 @@ def one_line(done: Outcome, *words: str) -> None:
         assert word in done.err
 
 
-@pytest.mark.parametrize("command", ["backup", "restore", "verify", "store"])
+@pytest.mark.parametrize("command", ["backup", "restore", "verify"])
 def test_an_argument_that_lacks_is_one_line(command: str) -> None:
     done = agl(command, columns=40)
     one_line(done, f"agl {command}: the following arguments are required", f"agl {command} --help")

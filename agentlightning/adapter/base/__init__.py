@@ -1,4 +1,9 @@
-"""What an adapter is: a pure function from spans to whatever an algorithm wants, as a callable object."""
+"""What an adapter is: a pure function from spans to whatever an algorithm wants, as a callable object.
+
+A package of one module: where the distribution ``agentlightning`` 0.2 or 0.3 was installed over this one, its
+``adapter/base.py`` lies beside this folder, its first import is this name, and Python takes the folder. So that import
+ends here, with what to do, and not somewhere in a mixture of two distributions.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,10 @@ from typing import Generic, TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from ..._coinstall import refuse_namesake
 from ...types import Span
+
+refuse_namesake()
 
 T_from = TypeVar("T_from")
 T_to = TypeVar("T_to")

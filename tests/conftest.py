@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
+from warm import Warm, warm
 
 from agentlightning.instrumentation.guard import reraise
 from agentlightning.store import InMemoryLightningStore, LightningStore
@@ -91,12 +92,47 @@ def online() -> dict[str, str]:
     return {**rest, **AUTHORITIES}
 
 
+RECORDING = (
+    "agentlightning.instrumentation.connections",
+    "agentlightning.instrumentation.wire",
+    "agentlightning.recorder.kept_aside",
+    "agentlightning.store.sqlite",
+    "agentlightning.testing.faults",
+    "agentlightning.testing.processes",
+    "agentlightning.tracer.exporter",
+    "agentlightning.tracer.otel",
+    "agentlightning.tracer.recording",
+    "agentlightning.tracer.routing",
+    "concurrent.futures.thread",
+    "opentelemetry.instrumentation.threading",
+    "opentelemetry.propagate",
+    "opentelemetry.sdk.trace.export",
+    "tomllib",
+)
+"""What programs import that record something."""
+
+
+@pytest.fixture(scope="session")
+def recording() -> Iterator[Warm]:
+    """Start programs in processes that have imported what programs import that record something."""
+    with warm(scrubbed(os.environ), RECORDING) as started:
+        yield started
+
+
+def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that tests may see."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(SCRUBBED_PREFIXES) and name.upper() not in SCRUBBED
+    }
+
+
 @pytest.fixture(autouse=True)
 def _scrubbed_environment() -> Iterator[None]:
     before = dict(os.environ)
-    for name in before:
-        if name.startswith(SCRUBBED_PREFIXES) or name.upper() in SCRUBBED:
-            del os.environ[name]
+    for name in before.keys() - scrubbed(before).keys():
+        del os.environ[name]
     yield
     os.environ.clear()
     os.environ.update(before)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import Warm
 
 from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
 from agentlightning.testing import StartMethod, span_of, start_child, wait_until
@@ -53,9 +54,9 @@ WRITER = """
 """
 
 
-def killed_writer(path: Path, after: int) -> list[tuple[Any, ...]]:
+def killed_writer(recording: Warm, path: Path, after: int) -> list[tuple[Any, ...]]:
     """Let a process write until it has reported ``after`` times, kill it, and return what it reported."""
-    with start_child(WRITER, args={"path": str(path)}) as child:
+    with recording.start_child(WRITER, args={"path": str(path)}) as child:
         reports: list[tuple[Any, ...]] = child.kill(when=lambda: len(child.reports) >= after)
         assert child.error is None, child.error
         return reports
@@ -92,24 +93,24 @@ async def prove_nothing_was_lost(path: Path, reports: list[tuple[Any, ...]]) -> 
     assert opened - sent <= set(still_open), "what never ended is open"
 
 
-def kill_rounds(path: Path, rounds: int) -> None:
+def kill_rounds(recording: Warm, path: Path, rounds: int) -> None:
     written = 0
     for number in range(rounds):
         # The first is killed while it makes the file, later ones anywhere.
-        reports = killed_writer(path, after=random.randrange(2, 250) if number else 1)
+        reports = killed_writer(recording, path, after=random.randrange(2, 250) if number else 1)
         asyncio.run(prove_nothing_was_lost(path, reports))
         written += sum(len(report[1]) for report in reports if report[0] == "acknowledged")
     assert written > 0
 
 
-def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
-    kill_rounds(tmp_path / "store.db", rounds=3)
+def test_what_was_acknowledged_survives_kill_9(recording: Warm, tmp_path: Path) -> None:
+    kill_rounds(recording, tmp_path / "store.db", rounds=3)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_what_was_acknowledged_survives_kill_9_fifty_times(tmp_path: Path) -> None:
-    kill_rounds(tmp_path / "store.db", rounds=50)
+def test_what_was_acknowledged_survives_kill_9_fifty_times(recording: Warm, tmp_path: Path) -> None:
+    kill_rounds(recording, tmp_path / "store.db", rounds=50)
 
 
 # ---------------------------------------------------------------------- runners
@@ -165,7 +166,9 @@ READER = """
 """
 
 
-def run_side_by_side(path: Path, *, runners: int, count: int, spans: int = 5, deadline: float = 60.0) -> None:
+def run_side_by_side(
+    recording: Warm, path: Path, *, runners: int, count: int, spans: int = 5, deadline: float = 60.0
+) -> None:
     """Let processes work off a queue while another one reads, and account for all of it."""
     retry = RolloutConfig(max_attempts=2, retry_condition=["failed"])
 
@@ -179,10 +182,10 @@ def run_side_by_side(path: Path, *, runners: int, count: int, spans: int = 5, de
     args = {"path": str(path), "count": count, "spans": spans}
     with ExitStack() as stack:
         children = [
-            stack.enter_context(start_child(RUNNER, args={**args, "worker": f"w{number}"}))
+            stack.enter_context(recording.start_child(RUNNER, args={**args, "worker": f"w{number}"}))
             for number in range(runners)
         ]
-        reader = stack.enter_context(start_child(READER, args=args))
+        reader = stack.enter_context(recording.start_child(READER, args=args))
         for child in [*children, reader]:
             assert child.next_report() == "ready"
         for child in [*children, reader]:
@@ -218,20 +221,20 @@ async def prove_all_was_done(path: Path, claims: list[tuple[str, int]], count: i
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_two_runners_and_a_reader_share_a_file(tmp_path: Path) -> None:
-    run_side_by_side(tmp_path / "store.db", runners=2, count=40)
+def test_two_runners_and_a_reader_share_a_file(recording: Warm, tmp_path: Path) -> None:
+    run_side_by_side(recording, tmp_path / "store.db", runners=2, count=40)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_two_runners_and_a_reader_share_a_file_for_long(tmp_path: Path) -> None:
-    run_side_by_side(tmp_path / "store.db", runners=2, count=2000, deadline=1800.0)
+def test_two_runners_and_a_reader_share_a_file_for_long(recording: Warm, tmp_path: Path) -> None:
+    run_side_by_side(recording, tmp_path / "store.db", runners=2, count=2000, deadline=1800.0)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_eight_runners_and_a_reader_share_a_file(tmp_path: Path) -> None:
-    run_side_by_side(tmp_path / "store.db", runners=8, count=1000, deadline=1800.0)
+def test_eight_runners_and_a_reader_share_a_file(recording: Warm, tmp_path: Path) -> None:
+    run_side_by_side(recording, tmp_path / "store.db", runners=8, count=1000, deadline=1800.0)
 
 
 # ---------------------------------------------------------------------- fork, spawn, forkserver

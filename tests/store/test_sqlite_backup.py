@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import Warm
 
 from agentlightning.cli import main
 from agentlightning.errors import StoreFileError
 from agentlightning.store import SqliteLightningStore
 from agentlightning.store.sqlite.backup import back_up
-from agentlightning.testing import span_of, start_child, wait_until
+from agentlightning.testing import span_of, wait_until
 
 
 def fill(path: Path, *names: str) -> None:
@@ -84,10 +85,10 @@ WRITER = """
 
 
 def test_a_backup_of_a_store_that_is_written_is_whole_and_of_one_moment(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recording: Warm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "store.db"
-    with start_child(WRITER, args={"path": str(path)}) as child:
+    with recording.start_child(WRITER, args={"path": str(path)}) as child:
         wait_until(lambda: len(child.poll()) >= 5)
         acknowledged = child.reports[-1]
         document = backed_up(capsys, path, tmp_path / "backup.db")
@@ -138,7 +139,7 @@ def test_a_backup_into_a_folder_gets_the_stores_name_and_the_time(
     assert names_in(copy) == ["one"]
 
 
-def test_a_copy_for_which_there_is_no_room_is_taken_away(tmp_path: Path) -> None:
+def test_a_copy_for_which_there_is_no_room_is_taken_away(recording: Warm, tmp_path: Path) -> None:
     fill(tmp_path / "store.db", *map(str, range(50)))
     source = """
         import resource, signal, sys
@@ -152,7 +153,7 @@ def test_a_copy_for_which_there_is_no_room_is_taken_away(tmp_path: Path) -> None
         except Exception as error:
             report((type(error).__name__, str(error)))
     """
-    with start_child(
+    with recording.start_child(
         source, args={"path": str(tmp_path / "store.db"), "copy": str(tmp_path / "copy.db")}
     ) as child:
         ((kind, said),) = child.finish()
@@ -181,10 +182,10 @@ def test_a_backup_is_put_in_the_place_of_a_store_that_keeps_another_name(
 
 
 def test_a_log_without_its_file_is_not_mixed_with_what_is_restored(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recording: Warm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "store.db"
-    with start_child(WRITER, args={"path": str(path)}) as child:
+    with recording.start_child(WRITER, args={"path": str(path)}) as child:
         wait_until(lambda: len(child.poll()) >= 3)
         back_up(path, tmp_path / "backup.db", 10.0)
         wait_until(lambda: len(child.poll()) >= 10)
@@ -199,14 +200,14 @@ def test_a_log_without_its_file_is_not_mixed_with_what_is_restored(
 
 @pytest.mark.parametrize("where", ["another process", "this process"])
 def test_a_store_that_is_in_use_is_not_replaced(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+    recording: Warm, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
     path, url = tmp_path / "store.db", f"sqlite:///{tmp_path / 'store.db'}"
     fill(path, "one")
     back_up(path, tmp_path / "backup.db", 1.0)
     arguments = ("restore", str(tmp_path / "backup.db"), "--replace", "--store", url)
     if where == "another process":
-        with start_child(WRITER, args={"path": str(path)}) as child:
+        with recording.start_child(WRITER, args={"path": str(path)}) as child:
             wait_until(lambda: len(child.poll()) >= 2)
             code, _, err = agl(capsys, *arguments)
             seen = child.poll()[-1]
@@ -270,10 +271,10 @@ def test_two_backups_to_one_name_at_once_give_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_log", [False, True])
 def test_a_copy_of_a_store_in_use_that_lacks_its_log_is_not_called_sound(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], with_log: bool
+    recording: Warm, tmp_path: Path, capsys: pytest.CaptureFixture[str], with_log: bool
 ) -> None:
     path, copy = tmp_path / "store.db", tmp_path / "copy.db"
-    with start_child(WRITER, args={"path": str(path)}) as child:
+    with recording.start_child(WRITER, args={"path": str(path)}) as child:
         wait_until(lambda: len(child.poll()) >= 20)
         child.kill()  # so that the two are of one moment
     shutil.copy(path, copy)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import Warm
 
 import agentlightning.store.sqlite as package
 from agentlightning.errors import (
@@ -37,7 +38,7 @@ from agentlightning.store import (
 from agentlightning.store.query import Condition, Query
 from agentlightning.store.sqlite.connection import APPLICATION_ID, MIGRATIONS, statements_of
 from agentlightning.store.sqlite.statements import SQL, where
-from agentlightning.testing import FaultyStore, ended, open_span_of, span_of, start_child, wait_until
+from agentlightning.testing import FaultyStore, ended, open_span_of, span_of, wait_until
 from agentlightning.types import OtelResource
 
 FOLDER = Path(package.__file__).parent
@@ -381,7 +382,7 @@ UNPRIVILEGED = """
 """
 
 
-def test_what_may_not_be_written_is_named_with_a_cure(tmp_path: Path) -> None:
+def test_what_may_not_be_written_is_named_with_a_cure(recording: Warm, tmp_path: Path) -> None:
     # The user `nobody` has no way into pytest's folders.
     place = Path("/tmp") / f"agl-{os.getpid()}-{tmp_path.name}"
     place.mkdir()
@@ -396,7 +397,7 @@ def test_what_may_not_be_written_is_named_with_a_cure(tmp_path: Path) -> None:
         place.chmod(0o777)
         before = content(place), content(folder)
         paths = [str(place / "copy.db"), str(folder / "store.db"), str(folder / "new.db")]
-        with start_child(UNPRIVILEGED, args={"paths": paths}) as child:
+        with recording.start_child(UNPRIVILEGED, args={"paths": paths}) as child:
             read_only, in_folder, new = child.finish()
 
         assert "chmod" in read_only
@@ -668,8 +669,10 @@ FULL_DISK = """
 """
 
 
-def test_a_full_disk_writes_nothing_by_halves_and_works_again_with_room(tmp_path: Path) -> None:
-    with start_child(FULL_DISK, args={"path": str(tmp_path / "store.db")}) as child:
+def test_a_full_disk_writes_nothing_by_halves_and_works_again_with_room(
+    recording: Warm, tmp_path: Path
+) -> None:
+    with recording.start_child(FULL_DISK, args={"path": str(tmp_path / "store.db")}) as child:
         outcomes, while_full, stored_later, problems = child.finish()
 
     assert outcomes[0] == StoreUnavailable.__name__

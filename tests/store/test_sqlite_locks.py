@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from warm import Warm
 
 from agentlightning.cli import main
 from agentlightning.recorder.spool import Batch, Spool
 from agentlightning.store import LightningStore, SqliteLightningStore, open_store
 from agentlightning.store.sqlite.connection import prepare_file, recognise
-from agentlightning.testing import span_of, start_child, wait_until
+from agentlightning.testing import span_of, wait_until
 from agentlightning.types import AttemptedRollout
 
 pytestmark = pytest.mark.skipif(
@@ -162,9 +163,9 @@ OPENER = """
 """
 
 
-def open_at_once(folder: Path, processes: int, files: int) -> None:
+def open_at_once(recording: Warm, folder: Path, processes: int, files: int) -> None:
     """Let processes open one new file at once, again and again; each file is one store, and holds what each wrote."""
-    children = [start_child(OPENER) for _ in range(processes)]
+    children = [recording.start_child(OPENER) for _ in range(processes)]
     try:
         for child in children:
             assert child.next_report(deadline=120.0) == "ready"
@@ -191,14 +192,14 @@ async def prove_all_wrote(path: Path, processes: int, store_id: str) -> None:
         assert await store.doubts() == []
 
 
-def test_processes_that_open_one_new_file_at_once_share_one_store(tmp_path: Path) -> None:
-    open_at_once(tmp_path, processes=4, files=5)
+def test_processes_that_open_one_new_file_at_once_share_one_store(recording: Warm, tmp_path: Path) -> None:
+    open_at_once(recording, tmp_path, processes=4, files=5)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_eight_processes_open_one_new_file_at_once_in_a_loop(tmp_path: Path) -> None:
-    open_at_once(tmp_path, processes=8, files=300)
+def test_eight_processes_open_one_new_file_at_once_in_a_loop(recording: Warm, tmp_path: Path) -> None:
+    open_at_once(recording, tmp_path, processes=8, files=300)
 
 
 def test_a_store_whose_connections_are_closed_at_once_leaves_no_log(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import logging
 from pathlib import Path
 
 import pytest
+from warm import Warm
 
 from agentlightning.cli import main
 from agentlightning.cli.doctor import storage
 from agentlightning.cli.doctor.finding import Subject
 from agentlightning.store import SqliteLightningStore
 from agentlightning.store.sqlite.log import KEPT_BYTES, readers
-from agentlightning.testing import span_of, start_child
+from agentlightning.testing import span_of
 from agentlightning.types import AttemptedRollout
 
 READER = """
@@ -47,14 +48,14 @@ def write_beside(path: Path) -> None:
 
 
 def test_a_log_that_a_reader_keeps_large_is_said_and_becomes_small_when_it_has_gone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    recording: Warm, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "store.db"
     log = tmp_path / "store.db-wal"
     caplog.set_level(logging.WARNING, "agentlightning")
     store = SqliteLightningStore(path)
     rollout = asyncio.run(store.start_rollout("task"))
-    with start_child(READER, args={"path": str(path)}) as reader:
+    with recording.start_child(READER, args={"path": str(path)}) as reader:
         assert reader.next_report() == "reading"
         write_large(store, rollout)
         assert log.stat().st_size > KEPT_BYTES

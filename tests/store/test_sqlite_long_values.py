@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from warm import Warm
 
 from agentlightning.codec.rows import PACKED_CHARACTERS
 from agentlightning.codec.token_ids import TokenIds
@@ -27,7 +28,7 @@ from agentlightning.errors import StoreFileError, StoreFileMoved
 from agentlightning.store import SqliteLightningStore
 from agentlightning.store.sqlite.connection import APPLICATION_ID, MIGRATIONS, statements_of
 from agentlightning.store.sqlite.long_values import LONG_BYTES, MOST_PARTS
-from agentlightning.testing import same_value, span_of, start_child
+from agentlightning.testing import same_value, span_of
 from agentlightning.types import AttemptedRollout, OtelResource, Span
 
 LONG_IDS = LONG_BYTES // 4
@@ -510,6 +511,7 @@ WRITER = """
 
 @pytest.mark.asyncio
 async def test_a_conversation_whose_writer_was_killed_has_all_calls_that_were_acknowledged(
+    recording: Warm,
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "store.db"
@@ -517,7 +519,7 @@ async def test_a_conversation_whose_writer_was_killed_has_all_calls_that_were_ac
         rollout = await store.start_rollout("task")
         spans = conversation_of(rollout, 60)
         args = {"path": str(path), "spans": [span.model_dump_json() for span in spans]}
-        with start_child(WRITER, args=args) as child:
+        with recording.start_child(WRITER, args=args) as child:
             await asyncio.to_thread(child.kill, when=lambda: len(child.reports) >= 20)
             assert child.error is None, child.error
         found = await store.query_spans(rollout.rollout_id)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import trace
+from warm import Warm
 
 from agentlightning.errors import SchemaTooNew, StoreFileMoved
 from agentlightning.recorder.spool import Spool
 from agentlightning.store import SqliteLightningStore
 from agentlightning.store.sqlite.connection import MIGRATIONS
-from agentlightning.testing import span_of, start_child
+from agentlightning.testing import span_of
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import AttemptedRollout
 
@@ -219,13 +220,15 @@ WRITER = """
 
 
 @pytest.mark.asyncio
-async def test_who_loses_its_file_leaves_the_log_of_the_one_in_its_place_alone(tmp_path: Path) -> None:
+async def test_who_loses_its_file_leaves_the_log_of_the_one_in_its_place_alone(
+    recording: Warm, tmp_path: Path
+) -> None:
     path = tmp_path / "store.db"
     store, _, _ = await new_store(path)
     path.unlink()
     Path(f"{path}-wal").unlink()
     Path(f"{path}-shm").unlink()
-    with start_child(WRITER, args={"path": str(path)}) as child:
+    with recording.start_child(WRITER, args={"path": str(path)}) as child:
         assert await asyncio.to_thread(child.next_report) == "ready"
         child.send("first")
         assert await asyncio.to_thread(child.next_report) == "acknowledged"
@@ -239,12 +242,13 @@ async def test_who_loses_its_file_leaves_the_log_of_the_one_in_its_place_alone(t
 
 
 def test_a_process_whose_locks_a_program_of_its_own_dropped_acknowledges_nothing_into_nothing(
+    recording: Warm,
     tmp_path: Path,
 ) -> None:
     """An agent reads the file of its own store with ``open``; another process then takes itself for the last."""
     path = tmp_path / "store.db"
     source = WRITER.replace('report("ready")', 'open(args["path"], "rb").close(); report("ready")')
-    with start_child(source, args={"path": str(path)}) as child:
+    with recording.start_child(source, args={"path": str(path)}) as child:
         assert child.next_report() == "ready"
         child.send("first")
         assert child.next_report() == "acknowledged"
@@ -289,7 +293,9 @@ UNPRIVILEGED = """
 """
 
 
-def test_where_the_folders_rights_hide_the_file_nothing_is_acknowledged(tmp_path: Path) -> None:
+def test_where_the_folders_rights_hide_the_file_nothing_is_acknowledged(
+    recording: Warm, tmp_path: Path
+) -> None:
     place = Path("/tmp") / f"agl-{os.getpid()}-{tmp_path.name}"  # `nobody` has no way into pytest's folders
     folder = place / "folder"
     place.mkdir()
@@ -299,7 +305,7 @@ def test_where_the_folders_rights_hide_the_file_nothing_is_acknowledged(tmp_path
         if os.geteuid() == 0:
             os.chown(folder, 65534, 65534)
         args = {"path": str(folder / "store.db"), "folder": str(folder)}
-        with start_child(UNPRIVILEGED, args=args) as child:
+        with recording.start_child(UNPRIVILEGED, args=args) as child:
             assert child.finish() == ["acknowledged", "StoreFileMoved", "acknowledged"]
         assert {"first", "0o500", "0o700"} <= set(asyncio.run(names_in(folder / "store.db")))
     finally:
@@ -307,10 +313,12 @@ def test_where_the_folders_rights_hide_the_file_nothing_is_acknowledged(tmp_path
 
 
 @pytest.mark.asyncio
-async def test_a_copy_that_is_made_while_it_is_written_costs_it_nothing(tmp_path: Path) -> None:
+async def test_a_copy_that_is_made_while_it_is_written_costs_it_nothing(
+    recording: Warm, tmp_path: Path
+) -> None:
     path = tmp_path / "store.db"
     store, _, rollout = await new_store(path)
-    with start_child(
+    with recording.start_child(
         "import shutil; shutil.copy(args['path'], args['copy'])",
         args={"path": str(path), "copy": str(tmp_path / "copy.db")},
     ) as child:

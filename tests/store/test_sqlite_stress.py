@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import Warm
 
 from agentlightning.store import SqliteLightningStore
-from agentlightning.testing import start_child, wait_until
+from agentlightning.testing import wait_until
 
 SPANS_OF_A_WRITE = 5
 
@@ -95,7 +96,7 @@ class Account:
         )
 
 
-def storm(folder: Path, *, workers: int, kills: int) -> Account:
+def storm(recording: Warm, folder: Path, *, workers: int, kills: int) -> Account:
     """Kill workers again and again, and count what the file has of what they were told."""
     path, link = folder / "store.db", folder / "link.db"
     asyncio.run(SqliteLightningStore(path).close())
@@ -107,10 +108,12 @@ def storm(folder: Path, *, workers: int, kills: int) -> Account:
             nonlocal started
             started += 1
             args = {"paths": [str(path), str(link), str(path)], "number": started, "spans": SPANS_OF_A_WRITE}
-            return stack.enter_context(start_child(WORKER, args=args)), chance.randrange(2, 60)
+            return stack.enter_context(recording.start_child(WORKER, args=args)), chance.randrange(2, 60)
 
         def new_visitor(number: int) -> Any:
-            return stack.enter_context(start_child(VISITOR, args={"path": str(path), "number": number}))
+            return stack.enter_context(
+                recording.start_child(VISITOR, args={"path": str(path), "number": number})
+            )
 
         at_work = [new_worker() for _ in range(workers)]
         visitors = [new_visitor(0)]
@@ -164,14 +167,16 @@ def assert_nothing_was_lost(account: Account) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_nothing_acknowledged_is_lost_where_processes_come_go_and_are_killed(tmp_path: Path) -> None:
-    assert_nothing_was_lost(storm(tmp_path, workers=2, kills=4))
+def test_nothing_acknowledged_is_lost_where_processes_come_go_and_are_killed(
+    recording: Warm, tmp_path: Path
+) -> None:
+    assert_nothing_was_lost(storm(recording, tmp_path, workers=2, kills=4))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_nothing_acknowledged_is_lost_in_two_hundred_kills(tmp_path: Path) -> None:
+def test_nothing_acknowledged_is_lost_in_two_hundred_kills(recording: Warm, tmp_path: Path) -> None:
     begin = time.monotonic()
-    account = storm(tmp_path, workers=4, kills=200)
+    account = storm(recording, tmp_path, workers=4, kills=200)
     print(f"\n{account}, in {time.monotonic() - begin:.0f} s", file=sys.stderr)
     assert_nothing_was_lost(account)

@@ -8,9 +8,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from warm import Warm
 
 from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
-from agentlightning.testing import ManualClock, span_of, start_child, wait_until
+from agentlightning.testing import ManualClock, span_of, wait_until
 from agentlightning.types import RolloutConfig
 
 LATE = RolloutConfig(timeout_seconds=0.3, max_attempts=2, retry_condition=["timeout"])
@@ -45,7 +46,7 @@ def statuses(path: Path) -> dict[str, tuple[str, str]]:
         return {name.strip('"'): (attempt, rollout) for name, attempt, rollout in connection.execute(query)}
 
 
-def test_a_silent_attempt_is_found_without_any_call(tmp_path: Path) -> None:
+def test_a_silent_attempt_is_found_without_any_call(recording: Warm, tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     args = {"path": str(path), "configs": {"late": LATE, "silent": SILENT, "patient": PATIENT}}
     expected = {
@@ -53,15 +54,15 @@ def test_a_silent_attempt_is_found_without_any_call(tmp_path: Path) -> None:
         "silent": ("unresponsive", "requeuing"),
         "patient": ("running", "running"),
     }
-    with start_child(WORKER, args=args) as child:
+    with recording.start_child(WORKER, args=args) as child:
         assert child.next_report() == "started"
         wait_until(lambda: statuses(path) == expected, what=f"attempts become {expected}")
 
 
 @pytest.mark.asyncio
-async def test_what_a_dead_process_left_running_is_found_by_the_next(tmp_path: Path) -> None:
+async def test_what_a_dead_process_left_running_is_found_by_the_next(recording: Warm, tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    with start_child(
+    with recording.start_child(
         WORKER, args={"path": str(path), "configs": {"late": LATE, "patient": PATIENT}}
     ) as child:
         assert child.next_report() == "started"

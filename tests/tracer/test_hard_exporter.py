@@ -13,11 +13,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tracer_sample import assert_balanced, new_attempt, read
+from warm import Warm
 
 from agentlightning.recorder.scope import Scope
 from agentlightning.recorder.settings import WriterSettings
 from agentlightning.store import LightningStore
-from agentlightning.testing import FaultyStore, start_child, wait_until
+from agentlightning.testing import FaultyStore, wait_until
 from agentlightning.tracer import LightningSpanExporter
 
 
@@ -125,8 +126,8 @@ report("ended")
 """
 
 
-def test_a_store_that_hangs_does_not_keep_a_process_alive(tmp_path: Path) -> None:
-    with start_child(HANGS, args={"url": f"sqlite:///{tmp_path / 'store.db'}"}) as child:
+def test_a_store_that_hangs_does_not_keep_a_process_alive(recording: Warm, tmp_path: Path) -> None:
+    with recording.start_child(HANGS, args={"url": f"sqlite:///{tmp_path / 'store.db'}"}) as child:
         assert child.finish() == ["ended"]
 
 
@@ -151,8 +152,8 @@ report(rollout.status)
 """
 
 
-def test_a_forked_child_does_not_end_the_rollout_of_its_parent(tmp_path: Path) -> None:
-    with start_child(FORKS, args={"url": f"sqlite:///{tmp_path / 'store.db'}"}) as child:
+def test_a_forked_child_does_not_end_the_rollout_of_its_parent(recording: Warm, tmp_path: Path) -> None:
+    with recording.start_child(FORKS, args={"url": f"sqlite:///{tmp_path / 'store.db'}"}) as child:
         assert child.finish() == ["running"]
 
 

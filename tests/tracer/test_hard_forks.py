@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from tracer_sample import new_attempt
+from warm import Warm
 
 from agentlightning.store import open_store
-from agentlightning.testing import start_child
 from agentlightning.types import Receipt, RolloutStatus, Span
 
 
@@ -68,9 +68,9 @@ with tracer.trace_context("work") as handle:
 @pytest.mark.parametrize("flush", [False, True])
 @pytest.mark.parametrize("records", [False, True])
 def test_a_child_that_leaves_its_parents_blocks_ends_nothing_of_its_parents(
-    url: str, records: bool, flush: bool
+    recording: Warm, url: str, records: bool, flush: bool
 ) -> None:
-    with start_child(UNWINDING, args={"url": url, "records": records, "flush": flush}) as child:
+    with recording.start_child(UNWINDING, args={"url": url, "records": records, "flush": flush}) as child:
         (reported,) = child.finish()
     ids = reported[0], reported[1]
     stored, still_open, receipt, status = asyncio.run(outcome(url, ids))
@@ -110,9 +110,9 @@ still.end()
 """
 
 
-def test_a_child_that_records_nothing_says_nothing(url: str) -> None:
+def test_a_child_that_records_nothing_says_nothing(recording: Warm, url: str) -> None:
     ids = attempt_in(url)
-    with start_child(FALLBACK, args={"url": url, "ids": ids}) as child:
+    with recording.start_child(FALLBACK, args={"url": url, "ids": ids}) as child:
         child.finish()
     stored, still_open, receipt, _ = asyncio.run(outcome(url, ids))
     assert sorted(span.name for span in stored) == ["one", "still open at the fork", "two"]

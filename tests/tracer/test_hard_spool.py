@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from tracer_sample import assert_balanced, new_attempt, read
+from warm import Warm
 
 from agentlightning.errors import InvalidArgument
 from agentlightning.recorder.spool import Batch, Spool
 from agentlightning.store import InMemoryLightningStore, LightningStore
-from agentlightning.testing import FaultyStore, start_child
+from agentlightning.testing import FaultyStore
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Span
 
@@ -157,17 +158,17 @@ report([receipt.balanced, {reason: count for reason, count in receipt.dropped.it
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a name")
-def test_a_user_without_a_home_loses_nothing() -> None:
-    with start_child(HOMELESS) as child:
+def test_a_user_without_a_home_loses_nothing(recording: Warm) -> None:
+    with recording.start_child(HOMELESS) as child:
         assert child.finish() == [[True, {"spooled": 2}]]
 
 
 @pytest.mark.asyncio
 async def test_a_store_of_a_process_that_is_gone_leaves_no_riddle_to_the_next(
-    folder: Path, caplog: pytest.LogCaptureFixture
+    recording: Warm, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A memory store that is closed too early: what it did not take can never be delivered to another."""
-    with start_child(CLOSED_EARLY, env={"AGL_SPOOL_DIR": str(folder)}) as child:
+    with recording.start_child(CLOSED_EARLY, env={"AGL_SPOOL_DIR": str(folder)}) as child:
         child.finish()
     async with InMemoryLightningStore() as store:
         caplog.clear()

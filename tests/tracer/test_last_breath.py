@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tracer_sample import new_attempt
+from warm import Warm
 
 from agentlightning.store import open_store
 from agentlightning.types import Receipt
@@ -143,14 +144,26 @@ async def found(place: dict[str, str]) -> tuple[list[str], Receipt]:
         return sorted(span.name for span in spans), await store.get_receipt(ids[0], ids[1])
 
 
-def run(program: str, place: dict[str, str]) -> str:
+def run(recording: Warm, program: str, place: dict[str, str]) -> str:
     """Run a program to its end; return what it says of trouble."""
+    begins = (Path(place["PYTHONPATH"]) / "sitecustomize.py").read_text()
+    done = recording.run(
+        ["-c", begins + textwrap.dedent(program)],
+        env={**os.environ, **place},
+        timeout=60,  # says that a program which hangs at its end has failed; it should take 3 seconds
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def run_in_a_new_interpreter(program: str, place: dict[str, str]) -> str:
+    """Likewise, with all that it imports."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         env={**os.environ, **place},
         capture_output=True,
         text=True,
-        timeout=60,  # says that a program which hangs at its end has failed; it should take 3 seconds
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -159,24 +172,26 @@ def run(program: str, place: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("when", ["before the end", "at the end"])
 @pytest.mark.parametrize("processor", ["SimpleSpanProcessor", "BatchSpanProcessor"])
-def test_a_short_program_that_exports_is_recorded(processor: str, when: str, place: dict[str, str]) -> None:
+def test_a_short_program_that_exports_is_recorded(
+    recording: Warm, processor: str, when: str, place: dict[str, str]
+) -> None:
     late = when == "at the end"
     calls = "atexit.register(provider.shutdown)\natexit.register(work)" if late else "work()"
-    assert run(EXPORTED.format(processor=processor, own_exit=not late, calls=calls), place) == ""
+    assert run(recording, EXPORTED.format(processor=processor, own_exit=not late, calls=calls), place) == ""
     names, receipt = asyncio.run(found(place))
     assert names == ["inner", "outer"]
     assert receipt.whole
 
 
 def test_an_exit_handler_may_trace_and_use_the_store(place: dict[str, str]) -> None:
-    assert run(TRACED, place) == ""
+    assert run_in_a_new_interpreter(TRACED, place) == ""
     names, receipt = asyncio.run(found(place))
     assert names == ["s0", "s1", "s2", "work"]
     assert receipt.whole
 
 
-def test_an_exit_handler_may_start_a_rollout(place: dict[str, str]) -> None:
-    assert run(STARTS, place) == ""
+def test_an_exit_handler_may_start_a_rollout(recording: Warm, place: dict[str, str]) -> None:
+    assert run(recording, STARTS, place) == ""
 
     async def names() -> list[str]:
         async with open_store(place["AGL_STORE"]) as store:
@@ -192,16 +207,17 @@ LEFT = {"a span": (0, 1), "an account": (3, 0), "several batches": (0, 11)}
 
 @pytest.mark.parametrize("how", ["hold", "fail_for_ever"])
 def test_what_the_store_does_not_take_at_the_end_waits_for_the_next_start(
-    how: str, interpreter: str, tmp_path: Path
+    recording: Warm, how: str, interpreter: str, tmp_path: Path
 ) -> None:
     def end_and_start_again(case: str) -> None:
         taken, left = LEFT[case]
         place = place_in(tmp_path / case.replace(" ", "-"), interpreter)
-        said = run(HELD.format(how=how, taken=taken, left=left), {**place, "AGL_BATCH_SIZE": "4"})
+        said = run(recording, HELD.format(how=how, taken=taken, left=left), {**place, "AGL_BATCH_SIZE": "4"})
         assert place["AGL_SPOOL_DIR"] in said, case
         assert asyncio.run(found(place))[0] == ["taken"] * taken, case
 
         run(
+            recording,
             "from agentlightning.tracer import LightningSpanExporter; LightningSpanExporter().shutdown()",
             place,
         )

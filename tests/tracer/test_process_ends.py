@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tracer_sample import assert_balanced, new_attempt
+from warm import Warm
 
 from agentlightning.store import open_store
 from agentlightning.testing import ChildProcess, StartMethod, start_child
@@ -192,15 +193,15 @@ threading.Event().wait(10)
     ("number", "tracers"), [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 1)]
 )
 def test_a_signal_while_the_store_hangs_loses_no_span(
-    url: str, number: signal.Signals, tracers: int, where: str, tmp_path: Path
+    recording: Warm, url: str, number: signal.Signals, tracers: int, where: str, tmp_path: Path
 ) -> None:
     ids = attempt_in(url)
     arguments = {"url": url, "ids": ids, "spans": SPANS, "signal": number, "tracers": tracers, "where": where}
     spool = {"AGL_SPOOL_DIR": str(tmp_path / "spool")}
-    with start_child(HANGING, args=arguments, env=spool) as child:
+    with recording.start_child(HANGING, args=arguments, env=spool) as child:
         assert child.wait() != 0
     again = {"url": url, "ids": attempt_in(url), "spans": 1, "end": "return"}
-    with start_child(WORKER, args=again, env=spool) as child:
+    with recording.start_child(WORKER, args=again, env=spool) as child:
         child.finish()
     stored, _, receipt = asyncio.run(outcome(url, ids))
     assert sorted(span.name for span in stored) == sorted(
@@ -235,9 +236,9 @@ with tracer.lifespan(store):
 """
 
 
-def test_children_forked_inside_a_context_record_under_its_attempt(url: str) -> None:
+def test_children_forked_inside_a_context_record_under_its_attempt(recording: Warm, url: str) -> None:
     ids = attempt_in(url)
-    with start_child(FORKING, args={"url": url, "ids": ids}) as child:
+    with recording.start_child(FORKING, args={"url": url, "ids": ids}) as child:
         assert child.finish() == [[0, 0, 0, 0]]
     stored, still_open, receipt = asyncio.run(outcome(url, ids))
     assert sorted(span.name for span in stored) == [
@@ -273,12 +274,12 @@ report("traced")
 
 @pytest.mark.parametrize("how", ["hangs", "fails"])
 def test_a_process_whose_store_died_ends_soon_and_the_next_start_delivers(
-    url: str, how: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    recording: Warm, url: str, how: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ids = attempt_in(url)
     spool = tmp_path / "spool"
     arguments = {"url": url, "ids": ids, "spans": SPANS, "how": how}
-    with start_child(DEAD_STORE, args=arguments, env={"AGL_SPOOL_DIR": str(spool)}) as child:
+    with recording.start_child(DEAD_STORE, args=arguments, env={"AGL_SPOOL_DIR": str(spool)}) as child:
         assert child.next_report() == "traced"
         began = time.monotonic()
         assert child.wait() == 0
@@ -286,7 +287,7 @@ def test_a_process_whose_store_died_ends_soon_and_the_next_start_delivers(
     assert str(spool) in capfd.readouterr().err
     assert asyncio.run(outcome(url, ids))[0] == []
     healthy = {"url": url, "ids": attempt_in(url), "spans": 1, "end": "return"}
-    with start_child(WORKER, args=healthy, env={"AGL_SPOOL_DIR": str(spool)}) as child:
+    with recording.start_child(WORKER, args=healthy, env={"AGL_SPOOL_DIR": str(spool)}) as child:
         child.finish()
     stored, still_open, receipt = asyncio.run(outcome(url, ids))
     assert sorted(span.name for span in stored) == sorted(
@@ -318,9 +319,9 @@ with tracer.trace_context("work", rollout_id=args["ids"][0], attempt_id=args["id
 """
 
 
-def kill_and_check(url: str, reports: int) -> None:
+def kill_and_check(recording: Warm, url: str, reports: int) -> None:
     ids = attempt_in(url)
-    with start_child(KILLED, args={"url": url, "ids": ids}) as child:
+    with recording.start_child(KILLED, args={"url": url, "ids": ids}) as child:
         acknowledged = kill_when(child, reports)
     stored, still_open, receipt = asyncio.run(outcome(url, ids))
     found = [span.span_id for span in stored]
@@ -343,21 +344,21 @@ def kill_when(child: ChildProcess, reports: int) -> set[str]:
 
 @pytest.mark.parametrize("reports", [1, 3, 7])
 def test_after_kill_minus_9_what_was_acknowledged_is_there_and_the_rest_is_open(
-    url: str, reports: int
+    recording: Warm, url: str, reports: int
 ) -> None:
-    kill_and_check(url, reports)
+    kill_and_check(recording, url, reports)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("round_", range(50))
-def test_fifty_kills_at_random_moments(url: str, round_: int) -> None:
-    kill_and_check(url, 1 + round_ % 10)
+def test_fifty_kills_at_random_moments(recording: Warm, url: str, round_: int) -> None:
+    kill_and_check(recording, url, 1 + round_ % 10)
 
 
-def test_a_killed_process_leaves_a_store_that_the_next_one_uses(url: str) -> None:
-    kill_and_check(url, 1)
+def test_a_killed_process_leaves_a_store_that_the_next_one_uses(recording: Warm, url: str) -> None:
+    kill_and_check(recording, url, 1)
     ids = attempt_in(url)
-    with start_child(WORKER, args={"url": url, "ids": ids, "spans": 5, "end": "return"}) as child:
+    with recording.start_child(WORKER, args={"url": url, "ids": ids, "spans": 5, "end": "return"}) as child:
         child.finish()
     assert len(asyncio.run(outcome(url, ids))[0]) == 5

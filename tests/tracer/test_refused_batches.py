@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from tracer_sample import assert_balanced, new_attempt, read, recorded_until_killed
+from warm import Warm
 
 from agentlightning.errors import InvalidArgument
 from agentlightning.recorder.spool import Spool
@@ -49,10 +50,10 @@ report("survived")
 @pytest.mark.asyncio
 @pytest.mark.parametrize("writes", [2, 3, 5, 7])
 async def test_a_kill_between_two_spans_of_a_refused_batch_leaves_a_count_that_balances(
-    tmp_path: Path, writes: int
+    recording: Warm, tmp_path: Path, writes: int
 ) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
-    ids = recorded_until_killed(KILLED, url, writes=writes)
+    ids = recorded_until_killed(recording, KILLED, url, writes=writes)
     store = open_store(url)
     for _ in range(2):
         assert_balanced(await store.get_receipt(*ids))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from tracer_sample import new_attempt, read, recorded_until_killed
+from warm import Warm
 
 from agentlightning.cli import main
 from agentlightning.errors import StoreError
@@ -284,10 +285,10 @@ report("survived")
 @pytest.mark.asyncio
 @pytest.mark.parametrize("files", [1, 2, 4])
 async def test_a_kill_between_two_files_of_the_spool_leaves_a_count_that_balances(
-    tmp_path: Path, files: int
+    recording: Warm, tmp_path: Path, files: int
 ) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
-    ids = recorded_until_killed(KILLED, url, files=files)
+    ids = recorded_until_killed(recording, KILLED, url, files=files)
     store = open_store(url)
     delivered_spans = await Spool(store).deliver()
     receipt = await store.get_receipt(*ids)

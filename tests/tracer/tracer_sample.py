@@ -7,11 +7,11 @@ import itertools
 from typing import Any
 
 from opentelemetry import trace
+from warm import Warm
 
 from agentlightning.dialects.model_call import VALID, Choice, ModelCall
 from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.store import LightningStore
-from agentlightning.testing import start_child
 from agentlightning.types import Receipt, Span
 
 _answers = itertools.count(1)
@@ -48,9 +48,9 @@ report(ids)
 """
 
 
-def recorded_until_killed(program: str, url: str, **args: Any) -> tuple[str, str]:
+def recorded_until_killed(recording: Warm, program: str, url: str, **args: Any) -> tuple[str, str]:
     """Run a program that records in a store, under ``ids``, and kills itself; returns the ids."""
-    with start_child(_RECORDING + program, args={"url": url, **args}) as child:
+    with recording.start_child(_RECORDING + program, args={"url": url, **args}) as child:
         ids = child.next_report(deadline=60)
         child.wait(deadline=60)
     assert child.reports == [ids], "it has survived"

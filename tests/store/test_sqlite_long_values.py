@@ -189,6 +189,41 @@ async def test_prompts_that_are_read_packed_are_one_copy_of_their_ids(tmp_path: 
 
 
 @pytest.mark.asyncio
+async def test_texts_of_messages_that_calls_repeat_are_read_once(tmp_path: Path) -> None:
+    talk, spans = Conversation(tokens=2_000), list[Span]()
+    async with SqliteLightningStore(tmp_path / "spans.db") as store:
+        rollout = await store.start_rollout("task")
+        for _ in range(3):
+            talk.say(200)
+            flat = {f"gen_ai.prompt.{at}.content": each["content"] for at, each in enumerate(talk.messages)}
+            spans.append(span_of(rollout, attributes={"messages": [*talk.messages], **flat}))
+        await store.add_many_spans(spans)
+        read = await store.query_spans(rollout.rollout_id)
+
+    assert [span.attributes for span in read] == [span.attributes for span in spans]
+    for name, values in (
+        ("nested", [[each["content"] for each in span.attributes["messages"]] for span in read]),
+        ("flat", [[text for key, text in span.attributes.items() if key != "messages"] for span in read]),
+    ):
+        assert [len(texts) for texts in values] == [2, 3, 4], name
+        assert all(all(map(is_, texts, values[-1])) for texts in values), name
+
+
+@pytest.mark.asyncio
+async def test_a_text_that_is_cut_inside_of_a_character_is_put_together_again(tmp_path: Path) -> None:
+    texts = ["x" * 4_096 + "ä" * number + "ö" for number in range(4)] + [
+        "x" * 4_096 + "😀ö",
+        "x" * 4_096 + "😁ö",
+    ]
+    async with SqliteLightningStore(tmp_path / "spans.db") as store:
+        rollout = await store.start_rollout("task")
+        spans = [span_of(rollout, attributes={"text": text}) for text in texts]
+        await store.add_many_spans(spans)
+        read = await store.query_spans(rollout.rollout_id)
+    assert [span.attributes["text"] for span in read] == texts
+
+
+@pytest.mark.asyncio
 async def test_calls_of_one_batch_continue_each_other_and_other_attempts_do_not(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     async with SqliteLightningStore(path) as store:

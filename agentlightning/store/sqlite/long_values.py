@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
+from ...codec.numbered import Gathered
 from ...codec.rows import WIDTHS, NumberKind, PackedValue, ValueKind, to_value, unpack
 from ...codec.token_ids import SharedBeginnings, TokenIds
 from ...errors import StoreFileError
@@ -40,6 +41,8 @@ _BLOCK: Final = 4_096
 _BLOCKS_BACK: Final = (1, 3, 7, 15, 31)
 """Beginnings of a text that end so many blocks before its last one are remembered as well."""
 _DIGEST_BYTES: Final = 16
+_LEAST_SHARED: Final = 32
+"""Texts inside of a nested value of at least so many characters are looked for among those that were read."""
 
 Place = tuple[int, str, ValueKind]
 """Key of an attempt, key of an attribute, and kind: values of one place may continue each other."""
@@ -226,12 +229,17 @@ class Reader:
         self._packed = packed
         self._data: dict[int, bytes] = {}
         self._numbers: dict[int, list[int | float]] = {}
+        self._texts: dict[int, str | None] = {}
+        self._said: dict[str, str] = {}
+        """Texts inside of nested values: each call of a conversation says again all that was said."""
+        self._hashers: dict[tuple[Part, ...], Any] = {}
+        """What has seen the data of these parts: most values begin with the parts of another one."""
         self._shared: dict[str, SharedBeginnings] = {}
         """Of each attribute."""
 
     def array(self, kind: NumberKind, data: bytes) -> Sequence[int | float]:
         """Return the numbers of a list that is stored whole."""
-        ids = self._ids(data) if kind == "int32" else None
+        ids = self._ids([data]) if kind == "int32" else None
         return unpack(kind, data) if ids is None else ids
 
     def value(self, row: ValueRow) -> Any:
@@ -246,23 +254,69 @@ class Reader:
         pieces = [self._piece(part) for part in parts]
         if sum(map(len, pieces)) != sum(part.size for part in parts):
             raise BrokenValueError("a row that it refers to is shorter than it was")
-        whole = b"".join(pieces)
-        if _short(sha256(whole)) != digest:
+        if self._digest(tuple(parts), pieces) != digest:
             raise BrokenValueError("its digest is another one: it is not what was stored")
         match kind:
-            case "text" | "json" | "attributes":
-                return to_value(kind, whole)
-            case "int32" if (ids := self._ids(whole)) is not None:
+            case "text":
+                return self._text_of(parts, pieces)
+            case "json" | "attributes":
+                return self._sharing_texts(to_value(kind, b"".join(pieces)))
+            case "int32" if (ids := self._ids(pieces)) is not None:
                 return self._shared.setdefault(key, SharedBeginnings()).share(ids)
             case _:
                 return self._numbers_of(parts, kind)
 
-    def _ids(self, data: bytes) -> TokenIds | None:
+    def _sharing_texts(self, value: Any) -> Any:
+        """Return a nested value in which texts that an earlier one has too are the same objects."""
+        match value:
+            case str():
+                return self._said.setdefault(value, value) if len(value) >= _LEAST_SHARED else value
+            case list():
+                return [*map(self._sharing_texts, value)]
+            case dict():
+                return {name: self._sharing_texts(item) for name, item in value.items()}
+            case Gathered():
+                return Gathered(self._sharing_texts(value.members))
+            case _:
+                return value
+
+    def _digest(self, parts: tuple[Part, ...], pieces: Sequence[bytes]) -> bytes:
+        """Return the digest of a value; data that was seen at the beginning of another one is not read again."""
+        # The last part is new, and of the one before it the next value may have another share.
+        seen = next(
+            (at for at in (len(parts), len(parts) - 1, len(parts) - 2) if parts[:at] in self._hashers), 0
+        )
+        hasher = self._hashers[parts[:seen]].copy() if seen else sha256()
+        for at in range(seen, len(parts)):
+            hasher.update(pieces[at])
+            self._hashers[parts[: at + 1]] = hasher.copy()
+        return _short(hasher)
+
+    def _text_of(self, parts: Sequence[Part], pieces: Sequence[bytes]) -> str:
+        """Return a text, joined of texts: its bytes would be as much memory again, at the side of each text."""
+        texts = [*map(self._text_piece, parts)]
+        known = [text for text in texts if text is not None]
+        return "".join(known) if len(known) == len(texts) else b"".join(pieces).decode()
+
+    def _text_piece(self, part: Part) -> str | None:
+        """Return the text of a part; ``None`` where one of its ends is inside of a character."""
+        data = self._data[part.value_key]
+        if part.value_key not in self._texts:
+            try:
+                self._texts[part.value_key] = data.decode()
+            except UnicodeDecodeError:
+                self._texts[part.value_key] = None
+        text, rest = self._texts[part.value_key], len(data) - part.size
+        if text is None or not rest:
+            return text
+        return text[:-rest] if data[part.size :].isascii() else None
+
+    def _ids(self, pieces: Sequence[bytes]) -> TokenIds | None:
         """Return 32-bit numbers as ids where that is asked for, and all of them can be some."""
         if not self._packed:
             return None
         try:
-            return TokenIds.from_bytes(data)
+            return TokenIds.from_bytes(b"".join(pieces))
         except ValueError:
             return None
 

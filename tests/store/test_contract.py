@@ -23,7 +23,7 @@ from agentlightning.store import (
     open_store,
 )
 from agentlightning.store.base import LightningStoreCapabilities
-from agentlightning.testing import FaultyStore, StoreContract
+from agentlightning.testing import FaultyStore, ManualClock, StoreContract
 from agentlightning.testing.store_contract.base import Clock, ContractBase
 
 
@@ -43,7 +43,10 @@ class TestMemory(StoreContract):
         return InMemoryLightningStore(clock=clock)
 
 
+@pytest.mark.soak  # a store that is not safe shows more of the wrapper, and the wrapper is the same for each store
 class TestThreadedMemory(StoreContract):
+    batches_of_a_writer = 50
+
     async def open_store(self, clock: Clock) -> LightningStore:
         return LightningStoreThreaded(InMemoryLightningStore(clock=clock))
 
@@ -107,7 +110,10 @@ class TestSqlite(FileContract):
         return SqliteLightningStore(self.path, clock=clock)
 
 
+@pytest.mark.soak
 class TestThreadedSqlite(FileContract):
+    batches_of_a_writer = 50
+
     async def open_store(self, clock: Clock) -> LightningStore:
         return LightningStoreThreaded(SqliteLightningStore(self.path, clock=clock))
 
@@ -143,19 +149,32 @@ def stranger(tmp_path: Path) -> Iterator[Path]:
         sys.modules.pop("mystore", None)
 
 
+def open_strangers(clock: Clock) -> LightningStore:
+    import mystore  # type: ignore[import-not-found]
+
+    mystore.clock = clock
+    store = open_store("mystore://somewhere/else?x=1")
+    assert type(store).__name__ == "MyStore"
+    assert store.address == "mystore://somewhere/else?x=1"  # type: ignore[attr-defined]
+    return store
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("stranger")
+async def test_a_strangers_store_is_opened_by_its_url_and_used() -> None:
+    clock = ManualClock()
+    async with open_strangers(clock) as store:
+        assert (await store.start_rollout("x")).start_time == clock()
+
+
+@pytest.mark.soak  # opened, it is a store in memory
 class TestStrangersStore(StoreContract):
     @pytest.fixture(autouse=True)
     def _installed(self, stranger: Path) -> None:
         pass
 
     async def open_store(self, clock: Clock) -> LightningStore:
-        import mystore  # type: ignore[import-not-found]
-
-        mystore.clock = clock
-        store = open_store("mystore://somewhere/else?x=1")
-        assert type(store).__name__ == "MyStore"
-        assert store.address == "mystore://somewhere/else?x=1"  # type: ignore[attr-defined]
-        return store
+        return open_strangers(clock)
 
 
 def test_a_strangers_scheme_is_unknown_until_it_is_installed() -> None:

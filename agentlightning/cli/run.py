@@ -24,14 +24,15 @@ from typing import Any
 
 from ..dialects import endpoint_urls
 from ..env_var import LightningEnvVar, resolve_setting
-from ..errors import ConfigurationError, InvalidTransition, UsageError
+from ..errors import ConfigurationError, UsageError
 from ..semconv import AGL_UNCAPTURED, SpanFlagAttributes
 from ..store.base import LightningStore, receipt_of
 from ..store.registry import open_store
+from ..tracer.endings import SIGNALLED, end_attempt, ending_of_program
 from ..types import Receipt
 from . import lookup, options, output, receipts
 
-NOT_FOUND, NOT_EXECUTABLE, SIGNALLED = 127, 126, 128
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """Exit codes as shells give them (POSIX, Shell Command Language 2.8.2)."""
 
 FORWARDED = (
@@ -256,10 +257,9 @@ async def _finish_attempt(
     """End the attempt; return its receipt, and sentences about model calls that were not captured."""
     async with open_store(url) as store:
         if code is not None:
-            try:
-                await store.update_attempt(rollout_id, attempt_id, "failed" if code else "succeeded")
-            except InvalidTransition as error:  # the program ended the attempt itself
-                output.say(f"agl run: the attempt keeps its status: {error}")
+            other = await end_attempt(store, rollout_id, attempt_id, ending_of_program(code))
+            if other is not None:  # the program ended the attempt itself
+                output.say(f"agl run: the attempt keeps its status: {other}")
         receipt = await receipt_of(store, rollout_id, attempt_id)
         return receipt, await _missing_calls(store, rollout_id, attempt_id)
 

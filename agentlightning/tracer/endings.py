@@ -8,6 +8,7 @@ the agent, or presses Ctrl-C, has given the rollout up: it is cancelled, and say
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 Ending = Literal["succeeded", "failed", "cancelled"]
 """Statuses of a rollout that is over."""
 
+SIGNALLED = 128
+"""What shells add to the number of the signal that has ended a program (POSIX, Shell Command Language 2.8.2)."""
+_SIGNALS_OF_USERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""With which a program is told to stop by who has started it: a terminal, a person, a scheduler."""
 _WORST_FIRST: tuple[Ending, ...] = ("failed", "cancelled", "succeeded")
 _CANCELS_OF_OTHERS = (("trio", "Cancelled"), ("greenlet", "GreenletExit"))
 """Module and name of the exceptions with which other libraries end what nobody waits for any more."""
@@ -60,16 +65,35 @@ def _cancels(error: BaseException) -> bool:
     )
 
 
-async def end_attempt(store: LightningStore, rollout_id: str, attempt_id: str, ending: Ending) -> None:
+async def end_attempt(
+    store: LightningStore, rollout_id: str, attempt_id: str, ending: Ending
+) -> InvalidTransition | None:
     """Write down how an attempt has ended, and its rollout with it; where somebody has said it before, that stands.
 
     Attempts know no word for cancelled. The rollout gets it first: once that is final, the attempt's ``failed`` does
     not change it, and no retry is granted.
+
+    Returns:
+        Why the attempt keeps another status, if it does.
     """
     with suppress(InvalidTransition):
         if ending == "cancelled":
             await store.update_rollout(rollout_id, status="cancelled")
-    with suppress(InvalidTransition):
+    try:
         await store.update_attempt(
             rollout_id, attempt_id, status="succeeded" if ending == "succeeded" else "failed"
         )
+    except InvalidTransition as error:
+        return error
+    return None
+
+
+def ending_of_program(code: int) -> Ending:
+    """Return how the rollout of a program has ended, by the exit code that a shell has for it.
+
+    Args:
+        code: 128 + n where signal n has ended it.
+    """
+    if code - SIGNALLED in _SIGNALS_OF_USERS:
+        return "cancelled"
+    return "failed" if code else "succeeded"

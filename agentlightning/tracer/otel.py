@@ -51,6 +51,7 @@ from .base import context_with_active_tracer
 from .contexts import TraceContext
 from .endings import Ending, end_attempt, ending_of
 from .event_loops import in_event_loop, wait_for_future
+from .generators import waits_at_yield
 from .known_endpoints import RESOURCES_TIMEOUT, Endpoints, KnownEndpoints, resource_endpoints
 from .opening import Opened, Opening, patience
 from .other_processes import RecordingTracer
@@ -535,6 +536,7 @@ class _TraceContext(TraceContext):
         self._owns_attempt = self._start is not None
         self._is_unopened = False
         self._rollout: Rollout | None = None
+        self._is_left = False
         self._known_endpoints: list[Endpoint] | None = None
         self._pid = os.getpid()
 
@@ -568,6 +570,8 @@ class _TraceContext(TraceContext):
         tb: TracebackType | None,
         /,
     ) -> None:
+        if self._is_left:
+            return
         try:
             if not in_event_loop():
                 let_threads_end(self._scope)
@@ -591,6 +595,8 @@ class _TraceContext(TraceContext):
         tb: TracebackType | None,
         /,
     ) -> None:
+        if self._is_left:
+            return
         try:
             if in_event_loop():
                 await let_tasks_end(self._scope)
@@ -683,8 +689,15 @@ class _TraceContext(TraceContext):
             )
         inside = trace.set_span_in_context(self._root, context)
         otel_context.attach(inside)
+        self._worker.open_contexts.add(self)
         self._handle = TraceHandle(processor, self._worker.tracer, self._scope, inside, self._rollout)
         return self._handle
+
+    def end_unread(self) -> None:
+        """End it where its generator waits for somebody to ask for more, and recording ends: nobody will."""
+        generator = self._scope.body.generator
+        if generator is not None and waits_at_yield(generator) and self._pid == os.getpid():
+            self._close(GeneratorExit())
 
     def rest(self) -> None:
         """Put back what was current before it, and stay open; see :meth:`TraceContext.rest`."""
@@ -699,6 +712,8 @@ class _TraceContext(TraceContext):
         in_this_process = self._pid == os.getpid()  # a forked child may unwind through its parent's block
         processor = self._worker.processor
         processor.leave_scope(self._scope)
+        self._is_left = True
+        self._worker.open_contexts.discard(self)
         ending = ending_of(error)
         if in_this_process:
             if error is not None and ending != "succeeded":

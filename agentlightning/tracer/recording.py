@@ -6,9 +6,10 @@ tracer and never records loads none of it.
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from ..instrumentation.connections import Connections
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     from ..instrumentation.watch import CaptureTokens, EndpointFor
     from ..store.base import LightningStore
     from .known_endpoints import KnownEndpoints
+
+
+class OpenContext(Protocol):
+    """A ``trace_context`` that was entered and not left."""
+
+    def end_unread(self) -> None:
+        """End it where it waits for a reader who will never come."""
 
 
 class Recording:
@@ -73,6 +81,8 @@ class Recording:
         )
         self.processor.routing.default_store = store
         self.questions = Questions()
+        self.open_contexts: set[OpenContext] = set()
+        """Those that were entered and not left; changed by single operations alone."""
         self._calls: ModelCallPatches | None = None
         with ExitStack() as undo:  # what raises half way leaves nothing behind
             undo.callback(self.questions.close)
@@ -113,10 +123,17 @@ class Recording:
             with self.guard("naming model servers"):
                 self.recorder.name_uncaptured(self.processor.routing.fallback)
             self.processor.close_scope(self.processor.routing.fallback)
+        # Before anything is torn down: a generator that is never asked for more is closed by Python after that.
+        contextvars.Context().run(self._end_unread)
         if self._calls is not None:
             self._calls.leave()
         self.processor.call_matching.release()
         self.processor.writer.shutdown(timeout)
+
+    def _end_unread(self) -> None:
+        for context in list(self.open_contexts):
+            with self.guard("ending a rollout that nobody reads"):
+                context.end_unread()
 
 
 def _is_own_host(endpoints: KnownEndpoints) -> IsOwnHost:

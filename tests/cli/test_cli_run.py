@@ -224,7 +224,7 @@ def test_bad_usage_is_one_sentence(url: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_is_passed_on_and_ends_the_attempt_as_failed(url: str, number: signal.Signals) -> None:
+def test_a_signal_is_passed_on_and_cancels_the_rollout(url: str, number: signal.Signals) -> None:
     code = "import signal, sys\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\nprint('ready', flush=True)\nsignal.pause()"
     command = [sys.executable, "-m", "agentlightning.cli", "run", "-q", "--store", url, "--", *python(code)]
     with subprocess.Popen(
@@ -239,7 +239,8 @@ def test_a_signal_is_passed_on_and_ends_the_attempt_as_failed(url: str, number: 
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.wait(30) == 128 + number
-    assert recorded(url)[0][1].status == "failed"
+    (recording,) = recorded(url)
+    assert [recording[0].status, recording[1].status] == ["cancelled", "failed"]
 
 
 def test_ctrl_c_reaches_the_program_once(url: str) -> None:

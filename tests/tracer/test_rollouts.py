@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from openai import OpenAI
+from opentelemetry import trace
 
 from agentlightning import emit_message, emit_reward
 from agentlightning.errors import ContextArgumentsError, InvalidArgument, RolloutEnded
@@ -230,6 +231,65 @@ async def test_a_stream_that_is_left_early_has_succeeded_and_one_that_is_cancell
         ("succeeded", "closed", []),
         ("cancelled", "cancelled", []),
     ]
+
+
+@pytest.mark.asyncio
+async def test_a_stream_that_nobody_reads_to_its_end_has_succeeded_when_recording_ends(
+    store: LightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracer = OtelTracer()
+
+    def opens(task: str) -> Iterator[int]:
+        with tracer.rollout(task):
+            yield 1
+            yield 2
+
+    async def opens_later(task: str) -> AsyncGenerator[int, None]:
+        async with tracer.rollout(task):
+            yield 1
+            yield 2
+
+    with tracer.lifespan(store):
+        unread = [
+            tracer.rollout(spell)("spell"),
+            opens("opens"),
+            iter(tracer.rollout(lambda: spell("plain"))()),
+        ]
+        for steps in unread:
+            next(steps)
+        unread_later = [tracer.rollout(spell_later)("later"), opens_later("opens later")]
+        for later in unread_later:
+            await anext(later)
+        tracer.teardown_worker(0)
+        ended = {str(each.input): each.status for each in await store.query_rollouts()}
+        assert ended == dict.fromkeys(["spell", "opens", "{}", "later", "opens later"], "succeeded")
+        for steps in unread:
+            steps.close()  # type: ignore[attr-defined]  # as Python does with them in the end
+        for later in unread_later:
+            await later.aclose()  # type: ignore[attr-defined]
+    assert [record.message for record in caplog.records] == []
+
+
+def test_a_stream_is_read_by_several_threads_and_its_input_is_left_alone(
+    tracer: OtelTracer, store: LightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    @tracer.rollout
+    def relay(items: Iterator[str]) -> Iterator[str]:
+        with trace.get_tracer("agent").start_as_current_span("relays"):
+            for item in items:
+                yield say(item)
+
+    steps = relay(letter for letter in "abc")
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        assert [threads.submit(next, steps).result() for threads in (one, other, one)] == ["A", "B", "C"]
+        other.submit(steps.close).result()  # type: ignore[attr-defined]
+    (found,) = asyncio.run(stored(tracer, store))
+    assert found == ("succeeded", "<builtins.generator>", ["a", "b", "c"])
+    spans = asyncio.run(store.query_spans(asyncio.run(store.query_rollouts())[0].rollout_id))
+    by_name = {span.name: span for span in spans}
+    assert by_name["relays"].parent_id == by_name["relay"].span_id
+    assert {span.parent_id for span in spans if "message" in span.name} == {by_name["relays"].span_id}
+    assert [record.message for record in caplog.records] == []
 
 
 @pytest.mark.asyncio

@@ -141,12 +141,17 @@ def fill(size: Size) -> Sample:
 
 
 def read(size: Size) -> Sample:
-    """``query_spans`` of the attempt."""
+    """``query_spans(packed=True)`` of the attempt, as whatever builds rows reads it."""
     return _read(size, lambda _: None)
 
 
+def read_lists(size: Size) -> Sample:
+    """``query_spans`` of the attempt: each prompt is a list."""
+    return _read(size, lambda _: None, packed=False)
+
+
 def rows(size: Size) -> Sample:
-    """``query_spans`` of the attempt, and the rows of it."""
+    """``query_spans(packed=True)`` of the attempt, and the rows of it."""
     from agentlightning.rows import build_rows
 
     def use(spans: Sequence[Any]) -> None:
@@ -156,7 +161,7 @@ def rows(size: Size) -> Sample:
     return _read(size, use)
 
 
-def _read(size: Size, use: Callable[[Sequence[Any]], None]) -> Sample:
+def _read(size: Size, use: Callable[[Sequence[Any]], None], *, packed: bool = True) -> Sample:
     from agentlightning.store import open_store
 
     ((rollout_id, attempt_id),) = made_once.attempts_of(size)
@@ -164,7 +169,7 @@ def _read(size: Size, use: Callable[[Sequence[Any]], None]) -> Sample:
     async def work() -> Sample:
         store = open_store(made_once.url(size))
         began = time.process_time()
-        spans = await store.query_spans(rollout_id, attempt_id)
+        spans = await store.query_spans(rollout_id, attempt_id, packed=packed)
         assert len(spans) == size["calls"]
         use(spans)
         cpu = time.process_time() - began
@@ -181,16 +186,24 @@ FIGURE = Figure(
     how=(
         "One attempt whose last prompt has as many tokens as the size says; each call's prompt, as messages and ids, "
         "is the whole conversation; answers have log-probabilities. `add_many_spans` into SQLite, a call at a time; "
-        "beside it: raw inserts of the same bytes, each call whole. `query_spans` of it in a process of its own, "
-        "and in another one `query_spans` and `build_rows`."
+        "beside it: raw inserts of the same bytes, each call whole. `query_spans(packed=True)` of it in a process of "
+        "its own, in another one this and `build_rows`, and in a third one `query_spans`, which gives lists."
     ),
-    subjects=(Subject("floor_whole"), Subject("ours"), Subject("read"), Subject("rows")),
+    subjects=(
+        Subject("floor_whole"),
+        Subject("ours"),
+        Subject("read"),
+        Subject("rows"),
+        Subject("read_lists"),
+    ),
     lines=(
         Line("the file", "ours", "megabytes", "MB", aim=Aim("<=", 20.0)),
         Line("the file, beside each call whole", "ours", "megabytes", "MB", "floor_whole"),
         Line("storing: processor time", "ours", "cpu", "ms/call", "floor_whole"),
         Line("reading: processor time", "read", "cpu", "ms/call"),
         Line("reading: peak memory of the process", "read", "peak", "MB", aim=Aim("<=", 150.0)),
+        Line("reading lists: processor time", "read_lists", "cpu", "ms/call", "read"),
+        Line("reading lists: peak memory of the process", "read_lists", "peak", "MB"),
         Line("reading and rows: processor time", "rows", "cpu", "ms/call", "read"),
         Line("reading and rows: peak memory of the process", "rows", "peak", "MB", aim=Aim("<=", 150.0)),
     ),

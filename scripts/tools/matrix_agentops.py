@@ -86,6 +86,10 @@ class Cell:
         """Its environment."""
         return ROOT / f".venv-{self.lock}"
 
+    def arguments(self, *, small: bool) -> list[str]:
+        """What its script is told."""
+        return ["--small"] if small else []
+
     def requirements(self) -> list[str]:
         """What is installed beside the project itself."""
         found = list(OPENAI[self.openai])
@@ -127,6 +131,10 @@ class Client:
     def folder(self) -> Path:
         """Its environment."""
         return ROOT / f".venv-{self.lock}"
+
+    def arguments(self, *, small: bool) -> list[str]:  # noqa: ARG002 - a session has no shorter form
+        """What its script is told."""
+        return []
 
     def requirements(self) -> list[str]:
         """What is installed beside the project itself."""
@@ -215,7 +223,11 @@ def run(cell: Cell | Client, *, keep: bool, small: bool) -> dict[str, object]:
         }
     try:
         ran = subprocess.run(
-            [cell.folder / "bin" / "python", ROOT / "tests" / "agentops" / cell.script],
+            [
+                cell.folder / "bin" / "python",
+                ROOT / "tests" / "agentops" / cell.script,
+                *cell.arguments(small=small),
+            ],
             capture_output=True,
             text=True,
             timeout=CELL_SECONDS,

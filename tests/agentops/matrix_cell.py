@@ -1,6 +1,6 @@
 """One cell of the version matrix: AgentOps, OpenTelemetry and openai as they are installed; one line of JSON.
 
-    python matrix_cell.py                      # the cell: each part below in a process of its own
+    python matrix_cell.py [--small]            # the cell: each part below in a process of its own; small, not the last
     python matrix_cell.py managed REPORT SOCKETS
     python matrix_cell.py before|after REPORT SOCKETS
 
@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.metadata import version
@@ -41,6 +41,7 @@ from agentlightning.integrations.agentops.table import support
 
 KEY = "00000000-0000-4000-8000-000000000001"
 PARTS = ("managed", "before", "after")
+SMALL_PARTS = PARTS[:2]
 PART_SECONDS = 600  # only ends what hangs: on a busy machine, importing agentops alone takes a minute
 
 
@@ -506,12 +507,12 @@ def result_of(part: str) -> dict[str, Any]:
         return told
 
 
-def cell() -> dict[str, Any]:
-    """Every part, and what it comes to."""
+def cell(wanted: Sequence[str]) -> dict[str, Any]:
+    """The parts, and what they come to."""
     began = time.monotonic()
     found = probe()
     known = support(found)
-    parts = PARTS if known.verdict == "captured" else PARTS[:1]
+    parts = wanted if known.verdict == "captured" else wanted[:1]
     results = {part: result_of(part) for part in parts}
     problems = [f"{part}: {problem}" for part, result in results.items() for problem in result["problems"]]
     before, after = (results.get(part, {}).get("outcomes", {}) for part in ("before", "after"))
@@ -534,10 +535,10 @@ def cell() -> dict[str, Any]:
 
 def main() -> int:
     """The cell, or one part of it."""
-    if len(sys.argv) > 1:
+    if sys.argv[1:] and sys.argv[1] in PARTS:
         run_part(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
         return 0
-    told = cell()
+    told = cell(SMALL_PARTS if sys.argv[1:] == ["--small"] else PARTS)
     print(json.dumps(told))
     return int(told["verdict"] == "failed")
 

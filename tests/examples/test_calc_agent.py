@@ -81,8 +81,8 @@ def learns_nothing_from_wrong_rewards(
 # ------------------------------------------------------------------ the loop
 
 
-SHORT = 5
-"""Iterations in which a policy learns nearly half of it, of the 24 in which it learns all."""
+SHORT = 4
+"""Iterations in which a policy learns a third of it, of the 24 in which it learns all."""
 
 
 @pytest.mark.long
@@ -90,7 +90,7 @@ SHORT = 5
 def test_one_seed_learns(tmp_path: Path) -> None:
     untrained, trained = curve(tmp_path, Settings(seed=0, iterations=SHORT, test_every=SHORT))
     assert untrained.test < 0.05
-    assert trained.test > 0.3  # the control of as many iterations stays below 0.15
+    assert trained.test > 0.25  # the control of as many iterations stays below 0.15
 
 
 @pytest.mark.long

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 import agentlightning
 
@@ -28,6 +31,7 @@ class LockOf(NamedTuple):
     """Whether a comment stands before or beside it, or a docstring behind it."""
 
 
+@cache
 def locks() -> list[LockOf]:
     """Return every place of the package where a lock is made and kept, in order."""
     return [lock for path in sorted(PACKAGE.rglob("*.py")) if path.name != MAKER for lock in _locks_of(path)]
@@ -35,6 +39,8 @@ def locks() -> list[LockOf]:
 
 def _locks_of(path: Path) -> Iterator[LockOf]:
     source = path.read_text(encoding="utf-8")
+    if not any(name in source for name in MADE_BY):
+        return
     lines = source.splitlines()
     module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     for class_name, body in _bodies(ast.parse(source), ""):
@@ -86,6 +92,7 @@ def _comes_after_comment(lines: list[str], number: int) -> bool:
     return False
 
 
+@cache
 def names_in_tests() -> Counter[str]:
     """Return how many tests name a lock, by ``@pytest.mark.lock(name)``."""
     found: Counter[str] = Counter()
@@ -99,6 +106,10 @@ def names_in_tests() -> Counter[str]:
                     if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.lock":
                         found[ast.literal_eval(mark.args[0])] += 1
     return found
+
+
+# One worker parses the package once.
+pytestmark = pytest.mark.xdist_group("locks of the package")
 
 
 def test_every_lock_has_two_tests() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
-from warm import Warm, warm
+from warm import CALLING, RECORDING, Warm, warm
 
 from agentlightning.instrumentation.guard import reraise
 from agentlightning.store import InMemoryLightningStore, LightningStore
@@ -92,30 +92,23 @@ def online() -> dict[str, str]:
     return {**rest, **AUTHORITIES}
 
 
-RECORDING = (
-    "agentlightning.instrumentation.connections",
-    "agentlightning.instrumentation.wire",
-    "agentlightning.recorder.kept_aside",
-    "agentlightning.store.sqlite",
-    "agentlightning.testing.faults",
-    "agentlightning.testing.processes",
-    "agentlightning.tracer.exporter",
-    "agentlightning.tracer.otel",
-    "agentlightning.tracer.recording",
-    "agentlightning.tracer.routing",
-    "concurrent.futures.thread",
-    "opentelemetry.instrumentation.threading",
-    "opentelemetry.propagate",
-    "opentelemetry.sdk.trace.export",
-    "tomllib",
-)
-"""What programs import that record something."""
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """Return the variables that tests see, also before the first of them."""
+    return scrubbed(os.environ)
 
 
 @pytest.fixture(scope="session")
-def recording() -> Iterator[Warm]:
+def recording(clean_environment: dict[str, str]) -> Iterator[Warm]:
     """Start programs in processes that have imported what programs import that record something."""
-    with warm(scrubbed(os.environ), RECORDING) as started:
+    with warm(clean_environment, RECORDING) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def calling(clean_environment: dict[str, str]) -> Iterator[Warm]:
+    """Start programs in processes that have imported what programs import that call a model, and pytest."""
+    with warm(clean_environment, CALLING) as started:
         yield started
 
 

@@ -37,6 +37,45 @@ from typing import Any, NamedTuple
 
 from agentlightning.testing import ChildProcess
 
+RECORDING = (
+    "agentlightning.instrumentation.connections",
+    "agentlightning.instrumentation.wire",
+    "agentlightning.recorder.kept_aside",
+    "agentlightning.store.sqlite",
+    "agentlightning.testing.faults",
+    "agentlightning.testing.processes",
+    "agentlightning.tracer.exporter",
+    "agentlightning.tracer.otel",
+    "agentlightning.tracer.recording",
+    "agentlightning.tracer.routing",
+    "concurrent.futures.thread",
+    "opentelemetry.instrumentation.threading",
+    "opentelemetry.propagate",
+    "opentelemetry.sdk.trace.export",
+    "tomllib",
+)
+"""What programs import that record something."""
+
+
+CALLING = (
+    *RECORDING,
+    "_pytest.cacheprovider",
+    "_pytest.doctest",
+    "_pytest.junitxml",
+    "_pytest.pytester",
+    "_pytest.unittest",
+    "agentlightning.rows.training",
+    "agentlightning.store.memory",
+    "agentlightning.testing.captured_spans",
+    "agentlightning.testing.fake_openai",
+    "agentlightning.testing.fixtures",
+    "aiohttp",
+    "openai.resources.chat.completions",
+    "pytest",
+    "urllib.request",
+)
+"""What programs import that call a model, or test an agent that does."""
+
 LARGEST = 1 << 20
 """Bytes of a request."""
 MOST_DESCRIPTORS = 16
@@ -47,7 +86,8 @@ CONNECTION = 99
 NOTHING = Path(os.devnull)
 STARTUP = ("PYTHON", "LD_", "OTEL_")
 """Prefixes of variables that are read while Python starts, or while what is warm is imported."""
-HARMLESS = frozenset({"PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE"})
+HARMLESS = frozenset({"PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"})
+"""The search path is made anew; what programs write is buffered, as into a pipe."""
 
 
 def read_at_startup(environment: Mapping[str, str]) -> dict[str, str]:
@@ -111,7 +151,7 @@ class Warm:
         with there:
             self._server = subprocess.Popen(
                 [sys.executable, "-P", __file__, str(there.fileno()), *modules],
-                env={name: value for name, value in environment.items() if name != "PYTHONPATH"},
+                env={name: value for name, value in environment.items() if name not in HARMLESS},
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -164,11 +204,16 @@ class Warm:
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         timeout: float = 280,
+        stdout: int | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end; what it writes is text in UTF-8."""
+        """Run a program to its end; what it writes, unless ``stdout`` is a descriptor for it, is text in UTF-8."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             with NOTHING.open("rb") as nothing:
-                descriptors = {0: nothing.fileno(), 1: out.fileno(), 2: err.fileno()}
+                descriptors = {
+                    0: nothing.fileno(),
+                    1: out.fileno() if stdout is None else stdout,
+                    2: err.fileno(),
+                }
                 process = self.start(arguments, descriptors, env=env, cwd=cwd)
             try:
                 process.wait(timeout)
@@ -283,6 +328,16 @@ def take_descriptors(received: list[int], numbers: list[int]) -> None:
         os.closerange(after + 1, before)
 
 
+def open_streams() -> None:
+    """Make the standard streams anew: what they are of decides how they are buffered, and whether they can seek."""
+    for number, mode, name in ((0, "r", "stdin"), (1, "w", "stdout"), (2, "w", "stderr")):
+        old = getattr(sys, f"__{name}__")
+        line_buffered = 1 if number == 2 or os.isatty(number) else -1
+        new = open(number, mode, line_buffered, old.encoding, old.errors, closefd=False)
+        setattr(sys, name, new)
+        setattr(sys, f"__{name}__", new)
+
+
 def become(request: Request, path: list[str]) -> tuple[str, list[str]]:
     """Take on the environment, folder and options of a program; return what it is run by, and its arguments."""
     os.environ.clear()
@@ -328,7 +383,8 @@ def serve(descriptor: int, modules: list[str]) -> None:
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which closes the socket
     path = list(sys.path)
     for module in modules:
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):  # a test that needs what is not installed here is skipped
+            importlib.import_module(module)
     threads = list(Path("/proc/self/task").iterdir())
     assert len(threads) == 1, "a module that is imported has started a thread: forks of it would lack it"
     gc.collect()
@@ -336,6 +392,7 @@ def serve(descriptor: int, modules: list[str]) -> None:
     request = Server(socket.socket(fileno=descriptor)).next_program()
     if request is not None:
         signal.signal(signal.SIGINT, interrupt)
+        open_streams()
         run_as_main(*become(request, path))
 
 

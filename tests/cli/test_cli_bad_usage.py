@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from cli_sample import Outcome, Sample, agl, build
+from warm import Warm
 
 from agentlightning.cli.options import COMMANDS
 
+STATEMENTS = "import sys\n{}\nfrom agentlightning.cli import main\nsys.exit(main())"
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
@@ -21,22 +23,28 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     return build(tmp_path_factory.mktemp("cli"))
 
 
-def program(
+def forked(
+    recording: Warm,
     *arguments: str,
     before: str = "",
     env: dict[str, str] | None = None,
-    cwd: Path | None = None,
-    **streams: object,
+    stdout: int | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``agl`` after these statements, without an interpreter of its own."""
+    return recording.run(
+        ["-c", STATEMENTS.format(before), *arguments], env={**BUFFERED, **(env or {})}, stdout=stdout
+    )
+
+
+def program(
+    *arguments: str, before: str = "", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``agl`` as a process of its own, after these statements."""
-    code = f"import sys\n{before}\nfrom agentlightning.cli import main\nsys.exit(main())"
-    where: dict[str, object] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, "-c", code, *arguments],
+    return subprocess.run(
+        [sys.executable, "-c", STATEMENTS.format(before), *arguments],
         check=False,
         env={**BUFFERED, **(env or {})},
-        cwd=cwd,
-        **where,
+        capture_output=True,
     )
 
 
@@ -151,13 +159,13 @@ def test_help_fits_into_a_narrow_terminal(command: str) -> None:
     assert max(len(line) for line in text.splitlines() if "{" not in line) <= 60
 
 
-def test_a_defect_is_one_line_that_asks_for_a_report() -> None:
+def test_a_defect_is_one_line_that_asks_for_a_report(recording: Warm) -> None:
     broken = "import agentlightning.cli.stats as stats\ndef run(args): return {}['key']\nstats.run = run"
-    done = program("stats", before=broken)
+    done = forked(recording, "stats", before=broken)
     assert done.returncode == 70
-    assert b"agl stats: KeyError: 'key'. This is a defect of agentlightning: please report it" in done.stderr
+    assert "agl stats: KeyError: 'key'. This is a defect of agentlightning: please report it" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert b"Traceback" in program("stats", "--log-level", "DEBUG", before=broken).stderr
+    assert "Traceback" in forked(recording, "stats", "--log-level", "DEBUG", before=broken).stderr
 
 
 def test_an_interrupt_while_a_command_is_imported_is_no_traceback() -> None:
@@ -175,26 +183,30 @@ def test_an_interrupt_while_a_command_is_imported_is_no_traceback() -> None:
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["rollouts"], ["rollouts", "--json"], ["export"]], ids=" ".join
 )
-def test_a_pipe_that_nobody_reads_ends_a_command_quietly(sample: Sample, arguments: list[str]) -> None:
+def test_a_pipe_that_nobody_reads_ends_a_command_quietly(
+    recording: Warm, sample: Sample, arguments: list[str]
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = program(*arguments, env={"AGL_STORE": sample.url}, stdout=writer)
+        done = forked(recording, *arguments, env={"AGL_STORE": sample.url}, stdout=writer)
     finally:
         os.close(writer)
     assert done.returncode == 141
-    assert b"Traceback" not in done.stderr
-    assert b"ignored" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ignored" not in done.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 @pytest.mark.parametrize("arguments", [["--version"], ["rollouts"], ["export"]], ids=" ".join)
-def test_a_full_disk_behind_the_output_is_one_line(sample: Sample, arguments: list[str]) -> None:
+def test_a_full_disk_behind_the_output_is_one_line(
+    recording: Warm, sample: Sample, arguments: list[str]
+) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = program(*arguments, env={"AGL_STORE": sample.url}, stdout=full)
+        done = forked(recording, *arguments, env={"AGL_STORE": sample.url}, stdout=full.fileno())
     assert done.returncode == 2
-    assert done.stderr.count(b"\n") == 1
-    assert b"no space left on device; make room" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "no space left on device; make room" in done.stderr
 
 
 def test_a_closed_output_is_nothing_to_fail_for(sample: Sample) -> None:
@@ -236,8 +248,8 @@ def test_a_terminal_without_room_for_a_table_shows_every_value(sample: Sample, c
         assert value in listed
 
 
-def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_is_told(recording: Warm, tmp_path: Path) -> None:
     gone = f"import os\nos.chdir({str(tmp_path)!r})\nos.rmdir({str(tmp_path)!r})"
-    done = program("run", "--", "true", before=gone)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr == b"agl run: the current folder is not there any more; change to another one\n"
+    done = forked(recording, "run", "--", "true", before=gone)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "agl run: the current folder is not there any more; change to another one\n"

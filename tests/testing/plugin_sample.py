@@ -9,9 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import dedent
 
+from warm import Warm
+
 ASYNCIO = "asyncio_default_fixture_loop_scope = function\nasyncio_mode = "
 NOT_NEEDED = ("anyio", "hypothesispytest", "randomly", "timeout")
 """Plugins of pytest that the environment of these tests has. To load them takes as long as all the rest of a short run."""
+
+IMPORTED_BEFORE = "    ignore:Module already imported so cannot be rewritten; anyio\n"
+"""pytest would have rewritten this one, which has a plugin, where openai had not been imported before pytest."""
 
 SYNC_TESTS = """
     import pytest
@@ -88,14 +93,32 @@ def run_pytest(
     env: Mapping[str, str] = {},
     before: Sequence[str] = ("-m", "pytest"),
     without: Sequence[str] = NOT_NEEDED,
+    warm: Warm | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run pytest, in which every warning is an error, over one file of tests; ``without`` names plugins."""
-    (folder / "pytest.ini").write_text(f"[pytest]\nfilterwarnings = error\n{ini}\n", encoding="utf-8")
+    """Run pytest, in which every warning is an error, over one file of tests.
+
+    Args:
+        folder: Where the file is.
+        tests: What it says.
+        arguments: For pytest.
+        ini: More of the file of settings.
+        env: Variables beside those that are inherited.
+        before: How the interpreter starts pytest.
+        without: Plugins that are not loaded.
+        warm: What starts it, in place of an interpreter of its own.
+    """
+    allowed = IMPORTED_BEFORE if warm is not None else ""
+    (folder / "pytest.ini").write_text(
+        f"[pytest]\nfilterwarnings =\n    error\n{allowed}{ini}\n", encoding="utf-8"
+    )
     (folder / "test_sample.py").write_text(dedent(tests), encoding="utf-8")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     blocked = [f"-pno:{name}" for name in ("cacheprovider", *without)]
+    command = [*before, "-q", *blocked, *arguments, "test_sample.py"]
+    if warm is not None:
+        return warm.run(command, cwd=folder, env={**inherited, **env})
     return subprocess.run(
-        [sys.executable, *before, "-q", *blocked, *arguments, "test_sample.py"],
+        [sys.executable, *command],
         cwd=folder,
         env={**inherited, **env},
         capture_output=True,

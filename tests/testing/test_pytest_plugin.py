@@ -9,6 +9,7 @@ from textwrap import dedent
 
 import pytest
 from plugin_sample import ASYNCIO, NOT_NEEDED, SYNC_TESTS, WATCHING_CONFTEST, assert_passed, run_pytest
+from warm import Warm
 
 pytestmark = pytest.mark.timeout(300)  # whole runs of pytest inside of one test
 
@@ -44,10 +45,17 @@ AUTO_TEST = STRICT_TEST.replace("@pytest.mark.asyncio\n", "\n")
     ids=["strict, beside every other plugin", "auto", "no asyncio"],
 )
 def test_fixtures_serve_tests_of_every_kind(
-    tmp_path: Path, ini: str, arguments: list[str], tests: str, count: int, without: tuple[str, ...]
+    calling: Warm,
+    tmp_path: Path,
+    ini: str,
+    arguments: list[str],
+    tests: str,
+    count: int,
+    without: tuple[str, ...],
 ) -> None:
-    """In two processes: see those of AgentOps, whose run has these tests, too."""
-    assert_passed(run_pytest(tmp_path, tests, *arguments, ini=ini, without=without), count)
+    """In two processes: see those of AgentOps, whose run has these tests, too. The first run imports everything itself."""
+    warm = calling if without else None
+    assert_passed(run_pytest(tmp_path, tests, *arguments, ini=ini, without=without, warm=warm), count)
 
 
 def test_where_no_fixture_is_used_four_modules_are_loaded(tmp_path: Path) -> None:
@@ -66,8 +74,8 @@ def test_where_no_fixture_is_used_four_modules_are_loaded(tmp_path: Path) -> Non
     assert not loaded["-p", "no:agentlightning"] & OURS
 
 
-def test_without_the_plugin_there_are_no_fixtures(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, SYNC_TESTS, "-p", "no:agentlightning", "-p", "no:asyncio")
+def test_without_the_plugin_there_are_no_fixtures(calling: Warm, tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, SYNC_TESTS, "-p", "no:agentlightning", "-p", "no:asyncio", warm=calling)
     assert done.returncode == 1
     assert "fixture 'lightning_store' not found" in done.stdout
 
@@ -96,15 +104,17 @@ STORE_TEST = """
     ],
 )
 def test_the_store_is_chosen_by_option_then_ini(
-    tmp_path: Path, arguments: list[str], ini: str, kind: str
+    calling: Warm, tmp_path: Path, arguments: list[str], ini: str, kind: str
 ) -> None:
-    assert_passed(run_pytest(tmp_path, STORE_TEST, *arguments, ini=f"{ASYNCIO}strict\n{ini}"), 1)
+    assert_passed(
+        run_pytest(tmp_path, STORE_TEST, *arguments, ini=f"{ASYNCIO}strict\n{ini}", warm=calling), 1
+    )
     assert (tmp_path / "kind").read_text(encoding="utf-8") == kind
 
 
-def test_a_store_that_holds_rollouts_of_others_is_refused(tmp_path: Path) -> None:
+def test_a_store_that_holds_rollouts_of_others_is_refused(calling: Warm, tmp_path: Path) -> None:
     arguments = ["-p", "no:asyncio", "--lightning-store", "sqlite:///shared.db"]
-    done = run_pytest(tmp_path, SYNC_TESTS, *arguments)
+    done = run_pytest(tmp_path, SYNC_TESTS, *arguments, warm=calling)
     assert done.returncode == 1
     assert "1 passed, 5 errors" in done.stdout
     assert "InvalidArgument: the store for tests holds 1 rollouts already" in done.stdout
@@ -128,19 +138,21 @@ GLOBALS_TESTS = """
 """
 
 
-def test_after_passing_and_failing_tests_every_global_is_the_object_that_it_was(tmp_path: Path) -> None:
+def test_after_passing_and_failing_tests_every_global_is_the_object_that_it_was(
+    calling: Warm, tmp_path: Path
+) -> None:
     (tmp_path / "conftest.py").write_text(dedent(WATCHING_CONFTEST), encoding="utf-8")
-    done = run_pytest(tmp_path, GLOBALS_TESTS, "-p", "no:randomly", ini=f"{ASYNCIO}strict")
+    done = run_pytest(tmp_path, GLOBALS_TESTS, "-p", "no:randomly", ini=f"{ASYNCIO}strict", warm=calling)
     assert "1 failed, 2 passed" in done.stdout, done.stdout
     assert "FAILED test_sample.py::test_agent[fails]" in done.stdout
 
 
-def test_a_client_of_the_fake_server_passes_by_a_proxy(tmp_path: Path) -> None:
+def test_a_client_of_the_fake_server_passes_by_a_proxy(calling: Warm, tmp_path: Path) -> None:
     env = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "http://127.0.0.1:9")
-    assert_passed(run_pytest(tmp_path, SYNC_TESTS, "-p", "no:asyncio", env=env), 6)
+    assert_passed(run_pytest(tmp_path, SYNC_TESTS, "-p", "no:asyncio", env=env, warm=calling), 6)
 
 
-def test_a_scripted_fault_reaches_the_agent(tmp_path: Path) -> None:
+def test_a_scripted_fault_reaches_the_agent(calling: Warm, tmp_path: Path) -> None:
     tests = """
         import openai, pytest
         from agentlightning.testing import Answer, Fault, ToolCallAnswer, AnswerChoice
@@ -157,10 +169,10 @@ def test_a_scripted_fault_reaches_the_agent(tmp_path: Path) -> None:
                 f"Bearer {fake_openai.api_key}"
             ] * 2
     """
-    assert_passed(run_pytest(tmp_path, tests, "-p", "no:asyncio"), 1)
+    assert_passed(run_pytest(tmp_path, tests, "-p", "no:asyncio", warm=calling), 1)
 
 
-def test_without_the_client_library_the_error_names_the_cure(tmp_path: Path) -> None:
+def test_without_the_client_library_the_error_names_the_cure(calling: Warm, tmp_path: Path) -> None:
     tests = """
         import sys
 
@@ -168,7 +180,7 @@ def test_without_the_client_library_the_error_names_the_cure(tmp_path: Path) -> 
             monkeypatch.setitem(sys.modules, "openai", None)
             fake_openai.client()
     """
-    done = run_pytest(tmp_path, tests, "-p", "no:asyncio")
+    done = run_pytest(tmp_path, tests, "-p", "no:asyncio", warm=calling)
     assert done.returncode == 1
     assert "openai is not installed; run: pip install 'agentlightning-otel[pytest]'" in done.stdout
 

@@ -8,6 +8,7 @@ from textwrap import dedent
 import pytest
 import requests
 from plugin_sample import ASYNCIO, SYNC_TESTS, WATCHING_CONFTEST, assert_passed, run_pytest
+from warm import Warm
 
 from agentlightning.store.base import process_start_ticks
 from agentlightning.testing import AgentOpsServer
@@ -43,8 +44,8 @@ def servers_that_have_ended(folder: Path) -> int:
     return len(pids)
 
 
-def test_the_process_has_one_server_which_ends_with_it(tmp_path: Path) -> None:
-    assert_passed(run_pytest(tmp_path, SERVER_TESTS, ini=f"{ASYNCIO}auto"), 8)
+def test_the_process_has_one_server_which_ends_with_it(calling: Warm, tmp_path: Path) -> None:
+    assert_passed(run_pytest(tmp_path, SERVER_TESTS, ini=f"{ASYNCIO}auto", warm=calling), 8)
     assert servers_that_have_ended(tmp_path) == 1
 
 
@@ -91,9 +92,10 @@ TRACER_AUTO = TRACER_ASYNC.replace("@pytest.mark.asyncio\n", "\n")
     ids=["strict", "auto, two processes, and without AgentOps", "no asyncio"],
 )
 def test_the_tracer_serves_tests_of_every_kind_with_a_server_for_each_process(
-    tmp_path: Path, ini: str, arguments: list[str], tests: str, count: int, processes: int
+    calling: Warm, tmp_path: Path, ini: str, arguments: list[str], tests: str, count: int, processes: int
 ) -> None:
-    assert_passed(run_pytest(tmp_path, tests, *arguments, ini=ini), count)
+    warm = calling if processes == 1 else None
+    assert_passed(run_pytest(tmp_path, tests, *arguments, ini=ini, warm=warm), count)
     assert 1 <= servers_that_have_ended(tmp_path) <= processes
 
 
@@ -117,9 +119,9 @@ GLOBALS_TESTS = """
 """
 
 
-def test_after_the_tracer_every_global_is_the_object_that_it_was(tmp_path: Path) -> None:
+def test_after_the_tracer_every_global_is_the_object_that_it_was(calling: Warm, tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(dedent(WATCHING_CONFTEST), encoding="utf-8")
-    done = run_pytest(tmp_path, GLOBALS_TESTS, "-p", "no:randomly", ini=f"{ASYNCIO}strict")
+    done = run_pytest(tmp_path, GLOBALS_TESTS, "-p", "no:randomly", ini=f"{ASYNCIO}strict", warm=calling)
     assert "1 failed, 2 passed" in done.stdout, done.stdout
     assert "FAILED test_sample.py::test_agent[fails]" in done.stdout
 
@@ -136,7 +138,7 @@ def test_requests_and_faults_of_one_test_do_not_reach_the_next(
     assert requests.post(url, json={}, timeout=10).status_code == 503
 
 
-def test_a_server_that_one_test_killed_is_there_for_the_next(tmp_path: Path) -> None:
+def test_a_server_that_one_test_killed_is_there_for_the_next(calling: Warm, tmp_path: Path) -> None:
     tests = """
         import pytest
 
@@ -146,4 +148,4 @@ def test_a_server_that_one_test_killed_is_there_for_the_next(tmp_path: Path) -> 
             agentops_server.manager.server_process.kill()
             agentops_server.manager.server_process.join()
     """
-    assert_passed(run_pytest(tmp_path, tests, "-p", "no:asyncio"), 2)
+    assert_passed(run_pytest(tmp_path, tests, "-p", "no:asyncio", warm=calling), 2)

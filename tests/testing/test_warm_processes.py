@@ -14,7 +14,7 @@ from warm import Warm
 LEAVES = """
 import atexit, os, sys, threading
 atexit.register(print, "exit handler")
-print(sys.argv, __name__, __file__ if "__file__" in globals() else None, sorted(vars()), os.getcwd())
+print(sys.argv, __name__, __file__ if "__file__" in globals() else None, [name for name in vars() if name[0] != "_"], os.getcwd())
 print(os.environ["MINE"], os.environ.get("AGL_STORE"), sys.path[0], sys.path[1])
 print(sys.stdin.read() == "", sorted(os.listdir("/proc/self/fd")))
 threading.Timer(0, print, ["a thread is waited for"]).start()

@@ -66,7 +66,7 @@ def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation, numbers
         output.out()
         _print_calls(explanation.calls, numbers)
     # Each reason once and not for each call: a rollout of 200 calls has one sentence to read.
-    for code, (sentence, cure) in _skips(explanation).items():
+    for code, sentence, cure in _skips(explanation):
         _say(code, sentence, cure)
     for call in _unproven(explanation):
         why = with_detail(call.unproven or "", call.unproven_detail)
@@ -92,17 +92,15 @@ def _say(code: str, sentence: str, cure: str) -> None:
         output.out(f"  → {cure}")
 
 
-def _skips(explanation: Explanation) -> dict[str, tuple[str, str]]:
-    """Return code → (sentence, cure) of the calls that give no row, each once."""
-    said = {reason.code for reason in explanation.reasons}
-    found = {
-        call.code: (call.sentence, call.cure)
-        for call in explanation.calls
-        if call.code and call.code not in said
-    }
-    for code in (code for call in explanation.calls for code in call.left_out if code not in said):
-        found.setdefault(code, (explained(code).sentence, explained(code).cure))
-    return found
+def _skips(explanation: Explanation) -> list[tuple[str, str, str]]:
+    """Return code, sentence and cure of the calls that give no row, each once; several endpoints have a cure each."""
+    said = {(reason.code, reason.sentence, reason.cure) for reason in explanation.reasons}
+    found = dict.fromkeys((call.code, call.sentence, call.cure) for call in explanation.calls if call.code)
+    codes = {code for code, _, _ in found} | set(explanation.codes)
+    for code in dict.fromkeys(code for call in explanation.calls for code in call.left_out):
+        if code not in codes:
+            found[code, explained(code).sentence, explained(code).cure] = None
+    return [each for each in found if each not in said]
 
 
 def _unproven(explanation: Explanation) -> list[CallVerdict]:
@@ -137,7 +135,7 @@ def _verdict(call: CallVerdict) -> str:
     words += [f"{count} left out: {code}" for code, count in call.left_out.items()]
     words += [f"log-probabilities unproven: {call.unproven}"] if call.unproven else []
     words += [f"same as {call.same_as}"] if call.same_as else []
-    words += list(call.issues)
+    words += [issue for issue in call.issues if issue != call.code]
     return ", ".join(words)
 
 

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from ..semconv import AGL_UNCAPTURED, SpanFlagAttributes
 from ..store.base import LightningStore, receipt_of
 from ..store.registry import open_store
 from ..tracer.endings import SIGNALLED, end_attempt, ending_of_program
-from ..types import Receipt
+from ..types import Receipt, Span
 from . import lookup, options, output, receipts
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
@@ -105,8 +106,21 @@ def run(args: argparse.Namespace) -> int:
     # Whoever joins an attempt does not end it: that is for whoever has started it.
     ended = asyncio.run(_finish_attempt(url, rollout_id, attempt_id, None if args.attempt else code))
     if not args.quiet:
-        _tell(rollout_id, *ended, options.again(args))
+        _tell(rollout_id, *ended, options.again(args), (shlex.join(program), _options(args)))
     return code
+
+
+def _options(args: argparse.Namespace) -> str:
+    """Return the options by which the program is run again, except what decides who is asked for token ids."""
+    given = {
+        "--store": args.store,
+        "--input": args.input,
+        "--name": args.name,
+        "--mode": args.mode,
+        "--rollout": args.rollout,
+    }
+    words = [f" {option} {shlex.quote(value)}" for option, value in given.items() if value is not None]
+    return "".join([*words, *(f" --endpoint {shlex.quote(url)}" for url in args.endpoint)])
 
 
 def _named_endpoints(given: Sequence[str]) -> list[str]:
@@ -152,7 +166,9 @@ async def _begin(args: argparse.Namespace, program: Sequence[str]) -> tuple[str,
         name = args.name or _name_of(program)
         task = {"name": name} if args.input is None else _json(args.input)
         started = await store.start_rollout(
-            task, mode=args.mode, metadata={"name": name, "source": "agl run"}
+            task,
+            mode=args.mode,
+            metadata={"name": name, "source": "agl run", "program": _typed(program)},
         )
         return shared, started.rollout_id, started.attempt.attempt_id
 
@@ -162,6 +178,12 @@ def _name_of(program: Sequence[str]) -> str:
     words: list[str] = [Path(program[0]).name]
     words += [Path(word).name for word in program[1:2] if Path(word).is_file()]
     return " ".join(words)
+
+
+def _typed(program: Sequence[str]) -> str:
+    """Return the program and its script as they were typed, with dots for other arguments, which may hold secrets."""
+    words = [program[0], *(word for word in program[1:2] if Path(word).is_file())]
+    return shlex.join(words) + (" ..." if len(words) < len(program) else "")
 
 
 def _json(text: str) -> Any:
@@ -253,44 +275,51 @@ def _in_foreground() -> bool:
 
 async def _finish_attempt(
     url: str, rollout_id: str, attempt_id: str, code: int | None
-) -> tuple[Receipt | None, list[str]]:
-    """End the attempt; return its receipt, and sentences about model calls that were not captured."""
+) -> tuple[Receipt | None, list[str], Sequence[Span]]:
+    """End the attempt; return its receipt, sentences about model calls that were not captured, and its spans."""
     async with open_store(url) as store:
         if code is not None:
             other = await end_attempt(store, rollout_id, attempt_id, ending_of_program(code))
             if other is not None:  # the program ended the attempt itself
                 output.say(f"agl run: the attempt keeps its status: {other}")
         receipt = await receipt_of(store, rollout_id, attempt_id)
-        return receipt, await _missing_calls(store, rollout_id, attempt_id)
+        uncaptured = await _uncaptured(store, rollout_id, attempt_id)
+        return receipt, uncaptured, await store.query_spans(rollout_id, attempt_id, limit=MAX_SPANS_SEARCHED)
 
 
-async def _missing_calls(store: LightningStore, rollout_id: str, attempt_id: str) -> list[str]:
-    from ..dialects.spans.genai import read_call
-    from ..rows.reasons import TraceReason
-
+async def _uncaptured(store: LightningStore, rollout_id: str, attempt_id: str) -> list[str]:
     uncaptured = await store.query_spans(rollout_id, attempt_id, name=AGL_UNCAPTURED)
     servers = [span.attributes.get(SpanFlagAttributes.UNCAPTURED_SERVER.value) for span in uncaptured]
-    said = [
+    return [
         f"the program connected to the model server {server}, and no model call of it was captured: its client is "
         "not watched, or it called another API than chat/completions and completions, or no model"
         for server in dict.fromkeys(servers)
     ]
-    spans = await store.query_spans(rollout_id, attempt_id, limit=MAX_SPANS_SEARCHED)
-    if (
-        said
-        or not spans
-        # Not all spans were looked at, so nothing can be said about their model calls.
-        or len(spans) == MAX_SPANS_SEARCHED
-        or any(read_call(span) is not None for span in spans)
-    ):
-        return said
-    return [TraceReason.NO_MODEL_CALLS.sentence]
 
 
-def _tell(rollout_id: str, receipt: Receipt | None, missing: Sequence[str], option: str) -> None:
+def _tell(
+    rollout_id: str,
+    receipt: Receipt | None,
+    uncaptured: Sequence[str],
+    spans: Sequence[Span],
+    option: str,
+    again: tuple[str, str],
+) -> None:
+    """Print the summary; ``again`` is the program, and the options with which it is run again."""
+    from ..rows.cures import agl_run
+    from ..rows.reasons import TraceReason
+    from .tokens import TokenReport
+
     output.say(f"agl: {receipts.line(receipt)}")
-    for sentence in missing:
+    report = TokenReport(spans, agl_run(*again))
+    said = list(uncaptured)
+    # Where not all spans were looked at, nothing can be said about their model calls.
+    if not said and spans and not report.calls and len(spans) < MAX_SPANS_SEARCHED:
+        said.append(TraceReason.NO_MODEL_CALLS.sentence)
+    for sentence in said:
         output.say(f"agl: {output.one_line(sentence, 300)}")
+    for line in report.lines():
+        output.say(f"agl: {line}")
     # A store of 0.3 counts nothing; then there may be spans to show.
     if receipt is None or receipt.started:
         output.say(f"agl: next: agl show {rollout_id}{option}")

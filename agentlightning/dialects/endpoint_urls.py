@@ -71,6 +71,11 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
+def is_local(url: str) -> bool:
+    """Whether a URL is of this machine; see :func:`is_loopback`."""
+    return on_loopback(url) is not None
+
+
 @lru_cache(maxsize=256)
 def on_loopback(url: str) -> Endpoint | None:
     """Return the endpoint of a request to this machine, of which nobody has said anything; else ``None``."""

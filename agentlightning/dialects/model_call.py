@@ -27,6 +27,15 @@ tell whether the agent went on with what they say."""
 TOKENS_SAY_ALL = "tokens_say_all"
 """Issue of such a call whose tokens, as the engine spelled them, say exactly the text that came."""
 
+ONLY_OBSERVED = "only_observed"
+ENDPOINT_NOT_NAMED = "endpoint_not_named"
+REQUEST_FIXED = "request_fixed"
+NOT_ASKED = frozenset({ONLY_OBSERVED, ENDPOINT_NOT_NAMED, REQUEST_FIXED})
+"""Issues of a call whose endpoint was not asked for token ids on the agent's behalf, by why."""
+PROVIDER_GIVES_NONE = "provider_gives_none"
+ASKING_REFUSED = "asking_refused"
+ASKED_IN_VAIN = "asked_in_vain"
+
 _NO_IDS = "none(no_token_ids)"
 
 CODES: Mapping[str, str] = MappingProxyType(
@@ -95,7 +104,22 @@ CODES: Mapping[str, str] = MappingProxyType(
         "recording_ended": "the tracer was taken down while the answer came",
         "finish_reason_absent": "the answer does not say why it ended, so it counts as broken off",
         "finish_reason_unknown": "the finish reason is not one of the known ones",
-        "asking_refused": "the endpoint refused what was added for capture, so that the agent's own request was sent",
+        # issues that say why there are no token ids, or why the number of those that came is not known
+        ONLY_OBSERVED: "nobody asked for token ids: the tracer only observes, and the agent did not ask itself",
+        ENDPOINT_NOT_NAMED: (
+            "the endpoint was not asked for token ids: it is not on loopback, no resource of the rollout names it, and "
+            "nobody else did"
+        ),
+        REQUEST_FIXED: (
+            "the endpoint was not asked for token ids: the request is signed, compressed, has an Idempotency-Key or is "
+            "made while it is sent, so that nothing can be added to it"
+        ),
+        PROVIDER_GIVES_NONE: "the provider gives no token ids, whatever is asked",
+        ASKING_REFUSED: (
+            "the endpoint was asked for token ids and refused, now or at an earlier request like this one; the agent's "
+            "own request was sent"
+        ),
+        ASKED_IN_VAIN: "the endpoint was asked for token ids and answered without",
         "added_fields_visible": "fields that were added for capture could not be taken out again",
     }
 )

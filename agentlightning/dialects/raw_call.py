@@ -68,6 +68,8 @@ class RawCall:
     """Exchanges of the same call before this one (the client's own retries)."""
     added: frozenset[str] = frozenset()
     """Request fields that ``capture_tokens='request'`` added."""
+    not_asked: str = ""
+    """Code of why it added none (``model_call.NOT_ASKED``); empty where it did, or the agent asks for all by itself."""
     endpoint: Endpoint | None = None
     notes: tuple[str, ...] = ()
     """Codes of what went wrong while capturing (``model_call.CODES``), such as ``body_truncated``."""

@@ -297,6 +297,7 @@ class Exchange:
         self._unfinished = [True]  # popped by whoever sees the end first, as in ActiveCall
         self.endpoint = endpoint
         self.added: frozenset[str] = frozenset()
+        self.not_asked = ""
         self.kind: RequestKind | None = None
         """By which a refusal of what was added is remembered."""
         self.notes: list[str] = []
@@ -367,6 +368,7 @@ class Exchange:
             ended_ns=time.time_ns(),
             retries=self._retries,
             added=self.added,
+            not_asked=self.not_asked,
             endpoint=self.endpoint,
             notes=(*self.notes, "body_truncated") if self._body.is_truncated else tuple(self.notes),
         )

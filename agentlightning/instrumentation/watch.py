@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from typing import Literal
 
+from ..dialects.model_call import ASKING_REFUSED, ENDPOINT_NOT_NAMED, ONLY_OBSERVED, REQUEST_FIXED
 from ..dialects.openai import token_request
 from ..dialects.openai.request import operation_of
 from ..dialects.raw_call import CallStart, Endpoint
@@ -121,7 +122,7 @@ class CallWatch:
                 call = ActiveCall(self._sink, self.guard, self._sink.started(start), scope)
             if scope is not None:
                 scope.call = call
-            return Exchange(
+            exchange = Exchange(
                 call,
                 start,
                 request,
@@ -130,7 +131,15 @@ class CallWatch:
                 max_body_bytes=self._max_body_bytes,
                 open_exchanges=self.open_exchanges,
             )
+            exchange.not_asked = self._why_not_asked(exchange.endpoint)
+            return exchange
         return None
+
+    def _why_not_asked(self, endpoint: Endpoint | None) -> str:
+        """Return why the endpoint is not asked; of one that may be asked, what keeps a request from being changed."""
+        if not self._asks:
+            return ONLY_OBSERVED
+        return REQUEST_FIXED if endpoint is not None and endpoint.may_ask else ENDPOINT_NOT_NAMED
 
     def sending(self, exchange: Exchange, body: bytes | None) -> AbstractContextManager[None]:
         """While ``body`` is sent, the libraries below do not note it again."""
@@ -161,9 +170,10 @@ class CallWatch:
                 return None
             kind = request_kind(exchange.endpoint.url, exchange.start.operation, asked)
             if self._refusals.applies_to(kind):
-                exchange.notes.append("asking_refused")
+                exchange.notes.append(ASKING_REFUSED)
                 return None
             body, added = token_request.ask(asked, exchange.start.operation)
+            exchange.not_asked = ""
             if not added:
                 return None
             exchange.added = added
@@ -184,7 +194,7 @@ class CallWatch:
     def withdraw_token_request(self, exchange: Exchange) -> None:
         """Note that the agent's unchanged request is sent now, after the one that asked for token ids was refused."""
         exchange.added = frozenset()
-        exchange.notes.append("asking_refused")
+        exchange.notes.append(ASKING_REFUSED)
 
     def record_outcome(self, exchange: Exchange, *, refused: bool, status: int | None, own: int = 0) -> None:
         """Remember whether the server has answered a request that asked for token ids.

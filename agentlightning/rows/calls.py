@@ -17,7 +17,17 @@ from dataclasses import dataclass, field, replace
 from .._frozen import maker
 from ..codec.attributes import is_late
 from ..dialects.distribution import Why, forced_tokens, unproven, was_searched
-from ..dialects.model_call import LEFT_BY_AGENT, VALID, Choice, ModelCall, PolicySpan
+from ..dialects.model_call import (
+    ASKED_IN_VAIN,
+    ASKING_REFUSED,
+    LEFT_BY_AGENT,
+    NOT_ASKED,
+    PROVIDER_GIVES_NONE,
+    VALID,
+    Choice,
+    ModelCall,
+    PolicySpan,
+)
 from ..dialects.openai.answer_fields import LOGPROB_ROUNDING, LOGPROB_SENTINEL
 from ..dialects.spans.genai import CallReader
 from ..semconv import SpanFlagAttributes
@@ -47,6 +57,7 @@ _ROLE = SpanFlagAttributes.ROLE.value
 _LATE = SpanFlagAttributes.LATE.value
 _ALTERNATES = SpanFlagAttributes.ALTERNATES.value
 _SHARED_WORKER_SPANS = SpanFlagAttributes.SHARED_WORKER_SPANS.value
+_ASKING = NOT_ASKED | {PROVIDER_GIVES_NONE, ASKING_REFUSED, ASKED_IN_VAIN}
 _IN_REWARD = CallReason.IN_REWARD.code
 
 SELECTION_REASONS = frozenset(
@@ -221,7 +232,7 @@ def token_fault(record: ModelCall | None) -> str | None:
     if record is None:
         return CallReason.NO_RECORD.code
     if record.token_capture not in (VALID, LEFT_BY_AGENT):
-        return record.capture_code
+        return why_without_ids(record) or record.capture_code
     broken = _disagreement(record)
     if broken is not None:
         return broken
@@ -232,6 +243,13 @@ def token_fault(record: ModelCall | None) -> str | None:
     if not any(choice.token_ids for choice in record.choices):
         return CallReason.EMPTY_RESPONSE.code
     return None
+
+
+def why_without_ids(record: ModelCall) -> str | None:
+    """Return the code of what was not asked, or asked in vain; ``None`` where that is not known, or not the reason."""
+    if record.capture_code != "no_token_ids":
+        return None
+    return next((issue.code for issue in record.issues if issue.code in _ASKING), None)
 
 
 def _verdict(span: Span, record: ModelCall | None, tokens: str | None, rules: Rules) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..codec.attributes import is_late
 from ..dialects.distribution import Why
+from ..dialects.model_call import ASKED_IN_VAIN, ASKING_REFUSED, NOT_ASKED, PROVIDER_GIVES_NONE
 from ..semconv import SpanFlagAttributes
 from ..types import Receipt, Rollout, SpanLike
 from ..types.resources import Resource
@@ -22,7 +23,7 @@ from .analysis import Analysis, analyse
 from .calls import NO_LOGPROBS, Call, Rules
 from .completeness import missing_reward
 from .continuity import Continuity
-from .cures import lines_to_add
+from .cures import asking_command, lines_to_add, told
 from .matching import MatchedBy, RewardMatch, RewardMatchPolicy
 from .policy import Decision, RowPolicy, Use
 from .reasons import CallReason, Code, RewardReason, TraceReason, explained, naming
@@ -32,7 +33,11 @@ from .transition import Row, transitions
 _NO_ANSWER = frozenset(
     {"no_response", "connection_broken", "timed_out", "http_error", "error_answer", "no_choices"}
 )
-_NO_IDS = frozenset({"no_token_ids", "no_response_token_ids", "no_prompt_token_ids", "foreign_span"})
+_NO_IDS = frozenset(
+    {"no_token_ids", "no_response_token_ids", "no_prompt_token_ids", "foreign_span"}
+    | NOT_ASKED
+    | {PROVIDER_GIVES_NONE, ASKING_REFUSED, ASKED_IN_VAIN}
+)
 _UNCAPTURED = SpanFlagAttributes.UNCAPTURED_SERVER.value
 _UNRECORDED = SpanFlagAttributes.UNRECORDED_PROCESSES.value
 _DROPPED = SpanFlagAttributes.DROPPED_ATTRIBUTES.value
@@ -174,7 +179,7 @@ def explain(
     return Explanation(
         rows=len(every),
         final_reward=analyses[-1].final_reward if analyses else None,
-        calls=tuple(calls),
+        calls=tuple(_with_commands(calls, analyses, rollout)),
         rewards=tuple(_reward(match, each) for each in analyses for match in each.rewards),
         reasons=tuple(Code(reason.code, reason.sentence, reason.cure) for reason in reasons),
     )
@@ -222,10 +227,27 @@ def explain_rows(
     return Explanation(
         rows=len(rows),
         final_reward=rows.outcome.value,
-        calls=(*_decided_calls(analyses, rows), *late),
+        calls=tuple(_with_commands([*_decided_calls(analyses, rows), *late], analyses, rollout)),
         rewards=tuple(_row_reward(match, each, policy, rows) for each in analyses for match in each.rewards),
         reasons=tuple(reasons),
     )
+
+
+def _with_commands(
+    calls: Iterable[CallVerdict], analyses: Sequence[Analysis], rollout: Rollout | None
+) -> Iterable[CallVerdict]:
+    """Yield the calls; those that lack token ids are told with their endpoint and the command that cures it."""
+    records = {
+        (analysis.attempt_id, call.span_id): call.record for analysis in analyses for call in analysis.calls
+    }
+    asking = asking_command(rollout)
+    for each in calls:
+        record = records.get((each.attempt_id, each.span_id))
+        if record is not None and each.code is not None:
+            why = told(Code(each.code, each.sentence, each.cure), record, asking)
+            yield replace(each, sentence=why.sentence, cure=why.cure)
+        else:
+            yield each
 
 
 # ---------------------------------------------------------------------- rows of whole paths

@@ -77,7 +77,7 @@ class TraceReason(Explained):
     NO_TOKEN_IDS = (
         "no_token_ids",
         "no model call came with token ids",
-        "serve the model with vLLM or SGLang and ask for ids: capture_tokens='request', or return_token_ids",
+        "see the code of each call; vLLM and SGLang give ids where they are asked: capture_tokens='request'",
     )
     TOKEN_CAPTURE_INVALID = (
         "token_capture_invalid",
@@ -382,10 +382,27 @@ class Code:
 
 _COUNT = "ask for usage: capture_tokens='request', or stream_options={'include_usage': True} in the agent's own request"
 
+_ASK = "agl run --capture-tokens request"
+_PROBE = "agl doctor --endpoint URL --model MODEL"
+
 _CURES: Mapping[str, str] = {
+    "only_observed": f"{_ASK} -- PROGRAM",
+    "endpoint_not_named": f"{_ASK} --endpoint URL -- PROGRAM",
+    "request_fixed": "send it unsigned, uncompressed, whole and without an Idempotency-Key",
+    "provider_gives_none": _PROBE,
+    "asking_refused": _PROBE,
+    "asked_in_vain": _PROBE,
+    "no_response_token_ids": _PROBE,
+    "no_prompt_token_ids": _PROBE,
+    "response_length": _PROBE,
+    "prompt_length": _PROBE,
+    "logprob_length": _PROBE,
+    "choice_without_ids": _PROBE,
+    "sources_disagree": _PROBE,
+    "token_string_mismatch": _PROBE,
     "usage_absent": _COUNT,
     "chunk_without_ids": f"look for a gateway that drops ids, or {_COUNT}",
-    "text_mismatch": "look for a gateway that puts answers together anew; let it pass usage on",
+    "text_mismatch": _PROBE,
     "choice_index": "look for a gateway or server that gives all answers one index; ask with n=1",
     "choice_count": "ask with n=1 where the server does not know n; look for a gateway that picks among answers",
     "finish_reason_absent": "none where the engine was stopped for new weights; else look for a gateway that drops it",

@@ -185,12 +185,18 @@ class FakeOpenAI:
     api_key = "fake"
     """Any key will do."""
 
-    def __init__(self, script: Script | Scripted | None = None) -> None:
+    def __init__(
+        self, script: Script | Scripted | None = None, *, port: int = 0, owned_by: str = "us"
+    ) -> None:
         """Make a server that has not started.
 
         Args:
             script: What answers when nothing is enqueued: a function of the request, or always the same.
+            port: Where it listens; 0 = on a free one.
+            owned_by: Whose the listed model is, by which engines tell their name: ``vllm``, ``sglang``, ``llamacpp`` …
         """
+        self.port = port
+        self.owned_by = owned_by
         self._script: Script | Scripted = Answer.of("Hello there") if script is None else script
         self._queue: deque[Scripted] = deque()
         # Guards the queue and ``requests``: each answer is said once, and a request has the number of its place.
@@ -455,7 +461,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, fake: FakeOpenAI) -> None:
         self.fake = fake
         self._connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", fake.port), _Handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
@@ -521,7 +527,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.reader.seen.clear()
         models = {
             "object": "list",
-            "data": [{"id": "fake-model", "object": "model", "created": 1, "owned_by": "us"}],
+            "data": [
+                {"id": "fake-model", "object": "model", "created": 1, "owned_by": self.server.fake.owned_by}
+            ],
         }
         self._reply(200, {"content-type": "application/json"}, json.dumps(models).encode())
 

@@ -22,12 +22,30 @@ def add_parser(subparsers: options.Subparsers) -> None:
         "doctor",
         run,
         details="Makes real model calls to a model on this machine and reads them back; nothing leaves it, and no "
-        "store is created or changed. Exit code 1: a training run would lose or corrupt data.",
+        "store is created or changed. With --endpoint, asks that endpoint and nobody else. Exit code 1: a training run "
+        "would lose or corrupt data.",
     )
     parser.add_argument(
         "--all",
         action="store_true",
         help="also list the patches that were in force, and what is done with every release of agentops",
+    )
+    options.add_endpoints(
+        parser,
+        "examine this model endpoint instead, by a few short chats: token ids, log-probabilities, versions; repeat for "
+        "several",
+    )
+    parser.add_argument(
+        "--model",
+        type=options.not_empty,
+        metavar="NAME",
+        help="with --endpoint: default the first that it lists",
+    )
+    parser.add_argument(
+        "--api-key-env",
+        type=options.not_empty,
+        metavar="VARIABLE",
+        help="with --endpoint: the environment variable that holds its key; no key is sent without",
     )
     options.add_json(parser)
 

@@ -23,6 +23,8 @@ PLAIN_MARKS = {"ok": "+", "warn": "!", "fail": "x"}
 """Where the terminal's encoding has no such signs."""
 NARROWEST, WIDEST = 40, 100
 """Columns of the list."""
+_COMMANDS = ("agl ", "AGL_", "export ", "pip ", "vllm ")
+"""How cures begin that are commands."""
 
 
 CHECKS: Final = (
@@ -64,6 +66,8 @@ def unchecked(heading: str) -> Level:
 
 def run(args: argparse.Namespace) -> int:
     """Examine, print, and return the exit code."""
+    if args.endpoint:
+        return _run_endpoints(args)
     meant = subject(args.store)
     done: list[tuple[str, Finding]] = []
     with output.progress(len(CHECKS), "examining") as advance:
@@ -79,11 +83,42 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(meant, findings, with_table=args.all)
     else:
-        _print(meant, done, with_patches=args.all)
+        _say(f"store: {meant.name}")
+        _print(done, with_patches=args.all)
         if args.all:
             _print_table()
         _say(f"\n{conclusion(findings)}")
     return NEGATIVE if failed else DONE
+
+
+def _run_endpoints(args: argparse.Namespace) -> int:
+    """Examine model endpoints alone."""
+    meant = subject(args.store)
+    done = [
+        (url, finding)
+        for url in args.endpoint
+        for finding in findings_of("endpoint", _probe(url, args.model, args.api_key_env), meant, "fail")
+    ]
+    findings = [finding for _, finding in done]
+    sound = not any(finding.level == "fail" for finding in findings)
+    if args.json:
+        output.print_json(
+            {"sound": sound, "findings": [{"endpoint": url, **asdict(each)} for url, each in done]}
+        )
+    else:
+        _print(done, with_patches=True)
+        said = "Rows can be made of what is given." if sound else "No rows can be made of what is given."
+        _say(f"\n{said}")
+    return DONE if sound else NEGATIVE
+
+
+def _probe(url: str, model: str | None, key_variable: str | None) -> Check:
+    def check(_: Subject) -> Iterable[Finding]:
+        from .endpoint import endpoint  # it reads answers of models, which no other check does
+
+        return endpoint(url, model, key_variable)
+
+    return check
 
 
 def conclusion(findings: Sequence[Finding]) -> str:
@@ -110,8 +145,7 @@ def _print_json(meant: Subject, findings: Sequence[Finding], *, with_table: bool
     output.print_json(document)
 
 
-def _print(meant: Subject, done: Sequence[tuple[str, Finding]], *, with_patches: bool) -> None:
-    _say(f"store: {meant.name}")
+def _print(done: Sequence[tuple[str, Finding]], *, with_patches: bool) -> None:
     shown = ""
     for heading, finding in done:
         if heading != shown:
@@ -120,7 +154,9 @@ def _print(meant: Subject, done: Sequence[tuple[str, Finding]], *, with_patches:
         _paragraph(finding.sentence, f"  {_mark(finding.level)} ")
         for detail in finding.details if finding.check != "patches" or with_patches else ():
             _paragraph(detail, "      - ")
-        if finding.cure:
+        if finding.cure.startswith(_COMMANDS):  # on one line, so that it can be copied
+            _say(f"    {_arrow()} {output.one_line(finding.cure, 2000)}")
+        elif finding.cure:
             _paragraph(finding.cure, f"    {_arrow()} ")
 
 

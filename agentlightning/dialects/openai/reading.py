@@ -8,12 +8,14 @@ never raise.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..distribution import CONTENT
 from ..model_call import VALID, Choice, FinishReason, Issue, ModelCall, ToolCall, invalid, none
 from ..raw_call import ParsedCall, RawCall, SeenCall
 from .answer import add_object
+from .asking import why_not_proven
 from .bodies import receive
 from .finish_reasons import finish_reason
 from .json_parts import json_object, text_of
@@ -34,7 +36,9 @@ def decode(raw: RawCall) -> ModelCall:
             issues.append(Issue("warn", "request_unreadable"))
             request = {}
         answer, failure = receive(raw, issues)
-        return _record(raw, request, answer, failure, issues)
+        call = _record(raw, request, answer, failure, issues)
+        why = why_not_proven(raw, request, call.token_capture)
+        return call if why is None else replace(call, issues=(*call.issues, Issue("info", why)))
     except Exception as error:  # noqa: BLE001 - bytes of any server; the call is marked, the writer goes on
         return _unreadable(raw, error)
 

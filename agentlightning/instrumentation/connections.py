@@ -37,14 +37,18 @@ _REMEMBERED = 1_000
 _EFFECT = "notes which model servers are connected to"
 
 
-def servers_of_environment() -> frozenset[str]:
-    """Return ``host:port`` of the servers that settings of model clients name."""
-    named = (
-        value
+def urls_of_environment() -> dict[str, str]:
+    """Return variable → URL of the servers that settings of model clients name."""
+    return {
+        name: value
         for name, value in os.environ.items()
         if name.endswith(_SETTINGS) and not name.startswith(_NO_MODELS)
-    )
-    return frozenset(filter(None, map(server_of, named)))
+    }
+
+
+def servers_of_environment() -> frozenset[str]:
+    """Return ``host:port`` of the servers that settings of model clients name."""
+    return frozenset(filter(None, map(server_of, urls_of_environment().values())))
 
 
 @functools.lru_cache(maxsize=256)

@@ -95,8 +95,8 @@ def told(code: Code, record: ModelCall, asking: AskingCommand) -> Code:
     )
     if not_asked is not None and code.code in {not_asked, *_UNCOUNTED}:
         # Also of one that was only observed: the next run would find that it has not been named.
-        return Code(code.code, sentence, asking(None if is_local(base) else base))
-    if code.code not in _PROBED:
+        return Code(code.code, sentence, asking(None if not base or is_local(base) else base))
+    if code.code not in _PROBED or not base:
         return Code(code.code, sentence, code.cure)
     model = f" --model {shlex.quote(record.request_model)}" if record.request_model else ""
     return Code(code.code, sentence, f"agl doctor --endpoint {shlex.quote(base)}{model}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shlex
 import sys
@@ -19,6 +20,8 @@ import pytest
 from cli_sample import agl
 
 from agentlightning import OtelTracer, open_store
+from agentlightning.cli.doctor.finding import subject
+from agentlightning.cli.doctor.tokens import tokens
 from agentlightning.testing import Answer, FakeOpenAI
 from agentlightning.testing.fake_openai import ReceivedRequest, Script
 
@@ -214,3 +217,24 @@ def test_a_request_that_cannot_be_changed_is_said_to_be_so(shell: Shell) -> None
     explained = shell.run("agl explain latest")
     assert "has an Idempotency-Key" in explained
     assert "send it unsigned, uncompressed, whole" in explained
+
+
+def test_the_doctor_says_it_of_the_newest_attempt_and_of_the_environment(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://gpu1:8000/v1/")
+    monkeypatch.setenv("OPENAI_API_BASE", "https://api.openai.com/v1")  # it gives none, whoever names it
+
+    def found() -> list[tuple[str, str]]:
+        # The check alone: the others take a minute of a busy machine, and are other tests' matter.
+        return [(each.level, each.cure) for each in tokens(subject(None))]
+
+    assert found() == [("ok", "")]  # there is no store, and nobody wants ids
+    silent = shell.serve(partial(said, dialect="openai"))
+    shell.call(silent.replace("127.0.0.1", "0.0.0.0"))
+    assert [level for level, _ in found()] == ["ok"]
+    shell.run(found()[0][1])
+    assert ("warn", f"export AGL_ENDPOINTS='{os.environ['AGL_ENDPOINTS']} http://gpu1:8000/v1'") in found()
+    shell.run(found()[0][1])
+    shell.call(silent)
+    assert found() == [("warn", f"agl doctor --endpoint {silent} --model policy")]

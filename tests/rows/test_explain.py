@@ -229,7 +229,7 @@ def test_an_explanation_is_json() -> None:
 
     assert document["codes"] == ["no_token_ids"]
     assert document["calls"][0]["code"] == "no_token_ids"
-    assert document["reasons"][0]["cure"].startswith("serve the model")
+    assert document["reasons"][0]["cure"].startswith("see the code of each call")
 
 
 def test_every_code_has_a_sentence() -> None:

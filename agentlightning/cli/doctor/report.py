@@ -42,6 +42,7 @@ CHECKS: Final = (
     ("Store", "locks", "storage"),
     ("Store", "servers", "servers"),
     ("Store", "places", "places"),
+    ("Store", "tokens", "tokens"),
     ("Canary", "canary", "canary"),
     ("Machine", "open_files", "machine"),
     ("Machine", "clock", "machine"),

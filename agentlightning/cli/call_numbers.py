@@ -60,3 +60,15 @@ def wanted_call(calls: Sequence[NumberedCall], number: int) -> NumberedCall:
         has = f"it has {output.count(len(calls), 'call')}" if calls else "it has no model call"
         raise UsageError(f"there is no call {number} in this attempt; {has}")
     return calls[number - 1]
+
+
+def tokens_of(record: ModelCall) -> tuple[int, int] | None:
+    """Return how many tokens went in and came out (all choices), or ``None`` where the call does not say."""
+    answers = [len(choice.token_ids) for choice in record.choices if choice.token_ids is not None]
+    # The ids themselves; the server's own count only where there are none.
+    if record.prompt_token_ids is not None and answers:
+        return len(record.prompt_token_ids), sum(answers)
+    usage = record.usage
+    if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
+        return None
+    return usage.input_tokens or 0, usage.output_tokens or 0

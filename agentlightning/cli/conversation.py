@@ -15,9 +15,9 @@ from rich.text import Text
 from .._printable import printable
 from ..dialects.model_call import CODES, VALID, Choice, ModelCall
 from . import output
-from .call_numbers import NumberedCall
+from .call_numbers import NumberedCall, tokens_of
 from .span_labels import Kind, label_of
-from .trace_view import BAD, DOUBT, QUIET, SIGNS, tokens_of
+from .trace_view import BAD, DOUBT, QUIET, SIGNS
 
 SHORT = 12
 """Lines of one message that are shown where all calls are."""

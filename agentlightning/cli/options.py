@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "Run a program as one attempt of a rollout, and record it.",
     "rollouts": "List rollouts: status, reward, group, spans, receipt, and what each is about.",
     "show": "Show what happened in an attempt, as a tree, or what was said in its model calls.",
+    "tail": "Follow what happens in a store: a line for each model call, with its tokens a second.",
     "triplets": "Show the model calls of an attempt as triplets.",
     "rows": "Show the training rows of an attempt, and what became of each model call.",
     "verify": "Tell whether recorded log-probabilities are those of a model, and if not, why.",

@@ -13,7 +13,7 @@ from ..rows.rewards import find_final_reward, find_reward_spans
 from ..store.base import LightningStore, receipt_of
 from ..types import Attempt, Receipt, Rollout, Span
 from . import lookup, options, output, receipts, selection
-from .call_numbers import NumberedCall, numbered_calls, wanted_call
+from .call_numbers import NumberedCall, numbered_calls, tokens_of, wanted_call
 from .folding import PAGE
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def heading(found: Found, width: int | None) -> Iterator[Text]:
     from rich.text import Text
 
     from . import terminal
-    from .trace_view import joined, tokens_of
+    from .trace_view import joined
 
     rollout, attempt = found.rollout, found.attempt
     yield Text(output.one_line(selection.title(rollout), 200), style="bold")

@@ -21,7 +21,7 @@ from ..rows.rewards import read_reward
 from ..semconv import LightningSpanAttributes, SpanFlagAttributes
 from ..types import Span
 from . import folding, output
-from .call_numbers import NumberedCall
+from .call_numbers import NumberedCall, tokens_of
 from .folding import Item, Line, Node
 from .span_labels import Kind, Label, label_of, preview_of
 
@@ -249,7 +249,7 @@ class View:
 
     def _of_one(self, node: Node) -> Iterator[tuple[str, str]]:
         if _has_failed(node):
-            yield f"✗ {printable(_failure(node.span))}".rstrip(), BAD
+            yield f"✗ {printable(failure_of(node.span))}".rstrip(), BAD
         mark = node.span.attributes.get(SpanFlagAttributes.UNTRAINABLE.value)
         lost = node.span.attributes.get(SpanFlagAttributes.DROPPED_ATTRIBUTES.value)
         for word in self._words_of(node):
@@ -402,18 +402,6 @@ _MEASURE = Console(width=200, file=None, force_terminal=False)
 """What rich measures with where it wraps a text; nothing is printed to it."""
 
 
-def tokens_of(record: ModelCall) -> tuple[int, int] | None:
-    """Return how many tokens went in and came out (all choices), or ``None`` where the call does not say."""
-    answers = [len(choice.token_ids) for choice in record.choices if choice.token_ids is not None]
-    # The ids themselves; the server's own count only where there are none.
-    if record.prompt_token_ids is not None and answers:
-        return len(record.prompt_token_ids), sum(answers)
-    usage = record.usage
-    if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
-        return None
-    return usage.input_tokens or 0, usage.output_tokens or 0
-
-
 def _guides(line: Line, room: int | None) -> tuple[str, str]:
     """Return what stands before the text of a line, and before its continuation."""
     if not line.depth:
@@ -432,7 +420,7 @@ def _has_failed(node: Node) -> bool:
     return node.span.status.status_code == "ERROR"
 
 
-def _failure(span: Span) -> str:
+def failure_of(span: Span) -> str:
     """Return the exception of a span that failed, and what it says."""
     kind, message = span.attributes.get("error.type"), span.status.description or ""
     for event in span.events:

@@ -1,0 +1,121 @@
+"""``agl tail``: what happens in a store, while another process writes to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_sample import build, call, reward, span
+
+from agentlightning.cli.following import Tail
+from agentlightning.store.registry import open_store
+from agentlightning.testing.clock import wait_until, wait_until_async
+from agentlightning.types import AttemptedRollout, Span
+
+
+def turn(at: AttemptedRollout, number: int, *, error: str | None = None) -> list[Span]:
+    begin = float(number)
+    return [
+        span(at, "chat tiny", 2 * number + 1, at=begin, took=0.5, attributes=call([1, 2, 3], [7, 8], "hi")),
+        span(at, "tool", 2 * number + 2, at=begin + 0.6, error=error),
+    ]
+
+
+@pytest.mark.asyncio
+async def test_each_look_finds_what_is_new_and_nothing_twice() -> None:
+    async with open_store("memory://") as store:
+        tail = Tail(store)
+        assert await tail.look() == []
+        at = await store.start_rollout("first")
+        await store.add_many_spans(turn(at, 1))
+        found = await tail.look()
+        assert [(event.kind, event.name) for event in found] == [
+            ("model call", "chat tiny"),
+            ("other", "tool"),
+            ("started", "first"),
+        ]
+        assert (found[0].tokens, found[0].rate) == ((3, 2), 4.0)
+        assert await tail.look() == []
+        # Ids that were reserved before may be used after others: their spans are new all the same.
+        early = turn(at, 2)
+        (early[0].sequence_id,) = await store.get_many_span_sequence_ids(
+            [(at.rollout_id, at.attempt.attempt_id)]
+        )
+        await store.add_many_spans(turn(at, 3, error="boom"))
+        assert [event.failed for event in await tail.look()] == [False, True]
+        await store.add_many_spans(early[:1])
+        assert [event.name for event in await tail.look()] == ["chat tiny"]
+        await store.add_many_spans(
+            [span(at, "agentlightning.annotation", 9, at=9, took=0, attributes=reward(0.5))]
+        )
+        await store.update_attempt(at.rollout_id, at.attempt.attempt_id, status="succeeded")
+        last = await tail.look()
+        assert [event.kind for event in last] == ["reward", "ended"]
+        assert last[0].reward == 0.5
+        assert last[1].name == "succeeded, reward 0.5"
+
+
+@pytest.mark.asyncio
+async def test_only_the_rollouts_that_are_named_are_followed() -> None:
+    async with open_store("memory://") as store:
+        wanted, other = await store.start_rollout("wanted"), await store.start_rollout("other")
+        tail = Tail(store, [wanted.rollout_id])
+        await store.add_many_spans([*turn(wanted, 1), *turn(other, 1)])
+        assert {event.rollout.rollout_id for event in await tail.look()} == {wanted.rollout_id}
+
+
+def test_a_store_of_another_process_is_followed_from_before_it_is_there_until_ctrl_c(tmp_path: Path) -> None:
+    url, out, err = f"sqlite:///{tmp_path}/later.db", tmp_path / "out", tmp_path / "err"
+
+    def has(file: Path, text: str) -> Callable[[], bool]:
+        return lambda: text in file.read_text("utf-8")
+
+    async def write() -> None:
+        async with open_store(url) as store:
+            at = await store.start_rollout("later \x1b[2J")
+            await store.add_many_spans(turn(at, 1))
+            await wait_until_async(has(err, "following"))
+            await store.add_many_spans(turn(at, 2, error="no such tool"))
+            await wait_until_async(has(out, "no such tool"))
+
+    command = [sys.executable, "-m", "agentlightning.cli", "tail", "--store", url]
+    env = {**os.environ, "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"}
+    with (
+        out.open("wb") as stdout,
+        err.open("wb") as stderr,
+        subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env) as follower,
+    ):
+        try:
+            wait_until(has(err, "waiting for a store"))
+            asyncio.run(write())
+        finally:
+            follower.send_signal(signal.SIGINT)
+        assert follower.wait() == 0
+    shown = out.read_text("utf-8")
+    assert shown.count("chat tiny") == 2
+    assert "3 → 2" in shown
+    assert "4 tok/s" in shown
+    assert "\x1b" not in shown
+    assert "started  later" in shown
+    summary = err.read_text("utf-8").splitlines()[-1]
+    assert summary.startswith("1 model call, 3 → 2 tokens (")
+    assert "1 failed" in summary
+
+
+def test_each_line_of_json_says_what_happened(tmp_path: Path) -> None:
+    sample = build(tmp_path)
+
+    async def look() -> list[dict[str, object]]:
+        async with open_store(sample.url) as store:
+            return [event.as_json() for event in await Tail(store).look()]
+
+    found = asyncio.run(look())
+    assert {document["kind"] for document in found} == {"started", "ended", "model call", "reward", "other"}
+    assert json.dumps(found)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from ..recorder.spool import Spool
 from ..store.base import LightningStore, receipt_of
 from ..store.sqlite import SqliteLightningStore
-from ..types import Attempt, Receipt, Rollout, Span
+from ..store.sqlite.audit import AttemptAudit
+from ..types import Receipt
 from . import lookup, options, output, receipts
 from .entry import DONE, NEGATIVE
 
@@ -69,55 +70,77 @@ async def _run(args: argparse.Namespace) -> int:
 async def _file(store: LightningStore) -> list[StoreFinding]:
     if not isinstance(store, SqliteLightningStore):
         return []
-    wrong = [StoreFinding("wrong", "file", sentence) for sentence in await store.check()]
+    with output.progress(1, "reading the file") as advance:
+        wrong = [StoreFinding("wrong", "file", sentence) for sentence in await store.check()]
+        advance()
     return wrong + [StoreFinding("note", "file", sentence) for sentence in await store.doubts()]
 
 
 async def _attempts(store: LightningStore) -> list[StoreFinding]:
     findings: list[StoreFinding] = []
-    rollouts = await store.query_rollouts()
-    with output.progress(len(rollouts), "checking") as advance:
-        for rollout in rollouts:
-            for attempt in await store.query_attempts(rollout.rollout_id):
-                ids = rollout.rollout_id, attempt.attempt_id
-                receipt = await receipt_of(store, *ids)
-                # Read, and not counted by the store: a row that cannot be decoded is to be found
-                # here.
-                spans = await store.query_spans(*ids)
-                findings += _receipt(rollout, attempt, receipt, spans) if receipt else []
-                findings += _sequence(attempt, spans)
-            advance()
+    total = (await store.statistics()).get("total_attempts", 0)
+    with output.progress(total, "checking attempts") as advance:
+        async for audits in _audits(store):
+            for audit in audits:
+                findings += _receipt(audit)
+                findings += _sequence(audit)
+            advance(len(audits))
     return findings
 
 
-def _receipt(
-    rollout: Rollout, attempt: Attempt, receipt: Receipt, spans: Sequence[Span]
-) -> list[StoreFinding]:
-    ids = attempt.rollout_id, attempt.attempt_id
+async def _audits(store: LightningStore) -> AsyncIterator[list[AttemptAudit]]:
+    """Yield all attempts, with what their spans are by the store's own word and by reading them."""
+    if isinstance(store, SqliteLightningStore):
+        async for found in store.audit():
+            yield found
+        return
+    for rollout in await store.query_rollouts():
+        for attempt in await store.query_attempts(rollout.rollout_id):
+            ids = rollout.rollout_id, attempt.attempt_id
+            receipt = await receipt_of(store, *ids)
+            # Read, and not counted by the store: a row that cannot be decoded is to be found here.
+            numbers = [span.sequence_id for span in await store.query_spans(*ids)]
+            yield [
+                AttemptAudit(
+                    # A store that keeps no receipts says nothing that could be wrong.
+                    receipt
+                    or Receipt(
+                        rollout_id=ids[0], attempt_id=ids[1], started=len(numbers), stored=len(numbers)
+                    ),
+                    rollout.end_time is not None,
+                    len(numbers),
+                    len(set(numbers)),
+                    min(numbers, default=1),
+                    max(numbers, default=0),
+                )
+            ]
+
+
+def _receipt(audit: AttemptAudit) -> list[StoreFinding]:
+    receipt = audit.receipt
+    ids = receipt.rollout_id, receipt.attempt_id
     found = []
-    if len(spans) != receipt.stored:
-        found.append(
-            StoreFinding("wrong", "receipts", f"{receipt.stored} stored, but {len(spans)} can be read", *ids)
-        )
+    if audit.readable != receipt.stored:
+        sentence = f"{receipt.stored} stored, but {audit.readable} can be read"
+        found.append(StoreFinding("wrong", "receipts", sentence, *ids))
     if not receipt.balanced:
         found.append(StoreFinding("wrong", "receipts", f"out of balance: {receipts.line(receipt)}", *ids))
     if receipt.interrupted:
         found.append(StoreFinding("note", "receipts", f"interrupted: {receipts.line(receipt)}", *ids))
     # A note only: a span may end after its rollout, and is stored then.
-    elif receipt.open and rollout.end_time is not None:
+    elif receipt.open and audit.rollout_is_over:
         found.append(StoreFinding("note", "receipts", f"{receipt.open} open in a finished rollout", *ids))
     return found
 
 
-def _sequence(attempt: Attempt, spans: Sequence[Span]) -> list[StoreFinding]:
-    ids = attempt.rollout_id, attempt.attempt_id
-    numbers = [span.sequence_id for span in spans]
+def _sequence(audit: AttemptAudit) -> list[StoreFinding]:
+    ids, stored = (audit.receipt.rollout_id, audit.receipt.attempt_id), audit.receipt.stored
     found = []
-    if len(set(numbers)) != len(numbers) or min(numbers, default=1) < 1:
+    if audit.numbers != stored or audit.lowest < 1:
         found.append(StoreFinding("wrong", "sequence ids", "an id below 1, or one that two spans have", *ids))
     # Numbers are given out before spans are stored where a client asks for them; it may have died in between.
-    elif numbers and max(numbers) != len(numbers):
-        missing = max(numbers) - len(numbers)
+    elif stored and audit.highest != stored:
+        missing = audit.highest - stored
         found.append(
             StoreFinding("note", "sequence ids", f"{output.count(missing, 'id')} reserved and not used", *ids)
         )

@@ -36,6 +36,7 @@ from ..types import (
     Account,
     Attempt,
     AttemptedRollout,
+    AttemptStatus,
     EnqueueRolloutRequest,
     NamedResources,
     Receipt,
@@ -92,7 +93,7 @@ from .query import (
     make_query,
     within,
 )
-from .tables import AttemptKey, NewSpan, Tables
+from .tables import AttemptKey, NewSpan, SpanCounts, Tables
 from .waiting import Waits
 from .watchdog import Watchdog
 
@@ -438,15 +439,31 @@ def _by_key(spans: Sequence[AnySpan]) -> dict[AttemptKey, list[int]]:
 
 def receipt_of(attempt: Attempt, tables: Tables) -> Receipt:
     """Count the receipt of an attempt; see ``types.receipt``."""
-    accounts = tables.get_accounts((attempt.rollout_id, attempt.attempt_id))
-    counts = tables.count_spans((attempt.rollout_id, attempt.attempt_id))
+    key = attempt.rollout_id, attempt.attempt_id
+    return receipt_from(
+        key,
+        attempt.status,
+        tables.get_accounts(key),
+        tables.count_spans(key),
+        lambda writer_id: writer_is_gone(writer_id, tables.last_seen),
+    )
+
+
+def receipt_from(
+    key: AttemptKey,
+    status: AttemptStatus,
+    accounts: Sequence[Account],
+    counts: SpanCounts,
+    is_gone: Callable[[str], bool],
+) -> Receipt:
+    """Return the receipt of an attempt of which this is known; ``is_gone`` says whether a writer has died."""
     dropped = _sum({DropReason.EVICTED.value: counts.evicted}, *(account.dropped for account in accounts))
     late_dropped = _sum(
         {DropReason.EVICTED.value: counts.evicted_late}, *(account.late_dropped for account in accounts)
     )
     return Receipt(
-        rollout_id=attempt.rollout_id,
-        attempt_id=attempt.attempt_id,
+        rollout_id=key[0],
+        attempt_id=key[1],
         # Spans that no account counts, as those of a plain exporter, have started all the same.
         started=sum(account.started for account in accounts) + counts.undeclared,
         stored=counts.stored,
@@ -457,9 +474,7 @@ def receipt_of(attempt: Attempt, tables: Tables) -> Receipt:
         late_dropped=late_dropped,
         unattributed=sum(account.unattributed for account in accounts),
         truncated=dropped.get(DropReason.QUEUE_FULL.value, 0) > 0,
-        interrupted=lifecycle.interrupted(
-            accounts, attempt.status, lambda writer_id: writer_is_gone(writer_id, tables.last_seen)
-        ),
+        interrupted=lifecycle.interrupted(accounts, status, is_gone),
         under_way=not all(account.closed for account in accounts),
     )
 

@@ -11,6 +11,8 @@ from cli_sample import Sample, agl, build, span
 
 from agentlightning.recorder.spool import Batch, Spool
 from agentlightning.store.registry import open_store
+from agentlightning.store.sqlite.audit import ATTEMPTS_AT_ONCE, AttemptAudit, audited, ranges
+from agentlightning.types import Receipt
 
 
 @pytest.fixture
@@ -55,6 +57,30 @@ def test_a_reserved_id_that_was_not_used_is_a_note(sample: Sample) -> None:
     done = agl("store", "check", "--store", sample.url)
     assert done.code == 0
     assert "4 ids reserved and not used" in done.out
+
+
+def test_a_span_that_cannot_be_read_is_wrong(sample: Sample) -> None:
+    tamper(sample.path, "UPDATE spans SET attributes = '{' WHERE name = 'add'")
+    tamper(sample.path, """UPDATE spans SET attributes = '{"a":{"$float":"much"}}' WHERE name = 'rollout'""")
+    done = agl("store", "check", "--store", sample.url)
+    assert done.code == 1
+    assert "5 stored, but 3 can be read" in done.out
+
+
+def test_the_number_of_statements_does_not_grow_with_that_of_attempts(sample: Sample) -> None:
+    with closing(sqlite3.connect(sample.path)) as connection:
+        statements: list[str] = []
+        connection.set_trace_callback(statements.append)
+        found = [audited(connection, keys, lambda _: None, lambda *_: False) for keys in ((1, 1), (1, 4))]
+    assert [len(each) for each in found] == [1, 4]
+    assert len(statements) == 2 * 6
+    assert [each.receipt for each in found[1]] == asyncio.run(receipts(sample, found[1]))
+    assert list(ranges(ATTEMPTS_AT_ONCE + 1)) == [(1, ATTEMPTS_AT_ONCE), (ATTEMPTS_AT_ONCE + 1,) * 2]
+
+
+async def receipts(sample: Sample, audits: list[AttemptAudit]) -> list[Receipt]:
+    async with open_store(sample.url) as store:
+        return [await store.get_receipt(each.receipt.rollout_id, each.receipt.attempt_id) for each in audits]
 
 
 def test_a_reference_into_nothing_is_wrong(sample: Sample) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, quote, unquote
 
 from ..._handover import Future
@@ -25,6 +26,7 @@ from ..base import LightningStoreCapabilities
 from ..clock_steps import Clock
 from ..tables import Tables
 from ..transaction import Command, TransactionalStore
+from .audit import AttemptAudit, Range, ranges
 from .connection import Synchronous, prepare_file, store_id_at
 from .engine import Engine
 from .log import state_of
@@ -151,6 +153,12 @@ class SqliteLightningStore(TransactionalStore):
 
         return await self._read(work)
 
+    async def audit(self) -> AsyncIterator[list[AttemptAudit]]:
+        """Yield all attempts beside what their writers say of them, thousands at a time, each part of one moment."""
+        last = await self._read(lambda tables: cast("SqliteTables", tables).last_attempt_key())
+        for keys in ranges(last):
+            yield await self._read(partial(_audited, keys))
+
     async def doubts(self) -> list[str]:
         """Return what is worth knowing about the file, a sentence each: what a copy may lack, how large its log is."""
 
@@ -175,6 +183,10 @@ class SqliteLightningStore(TransactionalStore):
 
     async def _read(self, work: Callable[[Tables], T]) -> T:
         return await _awaited(self._engine.read(work))
+
+
+def _audited(keys: Range, tables: Tables) -> list[AttemptAudit]:
+    return cast("SqliteTables", tables).audited(keys)
 
 
 _stores: WeakObjects[SqliteLightningStore] = WeakObjects()

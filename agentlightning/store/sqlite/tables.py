@@ -31,6 +31,7 @@ from ..base import LightningStoreStatistics
 from ..query import Query
 from ..tables import AttemptKey, NewSpan, SpanCounts, Tables
 from ..values import copy_model
+from .audit import AttemptAudit, audited
 from .long_values import Beginnings, BrokenValueError, Reader, broken, broken_values, is_long, where_it_is
 from .marks import LACKS, MIXED
 from .statements import SQL, in_parts, order, page, where
@@ -609,6 +610,22 @@ class SqliteTables(Tables):
         problems += broken_values(self._connection)
         problems += self._missing_values()
         return problems
+
+    def last_attempt_key(self) -> int:
+        """Return the highest key of an attempt, 0 where there is none."""
+        ((last,),) = self._all(SQL["last_attempt_key"])
+        return int(last)
+
+    def audited(self, keys: tuple[int, int]) -> list[AttemptAudit]:
+        """Return the attempts with keys in a range, each beside what its writers say of it."""
+        return audited(self._connection, keys, self.last_seen, self._is_unreadable)
+
+    def _is_unreadable(self, key: AttemptKey, row: Row) -> bool:
+        try:
+            self._span(key, row, Reader(self._connection, packed=False))
+        except Exception:  # noqa: BLE001 - whatever was put into the file
+            return True
+        return False
 
     def _missing_values(self) -> Iterator[str]:
         for rollout_id, attempt_id, span_id, attributes, *found in self._connection.execute(

@@ -68,6 +68,10 @@ class LightningEnvVar(Enum):
     """``0.3``: model calls are named as in Agent Lightning 0.3 (``openai.chat.completion``) and have its attributes
     beside ours (``gen_ai.prompt.<i>.*``, ``response_token_ids``, …). Default: ours alone."""
 
+    AGL_CONVENTIONS = "AGL_CONVENTIONS"
+    """What other exporters of the same provider see model calls in: ``gen_ai`` (default), OpenTelemetry's conventions,
+    or ``openinference`` beside them."""
+
     AGL_REDACTION = "AGL_REDACTION"
     """``egress`` (default): the store keeps everything, copies for others are masked. ``ingest``: what is stored is
     masked, too. ``off``: neither."""

@@ -29,6 +29,7 @@ from ..recorder.store_writes import within
 from ..recorder.writer import Writer
 from ..store.base import LightningStore
 from ..store.registry import open_store
+from ..types.attributes import attributes_of
 from .event_loops import run_sync
 from .process_end import EXIT_TIMEOUT
 
@@ -121,7 +122,7 @@ class LightningSpanExporter(SpanExporter):
 
     def _scope_of(self, span: ReadableSpan) -> Scope:
         ids = (
-            ids_among(span.attributes or {})
+            ids_among(attributes_of(span))
             or ids_among(span.resource.attributes)
             or _ids_in_environment()
             or self._own_attempt

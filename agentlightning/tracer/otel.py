@@ -18,6 +18,7 @@ from .. import _lazy, types
 from .._garbage import collector_paused
 from .._handover import Future
 from ..codec.attributes import flatten_attributes, format_exception_attributes, sanitize_attributes
+from ..dialects.conventions import conventions_of
 from ..dialects.raw_call import Endpoint
 from ..env_var import LightningEnvVar, resolve_milliseconds, resolve_setting
 from ..errors import (
@@ -122,6 +123,8 @@ class OtelTracer(RecordingTracer):
             messages and ids twice. Default: ``AGL_SPAN_NAMES``, else ours alone.
         redaction: Where secrets are masked; ``ingest`` adds a ``Redactor`` of the default rules behind ``chain``.
             Default: ``AGL_REDACTION``, else ``egress``.
+        conventions: What other exporters of the same provider see model calls in: ``gen_ai`` (OpenTelemetry's), or
+            ``openinference`` beside it. Default: ``AGL_CONVENTIONS``, else ``gen_ai``.
 
     Raises:
         ConfigurationError: An option or setting has a value that cannot be used; an endpoint is no URL.
@@ -142,6 +145,7 @@ class OtelTracer(RecordingTracer):
         accept_context: bool = False,
         span_names: str | None = None,
         redaction: RedactionPolicy | str | None = None,
+        conventions: str | None = None,
     ) -> None:
         super().__init__()
         self._instrument_llm_calls = instrument_llm_calls
@@ -149,6 +153,7 @@ class OtelTracer(RecordingTracer):
         self._accept_context = accept_context
         self._capture_tokens = _capture_mode(capture_tokens)
         self._writes_0_3 = _writes_names_of_0_3(span_names)
+        self._conventions = conventions_of(conventions)
         self._endpoints = KnownEndpoints(endpoints)
         self._redaction = redaction_policy(redaction)
         self._chain = _with_own_stages(chain, default_tags, self._redaction)
@@ -180,6 +185,7 @@ class OtelTracer(RecordingTracer):
         # process that is forked while this import is under way on another thread could never do the same import.
         with collector_paused():
             from .recording import Recording
+            from .shared_spans import Sharing
 
             self._worker = Recording(
                 self,
@@ -194,6 +200,9 @@ class OtelTracer(RecordingTracer):
                 chain=self._chain,
                 accept_context=self._accept_context,
                 write_0_3=self._writes_0_3,
+                sharing=Sharing(
+                    self._conventions, self._chain, masks=self._redaction is RedactionPolicy.EGRESS
+                ),
             )
         _say_what_gevent_does()
         if self._fallback_attempt is not None:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ..dialects.raw_call import RawCall
     from ..store.base import LightningStore
     from ..types import Span
+    from .shared_spans import Sharing
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class LightningSpanProcessor(SpanProcessor):
         write_0_3: Whether model calls have the names and attributes of Agent Lightning 0.3, too.
         endpoint_of: Says what is known of the endpoint of a call whose span is made; ``None``: what was known when it
             began.
+        sharing: Shows what is recorded to the other exporters of a provider; ``None``: they see what stands on spans.
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class LightningSpanProcessor(SpanProcessor):
         accept_context: bool = False,
         write_0_3: bool = False,
         endpoint_of: EndpointOf | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
+        self._sharing = sharing
         self.write_0_3 = write_0_3
         self.disable_store_submission = disable_store_submission
         self.routing = Routing(self.new_scope, self.close_scope, accept_context=accept_context)
@@ -140,6 +144,8 @@ class LightningSpanProcessor(SpanProcessor):
             record = Record(scope, context, labels_in(started_in))
             if live is not None:
                 note_span(scope, started_in, context)
+                if self._sharing is not None:
+                    self._sharing.start(span, scope)
             self.ledger.start(record, live)
             if scope.store is not None and self.writer.thread.is_idle:
                 self.writer.thread.wake()
@@ -332,6 +338,8 @@ class LightningSpanProcessor(SpanProcessor):
         record = self.ledger.records.get(id(span.get_span_context()))
         if record is not None:  # a new list: the writer may be reading the old one
             record.calls = [*(record.calls or ()), call]
+            if self._sharing is not None:
+                self._sharing.ended(span, call)
 
     def _say_where_it_is(self, span: SdkSpan, late_of: Scope | None) -> None:
         """Say once of each kind that a span belongs to no attempt; the receipts have the numbers."""

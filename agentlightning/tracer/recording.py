@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..instrumentation.watch import CaptureTokens, EndpointFor
     from ..store.base import LightningStore
     from .known_endpoints import KnownEndpoints
+    from .shared_spans import Sharing
 
 
 class OpenContext(Protocol):
@@ -50,8 +51,8 @@ class Recording:
         endpoint_for: URL → what is known of its endpoint.
         capture_tokens: ``None``: model calls are not recorded, and no HTTP client is touched.
         policy: What happens to an error of ours inside user code.
-        endpoint_of: See :class:`LightningSpanProcessor`, as for ``settings``, ``chain``, ``accept_context`` and
-            ``write_0_3``.
+        endpoint_of: See :class:`LightningSpanProcessor`, as for ``settings``, ``chain``, ``accept_context``,
+            ``write_0_3`` and ``sharing``.
     """
 
     close: Callable[[], None]
@@ -70,6 +71,7 @@ class Recording:
         chain: Chain,
         accept_context: bool,
         write_0_3: bool,
+        sharing: Sharing,
     ) -> None:
         self.processor = LightningSpanProcessor(
             settings=settings,
@@ -78,6 +80,7 @@ class Recording:
             accept_context=accept_context,
             write_0_3=write_0_3,
             endpoint_of=endpoint_of,
+            sharing=sharing,
         )
         self.processor.routing.default_store = store
         self.questions = Questions()

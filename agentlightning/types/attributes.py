@@ -85,6 +85,15 @@ def has_events(src: Any) -> bool:
     return bool(getattr(held, "_dq", held))
 
 
+def events_of(src: Any) -> Iterable[Any]:
+    """Return the events of an OpenTelemetry span as they were recorded."""
+    if not has_events(src):
+        return ()
+    # A container of the tracer's (``shared_spans``) shows more than was recorded.
+    recorded = getattr(getattr(src, "_events", None), "recorded", None)
+    return src.events if recorded is None else recorded
+
+
 def has_links(src: Any) -> bool:
     """Whether an OpenTelemetry span has links."""
     held = getattr(src, "_links", True)

@@ -125,6 +125,7 @@ _PARSERS: dict[LightningEnvVar, tuple[Level, Callable[[str], object], str]] = {
     LightningEnvVar.AGL_CAPTURE_TOKENS: ("fail", _choice("observe", "request"), "observe or request"),
     LightningEnvVar.AGL_ENDPOINTS: ("fail", endpoint_urls.named, "URLs such as http://localhost:8000/v1"),
     LightningEnvVar.AGL_SPAN_NAMES: ("fail", _choice("0.3"), "0.3"),
+    LightningEnvVar.AGL_CONVENTIONS: ("fail", _choice("gen_ai", "openinference"), "gen_ai or openinference"),
     LightningEnvVar.AGL_LOG_LEVEL: (
         "warn",
         lambda value: logging.getLevelNamesMapping()[value.upper()],
@@ -144,4 +145,4 @@ _PARSERS: dict[LightningEnvVar, tuple[Level, Callable[[str], object], str]] = {
     ),
 }
 """Setting → how bad a wrong value is, what reads it, what it takes. With a wrong one of the
-first three no ``OtelTracer`` starts."""
+first four no ``OtelTracer`` starts."""

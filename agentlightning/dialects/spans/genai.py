@@ -7,7 +7,6 @@ JSON text each way: flattened messages of a long chat would push other attribute
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -16,7 +15,6 @@ from urllib.parse import urlsplit
 
 from ..._frozen import maker
 from ...codec import json_values
-from ...codec.json_text import is_utf8
 from ...codec.token_ids import SharedBeginnings, TokenIds
 from ...semconv import ModelCallAttributes as Ours
 from ...types.attributes import AttributeValue
@@ -35,6 +33,7 @@ from ..model_call import (
 from ..openai.json_parts import count_of
 from ..raw_call import CallStart, Operation
 from . import foreign, messages
+from .attribute_values import dumped as _dump
 from .stored_ids import looked_at, with_ids_alone
 
 if TYPE_CHECKING:
@@ -368,16 +367,6 @@ def _policy(span: PolicySpan) -> dict[str, Any]:
 
 def _issue(issue: Issue) -> dict[str, str]:
     return {"level": issue.level, "code": issue.code, "detail": issue.detail}
-
-
-_as_text = json.JSONEncoder(ensure_ascii=False, default=dict).encode
-_as_ascii = json.JSONEncoder(default=dict).encode
-
-
-def _dump(value: Any) -> str:
-    text = _as_text(value)
-    # No store takes a lone surrogate; as an escape it is plain ASCII.
-    return text if is_utf8(text) else _as_ascii(value)
 
 
 # -- reading

@@ -1,0 +1,207 @@
+"""Spans as another party's viewer reads them: what a store keeps in our own words becomes the conventions' words.
+
+A copy says what the span says and nothing more: a count, a usage or a finish reason that is not known is absent. It
+leaves out what is kept of each token (ids, log-probabilities, masks, experts, versions), which no viewer shows and
+which is most of a span's bytes, unless it is asked for.
+
+Formats: OpenTelemetry's semantic conventions for generative AI, 0.1.0 (``gen_ai.*``; the JSON schemas of
+``gen_ai.input.messages``, ``gen_ai.output.messages`` and ``gen_ai.tool.definitions``; the event
+``gen_ai.evaluation.result``), and OpenInference's (``openinference``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any, NamedTuple
+
+from ...codec import json_values
+from ...semconv import LightningResourceAttributes, LightningSpanAttributes, LinkAttributes, RewardAttributes
+from ...types.attributes import AttributeValue
+from ..conventions import Conventions
+from ..model_call import ModelCall
+from . import openinference
+from .attribute_values import dumped
+from .genai import FINISH_REASONS, INPUT_MESSAGES, OUTPUT_MESSAGES, RESPONSE_ID, TOOL_DEFINITIONS
+from .messages import ORIGINAL
+
+EVALUATION_EVENT = "gen_ai.evaluation.result"
+EVALUATION_NAME = "gen_ai.evaluation.name"
+EVALUATION_SCORE = "gen_ai.evaluation.score.value"
+
+CONTENT = (INPUT_MESSAGES, OUTPUT_MESSAGES, TOOL_DEFINITIONS)
+"""Attributes that hold what was said."""
+
+_PER_TOKEN = re.compile(
+    r"agentlightning\.(?:prompt_token_ids|prompt_logprobs|policy_version"
+    r"|choice\.[^.]*\.(?:token_ids|logprobs|routed_experts|sampling_mask)|write_back\..*)"
+)
+_DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?:;[^,]*)?;base64,(?P<data>.*)", re.DOTALL)
+_REWARD = LightningSpanAttributes.REWARD.value
+_LINK = LightningSpanAttributes.LINK.value
+
+
+class Copying(NamedTuple):
+    """What a copy has."""
+
+    conventions: Conventions = "gen_ai"
+    content: bool = True
+    """Whether messages and definitions of tools are in it."""
+    tokens: bool = False
+    """Whether ids, log-probabilities and the like of each token are in it."""
+
+
+def copy_of(
+    attributes: Mapping[str, Any],
+    call: ModelCall | None,
+    copying: Copying,
+    *,
+    ids: tuple[str, str] = ("", ""),
+    is_root: bool = False,
+) -> dict[str, AttributeValue]:
+    """Return the attributes of the copy of a span.
+
+    Args:
+        attributes: Those of the span, as a store keeps them.
+        call: The model call that they record, where they do.
+        copying: What the copy has.
+        ids: Rollout and attempt; empty ones are left out.
+        is_root: Whether the span is the first of its attempt.
+    """
+    found = {
+        name: value for name, value in attributes.items() if copying.tokens or not _PER_TOKEN.fullmatch(name)
+    }
+    found.update(ids_of_copy(ids, copying))
+    _put_plain(found, call)
+    evaluated = evaluations(attributes)
+    if evaluated:  # for viewers that show no events; the first is the primary one
+        found.update(evaluated[0])
+    if copying.conventions == "openinference":
+        found |= openinference.attributes_of_copy(call, found, is_root=is_root)
+    if not copying.content:
+        found = {name: value for name, value in found.items() if not _says_something(name)}
+    return found
+
+
+def ids_of_copy(ids: tuple[str, str], copying: Copying) -> dict[str, AttributeValue]:
+    """Return the attributes that name rollout and attempt; OpenInference's session is the rollout."""
+    found = {name: value for name, value in zip((_ROLLOUT_ID, _ATTEMPT_ID), ids, strict=True) if value}
+    if copying.conventions == "openinference" and ids[0]:
+        found[openinference.SESSION] = ids[0]
+    return found
+
+
+_ROLLOUT_ID = LightningResourceAttributes.ROLLOUT_ID.value
+_ATTEMPT_ID = LightningResourceAttributes.ATTEMPT_ID.value
+
+
+def evaluations(attributes: Mapping[str, Any]) -> list[dict[str, AttributeValue]]:
+    """Return the attributes of an event ``gen_ai.evaluation.result`` for each reward, the primary one first.
+
+    A reward without a finite value is unscored: its event has no score. One that is linked to a response names it.
+    """
+    found = []
+    index = 0
+    while f"{_REWARD}.{index}.{_VALUE}" in attributes:
+        value = attributes[f"{_REWARD}.{index}.{_VALUE}"]
+        event: dict[str, AttributeValue] = {
+            EVALUATION_NAME: str(attributes.get(f"{_REWARD}.{index}.{_NAME}", "reward"))
+        }
+        if isinstance(value, (int, float)) and isfinite(value):
+            event[EVALUATION_SCORE] = float(value)
+        linked = _linked_response(attributes)
+        if linked is not None:
+            event[RESPONSE_ID] = linked
+        found.append(event)
+        index += 1
+    return found
+
+
+_NAME, _VALUE = RewardAttributes.REWARD_NAME.value, RewardAttributes.REWARD_VALUE.value
+
+
+def _linked_response(attributes: Mapping[str, Any]) -> str | None:
+    index = 0
+    while (key := attributes.get(f"{_LINK}.{index}.{LinkAttributes.KEY_MATCH.value}")) is not None:
+        if key == RESPONSE_ID:
+            return str(attributes.get(f"{_LINK}.{index}.{LinkAttributes.VALUE_MATCH.value}"))
+        index += 1
+    return None
+
+
+def _says_something(name: str) -> bool:
+    return name in CONTENT or openinference.is_content(name)
+
+
+# -- the conventions' own form
+
+
+def _put_plain(found: dict[str, Any], call: ModelCall | None) -> None:
+    """Bring messages, tools and finish reasons into the form of the conventions' schemas, without what is ours."""
+    for name, write in ((INPUT_MESSAGES, _message), (OUTPUT_MESSAGES, _message), (TOOL_DEFINITIONS, _tool)):
+        items = _list(found.get(name))
+        if items is not None:
+            found[name] = dumped([write(each) for each in items])
+    if call is not None and call.choices:
+        # The server's own word. Where there was none, ours would be a guess.
+        reasons = [choice.finish_reason_raw for choice in call.choices]
+        if None in reasons:  # one for each answer, or none: a gap would shift the others
+            found.pop(FINISH_REASONS, None)
+        else:
+            found[FINISH_REASONS] = reasons
+        answers = _list(found.get(OUTPUT_MESSAGES))
+        if answers is not None and None in reasons and len(answers) == len(reasons):
+            found[OUTPUT_MESSAGES] = dumped(
+                [
+                    _without_reason(each) if reason is None else each
+                    for each, reason in zip(answers, reasons, strict=True)
+                ]
+            )
+
+
+def _list(value: Any) -> list[Any] | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        items = json_values.parse(value)
+    except ValueError:
+        return None
+    return items if isinstance(items, list) else None
+
+
+def _message(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    found = {key: value for key, value in message.items() if key != ORIGINAL}
+    if not found.get("finish_reason"):
+        found.pop("finish_reason", None)
+    if isinstance(found.get("parts"), list):
+        found["parts"] = [_part(part) for part in found["parts"]]
+    return found
+
+
+def _without_reason(message: Any) -> Any:
+    return (
+        {key: value for key, value in message.items() if key != "finish_reason"}
+        if isinstance(message, dict)
+        else message
+    )
+
+
+def _part(part: Any) -> Any:
+    """Return a part of a message; bytes that are written as a URL are a ``blob``."""
+    if not isinstance(part, dict) or part.get("type") != "uri":
+        return part
+    inline = _DATA_URL.fullmatch(str(part.get("uri")))
+    if inline is None:
+        return part
+    blob = {"type": "blob", "modality": part.get("modality"), "content": inline["data"]}
+    return {**blob, "mime_type": inline["type"]} if inline["type"] else blob
+
+
+def _tool(tool: Any) -> Any:
+    """Return a tool's definition flat, as the conventions have it; the OpenAI API nests it under ``function``."""
+    if isinstance(tool, dict) and isinstance(tool.get("function"), dict):
+        return {"type": "function", **tool["function"]}
+    return tool

@@ -1,0 +1,199 @@
+"""What other exporters of a provider see of a rollout: the whole call, masked. The store gets what it gets without."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import agentlightning as agl
+from agentlightning.errors import ConfigurationError
+from agentlightning.store.memory import InMemoryLightningStore
+from agentlightning.testing.fake_openai import Answer, AnswerChoice, FakeOpenAI, Token, ToolCallAnswer
+from agentlightning.tracer.provider import own_provider, remove_processor
+from agentlightning.utils.otel import make_link_attributes
+
+SECRET = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCD"
+MESSAGES: Any = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 and 3?"}]
+TOOLS: Any = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+CALLS = Answer(
+    choices=(
+        AnswerChoice((Token("", 7),), (ToolCallAnswer("add", '{"a": 2}'),), finish_reason="tool_calls"),
+    ),
+    prompt_token_ids=(1, 2, 3),
+    id="chatcmpl-1",
+)
+SAYS = Answer.of("5", id="chatcmpl-2", prompt_token_ids=(1, 2, 3, 4))
+
+
+@contextmanager
+def exporting(*exporters: SpanExporter) -> Iterator[None]:
+    """Have other exporters on the provider that the tracer will join."""
+    processors = [SimpleSpanProcessor(each) for each in exporters]
+    for each in processors:
+        own_provider().add_span_processor(each)
+    try:
+        yield
+    finally:
+        for each in processors:
+            remove_processor(own_provider(), each)
+
+
+def record(*answers: Answer, messages: Any = MESSAGES, ask: Any = None, **options: Any) -> list[agl.Span]:
+    """Return the stored spans of an agent that asks for each answer, works under another library, and is rewarded."""
+    with FakeOpenAI() as server:
+        server.enqueue(*answers)
+        tracer = agl.OtelTracer(capture_tokens="request", **options)
+        with tracer.lifespan(InMemoryLightningStore()), server.client(max_retries=0) as client:
+            with tracer.trace_context() as handle:
+                for _ in answers:
+                    with trace.get_tracer("another.library").start_as_current_span("step"):
+                        client.chat.completions.create(
+                            model="policy", messages=messages, tools=TOOLS, **(ask or {})
+                        )
+                agl.emit_reward(
+                    {"right": 1.0, "short": float("nan")},
+                    primary_key="right",
+                    attributes=make_link_attributes({"gen_ai.response.id": answers[-1].id}),
+                )
+            return handle.spans()
+
+
+def seen(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
+    """Return the spans of a name that an exporter got."""
+    return [span for span in exporter.get_finished_spans() if span.name == name]
+
+
+def attributes_of(span: ReadableSpan) -> dict[str, Any]:
+    """Return the attributes as an exporter reads them."""
+    return dict((span.attributes or {}).items())
+
+
+def test_another_exporter_sees_the_whole_call_by_the_genai_conventions() -> None:
+    theirs = InMemorySpanExporter()
+    with exporting(theirs):
+        stored = record(CALLS, SAYS)
+    first, second = map(attributes_of, seen(theirs, "chat policy"))
+    assert json.loads(first["gen_ai.input.messages"]) == [
+        {"role": each["role"], "parts": [{"type": "text", "content": each["content"]}]} for each in MESSAGES
+    ]
+    (said,) = json.loads(first["gen_ai.output.messages"])
+    assert said["finish_reason"] == "tool_calls"
+    assert said["parts"][-1] == {
+        "type": "tool_call",
+        "id": "call_1",
+        "name": "add",
+        "arguments": '{"a": 2}',
+    }
+    assert json.loads(first["gen_ai.tool.definitions"]) == [
+        {"type": "function", "name": "add", "parameters": {"type": "object"}}
+    ]
+    assert first["gen_ai.response.finish_reasons"] == ["tool_calls"]
+    assert (first["gen_ai.usage.input_tokens"], first["gen_ai.usage.output_tokens"]) == (3, 1)
+    assert first["gen_ai.response.id"] == "chatcmpl-1"
+    assert json.loads(second["gen_ai.output.messages"])[0]["parts"] == [{"type": "text", "content": "5"}]
+    ids = stored[0].rollout_id, stored[0].attempt_id
+    for span in theirs.get_finished_spans():  # also the root, the reward, and spans of other libraries
+        found = attributes_of(span)
+        assert (found["agentlightning.rollout_id"], found["agentlightning.attempt_id"]) == ids
+        assert not [name for name in found if "token_ids" in name or "logprobs" in name]
+    assert first["agentlightning.token_capture"] == "valid"
+
+
+def test_a_reward_is_an_evaluation_and_one_that_is_unscored_has_no_score() -> None:
+    theirs = InMemorySpanExporter()
+    with exporting(theirs):
+        record(SAYS)
+    (span,) = seen(theirs, "agentlightning.annotation")
+    results = [(event.name, dict(event.attributes or {})) for event in span.events]
+    linked = {"gen_ai.response.id": "chatcmpl-2"}
+    assert results == [
+        (
+            "gen_ai.evaluation.result",
+            {"gen_ai.evaluation.name": "right", "gen_ai.evaluation.score.value": 1.0, **linked},
+        ),
+        ("gen_ai.evaluation.result", {"gen_ai.evaluation.name": "short", **linked}),
+    ]
+    assert attributes_of(span)["gen_ai.evaluation.score.value"] == 1.0
+
+
+def test_what_is_stored_is_the_same_whoever_else_exports() -> None:
+    alone = record(CALLS, SAYS)
+    with exporting(InMemorySpanExporter(), ConsoleSpanExporter(out=io.StringIO())):
+        beside = record(CALLS, SAYS)
+    varying = {"server.port", "agentlightning.endpoint", "gen_ai.response.time_to_first_chunk"}
+
+    def comparable(spans: list[agl.Span]) -> Any:
+        return [
+            (
+                span.name,
+                {name: repr(value) for name, value in span.attributes.items() if name not in varying},
+                [(event.name, event.attributes) for event in span.events],
+            )
+            for span in spans
+        ]
+
+    assert comparable(alone) == comparable(beside)
+
+
+@pytest.mark.parametrize("policy", ["egress", "ingest", "off"])
+def test_secrets_are_masked_by_the_policy_and_unknown_is_absent(policy: str) -> None:
+    theirs, out = InMemorySpanExporter(), io.StringIO()
+    question = [{"role": "user", "content": f"My key is {SECRET}."}]
+    unsaid = Answer(
+        choices=(AnswerChoice((Token("5", 7),), finish_reason=None),), prompt_token_ids=(1,), id="chatcmpl-3"
+    )
+    with exporting(theirs, ConsoleSpanExporter(out=out)):
+        stored = record(unsaid, messages=question, redaction=policy)
+    found = attributes_of(seen(theirs, "chat policy")[0])
+    said = json.loads(found["gen_ai.input.messages"])[0]["parts"][0]["content"]
+    assert (SECRET in said) == (policy == "off")
+    assert (SECRET in out.getvalue()) == (policy == "off")
+    assert (SECRET in str([span.attributes for span in stored])) == (policy != "ingest")
+    assert "gen_ai.response.finish_reasons" not in found
+    assert "finish_reason" not in json.loads(found["gen_ai.output.messages"])[0]
+    assert not [name for name, value in found.items() if name.startswith("gen_ai.usage.") and value == 0]
+
+
+def test_openinference_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = InMemorySpanExporter()
+    with exporting(theirs):
+        stored = record(CALLS, SAYS, conventions="openinference")
+    found = attributes_of(seen(theirs, "chat policy")[0])
+    assert found["openinference.span.kind"] == "LLM"
+    assert found["session.id"] == stored[0].rollout_id
+    assert found["llm.input_messages.1.message.content"] == "2 and 3?"
+    tool = "llm.output_messages.0.message.tool_calls.0.tool_call"
+    assert (found[f"{tool}.function.name"], found[f"{tool}.function.arguments"]) == ("add", '{"a": 2}')
+    assert [found[f"llm.token_count.{kind}"] for kind in ("prompt", "completion", "total")] == [3, 1, 4]
+    assert json.loads(found["llm.tools.0.tool.json_schema"]) == TOOLS[0]
+    kinds = {
+        span.name: attributes_of(span).get("openinference.span.kind") for span in theirs.get_finished_spans()
+    }
+    assert kinds == {
+        "rollout": "AGENT",
+        "step": None,
+        "chat policy": "LLM",
+        "agentlightning.annotation": "EVALUATOR",
+    }
+    monkeypatch.setenv("AGL_CONVENTIONS", "openllmetry")
+    with pytest.raises(ConfigurationError, match="AGL_CONVENTIONS"):
+        agl.OtelTracer()
+
+
+def test_the_variable_of_opentelemetry_keeps_what_was_said_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "false")
+    theirs = InMemorySpanExporter()
+    with exporting(theirs):
+        record(SAYS, conventions="openinference")
+    found = attributes_of(seen(theirs, "chat policy")[0])
+    assert "2 and 3" not in str(found)
+    assert found["gen_ai.usage.output_tokens"] == 1

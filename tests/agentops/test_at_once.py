@@ -11,8 +11,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+from warm import Warm
 
-from agentlightning.testing import start_child, wait_until
+from agentlightning.testing import wait_until
 from agentlightning.testing.processes import ChildProcess
 from agentlightning.tracer import AgentOpsTracer
 
@@ -24,12 +25,12 @@ PROXIES = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy
 
 @contextmanager
 def at_once(
-    count: int, source: str, args: dict[str, Any], env: dict[str, str]
+    recording: Warm, count: int, source: str, args: dict[str, Any], env: dict[str, str]
 ) -> Iterator[list[ChildProcess]]:
     """Children that have come as far as their first ``receive()``, and are then let go together."""
     with ExitStack() as stack:
         children = [
-            stack.enter_context(start_child(source, args={**args, "number": number}, env=env))
+            stack.enter_context(recording.start_child(source, args={**args, "number": number}, env=env))
             for number in range(count)
         ]
         for child in children:
@@ -49,7 +50,7 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.soak)])
-def test_processes_that_start_a_server_at_once_get_a_port_each(count: int) -> None:
+def test_processes_that_start_a_server_at_once_get_a_port_each(recording: Warm, count: int) -> None:
     source = """
     from agentlightning.integrations.agentops import AgentOpsServerManager
     manager = AgentOpsServerManager()
@@ -59,7 +60,7 @@ def test_processes_that_start_a_server_at_once_get_a_port_each(count: int) -> No
         report((manager.get_port(), manager.server_process.pid))
         receive()
     """
-    with at_once(count, source, {}, PROXIES) as children:
+    with at_once(recording, count, source, {}, PROXIES) as children:
         found = [child.next_report(deadline=GENEROUS) for child in children]
         assert len({port for port, _ in found}) == count
         assert len({pid for _, pid in found}) == count
@@ -71,7 +72,9 @@ def test_processes_that_start_a_server_at_once_get_a_port_each(count: int) -> No
 
 
 @pytest.mark.parametrize("count", [5, pytest.param(16, marks=pytest.mark.soak)])
-def test_workers_at_once_behind_a_dead_proxy_are_ready_and_share_one_server(count: int) -> None:
+def test_workers_at_once_behind_a_dead_proxy_are_ready_and_share_one_server(
+    recording: Warm, count: int
+) -> None:
     source = """
     from agentlightning.store import open_store
     tracer = args["tracer"]
@@ -88,7 +91,7 @@ def test_workers_at_once_behind_a_dead_proxy_are_ready_and_share_one_server(coun
     tracer = AgentOpsTracer(strict=True)
     tracer.init()
     try:
-        with at_once(count, source, {"tracer": tracer}, PROXIES) as workers:
+        with at_once(recording, count, source, {"tracer": tracer}, PROXIES) as workers:
             ready = [worker.next_report(deadline=GENEROUS) for worker in workers]
             assert ready == [(tracer.server.url, None)] * count
             for worker in workers:

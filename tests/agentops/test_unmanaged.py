@@ -14,7 +14,6 @@ from warm import CALLING, Warm, warm
 
 from agentlightning.integrations.agentops import AgentOpsServerManager
 from agentlightning.integrations.agentops.probe import probe
-from agentlightning.testing import start_child
 
 pytest.importorskip("agentops")
 if probe().legacy:
@@ -129,9 +128,9 @@ def having_imported(server: AgentOpsServerManager, clean_environment: dict[str, 
     ids=str,
 )
 def test_each_model_call_is_one_span_with_its_tokens_and_the_user_gets_his_spans(
-    server: AgentOpsServerManager, having_imported: Warm, first: str, styles: tuple[str, ...]
+    recording: Warm, server: AgentOpsServerManager, having_imported: Warm, first: str, styles: tuple[str, ...]
 ) -> None:
-    start = having_imported.start_child if first == "agentops" else start_child
+    start = (having_imported if first == "agentops" else recording).start_child
     server.clear()
     cut_off = styles[0] in CUT_OFF
     args = {"environment": server.environment(), "first": first, "styles": styles, "cut_off": cut_off}

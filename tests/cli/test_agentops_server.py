@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from warm import Warm
 
 from agentlightning.testing import wait_until
 
@@ -56,8 +57,13 @@ def get(port: str, path: str = "/health") -> Any:
         return json.loads(answer.read())
 
 
-def once(*arguments: str, command: Any = SERVER) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=60)
+def once(
+    recording: Warm, *arguments: str, command: Sequence[str] = SERVER
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, without an interpreter of its own."""
+    interpreter, *rest = command
+    assert interpreter == sys.executable
+    return recording.run([*rest, *arguments], timeout=60)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,8 +107,8 @@ def test_without_print_port_it_says_how_to_lead_agentops_there() -> None:
         assert lines[3] == f"export AGENTOPS_EXPORTER_ENDPOINT={url}/v1/traces"
 
 
-def test_daemon_returns_when_it_answers_and_the_server_stays() -> None:
-    done = once("--port", "0", "--print-port", "--daemon")
+def test_daemon_returns_when_it_answers_and_the_server_stays(recording: Warm) -> None:
+    done = once(recording, "--port", "0", "--print-port", "--daemon")
     assert done.returncode == 0, done.stderr
     pid = int(re.findall(r"process (\d+)", done.stderr)[0])
     try:
@@ -121,10 +127,10 @@ def test_daemon_returns_when_it_answers_and_the_server_stays() -> None:
 
 @pytest.mark.parametrize("more", [[], ["--daemon"]])
 @pytest.mark.parametrize("name", ["module", "agl"])
-def test_a_taken_port_is_one_sentence_and_an_exit_code(name: str, more: list[str]) -> None:
+def test_a_taken_port_is_one_sentence_and_an_exit_code(recording: Warm, name: str, more: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = once("--port", str(port), *more, command=NAMES[name])
+        done = once(recording, "--port", str(port), *more, command=NAMES[name])
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -133,8 +139,8 @@ def test_a_taken_port_is_one_sentence_and_an_exit_code(name: str, more: list[str
     )
 
 
-def test_an_open_address_needs_the_flag() -> None:
-    done = once("--host", "0.0.0.0", "--port", "0")
+def test_an_open_address_needs_the_flag(recording: Warm) -> None:
+    done = once(recording, "--host", "0.0.0.0", "--port", "0")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "not a loopback address" in line
@@ -148,8 +154,8 @@ def test_an_open_address_needs_the_flag() -> None:
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "many"])
-def test_a_port_that_is_none_is_bad_usage(port: str) -> None:
-    done = once(f"--port={port}")
+def test_a_port_that_is_none_is_bad_usage(recording: Warm, port: str) -> None:
+    done = once(recording, f"--port={port}")
     assert done.returncode == 2
     assert "invalid port value" in done.stderr
 

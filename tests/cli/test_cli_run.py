@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from cli_sample import agl
+from warm import Warm
 
 from agentlightning.store.registry import open_store
 from agentlightning.testing import wait_until
@@ -30,18 +31,16 @@ def url(tmp_path: Path) -> str:
 
 
 def run(
-    url: str, *arguments: str, program: Sequence[str], env: dict[str, str] | None = None
+    recording: Warm, url: str, *arguments: str, program: Sequence[str], env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``agl run`` as a person does, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "agentlightning.cli", "run", "--store", url, *arguments, "--", *program],
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+    """Run ``agl run`` in a process that has imported what it needs; the program has a Python of its own."""
+    return recording.run(
+        command(url, *arguments, program=program), env={**os.environ, **(env or {})}, timeout=60
     )
+
+
+def command(url: str, *arguments: str, program: Sequence[str]) -> list[str]:
+    return ["-m", "agentlightning.cli", "run", "--store", url, *arguments, "--", *program]
 
 
 def python(code: str) -> list[str]:
@@ -67,7 +66,8 @@ def recorded(url: str) -> list[tuple[Rollout, Attempt, Receipt, list[str]]]:
 def test_a_python_program_is_recorded_without_being_changed(url: str, tmp_path: Path) -> None:
     agent = tmp_path / "agent.py"
     agent.write_text(f"import sys\n{SPAN}\nprint('argument', sys.argv[1])\n", encoding="utf-8")
-    done = run(url, "--mode", "train", program=[sys.executable, str(agent), "7"])
+    typed = command(url, "--mode", "train", program=[sys.executable, str(agent), "7"])
+    done = subprocess.run([sys.executable, *typed], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (0, "argument 7\n"), done.stderr
     ((rollout, attempt, receipt, names),) = recorded(url)
     assert (rollout.status, attempt.status, rollout.mode) == ("succeeded", "succeeded", "train")
@@ -80,9 +80,9 @@ def test_a_python_program_is_recorded_without_being_changed(url: str, tmp_path: 
 
 @pytest.mark.parametrize(("code", "status"), [(0, "succeeded"), (3, "failed")])
 def test_the_exit_code_is_that_of_the_program_and_decides_the_status(
-    url: str, code: int, status: str
+    recording: Warm, url: str, code: int, status: str
 ) -> None:
-    done = run(url, "-q", program=python(f"raise SystemExit({code})"))
+    done = run(recording, url, "-q", program=python(f"raise SystemExit({code})"))
     assert (done.returncode, done.stderr) == (code, "")
     ((rollout, attempt, _, _),) = recorded(url)
     assert (rollout.status, attempt.status) == (status, status)
@@ -121,59 +121,61 @@ def test_the_program_knows_its_attempt_and_an_absolute_store(tmp_path: Path) -> 
     }
 
 
-def test_a_sitecustomize_of_the_user_still_runs(url: str, tmp_path: Path) -> None:
+def test_a_sitecustomize_of_the_user_still_runs(recording: Warm, url: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.theirs = 1\n", encoding="utf-8")
     code = "import sys; print(theirs, sys.modules['sitecustomize'].__file__, any('startup' in p for p in sys.path))"
-    done = run(url, program=python(f"{code}; {SPAN}"), env={"PYTHONPATH": str(tmp_path)})
+    done = run(recording, url, program=python(f"{code}; {SPAN}"), env={"PYTHONPATH": str(tmp_path)})
     assert done.stdout == f"1 {tmp_path}/sitecustomize.py False\n"
     assert recorded(url)[0][3] == ["mine"]
 
 
-def test_a_program_that_python_starts_belongs_to_the_same_attempt(url: str) -> None:
+def test_a_program_that_python_starts_belongs_to_the_same_attempt(recording: Warm, url: str) -> None:
     inner = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SPAN!r}], check=True); {SPAN}"
-    assert run(url, program=python(inner)).returncode == 0
+    assert run(recording, url, program=python(inner)).returncode == 0
     ((_, _, receipt, names),) = recorded(url)
     assert names == ["mine", "mine"]
     assert receipt.whole
 
 
-def test_an_exception_of_the_program_is_its_own(url: str) -> None:
-    done = run(url, "-q", program=python("raise ValueError('theirs')"))
+def test_an_exception_of_the_program_is_its_own(recording: Warm, url: str) -> None:
+    done = run(recording, url, "-q", program=python("raise ValueError('theirs')"))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "ValueError: theirs"
 
 
-def test_a_program_that_is_not_python_runs_and_records_nothing(url: str) -> None:
-    done = run(url, program=["sh", "-c", "echo plain; exit 5"])
+def test_a_program_that_is_not_python_runs_and_records_nothing(recording: Warm, url: str) -> None:
+    done = run(recording, url, program=["sh", "-c", "echo plain; exit 5"])
     assert (done.returncode, done.stdout) == (5, "plain\n")
     assert "the program recorded nothing" in done.stderr
     assert recorded(url)[0][1].status == "failed"
 
 
-def test_an_isolated_python_runs_and_records_nothing(url: str) -> None:
-    done = run(url, program=[sys.executable, "-I", "-c", "print('alone')"])
+def test_an_isolated_python_runs_and_records_nothing(recording: Warm, url: str) -> None:
+    done = run(recording, url, program=[sys.executable, "-I", "-c", "print('alone')"])
     assert (done.returncode, done.stdout) == (0, "alone\n")
     assert "the program recorded nothing" in done.stderr
 
 
-def test_a_store_that_went_away_does_not_break_the_program(url: str, tmp_path: Path) -> None:
+def test_a_store_that_went_away_does_not_break_the_program(recording: Warm, url: str, tmp_path: Path) -> None:
     code = f"import os, sys; os.environ['AGL_STORE'] = 'gone://'; os.execv(sys.executable, [sys.executable, '-c', {SPAN!r}])"
-    done = run(url, program=python(code))
+    done = run(recording, url, program=python(code))
     assert done.returncode == 0
     assert "not recorded" in done.stderr
     del tmp_path
 
 
-def test_no_rollout_is_made_for_a_program_that_does_not_exist(url: str, tmp_path: Path) -> None:
-    done = run(url, program=["no-such-program"])
+def test_no_rollout_is_made_for_a_program_that_does_not_exist(
+    recording: Warm, url: str, tmp_path: Path
+) -> None:
+    done = run(recording, url, program=["no-such-program"])
     assert (done.returncode, done.stdout) == (127, "")
     assert "there is no program" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_executed_is_126(url: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_executed_is_126(recording: Warm, url: str, tmp_path: Path) -> None:
     (tmp_path / "data.txt").touch()
-    assert run(url, program=[str(tmp_path / "data.txt")]).returncode == 126
+    assert run(recording, url, program=[str(tmp_path / "data.txt")]).returncode == 126
 
 
 def test_input_is_json_in_the_argument_or_in_a_file(url: str, tmp_path: Path) -> None:
@@ -186,33 +188,36 @@ def test_input_is_json_in_the_argument_or_in_a_file(url: str, tmp_path: Path) ->
     assert "--input is not JSON" in wrong.err
 
 
-def test_arguments_of_the_program_are_not_stored(url: str) -> None:
-    assert run(url, "-q", program=["true", "--api-key", "sk-secret"]).returncode == 0
+def test_arguments_of_the_program_are_not_stored(recording: Warm, url: str) -> None:
+    assert run(recording, url, "-q", program=["true", "--api-key", "sk-secret"]).returncode == 0
     ((rollout, attempt, _, _),) = recorded(url)
     assert "sk-secret" not in rollout.model_dump_json() + attempt.model_dump_json()
 
 
-def test_a_rollout_is_joined_with_a_new_attempt(url: str) -> None:
+def test_a_rollout_is_joined_with_a_new_attempt(recording: Warm, url: str) -> None:
     async def start() -> str:
         async with open_store(url) as store:
             started = await store.start_rollout("task")
             return started.rollout_id
 
     rollout_id = asyncio.run(start())
-    assert run(url, "--rollout", rollout_id, program=python(SPAN)).returncode == 0
+    assert run(recording, url, "--rollout", rollout_id, program=python(SPAN)).returncode == 0
     first, second = recorded(url)
     assert (first[1].status, first[3]) == ("preparing", [])
     assert (second[1].status, second[3]) == ("succeeded", ["mine"])
 
 
-def test_a_joined_attempt_is_ended_by_whoever_started_it(url: str) -> None:
+def test_a_joined_attempt_is_ended_by_whoever_started_it(recording: Warm, url: str) -> None:
     async def start() -> tuple[str, str]:
         async with open_store(url) as store:
             started = await store.start_rollout("task")
             return started.rollout_id, started.attempt.attempt_id
 
     rollout_id, attempt_id = asyncio.run(start())
-    assert run(url, "--rollout", rollout_id, "--attempt", attempt_id, program=python(SPAN)).returncode == 0
+    assert (
+        run(recording, url, "--rollout", rollout_id, "--attempt", attempt_id, program=python(SPAN)).returncode
+        == 0
+    )
     ((_, attempt, _, names),) = recorded(url)
     assert (attempt.status, names) == ("running", ["mine"])
 

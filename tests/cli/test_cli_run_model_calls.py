@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cli_sample import agl
+from warm import Warm
 
 from agentlightning.testing import FakeOpenAI
 
@@ -84,17 +85,19 @@ def endpoint() -> Iterator[str]:
     ids=["nothing", "no defaults", "cut"],
 )
 def test_an_unchanged_script_becomes_training_rows(
-    endpoint: str, tmp_path: Path, said: dict[str, str], logprobs: list[float] | None, codes: list[str]
+    recording: Warm,
+    endpoint: str,
+    tmp_path: Path,
+    said: dict[str, str],
+    logprobs: list[float] | None,
+    codes: list[str],
 ) -> None:
     url = f"sqlite:///{tmp_path}/runs.db"
     (tmp_path / "agent.py").write_text(SCRIPT, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "agentlightning.cli", "run", "--store", url, "--", sys.executable, "agent.py"],
+    done = recording.run(
+        ["-m", "agentlightning.cli", "run", "--store", url, "--", sys.executable, "agent.py"],
         cwd=tmp_path,
         env={**os.environ, "OPENAI_BASE_URL": endpoint, "OPENAI_API_KEY": "none", **said},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert (done.returncode, done.stdout) == (0, "five\n"), done.stderr
     assert "3 → 2" in agl("show", "latest", "--store", url).out
@@ -111,35 +114,36 @@ def test_an_unchanged_script_becomes_training_rows(
     assert ("AGL_SAMPLING_DEFAULTS=" in explained.out) == ("logprobs_unproven" in codes and not said)
 
 
-def test_the_summary_names_a_model_server_whose_calls_nobody_saw(tmp_path: Path) -> None:
+def test_the_summary_names_a_model_server_whose_calls_nobody_saw(recording: Warm, tmp_path: Path) -> None:
     with FakeOpenAI() as server:
         port = server.url.rpartition(":")[2]
         code = (
             f"import socket; s = socket.create_connection(('127.0.0.1', {port})); "
             "s.sendall(b'GET /v1/models HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n'); s.recv(9); s.close()"
         )
-        done = _run(tmp_path, code, {"OPENAI_BASE_URL": server.base_url})
+        done = _run(recording, tmp_path, code, {"OPENAI_BASE_URL": server.base_url})
     assert (
         f"connected to the model server localhost:{port}, and no model call of it was captured" in done.stderr
     )
 
 
-def test_the_summary_says_where_a_program_with_spans_called_no_model(tmp_path: Path) -> None:
+def test_the_summary_says_where_a_program_with_spans_called_no_model(recording: Warm, tmp_path: Path) -> None:
     done = _run(
-        tmp_path, "from opentelemetry import trace; trace.get_tracer('t').start_span('agent').end()", {}
+        recording,
+        tmp_path,
+        "from opentelemetry import trace; trace.get_tracer('t').start_span('agent').end()",
+        {},
     )
     assert "none of them is a model call" in done.stderr
     assert "cache" in done.stderr
 
 
-def _run(tmp_path: Path, code: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _run(recording: Warm, tmp_path: Path, code: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     url = f"sqlite:///{tmp_path}/runs.db"
-    return subprocess.run(
-        [sys.executable, "-m", "agentlightning.cli", "run", "--store", url, "--", sys.executable, "-c", code],
+    done = recording.run(
+        ["-m", "agentlightning.cli", "run", "--store", url, "--", sys.executable, "-c", code],
         env={**os.environ, **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=True,
         timeout=100,
     )
+    assert done.returncode == 0, done.stderr
+    return done

@@ -29,6 +29,7 @@ HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 RUNNABLE = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
 
 
+ONLY_PYTEST = re.compile(r"pytest (?P<arguments>[\w. -]+)\n")
 READ_FIRST = (ROOT / "README.md", DOCS / "tutorial" / "first-rollout.md")
 """Their programs have an interpreter of their own, which imports everything anew."""
 
@@ -107,8 +108,11 @@ def test_marked_code_runs(calling: Warm, page: Path, tmp_path: Path) -> None:
             continue
         env = {**os.environ, "PATH": path}
         arguments = ["-W", "error", "-c", block["text"]]
+        only_pytest = ONLY_PYTEST.fullmatch(block["text"])
         if block["lang"] == "python" and page not in READ_FIRST:
             done = calling.run(arguments, cwd=tmp_path, env=env)
+        elif only_pytest and page not in READ_FIRST:
+            done = calling.run(["-m", "pytest", *only_pytest["arguments"].split()], cwd=tmp_path, env=env)
         else:
             shell = ["bash", "-euo", "pipefail", "-c", block["text"]]
             done = subprocess.run(

@@ -151,7 +151,7 @@ def _warn_if_not_recorded(span: trace_api.Span) -> None:
     if not span.is_recording():
         _warn_once(
             "no tracer is active here and OpenTelemetry records nothing: what emit_* and operation() record "
-            "is lost. Call them inside tracer.trace_context()."
+            "is lost. Call them inside tracer.rollout(…)."
         )
 
 

@@ -38,7 +38,7 @@ class TraceReason(Explained):
     NO_SPANS = (
         "no_spans",
         "nothing was recorded",
-        "run the agent inside tracer.trace_context() of a tracer that was given a store",
+        "run the agent inside tracer.rollout(…) of a tracer that was given a store",
     )
     AGENT_FAILED = (
         "agent_failed",

@@ -23,7 +23,6 @@ from agentlightning import (
     RolloutMode,
     Span,
     TracerTraceToTriplet,
-    emit_reward,
     find_final_reward,
 )
 
@@ -160,13 +159,10 @@ class Player:
 
     async def _rollout(self, task: Task, mode: RolloutMode, metadata: dict[str, int]) -> str:
         async with self._places:
-            rollout = await self.store.start_rollout(task, mode, metadata=metadata)
-            rollout_id, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
-            async with self.tracer.trace_context("calc", rollout_id=rollout_id, attempt_id=attempt_id):
+            async with self.tracer.rollout(task, name="calc", mode=mode, metadata=metadata) as rollout:
                 solution = await solve(task["question"], self.client, metadata["seed"])
-                emit_reward(score(solution, task))
-            await self.store.update_attempt(rollout_id, attempt_id, status="succeeded")
-            return rollout_id
+                rollout.reward(score(solution, task))
+            return str(rollout.rollout_id)
 
 
 async def read_rows(store: LightningStore, rollout_ids: Sequence[str]) -> list[Row]:

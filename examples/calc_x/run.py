@@ -1,7 +1,7 @@
 """Rollouts of the agent under the tracer, and what the store says of them afterwards.
 
 The agent, the model and the calculator are three programs' worth of code that know nothing of the recorder. Around
-each rollout stands one ``trace_context``, and at its end one reward. What is printed is read back from the store.
+each rollout is one ``tracer.rollout``, with a reward at its end. What is printed is read back from the store.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from agentlightning import (
     RolloutMode,
     Span,
     TracerTraceToTriplet,
-    emit_reward,
     find_final_reward,
     open_store,
 )
@@ -65,13 +64,10 @@ class CalculatorPlayer(Player):
 
     async def _rollout(self, task: Task, mode: RolloutMode, metadata: dict[str, int]) -> str:
         async with self._places:
-            rollout = await self.store.start_rollout(task, mode, metadata=metadata)
-            rollout_id, attempt_id = rollout.rollout_id, rollout.attempt.attempt_id
-            async with self.tracer.trace_context("calc_x", rollout_id=rollout_id, attempt_id=attempt_id):
+            async with self.tracer.rollout(task, name="calc_x", mode=mode, metadata=metadata) as rollout:
                 answer = await solve(task["question"], self.client, self.tools, metadata["seed"])
-                emit_reward(reward(answer, task))
-            await self.store.update_attempt(rollout_id, attempt_id, status="succeeded")
-            return rollout_id
+                rollout.reward(reward(answer, task))
+            return str(rollout.rollout_id)
 
 
 def reward(answer: Answer, task: Task) -> float:

@@ -228,7 +228,7 @@ class Place:
         self.run("agentops-server", "--help")
         self.run("agl", "doctor")
         self.run(python, self.keep(FIRST_ROLLOUT, "first.py"))
-        self.run("agl", "show", "latest", "--store", "sqlite:///first.db")
+        self.run("agl", "show")
         if extra in {"pytest", "test"}:
             self.run(python, "-m", "pytest", "-q", self.keep(README, "test_capital.py"))
 

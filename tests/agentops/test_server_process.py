@@ -24,6 +24,7 @@ import psutil
 import pytest
 import requests
 from server_sample import PROTOBUF, otlp, send
+from warm import Warm
 
 from agentlightning.errors import AgentOpsServerError
 from agentlightning.integrations.agentops.server import AgentOpsServerManager
@@ -323,7 +324,7 @@ def test_the_server_goes_when_its_parent_is_killed(method: Any) -> None:
     wait_until(lambda: is_gone(pid), deadline=3.0, what="end of the server after its parent was killed")
 
 
-def test_the_server_goes_though_a_forked_sibling_keeps_the_parents_end() -> None:
+def test_the_server_goes_though_a_forked_sibling_keeps_the_parents_end(recording: Warm) -> None:
     source = (
         STARTS_A_SERVER
         + """
@@ -336,7 +337,7 @@ def test_the_server_goes_though_a_forked_sibling_keeps_the_parents_end() -> None
     receive()
 """
     )
-    with start_child(source) as child:
+    with recording.start_child(source) as child:
         pid, _ = child.next_report()
         sibling = child.next_report()
         try:
@@ -347,14 +348,14 @@ def test_the_server_goes_though_a_forked_sibling_keeps_the_parents_end() -> None
             os.kill(sibling, signal.SIGKILL)
 
 
-def test_the_server_goes_when_its_parent_ends_without_stopping_it() -> None:
-    with start_child(STARTS_A_SERVER) as child:
+def test_the_server_goes_when_its_parent_ends_without_stopping_it(recording: Warm) -> None:
+    with recording.start_child(STARTS_A_SERVER) as child:
         pid, _ = child.next_report()
         child.finish()
     wait_until(lambda: is_gone(pid), deadline=3.0, what="end of the server")
 
 
-def test_the_server_goes_when_its_parent_becomes_another_program() -> None:
+def test_the_server_goes_when_its_parent_becomes_another_program(recording: Warm) -> None:
     """Its process id lives on, so only the closed channel tells."""
     source = (
         STARTS_A_SERVER
@@ -363,13 +364,13 @@ def test_the_server_goes_when_its_parent_becomes_another_program() -> None:
     os.execv(sys.executable, [sys.executable, "-c", "import signal; signal.pause()"])
 """
     )
-    with start_child(source) as child:
+    with recording.start_child(source) as child:
         pid, _ = child.next_report()
         wait_until(lambda: is_gone(pid), deadline=10.0, what="end of the server")
 
 
-def test_a_server_that_is_no_daemon_outlives_its_parent() -> None:
-    with start_child(STARTS_A_SERVER, args={"daemon": False}) as child:
+def test_a_server_that_is_no_daemon_outlives_its_parent(recording: Warm) -> None:
+    with recording.start_child(STARTS_A_SERVER, args={"daemon": False}) as child:
         pid, url = child.next_report()
         child.finish()
     try:

@@ -8,8 +8,7 @@ operation can be tried, one after the other, and none is left to chance.
 from __future__ import annotations
 
 import pytest
-
-from agentlightning.testing import start_child
+from warm import Warm
 
 EVERY_MOMENT = """
 import asyncio, sys, threading, time
@@ -112,10 +111,10 @@ report("ended")
     ],
 )
 def test_an_interruption_at_any_moment_stops_neither_store_nor_writer(
-    tmp_path: object, operation: str, step: int
+    recording: Warm, tmp_path: object, operation: str, step: int
 ) -> None:
     arguments = {"url": f"sqlite:///{tmp_path}/runs.db", "operation": operation, "first": 1, "step": step}
-    with start_child(EVERY_MOMENT, args=arguments) as child:
+    with recording.start_child(EVERY_MOMENT, args=arguments) as child:
         tried, kept, ended = child.finish(deadline=600)
     assert tried["works"], tried
     assert tried["tried"] > 5

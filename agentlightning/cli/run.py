@@ -168,7 +168,12 @@ async def _begin(args: argparse.Namespace, program: Sequence[str]) -> tuple[str,
         started = await store.start_rollout(
             task,
             mode=args.mode,
-            metadata={"name": name, "source": "agl run", "program": _typed(program)},
+            metadata={
+                "name": name,
+                "source": "agl run",
+                "program": _typed(program),
+                **({"endpoints": args.endpoint} if args.endpoint else {}),
+            },
         )
         return shared, started.rollout_id, started.attempt.attempt_id
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..dialects.endpoint_urls import base_of, is_local, without_attempt
 from ..dialects.model_call import (
@@ -51,13 +52,21 @@ _STATED = frozenset({"sampling_unknown", "temperature", "forced_unknown"})
 
 def asking_command(rollout: Rollout | None = None) -> AskingCommand:
     """Return how a rollout is recorded again so that its endpoints are asked: by ``agl run``, or by the environment."""
-    program = (rollout.metadata or {}).get("program") if rollout is not None else None
-    return agl_run(program) if isinstance(program, str) and program else by_environment
+    return command_of((rollout.metadata or {}) if rollout is not None else {})
+
+
+def command_of(metadata: Mapping[str, Any]) -> AskingCommand:
+    """Return how the rollout with this metadata is recorded again; what ``agl run`` named before is named again."""
+    program, endpoints = metadata.get("program"), metadata.get("endpoints")
+    if not isinstance(program, str) or not program:
+        return by_environment
+    named = [each for each in endpoints if isinstance(each, str)] if isinstance(endpoints, list) else []
+    return agl_run(program, "".join(f" --endpoint {shlex.quote(each)}" for each in named))
 
 
 def by_environment(endpoint: str | None) -> str:
-    """Return the variables that any tracer reads when it is made."""
-    named = f" AGL_ENDPOINTS={shlex.quote(endpoint)}" if endpoint else ""
+    """Return the variables that any tracer reads when it is made; an endpoint is added to those that are named."""
+    named = f' AGL_ENDPOINTS="$AGL_ENDPOINTS",{shlex.quote(endpoint)}' if endpoint else ""
     return f"export AGL_CAPTURE_TOKENS=request{named}"
 
 

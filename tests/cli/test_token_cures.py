@@ -65,7 +65,8 @@ class Shell:
         words = shlex.split(command)
         if words[0] == "export":
             for word in words[1:]:
-                self._patch.setenv(*word.split("=", 1))
+                name, _, value = word.partition("=")
+                self._patch.setenv(name, value.replace(f"${name}", os.environ.get(name, "")))
             return ""
         if words[0] == "vllm":  # in the place of what listens there
             assert words[1:3] == ["serve", "policy"]
@@ -186,19 +187,21 @@ def test_a_tracer_in_code_is_told_the_variables_for_each_endpoint(shell: Shell) 
     shell.call(here, there)
     assert cures(shell.run("agl explain latest")) == [
         "export AGL_CAPTURE_TOKENS=request",
-        f"export AGL_CAPTURE_TOKENS=request AGL_ENDPOINTS={there}",
+        f'export AGL_CAPTURE_TOKENS=request AGL_ENDPOINTS="$AGL_ENDPOINTS",{there}',
     ]
-    shell.run(f"export AGL_CAPTURE_TOKENS=request AGL_ENDPOINTS={there}")
+    shell.run("export AGL_ENDPOINTS=http://gpu1:8000/v1")
+    shell.run(f'export AGL_CAPTURE_TOKENS=request AGL_ENDPOINTS="$AGL_ENDPOINTS",{there}')
+    assert os.environ["AGL_ENDPOINTS"].split(",") == ["http://gpu1:8000/v1", there]  # it takes none away
     shell.call(there)
     assert "1 row of 1 model call" in shell.run("agl explain latest")
 
 
 def test_other_arguments_of_a_program_are_not_stored(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_URLS", shell.serve(said))
-    summary = shell.run(f"agl run -q -- {shell.program} --key s3cret")
+    summary = shell.run(f"agl run -q --endpoint http://gpu1/v1 -- {shell.program} --key s3cret")
     assert summary == ""
     assert cures(shell.run("agl explain latest")) == [
-        f"agl run --capture-tokens request -- {shell.program} ..."
+        f"agl run --endpoint http://gpu1/v1 --capture-tokens request -- {shell.program} ..."
     ]
 
 

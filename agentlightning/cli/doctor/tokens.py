@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from ...dialects.endpoint_urls import checked
 from ...dialects.model_call import ONLY_OBSERVED
@@ -15,7 +16,7 @@ from ...dialects.openai.asking import gives_no_ids
 from ...env_var import LightningEnvVar, resolve_setting
 from ...errors import ConfigurationError, LightningError
 from ...instrumentation.connections import urls_of_environment
-from ...rows.cures import agl_run, by_environment
+from ...rows.cures import command_of
 from ...semconv import ModelCallAttributes
 from ...store.sqlite.connection import connect
 from ...tracer.known_endpoints import KnownEndpoints
@@ -94,11 +95,11 @@ def _of_newest_attempt(subject: Subject) -> Iterator[Finding]:
 def _report(path: Path) -> TokenReport:
     with closing(connect(path)) as connection:
         rows = connection.execute(_NEWEST, (MAX_CALLS,)).fetchall()
-    spans, program = [], None
+    spans: list[Span] = []
+    about: dict[str, Any] = {}
     for text, metadata in rows:
         attributes = json.loads(text)
         kept = {name: attributes[name] for name in _READ if name in attributes}
         spans.append(Span.from_attributes(attributes=kept, rollout_id="", attempt_id="", name=""))
-        program = (json.loads(metadata) or {}).get("program") if metadata else None
-    asking = agl_run(program) if isinstance(program, str) and program else by_environment
-    return TokenReport(spans, asking)
+        about = (json.loads(metadata) or {}) if metadata else {}
+    return TokenReport(spans, command_of(about))

@@ -269,6 +269,31 @@ class InsecureEndpoint(ConfigurationError):
     code = "insecure_endpoint"
 
 
+class ExportRefused(LightningError, ConnectionError):
+    """A receiver of spans refuses them, or does not answer; what it took before, it has."""
+
+    code = "export_refused"
+
+    def __init__(self, url: str, status: int | None, said: str) -> None:
+        self.url, self.status, self.said = url, status, said
+        text = " ".join(said.split())[:300]
+        what = "does not answer" if status is None else f"refuses with HTTP status {status}"
+        super().__init__(f"{url} {what}{f': {text}' if text else ''}{_CURES_OF_REFUSALS.get(status, '')}")
+
+    def __reduce__(self) -> tuple[type[ExportRefused], tuple[str, int | None, str]]:
+        return type(self), (self.url, self.status, self.said)
+
+
+_CURES_OF_REFUSALS = {
+    None: "; is it running, and is this its address?",
+    401: "; give its key: --header 'Authorization: …', or OTEL_EXPORTER_OTLP_HEADERS",
+    403: "; give its key: --header 'Authorization: …', or OTEL_EXPORTER_OTLP_HEADERS",
+    404: "; does it take OTLP over HTTP below this path?",
+    405: "; does it take OTLP over HTTP below this path?",
+    415: "; it takes no protobuf here: is this the address of its OTLP receiver?",
+}
+
+
 class UsageError(LightningError, ValueError):
     """A command was called with arguments that it cannot take."""
 

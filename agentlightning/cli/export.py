@@ -22,7 +22,7 @@ from ..store.base import LightningStore
 from ..store.primitives import packed_spans
 from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
-from . import lookup, options, output, selection
+from . import lookup, options, output, selection, send
 from .columns import (
     SPAN_COLUMNS,
     TRAINING_COLUMNS,
@@ -94,10 +94,15 @@ def add_parser(subparsers: options.Subparsers) -> None:
         "--all-attempts", action="store_true", help="also those that were retried (default: the latest)"
     )
     options.add_filters(parser, limit=-1)
+    send.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file."""
+    """Write the file, or send the spans."""
+    if args.to:
+        if args.output != STDOUT or args.format:
+            raise UsageError("--to sends spans and writes no file; leave -o and --format out")
+        return asyncio.run(send.run(args))
     wanted = args.format or _format_of(args.output)
     if wanted == "parquet" and args.output == STDOUT:
         raise UsageError("Parquet goes to a file: -o rows.parquet")

@@ -1,0 +1,135 @@
+"""Spans → OTLP trace export requests in protobuf, which ``codec.otlp`` reads back.
+
+Format: OpenTelemetry protocol 1.x, ``opentelemetry/proto/trace/v1/trace.proto``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MissingExtra
+from ..semconv import ModelCallAttributes
+from .json_text import is_utf8
+
+if TYPE_CHECKING:
+    from ..types import Span, SpanContext
+
+try:
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+    from opentelemetry.proto.common.v1 import common_pb2
+    from opentelemetry.proto.resource.v1 import resource_pb2
+    from opentelemetry.proto.trace.v1 import trace_pb2
+
+    can_encode = True
+except Exception:  # noqa: BLE001 - absent, or generated for another protobuf, which has several errors for that
+    can_encode = False
+
+SCOPE = "agentlightning"
+_HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
+
+
+def encode_request(spans: Sequence[Span]) -> bytes:
+    """Return the export request that holds these spans, in their order; ids and times are the spans' own.
+
+    Raises:
+        MissingExtra: ``opentelemetry-proto`` is not installed.
+    """
+    if not can_encode:
+        raise MissingExtra("opentelemetry-proto", "agentops")
+    request = trace_service_pb2.ExportTraceServiceRequest()
+    before, group = None, None
+    for span in spans:
+        if group is None or span.resource != before:
+            before = span.resource
+            found = request.resource_spans.add()
+            found.resource.CopyFrom(resource_pb2.Resource(attributes=_pairs(span.resource.attributes)))
+            found.schema_url = _text(span.resource.schema_url)
+            group = found.scope_spans.add()
+            group.scope.name = SCOPE
+        group.spans.append(_span(span))
+    return bytes(request.SerializeToString())
+
+
+def read_partial_success(body: bytes) -> tuple[int, str]:
+    """Return how many spans an answer to a request says were rejected, and why; an answer that is none says nothing."""
+    answer = trace_service_pb2.ExportTraceServiceResponse()
+    try:
+        answer.ParseFromString(body)
+    except Exception:  # noqa: BLE001 - each implementation of protobuf has errors of its own
+        return 0, ""
+    return answer.partial_success.rejected_spans, answer.partial_success.error_message
+
+
+def _span(span: Span) -> Any:
+    remote = span.parent is not None and span.parent.is_remote
+    is_call = ModelCallAttributes.TOKEN_CAPTURE.value in span.attributes
+    return trace_pb2.Span(
+        trace_id=bytes.fromhex(span.trace_id),
+        span_id=bytes.fromhex(span.span_id),
+        parent_span_id=bytes.fromhex(span.parent_id or ""),
+        trace_state=_trace_state(span.context),
+        flags=_HAS_IS_REMOTE | (_IS_REMOTE if remote else 0),
+        name=_text(span.name),
+        kind=trace_pb2.Span.SPAN_KIND_CLIENT if is_call else trace_pb2.Span.SPAN_KIND_INTERNAL,
+        start_time_unix_nano=_nanoseconds(span.start_time),
+        end_time_unix_nano=_nanoseconds(span.end_time),
+        attributes=_pairs(span.attributes),
+        events=[
+            trace_pb2.Span.Event(
+                name=_text(event.name),
+                time_unix_nano=_nanoseconds(event.timestamp),
+                attributes=_pairs(event.attributes),
+            )
+            for event in span.events
+        ],
+        links=[
+            trace_pb2.Span.Link(
+                trace_id=bytes.fromhex(link.context.trace_id),
+                span_id=bytes.fromhex(link.context.span_id),
+                trace_state=_trace_state(link.context),
+                attributes=_pairs(link.attributes or {}),
+            )
+            for link in span.links
+        ],
+        status=trace_pb2.Status(
+            code=trace_pb2.Status.StatusCode.Value(f"STATUS_CODE_{span.status.status_code}"),
+            message=_text(span.status.description or ""),
+        ),
+    )
+
+
+def _trace_state(context: SpanContext | None) -> str:
+    members = context.trace_state if context is not None else {}
+    return _text(",".join(f"{key}={value}" for key, value in (members or {}).items()))
+
+
+def _nanoseconds(seconds: float | None) -> int:
+    return 0 if seconds is None else max(0, round(seconds * 1e9))
+
+
+def _pairs(attributes: Mapping[str, Any]) -> list[Any]:
+    return [common_pb2.KeyValue(key=_text(key), value=_value(value)) for key, value in attributes.items()]
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, bool):
+        return common_pb2.AnyValue(bool_value=value)
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            return common_pb2.AnyValue(string_value=str(value))
+        return common_pb2.AnyValue(int_value=value)
+    if isinstance(value, float):
+        return common_pb2.AnyValue(double_value=value)
+    if isinstance(value, str):
+        return common_pb2.AnyValue(string_value=_text(value))
+    if isinstance(value, Mapping):
+        return common_pb2.AnyValue(kvlist_value=common_pb2.KeyValueList(values=_pairs(value)))
+    if isinstance(value, Sequence):
+        return common_pb2.AnyValue(array_value=common_pb2.ArrayValue(values=[_value(each) for each in value]))
+    return common_pb2.AnyValue()
+
+
+def _text(text: str) -> str:
+    """Return a text that protobuf takes: a lone surrogate becomes a question mark."""
+    return text if is_utf8(text) else text.encode("utf-8", "replace").decode()

@@ -1,0 +1,189 @@
+"""``agl export --to otlp ENDPOINT``: what is stored, in the conventions' words, at a receiver of OTLP over HTTP."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
+
+import agentlightning as agl
+from agentlightning.cli import main
+from agentlightning.codec.otlp import decode_spans
+from agentlightning.errors import ExportRefused
+from agentlightning.exporters.otlp import OtlpSender, traces_url
+from agentlightning.store.registry import open_store
+from agentlightning.testing.fake_openai import Answer, FakeOpenAI
+from agentlightning.tracer.event_loops import run_sync
+
+SECRET = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCD"
+
+
+class Receiver:
+    """A receiver of OTLP over HTTP on loopback, whose answers are written down before it is asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, dict[str, str], bytes]] = []
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+                status, headers, answer = outer.answers.pop(0) if outer.answers else (200, {}, b"")
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(answer)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def spans(self, request: int = -1) -> list[agl.Span]:
+        """Return the spans of a request."""
+        return decode_spans(gzip.decompress(self.requests[request][2]))
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[str, list[agl.Span]]:
+    """Return the URL of a store, and the spans of its rollout."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    store = open_store(url)
+    with FakeOpenAI() as server:
+        server.enqueue(Answer.of("Hello there", prompt_token_ids=(1, 2, 3)))
+        tracer = agl.OtelTracer(capture_tokens="request")
+        with tracer.lifespan(store), server.client(max_retries=0) as client, tracer.trace_context() as handle:
+            client.chat.completions.create(
+                model="policy", messages=[{"role": "user", "content": f"key {SECRET}"}]
+            )
+            agl.emit_reward(0.5)
+    spans = list(run_sync(store.query_spans(handle.rollout_id, handle.attempt_id)))
+    run_sync(store.close())
+    return url, spans
+
+
+def test_what_is_stored_arrives_masked_and_a_second_time_has_the_same_ids(
+    stored: tuple[str, list[agl.Span]], receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, spans = stored
+    receiver.answers = [(503, {"Retry-After": "0"}, b"")]
+    for _ in range(2):
+        command = ["export", "--store", url, "--to", "otlp", receiver.url, "--header", "x-key: 1"]
+        assert main([*command, "--conventions", "openinference"]) == 0
+    assert len(receiver.requests) == 3  # the first of them was tried again
+    path, headers, _ = receiver.requests[0]
+    assert (path, headers["x-key"], headers["content-encoding"]) == ("/v1/traces", "1", "gzip")
+    first, second = receiver.spans(1), receiver.spans(2)
+    assert {(span.trace_id, span.span_id, span.parent_id) for span in first} == {
+        (span.trace_id, span.span_id, span.parent_id) for span in spans
+    }
+    assert [span.span_id for span in first] == [span.span_id for span in second]
+    assert {span.name: (span.start_time, span.end_time) for span in first} == {
+        span.name: (pytest.approx(span.start_time, abs=1e-6), pytest.approx(span.end_time, abs=1e-6))
+        for span in spans
+    }
+    assert {(span.rollout_id, span.attempt_id) for span in first} == {
+        (spans[0].rollout_id, spans[0].attempt_id)
+    }
+    (call,) = [span for span in first if span.name == "chat policy"]
+    said = json.loads(call.attributes["gen_ai.input.messages"])[0]["parts"][0]["content"]
+    assert "[redacted:" in said
+    assert SECRET not in str(first)
+    assert call.attributes["llm.output_messages.0.message.content"] == "Hello there"
+    assert not [name for name in call.attributes if name.endswith("token_ids")]
+    (reward,) = [span for span in first if span.events]
+    assert [event.name for event in reward.events] == ["gen_ai.evaluation.result"]
+    assert reward.events[0].attributes["gen_ai.evaluation.score.value"] == 0.5
+    assert "3 spans of 1 rollout" in capsys.readouterr().err
+
+
+def test_tokens_where_they_are_asked_for(
+    stored: tuple[str, list[agl.Span]], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGL_REDACTION", "off")
+    assert (
+        main(["export", "--store", stored[0], "--to", "otlp", f"{receiver.url}/v1/traces", "--tokens"]) == 0
+    )
+    (call,) = [span for span in receiver.spans() if span.name == "chat policy"]
+    assert call.attributes["agentlightning.prompt_token_ids"] == [1, 2, 3]
+
+
+def test_what_the_receiver_refuses_is_said(
+    stored: tuple[str, list[agl.Span]], receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--store", stored[0], "--to", "otlp", receiver.url]
+    receiver.answers = [(401, {}, b"no such key")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "401" in said
+    assert "no such key" in said
+    partial = ExportTraceServiceResponse(
+        partial_success=ExportTracePartialSuccess(rejected_spans=1, error_message="one is too old")
+    )
+    receiver.answers = [(200, {}, partial.SerializeToString())]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "2 spans" in said
+    assert "one is too old" in said
+    assert main(["export", "--store", stored[0], "--to", "grpc", receiver.url]) == 2
+
+
+def test_a_batch_that_is_too_large_is_halved_and_a_span_that_is_named(
+    stored: tuple[str, list[agl.Span]], receiver: Receiver
+) -> None:
+    receiver.answers = [(413, {}, b""), (400, {}, b"http: request body too large")]
+    with OtlpSender(receiver.url) as sender:
+        sender.send(stored[1])
+    assert (sender.sent.spans, sender.sent.rejected) == (2, 1)
+    assert stored[1][0].span_id in sender.sent.said[0]
+
+
+def test_a_receiver_that_does_not_answer_is_tried_again_and_then_named(receiver: Receiver) -> None:
+    receiver.close()
+    waits: list[float] = []
+    span = agl.Span.from_attributes(attributes={})
+    with (
+        OtlpSender(receiver.url, sleep=waits.append) as sender,
+        pytest.raises(ExportRefused, match="does not answer"),
+    ):
+        sender.send([span])
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("http://localhost:6006", "http://localhost:6006/v1/traces"),
+        ("http://localhost:6006/v1/traces/", "http://localhost:6006/v1/traces"),
+        ("https://a.example/api/public/otel/", "https://a.example/api/public/otel/v1/traces"),
+    ],
+)
+def test_an_endpoint_is_a_base_url_or_that_of_traces(endpoint: str, url: str) -> None:
+    assert traces_url(endpoint) == url

@@ -16,6 +16,7 @@ COMMANDS = {
     "rollouts": "List rollouts: status, reward, group, spans, receipt, and what each is about.",
     "show": "Show what happened in an attempt, as a tree, or what was said in its model calls.",
     "tail": "Follow what happens in a store: a line for each model call, with its tokens a second.",
+    "diff": "Show two rollouts beside each other, and where they part.",
     "triplets": "Show the model calls of an attempt as triplets.",
     "rows": "Show the training rows of an attempt, and what became of each model call.",
     "verify": "Tell whether recorded log-probabilities are those of a model, and if not, why.",

@@ -89,9 +89,9 @@ def _show(events: Sequence[Event], *, as_json: bool) -> None:
         for event in events:
             print(output.to_json(event.as_json()))
     elif events:
-        from .tail_lines import lines
+        from .tail_lines import HANG, lines
         from .terminal import print_lines, width
 
-        print_lines(lines(events, width()))
+        print_lines(lines(events, width()), hang=HANG)
     # Whoever reads it, reads it now; and a pipe that was closed shows here.
     sys.stdout.flush()

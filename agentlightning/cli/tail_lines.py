@@ -14,24 +14,25 @@ from .span_labels import Kind
 from .terminal import STYLES
 from .trace_view import BAD, QUIET, SIGNS, failure_of
 
-_ID = 9
-"""Characters of a rollout's id: enough to tell those apart that are at work, and to name one to ``agl show``."""
 _NAME = 22
 _NARROW_NAME = 14
 _NARROW = 80
+HANG = 9
+"""Columns of the time, below which a line goes on."""
 
 
 def lines(events: Sequence[Event], width: int | None) -> Iterator[Text]:
-    """Yield a line for each event, no wider than the terminal."""
+    """Yield a line for each event; one that a narrow terminal has no room for goes on in the next."""
     for event in events:
         text = Text()
         text.append(time.strftime("%H:%M:%S ", time.localtime(event.time)), style=QUIET)
-        text.append(f"{output.one_line(event.rollout.rollout_id, 60)[:_ID]} ", style=QUIET)
+        # The whole id: the beginnings of ids of others may be a date, which tells none of them apart.
+        text.append(f"{output.one_line(event.rollout.rollout_id, 60)} ", style=QUIET)
         if event.span is None:
             _add_rollout(text, event)
         else:
             _add_span(text, event, narrow=width is not None and width < _NARROW)
-        if width is not None and text.cell_len > width:
+        if width is not None and text.cell_len > width >= _NARROW:
             text.truncate(width, overflow="ellipsis")
         text.rstrip()
         yield text

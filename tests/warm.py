@@ -159,6 +159,8 @@ class Warm:
 
     def close(self) -> None:
         """End the process; its programs have ended."""
+        # Forks of this process have the socket, too: closed here alone, it would stay open for as long as one of them.
+        self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._server.wait()
 

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from warm import Warm
+from warm import Warm, warm
+
+from agentlightning.testing import start_child
 
 LEAVES = """
 import atexit, os, sys, threading
@@ -73,6 +76,17 @@ def test_a_child_is_waited_for_and_killed(recording: Warm) -> None:
             child.wait(deadline=0.01)
     assert child.wait() == -signal.SIGKILL
     assert not Path(f"/proc/{child.pid}").exists()
+
+
+def test_it_ends_though_a_fork_of_this_process_lives_on(clean_environment: dict[str, str]) -> None:
+    source = "report(1)\nreceive()"
+    with ExitStack() as stack:
+        with warm(clean_environment, ["json"]) as started:
+            child = stack.enter_context(start_child(source, method="fork"))
+            assert child.next_report() == 1
+            assert started.run(["-c", "import sys; print('json' in sys.modules)"]).stdout == "True\n"
+        assert child.poll() == [1]
+        assert Path(f"/proc/{child.pid}").exists()
 
 
 def test_what_only_a_new_interpreter_would_read_is_refused(recording: Warm) -> None:

@@ -177,7 +177,7 @@ def _reward_range(text: str) -> RewardRange:
         bounds = [None, None]
     if bounds == [None, None] or any(bound is not None and math.isnan(bound) for bound in bounds):
         raise argparse.ArgumentTypeError(f"{text!r} is no reward: 1, 0.5.., ..0, 0.25..1, or none")
-    return RewardRange(*bounds)
+    return RewardRange(bounds[0], bounds[1])
 
 
 def add_filters(parser: argparse.ArgumentParser, *, limit: int) -> None:

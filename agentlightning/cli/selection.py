@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..rows.rewards import find_final_reward
-from ..rows.training import GROUP_ID
+from ..semconv import GROUP_ID
 from ..store.base import LightningStore
 from ..types import Rollout
 from . import output

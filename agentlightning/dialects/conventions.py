@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import ConfigurationError
@@ -23,4 +23,4 @@ def conventions_of(given: str | None = None) -> Conventions:
         raise ConfigurationError(
             f"conventions (AGL_CONVENTIONS) are one of {', '.join(CONVENTIONS)}, not {name!r}"
         )
-    return cast("Conventions", name)
+    return name

@@ -90,8 +90,9 @@ def events_of(src: Any) -> Iterable[Any]:
     if not has_events(src):
         return ()
     # A container of the tracer's (``shared_spans``) shows more than was recorded.
-    recorded = getattr(getattr(src, "_events", None), "recorded", None)
-    return src.events if recorded is None else recorded
+    recorded: Iterable[Any] | None = getattr(getattr(src, "_events", None), "recorded", None)
+    shown: Iterable[Any] = src.events if recorded is None else recorded
+    return shown
 
 
 def has_links(src: Any) -> bool:

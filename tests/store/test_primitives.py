@@ -296,5 +296,6 @@ async def test_a_signature_of_0_3_is_enough(wrapped: Any) -> None:
     assert [each.input for each in await store.wait_for_rollouts(rollout_ids=["ro-1"], timeout=0)] == [0]
     assert await store.update_worker("w") == ("w", UNSET)
     assert await store.add_many_spans([]) == []
-    assert await store.query_spans("ro-1", "latest", packed=True) == ["ro-1", "latest"]
-    assert await packed_spans(store, "ro-1", "latest") == ["ro-1", "latest"]
+    asked: list[Any] = ["ro-1", "latest"]
+    assert await store.query_spans("ro-1", "latest", packed=True) == asked
+    assert await packed_spans(store, "ro-1", "latest") == asked

@@ -259,7 +259,7 @@ def test_a_token_that_is_dropped_between_two_answers_is_found_at_the_end_of_the_
         assert prompt is not None
         if number == 0:
             return answered(call, token_ids=ids[:-1], logprobs=values[:-1])
-        return replace(call, prompt_token_ids=prompt[: ends[0] - 1] + prompt[ends[0] :], usage=None)
+        return replace(call, prompt_token_ids=(*prompt[: ends[0] - 1], *prompt[ends[0] :]), usage=None)
 
     found = []
     for own in spans[:2]:

@@ -391,7 +391,7 @@ class QuerySpansContract(ContractBase):
 
     async def test_packed_spans_say_what_the_others_say(self, store: LightningStore) -> None:
         rollout = await store.start_rollout("x")
-        lists = (
+        lists: tuple[list[Any], ...] = (
             [],
             [1, 2],
             [*range(20)],
@@ -404,7 +404,8 @@ class QuerySpansContract(ContractBase):
         for number, values in enumerate(lists):
             attributes = {"ids": values, "text": "x" * number, "of": [values]}
             await store.add_span(span_of(rollout, "chat", attributes=attributes))
-        for filters in ({}, {"name": "chat", "limit": 7}):
+        every: tuple[dict[str, Any], ...] = ({}, {"name": "chat", "limit": 7})
+        for filters in every:
             found = await store.query_spans(rollout.rollout_id, "latest", **filters)
             packed = await store.query_spans(rollout.rollout_id, "latest", packed=True, **filters)
             assert list(packed) == list(found)

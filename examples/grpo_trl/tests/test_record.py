@@ -128,8 +128,8 @@ async def test_the_record_holds_exactly_what_was_sampled(store: LightningStore, 
         for each in rollout:
             assert each.prompt_token_ids is not None
             assert each.choices[0].token_ids is not None
-            assert each.prompt_token_ids[: len(known)] == known
-            known = each.prompt_token_ids + each.choices[0].token_ids
+            assert (*each.prompt_token_ids[: len(known)],) == known
+            known = (*each.prompt_token_ids, *each.choices[0].token_ids)
 
 
 @pytest.mark.asyncio

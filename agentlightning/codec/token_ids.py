@@ -7,11 +7,12 @@ and whether one begins with another is one comparison of memory.
 
 from __future__ import annotations
 
-import marshal
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cmp_to_key
 from typing import Any, Final, overload
+
+import msgspec
 
 LARGEST_TOKEN_ID = 2**31 - 1
 """Engines and trainers hold ids in 32 or 64 bits; a larger number is none."""
@@ -19,12 +20,7 @@ LARGEST_TOKEN_ID = 2**31 - 1
 WIDTH = 4
 """Bytes of a token id."""
 
-_MARSHALLED = 5
-"""Bytes of an integer as ``marshal`` writes it: a letter and four bytes, the lowest first."""
-_HEAD = 5
-"""Bytes that the second format of ``marshal`` has before the first element of a list or tuple: its type and length."""
-_FORMAT = 2
-"""Of ``marshal``: later formats write references for values that occur more than once."""
+_INTEGERS: Final = tuple[int, ...]
 _MOST_CONVERSATIONS = 16
 """So many of the latest conversations are known: agents that speak in turns have one each."""
 _SHOWN = 6
@@ -54,8 +50,8 @@ class TokenIds(Sequence[int]):
         """Copy numbers, or share the first ``size`` bytes of a buffer, of which it is known that they are ids.
 
         Raises:
-            ValueError: One of the numbers is no whole number from 0 to ``LARGEST_TOKEN_ID``; ``True`` and members of
-                enumerations are none.
+            ValueError: One of the numbers is no whole number from 0 to ``LARGEST_TOKEN_ID``; ``True`` is none, and a
+                member of an enumeration of numbers is its number, as in a store.
         """
         if not isinstance(ids, Buffer):
             ids = Buffer(ids.tobytes() if type(ids) is TokenIds else _packed(ids))
@@ -88,7 +84,11 @@ class TokenIds(Sequence[int]):
 
     def tolist(self) -> list[int]:
         """Return the ids as a list."""
-        return list(self._unpacked())
+        return list(self.totuple())
+
+    def totuple(self) -> tuple[int, ...]:
+        """Return the ids as a tuple."""
+        return struct.unpack_from(f"<{self._size // WIDTH}i", self._buffer.data)
 
     def begins_with(self, beginning: TokenIds) -> bool:
         """Whether the first ids are these."""
@@ -107,9 +107,6 @@ class TokenIds(Sequence[int]):
             return self._size - other._size
         return -1 if left < right else 1
 
-    def _unpacked(self) -> tuple[int, ...]:
-        return struct.unpack_from(f"<{self._size // WIDTH}i", self._buffer.data)
-
     @overload
     def __getitem__(self, index: int) -> int: ...
     @overload
@@ -122,7 +119,7 @@ class TokenIds(Sequence[int]):
             return int(found)
         start, stop, step = index.indices(length)
         if step != 1:
-            return TokenIds(self._unpacked()[index])
+            return TokenIds(self.totuple()[index])
         if not start:
             return TokenIds(self._buffer, stop * WIDTH)
         part = self.tobytes(start, max(start, stop))
@@ -132,7 +129,7 @@ class TokenIds(Sequence[int]):
         return self._size // WIDTH
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._unpacked())
+        return iter(self.totuple())
 
     def __add__(self, other: TokenIds) -> TokenIds:
         if type(other) is not TokenIds:
@@ -144,13 +141,13 @@ class TokenIds(Sequence[int]):
         if type(other) is TokenIds:
             return self._size == other._size and self.begins_with(other)
         if isinstance(other, (list, tuple)):
-            return len(self) == len(other) and self._unpacked() == tuple(other)
+            return len(self) == len(other) and self.totuple() == tuple(other)
         return NotImplemented
 
     def __hash__(self) -> int:
         # As of the tuple that it is equal to.
         if self._hash is None:
-            self._hash = hash(self._unpacked())
+            self._hash = hash(self.totuple())
         return self._hash
 
     def __repr__(self) -> str:
@@ -181,27 +178,22 @@ class TokenIds(Sequence[int]):
 def _packed(ids: Iterable[Any]) -> bytes:
     """Return numbers as bytes.
 
-    ``marshal`` writes an integer of 32 bits as the letter ``i`` and its bytes, and everything else (also booleans and
-    subclasses of ``int``) under another letter. So one pass packs and looks at the type of each, in less time than to
-    look at the types and pack by ``struct``.
-
     Raises:
         ValueError: One of them is no whole number from 0 to ``LARGEST_TOKEN_ID``.
     """
     if type(ids) is not list and type(ids) is not tuple:
         ids = tuple(ids)
-    written, count = marshal.dumps(ids, _FORMAT), len(ids)
-    # Longer numbers change the length, other types of this width the letter.
-    if len(written) != _HEAD + count * _MARSHALLED or written[_HEAD::_MARSHALLED] != b"i" * count:
-        raise ValueError("not all are integers of 32 bits")
-    data = bytearray(count * WIDTH)
-    for byte in range(WIDTH):
-        data[byte::WIDTH] = written[_HEAD + 1 + byte :: _MARSHALLED]
+    # Refuses booleans, which ``struct`` takes for numbers; what both refuse is neither text nor a float.
+    numbers = msgspec.convert(ids, _INTEGERS)
+    try:
+        data = struct.pack(f"<{len(numbers)}i", *numbers)
+    except struct.error as error:
+        raise ValueError("not all are integers of 32 bits") from error
     _check_signs(data)
-    return bytes(data)
+    return data
 
 
-def _check_signs(data: bytes | bytearray) -> None:
+def _check_signs(data: bytes) -> None:
     if not data[WIDTH - 1 :: WIDTH].isascii():  # the highest bit, which is set in numbers below 0
         raise ValueError("an id is below 0")
 
@@ -218,22 +210,31 @@ class SharedBeginnings:
 
     def share(self, ids: TokenIds) -> TokenIds:
         """Return the same ids, which begin in the same memory as those that continue them or are continued by them."""
-        own = ids.whole_buffer()
-        if own is None:  # they share a longer one already
-            return ids
+        data = ids.whole_buffer()
+        return ids if data is None else self._shared(data)  # without: they share a longer one already
+
+    def pack(self, ids: Iterable[Any]) -> TokenIds:
+        """Return numbers as ids that share their memory.
+
+        Raises:
+            ValueError: One of them is no token id.
+        """
+        return self.share(ids) if isinstance(ids, TokenIds) else self._shared(_packed(ids))
+
+    def _shared(self, data: bytes) -> TokenIds:
         for at in reversed(range(len(self._latest))):
             known = self._latest[at]
-            if own.startswith(known.data):
+            if data.startswith(known.data):
                 # Whoever has the shorter bytes has the longer ones from here on, and reads as much of them as before.
-                known.data = own
-            elif not known.data.startswith(own):
+                known.data = data
+            elif not known.data.startswith(data):
                 continue
             self._latest.append(self._latest.pop(at))
-            return TokenIds(known, len(own))
-        # A buffer of its own: somebody else, in another thread, may give that of ``ids`` longer bytes.
-        buffer = Buffer(own)
+            return TokenIds(known, len(data))
+        # A buffer of its own: somebody else, in another thread, may give that of other ids longer bytes.
+        buffer = Buffer(data)
         self._latest = [*self._latest[1 - _MOST_CONVERSATIONS :], buffer]
-        return TokenIds(buffer, len(own))
+        return TokenIds(buffer, len(data))
 
 
 _by_bytes: Final = cmp_to_key(TokenIds.compared)
@@ -248,11 +249,16 @@ def in_order_of_beginnings(prompts: Sequence[TokenIds]) -> list[int]:
     return sorted(range(len(prompts)), key=keys.__getitem__)
 
 
-def as_token_ids(ids: Iterable[Any]) -> TokenIds | None:
-    """Return what stands in the place of token ids as such; ``None`` where one of it is no token id."""
-    if type(ids) is TokenIds:
-        return ids
+def as_token_ids(ids: Iterable[Any], prompts: SharedBeginnings | None = None) -> TokenIds | None:
+    """Return what stands in the place of token ids as such; ``None`` where one of it is no token id.
+
+    Args:
+        ids: Anything that can be iterated.
+        prompts: Of a prompt, those before it: it shares its memory with them.
+    """
     try:
-        return TokenIds(ids)
+        if prompts is not None:
+            return prompts.pack(ids)
+        return ids if isinstance(ids, TokenIds) else TokenIds(ids)
     except ValueError:
         return None

@@ -401,7 +401,7 @@ class _Builder:
             for at in segment.forced if trained else ():
                 mask[at], logprobs[at] = 0, 0.0
             segments.append(segment)
-        token_ids = (*last.prompt, *last.output)
+        token_ids = (last.prompt + last.output).totuple()
         outcome, rollout = self._rewards.outcome, self._rollout
         return TrainingRow(
             rollout_id=self._analysis.rollout_id,

@@ -163,12 +163,17 @@ STRANGERS: list[Any] = [
     None,
     "1",
     b"1",
-    Named.ONE,
     [1],
     (1, 2),
     ...,
     pytest.param(object(), id="object"),
 ]
+
+
+def test_a_number_with_a_name_is_its_number_as_in_a_store() -> None:
+    found = TokenIds([Named.ONE, 2])
+    assert found == [1, 2]
+    assert [*map(type, found)] == [int, int]
 
 
 @pytest.mark.parametrize("stranger", STRANGERS, ids=repr)
@@ -178,6 +183,7 @@ def test_what_is_no_token_id_is_refused(stranger: Any) -> None:
             with pytest.raises(ValueError):
                 TokenIds(values)
             assert as_token_ids(values) is None
+            assert as_token_ids(values, SharedBeginnings()) is None
 
 
 def test_strangers_that_fill_the_place_of_ids_together_are_refused() -> None:

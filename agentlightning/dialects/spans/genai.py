@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from ..._frozen import maker
 from ...codec import json_values
-from ...codec.token_ids import SharedBeginnings, TokenIds
+from ...codec.token_ids import SharedBeginnings
 from ...semconv import ModelCallAttributes as Ours
 from ...types.attributes import AttributeValue
 from ..model_call import (
@@ -224,9 +224,7 @@ class CallReader:
         asked = self._messages(attributes.get(INPUT_MESSAGES), issues)
         verdict = _verdict(attributes[_TOKEN_CAPTURE], issues)
         choices = tuple(_read_choices(attributes, verdict, issues))
-        prompt_ids = looked_at(attributes.get(_PROMPT_TOKEN_IDS))
-        if type(prompt_ids) is TokenIds:
-            prompt_ids = self._prompts.share(prompt_ids)
+        prompt_ids = looked_at(attributes.get(_PROMPT_TOKEN_IDS), self._prompts)
         # A stage may have taken ids out of a span after its verdict was written.
         if verdict == VALID and (prompt_ids is None or [True for each in choices if each.token_ids is None]):
             verdict = none("no_token_ids")

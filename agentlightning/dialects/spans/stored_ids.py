@@ -18,15 +18,19 @@ _VOUCHES = frozenset({VALID, LEFT_BY_AGENT})
 _CODE = "token_id_type"
 
 
-def looked_at(ids: Any) -> Sequence[Any] | None:
+def looked_at(ids: Any, prompts: SharedBeginnings | None = None) -> Sequence[Any] | None:
     """Return what stands in the place of token ids as ``TokenIds``, if it can be; else as a tuple.
+
+    Args:
+        ids: The attribute; ``None`` = there is none.
+        prompts: Of a prompt, those of the calls before it.
 
     Raises:
         TypeError: It is no list of any kind.
     """
     if ids is None:
         return None
-    found = as_token_ids(ids)
+    found = as_token_ids(ids, prompts)
     return tuple(ids) if found is None else found
 
 
@@ -40,7 +44,7 @@ def with_ids_alone(call: ModelCall, prompts: SharedBeginnings) -> ModelCall:
     prompt, choices = call.prompt_token_ids, call.choices
     if _is_done(prompt) and all(map(_is_done, [each.token_ids for each in choices])):
         return call
-    has = None if prompt is None else as_token_ids(prompt)
+    has = None if prompt is None else as_token_ids(prompt, prompts)
     looked = tuple([each if _is_done(each.token_ids) else _with_ids_alone(each) for each in choices])
     strange = [] if prompt is None or has is not None else ["prompt"]
     strange += [
@@ -48,7 +52,7 @@ def with_ids_alone(call: ModelCall, prompts: SharedBeginnings) -> ModelCall:
         for old, new in zip(choices, looked, strict=True)
         if new.token_ids is None and old.token_ids is not None
     ]
-    found = replace(call, prompt_token_ids=None if has is None else prompts.share(has), choices=looked)
+    found = replace(call, prompt_token_ids=has, choices=looked)
     if not strange:
         return found
     return replace(

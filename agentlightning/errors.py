@@ -11,6 +11,7 @@
     │   │   ├── ResourcesNotFound
     │   │   └── WorkerNotFound
     │   ├── InvalidArgument (ValueError)
+    │   ├── RolloutExists (ValueError)
     │   ├── InvalidTransition (ValueError)
     │   ├── NotSealable (ValueError)
     │   ├── AlreadySealed (ValueError)
@@ -123,6 +124,12 @@ class InvalidArgument(StoreError, ValueError):
     """An argument has a value that the contract does not allow."""
 
     code = "invalid_argument"
+
+
+class RolloutExists(StoreError, ValueError):
+    """A rollout was to be made with the id of another one."""
+
+    code = "rollout_exists"
 
 
 class InvalidTransition(StoreError, ValueError):
@@ -370,6 +377,7 @@ HTTP_STATUS: dict[str, int] = {
     ResourcesNotFound.code: 404,
     WorkerNotFound.code: 404,
     InvalidArgument.code: 400,
+    RolloutExists.code: 409,
     InvalidTransition.code: 409,
     NotSealable.code: 409,
     AlreadySealed.code: 409,

@@ -42,6 +42,7 @@ class NewRollout(NamedTuple):
     config: types.RolloutConfig | None = None
     metadata: dict[str, Any] | None = None
     worker_id: str | None = None
+    rollout_id: str | None = None
 
 
 class RolloutClaim(NamedTuple):

@@ -257,18 +257,23 @@ class LightningStore:
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
         worker_id: str | None = None,
+        rollout_id: str | None = None,
     ) -> AttemptedRollout:
         """Create a rollout and its first attempt, past the queue; both are ``preparing``.
 
         ``resources_id=None`` takes the latest resources, if there are any. With ``worker_id`` the worker
-        becomes ``busy`` with this attempt. A durable store keeps what JSON can say of ``input``: dates as ISO 8601
-        text, tuples and sets as lists, dataclasses and pydantic models as maps; a store that is not keeps any object.
+        becomes ``busy`` with this attempt. ``rollout_id`` is the rollout's, where the caller has one. A durable
+        store keeps what JSON can say of ``input``: dates as ISO 8601 text, tuples and sets as lists, dataclasses and
+        pydantic models as maps; a store that is not keeps any object.
 
         Raises:
             ResourcesNotFound: ``resources_id`` is unknown.
             InvalidArgument: JSON cannot say something in ``input``; the message has its place, ``input.items[3].when``.
+            RolloutExists: Another rollout has this id; nothing was written.
         """
-        return await self.do_start_rollout(NewRollout(input, mode, resources_id, config, metadata, worker_id))
+        return await self.do_start_rollout(
+            NewRollout(input, mode, resources_id, config, metadata, worker_id, rollout_id)
+        )
 
     async def enqueue_rollout(
         self,
@@ -277,10 +282,16 @@ class LightningStore:
         resources_id: str | None = None,
         config: RolloutConfig | None = None,
         metadata: dict[str, Any] | None = None,
+        rollout_id: str | None = None,
     ) -> Rollout:
         """Create one ``queuing`` rollout at the end of the queue; see :meth:`enqueue_many_rollouts`."""
         request = types.EnqueueRolloutRequest.model_construct(  # the primitive validates
-            input=input, mode=mode, resources_id=resources_id, config=config, metadata=metadata
+            input=input,
+            mode=mode,
+            resources_id=resources_id,
+            config=config,
+            metadata=metadata,
+            rollout_id=rollout_id,
         )
         return (await self.enqueue_many_rollouts([request]))[0]
 
@@ -291,6 +302,7 @@ class LightningStore:
 
         Raises:
             ResourcesNotFound: A ``resources_id`` is unknown; nothing was enqueued.
+            RolloutExists: A ``rollout_id`` is another rollout's, or is given twice; nothing was enqueued.
         """
         raise NotImplementedError(_missing(self, "enqueue_many_rollouts"))
 

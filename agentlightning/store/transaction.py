@@ -29,6 +29,7 @@ from ..errors import (
     AttemptNotFound,
     NotSealable,
     ResourcesNotFound,
+    RolloutExists,
     RolloutNotFound,
 )
 from ..semconv import DropReason
@@ -610,7 +611,7 @@ class TransactionalStore(LightningStore):
         worker_id = values.optional_text("worker_id", asked.worker_id)
 
         def work(unit: Unit) -> AttemptedRollout:
-            return unit.begin_attempt(_created(unit, draft), worker_id)
+            return unit.begin_attempt(_created(unit, draft, asked), worker_id)
 
         return await self._change(work)
 
@@ -618,10 +619,12 @@ class TransactionalStore(LightningStore):
         drafts = [_draft(request, self._task_input(request.input)) for request in rollouts]
 
         def work(unit: Unit) -> list[Rollout]:
-            created = [_created(unit, draft) for draft in drafts]
-            for rollout in created:
+            created = []
+            for draft, asked in zip(drafts, rollouts, strict=True):
+                rollout = _created(unit, draft, asked)
                 unit.tables.put_rollout(rollout)
                 unit.tables.enqueue(rollout.rollout_id)
+                created.append(rollout)
             return created
 
         return await self._change(work)
@@ -934,7 +937,7 @@ class TransactionalStore(LightningStore):
 def _draft(request: EnqueueRolloutRequest | NewRollout, task: TaskInput) -> Rollout:
     """Check what is asked for and return a rollout that still lacks its start time and its resources."""
     return Rollout.model_construct(
-        rollout_id=new_rollout_id(),
+        rollout_id=values.optional_text("rollout_id", request.rollout_id) or new_rollout_id(),
         input=task,
         start_time=0.0,
         end_time=None,
@@ -947,7 +950,11 @@ def _draft(request: EnqueueRolloutRequest | NewRollout, task: TaskInput) -> Roll
     )
 
 
-def _created(unit: Unit, draft: Rollout) -> Rollout:
+def _created(unit: Unit, draft: Rollout, asked: EnqueueRolloutRequest | NewRollout) -> Rollout:
+    if asked.rollout_id is not None and unit.tables.get_rollout(draft.rollout_id) is not None:
+        raise RolloutExists(
+            f"there is a rollout {draft.rollout_id!r} already; give another rollout_id, or none"
+        )
     return draft.model_copy(
         update={"start_time": unit.now, "resources_id": unit.resources_id(draft.resources_id)}
     )

@@ -85,6 +85,7 @@ class Tracer(ParallelWorkerBase):
         metadata: dict[str, Any] | None = None,
         store: LightningStore | SyncStore | None = None,
         seal: bool | Sealing = False,
+        rollout_id: str | None = None,
     ) -> RolloutContext: ...
     def rollout(
         self,
@@ -98,6 +99,7 @@ class Tracer(ParallelWorkerBase):
         metadata: dict[str, Any] | None = None,
         store: LightningStore | SyncStore | None = None,
         seal: bool | Sealing = False,
+        rollout_id: str | None = None,
     ) -> Any:
         """Record one rollout with one attempt: a ``with`` or ``async with`` block, or each call of a function.
 
@@ -129,20 +131,21 @@ class Tracer(ParallelWorkerBase):
             seal: Whether an attempt that has succeeded is sealed, or refused with the reasons, before the next line:
                 ``TraceHandle.sealed``. ``Sealing(reward="optional")`` says what it needs for that, as
                 ``agentlightning.training.wait_sealed`` does.
+            rollout_id: Its id, where you have one; default: a new one.
 
         Returns:
             A context manager that yields a ``TraceHandle``: ``rollout_id``, ``attempt_id``, ``reward()``, ``spans()``,
             ``rows()`` and ``sealed``. It is also a decorator.
 
         Raises:
-            InvalidArgument, ResourcesNotFound: When the block begins, of what was given here. What else a store raises
-                keeps no agent from its work (see :meth:`trace_context`), unless ``seal`` says that its rows are what
-                the rollout is for.
+            InvalidArgument, ResourcesNotFound, RolloutExists: When the block begins, of what was given here. What else
+                a store raises keeps no agent from its work (see :meth:`trace_context`), unless ``seal`` says that its
+                rows are what the rollout is for.
             ContextArgumentsError: ``group`` and ``metadata`` name different groups, a block begins twice, or there is
                 ``seal`` and no store, or a plain ``with`` in an event loop, which must not wait for it.
             TracerNotReady: A block begins before ``init_worker``.
         """
-        start = {"mode": mode, "resources_id": resources_id, "config": config}
+        start = {"mode": mode, "resources_id": resources_id, "config": config, "rollout_id": rollout_id}
         sealing = sealing_of(seal)
 
         def opened(about: TaskInput | Unset, of_function: str | None) -> TraceContext:

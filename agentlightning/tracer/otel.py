@@ -27,6 +27,7 @@ from ..errors import (
     InvalidArgument,
     ResourcesNotFound,
     RolloutEnded,
+    RolloutExists,
     SpansNotKept,
     TracerNotReady,
 )
@@ -298,7 +299,7 @@ class OtelTracer(RecordingTracer):
         if sealing is not None and own is None:
             raise ContextArgumentsError("seal= needs a store: pass store=, or give one to init_worker")
         # Of a rollout whose rows are asked for, whatever a store raises; else what it finds wrong with the arguments.
-        refused = (InvalidArgument, ResourcesNotFound) if sealing is None else (Exception,)
+        refused = (InvalidArgument, ResourcesNotFound, RolloutExists) if sealing is None else (Exception,)
         return _TraceContext(self, self._ready(), name, own, start, refused=refused, sealing=sealing)
 
     def get_last_trace(self) -> list[Span]:

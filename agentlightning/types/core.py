@@ -153,6 +153,8 @@ class EnqueueRolloutRequest(Model):
     resources_id: str | None = None
     config: RolloutConfig | None = None
     metadata: dict[str, Any] | None = None
+    rollout_id: str | None = None
+    """Its id, which no other rollout has; ``None``: the store makes one."""
 
 
 class Worker(Model):

@@ -15,7 +15,7 @@ from openai import OpenAI
 from opentelemetry import trace
 
 from agentlightning import emit_message, emit_reward
-from agentlightning.errors import ContextArgumentsError, InvalidArgument, RolloutEnded
+from agentlightning.errors import ContextArgumentsError, InvalidArgument, RolloutEnded, RolloutExists
 from agentlightning.store import LightningStore, SqliteLightningStore
 from agentlightning.testing import FakeOpenAI, FaultyStore
 from agentlightning.tracer import DummyTracer, OtelTracer
@@ -442,6 +442,11 @@ async def test_a_store_that_fails_keeps_no_agent_from_its_work_and_a_wrong_argum
         with tracer.lifespan(store):
             with pytest.raises(InvalidArgument, match="input"):
                 async with tracer.rollout(object()):
+                    raise AssertionError("it has begun")
+            async with tracer.rollout("mine", rollout_id="mine") as rollout:
+                assert rollout.rollout_id == "mine"
+            with pytest.raises(RolloutExists, match="mine"):
+                async with tracer.rollout("mine", rollout_id="mine"):
                     raise AssertionError("it has begun")
             store.fail_for_ever(lambda: OSError(28, "No space left on device"))
             async with tracer.rollout("task") as rollout:

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from ...errors import InvalidArgument, InvalidTransition, ResourcesNotFound, RolloutNotFound
+from ...errors import (
+    InvalidArgument,
+    InvalidTransition,
+    ResourcesNotFound,
+    RolloutExists,
+    RolloutNotFound,
+)
 from ...store.base import FINISHED, LightningStore
 from ...types import (
     AttemptedRollout,
@@ -47,6 +53,23 @@ async def in_status(store: LightningStore, status: RolloutStatus) -> str:
 
 class QueueContract(ContractBase):
     """The queue: who comes in, in what order, and who gets out."""
+
+    async def test_a_rollout_has_the_id_that_it_is_given_and_no_second_one_gets_it(
+        self, store: LightningStore
+    ) -> None:
+        started = await store.start_rollout("x", rollout_id="mine/1")
+        queued = await store.enqueue_rollout("y", rollout_id="mine/2")
+        assert [started.rollout_id, queued.rollout_id] == ["mine/1", "mine/2"]
+        assert started.attempt.rollout_id == "mine/1"
+        for taken in ("mine/1", "mine/2"):
+            with pytest.raises(RolloutExists, match=taken):
+                await store.start_rollout("z", rollout_id=taken)
+        twice = [EnqueueRolloutRequest(input=n, rollout_id=f"mine/{n}") for n in (3, 4, 3)]
+        with pytest.raises(RolloutExists, match="mine/3"):
+            await store.enqueue_many_rollouts(twice)
+        with pytest.raises(InvalidArgument, match="rollout_id"):
+            await store.start_rollout("z", rollout_id="")
+        assert [each.input for each in await store.query_rollouts()] == ["x", "y"]
 
     async def test_an_enqueued_rollout_waits(self, store: LightningStore, clock: ManualClock) -> None:
         config = RolloutConfig(timeout_seconds=9.5, max_attempts=2, retry_condition=["failed"])

@@ -105,10 +105,11 @@ def test_what_is_stored_arrives_masked_and_a_second_time_has_the_same_ids(
         (span.trace_id, span.span_id, span.parent_id) for span in spans
     }
     assert [span.span_id for span in first] == [span.span_id for span in second]
-    assert {span.name: (span.start_time, span.end_time) for span in first} == {
+    times: dict[str, Any] = {
         span.name: (pytest.approx(span.start_time, abs=1e-6), pytest.approx(span.end_time, abs=1e-6))
         for span in spans
     }
+    assert {span.name: (span.start_time, span.end_time) for span in first} == times
     assert {(span.rollout_id, span.attempt_id) for span in first} == {
         (spans[0].rollout_id, spans[0].attempt_id)
     }

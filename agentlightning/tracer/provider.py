@@ -93,8 +93,9 @@ class ProviderSession:
         self._global_was_set = False
         with _lock:
             present = _global_provider()
-            if isinstance(present, TracerProvider):
-                self.provider = present
+            known = _sdk_provider(present)
+            if known is not None:
+                self.provider = known
             else:
                 self.provider = own_provider()
                 self._become_global(present)
@@ -175,6 +176,12 @@ def _global_provider() -> Any:
         return vars(trace)[_GLOBAL]
     present = trace.get_tracer_provider()
     return None if isinstance(present, trace.ProxyTracerProvider) else present
+
+
+def _sdk_provider(present: Any) -> TracerProvider | None:
+    """Return the SDK's provider that was set, or that a wrapper (Logfire's) holds; ``None``: there is none."""
+    inner = present if isinstance(present, TracerProvider) else getattr(present, "provider", None)
+    return inner if isinstance(inner, TracerProvider) else None
 
 
 def _unset_global() -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -161,6 +161,26 @@ def test_secrets_are_masked_by_the_policy_and_unknown_is_absent(policy: str) -> 
     assert "gen_ai.response.finish_reasons" not in found
     assert "finish_reason" not in json.loads(found["gen_ai.output.messages"])[0]
     assert not [name for name, value in found.items() if name.startswith("gen_ai.usage.") and value == 0]
+
+
+class WrappedProvider(trace.TracerProvider):
+    """A provider around the SDK's, as Logfire has one."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self.provider = provider
+
+    def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
+        return self.provider.get_tracer(*args, **kwargs)
+
+
+def test_a_provider_inside_of_another_is_recorded_and_sees_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, inner = InMemorySpanExporter(), TracerProvider()
+    inner.add_span_processor(SimpleSpanProcessor(theirs))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", WrappedProvider(inner))
+    stored = record(SAYS)
+    names = {"rollout", "step", "chat policy", "agentlightning.annotation"}
+    assert {span.name for span in stored} == {span.name for span in theirs.get_finished_spans()} == names
+    assert "gen_ai.output.messages" in attributes_of(seen(theirs, "chat policy")[0])
 
 
 def test_openinference_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

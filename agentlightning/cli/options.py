@@ -22,7 +22,7 @@ COMMANDS = {
     "verify": "Tell whether recorded log-probabilities are those of a model, and if not, why.",
     "explain": "Say why an attempt gives the rows that it gives, or none.",
     "export": "Write training rows or spans to a JSON Lines or Parquet file.",
-    "stats": "Count what a store holds.",
+    "stats": "Count what a store holds, and show rewards over time and why calls were refused.",
     "store": "Check or migrate a store.",
     "backup": "Copy a SQLite store as it is at one moment, also while it is in use.",
     "restore": "Put a copy of a backup in the place of a SQLite store that nobody has open.",

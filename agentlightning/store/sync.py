@@ -16,6 +16,8 @@ from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any, Self
 
+from .._locks import reentrant_lock
+
 THREAD_NAME = "agl-sync-store"
 
 
@@ -29,8 +31,8 @@ class SyncStore:
     def __init__(self, store: Any) -> None:
         self.store = store
         """The store behind it, for functions that take one and are awaited."""
-        # Guards that one thread is started; held for no longer than that.
-        self._lock = threading.Lock()
+        # Guards which loop answers: one thread is started, and what is asked reaches it before it is told to stop.
+        self._lock = reentrant_lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
@@ -77,7 +79,8 @@ class SyncStore:
         async def answered() -> Any:
             return await answer
 
-        future = asyncio.run_coroutine_threadsafe(answered(), self._running_loop())
+        with self._lock:
+            future = asyncio.run_coroutine_threadsafe(answered(), self._running_loop())
         try:
             return future.result()
         except BaseException:  # Ctrl-C ends a wait that may be for ever
@@ -85,27 +88,36 @@ class SyncStore:
             raise
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._pid != os.getpid():  # a forked child has the lock of its parent, and not the thread
-            self._lock, self._loop, self._pid = threading.Lock(), None, os.getpid()
-        with self._lock:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_run, args=(loop,), name=THREAD_NAME, daemon=True)
-                # It belongs to no rollout, whoever asks first.
-                contextvars.Context().run(self._thread.start)
-                self._loop = loop
-            return self._loop
+        """Return the loop that answers; called with the lock held."""
+        if self._loop is None or self._pid != os.getpid():  # a forked child has not the thread
+            loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=_run, args=(loop,), name=THREAD_NAME, daemon=True)
+            # It belongs to no rollout, whoever asks first.
+            contextvars.Context().run(self._thread.start)
+            self._loop, self._pid = loop, os.getpid()
+        return self._loop
 
     def _end(self) -> None:
         with self._lock:
-            loop, self._loop = self._loop, None
-            if loop is not None and self._thread is not None:
-                loop.call_soon_threadsafe(loop.stop)
-                self._thread.join()
+            loop, thread, self._loop = self._loop, self._thread, None
+            if loop is None or self._pid != os.getpid():
+                return
+            loop.call_soon_threadsafe(loop.stop)
+        if thread is not None:
+            thread.join()
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
+        loop.run_until_complete(_cancel_others())
     finally:
         loop.close()
+
+
+async def _cancel_others() -> None:
+    # Somebody waits for each of these, and nothing would answer any more.
+    waiting = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)

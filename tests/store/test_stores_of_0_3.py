@@ -22,13 +22,16 @@ from agentlightning.types import AttemptedRollout, Span
 
 
 class OldStore(LightningStore):
-    """0.3's methods with 0.3's parameters; as 0.3's own, it keeps the sequence id that a span carries."""
+    """0.3's methods with 0.3's parameters; as 0.3's own, it keeps the sequence id that a span carries.
+
+    Its methods lack parameters that the contract has got since.
+    """
 
     def __init__(self) -> None:
         self._inner = InMemoryLightningStore()
         self.spans: list[Span] = []
 
-    async def start_rollout(
+    async def start_rollout(  # type: ignore[override]
         self,
         input: Any,  # noqa: A002 - 0.3's name
         mode: Any = None,
@@ -39,7 +42,7 @@ class OldStore(LightningStore):
     ) -> Any:
         return await self._inner.start_rollout(input, mode, resources_id, config, metadata, worker_id)
 
-    async def enqueue_rollout(
+    async def enqueue_rollout(  # type: ignore[override]
         self,
         input: Any,  # noqa: A002 - 0.3's name
         mode: Any = None,

@@ -6,18 +6,21 @@ import asyncio
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from inspect import signature
 from pathlib import Path
 from typing import assert_type
 
 import pytest
+from races import together
 
 from agentlightning import OtelTracer
 from agentlightning.errors import RolloutNotFound, StoreClosed
-from agentlightning.store import LightningStore, SqliteLightningStore, SyncStore, open_store
+from agentlightning.store import LightningStore, SqliteLightningStore, SyncStore, open_store, sync
 from agentlightning.store.primitives import PRIMITIVES
+from agentlightning.testing import wait_until
 from agentlightning.types import Rollout
 
 
@@ -113,3 +116,46 @@ def test_a_store_is_its_own_in_both_ways(tmp_path: Path) -> None:
     with SyncStore(store) as waits:
         waits.enqueue_rollout(1)
         assert len(asyncio.run(store.query_rollouts())) == 1
+
+
+def answering_threads() -> set[threading.Thread]:
+    """Return the threads on which stores are asked."""
+    return {thread for thread in threading.enumerate() if thread.name == sync.THREAD_NAME}
+
+
+@pytest.mark.lock("store.sync:SyncStore._lock")
+def test_who_asks_first_at_one_moment_starts_one_thread() -> None:
+    before = answering_threads()
+    with open_store("memory://") as store:
+        together(store.enqueue_rollout, slow=(sync,))
+        assert len(answering_threads() - before) == 1
+        assert len(store.query_rollouts()) == 6
+    assert answering_threads() == before
+
+
+@pytest.mark.lock("store.sync:SyncStore._lock")
+def test_nobody_waits_for_a_store_that_another_thread_has_closed() -> None:
+    for _ in range(5):
+        store = open_store("memory://").__enter__()
+        answers: list[object] = []
+
+        def ask(number: int, store: SyncStore = store, answers: list[object] = answers) -> None:
+            try:
+                store.close() if number == 0 else answers.append(store.query_rollouts())
+            except (StoreClosed, CancelledError) as error:
+                answers.append(error)
+
+        together(ask, slow=(sync,))
+        assert len(answers) == 5
+        store.close()
+
+
+def test_a_wait_ends_where_the_store_is_closed() -> None:
+    store = open_store("memory://").__enter__()
+    rollout = store.enqueue_rollout("nobody works on it")
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(store.wait_for_rollouts, rollout_ids=[rollout.rollout_id], timeout=None)
+        wait_until(waiting.running)
+        store.close()
+        with pytest.raises((StoreClosed, CancelledError)):
+            waiting.result(timeout=60)

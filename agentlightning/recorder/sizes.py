@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from ..types.attributes import attributes_of, events_of, has_links
+from ..types.attributes import attributes_of, events_of, has_events, has_links
 
 if TYPE_CHECKING:
     from ..dialects.raw_call import RawCall
@@ -31,7 +31,7 @@ def kept_of(span: ReadableSpan, calls: Sequence[RawCall] | None) -> tuple[Readab
     half of the memory, and the garbage collector, which runs on the agent's threads, visits a third of the objects.
     """
     attributes = attributes_of(span)
-    events = tuple(events_of(span))
+    events = tuple(events_of(span)) if has_events(span) else ()
     links = span.links if has_links(span) else ()
     size = _size_of_parts(span.name, attributes, (*events, *links) if events or links else ())
     for call in calls or ():

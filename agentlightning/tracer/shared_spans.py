@@ -81,7 +81,11 @@ class Sharing:
 
     def start(self, span: SdkSpan, scope: Scope) -> None:
         """Let others see whose span it is, where there are others; called when it starts."""
-        if not self._is_seen_by_others(span):
+        processors = getattr(getattr(span, "_span_processor", None), "_span_processors", ())
+        if processors is not self._processors:  # the SDK replaces the tuple
+            self._is_seen = any(not _is_ours(each) for each in processors)
+            self._processors = processors
+        if not self._is_seen:
             return
         held, events = getattr(span, "_attributes", None), getattr(span, "_events", None)
         if type(held) is not BoundedAttributes or type(events) is not BoundedList:
@@ -100,13 +104,6 @@ class Sharing:
         held = getattr(span, "_attributes", None)
         if isinstance(held, _SharedAttributes):
             held.shown.call = call
-
-    def _is_seen_by_others(self, span: SdkSpan) -> bool:
-        processors = getattr(getattr(span, "_span_processor", None), "_span_processors", ())
-        if processors is not self._processors:  # the SDK replaces the tuple
-            self._is_seen = any(not _is_ours(each) for each in processors)
-            self._processors = processors
-        return self._is_seen
 
     @property
     def copying(self) -> Copying:

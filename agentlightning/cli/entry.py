@@ -1,8 +1,8 @@
 """The entry point of ``agl``: parses ``argv``, runs the command, and turns errors into one line and an exit code.
 
-Exit codes: 0 done; 1 a negative answer (``store check`` or ``doctor`` found something, there are no rows); 2 bad
-usage or bad input, or something that the command needs is not to be had; 70 a defect of ours; 130 interrupted; 141
-nobody reads the output any more. ``agl run`` returns that of its program.
+Exit codes: 0 done; 1 a negative answer (``store check`` or ``doctor`` found something, there are no rows, two rollouts
+differ, a receiver did not take all); 2 bad usage or bad input, or something that the command needs is not to be had; 70
+a defect of ours; 130 interrupted; 141 nobody reads the output any more. ``agl run`` returns that of its program.
 """
 
 from __future__ import annotations

@@ -163,7 +163,8 @@ def arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
         if action.dest in EVERYWHERE:
             continue
         choices = "{" + ",".join(action.choices) + "}" if action.choices else ""
-        shown = str(action.metavar or choices or action.dest.upper())
+        metavar = action.metavar or choices or action.dest.upper()
+        shown = metavar if isinstance(metavar, str) else " ".join(metavar)
         if not action.option_strings:
             yield f"`{shown}`", action.help or ""
             continue

@@ -85,7 +85,6 @@ def add_parser(subparsers: options.Subparsers) -> None:
     parser.add_argument(
         "--what",
         choices=tuple(_COLUMNS),
-        default="rows",
         help="rows: a row per path through an attempt, to train on; triplets: a row per model call, as in 0.3 "
         "(default: rows)",
     )
@@ -102,7 +101,12 @@ def run(args: argparse.Namespace) -> int:
     if args.to:
         if args.output != STDOUT or args.format:
             raise UsageError("--to sends spans and writes no file; leave -o and --format out")
+        if args.model or args.what not in (None, "spans"):
+            raise UsageError("--to sends all spans of the rollouts; leave --model and --what out")
         return asyncio.run(send.run(args))
+    if alone := send.given(args):
+        raise UsageError(f"{alone} is of what --to sends; add --to otlp ENDPOINT, or leave it out")
+    args.what = args.what or "rows"
     wanted = args.format or _format_of(args.output)
     if wanted == "parquet" and args.output == STDOUT:
         raise UsageError("Parquet goes to a file: -o rows.parquet")

@@ -47,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--allow-insecure", action="store_true", help="plain http to another machine, too")
 
 
+def given(args: argparse.Namespace) -> str | None:
+    """Return an argument that means nothing without ``--to`` and was given."""
+    for name in ("header", "conventions", "tokens", "allow_insecure"):
+        if getattr(args, name):
+            return f"--{name.replace('_', '-')}"
+    return None
+
+
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():

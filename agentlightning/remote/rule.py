@@ -48,7 +48,7 @@ def checked_url(url: str, *, allow_insecure: bool = False) -> str:
         place = f"{host}:{port}" if port else host
         raise InsecureEndpoint(
             f"http://{place} is another machine, and without TLS anybody on the way can read and change what is sent. "
-            f"Use https://{place}, or allow it with allow_insecure=True"
+            f"Use https://{place}, or allow it with allow_insecure=True (agl: --allow-insecure)"
         )
     return url
 

@@ -175,6 +175,11 @@ def test_a_new_file_has_the_permissions_of_any_new_file(sample: Sample, tmp_path
         (["-o", "rows.csv"], "ends with .csv; take .jsonl or .parquet"),
         (["-o", "rows.jsonl.gz"], "ends with .gz; take .jsonl or .parquet"),
         (["ro-nobody"], "rollout 'ro-nobody' not found"),
+        (["--to", "otlp", "http://127.0.0.1:1", "--model", "policy"], "leave --model and --what out"),
+        (["--to", "otlp", "http://127.0.0.1:1", "--what", "rows"], "leave --model and --what out"),
+        (["--to", "otlp", "http://10.0.0.5:1"], "(agl: --allow-insecure)"),
+        (["--header", "x-key: 1"], "--header is of what --to sends; add --to otlp ENDPOINT"),
+        (["--allow-insecure"], "--allow-insecure is of what --to sends"),
     ],
 )
 def test_bad_input_is_one_sentence(sample: Sample, arguments: list[str], words: str) -> None:

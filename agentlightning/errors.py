@@ -284,8 +284,17 @@ class ExportRefused(LightningError, ConnectionError):
     def __init__(self, url: str, status: int | None, said: str) -> None:
         self.url, self.status, self.said = url, status, said
         text = " ".join(said.split())[:300]
-        what = "does not answer" if status is None else f"refuses with HTTP status {status}"
-        super().__init__(f"{url} {what}{f': {text}' if text else ''}{_CURES_OF_REFUSALS.get(status, '')}")
+        cure = _CURES_OF_REFUSALS.get(status, "")
+        if status is None:
+            what = "does not answer"
+        elif status < 400:
+            what = (
+                f"{'redirects' if status >= 300 else 'takes no spans, and answers'} with HTTP status {status}"
+            )
+            cure = "; give the URL of its OTLP receiver, or its key: --header 'Authorization: …'"
+        else:
+            what = f"refuses with HTTP status {status}"
+        super().__init__(f"{url} {what}{f': {text}' if text else ''}{cure}")
 
     def __reduce__(self) -> tuple[type[ExportRefused], tuple[str, int | None, str]]:
         return type(self), (self.url, self.status, self.said)

@@ -94,7 +94,7 @@ async def run(args: argparse.Namespace) -> int:
     sent = sender.sent
     if rollouts:
         output.say(
-            f"{output.count(sent.spans, 'span')} of {output.count(len(rollouts) - empty, 'rollout')} to {sender.url}"
+            f"{output.count(sent.spans, 'span')} of {output.count(len(rollouts) - empty, 'rollout')} to {sender.name}"
         )
     else:
         output.say(f"no rollout matches; agl rollouts{options.again(args)} lists what there is")

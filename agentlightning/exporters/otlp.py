@@ -6,7 +6,8 @@ sent.
 
 Protocol: OTLP/HTTP 1.x (opentelemetry.io/docs/specs/otlp): gzip; 429, 502, 503 and 504 and a connection that breaks are
 tried again, after the time that ``Retry-After`` names or twice as long each time; a batch that is too large (413; a
-collector says it with 400) is halved; any other answer is final.
+collector says it with 400) is halved; any other answer is final. A redirect is not followed: it would become a GET of a
+login page, whose answer looks like success, and keys in headers would go to another host.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
 
+from .._printable import without_password
 from ..codec.otlp_request import encode_request, read_partial_success
 from ..dialects.spans.copies import EVALUATION_EVENT, Copying, copy_of, evaluations
 from ..dialects.spans.genai import read_call
@@ -112,6 +114,11 @@ class OtlpSender:
         }
         self._sleep = sleep
 
+    @property
+    def name(self) -> str:
+        """The URL without a password or key, as it is printed."""
+        return without_password(self.url)
+
     def __enter__(self) -> Self:
         return self
 
@@ -142,10 +149,19 @@ class OtlpSender:
         answer = self._post(body)
         if answer.status_code == 413 or (answer.status_code == 400 and "too large" in answer.text):
             self._too_large(batch, len(body))
+        elif 300 <= answer.status_code < 400:
+            raise ExportRefused(self.name, answer.status_code, self._leads_to(answer))
         elif not 200 <= answer.status_code < 300:
-            raise ExportRefused(self.url, answer.status_code, answer.text)
+            raise ExportRefused(self.name, answer.status_code, answer.text)
+        elif "text/html" in answer.headers.get("Content-Type", ""):
+            raise ExportRefused(self.name, answer.status_code, "it is a web page")
         else:
             self._count(len(batch), answer)
+
+    def _leads_to(self, answer: requests.Response) -> str:
+        """Return where a redirect leads, without its query, which may hold what is secret."""
+        location = urlsplit(urljoin(self.url, answer.headers.get("Location", "")))
+        return without_password(urlunsplit(location._replace(query="", fragment="")))
 
     def _halve(self, batch: Sequence[Span]) -> None:
         middle = len(batch) // 2
@@ -176,10 +192,12 @@ class OtlpSender:
         wait = 1.0
         for left in reversed(range(TRIES)):
             try:
-                answer = self._session.post(self.url, data=packed, headers=self._headers, timeout=_TIMEOUT)
+                answer = self._session.post(
+                    self.url, data=packed, headers=self._headers, timeout=_TIMEOUT, allow_redirects=False
+                )
             except (requests.ConnectionError, requests.Timeout) as error:
                 if not left:
-                    raise ExportRefused(self.url, None, type(error).__name__) from error
+                    raise ExportRefused(self.name, None, type(error).__name__) from error
             else:
                 if answer.status_code not in _AGAIN or not left:
                     return answer

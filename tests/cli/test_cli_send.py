@@ -156,6 +156,31 @@ def test_what_the_receiver_refuses_is_said(
     assert main(["export", "--store", stored[0], "--to", "grpc", receiver.url]) == 2
 
 
+def test_a_login_page_takes_no_spans_and_gets_no_key(
+    stored: tuple[str, list[agl.Span]], receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Receiver()
+    endpoint = f"{receiver.url.replace('://', '://me:s3cret@')}?api_key=t0psecret"
+    command = ["export", "--store", stored[0], "--to", "otlp", endpoint, "--header", "x-key: 1"]
+    redirect = {"Location": f"{other.url}/login?state=abc"}
+    receiver.answers = [(302, redirect, b""), (307, redirect, b"")]
+    for status in (302, 307):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert f"redirects with HTTP status {status}: {other.url}/login; give the URL" in said
+        assert "s3cret" not in said
+        assert "t0psecret" not in said
+    other.close()
+    assert other.requests == []
+    receiver.answers = [(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>Log in</html>")]
+    assert main(command) == 2
+    assert "takes no spans, and answers with HTTP status 200: it is a web page" in capsys.readouterr().err
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "3 spans of 1 rollout to http://[redacted]@" in said
+    assert "t0psecret" not in said
+
+
 def test_a_batch_that_is_too_large_is_halved_and_a_span_that_is_named(
     stored: tuple[str, list[agl.Span]], receiver: Receiver
 ) -> None:

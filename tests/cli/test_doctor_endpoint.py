@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -144,6 +147,77 @@ def test_a_key_is_sent_where_its_variable_is_named(monkeypatch: pytest.MonkeyPat
     done, found, _ = examine(guarded, "us", "--api-key-env", "OPENAI_API_KEY")
     assert done.code == 0
     assert "s3cret" not in done.out
+
+
+class Front:
+    """A server on loopback that answers each GET by its path as it is told, else with 404."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, dict[str, str]]] = {}
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                status, headers = outer.answers.get(self.path, (404, {}))
+                self.send_response(status)
+                for name, value in {"Content-Length": "0", **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def front() -> Iterator[Front]:
+    made = Front()
+    yield made
+    made.close()
+
+
+def test_no_key_goes_where_an_endpoint_redirects(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "s3cret")
+    elsewhere = Fault(302, {"location": f"{front.url}/login?state=abc"})
+    done, found, _ = examine(lambda _: elsewhere, "us", "--api-key-env", "OPENAI_API_KEY")
+    assert done.code == 1
+    assert f"redirects to {front.url}/login, where nothing was sent" in found["endpoint"]["sentence"]
+    assert front.asked == []
+    # Its list of models is not looked for there either.
+    front.answers = dict.fromkeys(("/models", "/v1/models"), (307, {"Location": "/login"}))
+    done = agl("doctor", "--endpoint", front.url, "--api-key-env", "OPENAI_API_KEY")
+    assert f"redirects to {front.url}/login" in done.out
+    assert front.asked == ["/models", "/v1/models"]
+
+
+def test_an_engine_with_a_key_leads_to_its_key_step_by_step(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    front.answers = {"/v1/models": (401, {})}  # an engine of which only /v1 is guarded
+    first = agl("doctor", "--endpoint", front.url)
+    assert f"{front.url}/v1 wants a key: HTTP 401" in first.out
+    command = f"agl doctor --endpoint {front.url}/v1 --api-key-env OPENAI_API_KEY"
+    assert f"-> {command}\n" in first.out
+    front.asked.clear()
+    second = agl(*command.split()[1:])
+    assert "OPENAI_API_KEY is not set, which --api-key-env names" in second.out
+    assert "-> export OPENAI_API_KEY=KEY\n" in second.out
+    assert front.asked == []
+    monkeypatch.setenv("OPENAI_API_KEY", "s3cret\n")
+    third = agl(*command.split()[1:])
+    assert f"{front.url}/v1 refuses the key in OPENAI_API_KEY: HTTP 401" in third.out
+    assert "-> export OPENAI_API_KEY=KEY\n" in third.out
+    assert [each.code for each in (first, second, third)] == [1, 1, 1]
 
 
 def test_a_model_that_is_not_served_is_answered_with_one_that_is() -> None:

@@ -16,8 +16,9 @@ import urllib.request
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
+from ..._printable import without_password
 from ...dialects.endpoint_urls import checked, is_local
 from ...dialects.model_call import CODES, VALID, ModelCall
 from ...dialects.openai import token_request
@@ -35,6 +36,7 @@ MAX_TOKENS = 16
 TOP = 5
 """Likely tokens that are asked for beside the sampled one."""
 _MAX_BODY = 4 * 1024 * 1024
+_WANTS_KEY = frozenset({401, 403})
 _TOLERANCE = 0.1
 _SMALLEST_GAP = 0.02
 """Between two log-probabilities; below it rounding decides."""
@@ -42,6 +44,15 @@ _SMALLEST_GAP = 0.02
 
 class Unreachable(Exception):
     """Nobody answers at the endpoint."""
+
+
+class Redirected(Unreachable):
+    """The endpoint sends to another URL. It is not followed: the key would go there, too."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        """Return nothing, so that the answer is raised as an ``HTTPError``."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +89,14 @@ class Conversation:
         # Clients go to this machine by way of a proxy only by mistake, which another check is about.
         around = [urllib.request.ProxyHandler({})] if is_local(base) else []
         tls = urllib.request.HTTPSHandler(context=tls_context())
-        self._opener = urllib.request.build_opener(tls, *around)
+        self._opener = urllib.request.build_opener(tls, _NoRedirects, *around)
 
     def get(self, url: str) -> Reply:
         """Return the answer to a GET.
 
         Raises:
             Unreachable: There is none.
+            Redirected: It names another URL.
         """
         return self._send(urllib.request.Request(url, headers=self._headers))  # noqa: S310 - a URL that was checked
 
@@ -98,6 +110,7 @@ class Conversation:
 
         Raises:
             Unreachable: There is no answer.
+            Redirected: It names another URL.
         """
         request = {
             "model": model,
@@ -130,6 +143,8 @@ class Conversation:
                 return Reply(answer.status, answer.headers.get("content-type", ""), answer.read(_MAX_BODY))
         except urllib.error.HTTPError as error:
             with error:
+                if error.code < 400:
+                    raise Redirected(_leads_to(request.full_url, error.headers.get("location", ""))) from None
                 return Reply(error.code, error.headers.get("content-type", ""), error.read(_MAX_BODY))
         except OSError as error:  # no connection, no name, no time, no certificate
             raise Unreachable(str(getattr(error, "reason", None) or error or type(error).__name__)) from None
@@ -148,8 +163,17 @@ def endpoint(url: str, model: str | None, key_variable: str | None) -> Iterator[
         sentence = f"{urlsplit(base).hostname} gives no token ids; serve the model that you train yourself"
         yield Finding("fail", "ids", sentence, served_by_vllm(base, "MODEL"))
         return
+    key = os.environ.get(key_variable, "").strip() if key_variable else None
+    if key is not None and not (key and key.isascii() and key.isprintable()):
+        what = "holds characters that no key has" if key else "is not set"
+        sentence = f"{key_variable} {what}, which --api-key-env names"
+        yield Finding("fail", "endpoint", sentence, f"export {key_variable}=KEY")
+        return
     try:
-        yield from _Examination(base, model, key_variable).findings()
+        yield from _Examination(base, model, key_variable, key).findings()
+    except Redirected as error:
+        sentence = f"{base} redirects to {error}, where nothing was sent"
+        yield Finding("fail", "endpoint", sentence, "name the URL of the engine itself, or correct the URL")
     except Unreachable as error:
         yield Finding(
             "fail", "endpoint", f"nobody answers at {base}: {error}", "start the engine, or correct the URL"
@@ -157,16 +181,21 @@ def endpoint(url: str, model: str | None, key_variable: str | None) -> Iterator[
 
 
 class _Examination:
-    def __init__(self, base: str, model: str | None, key_variable: str | None) -> None:
+    def __init__(self, base: str, model: str | None, key_variable: str | None, key: str | None) -> None:
         self._base = base
         self._model = model
         self._key_variable = key_variable
-        self._talk = Conversation(base, os.environ.get(key_variable) if key_variable else None)
+        self._talk = Conversation(base, key)
+        self._guarded: Reply | None = None
+        """The refusal of its list of models for want of a key."""
         self._engine: Engine = UNKNOWN
 
     def findings(self) -> Iterator[Finding]:
         listed = self._listed()
         model = self._model or next(iter(listed), None)
+        if model is None and self._guarded is not None:
+            yield self._wants_key(self._guarded, None)
+            return
         if model is None:
             sentence = f"{self._base} lists no model"
             yield Finding("fail", "endpoint", sentence, f"{self._again('NAME')}")
@@ -191,12 +220,24 @@ class _Examination:
     def _listed(self) -> list[str]:
         """Return the models that it lists, and learn its base URL and its name."""
         found: dict[str, Any] = {}
+        guarded, redirected = "", None
         for base in dict.fromkeys((self._base, f"{self._base.removesuffix('/v1')}/v1")):
-            reply = self._talk.get(f"{base}/models")
+            try:
+                reply = self._talk.get(f"{base}/models")
+            except Redirected as error:  # such as the page of a gateway, which has its API at /v1
+                redirected = error
+                continue
             found = (json_object(reply.body) or {}) if reply.status < 400 else {}
             if isinstance(found.get("data"), list):
                 self._base = self._talk.base = base
                 break
+            if reply.status in _WANTS_KEY:
+                guarded, self._guarded = base, reply
+        else:
+            if guarded:
+                self._base = self._talk.base = guarded
+            elif redirected is not None:
+                raise redirected
         models = [each for each in found.get("data") or () if isinstance(each, dict)]
         owner = next((each.get("owned_by") for each in models), None)
         self._engine = ENGINES.get(str(owner), UNKNOWN)
@@ -216,12 +257,18 @@ class _Examination:
 
     def _no_chat(self, reply: Reply, model: str, listed: list[str]) -> Finding:
         sentence = f"{self._base} does not answer a chat of model {model}: {reply.message}"
-        if reply.status in {401, 403}:
-            name = self._key_variable or "OPENAI_API_KEY"
-            cure = f"agl doctor --endpoint {shlex.quote(self._base)} --model {shlex.quote(model)} --api-key-env {name}"
-            return Finding("fail", "endpoint", sentence, cure)
+        if reply.status in _WANTS_KEY:
+            return self._wants_key(reply, model)
         other = next((each for each in listed if each != model), None)
         return Finding("fail", "endpoint", sentence, self._again(other) if other else "correct what it says")
+
+    def _wants_key(self, reply: Reply, model: str | None) -> Finding:
+        if self._key_variable:
+            sentence = f"{self._base} refuses the key in {self._key_variable}: {reply.message}"
+            return Finding("fail", "endpoint", sentence, f"export {self._key_variable}=KEY")
+        named = f" --model {shlex.quote(model)}" if model else ""
+        cure = f"agl doctor --endpoint {shlex.quote(self._base)}{named} --api-key-env OPENAI_API_KEY"
+        return Finding("fail", "endpoint", f"{self._base} wants a key: {reply.message}", cure)
 
     # -- what it gives
 
@@ -331,6 +378,11 @@ class _Examination:
                 "log-probabilities are proven: export AGL_SAMPLING_DEFAULTS='{}'",
             ),
         )
+
+
+def _leads_to(url: str, location: str) -> str:
+    """Return where a redirect leads, without its query, which may hold what is secret."""
+    return without_password(urljoin(url, location).partition("?")[0])
 
 
 def _of_versions(call: ModelCall) -> Finding:

@@ -711,7 +711,11 @@ class _TraceContext(TraceContext):
 
     def rest(self) -> None:
         """Put back what was current before it, and stay open; see :meth:`TraceContext.rest`."""
-        self._worker.processor.leave_scope(self._scope)
+        processor = self._worker.processor
+        processor.leave_scope(self._scope)
+        processor.routing.closed(
+            self._scope
+        )  # a generator that has called it is at work for itself meanwhile
 
     def goes_on_in(self, frame: FrameType) -> None:
         """Note whose steps alone are its own; see :meth:`TraceContext.goes_on_in`."""

@@ -75,7 +75,7 @@ class Routing:
         self._generators.goes_on_in(scope, frame)
 
     def closed(self, scope: Scope) -> None:
-        """Note that a ``trace_context`` is over."""
+        """Note that a ``trace_context`` is over, or rests."""
         self._generators.closed(scope)
 
     def remember_trace(self, trace_id: int, scope: Scope) -> None:

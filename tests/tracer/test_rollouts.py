@@ -397,6 +397,27 @@ async def test_no_span_is_under_the_rollout_of_another_stream(
     }
 
 
+def test_a_stream_that_is_not_read_yet_gets_nothing_of_the_generator_that_asked_for_it(
+    tracer: OtelTracer, store: LightningStore
+) -> None:
+    agent = tracer.rollout(lambda task: spell(task))
+
+    def drives() -> Iterator[str]:
+        with tracer.rollout("driver"):
+            letters = agent("ab")
+            emit_message("driver")
+            yield from letters
+
+    def has_no_rollout() -> Iterator[str]:
+        letters = agent("cd")
+        emit_message("of nobody")
+        yield from letters
+
+    assert [*drives(), *has_no_rollout()] == ["A", "B", "C", "D"]
+    found = {task: said for _, task, said in asyncio.run(stored(tracer, store))}
+    assert found == {"driver": ["driver"], "ab": ["a", "b"], "cd": ["c", "d"]}
+
+
 @pytest.mark.asyncio
 async def test_rollouts_side_by_side_and_inside_of_each_other_keep_their_rewards(
     tracer: OtelTracer, store: LightningStore

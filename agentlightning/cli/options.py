@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .._printable import without_password
 from ..env_var import DEFAULT_STORE_URL
 from ..errors import ConfigurationError
 
@@ -75,8 +77,11 @@ def described(
 
 
 def again(args: argparse.Namespace) -> str:
-    """Return what a suggested command needs to open the same store: `` --store URL``, if it was given."""
-    return f" --store {args.store}" if args.store else ""
+    """Return what a suggested command needs to open the same store: `` --store URL``, if it was given.
+
+    A password in it is not printed.
+    """
+    return f" --store {shlex.quote(without_password(args.store))}" if args.store else ""
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from .._printable import without_password
 from ..dialects import endpoint_urls
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import ConfigurationError, UsageError
@@ -48,6 +49,11 @@ KEYBOARD_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 
 MAX_SPANS_SEARCHED = 10_000
 """An attempt with more spans is not searched for model calls, so that the end of a long run stays fast."""
+
+_SECRETS = frozenset(
+    {"key", "apikey", "token", "secret", "password", "passwd", "pwd", "passphrase", "authorization"}
+)
+"""How names of options and variables end whose value is not printed."""
 
 STARTUP = str(Path(__file__).parent / "startup")
 
@@ -106,20 +112,24 @@ def run(args: argparse.Namespace) -> int:
     # Whoever joins an attempt does not end it: that is for whoever has started it.
     ended = asyncio.run(_finish_attempt(url, rollout_id, attempt_id, None if args.attempt else code))
     if not args.quiet:
-        _tell(rollout_id, *ended, options.again(args), (shlex.join(program), _options(args)))
+        _tell(rollout_id, *ended, options.again(args), (_shown(program), _options(args)))
     return code
 
 
 def _options(args: argparse.Namespace) -> str:
     """Return the options by which the program is run again, except what decides who is asked for token ids."""
     given = {
-        "--store": args.store,
+        "--store": args.store and without_password(args.store),
         "--input": args.input,
         "--name": args.name,
         "--mode": args.mode,
         "--rollout": args.rollout,
     }
-    words = [f" {option} {shlex.quote(value)}" for option, value in given.items() if value is not None]
+    words = [
+        f" {option} {'...' if _holds_secret([value]) else shlex.quote(value)}"
+        for option, value in given.items()
+        if value is not None
+    ]
     return "".join([*words, *(f" --endpoint {shlex.quote(url)}" for url in args.endpoint)])
 
 
@@ -189,6 +199,28 @@ def _typed(program: Sequence[str]) -> str:
     """Return the program and its script as they were typed, with dots for other arguments, which may hold secrets."""
     words = [program[0], *(word for word in program[1:2] if Path(word).is_file())]
     return shlex.join(words) + (" ..." if len(words) < len(program) else "")
+
+
+def _shown(program: Sequence[str]) -> str:
+    """Return the command as it was typed, with dots for its arguments where one of them looks like a secret."""
+    return _typed(program) if _holds_secret(program) else shlex.join(program)
+
+
+def _holds_secret(words: Sequence[str]) -> bool:
+    """Whether a word looks like a key or password, by its form or by the name of its option or variable."""
+    from ..pipeline.redact import Redactor  # its import compiles the rules
+    from ..pipeline.rules import KEY_RULES
+
+    masked = Redactor(KEY_RULES).value
+    named = [word for word, after in zip(words, [*words[1:], ""], strict=True) if "=" in word or after]
+    return any(map(_names_secret, named)) or any(masked(word) != word for word in words)
+
+
+def _names_secret(word: str) -> bool:
+    """Whether this is ``--api-key``, ``--api-key=…`` or ``API_KEY=…``, or another name of what is secret."""
+    name, has_value, _ = word.partition("=")
+    last = name.lower().replace("_", "-").rpartition("-")[2]
+    return (has_value != "" or name.startswith("-")) and last in _SECRETS
 
 
 def _json(text: str) -> Any:

@@ -205,6 +205,17 @@ def test_other_arguments_of_a_program_are_not_stored(shell: Shell, monkeypatch: 
     ]
 
 
+def test_what_looks_like_a_key_is_not_printed(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_URLS", shell.serve(said))
+    name = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
+    summary = shell.run(f"agl run --name {name} --input '{{\"password\": 1}}' -- {shell.program} --top-k 5")
+    cure = f"agl run --input ... --name ... --capture-tokens request -- {shell.program} --top-k 5"
+    assert cures(summary) == [cure]
+    summary = shell.run(f"agl run --input 5 -- {shell.program} --max-tokens 9 --api_key s3cret")
+    assert cures(summary) == [f"agl run --input 5 --capture-tokens request -- {shell.program} ..."]
+    assert "s3cret" not in summary
+
+
 def test_a_request_that_cannot_be_changed_is_said_to_be_so(shell: Shell) -> None:
     url = shell.serve(said)
     shell.run("export AGL_CAPTURE_TOKENS=request")

@@ -88,13 +88,16 @@ async def _run(args: argparse.Namespace) -> int:
 async def read(store: LightningStore, rollout: Rollout, attempt: Attempt) -> Found:
     """Read an attempt whole."""
     ids = rollout.rollout_id, attempt.attempt_id
+    # Open spans first: one that ends in between is in both lists then, and in none if they were read last.
+    opened = await store.query_open_spans(*ids)
     ended = [*await store.query_spans(*ids), *await store.query_late_spans(*ids)]
+    over = {span.span_id for span in ended}
     return Found(
         rollout,
         attempt,
         len(await store.query_attempts(rollout.rollout_id)),
         ended,
-        await store.query_open_spans(*ids),
+        [span for span in opened if span.span_id not in over],
         await receipt_of(store, *ids),
         numbered_calls(ended),
     )

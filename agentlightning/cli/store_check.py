@@ -16,13 +16,15 @@ from ..recorder.spool import Spool
 from ..store.base import LightningStore, receipt_of
 from ..store.sqlite import SqliteLightningStore
 from ..store.sqlite.audit import AttemptAudit
-from ..types import Receipt
+from ..types import Attempt, Receipt
 from . import lookup, options, output, receipts
 from .entry import DONE, NEGATIVE
 
 Level = Literal["wrong", "note"]
 SHOWN = 20
 """Findings of one kind that a person is shown; ``--json`` has all."""
+_TRIES = 3
+"""How often an attempt is read whose spans became more while it was read."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace) -> int:
     async with lookup.open_existing(args.store) as store:
-        findings = [*await _file(store), *await _attempts(store), *await _spool(store)]
+        findings = await findings_of(store)
         # After the attempts were read: in a store that is in use, more may have come meanwhile.
         total = (await store.statistics()).get("total_attempts", 0)
     wrong = [finding for finding in findings if finding.level == "wrong"]
@@ -65,6 +67,11 @@ async def _run(args: argparse.Namespace) -> int:
     else:
         _print(findings, total, store.url)
     return NEGATIVE if wrong else DONE
+
+
+async def findings_of(store: LightningStore) -> list[StoreFinding]:
+    """Return what is wrong with a store, and what is worth knowing of it; it may be in use."""
+    return [*await _file(store), *await _attempts(store), *await _spool(store)]
 
 
 async def _file(store: LightningStore) -> list[StoreFinding]:
@@ -96,17 +103,10 @@ async def _audits(store: LightningStore) -> AsyncIterator[list[AttemptAudit]]:
         return
     for rollout in await store.query_rollouts():
         for attempt in await store.query_attempts(rollout.rollout_id):
-            ids = rollout.rollout_id, attempt.attempt_id
-            receipt = await receipt_of(store, *ids)
-            # Read, and not counted by the store: a row that cannot be decoded is to be found here.
-            numbers = [span.sequence_id for span in await store.query_spans(*ids)]
+            receipt, numbers = await _receipt_and_numbers(store, attempt)
             yield [
                 AttemptAudit(
-                    # A store that keeps no receipts says nothing that could be wrong.
-                    receipt
-                    or Receipt(
-                        rollout_id=ids[0], attempt_id=ids[1], started=len(numbers), stored=len(numbers)
-                    ),
+                    receipt,
                     rollout.end_time is not None,
                     len(numbers),
                     len(set(numbers)),
@@ -114,6 +114,23 @@ async def _audits(store: LightningStore) -> AsyncIterator[list[AttemptAudit]]:
                     max(numbers, default=0),
                 )
             ]
+
+
+async def _receipt_and_numbers(store: LightningStore, attempt: Attempt) -> tuple[Receipt, list[int]]:
+    """Return the receipt of an attempt and the sequence ids of its spans, as they were at one moment."""
+    ids = attempt.rollout_id, attempt.attempt_id
+    before = await receipt_of(store, *ids)
+    for _ in range(_TRIES):
+        # Read, and not counted by the store: a row that cannot be decoded is to be found here.
+        numbers = [span.sequence_id for span in await store.query_spans(*ids)]
+        receipt = await receipt_of(store, *ids)
+        if before is None or receipt is None:
+            break
+        if receipt.stored == before.stored:
+            return receipt, numbers
+        before = receipt
+    # A store that keeps no receipts, and one whose receipts do not stand still, says nothing that could be wrong.
+    return Receipt(rollout_id=ids[0], attempt_id=ids[1], started=len(numbers), stored=len(numbers)), numbers
 
 
 def _receipt(audit: AttemptAudit) -> list[StoreFinding]:

@@ -7,12 +7,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from cli_sample import Sample, agl, build, span
+from cli_sample import Sample, account, agl, build, span
 
+from agentlightning.cli import show
+from agentlightning.cli.store_check import findings_of
 from agentlightning.recorder.spool import Batch, Spool
+from agentlightning.store.memory import InMemoryLightningStore
 from agentlightning.store.registry import open_store
 from agentlightning.store.sqlite.audit import ATTEMPTS_AT_ONCE, AttemptAudit, audited, ranges
-from agentlightning.types import Receipt
+from agentlightning.types import AttemptedRollout, Receipt, Span
 
 
 @pytest.fixture
@@ -87,6 +90,70 @@ def test_a_reference_into_nothing_is_wrong(sample: Sample) -> None:
     tamper(sample.path, "INSERT INTO queue (rollout_id) VALUES ('ro-gone')")
     assert agl("store", "check", "--store", sample.url).code == 1
     assert ("wrong", "file") in findings(sample)
+
+
+class Written(InMemoryLightningStore):
+    """A store to which a writer adds a span, and ends the one that is open, whenever something was read."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.batches = batches
+        self.started = 1
+        self.place: AttemptedRollout | None = None
+
+    async def begin(self) -> AttemptedRollout:
+        place = await self.start_rollout("x")
+        await self.add_many_spans(
+            [], opened=[span(place, "step", 1, took=None)], accounts=[account(place, 1)]
+        )
+        self.place = place
+        return place
+
+    async def write(self) -> None:
+        place, self.place = self.place, None
+        if place is None or not self.batches:
+            return
+        self.batches -= 1
+        self.started += 1
+        spans = [span(place, "step", 1), span(place, "more", self.started)]
+        await self.add_many_spans(spans, accounts=[account(place, self.started, revision=self.started)])
+        self.place = place
+
+    async def query_spans(self, *args: object, **filters: object) -> list[Span]:
+        found = list(await super().query_spans(*args, **filters))  # type: ignore[arg-type]
+        await self.write()
+        return found
+
+    async def query_open_spans(self, rollout_id: str, attempt_id: str | None = None) -> list[Span]:
+        found = list(await super().query_open_spans(rollout_id, attempt_id))
+        await self.write()
+        return found
+
+    async def get_receipt(self, rollout_id: str, attempt_id: str) -> Receipt:
+        found = await super().get_receipt(rollout_id, attempt_id)
+        await self.write()
+        return found
+
+
+@pytest.mark.parametrize("batches", [1, 9])
+def test_a_store_that_is_written_to_meanwhile_is_not_called_wrong(batches: int) -> None:
+    async def check() -> list[str]:
+        async with Written(batches) as store:
+            await store.begin()
+            return [finding.sentence for finding in await findings_of(store) if finding.level == "wrong"]
+
+    assert asyncio.run(check()) == []
+
+
+def test_a_span_that_ends_while_it_is_shown_is_shown_once() -> None:
+    async def read() -> list[str]:
+        async with Written(1) as store:
+            place = await store.begin()
+            found = await show.read(store, place, place.attempt)
+            assert not found.opened
+            return [each.name for each in found.ended]
+
+    assert asyncio.run(read()) == ["step", "more"]
 
 
 def test_a_damaged_file_is_one_sentence(sample: Sample) -> None:

@@ -44,7 +44,7 @@ DOCUMENTED = (*PACKAGES, *(f"exporters.{name}" for name in TRAINERS))
 """What has a page, without the package: all that users import from."""
 
 SECTION = re.compile(r"^\*\*(?P<title>[\w ]+)\*\*$")
-LINK = re.compile(r"\]\((?P<page>[\w/-]+)\.md\)")
+LINK = re.compile(r"\]\((?P<page>[\w/.-]+)\.md\)")
 
 project = "agentlightning"
 author = "The agentlightning founders"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cmp_to_key
+from functools import cmp_to_key, total_ordering
 from typing import Any, Final, overload
 
 import msgspec
@@ -36,12 +36,13 @@ class Buffer:
         self.data = data
 
 
+@total_ordering
 class TokenIds(Sequence[int]):
     """Token ids that never change: whole numbers from 0 to ``LARGEST_TOKEN_ID``, as 32-bit numbers, little-endian.
 
-    Equal to a list or tuple of the same numbers, and to be used like a tuple of them; a slice, and the sum of two, are
-    ``TokenIds`` again. It is neither a list nor a tuple: ``json`` and what else is written in C refuses it, and takes
-    ``ids.tolist()``. Copies and pickles are values of their own.
+    Equal to a list or tuple of the same numbers, ordered as tuples are, and to be used like a tuple of them; a slice,
+    and the sum of two, are ``TokenIds`` again. It is neither a list nor a tuple: ``json`` and what else is written in C
+    refuses it, and takes ``ids.tolist()``. Copies and pickles are values of their own.
     """
 
     __slots__ = ("_buffer", "_hash", "_size")
@@ -142,6 +143,11 @@ class TokenIds(Sequence[int]):
             return self._size == other._size and self.begins_with(other)
         if isinstance(other, (list, tuple)):
             return len(self) == len(other) and self.totuple() == tuple(other)
+        return NotImplemented
+
+    def __lt__(self, other: object) -> bool:  # and the other three, by ``total_ordering``
+        if isinstance(other, (TokenIds, list, tuple)):
+            return self.totuple() < tuple(other)
         return NotImplemented
 
     def __hash__(self) -> int:

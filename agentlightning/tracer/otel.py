@@ -149,10 +149,10 @@ class OtelTracer(RecordingTracer):
         conventions: str | None = None,
     ) -> None:
         super().__init__()
-        self._instrument_llm_calls = instrument_llm_calls
         self._fallback_attempt = fallback_attempt
         self._accept_context = accept_context
-        self._capture_tokens = _capture_mode(capture_tokens)
+        mode = _capture_mode(capture_tokens)
+        self._capture_tokens = mode if instrument_llm_calls else None
         self._writes_0_3 = _writes_names_of_0_3(span_names)
         self._conventions = conventions_of(conventions)
         self._endpoints = KnownEndpoints(endpoints)
@@ -193,7 +193,7 @@ class OtelTracer(RecordingTracer):
                 store,
                 endpoints=self._endpoints,
                 endpoint_for=self.endpoint_for,
-                capture_tokens=self._capture_tokens if self._instrument_llm_calls else None,
+                capture_tokens=self._capture_tokens,
                 policy=self._policy,
                 # When asking, the rollout's resources are read before its body begins.
                 endpoint_of=self._endpoints.of_call if self._capture_tokens == "observe" else None,
@@ -539,15 +539,13 @@ class _TraceContext(TraceContext):
         self._worker = worker
         self._name = name
         self._store = store
-        self._ids = attempt if isinstance(attempt, tuple) else None
+        self._opened = Opened(attempt if isinstance(attempt, tuple) else None, None)
+        """What the store has said, with the ids that the caller named or that were made here."""
         self._start = attempt if not isinstance(attempt, tuple) and store is not None else None
         self._refused = refused
         self._sealing = sealing
         self._owns_attempt = self._start is not None
-        self._is_unopened = False
-        self._rollout: Rollout | None = None
         self._is_left = False
-        self._known_endpoints: list[Endpoint] | None = None
         self._pid = os.getpid()
 
     def __enter__(self) -> TraceHandle:
@@ -648,18 +646,15 @@ class _TraceContext(TraceContext):
         )
 
     def _is_opened(self, opened: Opened) -> None:
-        self._ids = opened.ids or self._ids
-        self._known_endpoints = opened.endpoints
-        self._rollout = opened.rollout
+        self._opened = opened._replace(ids=opened.ids or self._opened.ids)
 
     def _without_store(self, error: Exception) -> None:
         """Go on with ids that are made here where the store has started no rollout: its spans are counted as lost."""
-        self._known_endpoints = []
+        self._opened = Opened(self._opened.ids, [])
         if not self._owns_attempt:
             return
-        self._ids = new_rollout_id(), new_attempt_id()
+        self._opened = Opened((new_rollout_id(), new_attempt_id()), [])
         self._owns_attempt = False
-        self._is_unopened = True
         why = "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
         _log.warning(
             "the store started no rollout %r, whose spans will be lost and counted: %s", self._name, why
@@ -667,7 +662,7 @@ class _TraceContext(TraceContext):
 
     async def _endpoints_of_rollout(self, started: str | None) -> list[Endpoint]:
         """Ask for the rollout's endpoints; where the store does not say, only named ones are asked for token ids."""
-        rollout_id = started or (self._ids[0] if self._ids else "")
+        rollout_id = started or (self._opened.ids or ("", ""))[0]
         store = self._store
         assert store is not None
         try:
@@ -678,12 +673,13 @@ class _TraceContext(TraceContext):
 
     def _open(self, frame: FrameType) -> TraceHandle:
         processor = self._worker.processor
+        is_unopened = self._start is not None and not self._owns_attempt
         self._scope = processor.new_scope(
-            None if self._is_unopened else self._store, *(self._ids or ("", ""))
+            None if is_unopened else self._store, *(self._opened.ids or ("", ""))
         )
-        self._scope.standing.unopened = self._is_unopened
+        self._scope.standing.unopened = is_unopened
         self._scope.standing.is_known = self._owns_attempt  # the store has just started it
-        self._scope.endpoints = self._known_endpoints
+        self._scope.endpoints = self._opened.endpoints
         before = live_context(otel_context.get_current())
         processor.open_scope(self._scope, before, frame)
         outer = trace.get_current_span(before).get_span_context()
@@ -700,7 +696,7 @@ class _TraceContext(TraceContext):
         inside = trace.set_span_in_context(self._root, context)
         otel_context.attach(inside)
         self._worker.open_contexts.add(self)
-        self._handle = TraceHandle(processor, self._worker.tracer, self._scope, inside, self._rollout)
+        self._handle = TraceHandle(processor, self._worker.tracer, self._scope, inside, self._opened.rollout)
         return self._handle
 
     def end_unread(self) -> None:
@@ -771,7 +767,7 @@ class _TraceContext(TraceContext):
         return len(doubted)
 
     def _end_of_attempt(self, ending: Ending) -> tuple[Callable[[], Awaitable[Any]], str]:
-        store, ids = self._store, self._ids
+        store, ids = self._store, self._opened.ids
         assert store is not None
         assert ids is not None
         otherwise = f"attempt {ids[1]} of rollout {ids[0]} could not be marked {ending}"

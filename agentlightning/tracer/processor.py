@@ -100,7 +100,8 @@ class LightningSpanProcessor(SpanProcessor):
         self._kept_aside = KeptAside()
         self._policy = policy or LogOnce()
         self._armed = True
-        self._said_late = self._said_unplaced = False
+        self._said: set[str] = set()
+        """Kinds of spans without an attempt of which the log has said it."""
         self._given: set[Scope] = set()
         """Scopes that the user opened on this processor itself; whatever ends in one of them belongs to it."""
         self._last_given: Scope | None = None
@@ -343,8 +344,8 @@ class LightningSpanProcessor(SpanProcessor):
 
     def _say_where_it_is(self, span: SdkSpan, late_of: Scope | None) -> None:
         """Say once of each kind that a span belongs to no attempt; the receipts have the numbers."""
-        if late_of is not None and not self._said_late:
-            self._said_late = True
+        if late_of is not None and "late" not in self._said:
+            self._said.add("late")
             _log.warning(
                 "span %r started after the trace_context of rollout %r had closed, in a context that was carried on; "
                 "such spans are unattributed: counted as late on that rollout's receipt, stored beside its attempt, "
@@ -352,8 +353,8 @@ class LightningSpanProcessor(SpanProcessor):
                 span.name,
                 late_of.rollout_id,
             )
-        elif late_of is None and not self._said_unplaced:
-            self._said_unplaced = True
+        elif late_of is None and "unplaced" not in self._said:
+            self._said.add("unplaced")
             _log.warning(
                 "span %r started where no trace_context can be told; such spans are kept aside as unattributed, and "
                 "counted on the receipts of the rollouts that were open",

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,14 +91,21 @@ def test_a_store_of_another_process_is_followed_from_before_it_is_there_until_ct
     with (
         out.open("wb") as stdout,
         err.open("wb") as stderr,
-        subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env) as follower,
+        subprocess.Popen(
+            command,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - jobs of a shell ignore it
+        ) as follower,
     ):
         try:
             wait_until(has(err, "waiting for a store"))
             asyncio.run(write())
-        finally:
             follower.send_signal(signal.SIGINT)
-        assert follower.wait() == 0
+            assert follower.wait(60) == 0
+        finally:
+            follower.kill()  # leaving the ``with`` waits for it
     shown = out.read_text("utf-8")
     assert shown.count("chat tiny") == 2
     assert "3 → 2" in shown

@@ -56,6 +56,11 @@ def test_ids_are_used_as_a_tuple_of_them_is(
         assert [found == plain, plain == found, found == values, values == found] == [True] * 4
         assert [found != plain, values != found] == [False] * 2
         assert (found == TokenIds(other)) == (found == other) == (values == other)
+        assert [found < TokenIds(other), found <= tuple(other), found > other] == [
+            plain < tuple(other),
+            plain <= tuple(other),
+            plain > tuple(other),
+        ]
         assert found.begins_with(TokenIds(other)) == (plain[: len(other)] == tuple(other))
         for cut in (part, slice(start, stop), slice(None, stop), slice(start, None)):
             assert found[cut] == plain[cut]

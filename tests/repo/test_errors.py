@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentlightning import errors
-from agentlightning.errors import AgentOpsError, LightningError, MissingExtra, NotFound
+from agentlightning.errors import AgentOpsError, ExportRefused, LightningError, MissingExtra, NotFound
 
 
 def _tree(above: type[LightningError] = LightningError) -> Iterator[type[LightningError]]:
@@ -28,6 +28,8 @@ def _example(kind: type[LightningError]) -> LightningError:
         return kind("ro-1", "run: agl rollouts")
     if issubclass(kind, MissingExtra):
         return kind("torch", "trl")
+    if issubclass(kind, ExportRefused):
+        return kind("http://localhost:4318", 404, "not found")
     return kind("what to do about it")
 
 

@@ -24,18 +24,22 @@ def lines(rows: Sequence[Mapping[str, Any]], width: int | None, now: float) -> I
     cells = [_cells(row, now) for row in rows]
     # A column that says nothing of any of them is left out.
     names = [name for name in _COLUMNS if any(row[name] for row in cells)]
-    room = None if width is None else width - sum(_size(name, cells) + 2 for name in names)
+    # Once: a cell that looked through its column would cost the square of the number of rows.
+    sizes = {
+        name: max(Text(text).cell_len for text in (name, *(row[name] for row in cells))) for name in names
+    }
+    room = None if width is None else width - sum(size + 2 for size in sizes.values())
     if room is None or room >= _SHORTEST_TASK:
-        yield _heading(names, cells).append("task")
+        yield _heading(names, sizes).append("task")
         for row in cells:
-            line = _line(row, names, cells)
+            line = _line(row, names, sizes)
             yield line.append_text(_task(row, room))
         return
     first = [name for name in names if name in _FIRST_LINE]
     rest = [name for name in names if name not in _FIRST_LINE]
-    yield _rstripped(_heading(first, cells))
+    yield _rstripped(_heading(first, sizes))
     for row in cells:
-        yield _rstripped(_line(row, first, cells))
+        yield _rstripped(_line(row, first, sizes))
         facts = [
             Text(_fact(name, row[name]), style=STYLES.get(row[name], QUIET)) for name in rest if row[name]
         ]
@@ -61,23 +65,19 @@ def _cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
     }
 
 
-def _size(name: str, cells: Sequence[Mapping[str, str]]) -> int:
-    return max(Text(text).cell_len for text in (name, *(row[name] for row in cells)))
-
-
-def _heading(names: Sequence[str], cells: Sequence[Mapping[str, str]]) -> Text:
+def _heading(names: Sequence[str], sizes: Mapping[str, int]) -> Text:
     text = Text(style=QUIET)
     for name in names:
-        size = _size(name, cells)
+        size = sizes[name]
         text.append((name.rjust(size) if name in _RIGHT else name.ljust(size)) + "  ")
     return text
 
 
-def _line(row: Mapping[str, str], names: Sequence[str], cells: Sequence[Mapping[str, str]]) -> Text:
+def _line(row: Mapping[str, str], names: Sequence[str], sizes: Mapping[str, int]) -> Text:
     text = Text()
     for name in names:
         cell = Text(row[name], style=_STYLES.get(name) or STYLES.get(row[name], ""))
-        gap = " " * (_size(name, cells) - cell.cell_len)
+        gap = " " * (sizes[name] - cell.cell_len)
         text.append(gap if name in _RIGHT else "").append_text(cell).append(
             "  " if name in _RIGHT else f"{gap}  "
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cProfile
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from cli_sample import Sample, agl, build
+
+from agentlightning.cli import rollout_list
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,19 @@ def test_rollouts_lists_the_newest_first(sample: Sample) -> None:
         [sample.retried, "succeeded"],
         [sample.solved, "succeeded"],
     ]
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_a_list_of_twice_as_many_rollouts_costs_twice_as_much(sample: Sample, width: int) -> None:
+    row = json.loads(agl("rollouts", "--json", "--store", sample.url, sample.solved).out)[0]
+
+    def calls(number: int) -> int:
+        profile = cProfile.Profile()
+        profile.runcall(lambda: list(rollout_list.lines([row] * number, width, 0.0)))
+        return sum(each.callcount for each in profile.getstats())
+
+    calls(1)  # what is done once: imports, compiled patterns
+    assert calls(200) < 2.2 * calls(100)
 
 
 def test_a_narrow_terminal_cuts_no_id(sample: Sample) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote
 
 from ..env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
 from ..errors import AttemptNotFound, RolloutNotFound, StoreFileError, UsageError
-from ..store.base import LightningStore
+from ..store.base import FINISHED, LightningStore
 from ..store.registry import open_store
-from ..types import Attempt, Rollout
+from ..types import Attempt, Rollout, RolloutStatus
 
 LATEST = "latest"
+
+UNDER_WAY: Final[tuple[RolloutStatus, ...]] = ("preparing", "running", "requeuing")
+"""Statuses of rollouts that have begun and not ended."""
 
 
 def store_url(given: str | None) -> str:
@@ -86,14 +90,20 @@ def check_exists(path: Path) -> None:
 
 
 async def find_rollout(store: LightningStore, text: str) -> Rollout:
-    """Return the rollout with this id, with the only id that begins so, or the newest (``latest``).
+    """Return the rollout with this id, with the only id that begins so, or the newest that has begun (``latest``).
+
+    Where none has begun, ``latest`` is the newest that waits.
 
     Raises:
         RolloutNotFound: There is none.
         UsageError: Several ids begin so.
     """
     if text == LATEST:
-        newest = await store.query_rollouts(sort_by="start_time", sort_order="desc", limit=1)
+        # Those that only wait in a queue have nothing to show, and are newer than all that are at work.
+        begun = [*UNDER_WAY, *sorted(FINISHED)]
+        newest = await store.query_rollouts(
+            status_in=begun, sort_by="start_time", sort_order="desc", limit=1
+        ) or await store.query_rollouts(sort_by="start_time", sort_order="desc", limit=1)
         if not newest:
             raise RolloutNotFound(text, "it is empty; record a program with: agl run -- python agent.py")
         return newest[0]

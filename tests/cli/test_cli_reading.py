@@ -86,7 +86,7 @@ def test_rollouts_as_json_has_reward_spans_and_receipt_of_the_latest_attempt(sam
         (["--reward", "none", "--limit", "2"], {"queued", "cut"}),
         (["--name", "WHAT IS"], {"solved"}),
         (["--group", "sums"], set()),
-        (["latest"], {"queued"}),
+        (["latest"], {"cut"}),
     ],
 )
 def test_rollouts_are_filtered(sample: Sample, arguments: list[str], expected: set[str]) -> None:
@@ -106,7 +106,7 @@ def test_rollouts_are_named_sorted_and_counted(sample: Sample) -> None:
         "those without a reward stand last always"
     )
     assert order("--reverse") == order()[::-1]
-    assert order(sample.solved, "latest", sample.solved) == [sample.queued, sample.solved]
+    assert order(sample.solved, "latest", sample.solved) == [sample.cut, sample.solved]
     assert order(sample.solved, sample.cut, "--mode", "test") == [sample.cut]
     some = agl("rollouts", "--mode", "train", "--mode", "val", "--limit", "1", "--store", sample.url)
     assert "1 of 2 that match; --limit -1 lists all" in some.err
@@ -177,8 +177,9 @@ def test_an_id_may_be_cut_short_where_it_stays_unique(sample: Sample) -> None:
     assert "is the beginning of 4 ids" in ambiguous.err
 
 
-def test_latest_is_the_newest_rollout(sample: Sample) -> None:
-    done = agl("show", "latest", "--store", sample.url)
+def test_latest_is_the_newest_rollout_that_has_begun(sample: Sample) -> None:
+    assert json.loads(agl("show", "--json", "--store", sample.url).out)["rollout"]["rollout_id"] == sample.cut
+    done = agl("show", sample.queued, "--store", sample.url)
     assert done.code == 2
     assert f"rollout {sample.queued} has no attempt yet: it is queuing" in done.err
 

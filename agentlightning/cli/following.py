@@ -17,14 +17,14 @@ from ..dialects.spans.genai import read_call
 from ..rows.rewards import find_final_reward, read_reward
 from ..store.base import FINISHED, LightningStore
 from ..types import Attempt, Rollout, Span
-from . import output, selection
+from . import lookup, output, selection
 from .call_numbers import tokens_of
 from .span_labels import Kind, label_of, preview_of
 
-_NEW_AT_ONCE = 100
-"""Rollouts that are asked for at a time, newest first, until a known one is among them."""
+_ENDED_AT_ONCE = 100
+"""Rollouts that have ended, asked for at a time, the last to end first, until a known one is among them."""
 _FOLLOWED = 500
-"""Rollouts that are followed at once; of more that have not ended, the newest."""
+"""Rollouts that are followed at once; of more that are under way, the newest."""
 _LOOKS_AFTER_END = 20
 """Looks for which a rollout is followed after its end: its last spans and rewards may come later."""
 
@@ -41,6 +41,8 @@ class Event:
     name: str
     span: Span | None = None
     record: ModelCall | None = None
+    began: float | None = None
+    """When the first attempt of a rollout that has ended started: the time in a queue is none of it."""
 
     @property
     def failed(self) -> bool:
@@ -53,9 +55,7 @@ class Event:
     def took(self) -> float | None:
         """Seconds from its start to its end."""
         if self.span is None:
-            begin, end = (
-                (self.rollout.start_time, self.rollout.end_time) if self.kind == "ended" else (None, None)
-            )
+            begin, end = self.began, self.rollout.end_time
         else:
             begin, end = self.span.start_time, self.span.end_time
         return None if begin is None or end is None else end - begin
@@ -99,6 +99,7 @@ class _Followed:
     seen: dict[str, set[str]] = field(default_factory=dict)
     """Attempt id → ids of the spans that were seen."""
     looks_left: int = _LOOKS_AFTER_END
+    began: float | None = None
     ended: bool = False
 
 
@@ -128,33 +129,52 @@ class Tail:
         if counts == self._counts and None not in counts:
             return []
         self._counts = counts
-        events = await self._new_rollouts()
+        await self._follow_new()
+        events: list[Event] = []
         for each in list(self._followed.values()):
             events += await self._new_of(each)
         self._is_first = False
         return sorted(events, key=lambda event: event.time)
 
-    async def _new_rollouts(self) -> list[Event]:
+    async def _follow_new(self) -> None:
         found: list[Rollout] = []
-        offset = 0
+        if self._only:
+            unknown = [each for each in sorted(self._only) if not self._is_known(each)]
+            asked = [await self._store.get_rollout_by_id(each) for each in unknown]
+            found += [each for each in asked if each is not None]
+        else:
+            # Not by their age alone: a queue is newer than what is at work, which came first.
+            found += await self._store.query_rollouts(
+                status_in=lookup.UNDER_WAY, sort_by="start_time", sort_order="desc", limit=_FOLLOWED
+            )
+            found += await self._last_to_end()
+        for rollout in found:
+            if not self._is_known(rollout.rollout_id):
+                self._followed[rollout.rollout_id] = _Followed(rollout)
+
+    def _is_known(self, rollout_id: str) -> bool:
+        return rollout_id in self._followed or rollout_id in self._over
+
+    async def _last_to_end(self) -> list[Rollout]:
+        """Return rollouts that have ended, also between two looks."""
+        found: list[Rollout] = []
         while True:
             some = await self._store.query_rollouts(
-                sort_by="start_time", sort_order="desc", limit=_NEW_AT_ONCE, offset=offset
+                status_in=sorted(FINISHED),
+                sort_by="end_time",
+                sort_order="desc",
+                limit=_ENDED_AT_ONCE,
+                offset=len(found),
             )
-            unknown = [
-                each
+            found += some
+            # Behind one whose end was seen there is nothing new. At first the last are enough.
+            was_seen = any(
+                each.rollout_id in self._over
+                or (each.rollout_id in self._followed and self._followed[each.rollout_id].ended)
                 for each in some
-                if each.rollout_id not in self._followed and each.rollout_id not in self._over
-            ]
-            found += unknown
-            offset += len(some)
-            # Newest first, so behind a page of known ones there is nothing new. At first the newest are enough.
-            if len(unknown) < _NEW_AT_ONCE or self._is_first or offset >= _FOLLOWED:
-                break
-        meant = [each for each in reversed(found) if not self._only or each.rollout_id in self._only]
-        for rollout in meant:
-            self._followed[rollout.rollout_id] = _Followed(rollout)
-        return [Event(each.start_time, each, "started", selection.title(each)) for each in meant]
+            )
+            if was_seen or self._is_first or len(some) < _ENDED_AT_ONCE or len(found) >= _FOLLOWED:
+                return found
 
     async def _new_of(self, followed: _Followed) -> list[Event]:
         rollout = await self._store.get_rollout_by_id(followed.rollout.rollout_id)
@@ -163,7 +183,11 @@ class Tail:
             return []
         followed.rollout = rollout
         events: list[Event] = []
-        for attempt in await self._store.query_attempts(rollout.rollout_id):
+        attempts = await self._store.query_attempts(rollout.rollout_id)
+        if attempts and followed.began is None:
+            followed.began = attempts[0].start_time
+            events.append(Event(followed.began, rollout, "started", selection.title(rollout)))
+        for attempt in attempts:
             events += [
                 event for span in await self._new_spans(followed, attempt) if (event := _event(rollout, span))
             ]
@@ -174,7 +198,8 @@ class Tail:
                 words = (
                     rollout.status if reward is None else f"{rollout.status}, reward {output.number(reward)}"
                 )
-                events.append(Event(rollout.end_time or time.time(), rollout, "ended", words))
+                ended = rollout.end_time or time.time()
+                events.append(Event(ended, rollout, "ended", words, began=followed.began))
             followed.looks_left -= 1
             if followed.looks_left <= 0:
                 del self._followed[rollout.rollout_id]

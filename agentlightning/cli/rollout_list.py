@@ -48,7 +48,7 @@ def lines(rows: Sequence[Mapping[str, Any]], width: int | None, now: float) -> I
 
 
 def _cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
-    begin, end = row["start_time"], row["end_time"]
+    began, end = row["began"], row["end_time"]
     return {
         "rollout": row["rollout_id"],
         "status": row["status"],
@@ -57,9 +57,9 @@ def _cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
         "mode": row["mode"] or "",
         "tries": str(row["attempts"]) if row["attempts"] != 1 else "",
         "spans": f"{row['spans']:,}",
-        "took": "" if end is None else output.seconds(end - begin),
+        "took": "" if end is None or began is None else output.seconds(end - began),
         # Clocks of other machines may be ahead.
-        "age": output.seconds(max(0.0, now - begin)),
+        "age": output.seconds(max(0.0, now - row["start_time"])),
         "receipt": row["receipt_state"],
         "task": output.one_line(row["name"], 200),
     }

@@ -87,6 +87,8 @@ async def describe(store: LightningStore, rollout: Rollout) -> dict[str, Any]:
         "tags": rollout.tags,
         "attempts": len(attempts),
         "start_time": rollout.start_time,
+        # Of the first attempt; the rollout itself starts when it is put into a queue.
+        "began": attempts[0].start_time if attempts else None,
         "end_time": rollout.end_time,
         "attempt_id": None,
         "attempt_status": None,

@@ -18,11 +18,11 @@ NEWEST = "newest"
 SORTS: Mapping[str, Callable[[Rollout, float | None], Any]] = {
     NEWEST: lambda rollout, _: -rollout.start_time,
     "reward": lambda _, reward: None if reward is None else -reward,
-    "took": lambda rollout, _: None if rollout.end_time is None else rollout.start_time - rollout.end_time,
+    "took": lambda rollout, began: _longest_first(rollout, began),
     "group": lambda rollout, _: group_of(rollout) or None,
     "name": lambda rollout, _: title(rollout).casefold(),
 }
-"""Order → sort key of a rollout and its reward: newest, best and longest first. ``None`` stands last always."""
+"""Order → sort key of a rollout and what is read for it: its reward, or when it began. ``None`` stands last always."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ async def matching(
         rewards = await _rewards(store, rollouts)
     if args.reward is not None:
         rollouts = [each for each in rollouts if rewards[each.rollout_id] in args.reward]
-    keyed = [(SORTS[sort](each, rewards.get(each.rollout_id)), each) for each in rollouts]
+    read = await _beginnings(store, rollouts) if sort == "took" else rewards
+    keyed = [(SORTS[sort](each, read.get(each.rollout_id)), each) for each in rollouts]
     known = sorted((pair for pair in keyed if pair[0] is not None), key=lambda pair: pair[0], reverse=reverse)
     ordered = [each for _, each in [*known, *(pair for pair in keyed if pair[0] is None)]]
     return Matches(ordered if args.limit < 0 else ordered[: args.limit], len(ordered))
@@ -84,6 +85,19 @@ async def _rewards(store: LightningStore, rollouts: Sequence[Rollout]) -> dict[s
                 await store.query_spans(rollout.rollout_id, "latest")
             )
             advance()
+    return found
+
+
+def _longest_first(rollout: Rollout, began: float | None) -> float | None:
+    return None if began is None or rollout.end_time is None else began - rollout.end_time
+
+
+async def _beginnings(store: LightningStore, rollouts: Sequence[Rollout]) -> dict[str, float | None]:
+    """Return when the first attempt of each rollout started."""
+    found: dict[str, float | None] = {}
+    for rollout in rollouts:
+        attempts = await store.query_attempts(rollout.rollout_id)
+        found[rollout.rollout_id] = attempts[0].start_time if attempts else None
     return found
 
 

@@ -72,6 +72,34 @@ async def test_only_the_rollouts_that_are_named_are_followed() -> None:
         assert {event.rollout.rollout_id for event in await tail.look()} == {wanted.rollout_id}
 
 
+@pytest.mark.asyncio
+async def test_behind_a_long_queue_what_is_at_work_is_followed_from_when_it_began() -> None:
+    async with open_store("memory://") as store:
+        for number in range(120):
+            await store.enqueue_rollout(number)
+        tail = Tail(store)
+        assert await tail.look() == []  # those that wait have not started
+        at = await store.dequeue_rollout()  # the oldest of them
+        assert at is not None
+        named = Tail(store, [at.rollout_id])
+        await store.add_many_spans(turn(at, 1))
+        for each in (tail, named):
+            *spans, started = await each.look()
+            assert [event.kind for event in spans] == ["model call", "other"]
+            assert (started.kind, started.time) == ("started", at.attempt.start_time)
+            assert started.rollout.rollout_id == at.rollout_id
+        others = [await store.dequeue_rollout() for _ in range(110)]  # more than are asked for at a time
+        for place in (at, *others):
+            assert place is not None
+            await store.update_attempt(place.rollout_id, place.attempt.attempt_id, status="succeeded")
+        found = await tail.look()
+        ended = {event.rollout.rollout_id: event for event in found if event.kind == "ended"}
+        assert len(ended) == 111
+        last = ended[at.rollout_id]
+        assert last.rollout.end_time is not None
+        assert last.took == last.rollout.end_time - at.attempt.start_time
+
+
 def test_a_store_of_another_process_is_followed_from_before_it_is_there_until_ctrl_c(tmp_path: Path) -> None:
     url, out, err = f"sqlite:///{tmp_path}/later.db", tmp_path / "out", tmp_path / "err"
 

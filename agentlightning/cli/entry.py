@@ -11,8 +11,9 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn, cast
@@ -40,6 +41,9 @@ _CURES = {
     errno.ENAMETOOLONG: "take a shorter name",
 }
 """What to do about an error of the operating system."""
+
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf)")
+"""How a value begins that is a negative number, or a range from one."""
 
 logger = logging.getLogger("agentlightning")
 
@@ -129,12 +133,26 @@ class Parser(argparse.ArgumentParser):
         output.say(f"{self.prog}: {message}; {self.prog} --help lists what it takes")
         self.exit(BAD_INPUT)
 
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[Any, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse; nobody but this parser takes what is left over."""
-        found, unknown = super().parse_known_args(*args, **kwargs)
+        words = list(sys.argv[1:] if args is None else args)
+        found, unknown = super().parse_known_args(
+            _with_signed_values(words, self.get_default("signed") or ()), namespace
+        )
         if unknown:
             self.error(f"it does not know {' '.join(unknown)}")
         return found, unknown
+
+
+def _with_signed_values(words: list[str], signed: Sequence[str]) -> list[str]:
+    """Write ``--reward -1..0`` as ``--reward=-1..0``: argparse would look for an option ``-1..0``."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] in signed and _NEGATIVE.match(word):
+            found[-1] = f"{found[-1]}={word}"
+        else:
+            found.append(word)
+    return found
 
 
 class _Version(argparse.Action):

@@ -205,6 +205,8 @@ def add_filters(parser: argparse.ArgumentParser, *, limit: int) -> None:
         metavar="RANGE",
         help="final reward: 1, 0.5.. (from), ..0 (up to), 0.25..1, or none; reads the spans of all that match else",
     )
+    # argparse takes -1..0 for an option; the parser of ``agl`` asks for this.
+    parser.set_defaults(signed=("--reward",))
     parser.add_argument("--name", metavar="TEXT", help="part of the name or of the input, in any case")
     parser.add_argument(
         "--tag",

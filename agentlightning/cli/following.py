@@ -67,8 +67,8 @@ class Event:
 
     @property
     def rate(self) -> float | None:
-        """Tokens of the answer for each second that the call took."""
-        return self.tokens[1] / self.took if self.tokens and self.took else None
+        """Tokens of the answer for each second that the call took; unknown where a clock went back meanwhile."""
+        return self.tokens[1] / self.took if self.tokens and self.took and self.took > 0 else None
 
     @property
     def reward(self) -> float | None:

@@ -106,11 +106,13 @@ def progress(total: int, what: str) -> AbstractContextManager[Advance]:
 
 
 def seconds(value: float | None) -> str:
-    """Return a duration for people: ``42 ms``, ``3.1 s``, ``12 min``, ``5 h``, ``3 d``."""
+    """Return a duration for people: ``42 ms``, ``3.1 s``, ``12 min``, ``5 h``, ``3 d``; below 0 where a clock went back."""
     if value is None:
         return ""
     if not value:
         return "0"
+    if value < 0:
+        return f"-{seconds(-value)}"
     if value < 0.0005:
         return f"{value * 1e6:.0f} µs"
     if value < 1:

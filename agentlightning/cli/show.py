@@ -37,8 +37,9 @@ class Found:
 
     @property
     def begin(self) -> float:
-        """When the first span started; offsets are from here."""
-        return min((span.start_time or 0.0 for span in [*self.ended, *self.opened]), default=0.0)
+        """When the first span started whose start is known; offsets are from here."""
+        spans = [*self.ended, *self.opened]
+        return min((span.start_time for span in spans if span.start_time), default=0.0)
 
 
 def add_parser(subparsers: options.Subparsers) -> None:

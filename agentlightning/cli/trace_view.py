@@ -94,8 +94,9 @@ class View:
         self._lines = list(folding.drawn(items))
         spans = [*trace.ended, *trace.opened]
         # Offsets are from the first span and not from the start of the attempt, which may have waited for a worker.
-        self._begin = min((span.start_time or 0.0 for span in spans), default=0.0)
-        self._end = max((span.end_time or span.start_time or 0.0 for span in spans), default=0.0)
+        # A time that is missing, or 0, is unknown, and is not 1970.
+        self._end = max((at for span in spans for at in (span.start_time, span.end_time) if at), default=0.0)
+        self._begin = min((span.start_time for span in spans if span.start_time), default=self._end)
         self.spans = len({span.span_id for span in spans})
         """How many spans there are, shown or folded."""
 

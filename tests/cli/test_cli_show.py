@@ -17,6 +17,7 @@ from picture_sample import PLACEHOLDER, fill
 
 from agentlightning.cli import folding
 from agentlightning.cli.call_numbers import numbered_calls
+from agentlightning.cli.following import Tail
 from agentlightning.cli.trace_view import Trace, View
 from agentlightning.semconv import AGL_EXCEPTION, AGL_OPERATION
 from agentlightning.store.registry import open_store
@@ -207,6 +208,32 @@ def _loop(turns: int) -> list[Span]:
 def _view(spans: list[Span], **options: Any) -> list[str]:
     view = View(Trace(spans, [], numbered_calls(spans)), width=100, **options)
     return [line.plain for line in view.lines()]
+
+
+def test_times_that_are_missing_or_go_backwards_leave_the_others_as_they_are(tmp_path: Path) -> None:
+    def made(at: AttemptedRollout) -> list[Span]:
+        nowhere = span(at, "nowhere", 3, parent=1)
+        return [
+            span(at, "whole", 1, took=2.0),
+            span(at, "chat tiny", 2, parent=1, at=1.0, took=-0.5, attributes=call([1], [7, 8], "hi")),
+            nowhere.model_copy(update={"start_time": None, "end_time": None}),
+            nowhere.model_copy(update={"start_time": 0.0, "end_time": 0.0, "span_id": f"{4:016x}"}),
+        ]
+
+    url = f"sqlite:///{tmp_path / 'times.db'}"
+    _stored(url, made)
+    shown = agl("show", "--store", url, columns=120).out
+    (whole,) = re.findall(".*whole.*", shown)
+    assert whole.split()[:5] == ["·", "whole", "+0", "2.0", "s"]
+    assert re.search("chat tiny.* [+]1.0 s +-500 ms", shown)
+    assert re.search("tokens +at +took +0 +2.0 s", shown)
+    assert "at +1.0 s  took -500 ms" in agl("show", "--messages", "--store", url).out
+
+    async def rates() -> list[float | None]:
+        async with open_store(url) as store:
+            return [event.rate for event in await Tail(store).look() if event.tokens]
+
+    assert asyncio.run(rates()) == [None]
 
 
 def test_a_loop_is_one_turn_with_what_happened_in_all_of_them() -> None:

@@ -106,7 +106,7 @@ def progress(total: int, what: str) -> AbstractContextManager[Advance]:
 
 
 def seconds(value: float | None) -> str:
-    """Return a duration for people: ``42 ms``, ``3.1 s``, ``12 min``, ``5 h``, ``3 d``; below 0 where a clock went back."""
+    """Return a duration for people: ``42 ms``, ``3.1 s``, ``12 min``, ``5 h``, ``3 d``; clocks may go back."""
     if value is None:
         return ""
     if not value:

@@ -25,34 +25,46 @@ SIGNALLED = 128
 """What shells add to the number of the signal that has ended a program (POSIX, Shell Command Language 2.8.2)."""
 _SIGNALS_OF_USERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """With which a program is told to stop by who has started it: a terminal, a person, a scheduler."""
+_AT_WORK = ("preparing", "running")
+"""Statuses of an attempt that the store has not given up and that has not ended; see ``store.lifecycle``."""
 _WORST_FIRST: tuple[Ending, ...] = ("failed", "cancelled", "succeeded")
 _CANCELS_OF_OTHERS = (("trio", "Cancelled"), ("greenlet", "GreenletExit"))
 """Module and name of the exceptions with which other libraries end what nobody waits for any more."""
 
 
-def ending_of(error: BaseException | None) -> Ending:
-    """Return how a rollout has ended whose body was left with this exception; of a group, the worst of its parts."""
+def ending_of(error: BaseException | None, opened_by: object = None) -> Ending:
+    """Return how a rollout has ended whose body was left with this exception; of a group, the worst of its parts.
+
+    Args:
+        error: What its body was left with.
+        opened_by: The task that has opened it, of which a generator that nobody closes may outlive the end: the event
+            loop closes it in a task of its own.
+    """
     if error is None:
         return "succeeded"
     if isinstance(error, BaseExceptionGroup):
-        parts = {ending_of(part) for part in error.exceptions}
+        parts = {ending_of(part, opened_by) for part in error.exceptions}
         return next(ending for ending in _WORST_FIRST if ending in parts)
     if isinstance(error, GeneratorExit):
-        return "cancelled" if _is_being_cancelled() else "succeeded"
-    if isinstance(error, SystemExit):
-        return "failed" if error.code else "succeeded"
+        return "cancelled" if _is_reader_cancelled(opened_by) else "succeeded"
+    if isinstance(error, SystemExit):  # Python ends with 1 for whatever is neither None nor a number
+        is_good = error.code is None or (isinstance(error.code, int) and error.code == 0)
+        return "succeeded" if is_good else "failed"
     if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) or _cancels(error):
         return "cancelled"
     return "failed"
 
 
-def _is_being_cancelled() -> bool:
-    """Whether a generator is closed because the task that reads it is cancelled."""
+def _is_reader_cancelled(opened_by: object) -> bool:
+    """Whether a generator is closed because the task that reads it is, or was, cancelled."""
     try:
-        task = asyncio.current_task()
+        closing = asyncio.current_task()
     except RuntimeError:  # no event loop is running here
-        return False
-    return task is not None and task.cancelling() > 0
+        closing = None
+    return any(
+        isinstance(task, asyncio.Task) and (task.cancelled() or task.cancelling() > 0)
+        for task in (closing, opened_by)
+    )
 
 
 def _cancels(error: BaseException) -> bool:
@@ -71,13 +83,15 @@ async def end_attempt(
     """Write down how an attempt has ended, and its rollout with it; where somebody has said it before, that stands.
 
     Attempts know no word for cancelled. The rollout gets it first: once that is final, the attempt's ``failed`` does
-    not change it, and no retry is granted.
+    not change it, and no retry is granted. An attempt that is not the rollout's latest, or was given up, says nothing
+    of the rollout, as in ``store.lifecycle``. No primitive does both, so a retry that is granted between the two calls
+    to the store is cancelled with the rollout.
 
     Returns:
         Why the attempt keeps another status, if it does.
     """
-    with suppress(InvalidTransition):
-        if ending == "cancelled":
+    if ending == "cancelled" and await _is_at_work(store, rollout_id, attempt_id):
+        with suppress(InvalidTransition):
             await store.update_rollout(rollout_id, status="cancelled")
     try:
         await store.update_attempt(
@@ -86,6 +100,12 @@ async def end_attempt(
     except InvalidTransition as error:
         return error
     return None
+
+
+async def _is_at_work(store: LightningStore, rollout_id: str, attempt_id: str) -> bool:
+    """Whether an attempt is the one that the store waits for."""
+    latest = await store.get_latest_attempt(rollout_id)
+    return latest is not None and latest.attempt_id == attempt_id and latest.status in _AT_WORK
 
 
 def ending_of_program(code: int) -> Ending:

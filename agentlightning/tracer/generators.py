@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dis
 import inspect
-from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..recorder.scope import Scope
 
 _GENERATOR = CO_GENERATOR | CO_ASYNC_GENERATOR
+_AWAITED = CO_COROUTINE | CO_ITERABLE_COROUTINE
 _HANDED_OUT_BY = ("_pytest", "pytest_asyncio")
 """Packages that drive a generator whose body is around somebody else's code."""
 _YIELD_VALUE = dis.opmap["YIELD_VALUE"]
@@ -91,6 +92,8 @@ def waits_at_yield(frame: FrameType) -> bool:
     if frame.f_back is not None:  # something has called it and has not come back: it runs
         return False
     code = frame.f_code
+    if code.co_flags & _AWAITED:  # it never yields to a reader
+        return False
     at = frame.f_lasti
     instructions = code.co_code
     # ``f_lasti`` is the last instruction that it has executed, -1 before the first one.

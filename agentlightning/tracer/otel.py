@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -545,7 +546,7 @@ class _TraceContext(TraceContext):
         self._refused = refused
         self._sealing = sealing
         self._owns_attempt = self._start is not None
-        self._is_left = False
+        self._is_left = self._is_resting = False
         self._pid = os.getpid()
 
     def __enter__(self) -> TraceHandle:
@@ -701,21 +702,26 @@ class _TraceContext(TraceContext):
 
     def end_unread(self) -> None:
         """End it where its generator waits for somebody to ask for more, and recording ends: nobody will."""
+        if self._pid != os.getpid():
+            return
         generator = self._scope.body.generator
-        if generator is not None and waits_at_yield(generator) and self._pid == os.getpid():
+        if self._is_resting:  # not a step of it was ever asked for
+            self._close(asyncio.CancelledError())
+        elif generator is not None and waits_at_yield(generator):
             self._close(GeneratorExit())
 
     def rest(self) -> None:
         """Put back what was current before it, and stay open; see :meth:`TraceContext.rest`."""
         processor = self._worker.processor
         processor.leave_scope(self._scope)
-        processor.routing.closed(
-            self._scope
-        )  # a generator that has called it is at work for itself meanwhile
+        processor.routing.closed(self._scope)  # a generator that has called it works for itself meanwhile
+        self._is_resting = True
 
     def goes_on_in(self, frame: FrameType) -> None:
         """Note whose steps alone are its own; see :meth:`TraceContext.goes_on_in`."""
-        self._worker.processor.routing.goes_on_in(self._scope, frame)
+        self._is_resting = False
+        if not self._is_left:  # recording may have ended meanwhile
+            self._worker.processor.routing.goes_on_in(self._scope, frame)
 
     def _close(self, error: BaseException | None) -> Future[bool]:
         """End the root span, restore the context, and ask for the flush."""
@@ -724,7 +730,7 @@ class _TraceContext(TraceContext):
         processor.leave_scope(self._scope)
         self._is_left = True
         self._worker.open_contexts.discard(self)
-        ending = ending_of(error)
+        ending = ending_of(error, self._scope.body.opened_by)
         if in_this_process:
             if error is not None and ending != "succeeded":
                 OtelSpanRecordingContext(self._root).record_exception(error)

@@ -9,10 +9,11 @@ import inspect
 import sys
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from ..errors import ContextArgumentsError, InvalidArgument
+from ..errors import ContextArgumentsError
 from ..semconv import GROUP_ID
 from ..store.base import UNSET
 from .contexts import TraceContext
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+
+_LEVELS_SAID = 3
+"""Levels of an argument that are kept item by item where JSON cannot say it whole."""
 
 OpenRollout = Callable[[Any, str | None], TraceContext]
 """What the rollout is about, and its name if nobody else has one → its ``trace_context``, not yet entered."""
@@ -165,17 +169,24 @@ def _task_of(signature: inspect.Signature | None, args: tuple[Any, ...], kwargs:
     return next(iter(sayable.values())) if len(sayable) == 1 else sayable
 
 
-def _sayable(name: str, value: Any) -> Any:
+def _sayable(name: str, value: Any, around: tuple[int, ...] = ()) -> Any:
     from ..codec.json_copy import (
         json_copy,
     )  # loads pydantic, and a process that only imports the tracer shall not
 
     try:
         return json_copy(name, value)
-    except InvalidArgument:
-        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            return {key: _sayable(key, item) for key, item in value.items()}
-        return f"<{type(value).__module__}.{type(value).__qualname__}>"
+    except Exception:  # noqa: BLE001 - an argument may raise anything when it is looked at, and the agent needs it
+        with suppress(Exception):
+            if _may_look_into(value, around):
+                return {key: _sayable(key, item, (*around, id(value))) for key, item in value.items()}
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"
+
+
+def _may_look_into(value: Any, around: tuple[int, ...]) -> bool:
+    """Whether a map that JSON cannot say is said item by item; ``around``: ids of the maps that it is inside of."""
+    is_new = len(around) < _LEVELS_SAID and id(value) not in around
+    return is_new and isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
 Begin = Callable[[tuple[Any, ...], dict[str, Any]], TraceContext]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import gc
+from collections import UserDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
@@ -19,6 +21,7 @@ from agentlightning.errors import ContextArgumentsError, InvalidArgument, Rollou
 from agentlightning.store import LightningStore, SqliteLightningStore
 from agentlightning.testing import FakeOpenAI, FaultyStore
 from agentlightning.tracer import DummyTracer, OtelTracer
+from agentlightning.types import RolloutConfig
 
 
 async def stored(tracer: OtelTracer, store: LightningStore) -> list[tuple[str, Any, list[str]]]:
@@ -43,6 +46,8 @@ ENDS: list[tuple[BaseException | None, str]] = [
     (SystemExit(0), "succeeded"),
     (SystemExit(2), "failed"),
     (SystemExit("no key"), "failed"),
+    (SystemExit(""), "failed"),  # whatever is no number ends a program with 1
+    (SystemExit(False), "succeeded"),
     (GeneratorExit(), "succeeded"),
     (BaseExceptionGroup("", [asyncio.CancelledError(), GeneratorExit()]), "cancelled"),
     (BaseExceptionGroup("", [KeyboardInterrupt(), ValueError()]), "failed"),
@@ -78,6 +83,36 @@ async def test_what_somebody_has_said_of_a_rollout_stands(tracer: OtelTracer, st
             await store.update_attempt(rollout.rollout_id, rollout.attempt_id, status="succeeded")
             raise asyncio.CancelledError
     assert [status for status, _, _ in await stored(tracer, store)] == ["succeeded"]
+
+
+@pytest.mark.asyncio
+async def test_an_attempt_that_was_given_up_or_superseded_cancels_no_rollout(
+    tracer: OtelTracer, store: LightningStore
+) -> None:
+    retries = RolloutConfig(max_attempts=3, retry_condition=["timeout"])
+    given_up = asyncio.Event()
+
+    async def stuck(task: str) -> None:
+        async with tracer.rollout(task) as rollout:
+            await store.update_rollout(rollout.rollout_id, config=retries)
+            await store.update_attempt(rollout.rollout_id, rollout.attempt_id, status="timeout")
+            if task == "superseded":
+                await store.start_attempt(rollout.rollout_id)
+            given_up.set()
+            await asyncio.Event().wait()
+
+    for task in ("given up", "superseded"):
+        given_up.clear()
+        working = asyncio.create_task(stuck(task))
+        await given_up.wait()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    assert await stored(tracer, store) == [("requeuing", "given up", []), ("preparing", "superseded", [])]
+    attempts = [await store.query_attempts(each.rollout_id) for each in await store.query_rollouts()]
+    assert [[attempt.status for attempt in each] for each in attempts] == [
+        ["failed"],
+        ["failed", "preparing"],
+    ]
 
 
 @pytest.mark.asyncio
@@ -218,10 +253,17 @@ async def test_a_stream_that_is_left_early_has_succeeded_and_one_that_is_cancell
             is_reading.set()
             await asyncio.Event().wait()
 
-    reading = asyncio.create_task(read())
-    await is_reading.wait()
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
+    async def read_and_drop() -> None:
+        async for _ in stream("dropped"):  # closed by the event loop, in a task of its own
+            is_reading.set()
+            await asyncio.Event().wait()
+
+    for reads in (read, read_and_drop):
+        is_reading.clear()
+        reading = asyncio.create_task(reads())
+        await is_reading.wait()
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
     gc.collect()
     closing = asyncio.all_tasks() - {asyncio.current_task()}  # what was left
     await asyncio.gather(*closing)
@@ -230,6 +272,7 @@ async def test_a_stream_that_is_left_early_has_succeeded_and_one_that_is_cancell
         ("succeeded", "break", []),
         ("succeeded", "closed", []),
         ("cancelled", "cancelled", []),
+        ("cancelled", "dropped", []),
     ]
 
 
@@ -260,14 +303,36 @@ async def test_a_stream_that_nobody_reads_to_its_end_has_succeeded_when_recordin
         unread_later = [tracer.rollout(spell_later)("later"), opens_later("opens later")]
         for later in unread_later:
             await anext(later)
+        never_asked = tracer.rollout("never")(lambda: (letter for letter in "ab"))()
         tracer.teardown_worker(0)
         ended = {str(each.input): each.status for each in await store.query_rollouts()}
-        assert ended == dict.fromkeys(["spell", "opens", "{}", "later", "opens later"], "succeeded")
+        succeeded = dict.fromkeys(["spell", "opens", "{}", "later", "opens later"], "succeeded")
+        assert ended == {**succeeded, "never": "cancelled"}
+        assert list(never_asked) == ["a", "b"]  # after all, when nothing records any more
         for steps in unread:
             steps.close()  # type: ignore[attr-defined]  # as Python does with them in the end
         for later in unread_later:
             await later.aclose()  # type: ignore[attr-defined]
     assert [record.message for record in caplog.records] == []
+
+
+@pytest.mark.asyncio
+async def test_work_that_is_under_way_when_recording_ends_has_not_succeeded(store: LightningStore) -> None:
+    tracer = OtelTracer()
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await goes_on.wait()
+
+    with tracer.lifespan(store):
+        working = asyncio.ensure_future(tracer.rollout("work")(lambda: work())())
+        await begun.wait()
+        tracer.teardown_worker(0)
+        goes_on.set()
+        await working
+        (rollout,) = await store.query_rollouts()
+    assert rollout.status not in {"succeeded", "cancelled"}
 
 
 def test_a_stream_is_read_by_several_threads_and_its_input_is_left_alone(
@@ -310,6 +375,30 @@ async def test_a_coroutine_that_a_plain_function_returns_and_nobody_awaits_is_ca
     inner.close()
     del going_on
     assert await stored(tracer, store) == [("cancelled", "unawaited", [])]
+
+
+def test_arguments_of_any_kind_leave_the_agent_alone(tracer: OtelTracer, store: LightningStore) -> None:
+    @dataclasses.dataclass
+    class Unset:
+        later: int = dataclasses.field(init=False)
+
+    class Broken(UserDict[str, int]):
+        def items(self) -> Any:
+            raise OSError("its server is gone")
+
+    cycle: dict[str, Any] = {"size": 1}
+    cycle["again"] = cycle
+    agent = tracer.rollout(lambda task: type(task).__name__)
+    given = [Unset(), cycle, Broken(), {"client": object(), "size": 2}]
+    assert [agent(task) for task in given] == ["Unset", "dict", "Broken", "dict"]
+    module = __name__
+    prefix = "test_arguments_of_any_kind_leave_the_agent_alone.<locals>"
+    assert [task for _, task, _ in asyncio.run(stored(tracer, store))] == [
+        f"<{module}.{prefix}.Unset>",
+        {"size": 1, "again": "<builtins.dict>"},
+        f"<{module}.{prefix}.Broken>",
+        {"client": "<builtins.object>", "size": 2},
+    ]
 
 
 def test_generators_are_driven_as_they_were_without_us(tracer: OtelTracer, store: LightningStore) -> None:

@@ -89,7 +89,7 @@ async def _run(args: argparse.Namespace) -> int:
 
 async def _side(store: LightningStore, text: str) -> Side:
     name, at, attempt = text.rpartition("@")
-    if not at:
+    if not at or await store.get_rollout_by_id(text) is not None:  # an id of others may have an @ in it
         name, attempt = text, lookup.LATEST
     rollout = await lookup.find_rollout(store, name)
     found = await lookup.find_attempt(store, rollout, attempt)

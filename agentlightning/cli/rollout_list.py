@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from .._printable import printable
 from . import output
 from .terminal import STYLES
 from .trace_view import QUIET, joined
@@ -50,7 +51,7 @@ def lines(rows: Sequence[Mapping[str, Any]], width: int | None, now: float) -> I
 def _cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
     began, end = row["began"], row["end_time"]
     return {
-        "rollout": row["rollout_id"],
+        "rollout": printable(row["rollout_id"]),
         "status": row["status"],
         "reward": output.number(row["reward"]),
         "group": output.one_line(row["group"] or "", 24),

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from .._printable import without_password
+from .._printable import printable, without_password
 from ..dialects import endpoint_urls
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import ConfigurationError, UsageError
@@ -359,7 +359,7 @@ def _tell(
         output.say(f"agl: {line}")
     # A store of 0.3 counts nothing; then there may be spans to show.
     if receipt is None or receipt.started:
-        output.say(f"agl: next: agl show {rollout_id}{option}")
+        output.say(f"agl: next: agl show {printable(rollout_id)}{option}")
     else:
         output.say(
             "agl: the program recorded nothing: it is no Python program, or it runs a Python in which "

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._printable import printable
 from ..codec.attributes import is_late
 from ..rows.rewards import find_final_reward, find_reward_spans
 from ..store.base import LightningStore, receipt_of
@@ -126,7 +127,7 @@ def _print(found: Found, args: argparse.Namespace) -> None:
     view = view_of(found, terminal.width(), everything=args.all)
     terminal.print_lines(page(found, view))
     output.out(f"receipt  {receipts.line(found.receipt)}")
-    again, rollout_id = options.again(args), found.rollout.rollout_id
+    again, rollout_id = options.again(args), printable(found.rollout.rollout_id)
     if not view.spans:
         output.say(f"no span yet; agl explain {rollout_id}{again} says why there may be none")
     elif view.folded:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 from typing import Any
 
+from .._printable import printable
 from ..adapter import TracerTraceToTriplet
 from ..store.primitives import packed_spans
 from ..types import Triplet
@@ -32,16 +33,14 @@ async def _run(args: argparse.Namespace) -> int:
         attempt = await lookup.find_attempt(store, rollout, args.attempt)
         spans = await packed_spans(store, rollout.rollout_id, attempt.attempt_id)
     rows = TracerTraceToTriplet(model=args.model).adapt(list(spans))
+    named, again = printable(rollout.rollout_id), options.again(args)
     if args.json:
         output.print_json([row.model_dump() for row in rows])
     elif rows:
         _print(rows)
-        again = options.again(args)
-        output.say(
-            f"agl export {rollout.rollout_id} --what triplets -o triplets.parquet{again} writes them to a file"
-        )
+        output.say(f"agl export {named} --what triplets -o triplets.parquet{again} writes them to a file")
     else:
-        output.say(f"no row; agl explain {rollout.rollout_id}{options.again(args)} says why")
+        output.say(f"no row; agl explain {named}{again} says why")
     return DONE if rows else NEGATIVE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from cli_sample import agl, call, reward, span
@@ -60,6 +61,30 @@ def test_two_attempts_part_at_the_first_thing_that_differs(
     assert done.code == (0 if where is None else 1)
     parting = json.loads(done.out)["parts_at"]
     assert where == (parting and (parting["call"], parting["what"], parting["place"]))
+
+
+def test_an_id_that_its_program_chose_may_have_an_at_sign_and_reaches_no_terminal_raw(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ids.db'}"
+
+    async def fill() -> None:
+        async with open_store(url) as store:
+            for rollout_id in ("task@7", "task@8", "evil\x1b[2J\nro-forged"):
+                at = await store.start_rollout("task", rollout_id=rollout_id)
+                await store.add_many_spans(_run(at, [([7], "one")], 1.0))
+
+    asyncio.run(fill())
+    assert agl("diff", "task@7", "task@8@1", "--store", url).code == 0
+    for command in (
+        ["rollouts"],
+        ["show"],
+        ["triplets"],
+        ["diff", "latest", "task@7"],
+        ["tail", "--no-follow"],
+    ):
+        done = agl(*command, "--store", url)
+        shown = done.out + done.err
+        assert "\x1b" not in shown
+        assert not [line for line in shown.splitlines() if line.startswith("ro-forged")]
 
 
 @pytest.mark.parametrize("columns", [40, 80, 160])

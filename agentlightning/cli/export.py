@@ -136,7 +136,7 @@ async def _run(args: argparse.Namespace, wanted: str) -> int:
     async with lookup.open_existing(args.store) as store:
         # ``matching`` gives the newest first, so that ``--limit`` means those; files are in the order of
         # time.
-        rollouts = list(reversed((await selection.matching(store, args)).rollouts))
+        rollouts = list(reversed((await selection.matching(store, args, to_read=True)).rollouts))
         with (
             whole_file(args.output, wanted, columns) as (writer, keep),
             output.progress(len(rollouts), "exporting") as advance,

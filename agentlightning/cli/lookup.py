@@ -17,6 +17,8 @@ LATEST = "latest"
 
 UNDER_WAY: Final[tuple[RolloutStatus, ...]] = ("preparing", "running", "requeuing")
 """Statuses of rollouts that have begun and not ended."""
+BEGUN: Final[tuple[RolloutStatus, ...]] = (*UNDER_WAY, *sorted(FINISHED))
+"""Statuses of rollouts that have something to read; those that only wait in a queue are newer, and have nothing."""
 
 
 def store_url(given: str | None) -> str:
@@ -99,10 +101,8 @@ async def find_rollout(store: LightningStore, text: str) -> Rollout:
         UsageError: Several ids begin so.
     """
     if text == LATEST:
-        # Those that only wait in a queue have nothing to show, and are newer than all that are at work.
-        begun = [*UNDER_WAY, *sorted(FINISHED)]
         newest = await store.query_rollouts(
-            status_in=begun, sort_by="start_time", sort_order="desc", limit=1
+            status_in=BEGUN, sort_by="start_time", sort_order="desc", limit=1
         ) or await store.query_rollouts(sort_by="start_time", sort_order="desc", limit=1)
         if not newest:
             raise RolloutNotFound(text, "it is empty; record a program with: agl run -- python agent.py")

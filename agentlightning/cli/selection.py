@@ -12,7 +12,7 @@ from ..semconv import GROUP_ID
 from ..store.base import LightningStore
 from ..types import Rollout
 from . import output
-from .lookup import find_rollout
+from .lookup import BEGUN, find_rollout
 
 NEWEST = "newest"
 SORTS: Mapping[str, Callable[[Rollout, float | None], Any]] = {
@@ -36,7 +36,12 @@ class Matches:
 
 
 async def matching(
-    store: LightningStore, args: argparse.Namespace, *, sort: str = NEWEST, reverse: bool = False
+    store: LightningStore,
+    args: argparse.Namespace,
+    *,
+    sort: str = NEWEST,
+    reverse: bool = False,
+    to_read: bool = False,
 ) -> Matches:
     """Return the rollouts that ``options.add_filters`` describes.
 
@@ -45,6 +50,7 @@ async def matching(
         args: What was asked for.
         sort: One of ``SORTS``. For ``reward``, and where rewards are asked for, the spans of all are read.
         reverse: Whether the last come first.
+        to_read: Whether to leave out those that only wait in a queue, unless they are named or their status is.
     """
     by_hand = bool(args.rollouts or args.mode or args.group or args.name or args.reward or sort != NEWEST)
     found: Sequence[Rollout]
@@ -53,7 +59,7 @@ async def matching(
         found = list({each.rollout_id: each for each in named}.values())
     else:
         found = await store.query_rollouts(
-            status_in=args.status,
+            status_in=args.status or (BEGUN if to_read else None),
             rollout_id_contains=args.contains,
             **({"tags": args.tag} if args.tag else {}),  # a store of 0.3 knows none
             sort_by="start_time",

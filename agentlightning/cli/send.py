@@ -83,7 +83,7 @@ async def run(args: argparse.Namespace) -> int:
     headers = {**headers_of_environment(), **dict(args.header)}
     empty = 0
     async with lookup.open_existing(args.store) as store:
-        rollouts = list(reversed((await selection.matching(store, args)).rollouts))
+        rollouts = list(reversed((await selection.matching(store, args, to_read=True)).rollouts))
         with (
             OtlpSender(endpoint, headers=headers, allow_insecure=args.allow_insecure) as sender,
             output.progress(len(rollouts), "sending") as advance,

@@ -42,7 +42,7 @@ async def _run(args: argparse.Namespace) -> int:
         counts: dict[str, Any] = dict(await store.statistics())
         workers = await store.query_workers()
         url = store.url
-        meant = await selection.matching(store, args)
+        meant = await selection.matching(store, args, to_read=True)
         # Newest first, so that ``--limit`` means those; a chart goes from left to right.
         outcomes = await outcomes_of(store, meant.rollouts[::-1], RowPolicy(model=args.model))
     counts["workers_by_status"] = _tally([worker.status for worker in workers])

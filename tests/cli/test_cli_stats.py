@@ -38,9 +38,11 @@ def test_rewards_and_refusals_are_told_of_the_rollouts_that_are_meant(tmp_path: 
     shown = agl("stats", "--store", sample.url, columns=60)
     assert shown.code == 0
     assert max(map(len, shown.out.splitlines())) <= 80
-    assert "rewards of 4 rollouts, oldest first" in shown.out
-    assert "3 without a reward (·)" in shown.out
-    assert "▅···" in shown.out
+    assert "rewards of 3 rollouts, oldest first" in shown.out
+    assert "2 without a reward (·)" in shown.out
+    assert "▅··" in shown.out
+    newest = agl("stats", "--limit", "1", "--store", sample.url).out
+    assert "rewards of 1 rollout of 3" in newest, "what waits in a queue is newer, and has nothing to count"
     assert "unknown" in shown.out, "of which version the weights were nobody said"
     refused = agl("stats", "--model", "other", "--store", sample.url)
     assert refused.code == 0

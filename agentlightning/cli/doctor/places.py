@@ -9,7 +9,7 @@ from ...errors import LightningError
 from ...store.base import receipt_of
 from ...store.registry import open_store
 from ...types import Receipt
-from .. import output, store_migrate
+from .. import lookup, output, store_migrate
 from .finding import Finding, Subject
 
 MAX_ROLLOUTS = 100
@@ -55,7 +55,9 @@ def _finding(receipts: list[Receipt]) -> Finding:
 
 async def _receipts(url: str) -> list[Receipt]:
     async with asyncio.timeout(TIMEOUT), open_store(url) as store:
-        rollouts = await store.query_rollouts(sort_by="start_time", sort_order="desc", limit=MAX_ROLLOUTS)
+        rollouts = await store.query_rollouts(
+            status_in=lookup.BEGUN, sort_by="start_time", sort_order="desc", limit=MAX_ROLLOUTS
+        )
         found: list[Receipt | None] = []
         for rollout in rollouts:
             attempt = await store.get_latest_attempt(rollout.rollout_id)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union, cast, overload
 
 from .. import types
-from ..types.attributes import attributes_of, to_attributes
+from ..types.attributes import attributes_of, description_of, to_attributes
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -50,7 +50,7 @@ class RecordedSpan:
         self.parent_id = f"{parent.span_id:016x}" if parent else None
         # ``name`` is a property that calls two functions.
         self.status_code = cast("StatusCode", status.status_code._name_)
-        self.status_description = status.description
+        self.status_description = description_of(status)
         self.attributes: Mapping[str, Any] = attributes_of(readable)
         """To be read only, and as OpenTelemetry has them: a list is a tuple, for example."""
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from ..types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
-from ..types.attributes import has_events, has_links, to_attribute_value, to_attributes
+from ..types.attributes import events_of, has_links, to_attribute_value, to_attributes
 from ..types.tracer import build
 from .json_text import Slot, dump_bytes, dumps, is_utf8, loads
 from .numbered import Gathered, gather, is_numbered, spread
@@ -243,9 +243,7 @@ def _encode_recorded(span: RecordedSpan, packed: bool) -> SpanRow:
         parent.is_remote or parent.trace_state or context is None or parent.trace_id != context.trace_id
     ):
         extra["parent"] = {**_context(SpanContext.from_opentelemetry(parent)), "span_id": span.parent_id}
-    events = (
-        [_event(Event.from_opentelemetry(event)) for event in source.events] if has_events(source) else ()
-    )
+    events = [_event(Event.from_opentelemetry(event)) for event in events_of(source)]
     links = [_link(Link.from_opentelemetry(link)) for link in source.links] if has_links(source) else ()
     start, end = source.start_time, source.end_time
     return SpanRow(

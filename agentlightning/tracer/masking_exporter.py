@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from .. import types
 from ..codec.attributes import sanitize_attributes
+from ..types.attributes import to_attributes
 
 if TYPE_CHECKING:
     from ..pipeline.redact import Redactor
@@ -54,12 +55,21 @@ class MaskingExporter(SpanExporter):
 
     def _masked(self, span: ReadableSpan) -> ReadableSpan | None:
         try:
-            plain = types.Span.from_opentelemetry(span, "", "")
+            plain = _as_others_see(span)
             masked = self._redactor.span(plain)
             return span if masked is plain else _Masked(span, masked)
         except Exception as error:  # noqa: BLE001 - what cannot be judged does not leave
             _log.warning("a span was not exported, because it could not be masked: %s", type(error).__name__)
             return None
+
+
+def _as_others_see(span: ReadableSpan) -> Span:
+    """Return a span by its public properties: one of ours shows more there than is recorded in it."""
+    plain = types.Span.from_opentelemetry(span, "", "")
+    plain.attributes = to_attributes(span.attributes)
+    plain.events = [types.Event.from_opentelemetry(each) for each in span.events]
+    plain.status.description = span.status.description
+    return plain
 
 
 class _Masked(ReadableSpan):

@@ -48,7 +48,7 @@ from ..recorder.settings import WriterSettings
 from ..recorder.store_writes import within
 from ..semconv import AGL_ANNOTATION, SpanFlagAttributes
 from ..store.base import awaited_store
-from ..types.attributes import to_attributes
+from ..types.attributes import attributes_of, to_attributes
 from ..types.ids import new_attempt_id, new_rollout_id
 from .base import context_with_active_tracer
 from .contexts import TraceContext
@@ -512,7 +512,9 @@ class OtelSpanRecordingContext:
             status=types.TraceStatus.from_opentelemetry(span.status)
             if hasattr(span, "status")
             else types.TraceStatus(status_code="UNSET"),
-            attributes=dict(getattr(span, "attributes", None) or {}),
+            attributes=dict(
+                attributes_of(span)
+            ),  # as recorded: other exporters' view is not made on this thread
             start_time=_seconds(getattr(span, "start_time", None)),
             end_time=_seconds(getattr(span, "end_time", None)),
         )

@@ -3,29 +3,32 @@
 A span of ours keeps little in its attributes: the answer of a model call travels beside them, undecoded. Whoever else
 exports from the same provider sees more of the span than is recorded in it: the ids of its rollout and attempt, and of
 a span that we have made what was said in its call, each reward as an evaluation, and no secrets. All of that is made
-when somebody reads the attributes, on the thread that reads them, which is an exporter's as a rule. Our own recorder
+when somebody reads the span, on the thread that reads it, which is an exporter's as a rule. Our own recorder
 reads what was recorded (``types.attributes``), and stores the same spans whoever else is there.
 
 A span of another instrumentation keeps what that has written, and gets the ids.
 
 OpenTelemetry calls the processors of a provider in the order in which they were added, with one object for the span.
 So what others shall see is put into the object itself: its containers of attributes and events are replaced, at its
-start, by ones that hold what was recorded and show more. Where the SDK has other containers, nothing is replaced.
+start, by ones that hold what was recorded and show what others may see; so is each status that it is given. Where the
+SDK has other containers, nothing is replaced. A span's name and its links are seen as they were given.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk.trace import Event
+from opentelemetry.sdk.trace import Event, _Span
 from opentelemetry.sdk.util import BoundedList
+from opentelemetry.trace import Status, StatusCode
 
 from .. import types
+from ..codec.attributes import sanitize_attributes
 from ..dialects.conventions import Conventions
 from ..dialects.openai.reading import decode
 from ..dialects.spans import genai
@@ -37,6 +40,7 @@ from ..dialects.spans.copies import (
     ids_of_copy,
 )
 from ..pipeline.chain import NO_STAGES, Chain
+from ..types.attributes import description_of
 from .provider import TRACER_NAME
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 """OpenTelemetry's own variable; with one of ``_NO_CONTENT`` no span that others see says what was said."""
 _NO_CONTENT = frozenset({"false", "0", "no_content", "event_only"})
 _OURS = __name__.partition(".")[0]
+_NS_PER_SECOND = 1_000_000_000
 
 
 class Sharing:
@@ -92,18 +97,20 @@ class Sharing:
             return
         named = span.instrumentation_scope
         is_ours = named is not None and named.name == TRACER_NAME
-        shown = _Shown(self, span, (scope.rollout_id, scope.attempt_id), is_ours=is_ours)
-        attributes = _SharedAttributes.around(held, shown)
+        recorded = _Recorded(held, events)
+        shown = _Shown(self, span, (scope.rollout_id, scope.attempt_id), recorded, is_ours=is_ours)
         fields = vars(span)
-        fields["_attributes"] = attributes
+        fields["_attributes"] = _SharedAttributes.around(held, shown)
         if is_ours:
-            fields["_events"] = _SharedEvents.around(events, attributes)
+            fields["_events"] = _SharedEvents.around(events, shown)
+            if type(span) is _Span:
+                span.__class__ = _SharedSpan
 
     def ended(self, span: trace.Span, call: RawCall) -> None:
         """Let others see a model call; called before the span of it ends."""
         held = getattr(span, "_attributes", None)
         if isinstance(held, _SharedAttributes):
-            held.shown.call = call
+            held.shown.recorded.call = call
 
     @property
     def copying(self) -> Copying:
@@ -120,70 +127,128 @@ class Sharing:
 
         return Redactor()
 
-    def masked(self, name: str, ids: tuple[str, str], attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return attributes as our pipeline and the policy leave them; ``None`` where it takes the span out."""
-        span = types.Span.from_attributes(
-            name=name, rollout_id=ids[0], attempt_id=ids[1], attributes=attributes
-        )
+    def masked(self, span: types.Span) -> types.Span | None:
+        """Return a span as our pipeline and the policy leave it; ``None`` where they take it out."""
         kept = self._chain(span) if self._chain else span
-        if kept is None:
-            return None
-        return (kept if self._redactor is None else self._redactor.span(kept)).attributes
+        return kept if kept is None or self._redactor is None else self._redactor.span(kept)
 
 
 def _is_ours(processor: object) -> bool:
     return type(processor).__module__.partition(".")[0] == _OURS
 
 
+class _Recorded:
+    """What has been recorded of one span: what is set on it arrives here, too."""
+
+    def __init__(self, attributes: BoundedAttributes, events: BoundedList[Event]) -> None:
+        self._attributes = attributes
+        self._events = events
+        self.longest_value: int | None = attributes.max_value_len
+        """Characters of an attribute's value; ``None``: it is not cut."""
+        self.description: str | None = None
+        """That of its status."""
+        self.call: RawCall | None = None
+        """The model call of a span of ours, once it is over."""
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The very dict, which changes while the span is open."""
+        return cast("dict[str, Any]", vars(self._attributes)["_dict"])
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events until now."""
+        fields = vars(self._events)
+        with fields["_lock"]:  # the SDK appends under it
+            return tuple(fields["_dq"])
+
+
+class _View(NamedTuple):
+    """What others see of a span."""
+
+    attributes: dict[str, Any]
+    events: Sequence[Event] = ()
+    description: str | None = None
+
+
 class _Shown:
     """What others see of one span."""
 
-    def __init__(self, sharing: Sharing, span: SdkSpan, ids: tuple[str, str], *, is_ours: bool) -> None:
+    def __init__(
+        self, sharing: Sharing, span: SdkSpan, ids: tuple[str, str], recorded: _Recorded, *, is_ours: bool
+    ) -> None:
         self._sharing = sharing
         self._name = span.name
         self._ids = ids
         self._is_ours = is_ours
         self._is_root = span.parent is None
-        self.started_ns = span.start_time
-        self.call: RawCall | None = None
-        """The model call of a span of ours, once it is over."""
-        self._made: tuple[dict[str, Any], RawCall | None, dict[str, Any]] | None = None
-        """What was recorded, and the call, when it was last asked; and what was made of them."""
+        self._started_ns = span.start_time
+        self.recorded = recorded
+        self._made: tuple[tuple[Any, ...], _View] | None = None
+        """What was recorded when it was last asked, and what was made of it."""
 
-    def of(self, recorded: dict[str, Any], limit: int | None) -> dict[str, Any]:
-        """Return what is seen of a span that has recorded this; never raises.
+    def now(self) -> _View:
+        """Return what is seen of the span now; never raises.
 
         Several threads may ask at once, and make the same.
         """
-        call, made = self.call, self._made
-        if made is not None and made[1] is call and made[0] == recorded:
-            return made[2]
-        before = dict(recorded)
+        recorded, made = self.recorded, self._made
+        call, events, description = recorded.call, recorded.events, recorded.description
+        # The dict is compared before it is copied: a span is read many times, and most of them after it has ended.
+        if made is not None and made[0] == (recorded.attributes, call, events, description):
+            return made[1]
+        attributes = dict(recorded.attributes)
         try:
-            found = self._make(before, call, limit)
+            view = self._make(attributes, call, events, description)
         except Exception as error:  # noqa: BLE001 - what cannot be judged does not leave
             _log.warning("what a span says was not shown to other exporters: %s", type(error).__name__)
-            found = {}
-        self._made = before, call, found
-        return found
+            view = _View({})
+        self._made = (attributes, call, events, description), view
+        return view
 
-    def _make(self, recorded: dict[str, Any], call: RawCall | None, limit: int | None) -> dict[str, Any]:
+    def _make(
+        self,
+        recorded: dict[str, Any],
+        call: RawCall | None,
+        events: tuple[Event, ...],
+        description: str | None,
+    ) -> _View:
         copying = self._sharing.copying
         if not self._is_ours:
-            return {**ids_of_copy(self._ids, copying), **recorded}
+            return _View({**ids_of_copy(self._ids, copying), **recorded})
         decoded = None if call is None else decode(call)
         whole = recorded if decoded is None else {**recorded, **genai.call_attributes(decoded)}
-        masked = self._sharing.masked(self._name, self._ids, whole)
+        span = self._as_span(whole)
+        span.events = [types.Event.from_opentelemetry(each) for each in events]
+        if description is not None:
+            span.status = types.TraceStatus(status_code="ERROR", description=description)
+        masked = self._sharing.masked(span)
         if masked is None:
-            return ids_of_copy(self._ids, copying)
-        seen = _as_span(self._name, masked)
-        decoded = None if decoded is None else genai.read_call(seen)
-        found = copy_of(masked, decoded, copying, ids=self._ids, is_root=self._is_root)
-        return found if limit is None else {key: _cut(value, limit) for key, value in found.items()}
+            return _View(ids_of_copy(self._ids, copying))
+        decoded = None if decoded is None else genai.read_call(self._as_span(masked.attributes))
+        found = copy_of(masked.attributes, decoded, copying, ids=self._ids, is_root=self._is_root)
+        limit = self.recorded.longest_value
+        if limit is not None:
+            found = {key: _cut(value, limit) for key, value in found.items()}
+        rewards = [Event(EVALUATION_EVENT, each, self._started_ns) for each in evaluations(found)]
+        return _View(found, [*_sdk_events(masked, events), *rewards], masked.status.description)
+
+    def _as_span(self, attributes: dict[str, Any]) -> types.Span:
+        rollout_id, attempt_id = self._ids
+        return types.Span.from_attributes(
+            name=self._name, rollout_id=rollout_id, attempt_id=attempt_id, attributes=attributes
+        )
 
 
-def _as_span(name: str, attributes: dict[str, Any]) -> types.Span:
-    return types.Span.from_attributes(name=name, attributes=attributes)
+def _sdk_events(masked: types.Span, recorded: tuple[Event, ...]) -> list[Event]:
+    """Return the events of a masked span as the SDK's, at the nanosecond at which each was recorded."""
+    times = {each.timestamp / _NS_PER_SECOND: each.timestamp for each in recorded}
+    found = []
+    for event in masked.events:
+        at = event.timestamp
+        time_ns = None if at is None else times.get(at, int(at * _NS_PER_SECOND))
+        found.append(Event(event.name, dict(sanitize_attributes(event.attributes)), time_ns))
+    return found
 
 
 def _cut(value: Any, limit: int) -> Any:
@@ -203,13 +268,8 @@ class _SharedAttributes(BoundedAttributes):
         made.shown = shown
         return made
 
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """What our recorder reads."""
-        return cast("dict[str, Any]", self._dict)
-
     def _seen(self) -> dict[str, Any]:
-        return self.shown.of(self.recorded, self.max_value_len)
+        return self.shown.now().attributes
 
     def __getitem__(self, key: str) -> Any:
         return self._seen()[key]
@@ -237,27 +297,23 @@ class _SharedAttributes(BoundedAttributes):
 class _SharedEvents(BoundedList):  # type: ignore[type-arg]  # it has no arguments when it runs
     """The events of a span, and behind them one for each reward."""
 
-    attributes: _SharedAttributes
+    shown: _Shown
 
     @classmethod
-    def around(cls, held: BoundedList[Event], attributes: _SharedAttributes) -> _SharedEvents:
+    def around(cls, held: BoundedList[Event], shown: _Shown) -> _SharedEvents:
         """Return events that have the place of others, which nobody uses from then on."""
         made = cls.__new__(cls)
         vars(made).update(vars(held))
-        made.attributes = attributes
+        made.shown = shown
         return made
 
     @property
     def recorded(self) -> tuple[Event, ...]:
         """What our recorder reads."""
-        fields = vars(self)
-        with fields["_lock"]:  # the SDK appends under it
-            return tuple(fields["_dq"])
+        return self.shown.recorded.events
 
-    def _seen(self) -> list[Event]:
-        rewards = evaluations(self.attributes)
-        at = self.attributes.shown.started_ns
-        return [*self.recorded, *(Event(EVALUATION_EVENT, each, at) for each in rewards)]
+    def _seen(self) -> Sequence[Event]:
+        return self.shown.now().events
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self._seen())
@@ -267,3 +323,44 @@ class _SharedEvents(BoundedList):  # type: ignore[type-arg]  # it has no argumen
 
     def __getitem__(self, index: Any) -> Any:
         return self._seen()[index]
+
+    def __repr__(self) -> str:
+        return repr(self._seen())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BoundedList[Event]:
+        return BoundedList.from_seq(None, self._seen())
+
+
+class _SharedStatus(Status):
+    """The status of a span, whose description is read as others see it."""
+
+    def __init__(self, recorded: Status, shown: _Shown) -> None:
+        super().__init__(recorded.status_code)
+        self.recorded = recorded
+        """What our recorder reads."""
+        self._shown = shown
+
+    @property
+    def description(self) -> str | None:
+        """What others see of it."""
+        return self._shown.now().description
+
+    def __reduce__(self) -> tuple[type[Status], tuple[StatusCode, str | None]]:
+        return Status, (self.status_code, self.description)
+
+
+class _SharedSpan(_Span):
+    """A span that has a ``_SharedStatus`` where it is given one with a description."""
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Set the status; see ``opentelemetry.trace.Span.set_status``."""
+        if isinstance(status, StatusCode):
+            status, description = Status(status, description), None
+        attributes = self._attributes
+        if not isinstance(status, Status) or not isinstance(attributes, _SharedAttributes):
+            super().set_status(status, description)
+            return
+        shown = attributes.shown
+        super().set_status(_SharedStatus(status, shown) if status.description else status, description)
+        held = self._status  # another one, where the SDK has not taken it
+        shown.recorded.description = description_of(held)

@@ -95,6 +95,12 @@ def events_of(src: Any) -> Iterable[Any]:
     return shown
 
 
+def description_of(status: Any) -> str | None:
+    """Return the description of an OpenTelemetry status as it was recorded; see ``events_of``."""
+    description: str | None = getattr(status, "recorded", status).description
+    return description
+
+
 def has_links(src: Any) -> bool:
     """Whether an OpenTelemetry span has links."""
     held = getattr(src, "_links", True)

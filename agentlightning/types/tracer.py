@@ -26,7 +26,15 @@ from typing import (
 from pydantic import BaseModel, BeforeValidator, Field
 
 from ._model import Model, OpenModel
-from .attributes import AttributeValue, attributes_of, has_events, has_links, is_plain, to_attributes
+from .attributes import (
+    AttributeValue,
+    attributes_of,
+    description_of,
+    events_of,
+    has_links,
+    is_plain,
+    to_attributes,
+)
 from .ids import generate_id
 
 if TYPE_CHECKING:
@@ -120,7 +128,7 @@ class TraceStatus(OpenModel):
     @classmethod
     def from_opentelemetry(cls, src: trace_api.Status) -> TraceStatus:
         """Copy an OpenTelemetry status."""
-        return build(cls, {"status_code": src.status_code._name_, "description": src.description})
+        return build(cls, {"status_code": src.status_code._name_, "description": description_of(src)})
 
 
 class Event(OpenModel):
@@ -245,9 +253,7 @@ class Span(OpenModel):
                 "name": src.name,
                 "status": TraceStatus.from_opentelemetry(src.status),
                 "attributes": to_attributes(attributes_of(src)),
-                "events": [Event.from_opentelemetry(event) for event in src.events]
-                if has_events(src)
-                else [],
+                "events": [Event.from_opentelemetry(event) for event in events_of(src)],
                 "links": [Link.from_opentelemetry(link) for link in src.links] if has_links(src) else [],
                 "start_time": _seconds(src.start_time),
                 "end_time": _seconds(src.end_time),

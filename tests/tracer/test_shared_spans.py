@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -18,6 +19,7 @@ import agentlightning as agl
 from agentlightning.errors import ConfigurationError
 from agentlightning.store.memory import InMemoryLightningStore
 from agentlightning.testing.fake_openai import Answer, AnswerChoice, FakeOpenAI, Token, ToolCallAnswer
+from agentlightning.tracer.masking_exporter import MaskingExporter
 from agentlightning.tracer.provider import own_provider, remove_processor
 from agentlightning.utils.otel import make_link_attributes
 
@@ -214,6 +216,83 @@ def test_the_variable_of_opentelemetry_keeps_what_was_said_to_us(monkeypatch: py
     theirs = InMemorySpanExporter()
     with exporting(theirs):
         record(SAYS, conventions="openinference")
+        tracer = agl.OtelTracer()
+        with tracer.lifespan(InMemoryLightningStore()), tracer.trace_context() as handle:
+            agl.emit_message("said aloud")
+            agl.emit_object({"thing": "said aloud"})
+            agl.emit_object("said aloud")
+            with agl.operation(name="work") as work:
+                work.set_input("said aloud", why="said aloud")
+                work.set_output(["said aloud"])
+            assert str(handle.spans()).count("said aloud") == 6
     found = attributes_of(seen(theirs, "chat policy")[0])
     assert "2 and 3" not in str(found)
     assert found["gen_ai.usage.output_tokens"] == 1
+    shown = [attributes_of(span) for span in theirs.get_finished_spans()]
+    assert "said aloud" not in str(shown)
+    assert "work" in [each.get("agentlightning.operation.name") for each in shown]
+
+
+def test_a_secret_of_an_error_is_masked_in_events_and_status_and_stored() -> None:
+    theirs, out = InMemorySpanExporter(), io.StringIO()
+    tracer = agl.OtelTracer()
+    with exporting(theirs, ConsoleSpanExporter(out=out)), tracer.lifespan(InMemoryLightningStore()):
+        with suppress(ValueError), tracer.trace_context() as handle:
+            with handle.start_as_current_span("inner") as inner:
+                inner.add_event("asked", {"with": ["a key", SECRET]}, timestamp=1_234_567_890_123_456_789)
+                raise ValueError(f"bad key {SECRET}")
+        stored = {span.name: span for span in handle.spans()}
+    for span in theirs.get_finished_spans():
+        events = [(event.name, dict(event.attributes or {})) for event in span.events]
+        copies = copy.deepcopy((span._events, span.status))
+        told = str((events, span._events, span.status.description, list(copies[0]), copies[1].description))
+        assert SECRET not in told + str([event.attributes for event in copies[0]])
+        assert events[-1][0] == "exception"
+        assert "bad key [redacted:" in str(events[-1][1]["exception.message"])
+        assert str(span.status.description).startswith("ValueError: bad key [redacted:")
+        own = stored[span.name]
+        assert own.status.description == f"ValueError: bad key {SECRET}"
+        assert own.events[-1].attributes["exception.message"] == f"bad key {SECRET}"
+    assert seen(theirs, "inner")[0].events[0].timestamp == 1_234_567_890_123_456_789
+    assert SECRET not in out.getvalue()
+
+
+def test_an_operation_reads_what_was_recorded_and_not_what_others_see() -> None:
+    tracer = agl.OtelTracer()
+    with exporting(InMemorySpanExporter()), tracer.lifespan(InMemoryLightningStore()):
+        with suppress(ValueError), tracer.trace_context():
+            with agl.operation(name="work") as work:
+                work.set_input(key=SECRET)
+                raise ValueError(SECRET)
+    found = work.span()
+    assert found.attributes["agentlightning.operation.input.key"] == SECRET
+    assert "agentlightning.rollout_id" not in found.attributes
+    assert SECRET in str(found.status.description)
+
+
+def test_a_reward_passes_the_exporter_that_masks_with_its_evaluation() -> None:
+    theirs = InMemorySpanExporter()
+    tracer = agl.OtelTracer()
+    with exporting(MaskingExporter(theirs)), tracer.lifespan(InMemoryLightningStore()):
+        with tracer.trace_context():
+            agl.emit_reward(1.0, attributes={"note": SECRET})
+    (span,) = seen(theirs, "agentlightning.annotation")
+    assert [event.name for event in span.events] == ["gen_ai.evaluation.result"]
+    assert "[redacted:" in str(attributes_of(span)["note"])
+    assert SECRET not in str(attributes_of(span))
+
+
+def test_a_span_with_dropped_attributes_is_stored_without_the_events_that_others_see(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    theirs, provider = InMemorySpanExporter(), TracerProvider(span_limits=SpanLimits(max_span_attributes=8))
+    provider.add_span_processor(SimpleSpanProcessor(theirs))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    tracer = agl.OtelTracer()
+    with tracer.lifespan(InMemoryLightningStore()), tracer.trace_context() as handle:
+        with handle.start_as_current_span("work", attributes={f"x{n}": n for n in range(20)}) as span:
+            span.set_attributes({"agentlightning.reward.0.name": "a", "agentlightning.reward.0.value": 1.0})
+            span.add_event("mine")
+    shown, mine = seen(theirs, "work")[0], next(each for each in handle.spans() if each.name == "work")
+    assert [event.name for event in shown.events] == ["mine", "gen_ai.evaluation.result"]
+    assert [event.name for event in mine.events] == ["mine"]

@@ -32,6 +32,14 @@ EVALUATION_SCORE = "gen_ai.evaluation.score.value"
 
 CONTENT = (INPUT_MESSAGES, OUTPUT_MESSAGES, TOOL_DEFINITIONS)
 """Attributes that hold what was said."""
+_EMITTED = (
+    LightningSpanAttributes.MESSAGE_BODY.value,
+    LightningSpanAttributes.OBJECT_LITERAL.value,
+    LightningSpanAttributes.OBJECT_JSON.value,
+    LightningSpanAttributes.OPERATION_INPUT.value,
+    LightningSpanAttributes.OPERATION_OUTPUT.value,
+)
+"""Beginnings of the names of those that hold what an agent has emitted, or an operation's arguments and result."""
 
 _PER_TOKEN = re.compile(
     r"agentlightning\.(?:prompt_token_ids|prompt_logprobs|policy_version"
@@ -131,7 +139,7 @@ def _linked_response(attributes: Mapping[str, Any]) -> str | None:
 
 
 def _says_something(name: str) -> bool:
-    return name in CONTENT or openinference.is_content(name)
+    return name in CONTENT or name.startswith(_EMITTED) or openinference.is_content(name)
 
 
 # -- the conventions' own form

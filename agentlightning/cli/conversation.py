@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from rich.text import Text
@@ -34,7 +35,7 @@ _ROLES: Mapping[str, str] = {
 
 def all_calls(calls: Sequence[NumberedCall], begin: float) -> Iterator[Text]:
     """Yield the calls of an attempt with the messages that each adds."""
-    known: list[tuple[int, list[str]]] = []
+    known: list[tuple[int, list[bytes]]] = []
     for call in calls:
         yield from _heading(call, begin)
         record = call.record
@@ -102,13 +103,14 @@ def _plain(message: Any) -> Mapping[str, Any]:
     return message if isinstance(message, Mapping) else {"role": "?", "content": message}
 
 
-def _print_of(message: Mapping[str, Any]) -> str:
+def _print_of(message: Mapping[str, Any]) -> bytes:
     """Return what two messages have in common that say the same; clients add and leave out empty fields."""
     said = {key: value for key, value in message.items() if value not in (None, [], "")}
-    return json.dumps(said, sort_keys=True, default=str)
+    # A digest: those of every call are kept, and each call repeats the conversation before it.
+    return blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=16).digest()
 
 
-def _continued(prints: list[str], known: Sequence[tuple[int, list[str]]]) -> tuple[int, int]:
+def _continued(prints: list[bytes], known: Sequence[tuple[int, list[bytes]]]) -> tuple[int, int]:
     """Return the call that this one goes on from, and how many messages it repeats of it; the newest of equals."""
     best = (0, 0)
     for number, before in reversed(known):

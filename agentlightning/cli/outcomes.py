@@ -11,6 +11,7 @@ from ..rows import RowPolicy, build_rows, explain_rows
 from ..rows.reasons import explained
 from ..rows.rewards import find_final_reward
 from ..store.base import LightningStore
+from ..store.primitives import packed_spans
 from ..store.sealing import resources_of
 from ..types import Rollout
 from . import output
@@ -53,7 +54,7 @@ async def outcomes_of(store: LightningStore, rollouts: Sequence[Rollout], policy
     found = Outcomes()
     with output.progress(len(rollouts), "reading rollouts") as advance:
         for rollout in rollouts:
-            spans = await store.query_spans(rollout.rollout_id, "latest")
+            spans = await packed_spans(store, rollout.rollout_id, "latest")
             resources = await resources_of(store, rollout)
             reward = find_final_reward(spans)
             found.rewards.append(reward)

@@ -10,6 +10,7 @@ from typing import Any
 from ..rows.rewards import find_final_reward
 from ..semconv import GROUP_ID
 from ..store.base import LightningStore
+from ..store.primitives import packed_spans
 from ..types import Rollout
 from . import output
 from .lookup import BEGUN, find_rollout
@@ -88,7 +89,7 @@ async def _rewards(store: LightningStore, rollouts: Sequence[Rollout]) -> dict[s
     with output.progress(len(rollouts), "reading rewards") as advance:
         for rollout in rollouts:
             found[rollout.rollout_id] = find_final_reward(
-                await store.query_spans(rollout.rollout_id, "latest")
+                await packed_spans(store, rollout.rollout_id, "latest")
             )
             advance()
     return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from urllib.parse import unquote
 
 from ..dialects.conventions import CONVENTIONS, conventions_of
@@ -81,7 +82,7 @@ async def run(args: argparse.Namespace) -> int:
         raise UsageError(f"nothing is sent to {kind!r}; write: --to otlp ENDPOINT")
     copying = Copying(conventions_of(args.conventions), tokens=args.tokens)
     headers = {**headers_of_environment(), **dict(args.header)}
-    empty = 0
+    empty, copied = 0, partial(copies, copying=copying, mask=_mask())
     async with lookup.open_existing(args.store) as store:
         rollouts = list(reversed((await selection.matching(store, args, to_read=True)).rollouts))
         with (
@@ -89,7 +90,7 @@ async def run(args: argparse.Namespace) -> int:
             output.progress(len(rollouts), "sending") as advance,
         ):
             for rollout in rollouts:
-                empty += not await _send(store, rollout, sender, copying, all_attempts=args.all_attempts)
+                empty += not await _send(store, rollout, sender, copied, all_attempts=args.all_attempts)
                 advance()
     sent = sender.sent
     if rollouts:
@@ -105,19 +106,27 @@ async def run(args: argparse.Namespace) -> int:
     return DONE if sent.spans and not sent.rejected else NEGATIVE
 
 
+def _mask() -> Callable[[Span], Span] | None:
+    if redaction_policy() is RedactionPolicy.OFF:
+        return None
+    from ..pipeline.redact import Redactor  # its import compiles the rules
+
+    return Redactor().span
+
+
 async def _send(
-    store: LightningStore, rollout: Rollout, sender: OtlpSender, copying: Copying, *, all_attempts: bool
+    store: LightningStore,
+    rollout: Rollout,
+    sender: OtlpSender,
+    copied: Callable[[Sequence[Span]], Iterator[Span]],
+    *,
+    all_attempts: bool,
 ) -> bool:
     """Send the spans of a rollout; false where it has none."""
-    mask = None
-    if redaction_policy() is not RedactionPolicy.OFF:
-        from ..pipeline.redact import Redactor  # its import compiles the rules
-
-        mask = Redactor().span
     attempts: list[Attempt] = list(await store.query_attempts(rollout.rollout_id))
     found = False
     for attempt in attempts if all_attempts else attempts[-1:]:
         spans: Sequence[Span] = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
         found = found or bool(spans)
-        sender.send(copies(spans, copying, mask))
+        sender.send(copied(spans))
     return found

@@ -136,7 +136,12 @@ class LightningSpanProcessor(SpanProcessor):
             live: SdkSpan | None = span
             if scope is None:
                 self.ledger.start_unplaced(1, context if late_of is None else None)
-                self._say_where_it_is(span, late_of)
+                kind = "unplaced" if late_of is None else "late"
+                if kind not in self._said:
+                    self._said.add(kind)
+                    _say_where_it_is(span, late_of)
+                if self._sharing is not None:
+                    self._sharing.start(span, None)
                 if late_of is None:
                     return
                 scope = self.ledger.late_of(late_of)
@@ -342,24 +347,23 @@ class LightningSpanProcessor(SpanProcessor):
             if self._sharing is not None:
                 self._sharing.ended(span, call)
 
-    def _say_where_it_is(self, span: SdkSpan, late_of: Scope | None) -> None:
-        """Say once of each kind that a span belongs to no attempt; the receipts have the numbers."""
-        if late_of is not None and "late" not in self._said:
-            self._said.add("late")
-            _log.warning(
-                "span %r started after the trace_context of rollout %r had closed, in a context that was carried on; "
-                "such spans are unattributed: counted as late on that rollout's receipt, stored beside its attempt, "
-                "and in no row unless RowPolicy(late=True) asks for them",
-                span.name,
-                late_of.rollout_id,
-            )
-        elif late_of is None and "unplaced" not in self._said:
-            self._said.add("unplaced")
-            _log.warning(
-                "span %r started where no trace_context can be told; such spans are kept aside as unattributed, and "
-                "counted on the receipts of the rollouts that were open",
-                span.name,
-            )
+
+def _say_where_it_is(span: SdkSpan, late_of: Scope | None) -> None:
+    """Say that a span belongs to no attempt; the receipts have the numbers."""
+    if late_of is not None:
+        _log.warning(
+            "span %r started after the trace_context of rollout %r had closed, in a context that was carried on; "
+            "such spans are unattributed: counted as late on that rollout's receipt, stored beside its attempt, "
+            "and in no row unless RowPolicy(late=True) asks for them",
+            span.name,
+            late_of.rollout_id,
+        )
+    else:
+        _log.warning(
+            "span %r started where no trace_context can be told; such spans are kept aside as unattributed, and "
+            "counted on the receipts of the rollouts that were open",
+            span.name,
+        )
 
 
 def _mark_alternating(closing: Scope, current: Scope) -> None:

@@ -84,8 +84,11 @@ class Sharing:
         self._is_seen = False
         """Whether one of them is another party's."""
 
-    def start(self, span: SdkSpan, scope: Scope) -> None:
-        """Let others see whose span it is, where there are others; called when it starts."""
+    def start(self, span: SdkSpan, scope: Scope | None) -> None:
+        """Let others see whose span it is, where there are others; called when it starts.
+
+        One of ours that belongs to no attempt (``None``) is masked as any other; it names none.
+        """
         processors = getattr(getattr(span, "_span_processor", None), "_span_processors", ())
         if processors is not self._processors:  # the SDK replaces the tuple
             self._is_seen = any(not _is_ours(each) for each in processors)
@@ -97,8 +100,11 @@ class Sharing:
             return
         named = span.instrumentation_scope
         is_ours = named is not None and named.name == TRACER_NAME
+        if scope is None and not is_ours:
+            return
+        ids = ("", "") if scope is None else (scope.rollout_id, scope.attempt_id)
         recorded = _Recorded(held, events)
-        shown = _Shown(self, span, (scope.rollout_id, scope.attempt_id), recorded, is_ours=is_ours)
+        shown = _Shown(self, span, ids, recorded, is_ours=is_ours)
         fields = vars(span)
         fields["_attributes"] = _SharedAttributes.around(held, shown)
         if is_ours:

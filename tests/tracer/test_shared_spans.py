@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import io
 import json
@@ -255,6 +256,23 @@ def test_a_secret_of_an_error_is_masked_in_events_and_status_and_stored() -> Non
         assert own.events[-1].attributes["exception.message"] == f"bad key {SECRET}"
     assert seen(theirs, "inner")[0].events[0].timestamp == 1_234_567_890_123_456_789
     assert SECRET not in out.getvalue()
+
+
+def test_a_span_of_no_attempt_is_masked_too_and_names_none() -> None:
+    theirs, tracer = InMemorySpanExporter(), agl.OtelTracer()
+    with exporting(theirs), tracer.lifespan(InMemoryLightningStore()):
+        with tracer.trace_context():
+            carried = contextvars.copy_context()
+        carried.run(agl.emit_message, f"late {SECRET}")
+        agl.emit_message(f"outside {SECRET}")
+        with trace.get_tracer("another.library").start_as_current_span("theirs") as span:
+            span.set_attribute("key", SECRET)
+    late, outside = map(attributes_of, seen(theirs, "agentlightning.message"))
+    for found, word in ((late, "late"), (outside, "outside")):
+        assert found == {"agentlightning.message.body": f"{word} [redacted:openai_key]"} | {
+            "agentlightning.redacted": True
+        }
+    assert attributes_of(seen(theirs, "theirs")[0]) == {"key": SECRET}
 
 
 def test_an_operation_reads_what_was_recorded_and_not_what_others_see() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Outcomes:
         return {
             "rewards": self.rewards,
             "by_version": {
-                version: {"rollouts": len(rewards), "mean": sum(rewards) / len(rewards)}
+                version: {"rollouts": len(rewards), "mean": output.mean(rewards)}
                 for version, rewards in self.by_version.items()
             },
             "calls": self.calls,
@@ -76,7 +77,7 @@ def columns(rewards: Sequence[float | None], width: int) -> list[float | None]:
     means: list[float | None] = []
     for first in range(0, len(rewards), size):
         scored = [reward for reward in rewards[first : first + size] if reward is not None]
-        means.append(sum(scored) / len(scored) if scored else None)
+        means.append(output.mean(scored) if scored else None)
     return means
 
 
@@ -90,6 +91,8 @@ def drawn(means: Sequence[float | None]) -> str:
 def _height(value: float, low: float, high: float) -> int:
     if high <= low:  # all the same: neither low nor high
         return len(BLOCKS) // 2
+    if math.isinf(high - low):
+        value, low, high = value / 2, low / 2, high / 2
     return min(len(BLOCKS) - 1, int((value - low) / (high - low) * len(BLOCKS)))
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -127,6 +128,12 @@ def seconds(value: float | None) -> str:
 def number(value: float | None) -> str:
     """Return a reward for people; nothing where there is none."""
     return "" if value is None else f"{value:.6g}"
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of finite numbers; also where their sum is more than a float holds."""
+    total = sum(values)
+    return total / len(values) if math.isfinite(total) else sum(value / len(values) for value in values)
 
 
 def count(value: int, noun: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from urllib.parse import unquote
 
+from .._printable import printable
 from ..dialects.conventions import CONVENTIONS, conventions_of
 from ..dialects.spans.copies import Copying
 from ..errors import UsageError
@@ -102,7 +103,7 @@ async def run(args: argparse.Namespace) -> int:
     if sent.rejected:
         output.say(f"{output.count(sent.rejected, 'span')} not taken")
     for sentence in sent.said:
-        output.say(f"the receiver says: {sentence}")
+        output.say(printable(sentence))
     return DONE if sent.spans and not sent.rejected else NEGATIVE
 
 

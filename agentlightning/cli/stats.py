@@ -107,7 +107,7 @@ def _print_outcomes(found: Outcomes, total: int) -> None:
         terminal.print_table(
             ("VERSION", ">ROLLOUTS", ">MEAN REWARD"),
             [
-                (name, f"{len(found.by_version[name]):,}", output.number(_mean(found.by_version[name])))
+                (name, f"{len(found.by_version[name]):,}", output.number(output.mean(found.by_version[name])))
                 for name in versions_in_order(found.by_version)
             ],
         )
@@ -118,7 +118,3 @@ def _print_outcomes(found: Outcomes, total: int) -> None:
         for code, count in found.refused.most_common():
             output.out(f"  {count:,}  {explained(code).sentence} ({code})")
         output.say("agl explain ROLLOUT says what to do about each")
-
-
-def _mean(rewards: list[float]) -> float:
-    return sum(rewards) / len(rewards)

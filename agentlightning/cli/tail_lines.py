@@ -25,7 +25,7 @@ def lines(events: Sequence[Event], width: int | None) -> Iterator[Text]:
     """Yield a line for each event; one that a narrow terminal has no room for goes on in the next."""
     for event in events:
         text = Text()
-        text.append(time.strftime("%H:%M:%S ", time.localtime(event.time)), style=QUIET)
+        text.append(f"{_clock(event.time)} ", style=QUIET)
         # The whole id: the beginnings of ids of others may be a date, which tells none of them apart.
         text.append(f"{output.one_line(event.rollout.rollout_id, 60)} ", style=QUIET)
         if event.span is None:
@@ -36,6 +36,17 @@ def lines(events: Sequence[Event], width: int | None) -> Iterator[Text]:
             text.truncate(width, overflow="ellipsis")
         text.rstrip()
         yield text
+
+
+def _clock(at: float) -> str:
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(at))
+    except (
+        OverflowError,
+        OSError,
+        ValueError,
+    ):  # no time that there is, such as nanoseconds given as seconds
+        return "--:--:--"
 
 
 def _add_rollout(text: Text, event: Event) -> None:

@@ -303,7 +303,7 @@ class View:
         values = [reward.value for reward in found if reward.value is not None]
         unscored = f", {len(found) - len(values):,} unscored" if len(values) < len(found) else ""
         if values:
-            mean = output.number(sum(values) / len(values))
+            mean = output.number(output.mean(values))
             yield (
                 f"mean {mean} of {len(values):,}, {output.number(min(values))} to {output.number(max(values))}"
                 f"{unscored}",

@@ -5,6 +5,8 @@ Format: OpenTelemetry protocol 1.x, ``opentelemetry/proto/trace/v1/trace.proto``
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +29,16 @@ except Exception:  # noqa: BLE001 - absent, or generated for another protobuf, w
 
 SCOPE = "agentlightning"
 _HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
+_LATEST = 1e11
+"""Seconds; more nanoseconds than 64 bits hold."""
+_TRACE_ID, _SPAN_ID = re.compile(r"[0-9a-fA-F]{32}"), re.compile(r"[0-9a-fA-F]{16}")
 
 
 def encode_request(spans: Sequence[Span]) -> bytes:
     """Return the export request that holds these spans, in their order; ids and times are the spans' own.
+
+    Args:
+        spans: Spans for which :func:`has_ids_of_otlp` is true.
 
     Raises:
         MissingExtra: ``opentelemetry-proto`` is not installed.
@@ -49,6 +57,18 @@ def encode_request(spans: Sequence[Span]) -> bytes:
             group.scope.name = SCOPE
         group.spans.append(_span(span))
     return bytes(request.SerializeToString())
+
+
+def has_ids_of_otlp(span: Span) -> bool:
+    """Whether the ids of a span are of 16 and 8 bytes in hexadecimal digits: others have no form in a request."""
+    pairs = [
+        (span.trace_id, span.span_id),
+        *((each.context.trace_id, each.context.span_id) for each in span.links),
+    ]
+    parent = not span.parent_id or _SPAN_ID.fullmatch(span.parent_id)
+    return bool(parent) and all(
+        _TRACE_ID.fullmatch(trace) and _SPAN_ID.fullmatch(one) for trace, one in pairs
+    )
 
 
 def read_partial_success(body: bytes) -> tuple[int, str]:
@@ -105,7 +125,10 @@ def _trace_state(context: SpanContext | None) -> str:
 
 
 def _nanoseconds(seconds: float | None) -> int:
-    return 0 if seconds is None else max(0, round(seconds * 1e9))
+    """Return a time as protobuf has it: 64 bits without a sign, 0 where it is unknown."""
+    if seconds is None or not math.isfinite(seconds):
+        return 0
+    return min(round(min(max(seconds, 0.0), _LATEST) * 1e9), 2**64 - 1)
 
 
 def _pairs(attributes: Mapping[str, Any]) -> list[Any]:

@@ -23,7 +23,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 import requests
 
 from .._printable import without_password
-from ..codec.otlp_request import encode_request, read_partial_success
+from ..codec.otlp_request import encode_request, has_ids_of_otlp, read_partial_success
 from ..dialects.spans.copies import EVALUATION_EVENT, Copying, copy_of, evaluations
 from ..dialects.spans.genai import read_call
 from ..errors import ExportRefused
@@ -51,9 +51,9 @@ class Sent:
     spans: int = 0
     """Those that the receiver has taken."""
     rejected: int = 0
-    """Those of which it said that it has not."""
+    """Those that it has not taken, or that cannot be sent."""
     said: list[str] = field(default_factory=list)
-    """What it said of them, each sentence once."""
+    """What is to be said of those, each sentence once."""
 
 
 def traces_url(endpoint: str) -> str:
@@ -134,6 +134,12 @@ class OtlpSender:
         """
         batch: list[Span] = []
         for span in spans:
+            if not has_ids_of_otlp(span):
+                self.sent.rejected += 1
+                self._say(
+                    f"span {span.span_id} ({span.name}) was not sent: its ids are not those of OpenTelemetry"
+                )
+                continue
             batch.append(span)
             if len(batch) == BATCH:
                 self._send(batch)
@@ -181,7 +187,7 @@ class OtlpSender:
         self.sent.rejected += rejected
         self.sent.spans += number - rejected
         if why:
-            self._say(why)
+            self._say(f"the receiver says: {why}")
 
     def _say(self, sentence: str) -> None:
         if sentence not in self.sent.said:

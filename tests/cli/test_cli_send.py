@@ -191,6 +191,20 @@ def test_a_batch_that_is_too_large_is_halved_and_a_span_that_is_named(
     assert stored[1][0].span_id in sender.sent.said[0]
 
 
+def test_times_and_ids_that_otlp_cannot_hold_end_nothing(receiver: Receiver) -> None:
+    def made(at: float, **ids: str) -> agl.Span:
+        return agl.Span.from_attributes(attributes={}, start_time=at, end_time=at, **ids)
+
+    times = [1.7e18, 1e300, -5.0, float("inf"), float("nan"), 1_700_000_000.0]
+    odd = [made(1.0, span_id="mine"), made(1.0, trace_id="abcd"), made(1.0, parent_id="mine")]
+    with OtlpSender(receiver.url) as sender:
+        sender.send([*map(made, times), *odd])
+    latest = pytest.approx((2**64 - 1) / 1e9)
+    assert [span.start_time or 0.0 for span in receiver.spans()] == [latest, latest, 0, 0, 0, times[-1]]
+    assert (sender.sent.spans, sender.sent.rejected) == (6, 3)
+    assert "span mine" in sender.sent.said[0]
+
+
 def test_a_receiver_that_does_not_answer_is_tried_again_and_then_named(receiver: Receiver) -> None:
     receiver.close()
     waits: list[float] = []

@@ -20,6 +20,7 @@ from agentlightning.cli.outcomes import columns, drawn, versions_in_order
         ([0.3, 0.3], 10, "▅▅"),
         ([-1.0, 1.0], 10, "▁█"),
         ([None, None], 10, "··"),
+        ([-1.79e308, -1.79e308, 1.79e308, 1.79e308], 2, "▁█"),
         ([], 10, ""),
     ],
 )

@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cli_sample import build, call, reward, span
+from cli_sample import agl, build, call, reward, span
 
 from agentlightning.cli.following import Tail
+from agentlightning.cli.tail_lines import lines
 from agentlightning.store.registry import open_store
 from agentlightning.testing.clock import wait_until, wait_until_async
 from agentlightning.types import AttemptedRollout, Span
@@ -98,6 +99,19 @@ async def test_behind_a_long_queue_what_is_at_work_is_followed_from_when_it_bega
         last = ended[at.rollout_id]
         assert last.rollout.end_time is not None
         assert last.took == last.rollout.end_time - at.attempt.start_time
+
+
+def test_a_time_that_is_none_has_a_line_all_the_same(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/times.db"
+
+    async def found() -> list[str]:
+        async with open_store(url) as store:
+            at = await store.start_rollout("odd")
+            await store.add_many_spans([span(at, "tool", 1, at=1.7e18)])
+            return [line.plain for line in lines(await Tail(store).look(), 100)]
+
+    assert [line[:9] for line in asyncio.run(found()) if "tool" in line] == ["--:--:-- "]
+    assert agl("show", "--store", url, columns=120).code == 0
 
 
 def test_a_store_of_another_process_is_followed_from_before_it_is_there_until_ctrl_c(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from ..dialects.openai.request import operation_of
 from .exchange import Exchange, Outgoing
 from .patch import AttributePatch, Patch, defining_class
-from .refusals import ErrorDetector
+from .refusals import ErrorDetector, is_redirect
 from .suppression import is_own_work
 from .tee import Stripper, finish_collected
 from .watch import CallWatch
@@ -76,6 +76,8 @@ class AiohttpCalls:
                 exchange.fail(error)
                 raise
             with self._watch.guard("noting a response"):
+                if response.history:
+                    self._watch.note_redirect(exchange, str(response.url))
                 stripper = self._watch.note_response_head(exchange, response.status, _read_headers(response))
                 _install_reader(reader, response, exchange, self._watch, stripper)
                 return response
@@ -90,7 +92,7 @@ class AiohttpCalls:
         """Send a request that asks for more; after a refusal, the agent's own."""
         status: int | None = None
         try:
-            response = await send(**_with_body(kwargs, asking_body))
+            response = await send(**{**_with_body(kwargs, asking_body), "allow_redirects": False})
         except Exception as error:
             status = getattr(error, "status", None)
             refused = type(error).__name__ in _BREAKS
@@ -113,7 +115,7 @@ class AiohttpCalls:
         return response
 
     async def _is_refused(self, reader: Any, response: Any, exchange: Exchange) -> bool:
-        if self._watch.is_refusal(response.status, _read_headers(response)):
+        if is_redirect(response.status) or self._watch.is_refusal(response.status, _read_headers(response)):
             return True
         if response.status >= 400:
             return False

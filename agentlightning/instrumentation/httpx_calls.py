@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from .exchange import Exchange, Outgoing, close_request_scope, open_request_scope
 from .patch import AttributePatch, Patch, defining_class
-from .refusals import ErrorDetector
+from .refusals import ErrorDetector, is_redirect
 from .suppression import is_own_work
 from .tee import Tees
 from .watch import CallWatch
@@ -149,10 +149,11 @@ class HttpxCalls:
         # The body has to pass through a tee before the client reads it, so the response comes unread.
         asking = _with_body(request, asking_body)
         sending = self._watch.sending(exchange, asking_body)
-        answer = yield _Ask(asking, {**kwargs, "stream": True}, sending, instead_of=request)
+        changes = {"stream": True, "follow_redirects": False}
+        answer = yield _Ask(asking, {**kwargs, **changes}, sending, instead_of=request)
         status = None if isinstance(answer, Exception) else answer.status_code
-        refused = status is None or self._watch.is_refusal(status, answer.headers)
-        if status is not None and status < 400:
+        refused = status is None or is_redirect(status) or self._watch.is_refusal(status, answer.headers)
+        if status is not None and status < 400 and not refused:
             detector = self._watch.error_detector(exchange, answer.headers.get("content-encoding", ""))
             if detector is not None:
                 broken = yield _Look(tees, answer, detector, request)
@@ -183,6 +184,8 @@ class HttpxCalls:
     def _answered(self, tees: Tees, exchange: Exchange, response: Any) -> None:
         """Note a response: its body if the client has read it, else through a tee as it is read."""
         with self._guard("noting a response"):
+            if response.history:
+                self._watch.note_redirect(exchange, str(response.url))
             stripper = self._watch.note_response_head(exchange, response.status_code, response.headers)
             if response.is_closed:
                 exchange.note_decoded_body(response.content)

@@ -5,6 +5,9 @@ response is thrown away and the agent's unchanged request is sent, once, as long
 failures are passed on instead, because a second request would make them worse: the server says that it is busy (408,
 429, 503 with ``Retry-After``), or it is too slow.
 
+Clients that follow redirects by themselves, with the body that they were given, do not follow that of a changed
+request: where it leads, nobody has agreed to being asked. It counts as a refusal.
+
 A refusal is remembered for an hour by endpoint, model and kind of request. A status of 4xx is remembered at once; what
 may have been an accident of the server (5xx, an error in a body of status 200, a broken connection) only when it
 happens twice in a row.
@@ -30,6 +33,7 @@ MAX_REMEMBERED = 10_000
 MAX_PEEKED_BYTES = 64 * 1024
 """Bytes of a stream that are held back at most while its first event is awaited."""
 
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRY_LATER_STATUSES = frozenset({408, 429})
 _SIGNED_HEADER = re.compile(
     r"(^|[-_])(sign|signed|signature|hmac|digest|checksum|hash|md5|sha\d+|crc\d+c?)([-_]|$)", re.IGNORECASE
@@ -70,6 +74,11 @@ def is_refusal(status: int, headers: Mapping[str, str]) -> bool:
     if status < 400 or status in _RETRY_LATER_STATUSES:
         return False
     return not (status == 503 and "retry-after" in headers)
+
+
+def is_redirect(status: int) -> bool:
+    """Whether an answer with this status leads elsewhere, so that only the agent's own request may follow it."""
+    return status in _REDIRECTS
 
 
 def is_fixed(headers: Mapping[str, str], query: str = "") -> bool:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Literal
+from urllib.parse import urlsplit
 
 from ..dialects.model_call import ASKING_REFUSED, ENDPOINT_NOT_NAMED, ONLY_OBSERVED, REQUEST_FIXED
 from ..dialects.openai import token_request
@@ -213,6 +215,13 @@ class CallWatch:
             self._refusals.accepted(kind)
         elif own < 400:
             self._refusals.refused(kind, status)
+
+    def note_redirect(self, exchange: Exchange, url: str) -> None:
+        """Note where the client was led: what is known of the first endpoint is not known of that one."""
+        parts = urlsplit(url)
+        url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        exchange.start = replace(exchange.start, url=url)
+        exchange.endpoint = self.endpoint(url)
 
     def note_response_head(
         self, exchange: Exchange, status: int, headers: Mapping[str, str]

@@ -267,13 +267,16 @@ READS_ITSELF = frozenset({by_http_client, by_http_client_line_by_line, by_urllib
 
 
 @contextmanager
-def watching(mode: Any) -> Iterator[RecordedCalls]:
+def watching(
+    mode: Any,
+    endpoint_for: Callable[[str], Endpoint | None] = lambda url: Endpoint(url.rpartition("/v1/")[0]),
+) -> Iterator[RecordedCalls]:
     """Record calls, and give all patches back."""
     sink = RecordedCalls()
     patch = instrument_model_calls(
         sink,
         capture_tokens=mode,
-        endpoint_for=lambda url: Endpoint(url.rpartition("/v1/")[0]),
+        endpoint_for=endpoint_for,
         guard=Guard(reraise),
     )
     try:
@@ -379,6 +382,46 @@ def test_a_refusal_is_followed_by_the_agents_own_request(
     assert ADDED & refused.json().keys()
     assert own.body == first.body
     assert (sink.call().http_status, sink.call().error, sink.call().partial) == (200, None, False)
+
+
+def by_httpx_that_follows(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
+    with httpx.Client(trust_env=False, follow_redirects=True) as client:
+        headers = {**HEADERS, "accept-encoding": encoding}
+        response = client.post(f"{server.base_url}/chat/completions", content=body, headers=headers)
+        return response.status_code, response.content
+
+
+def by_httpx_async_that_follows(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
+    async def run() -> Any:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            url, headers = f"{server.base_url}/chat/completions", {**HEADERS, "accept-encoding": encoding}
+            response = await client.post(url, content=body, headers=headers, follow_redirects=True)
+            return response.status_code, response.content
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("mode", ["observe", "request"])
+@pytest.mark.parametrize(
+    "client", [by_httpx_that_follows, by_httpx_async_that_follows, by_aiohttp, by_requests]
+)
+def test_nothing_is_asked_where_a_redirect_leads_and_the_call_is_that_of_who_has_answered(
+    client: Callable[..., Any], mode: Any
+) -> None:
+    body = body_of(stream=False, asks=False)
+    with FakeOpenAI(answer) as stranger, FakeOpenAI() as named:
+        target = f"{stranger.base_url}/chat/completions"
+        named.enqueue(*[Fault(307, {"location": target}, b"")] * 3)
+        asked_url = named.base_url
+        without = client(named, body, "gzip")
+        with watching(mode, lambda url: Endpoint(asked_url) if url.startswith(asked_url) else None) as sink:
+            assert client(named, body, "gzip") == without
+        assert without[0] == 200
+        assert [request.json() for request in stranger.requests] == [json.loads(body)] * 2
+        assert any(ADDED & request.json().keys() for request in named.requests) == (mode == "request")
+        answered = sink.raw[-1]
+        assert (answered.status, answered.start.url) == (200, target)
+        assert (answered.endpoint, answered.added) == (None, frozenset())
 
 
 @pytest.mark.parametrize("mode", ["observe", "request"])

@@ -125,6 +125,11 @@ def seconds(value: float | None) -> str:
     return f"{value / 86400:.0f} d"
 
 
+def known_time(at: float | None) -> float | None:
+    """Return a time, or ``None`` where it is unknown: missing, 0, or no finite number."""
+    return at if at and math.isfinite(at) else None
+
+
 def number(value: float | None) -> str:
     """Return a reward for people; nothing where there is none."""
     return "" if value is None else f"{value:.6g}"

@@ -39,8 +39,8 @@ class Found:
     @property
     def begin(self) -> float:
         """When the first span started whose start is known; offsets are from here."""
-        spans = [*self.ended, *self.opened]
-        return min((span.start_time for span in spans if span.start_time), default=0.0)
+        times = (output.known_time(span.start_time) for span in [*self.ended, *self.opened])
+        return min((at for at in times if at is not None), default=0.0)
 
 
 def add_parser(subparsers: options.Subparsers) -> None:

@@ -6,6 +6,7 @@ next line, so that a small terminal loses none. A wide one gets a time line. Col
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ..types import Span
 from . import folding, output
 from .call_numbers import NumberedCall, tokens_of
 from .folding import Item, Line, Node
+from .output import known_time
 from .span_labels import Kind, Label, label_of, preview_of
 
 SIGNS: Mapping[Kind, tuple[str, str]] = {
@@ -94,9 +96,9 @@ class View:
         self._lines = list(folding.drawn(items))
         spans = [*trace.ended, *trace.opened]
         # Offsets are from the first span and not from the start of the attempt, which may have waited for a worker.
-        # A time that is missing, or 0, is unknown, and is not 1970.
-        self._end = max((at for span in spans for at in (span.start_time, span.end_time) if at), default=0.0)
-        self._begin = min((span.start_time for span in spans if span.start_time), default=self._end)
+        starts = _starts(spans)
+        self._end = max([*starts, *(at for span in spans if (at := known_time(span.end_time)))], default=0.0)
+        self._begin = min(starts, default=self._end)
         self.spans = len({span.span_id for span in spans})
         """How many spans there are, shown or folded."""
 
@@ -333,14 +335,14 @@ class View:
         nodes = list(folding.hidden(item)) if item.is_cut else item.nodes
         if item.is_loop:
             nodes = [node for step in item.children for node in step.nodes]
-        starts = [node.span.start_time for node in nodes if node.span.start_time]
+        starts = _starts(node.span for node in nodes)
         at = f"+{output.seconds(min(starts) - self._begin)}" if starts else ""
         if item.is_cut:  # the times of spans inside of others would count twice
             return self._tokens(nodes), at, ""
         took = [
-            node.span.end_time - node.span.start_time
+            end - start
             for node in nodes
-            if node.span.end_time and node.span.start_time
+            if (end := known_time(node.span.end_time)) and (start := known_time(node.span.start_time))
         ]
         is_moment = all(self._label(node).kind in {Kind.REWARD, Kind.NOTE, Kind.EXCEPTION} for node in nodes)
         if len(nodes) == 1 and nodes[0].open:
@@ -379,12 +381,14 @@ class View:
         nodes = list(folding.hidden(item)) if item.is_cut else item.nodes
         if item.is_loop:
             nodes = [node for step in item.children for node in step.nodes]
-        starts = [node.span.start_time for node in nodes if node.span.start_time]
+        starts = _starts(node.span for node in nodes)
         length = self._end - self._begin
-        if not starts or length <= 0:
+        if not starts or not 0 < length < math.inf:
             return Text()
         ends = [
-            node.span.end_time or (self._end if node.open else node.span.start_time or 0.0) for node in nodes
+            known_time(node.span.end_time)
+            or (self._end if node.open else known_time(node.span.start_time) or self._begin)
+            for node in nodes
         ]
         first = min(width - 1, int((min(starts) - self._begin) / length * width))
         last = min(width - 1, max(first, int((max(ends) - self._begin) / length * width - 0.01)))
@@ -415,6 +419,11 @@ def _guides(line: Line, room: int | None) -> tuple[str, str]:
         return f"{above}({line.depth}) ", above
     inside = "│" if line.item.children else " "
     return (f"{above}└─ ", f"{above}   {inside}") if line.is_last else (f"{above}├─ ", f"{above}│  {inside}")
+
+
+def _starts(spans: Iterable[Span]) -> list[float]:
+    """Return when spans started, where that is known."""
+    return [at for span in spans if (at := known_time(span.start_time))]
 
 
 def _has_failed(node: Node) -> bool:

@@ -222,6 +222,9 @@ def test_times_that_are_missing_or_go_backwards_leave_the_others_as_they_are(tmp
 
     url = f"sqlite:///{tmp_path / 'times.db'}"
     _stored(url, made)
+    for at, end in ((float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan")), (-1e308, 1e308)):
+        odd = _loop(1)[0].model_copy(update={"start_time": at, "end_time": end})
+        assert len(_view([*_loop(1), odd.model_copy(update={"span_id": "f" * 16})])) == 6
     shown = agl("show", "--store", url, columns=120).out
     (whole,) = re.findall(".*whole.*", shown)
     assert whole.split()[:5] == ["·", "whole", "+0", "2.0", "s"]

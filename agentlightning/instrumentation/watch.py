@@ -39,7 +39,8 @@ class _Sending:
 
     A task that is started meanwhile gets a copy of the context, in which this object stays for ever. So the context
     variable alone does not say whether a request was noted above: ``_is_open`` says whether it is still being sent, and
-    URL and body say whether it is the same one.
+    its body whether it is the same one, also where a redirect has led it to another URL. Of a body that is made while
+    it is sent, the URL says it.
     """
 
     def __init__(self, watch: CallWatch, url: str, body: bytes | None) -> None:
@@ -59,8 +60,9 @@ class _Sending:
 
     def is_same_request(self, watch: CallWatch, url: str, body: bytes | None) -> bool:
         """Whether the request of a library below is this one."""
-        is_it = self._is_open and (self._watch, self._url) == (watch, url)
-        return is_it and (None in (body, self._body) or body == self._body)
+        if not self._is_open or self._watch is not watch:
+            return False
+        return self._url == url if None in (body, self._body) else self._body == body
 
 
 class CallWatch:

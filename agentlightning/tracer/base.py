@@ -111,12 +111,15 @@ class Tracer(ParallelWorkerBase):
           generator stops early;
         * ``failed`` by an exception, which goes on, and by ``sys.exit`` with another code. Where ``config`` grants a
           retry, the rollout is queued again;
-        * ``cancelled`` where its task is cancelled, and by ``KeyboardInterrupt``.
+        * ``cancelled`` where its task, or the one that reads a generator, is cancelled, by ``KeyboardInterrupt``, and
+          where nobody asks for a step of what a plain function has returned.
 
-        A status that somebody else has set meanwhile stands. The functions that it decorates may be plain ones,
-        coroutines, generators and asynchronous generators, and plain ones that return one of these: the rollout then
-        ends with what they return. The rollout of a generator begins with its first step. A decorated function may be
-        defined before ``init_worker``.
+        A status that somebody else has set meanwhile stands, and an attempt that the store has given up, or after which
+        another one has begun, cancels no rollout. What is at work when recording ends stays as it is.
+
+        The functions that it decorates may be plain ones, coroutines, generators and asynchronous generators, and plain
+        ones that return one of these: the rollout then ends with what they return. The rollout of a generator begins
+        with its first step. A decorated function may be defined before ``init_worker``.
 
         Args:
             task: What the rollout is about: its ``input``. Default: of a function, its only argument, or its arguments

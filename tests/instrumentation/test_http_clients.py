@@ -162,7 +162,9 @@ class OverAiohttp(httpx.AsyncBaseTransport):
         session = aiohttp.ClientSession(auto_decompress=False)
         body, headers = await request.aread(), dict(request.headers)
         try:
-            response = await session.request(request.method, str(request.url), data=body, headers=headers)
+            response = await session.request(
+                request.method, str(request.url), data=body, headers=headers, allow_redirects=False
+            )
         except aiohttp.ClientError as error:
             await session.close()
             raise httpx.ReadError(str(error), request=request) from error
@@ -392,18 +394,32 @@ def by_httpx_that_follows(server: FakeOpenAI, body: bytes, encoding: str) -> Any
 
 
 def by_httpx_async_that_follows(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
-    async def run() -> Any:
-        async with httpx.AsyncClient(trust_env=False) as client:
-            url, headers = f"{server.base_url}/chat/completions", {**HEADERS, "accept-encoding": encoding}
-            response = await client.post(url, content=body, headers=headers, follow_redirects=True)
-            return response.status_code, response.content
+    return asyncio.run(following(httpx.AsyncHTTPTransport(), server, body, encoding))
 
-    return asyncio.run(run())
+
+def by_httpx_over_aiohttp_that_follows(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
+    return asyncio.run(following(OverAiohttp(), server, body, encoding))
+
+
+async def following(
+    transport: httpx.AsyncBaseTransport, server: FakeOpenAI, body: bytes, encoding: str
+) -> Any:
+    async with httpx.AsyncClient(transport=transport, follow_redirects=True) as client:
+        url, headers = f"{server.base_url}/chat/completions", {**HEADERS, "accept-encoding": encoding}
+        response = await client.post(url, content=body, headers=headers)
+        return response.status_code, response.content
 
 
 @pytest.mark.parametrize("mode", ["observe", "request"])
 @pytest.mark.parametrize(
-    "client", [by_httpx_that_follows, by_httpx_async_that_follows, by_aiohttp, by_requests]
+    "client",
+    [
+        by_httpx_that_follows,
+        by_httpx_async_that_follows,
+        by_httpx_over_aiohttp_that_follows,
+        by_aiohttp,
+        by_requests,
+    ],
 )
 def test_nothing_is_asked_where_a_redirect_leads_and_the_call_is_that_of_who_has_answered(
     client: Callable[..., Any], mode: Any
@@ -419,7 +435,8 @@ def test_nothing_is_asked_where_a_redirect_leads_and_the_call_is_that_of_who_has
         assert without[0] == 200
         assert [request.json() for request in stranger.requests] == [json.loads(body)] * 2
         assert any(ADDED & request.json().keys() for request in named.requests) == (mode == "request")
-        answered = sink.raw[-1]
+        *hops, answered = sink.raw
+        assert [hop.status for hop in hops] == ([307] if client is by_requests else [])
         assert (answered.status, answered.start.url) == (200, target)
         assert (answered.endpoint, answered.added) == (None, frozenset())
 

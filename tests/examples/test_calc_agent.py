@@ -122,7 +122,7 @@ def test_five_of_five_controls_learn_nothing(
 
 @pytest.mark.long
 def test_one_seed_gives_one_curve_however_the_rollouts_interleave(tmp_path: Path) -> None:
-    short = Settings(seed=3, iterations=2, tasks=6, samples=4, test_every=2)
+    short = Settings(seed=3, iterations=1, tasks=6, samples=4, test_every=1)
     one_by_one, crowded = tmp_path / "one", tmp_path / "many"
     one_by_one.mkdir()
     crowded.mkdir()

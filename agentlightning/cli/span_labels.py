@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ..codec.attributes import attributes_below
 from ..dialects.model_call import ModelCall
 from ..emitter import get_message_value, get_object_value
 from ..rows.rewards import PRIMARY, read_reward
@@ -174,11 +175,7 @@ def _said(span: Span) -> str:
 
 
 def _arguments(attributes: Mapping[str, Any]) -> str:
-    own = {
-        key.removeprefix(f"{_INPUT}."): value
-        for key, value in attributes.items()
-        if key.startswith(f"{_INPUT}.")
-    }
+    own = attributes_below(attributes, _INPUT)
     if own:
         return f"({_pairs(own)})"
     given = _first(attributes, _ARGUMENTS)
@@ -198,11 +195,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _result(attributes: Mapping[str, Any]) -> str:
-    leaves = {
-        key.removeprefix(f"{_OUTPUT}."): value
-        for key, value in attributes.items()
-        if key.startswith(f"{_OUTPUT}.")
-    }
+    leaves = attributes_below(attributes, _OUTPUT)
     if leaves:
         return _pairs(leaves)
     found = next((attributes[key] for key in _RESULTS if attributes.get(key) is not None), None)

@@ -144,16 +144,21 @@ def filter_attributes(attributes: Mapping[str, Any], prefix: str) -> dict[str, A
     }
 
 
+def attributes_below(attributes: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the attributes called ``prefix.<anything>``, by what stands behind the dot."""
+    dotted = f"{prefix}."
+    return {key[len(dotted) :]: value for key, value in attributes.items() if key.startswith(dotted)}
+
+
 def filter_and_unflatten_attributes(attributes: Mapping[str, Any], prefix: str) -> Nested:
     """Return what lies under ``prefix.`` as nested data.
 
     Raises:
         ValueError: There is an attribute that is called ``prefix`` exactly.
     """
-    found = filter_attributes(attributes, prefix)
-    if prefix in found:
+    if prefix in attributes:
         raise ValueError(f"attribute {prefix!r} is a value, not a prefix")
-    return unflatten_attributes({key[len(prefix) + 1 :]: value for key, value in found.items()})
+    return unflatten_attributes(attributes_below(attributes, prefix))
 
 
 def indexed_attributes(attributes: Mapping[str, Any], prefix: str) -> list[Any]:

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ...codec.json_text import loads
 from ...types import Account, Receipt
-from ...types.tracer import build
 from ..base import writer_is_gone
 from ..tables import SpanCounts
 from ..transaction import receipt_from
+from .accounts import account_of
 from .statements import SQL
 
 ATTEMPTS_AT_ONCE: Final = 2_000
@@ -96,38 +95,7 @@ def _accounts(
     rows: Iterator[tuple[Any, ...]], ids: Mapping[int, tuple[str, str]]
 ) -> Mapping[int, list[Account]]:
     found: dict[int, list[Account]] = defaultdict(list)
-    for (
-        key,
-        writer_id,
-        revision,
-        started,
-        late,
-        unattributed,
-        closed,
-        dropped,
-        late_dropped,
-        unstored,
-    ) in rows:
-        if key not in ids:  # the check of references tells of it
-            continue
-        # Unvalidated, as in every store: these rows are the store's own, and there are as many as attempts.
-        fields = {
-            "rollout_id": ids[key][0],
-            "attempt_id": ids[key][1],
-            "writer_id": writer_id,
-            "revision": revision,
-            "started": started,
-            "late": late,
-            "unattributed": unattributed,
-            "closed": bool(closed),
-            "dropped": _loaded(dropped),
-            "late_dropped": _loaded(late_dropped),
-            "unstored": _loaded(unstored),
-        }
-        found[key].append(build(Account, fields))
+    for key, *row in rows:
+        if key in ids:  # of others, the check of references tells
+            found[key].append(account_of(ids[key], tuple(row)))
     return found
-
-
-def _loaded(text: str) -> Any:
-    """Return the value of a JSON text, of which most say that there is nothing."""
-    return {} if text == "{}" else [] if text == "[]" else loads(text)

@@ -31,6 +31,7 @@ from ..base import LightningStoreStatistics
 from ..query import Query
 from ..tables import AttemptKey, NewSpan, SpanCounts, Tables
 from ..values import copy_model
+from .accounts import account_of
 from .audit import AttemptAudit, audited
 from .long_values import Beginnings, BrokenValueError, Reader, broken, broken_values, is_long, where_it_is
 from .marks import LACKS, MIXED
@@ -476,32 +477,7 @@ class SqliteTables(Tables):
         return SpanCounts(*row)
 
     def get_accounts(self, key: AttemptKey) -> Sequence[Account]:
-        return [
-            Account.model_construct(
-                rollout_id=key[0],
-                attempt_id=key[1],
-                writer_id=writer_id,
-                revision=revision,
-                started=started,
-                late=late,
-                unattributed=unattributed,
-                closed=bool(closed),
-                dropped=loads(dropped),
-                late_dropped=loads(late_dropped),
-                unstored=loads(unstored),
-            )
-            for (
-                writer_id,
-                revision,
-                started,
-                late,
-                unattributed,
-                closed,
-                dropped,
-                late_dropped,
-                unstored,
-            ) in self._all(SQL["get_accounts"], (self._attempt_key(key),))
-        ]
+        return [account_of(key, row) for row in self._all(SQL["get_accounts"], (self._attempt_key(key),))]
 
     def last_seen(self, process: str) -> float | None:
         ((seen,),) = self._all(SQL["last_seen"], (process,))

@@ -41,7 +41,13 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+SLOWEST = ("agentops_workers", "durable_spans")
+"""Figures with so many processes that a tiny run of them takes twenty seconds; of the others, each takes a few."""
+
+
+@pytest.mark.parametrize(
+    "figure", [pytest.param(each, marks=pytest.mark.soak if each in SLOWEST else ()) for each in FIGURES]
+)
 def test_a_tiny_run_compares_every_line(figure: str) -> None:
     done = bench("--tiny", "--no-peer", "--json", figure)
     assert done.returncode == 0, done.stderr

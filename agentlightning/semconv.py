@@ -91,9 +91,12 @@ class ModelCallAttributes(str, Enum):
     LOGPROBS = "agentlightning.choice.{i}.logprobs"
     """list[float]; one per sampled id."""
     FINISH_REASON = "agentlightning.choice.{i}.finish_reason"
-    """Normalised: stop, length, tool_calls, abort, error, content_filter."""
+    """What the server says, normalised: stop, length, tool_calls, abort, error, content_filter; absent where it says
+    nothing."""
     FINISH_REASON_RAW = "agentlightning.choice.{i}.finish_reason_raw"
     """str; the finish reason in the server's own word."""
+    BROKEN_OFF = "agentlightning.choice.{i}.broken_off"
+    """True where the server does not say why the answer ended, and nobody brought it to an end."""
     TOKEN_CAPTURE = "agentlightning.token_capture"  # noqa: S105 - an attribute name
     """``valid``, ``none(<code>)`` or ``invalid(<code>)``; only ``valid`` is ever trained on."""
     CHOICE_TOKEN_CAPTURE = "agentlightning.choice.{i}.token_capture"  # noqa: S105 - an attribute name

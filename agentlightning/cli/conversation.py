@@ -151,7 +151,12 @@ def _answers(record: ModelCall, most: int | None, number: int) -> Iterator[Text]
             yield Text(f"{'':{GUTTER}}answer {choice.index}", style=QUIET)
         yield from _message(choice.message(), most, number)
         if choice.finish_reason not in {"stop", "tool_calls"}:
-            yield Text(f"{'':{GUTTER}}ends: {choice.finish_reason or 'unknown'}", style=DOUBT)
+            yield Text(f"{'':{GUTTER}}ends: {_end(choice)}", style=DOUBT)
+
+
+def _end(choice: Choice) -> str:
+    unsaid = "broken off, and the server does not say why" if choice.broken_off else "unknown"
+    return choice.finish_reason or choice.finish_reason_raw or unsaid
 
 
 def _text_of(content: Any) -> str:
@@ -218,8 +223,8 @@ def _facts(call: NumberedCall, record: ModelCall) -> Iterator[tuple[str, str]]:
 
 def _choice_facts(choice: Choice, *, several: bool) -> Iterator[tuple[str, str]]:
     which = f" {choice.index}" if several else ""
-    if choice.finish_reason:
-        yield f"ends{which}", choice.finish_reason
+    if choice.finish_reason or choice.finish_reason_raw or choice.broken_off:
+        yield f"ends{which}", _end(choice)
     if choice.token_ids is not None:
         yield f"ids{which}", _some(choice.token_ids)
     if choice.logprobs:

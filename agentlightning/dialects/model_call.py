@@ -18,6 +18,9 @@ from .raw_call import LogprobKind, Operation
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "error", "content_filter"]
 IssueLevel = Literal["info", "warn", "fatal"]
 
+_BROKEN_OFF = frozenset({"abort", "error"})
+"""What a server says of an answer that it did not bring to an end."""
+
 VALID = "valid"
 """``token_capture`` of a call whose ids agree with everything that is known of it."""
 
@@ -186,7 +189,13 @@ class Choice:
     refusal: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason | None = None
+    """Why the answer ended, as the server says it, in one of our words; ``None`` where it says nothing, or a word that
+    is not known."""
     finish_reason_raw: str | None = None
+    """The server's own word."""
+    broken_off: bool = False
+    """The server does not say why the answer ended, as it does of one that it brings to an end: the agent left it, the
+    connection broke, or the engine was stopped. Our own finding."""
     token_ids: Sequence[int] | None = None
     """What the engine sampled, also where ``token_capture`` is invalid; ``None`` where there are none. A tuple of what
     came over the wire, ``codec.token_ids.TokenIds`` of what was read from a span; the two are equal."""
@@ -201,6 +210,11 @@ class Choice:
     """As the server sent it: which experts each token went through (vLLM, SGLang: ``return_routed_experts``)."""
     sampling_mask: Any = None
     """As the server sent it: for each sampled token, the ids that it was sampled from."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer was brought to an end, at its limit too; not where anybody broke it off."""
+        return not self.broken_off and self.finish_reason not in _BROKEN_OFF
 
     def message(self) -> dict[str, Any]:
         """Return the answer as an OpenAI chat message."""

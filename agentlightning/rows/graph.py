@@ -38,9 +38,6 @@ from .tree import moment, sequence_of
 _ELSEWHERE = frozenset({CallReason.DUPLICATE_RESPONSE.code, CallReason.NESTED_CALL.code})
 """Spans that record what another span records."""
 
-_BROKEN_OFF = frozenset({"abort", "error"})
-"""Finish reasons of answers that the engine did not bring to an end."""
-_UNFINISHED = _BROKEN_OFF | {"length"}
 _LEFT = CallReason.LEFT_BY_AGENT.code
 
 Target = tuple[str, int | None]
@@ -353,8 +350,8 @@ def _asked_again(same: Sequence[Node]) -> dict[int, CallReason]:
             if None in order:  # nobody knows who was asked first, so nobody knows whose place it takes
                 found.update({each.index: CallReason.RETRY_UNDECIDED for each in (node, *others)})
                 continue
-        complete = _BROKEN_OFF if broken else _UNFINISHED
-        if any(other.choice.finish_reason not in complete for other in others):
+        is_less = _is_broken_off if broken else _is_unfinished
+        if not all(map(is_less, others)):
             found.setdefault(node.index, CallReason.ASKED_AGAIN)
         elif others:
             found.update({each.index: CallReason.RETRY_UNDECIDED for each in (node, *others)})
@@ -362,11 +359,11 @@ def _asked_again(same: Sequence[Node]) -> dict[int, CallReason]:
 
 
 def _is_broken_off(node: Node) -> bool:
-    return node.choice.finish_reason in _BROKEN_OFF
+    return not node.choice.has_ended
 
 
 def _is_unfinished(node: Node) -> bool:
-    return node.choice.finish_reason in _UNFINISHED
+    return not node.choice.has_ended or node.choice.finish_reason == "length"
 
 
 def _asked_after(first: Call, second: Call) -> bool | None:

@@ -180,6 +180,18 @@ def test_a_long_message_is_cut_and_one_call_shows_all_of_it(tmp_path: Path) -> N
     assert "line 99" in agl("show", "--call", "1", "--store", url).out
 
 
+def test_an_answer_that_nobody_ended_is_said_to_be_broken_off_and_not_aborted(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/left.db"
+    left = call([1], [2], "two plus")
+    del left["agentlightning.choice.0.finish_reason"]
+    left["agentlightning.choice.0.broken_off"] = True
+    _stored(url, lambda at: [span(at, "chat tiny", 1, attributes=left)])
+    for option in (["--messages"], ["--call", "1"]):
+        text = " ".join(agl("show", *option, "--store", url, columns=120).out.split())
+        assert "broken off, and the server does not say why" in text
+        assert "abort" not in text
+
+
 # ---------------------------------------------------------------------- many spans
 
 

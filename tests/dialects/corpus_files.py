@@ -70,6 +70,7 @@ def view(call: ModelCall) -> dict[str, Any]:
                         "reasoning": choice.reasoning,
                         "tool_calls": [_tool_call(each.as_json()) for each in choice.tool_calls],
                         "finish_reason": choice.finish_reason,
+                        "broken_off": choice.broken_off or None,
                         "token_ids": None if choice.token_ids is None else list(choice.token_ids),
                         "logprobs": None if choice.logprobs is None else list(choice.logprobs),
                     }

@@ -50,6 +50,7 @@ choices = st.builds(
     tool_calls=tool_calls,
     finish_reason=st.none() | st.sampled_from(["stop", "length", "tool_calls"]),
     finish_reason_raw=st.none() | st.text(min_size=1, max_size=4),
+    broken_off=st.booleans(),
     token_ids=token_ids,
     logprobs=logprobs,
     policy=st.lists(st.builds(PolicySpan, text, st.integers(0, 3), st.integers(0, 3)), max_size=2).map(tuple),
@@ -111,6 +112,17 @@ def test_attributes_and_calls_undo_each_other(call: ModelCall) -> None:
     attributes = call_attributes(call)
     json.dumps(attributes).encode()
     assert read_call(span_of(attributes)) == call
+
+
+@pytest.mark.parametrize("word", ["abort", "error"])
+def test_a_finish_reason_that_no_server_said_is_read_as_none(word: str) -> None:
+    found = call_attributes(ModelCall(choices=(Choice(content="4", finish_reason_raw="Aborted"),)))
+    said, ours = "agentlightning.choice.0.finish_reason_raw", "agentlightning.choice.0.finish_reason"
+    call = read_call(span_of({**found, ours: word}))
+    assert (call.choices[0].finish_reason, call.choices[0].broken_off) == (word, False)
+    del found[said]  # as 0.2.0 stored an answer that was broken off
+    call = read_call(span_of({**found, ours: word}))
+    assert (call.choices[0].finish_reason, call.choices[0].broken_off) == (None, True)
 
 
 @given(st.text(max_size=8) | st.lists(st.integers(0, 9), max_size=3) | st.lists(text, max_size=3))

@@ -629,7 +629,9 @@ def _reward_of(span_id: str, choice: int) -> Span:
 
 def left_by_agent(record: ModelCall, tokens: str) -> ModelCall:
     """The record of an answer that the agent left before its end; ``tokens`` are ``whole`` where they say all of it."""
-    choices = tuple(replace(each, finish_reason="abort", finish_reason_raw=None) for each in record.choices)
+    choices = tuple(
+        replace(each, finish_reason=None, finish_reason_raw=None, broken_off=True) for each in record.choices
+    )
     issues = (Issue("info", TOKENS_SAY_ALL),) if tokens == "whole" else ()
     return replace(
         record, choices=choices, usage=None, partial=True, token_capture=LEFT_BY_AGENT, issues=issues
@@ -651,8 +653,9 @@ def _record(
         Choice(
             index=each.choice,
             content=_words(each.output),
-            finish_reason="abort" if partial else finish,
+            finish_reason=None if partial else finish,
             finish_reason_raw=None if partial else finish,
+            broken_off=partial,
             token_ids=each.output,
             logprobs=None if each.flaw == "no_logprobs" else each.logprobs,
             policy=_policy(each.versions),

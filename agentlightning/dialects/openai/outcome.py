@@ -48,7 +48,7 @@ def failure_of(answer: ReceivedAnswer, call: SeenCall, unreadable: str | None = 
     return None
 
 
-def was_left(call: SeenCall) -> bool:
+def _was_left(call: SeenCall) -> bool:
     """Whether the agent itself ended the exchange, and not the server or the network."""
     return call.error is None or call.error.startswith(
         ("CancelledError", "GeneratorExit", "KeyboardInterrupt")
@@ -75,7 +75,7 @@ def is_partial(answer: ReceivedAnswer, call: SeenCall, wanted: int | None) -> bo
 
 def cut_code(answer: ReceivedAnswer, call: SeenCall) -> str:
     """Return the code of an answer that was cut off: by whom."""
-    by_agent = was_left(call) and answer.error is None and not call.complete
+    by_agent = _was_left(call) and answer.error is None and not call.complete
     return (
         "left_by_agent"
         if by_agent and not {"body_truncated", "recording_ended"} & {*call.notes}

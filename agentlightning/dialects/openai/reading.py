@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from ..distribution import CONTENT
-from ..model_call import VALID, Choice, FinishReason, Issue, ModelCall, ToolCall, invalid, none
+from ..model_call import VALID, Choice, Issue, ModelCall, ToolCall, invalid, none
 from ..raw_call import ParsedCall, RawCall, SeenCall
 from .answer import add_object
 from .asking import why_not_proven
 from .bodies import receive
 from .finish_reasons import finish_reason
 from .json_parts import json_object, text_of
-from .outcome import cut_code, failure_of, is_partial, was_left
+from .outcome import cut_code, failure_of, is_partial
 from .received import ReceivedAnswer, ReceivedChoice
 from .request import request_messages, request_tools, settings_in_force, wanted_choices
 from .tokens import are_cumulative, prompt_ids, prompt_logprobs, sampled_ids, sampled_logprobs
@@ -91,7 +91,7 @@ def _record(
         answer.settings is not None
     ):  # the server's own word on this call counts more than what a user said of it
         defaults = answer.settings
-    choices = _choices(answer, call, has_all_fields, issues)
+    choices = _choices(answer, has_all_fields, issues)
     prompt_token_ids, prompt_failure = prompt_ids(answer)
     wanted = wanted_choices(request) if has_all_fields or request.get("n") is not None else None
     partial = is_partial(answer, call, wanted)
@@ -136,16 +136,12 @@ def _record(
     )
 
 
-def _choices(
-    answer: ReceivedAnswer, call: SeenCall, has_all_fields: bool, issues: list[Issue]
-) -> tuple[Choice, ...]:
+def _choices(answer: ReceivedAnswer, has_all_fields: bool, issues: list[Issue]) -> tuple[Choice, ...]:
     cumulative = are_cumulative(answer)
     # An engine that was stopped ends the stream or the body as it should, without saying why the answer ended.
-    unfinished: FinishReason | None = "abort" if was_left(call) and answer.error is None else "error"
-    if not has_all_fields and answer.done and answer.error is None:
-        unfinished = None
+    would_say = has_all_fields or not answer.done or answer.error is not None
     return tuple(
-        _choice(parts, answer, cumulative, unfinished, issues) for _, parts in sorted(answer.parts.items())
+        _choice(parts, answer, cumulative, would_say, issues) for _, parts in sorted(answer.parts.items())
     )
 
 
@@ -153,15 +149,17 @@ def _choice(
     parts: ReceivedChoice,
     answer: ReceivedAnswer,
     cumulative: bool,
-    unfinished: FinishReason | None,
+    would_say: bool,
     issues: list[Issue],
 ) -> Choice:
+    """Return one answer; ``would_say``: whether a whole one would have come with a finish reason."""
     ids, ids_failure = sampled_ids(parts, cumulative)
     logprobs, logprobs_failure = sampled_logprobs(parts, ids)
     strings = tuple(parts.strings) if parts.strings else None
     versions, versions_failure = policy_of(parts, answer, ids)
     failure = ids_failure or logprobs_failure or versions_failure
-    if parts.finish is None and unfinished is not None:
+    broken_off = parts.finish is None and would_say
+    if broken_off:
         issues.append(Issue("warn", "finish_reason_absent"))
     if parts.finish is not None and finish_reason(parts.finish) is None:
         issues.append(Issue("info", "finish_reason_unknown", parts.finish))
@@ -179,8 +177,9 @@ def _choice(
             for _, tools in sorted(parts.tools.items())
             for tool in tools
         ),
-        finish_reason=finish_reason(parts.finish) if parts.finish is not None else unfinished,
+        finish_reason=finish_reason(parts.finish),
         finish_reason_raw=parts.finish,
+        broken_off=broken_off,
         token_ids=ids,
         logprobs=logprobs,
         token_strings=strings,

@@ -106,6 +106,7 @@ class _Names(NamedTuple):
     logprobs: str
     finish_reason: str
     finish_reason_raw: str
+    broken_off: str
     token_capture: str
     routed_experts: str
     sampling_mask: str
@@ -120,6 +121,7 @@ def _names_of(index: Any) -> _Names:
         Ours.LOGPROBS.at(index),
         Ours.FINISH_REASON.at(index),
         Ours.FINISH_REASON_RAW.at(index),
+        Ours.BROKEN_OFF.at(index),
         Ours.CHOICE_TOKEN_CAPTURE.at(index),
         Ours.ROUTED_EXPERTS.at(index),
         Ours.SAMPLING_MASK.at(index),
@@ -323,9 +325,10 @@ def _content(call: ModelCall) -> dict[str, Any]:
         parts = [{"type": "text", "content": call.prompt}] if text else []
         asked = [{"role": "user", "parts": parts, **({} if text else {messages.ORIGINAL: call.prompt})}]
     answered = []
+    reasons = [choice.finish_reason_raw or choice.finish_reason for choice in call.choices]
     for position, choice in enumerate(call.choices):
         message = messages.to_genai(choice.message())
-        message["finish_reason"] = choice.finish_reason_raw or choice.finish_reason or ""
+        message["finish_reason"] = reasons[position] or ""
         if choice.index != position:
             message["index"] = choice.index
         answered.append(message)
@@ -333,7 +336,7 @@ def _content(call: ModelCall) -> dict[str, Any]:
         INPUT_MESSAGES: _dump(asked) if asked else None,
         OUTPUT_MESSAGES: _dump(answered) if answered else None,
         TOOL_DEFINITIONS: _dump(list(call.tools)) if call.tools else None,
-        FINISH_REASONS: [str(message["finish_reason"]) for message in answered] or None,
+        FINISH_REASONS: reasons if reasons and all(reasons) else None,  # a gap would shift those behind it
     }
 
 
@@ -353,6 +356,7 @@ def _choice(choice: Choice, verdict: str) -> dict[str, Any]:
         at.logprobs: None if choice.logprobs is None else list(choice.logprobs),
         at.finish_reason: choice.finish_reason,
         at.finish_reason_raw: choice.finish_reason_raw,
+        at.broken_off: choice.broken_off or None,
         at.token_capture: choice.token_capture if choice.token_capture != verdict else None,
         at.routed_experts: None if choice.routed_experts is None else _dump(choice.routed_experts),
         at.sampling_mask: None if choice.sampling_mask is None else _dump(choice.sampling_mask),
@@ -447,6 +451,11 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
         own = attributes.get(at.token_capture)
         experts, mask = attributes.get(at.routed_experts), attributes.get(at.sampling_mask)
         tool_calls = message.get("tool_calls")
+        finish = cast("FinishReason | None", _word(attributes.get(at.finish_reason), issues))
+        finish_raw = _word(attributes.get(at.finish_reason_raw), issues)
+        broken_off = attributes.get(at.broken_off) is True
+        if finish_raw is None and finish in {"abort", "error"}:  # so 0.2.0 says that nobody said why
+            finish, broken_off = None, True
         yield _new_choice(
             index=index,
             role=message.get("role") or "assistant",
@@ -454,8 +463,9 @@ def _read_choices(attributes: Mapping[str, Any], verdict: str, issues: list[Issu
             reasoning=message.get("reasoning_content"),
             refusal=message.get("refusal"),
             tool_calls=tuple(map(_tool_call, tool_calls)) if tool_calls else (),
-            finish_reason=cast("FinishReason | None", _word(attributes.get(at.finish_reason), issues)),
-            finish_reason_raw=_word(attributes.get(at.finish_reason_raw), issues),
+            finish_reason=finish,
+            finish_reason_raw=finish_raw,
+            broken_off=broken_off,
             token_ids=looked_at(attributes.get(at.token_ids)),
             logprobs=None if logprobs is None else _floats(logprobs),
             policy=tuple(map(_policy_span, versions[position])) if position < len(versions) else (),

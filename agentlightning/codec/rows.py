@@ -24,6 +24,7 @@ from ..types.tracer import build
 from .json_text import Slot, dump_bytes, dumps, is_utf8, loads
 from .numbered import Gathered, gather, is_numbered, spread
 from .recorded_span import AnySpan, RecordedSpan
+from .token_ids import TokenIds
 
 NumberKind = Literal["int32", "int64", "float64"]
 ValueKind = Literal["int32", "int64", "float64", "text", "json", "attributes"]
@@ -39,7 +40,12 @@ WIDTHS: dict[ValueKind, int] = {"int32": 4, "int64": 8, "float64": 8, "text": 1,
 """Bytes of an element; a text may be cut at any byte, and put together again."""
 _MANY: Final = 64
 """Attributes of a span from which on it is not tried whether they are short together: a message has two or more."""
-_PACKED_FROM: dict[type, int] = {list: PACKED_LENGTH, tuple: PACKED_LENGTH, str: PACKED_CHARACTERS}
+_PACKED_FROM: dict[type, int] = {
+    list: PACKED_LENGTH,
+    tuple: PACKED_LENGTH,
+    TokenIds: PACKED_LENGTH,
+    str: PACKED_CHARACTERS,
+}
 _TEXT = frozenset({str})
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _AS_THEY_ARE = _SCALARS | {Slot}
@@ -86,6 +92,8 @@ class SpanRow(NamedTuple):
 
 def pack(key: str, values: Sequence[Any]) -> PackedValue | None:
     """Pack a list that is not empty; ``None`` unless all are integers of at most 64 bits, or all are floats."""
+    if type(values) is TokenIds:
+        return PackedValue(key, "int32", values.tobytes())
     kind = type(values[0])
     if kind is float:
         if [*map(type, values)].count(float) != len(values):

@@ -189,6 +189,25 @@ async def test_prompts_that_are_read_packed_are_one_copy_of_their_ids(tmp_path: 
 
 
 @pytest.mark.asyncio
+async def test_packed_spans_take_as_little_space_in_the_next_store(tmp_path: Path) -> None:
+    async with (
+        SqliteLightningStore(tmp_path / "one.db") as one,
+        SqliteLightningStore(tmp_path / "two.db") as two,
+    ):
+        rollout = await one.start_rollout("task")
+        spans = conversation_of(rollout, 4)
+        await one.add_many_spans(spans)
+        read = await one.query_spans(rollout.rollout_id, packed=True)
+        copied = await two.start_rollout("task", rollout_id=rollout.rollout_id)
+        place = {"attempt_id": copied.attempt.attempt_id}
+        await two.add_many_spans([span.model_copy(update=place) for span in read])
+        again = await two.query_spans(rollout.rollout_id, packed=True)
+
+    assert [span.attributes for span in again] == [span.attributes for span in spans]
+    assert {type(span.attributes["agentlightning.prompt_token_ids"]) for span in again} == {TokenIds}
+
+
+@pytest.mark.asyncio
 async def test_texts_of_messages_that_calls_repeat_are_read_once(tmp_path: Path) -> None:
     talk, spans = Conversation(tokens=2_000), list[Span]()
     async with SqliteLightningStore(tmp_path / "spans.db") as store:

@@ -415,6 +415,25 @@ class QuerySpansContract(ContractBase):
                 assert list(map(type, ids)) == list(map(type, values))
             assert all(type(span.attributes["ids"]) is list for span in found)
 
+    async def test_packed_spans_that_are_stored_again_are_the_same_spans(self, store: LightningStore) -> None:
+        rollout, again = await store.start_rollout("x"), await store.start_rollout("y")
+        lists = [[], [1, 2], [*range(20)], [*range(2_000)]]
+        spans = [span_of(rollout, "chat", attributes={"ids": ids, "of": {"ids": ids}}) for ids in lists]
+        await store.add_many_spans(spans)
+        packed = await store.query_spans(rollout.rollout_id, packed=True)
+        # A store may answer with lists; another one's answer has these for certain.
+        ids = [TokenIds(span.attributes["ids"]) for span in packed]
+        place = {"rollout_id": again.rollout_id, "attempt_id": again.attempt.attempt_id}
+        await store.add_many_spans(
+            [
+                span.model_copy(update={**place, "attributes": {**span.attributes, "ids": each}})
+                for span, each in zip(packed, ids, strict=True)
+            ]
+        )
+        found = await store.query_spans(again.rollout_id)
+        assert [span.attributes for span in found] == [span.attributes for span in spans]
+        assert all(type(span.attributes["ids"]) is list for span in found)
+
 
 class QueryWorkersContract(ContractBase):
     """``query_workers``."""

@@ -11,8 +11,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from .._printable import PrintableFormatter
 from ..errors import AgentOpsServerError
@@ -22,10 +21,10 @@ from ..integrations.agentops.server.manager import AgentOpsServerManager
 from ..integrations.agentops.server.wsgi import WsgiServer
 from . import options, output
 from .entry import BAD_INPUT, DONE, Parser
+from .foreground import ENDING, blocked, port
 
 DEFAULT_PORT = 8002
 """As in Agent Lightning 0.2."""
-ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def add_parser(subparsers: options.Subparsers) -> None:
@@ -70,18 +69,6 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run, prog=parser.prog)
 
 
-def port(text: str) -> int:
-    """Return a port.
-
-    Raises:
-        ValueError: It is none.
-    """
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise ValueError(text)
-    return number
-
-
 def run(args: argparse.Namespace) -> int:
     """Serve; return the exit code."""
     return start_in_background(args) if args.daemon else serve(args)
@@ -89,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def serve(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM."""
-    with listen(args.host, args.port, allow_remote=args.allow_remote) as listener, _blocked(ENDING):
+    with listen(args.host, args.port, allow_remote=args.allow_remote) as listener, blocked(ENDING):
         # The socket listens before there is a server, so the port is known, and a port that is taken is
         # told before anything starts.
         server = WsgiServer(listener, create_app(local_only=not args.allow_remote))
@@ -137,20 +124,6 @@ def tell(args: argparse.Namespace, host: str, number: int, rest: str) -> None:
     print("lead agentops there with:")
     print(f"  export AGENTOPS_API_ENDPOINT={url} AGENTOPS_APP_URL={url}")
     print(f"  export AGENTOPS_EXPORTER_ENDPOINT={url}/v1/traces", flush=True)
-
-
-@contextmanager
-def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Keep signals pending for ``sigwait``; one that comes twice must not end the program half way."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        # Those that came meanwhile are taken here; unblocked, they would end the program with an exit code
-        # other than 0.
-        while pending := signal.sigpending() & set(signals):
-            signal.sigwait(pending)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main(argv: Iterable[str] | None = None) -> int:

@@ -176,7 +176,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     # Only the module of the chosen command is imported: with all of them, ``agl --help`` would take seconds.
     for name, summary in COMMANDS.items():
         if name == chosen:
-            import_module(f".{name}", __package__).add_parser(subparsers)
+            import_module(f".{name.replace('-', '_')}", __package__).add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=summary, add_help=False)
     return parser

@@ -30,8 +30,9 @@ COMMANDS = {
     "restore": "Put a copy of a backup in the place of a SQLite store that nobody has open.",
     "doctor": "Tell whether this machine will record correctly.",
     "agentops": "Run a local AgentOps server: agentops sends to it, and nothing leaves the machine.",
+    "fake-model": "Run a fake model server: an agent can be tried without a GPU, a key or a download.",
 }
-"""Command → summary. The module of the same name has the rest."""
+"""Command → summary. The module of the same name, with ``_`` for ``-``, has the rest."""
 
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; its class is private to argparse."""

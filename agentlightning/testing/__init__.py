@@ -12,6 +12,7 @@ from .. import _lazy
 
 if TYPE_CHECKING:
     from .agentops_server import AgentOpsServer as AgentOpsServer
+    from .answering import fake_model as fake_model
     from .captured_spans import CapturedSpans as CapturedSpans
     from .clock import ManualClock as ManualClock
     from .clock import wait_until as wait_until
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .fake_openai import Token as Token
     from .fake_openai import ToolCallAnswer as ToolCallAnswer
     from .fake_openai import tokens_of as tokens_of
+    from .fake_openai import tokens_of_calls as tokens_of_calls
     from .faults import FaultyStore as FaultyStore
     from .faults import Outcome as Outcome
     from .processes import ChildProcess as ChildProcess
@@ -43,6 +45,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     {
         ".agentops_server": ("AgentOpsServer",),
+        ".answering": ("fake_model",),
         ".captured_spans": ("CapturedSpans",),
         ".clock": ("ManualClock", "wait_until", "wait_until_async"),
         ".fake_openai": (
@@ -55,6 +58,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
             "Token",
             "ToolCallAnswer",
             "tokens_of",
+            "tokens_of_calls",
         ),
         ".faults": ("FaultyStore", "Outcome"),
         ".processes": ("ChildProcess", "StartMethod", "gone_writer_id", "start_child"),

@@ -179,6 +179,29 @@ def tokens_of(text: str) -> tuple[Token, ...]:
     return tuple(Token(word, zlib.crc32(word.encode()) % 50_000, -0.125 * (1 + len(word))) for word in words)
 
 
+def tokens_of_calls(calls: Iterable[ToolCallAnswer]) -> tuple[Token, ...]:
+    """Return what a model samples that calls tools: one token per word of the calls as JSON.
+
+    In the prompt of a conversation that is sent back, such a message has the same tokens.
+    """
+    return tokens_of(_written_calls((call.name, call.arguments) for call in calls))
+
+
+def _written_calls(calls: Iterable[tuple[Any, Any]]) -> str:
+    return " ".join(
+        json.dumps({"name": name, "arguments": _plain(arguments)}, sort_keys=True)
+        for name, arguments in calls
+    )
+
+
+def _plain(arguments: Any) -> Any:
+    """Return the arguments of a call without their white space and order, which clients write anew."""
+    try:
+        return json.loads(arguments)
+    except (TypeError, ValueError):
+        return arguments
+
+
 class FakeOpenAI:
     """A server on ``127.0.0.1``; use it as a context manager, or ``start`` and ``close`` it."""
 
@@ -328,10 +351,19 @@ _TURN = 0
 def _prompt_ids(request: Any) -> Iterator[int]:
     messages = request.get("messages") if isinstance(request, dict) else None
     for message in messages if isinstance(messages, list) else [request]:
-        said = message.get("content") if isinstance(message, dict) else message
-        text = said if isinstance(said, str) else json.dumps(message, sort_keys=True)
-        yield from (token.id for token in tokens_of(text))
+        yield from (token.id for token in tokens_of(_text_of(message)))
         yield _TURN
+
+
+def _text_of(message: Any) -> str:
+    said = message.get("content") if isinstance(message, dict) else message
+    if isinstance(said, str) and said:
+        return said
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    functions = [each["function"] for each in calls or () if isinstance(each.get("function"), dict)]
+    if functions:
+        return _written_calls((each.get("name"), each.get("arguments")) for each in functions)
+    return said if isinstance(said, str) else json.dumps(message, sort_keys=True)
 
 
 # Imported when a client is asked for: the server itself needs no openai.
@@ -541,7 +573,12 @@ class _Handler(BaseHTTPRequestHandler):
         request = ReceivedRequest(self.command, self.path, headers, body, raw)
         operation = operation_of("POST", urlsplit(self.path).path)
         if operation is None:
-            self._reply(404, {}, b"")
+            error = written_error(
+                f"no answer at {self.path}: this server knows chat/completions and completions",
+                kind="fake_error",
+                code=404,
+            )
+            self._reply(404, {"content-type": "application/json"}, json.dumps(error).encode())
             return
         self._say(self.server.fake.answer_to(request), request, chat=operation == "chat")
 

@@ -21,6 +21,8 @@ AGL_UNCAPTURED = "agentlightning.uncaptured"
 AGL_VIRTUAL = "agentlightning.virtual"
 AGL_WRITE_BACK = "agentlightning.write_back"
 
+CANCELLED = "agentlightning.cancelled"
+"""Key of an attempt's metadata: ``True`` where the attempt was cancelled, which no status of an attempt says."""
 GROUP_ID = "group_id"
 """Key in ``Rollout.metadata``: rollouts with the same value are samples of one task, and share a baseline."""
 

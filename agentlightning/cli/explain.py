@@ -13,7 +13,7 @@ from ..store.base import receipt_of
 from ..store.primitives import packed_spans
 from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
-from . import lookup, options, output
+from . import lookup, options, output, selection
 from .call_numbers import call_numbers
 from .entry import DONE, NEGATIVE
 
@@ -55,7 +55,9 @@ async def _run(args: argparse.Namespace) -> int:
 
 def _print(rollout: Rollout, attempt: Attempt, explanation: Explanation, numbers: Mapping[str, int]) -> None:
     reward = output.number(explanation.final_reward) or "none"
-    output.out(f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({attempt.status})")
+    output.out(
+        f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({selection.status_of(attempt)})"
+    )
     output.out(
         f"{output.count(explanation.rows, 'row')} of {output.count(len(explanation.calls), 'model call')}"
     )

@@ -15,7 +15,7 @@ from ..rows.reasons import explained
 from ..store.primitives import packed_spans
 from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
-from . import lookup, options, output
+from . import lookup, options, output, selection
 from .call_numbers import call_numbers
 from .entry import DONE, NEGATIVE
 
@@ -123,7 +123,9 @@ def _print(
     rollout: Rollout, attempt: Attempt, rows: RowSet, numbers: Mapping[str, int], *, why: bool
 ) -> None:
     tokens = output.count(rows.trained_tokens, "trained token")
-    output.out(f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({attempt.status})")
+    output.out(
+        f"rollout {rollout.rollout_id}, attempt {attempt.sequence_id} ({selection.status_of(attempt)})"
+    )
     output.out(f"{output.count(len(rows), 'row')}, {tokens}")
     if rows:
         output.out()

@@ -11,7 +11,7 @@ from ..rows.rewards import find_final_reward
 from ..semconv import GROUP_ID
 from ..store.base import LightningStore
 from ..store.primitives import packed_spans
-from ..types import Rollout
+from ..types import Attempt, Rollout
 from . import output
 from .lookup import BEGUN, find_rollout
 
@@ -145,6 +145,11 @@ def task(rollout: Rollout) -> str:
     if given is None or isinstance(given, str):
         return given or ""
     return output.to_json(given)
+
+
+def status_of(attempt: Attempt) -> str:
+    """Return the status of an attempt, or that it was cancelled, for which attempts have no status."""
+    return "cancelled" if attempt.was_cancelled else attempt.status
 
 
 def group_of(rollout: Rollout) -> str:

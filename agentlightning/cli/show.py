@@ -160,7 +160,7 @@ def heading(found: Found, width: int | None) -> Iterator[Text]:
     from . import terminal
     from .trace_view import joined
 
-    rollout, attempt = found.rollout, found.attempt
+    rollout, status = found.rollout, selection.status_of(found.attempt)
     yield Text(output.one_line(selection.title(rollout), 200), style="bold")
     reward = find_final_reward(found.ended)
     used = [pair for call in found.calls if call.record is not None and (pair := tokens_of(call.record))]
@@ -171,7 +171,7 @@ def heading(found: Found, width: int | None) -> Iterator[Text]:
         (_reward(found, reward), "bold yellow"),
         (rollout.mode or "", ""),
         (f"group {group}" if group else "", ""),
-        (_attempt(found), style(attempt.status, "") if attempt.status != rollout.status else ""),
+        (_attempt(found), style(status, "") if status != rollout.status else ""),
         (output.count(len(found.calls), "model call") if found.calls else "", ""),
         (f"{sum(p for p, _ in used):,} → {sum(a for _, a in used):,} tokens" if used else "", ""),
         (rollout.rollout_id, "dim"),
@@ -182,8 +182,8 @@ def heading(found: Found, width: int | None) -> Iterator[Text]:
 
 
 def _attempt(found: Found) -> str:
-    attempt = found.attempt
-    other = f", {attempt.status}" if attempt.status != found.rollout.status else ""
+    attempt, status = found.attempt, selection.status_of(found.attempt)
+    other = f", {status}" if status != found.rollout.status else ""
     of = f" of {found.attempts}" if found.attempts > 1 else ""
     return f"attempt {attempt.sequence_id}{of}{other}"
 

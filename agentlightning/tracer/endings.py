@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidTransition
+from ..semconv import CANCELLED
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
@@ -27,6 +28,7 @@ _SIGNALS_OF_USERS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """With which a program is told to stop by who has started it: a terminal, a person, a scheduler."""
 _AT_WORK = ("preparing", "running")
 """Statuses of an attempt that the store has not given up and that has not ended; see ``store.lifecycle``."""
+_ENDED = ("succeeded", "failed")
 _WORST_FIRST: tuple[Ending, ...] = ("failed", "cancelled", "succeeded")
 _CANCELS_OF_OTHERS = (("trio", "Cancelled"), ("greenlet", "GreenletExit"))
 """Module and name of the exceptions with which other libraries end what nobody waits for any more."""
@@ -82,30 +84,31 @@ async def end_attempt(
 ) -> InvalidTransition | None:
     """Write down how an attempt has ended, and its rollout with it; where somebody has said it before, that stands.
 
-    Attempts know no word for cancelled. The rollout gets it first: once that is final, the attempt's ``failed`` does
-    not change it, and no retry is granted. An attempt that is not the rollout's latest, or was given up, says nothing
-    of the rollout, as in ``store.lifecycle``. No primitive does both, so a retry that is granted between the two calls
-    to the store is cancelled with the rollout.
+    Attempts know no word for cancelled: theirs is ``failed``, with a note in the metadata
+    (``Attempt.was_cancelled``). The rollout gets it first: once that is final, the attempt's ``failed`` does not
+    change it, and no retry is granted. An attempt that is not the rollout's latest, or was given up, says nothing
+    of the rollout, as in ``store.lifecycle``. No primitive does both, so a retry that is granted between the two
+    calls to the store is cancelled with the rollout.
 
     Returns:
         Why the attempt keeps another status, if it does.
     """
-    if ending == "cancelled" and await _is_at_work(store, rollout_id, attempt_id):
-        with suppress(InvalidTransition):
-            await store.update_rollout(rollout_id, status="cancelled")
+    note: dict[str, Any] = {}
+    if ending == "cancelled":
+        attempts = await store.query_attempts(rollout_id)
+        if attempts and attempts[-1].attempt_id == attempt_id and attempts[-1].status in _AT_WORK:
+            with suppress(InvalidTransition):
+                await store.update_rollout(rollout_id, status="cancelled")
+        for each in attempts:
+            if each.attempt_id == attempt_id and each.status not in _ENDED:
+                note = {"metadata": {**(each.metadata or {}), CANCELLED: True}}
     try:
         await store.update_attempt(
-            rollout_id, attempt_id, status="succeeded" if ending == "succeeded" else "failed"
+            rollout_id, attempt_id, status="succeeded" if ending == "succeeded" else "failed", **note
         )
     except InvalidTransition as error:
         return error
     return None
-
-
-async def _is_at_work(store: LightningStore, rollout_id: str, attempt_id: str) -> bool:
-    """Whether an attempt is the one that the store waits for."""
-    latest = await store.get_latest_attempt(rollout_id)
-    return latest is not None and latest.attempt_id == attempt_id and latest.status in _AT_WORK
 
 
 def ending_of_program(code: int) -> Ending:

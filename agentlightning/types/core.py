@@ -17,6 +17,7 @@ from typing import (
 from pydantic import ConfigDict, Field, model_validator
 
 from .. import _lazy
+from ..semconv import CANCELLED
 from ._model import Model
 
 if TYPE_CHECKING:
@@ -128,6 +129,11 @@ class Attempt(Model):
     metadata: dict[str, Any] | None = None
     seal: Seal | None = None
     """Set once, by ``seal_attempt``."""
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether it was cancelled. Its ``status`` is ``failed`` then: no other word of 0.3's says that it is over."""
+        return self.status == "failed" and (self.metadata or {}).get(CANCELLED) is True
 
 
 class AttemptedRollout(Rollout):

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from agentlightning.cli.following import Tail
 from agentlightning.cli.trace_view import Trace, View
 from agentlightning.semconv import AGL_EXCEPTION, AGL_OPERATION
 from agentlightning.store.registry import open_store
+from agentlightning.tracer.otel import OtelTracer
 from agentlightning.types import AttemptedRollout, Span
 
 WIDTHS = (60, 80, 160)
@@ -190,6 +192,15 @@ def test_an_answer_that_nobody_ended_is_said_to_be_broken_off_and_not_aborted(tm
         text = " ".join(agl("show", *option, "--store", url, columns=120).out.split())
         assert "broken off, and the server does not say why" in text
         assert "abort" not in text
+
+
+def test_an_attempt_that_was_cancelled_is_not_called_failed(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/cancelled.db"
+    with OtelTracer().lifespan(url) as tracer, suppress(KeyboardInterrupt), tracer.rollout("task"):
+        raise KeyboardInterrupt
+    assert "cancelled · attempt 1 · ro-" in agl("show", "--store", url).out
+    for command in ("rows", "explain"):
+        assert "attempt 1 (cancelled)" in agl(command, "--store", url).out
 
 
 # ---------------------------------------------------------------------- many spans

@@ -70,6 +70,7 @@ async def test_a_rollout_ends_as_its_body_was_left(tracer: OtelTracer, store: Li
     assert [each and each.status for each in ended] == [
         "succeeded" if status == "succeeded" else "failed" for _, status in ENDS
     ]
+    assert [each and each.was_cancelled for each in ended] == [status == "cancelled" for _, status in ENDS]
     roots = [await store.query_spans(each.rollout_id) for each in await store.query_rollouts()]
     assert [root.status.status_code == "ERROR" for (root,) in roots] == [
         status != "succeeded" for _, status in ENDS
@@ -78,11 +79,15 @@ async def test_a_rollout_ends_as_its_body_was_left(tracer: OtelTracer, store: Li
 
 @pytest.mark.asyncio
 async def test_what_somebody_has_said_of_a_rollout_stands(tracer: OtelTracer, store: LightningStore) -> None:
-    with suppress(asyncio.CancelledError):
-        async with tracer.rollout(1) as rollout:
-            await store.update_attempt(rollout.rollout_id, rollout.attempt_id, status="succeeded")
-            raise asyncio.CancelledError
-    assert [status for status, _, _ in await stored(tracer, store)] == ["succeeded"]
+    for said in ("succeeded", "failed"):
+        with suppress(asyncio.CancelledError):
+            async with tracer.rollout(1) as rollout:
+                await store.update_attempt(rollout.rollout_id, rollout.attempt_id, status=said)
+                raise asyncio.CancelledError
+        attempt = await store.get_latest_attempt(rollout.rollout_id)
+        assert attempt is not None
+        assert (attempt.status, attempt.was_cancelled, attempt.metadata) == (said, False, None)
+    assert [status for status, _, _ in await stored(tracer, store)] == ["succeeded", "failed"]
 
 
 @pytest.mark.asyncio
@@ -108,6 +113,8 @@ async def test_an_attempt_that_was_given_up_or_superseded_cancels_no_rollout(
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
     assert await stored(tracer, store) == [("requeuing", "given up", []), ("preparing", "superseded", [])]
+    attempts = [await store.query_attempts(each.rollout_id) for each in await store.query_rollouts()]
+    assert [[each.was_cancelled for each in of] for of in attempts] == [[True], [True, False]]
     attempts = [await store.query_attempts(each.rollout_id) for each in await store.query_rollouts()]
     assert [[attempt.status for attempt in each] for each in attempts] == [
         ["failed"],

@@ -292,7 +292,9 @@ def test_rollouts_that_all_fail_end_the_async_trainer_with_the_reasons(
 # ------------------------------------------------------------------ the page
 
 
-def test_the_page_on_trl_runs(tiny: tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path) -> None:
+def test_the_page_on_trl_runs(
+    tiny: tuple[Any, Any, Path], memory: LightningStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from datasets import Dataset
 
     from examples.grpo_trl.on_cpu import EngineTransfer, without_a_gpu
@@ -303,14 +305,15 @@ def test_the_page_on_trl_runs(tiny: tuple[Any, Any, Path], memory: LightningStor
         "per_device_train_batch_size": 8, "num_generations": 8, "max_steps": 1, "temperature": 1.0,
         "report_to": [], "save_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False,
     }  # fmt: skip
-    synchronous, asynchronous = blocks("train-with-trl.md")
+    yours, synchronous, asynchronous = blocks("train-with-trl.md")
+    monkeypatch.chdir(tmp_path)  # "What is yours" opens a store here
     with Engine(copy.deepcopy(model), tokenizer) as engine:
         names = {
+            **asyncio.run(run(yours)),
             "agent": talker(engine),
             "url": engine.url,
             "store": memory,
             "model": str(folder),
-            "model_path": str(folder),
             "prompts": Dataset.from_list([{"prompt": "box 1"}] * 8),
             "bring_to_the_engine": engine.update_weights,
             "settings": settings,
@@ -321,7 +324,6 @@ def test_the_page_on_trl_runs(tiny: tuple[Any, Any, Path], memory: LightningStor
         tracer = traced(engine)
         names |= {
             "tracer": tracer,
-            "prompts_without_end": (f"box {number}" for number in itertools.count(1)),
             "transfer": EngineTransfer(engine),
             "settings": {**settings, "dtype": "float32", "token_budget": 0},
         }

@@ -10,11 +10,13 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from warm import Warm
 
 from agentlightning import LightningEnvVar, SqliteLightningStore, errors
+from agentlightning.testing import FakeOpenAI
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -124,6 +126,28 @@ def test_marked_code_runs(calling: Warm, page: Path, tmp_path: Path) -> None:
                 check=False,
             )
         assert done.returncode == 0, f"{block['text']}\n{done.stdout}{done.stderr}"
+
+
+def test_the_page_on_frameworks_gives_rows_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its agent stands for one of LangGraph, whose client sends the same request."""
+    block = re.search(
+        r"```python\n(# Needs: `agent`.*?)```",
+        (DOCS / "how-to" / "agent-frameworks.md").read_text(),
+        re.DOTALL,
+    )
+    assert block
+    monkeypatch.chdir(tmp_path)
+    with FakeOpenAI() as model, model.client() as client:
+
+        class Agent:
+            def invoke(self, state: dict[str, Any]) -> None:
+                client.chat.completions.create(model="policy", **state)
+
+        names: dict[str, Any] = {"agent": Agent()}
+        exec(block[1], names)
+    assert names["rollout"].rows()[0].trained_tokens > 0
 
 
 def test_files_that_the_architecture_names_exist() -> None:

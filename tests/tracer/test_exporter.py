@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,20 @@ with trace.get_tracer("program").start_as_current_span("outer"):
 """
 
 
-def run(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(
+    arguments: list[str], cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        arguments, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+        arguments,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -45,19 +57,16 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'store.db'}"
 
 
-def test_a_stock_program_writes_into_the_store_that_the_environment_names(url: str, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    instrument = str(Path(sys.executable).parent / "opentelemetry-instrument")
-    done = run(
-        [instrument, sys.executable, str(program)],
-        OTEL_TRACES_EXPORTER="lightning",
-        OTEL_METRICS_EXPORTER="none",
-        OTEL_LOGS_EXPORTER="none",
-        AGL_STORE=url,
-    )
+def test_a_stock_program_writes_into_a_store_when_it_is_started_as_the_page_says(tmp_path: Path) -> None:
+    """With the distribution's own defaults for all that the page does not set."""
+    page = (ROOT / "docs" / "how-to" / "trace-an-existing-program.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```sh\n([^`]*opentelemetry-instrument[^`]*)```$", page, re.MULTILINE)
+    lines = [line for line in block.splitlines() if not line.startswith("pip install")]
+    (tmp_path / "app.py").write_text(PROGRAM)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = run(["bash", "-euc", "\n".join(lines)], cwd=tmp_path, PATH=path)
     assert done.returncode == 0, done.stderr
-    rollouts, spans = asyncio.run(everything_in(url))
+    rollouts, spans = asyncio.run(everything_in(f"sqlite:///{tmp_path / 'runs.db'}"))
     assert [rollout.status for rollout in rollouts] == ["succeeded"]
     assert [span.name for span in spans] == ["inner", "outer"]
 

@@ -1,14 +1,51 @@
-"""The trace processors of openai-agents, which AgentOps' instrumentation replaces all by its own.
+"""The trace processors of openai-agents: AgentOps' instrumentation replaces all of them by its own.
 
-Those that the user has registered stay in force beside it, in their order. The one that sends the SDK's traces to
-OpenAI is left out meanwhile: in managed mode nothing leaves the machine. Undoing restores the list as it was, with
-what the user has added since.
+Those that were registered before stay in force beside it, in their order; undoing restores the list as it was, with
+what the user has added since. The SDK's default processor, which sends traces to OpenAI, takes nothing in managed
+mode, whether AgentOps instruments the SDK or not: then nothing leaves the machine.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+from types import ModuleType
 from typing import Any
+
+from ...instrumentation.guard import Guard
+from ...instrumentation.imports import when_imported
+from ...instrumentation.patch import AttributePatch, Patch, Patches
+
+
+def nothing_to_openai(guard: Guard) -> Patches:
+    """Let the SDK's default processor take no trace and no span, now or when the SDK is imported.
+
+    It takes nothing, instead of not sending: what it had taken, it would send after this is undone. Processors that the
+    user has made, of the same class too, are not touched.
+    """
+    patches = Patches("openai-agents' traces for OpenAI")
+
+    def silence(module: ModuleType) -> None:
+        for method in ("on_trace_start", "on_span_end"):
+            description = "the processor that sends traces to OpenAI takes nothing"
+            patches.add(
+                AttributePatch(module.BatchTraceProcessor, method, _unless_default(module), description)
+            )
+
+    patches.add(when_imported({"agents.tracing.processors": silence}, guard))
+    return patches
+
+
+def _unless_default(module: Any) -> Any:
+    def wrap(original: Any, patch: Patch) -> Any:
+        @functools.wraps(original)
+        def take(processor: Any, item: Any) -> None:
+            if not (patch.active and processor is module.default_processor()):
+                original(processor, item)
+
+        return take
+
+    return wrap
 
 
 class Processors:
@@ -20,10 +57,8 @@ class Processors:
         self._during: tuple[Any, ...] = ()
 
     def keep(self) -> None:
-        """Put the user's processors before AgentOps', which has just replaced them."""
-        library: Any = importlib.import_module("agents.tracing.processors")
-        to_openai = library.default_processor()
-        self._during = tuple(each for each in self._before if each is not to_openai) + self._now()
+        """Put the processors of before in front of AgentOps', which has just replaced them."""
+        self._during = self._before + self._now()
         self._set(self._during)
 
     def after(self) -> tuple[Any, ...]:

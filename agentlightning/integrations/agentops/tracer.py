@@ -23,6 +23,7 @@ from .attach import instrument_all, uninstrument_all
 from .environment import around_proxies, set_environment
 from .foreign_errors import translated
 from .probe import Found, probe
+from .processors import nothing_to_openai
 from .server.manager import AgentOpsServerManager, environment_for
 from .span_mirror import SpanMirror
 from .table import support
@@ -44,8 +45,9 @@ class AgentOpsTracer(OtelTracer):
 
     Args:
         agentops_managed: Start a local server that stands in for AgentOps' cloud, point the environment at it, and
-            start AgentOps as a guest of this tracer: nothing leaves the machine. With ``False`` the user's own set-up
-            of AgentOps keeps working and gets its spans, and the store gets them too.
+            start AgentOps as a guest of this tracer: nothing leaves the machine, and the default processor of
+            openai-agents sends nothing to OpenAI, whether AgentOps is installed or not. With ``False`` the user's own
+            set-up of AgentOps keeps working and gets its spans, and the store gets them too.
         instrument_managed: Record model calls and touch AgentOps at all. With ``False`` only spans that somebody else
             makes are recorded.
         daemon: Whether the local server ends with this process.
@@ -196,17 +198,18 @@ class AgentOpsTracer(OtelTracer):
         if not self._instrument_managed:
             return
         session = self._ready().session
+        guard = Guard(self._policy)
         if self._agentops_managed:
             url = self._server_url or self._server.url
             variables = {**environment_for(url), **around_proxies()}
             self._undo.callback(set_environment(variables).undo)
             self._copy_to(url)
+            self._undo.callback(nothing_to_openai(guard).undo)
         found = probe()
         known = support(found)
         if known.verdict != "captured":
             self._not_recorded(AgentOpsUnsupported(known.sentence), missing=known.verdict == "absent")
             return
-        guard = Guard(self._policy)
         try:
             patches = (
                 attach.managed(found, session.provider, url, guard)

@@ -250,6 +250,40 @@ async def test_an_openai_agent_that_fails_raises_what_it_raises_without_us(
 
 
 @openai_agents
+async def test_the_processor_that_sends_to_openai_takes_nothing_also_where_agentops_has_not_replaced_it(
+    store: LightningStore, shared_server: AgentOpsServerManager, model: FakeOpenAI
+) -> None:
+    library: Any = importlib.import_module("agents")
+    tracing: Any = importlib.import_module("agents.tracing.processors")
+    to_openai = tracing.default_processor()
+    holder = library.tracing.get_trace_provider()._multi_processor  # no public way to read them
+    at_first, exporter = holder._processors, to_openai._exporter
+    sent: list[str] = []
+
+    class Exporter(tracing.TracingExporter):  # type: ignore[misc]
+        def export(self, items: list[Any]) -> None:
+            sent.extend(getattr(item, "name", type(item).__name__) for item in items)
+
+    own = tracing.BatchTraceProcessor(Exporter())
+    before = dict(vars(tracing.BatchTraceProcessor))
+    try:
+        to_openai._exporter = Exporter()
+        tracer = AgentOpsTracer(server=shared_server, policy=reraise, max_wait_time=60_000)
+        with tracer.lifespan(store):
+            library.set_trace_processors([to_openai, own])  # as where agentops is not installed
+            async with tracer.trace_context():
+                assert await run_openai_agent(model, 5, "run") == agents.answer(5)
+            to_openai.force_flush()
+            assert sent == []
+            own.shutdown()
+            assert "Agent workflow" in sent  # one that the user has made is of the same class
+        assert dict(vars(tracing.BatchTraceProcessor)) == before
+    finally:
+        to_openai._exporter = exporter
+        holder._processors = at_first
+
+
+@openai_agents
 async def test_processors_of_the_user_stay_in_force_and_come_back_in_their_order(
     store: LightningStore, shared_server: AgentOpsServerManager, model: FakeOpenAI
 ) -> None:
@@ -280,7 +314,6 @@ async def test_processors_of_the_user_stay_in_force_and_come_back_in_their_order
             tracer = AgentOpsTracer(server=shared_server, strict=True, policy=reraise, max_wait_time=60_000)
             with tracer.lifespan(store):
                 assert mine in holder._processors
-                assert tracing.default_processor() not in holder._processors  # it would send to OpenAI
                 async with tracer.trace_context() as handle:
                     assert await run_openai_agent(model, 5, "run") == agents.answer(5)
             assert {call.name for call in calls_among(await spans_of(store, handle))} == {"generation"}

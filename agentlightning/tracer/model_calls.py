@@ -31,9 +31,13 @@ class ModelCallRecorder:
 
     A span of ours gets at once what the request says; everything in the answer is decoded on the writer's thread
     and reaches the store whole, whatever limits the provider puts on attributes.
+
+    Args:
+        processor: Records the spans.
+        tracer: Returns what makes them now: a program may install another provider at any time.
     """
 
-    def __init__(self, processor: LightningSpanProcessor, tracer: trace.Tracer) -> None:
+    def __init__(self, processor: LightningSpanProcessor, tracer: Callable[[], trace.Tracer]) -> None:
         self._processor = processor
         self._tracer = tracer
         self._servers: WeakKeyDictionary[Scope, dict[str, bool]] = WeakKeyDictionary()
@@ -59,7 +63,7 @@ class ModelCallRecorder:
         for server, seen in list(self._servers.pop(scope, {}).items()):
             if not seen:
                 attributes = {SpanFlagAttributes.UNCAPTURED_SERVER.value: server}
-                self._tracer.start_span(AGL_UNCAPTURED, context=make_context(), attributes=attributes).end()
+                self._tracer().start_span(AGL_UNCAPTURED, context=make_context(), attributes=attributes).end()
 
     def _scope(self) -> Scope | None:
         scope = current_scope()
@@ -87,7 +91,7 @@ class ModelCallRecorder:
             attributes["gen_ai.request.model"] = call.model
         name = (names_of_0_3 if self._processor.write_0_3 else genai).span_name(call)
         with without_foreign_suppression():  # another library's suppression is about its spans
-            span = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
+            span = self._tracer().start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
         self._processor.call_matching.keep_out(span)
         return _CallSpan(span, ours=True)
 

@@ -318,7 +318,7 @@ class OtelTracer(RecordingTracer):
         moment = time.time() if timestamp is None else timestamp
         kept = sanitize_attributes(to_attributes(attributes))
         status = status or types.TraceStatus(status_code="OK")
-        span = self._ready().tracer.start_span(name, attributes=kept, start_time=int(moment * _NS))
+        span = self._ready().session.tracer.start_span(name, attributes=kept, start_time=int(moment * _NS))
         span.set_status(_otel_status(status))
         span.end(int(moment * _NS))
         return types.SpanCoreFields(
@@ -334,7 +334,7 @@ class OtelTracer(RecordingTracer):
         end_time: float | None = None,
     ) -> Iterator[OtelSpanRecordingContext]:
         """Record the body as one span, current inside; an exception is recorded and goes on."""
-        span = self._ready().tracer.start_span(
+        span = self._ready().session.tracer.start_span(
             name,
             attributes=sanitize_attributes(to_attributes(attributes)),
             start_time=None if start_time is None else int(start_time * _NS),
@@ -688,7 +688,8 @@ class _TraceContext(TraceContext):
         outer = trace.get_current_span(before).get_span_context()
         context = context_with_active_tracer(self._tracer, context_with_scope(self._scope, before))
         links = [trace.Link(outer)] if outer.is_valid else []
-        self._root = self._worker.tracer.start_span(self._name, context=context, links=links)
+        self._worker.session.follow()
+        self._root = self._worker.session.tracer.start_span(self._name, context=context, links=links)
         if self._root.is_recording():
             processor.routing.remember_trace(self._root.get_span_context().trace_id, self._scope)
         else:
@@ -699,7 +700,9 @@ class _TraceContext(TraceContext):
         inside = trace.set_span_in_context(self._root, context)
         otel_context.attach(inside)
         self._worker.open_contexts.add(self)
-        self._handle = TraceHandle(processor, self._worker.tracer, self._scope, inside, self._opened.rollout)
+        self._handle = TraceHandle(
+            processor, self._worker.session.tracer, self._scope, inside, self._opened.rollout
+        )
         return self._handle
 
     def end_unread(self) -> None:

@@ -100,14 +100,31 @@ class ProviderSession:
                 self.provider = own_provider()
                 self._become_global(present)
             self._joined = [self.provider]
+            self._followed = self.provider
             _sessions.append(self)
         self.provider.add_span_processor(processor)
+        self.tracer = self.provider.get_tracer(TRACER_NAME)
+        """Makes our spans, on the provider that the program uses now; see ``follow``."""
 
     def join(self, provider: Any) -> None:
         """Record the spans of one more provider, until the stay ends; a second time changes nothing."""
         if isinstance(provider, TracerProvider) and all(each is not provider for each in self._joined):
             provider.add_span_processor(self._processor)
             self._joined.append(provider)
+
+    def follow(self) -> None:
+        """Go over to the provider that the program uses now, if it has installed another one since.
+
+        Its spans are recorded, and its exporters get ours. A wrapper may hold another provider than when it was
+        installed: Logfire's does each time that it is configured.
+        """
+        provider = _sdk_provider(_global_provider())
+        if provider is None or provider is self._followed or provider in _own:
+            return
+        with _lock:
+            self.join(provider)
+            self._followed = provider
+            self.tracer = provider.get_tracer(TRACER_NAME)
 
     def _become_global(self, present: Any) -> None:
         if present is not None:
@@ -142,7 +159,7 @@ class ProviderSession:
                 original(tracer_provider)
                 for session in _sessions:
                     if session.provider is self.provider:
-                        session.join(tracer_provider)
+                        session.follow()
 
         return set_tracer_provider
 

@@ -24,7 +24,7 @@ from .model_calls import ModelCallRecorder
 from .other_processes import RecordingTracer, register
 from .process_end import EXIT_TIMEOUT, ProcessEnd
 from .processor import LightningSpanProcessor
-from .provider import TRACER_NAME, ProviderSession
+from .provider import ProviderSession
 from .questions import Questions
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Recording:
             write_0_3=write_0_3,
             endpoint_of=endpoint_of,
             sharing=sharing,
+            stops_with_provider=False,
         )
         self.processor.routing.default_store = store
         self.questions = Questions()
@@ -94,11 +95,10 @@ class Recording:
             undo.callback(self._finish, 5.0)
             self.session = ProviderSession(self.processor)
             undo.callback(self.session.close)
-            self.tracer = self.session.provider.get_tracer(TRACER_NAME)
             undo.callback(carry_handed_work())
             undo.callback(register(tracer))
             self.guard = Guard(policy)
-            self.recorder = ModelCallRecorder(self.processor, self.tracer)
+            self.recorder = ModelCallRecorder(self.processor, lambda: self.session.tracer)
             if capture_tokens is not None:
                 self._calls = instrument_model_calls(
                     self.recorder,

@@ -18,8 +18,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import agentlightning as agl
 from agentlightning.errors import ConfigurationError
+from agentlightning.store import LightningStore
 from agentlightning.store.memory import InMemoryLightningStore
 from agentlightning.testing.fake_openai import Answer, AnswerChoice, FakeOpenAI, Token, ToolCallAnswer
+from agentlightning.tracer.event_loops import run_sync
 from agentlightning.tracer.masking_exporter import MaskingExporter
 from agentlightning.tracer.provider import own_provider, remove_processor
 from agentlightning.utils.otel import make_link_attributes
@@ -184,6 +186,49 @@ def test_a_provider_inside_of_another_is_recorded_and_sees_the_calls(monkeypatch
     names = {"rollout", "step", "chat policy", "agentlightning.annotation"}
     assert {span.name for span in stored} == {span.name for span in theirs.get_finished_spans()} == names
     assert "gen_ai.output.messages" in attributes_of(seen(theirs, "chat policy")[0])
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_provider_that_is_installed_later_sees_the_calls_of_the_next_rollout(
+    is_wrapped: bool, store: LightningStore
+) -> None:
+    theirs, later = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    later.add_span_processor(SimpleSpanProcessor(theirs))
+    wrapper = WrappedProvider(TracerProvider(shutdown_on_exit=False))
+    tracer = agl.OtelTracer(capture_tokens="request")
+    try:
+        with FakeOpenAI() as server, tracer.lifespan(store), server.client(max_retries=0) as client:
+            server.enqueue(SAYS)
+            if is_wrapped:
+                trace.set_tracer_provider(wrapper)
+                wrapper.provider = later  # Logfire does so when it is configured a second time
+            else:
+                trace.set_tracer_provider(later)
+            with tracer.trace_context() as handle:
+                with trace.get_tracer("another.library").start_as_current_span("step"):
+                    client.chat.completions.create(model="policy", messages=MESSAGES)
+            stored = {span.name for span in handle.spans()}
+    finally:
+        trace._TRACER_PROVIDER, trace._TRACER_PROVIDER_SET_ONCE._done = None, False
+    assert stored == {span.name for span in theirs.get_finished_spans()} == {"rollout", "step", "chat policy"}
+    assert "gen_ai.output.messages" in attributes_of(seen(theirs, "chat policy")[0])
+
+
+def test_a_provider_that_is_shut_down_does_not_end_our_recording(
+    store: LightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    tracer = agl.OtelTracer()
+    with tracer.lifespan(store):
+        with tracer.trace_context("first") as first:
+            agl.emit_reward(1.0)
+        provider.shutdown()  # as logfire.shutdown() does
+        with tracer.trace_context("second") as second:
+            agl.emit_reward(1.0)
+    for handle, name in ((first, "first"), (second, "second")):
+        found = run_sync(store.query_spans(handle.rollout_id, handle.attempt_id))
+        assert {span.name for span in found} == {name, "agentlightning.annotation"}
 
 
 def test_openinference_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ async def test_a_foreign_provider_with_tiny_limits_loses_nothing_that_training_n
         tracer = OtelTracer()
         with tracer.lifespan(store):
             async with tracer.trace_context(rollout_id=ids[0], attempt_id=ids[1]):
-                recorder = ModelCallRecorder(tracer.processor, trace.get_tracer("agent"))
+                recorder = ModelCallRecorder(tracer.processor, lambda: trace.get_tracer("agent"))
                 raw = model_call(tokens, 500)
                 recorder.ended(recorder.started(raw.start), raw)
         span = next(span for span in await read(store, ids) if span.name.startswith("chat"))

@@ -34,14 +34,22 @@ def _fonts_are_open(tmp_path_factory: pytest.TempPathFactory) -> None:
     draw(drawn, tmp_path_factory.mktemp("fonts") / "curve.png")
 
 
-def curve(folder: Path, settings: Settings) -> list[Point]:
-    """Return the learning curve of a run with a store of its own."""
+def played(folder: Path, settings: Settings) -> Result:
+    """Return what became of a run in the folder's store; its receipts add up, and its rows are what was sampled."""
 
-    async def run() -> list[Point]:
+    async def run() -> Result:
         async with open_store(f"sqlite:///{folder / 'store.db'}") as store:
-            return (await train(store, settings, lambda _: None)).curve
+            return await train(store, settings, lambda _: None)
 
-    return asyncio.run(run())
+    result = asyncio.run(run())
+    is_sound(result.receipts, result.attempts, result.self_check)
+    return result
+
+
+def is_sound(receipts: Mapping[str, int], attempts: int, self_check: float) -> None:
+    assert receipts["started"] == receipts["stored"] + receipts["dropped"] + receipts["open"]
+    assert receipts["stored"] == 4 * attempts  # a root, two model calls, a reward
+    assert self_check <= 1e-9
 
 
 def command(folder: Path, *arguments: str) -> int:
@@ -50,66 +58,53 @@ def command(folder: Path, *arguments: str) -> int:
     return main([*arguments, "--json", "--out-db", str(database), "--picture", str(picture)])
 
 
-def promised(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    """Run the command, expect success, and return what it printed as JSON."""
-    status = command(folder, *arguments)
+def printed_by(
+    folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str, status: int
+) -> tuple[dict[str, Any], str]:
+    """Run the command; return what it printed, as JSON and of trouble."""
+    ended = command(folder, *arguments)
     printed = capsys.readouterr()
-    assert status == 0, printed.err
+    assert ended == status, printed.err
     assert (folder / "quickstart.png").read_bytes().startswith(b"\x89PNG")
     result: dict[str, Any] = json.loads(printed.out)
-    receipts = result["receipts"]
-    assert receipts["started"] == receipts["stored"] + receipts["dropped"] + receipts["open"]
-    assert receipts["stored"] == 4 * result["attempts"]  # a root, two model calls, a reward
-    assert result["self_check"] <= 1e-9
-    return result
-
-
-def learns(folder: Path, capsys: pytest.CaptureFixture[str], seed: int) -> None:
-    result = promised(folder, capsys, "--seed", str(seed))
-    assert result["chance"] < 0.05
-    assert result["final"] > 0.9
-
-
-def learns_nothing_from_wrong_rewards(
-    folder: Path, capsys: pytest.CaptureFixture[str], seed: int, *more: str
-) -> None:
-    result = promised(folder, capsys, "--seed", str(seed), "--control", *more)
-    # Always the same tool earns 0.08 with no question read: a policy that wandered there has not learnt.
-    assert max(point["test"] for point in result["curve"]) < result["chance"] + 0.1
+    is_sound(result["receipts"], result["attempts"], result["self_check"])
+    return result, printed.err
 
 
 # ------------------------------------------------------------------ the loop
 
 
-SHORT = 4
-"""Iterations in which a policy learns a third of it, of the 24 in which it learns all."""
+SHORT = Settings(seed=0, iterations=4, tasks=6, test_every=4)
+"""A tenth of what is played until a policy has learnt all; this learns a third of it."""
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_one_seed_learns(tmp_path: Path) -> None:
-    untrained, trained = curve(tmp_path, Settings(seed=0, iterations=SHORT, test_every=SHORT))
-    assert untrained.test < 0.05
-    assert trained.test > 0.25  # the control of as many iterations stays below 0.15
+    result = played(tmp_path, SHORT)
+    assert result.chance < 0.05
+    assert result.final > 0.25
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_one_seed_learns_nothing_when_rewards_go_to_the_wrong_rollouts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    learns_nothing_from_wrong_rewards(tmp_path, capsys, 0, "--iterations", str(SHORT))
+def test_one_seed_learns_nothing_when_rewards_go_to_the_wrong_rollouts(tmp_path: Path) -> None:
+    result = played(tmp_path, replace(SHORT, control=True))
+    # Always the same tool earns 0.08 with no question read: a policy that wandered there has not learnt.
+    assert result.final < result.chance + 0.1
 
 
 def test_a_command_that_did_not_learn_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(tmp_path, "--iterations", "0") == 1
-    assert "not as promised: the test reward ends above 0.9" in capsys.readouterr().err
+    _, said = printed_by(tmp_path, capsys, "--iterations", "0", status=1)
+    assert "not as promised: the test reward ends above 0.9" in said
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", FIVE_SEEDS)
 def test_five_of_five_seeds_learn(tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int) -> None:
-    learns(tmp_path, capsys, seed)
+    result, _ = printed_by(tmp_path, capsys, "--seed", str(seed), status=0)
+    assert result["chance"] < 0.05
+    assert result["final"] > 0.9
 
 
 @pytest.mark.soak
@@ -117,21 +112,17 @@ def test_five_of_five_seeds_learn(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_five_of_five_controls_learn_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
 ) -> None:
-    learns_nothing_from_wrong_rewards(tmp_path, capsys, seed)
+    result, _ = printed_by(tmp_path, capsys, "--seed", str(seed), "--control", status=0)
+    assert max(point["test"] for point in result["curve"]) < result["chance"] + 0.1
 
 
 @pytest.mark.long
-def test_one_seed_gives_one_curve_however_the_rollouts_interleave(tmp_path: Path) -> None:
+def test_one_seed_gives_one_curve_however_the_rollouts_interleave_and_whatever_is_in_the_store(
+    tmp_path: Path,
+) -> None:
     short = Settings(seed=3, iterations=1, tasks=6, samples=4, test_every=1)
-    one_by_one, crowded = tmp_path / "one", tmp_path / "many"
-    one_by_one.mkdir()
-    crowded.mkdir()
-    assert curve(one_by_one, replace(short, at_once=1)) == curve(crowded, replace(short, at_once=40))
-
-
-def test_a_run_adds_to_the_store_of_an_earlier_one(tmp_path: Path) -> None:
-    short = Settings(iterations=0)
-    assert curve(tmp_path, short) == curve(tmp_path, short)
+    first = played(tmp_path, replace(short, at_once=1))
+    assert played(tmp_path, replace(short, at_once=40)).curve == first.curve
 
 
 # ------------------------------------------------------------------ the server

@@ -5,6 +5,9 @@ import gc
 import os
 import signal
 import threading
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +176,18 @@ def rss() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+@contextmanager
+def recording_into(path: Path) -> Iterator[OtelTracer]:
+    """A tracer that records into a file; the file is closed afterwards."""
+    store = open_store(f"sqlite:///{path}")
+    tracer = OtelTracer()
+    try:
+        with tracer.lifespan(store):
+            yield tracer
+    finally:
+        asyncio.run(store.close())
+
+
 def run_contexts(tracer: OtelTracer, count: int) -> None:
     """Contexts with two long spans each; the store forgets nothing, so it is not the one that is measured."""
     for _ in range(count):
@@ -181,15 +196,26 @@ def run_contexts(tracer: OtelTracer, count: int) -> None:
                 handle.start_span(f"s{number}", attributes={"body": "x" * 5000}).end()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_thousand_contexts_do_not_grow_the_process(tmp_path: Path) -> None:
-    store = open_store(f"sqlite:///{tmp_path / 'store.db'}")
-    tracer = OtelTracer()
-    try:
-        with tracer.lifespan(store):
-            run_contexts(tracer, 1200)  # SQLite's page cache and the memory of past traces reach their bounds
-            before = rss()
-            run_contexts(tracer, 1000)
-            assert rss() - before < 5_000_000
-    finally:
-        asyncio.run(store.close())
+    with recording_into(tmp_path / "store.db") as tracer:
+        run_contexts(tracer, 1200)  # SQLite's page cache and the memory of past traces reach their bounds
+        before = rss()
+        run_contexts(tracer, 1000)
+        assert rss() - before < 5_000_000
+
+
+def test_a_context_leaves_no_memory_behind(tmp_path: Path) -> None:
+    """No body of a span stays in Python's memory; what libraries written in C keep, only the long form sees."""
+    with recording_into(tmp_path / "store.db") as tracer:
+        run_contexts(tracer, 50)
+        tracemalloc.start()
+        try:
+            run_contexts(tracer, 50)
+            gc.collect()
+            left, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (
+        left < 50 * 7000
+    )  # 3000 are what is remembered of a trace, up to a bound that the long form reaches

@@ -43,6 +43,8 @@ _PROBED = frozenset(
 """Codes of which the endpoint itself tells what to do."""
 _UNCOUNTED = frozenset({"usage_absent", "chunk_without_ids"})
 """Codes of answers whose number of tokens nobody asked for."""
+_UNANSWERED = frozenset({"no_response", "http_error", "no_choices", "malformed"})
+"""Codes of calls that came to nothing, of which the endpoint itself may tell why."""
 _TOLD = _PROBED | _UNCOUNTED | NOT_ASKED | {"no_token_ids", "foreign_span"}
 """Codes that say why there are no token ids, or why those that came are not believed."""
 
@@ -93,11 +95,11 @@ def told(code: Code, record: ModelCall, asking: AskingCommand) -> Code:
         record: The call.
         asking: How the program is run again.
     """
-    if capture_code(record.token_capture) is None or code.code not in _TOLD:
+    if capture_code(record.token_capture) is None or code.code not in _TOLD | _UNANSWERED:
         return code
     base = without_attempt(base_of(record.endpoint))
     sentence = with_detail(code.code, base).sentence
-    if record.token_capture.startswith("invalid("):
+    if record.token_capture.startswith("invalid(") and code.code in _TOLD:
         sentence = f"token ids came and are not believed: {sentence}"
     not_asked = next(
         (issue.code for issue in record.issues if issue.code in NOT_ASKED - {REQUEST_FIXED}), None
@@ -105,7 +107,7 @@ def told(code: Code, record: ModelCall, asking: AskingCommand) -> Code:
     if not_asked is not None and code.code in {not_asked, *_UNCOUNTED}:
         # Also of one that was only observed: the next run would find that it has not been named.
         return Code(code.code, sentence, asking(None if not base or is_local(base) else base))
-    if code.code not in _PROBED or not base:
+    if code.code not in _PROBED | _UNANSWERED or not base:
         return Code(code.code, sentence, code.cure)
     model = f" --model {shlex.quote(record.request_model)}" if record.request_model else ""
     return Code(code.code, sentence, f"agl doctor --endpoint {shlex.quote(base)}{model}")

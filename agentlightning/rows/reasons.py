@@ -13,6 +13,9 @@ from typing import Self
 
 from ..dialects.model_call import CODES
 
+_NOTHING = "nothing needs to be done"
+_LOST = "nothing can be done for these calls"
+
 
 class Explained(str, Enum):
     """A code with a sentence and a cure."""
@@ -219,27 +222,27 @@ class CallReason(Explained):
     DUPLICATE_RESPONSE = (
         "duplicate_response",
         "another span records the same response",
-        "none needed: the response is trained once",
+        f"{_NOTHING}: the response is trained once",
     )
     NESTED_CALL = (
         "nested_call",
         "another span around or inside this one records the same call",
-        "none needed: the call is trained once",
+        f"{_NOTHING}: the call is trained once",
     )
     NO_RECORD = (
         "no_record",
         "the span is named like a model call and records none",
-        "none, unless an instrumentation is expected to record this call",
+        f"{_NOTHING}, unless an instrumentation is expected to record this call",
     )
     EMPTY_RESPONSE = (
         "empty_response",
         "the model sampled no token",
-        "none needed: there is nothing to train on",
+        f"{_NOTHING}: there is nothing to train on",
     )
     NO_PROMPT = (
         "no_prompt",
         "the prompt has no tokens",
-        "none, unless the engine is expected to return prompt ids",
+        f"{_NOTHING}, unless the engine is expected to return prompt ids",
     )
     MARKED = (
         "untrainable",
@@ -281,7 +284,7 @@ class CallReason(Explained):
     ASKED_AGAIN = (
         "asked_again",
         "the answer was broken off or cut at its limit, and another one was asked for in its place",
-        "none needed; RowPolicy(abandoned='train') trains such answers, too",
+        f"{_NOTHING}; RowPolicy(abandoned='train') trains such answers, too",
     )
     RETRY_UNDECIDED = (
         "retry_undecided",
@@ -322,7 +325,7 @@ class CallReason(Explained):
     REDACTED = (
         "redacted",
         "the redaction stage masked the call's tokens",
-        "none: switch redaction of the store off, or keep secrets out of prompts",
+        f"{_LOST}; record with redaction='egress', which masks nothing in the store, or keep secrets out of prompts",
     )
 
 
@@ -347,7 +350,7 @@ class RewardReason(Explained):
     REPLACED = (
         "replaced",
         "a later reward is for the same call",
-        "none needed: the last reward that names a call stands",
+        f"{_NOTHING}: the last reward that names a call stands",
     )
     LINK_UNRESOLVED = (
         "link_unresolved",
@@ -385,7 +388,56 @@ _COUNT = "ask for usage: capture_tokens='request', or stream_options={'include_u
 _ASK = "agl run --capture-tokens request"
 _PROBE = "agl doctor --endpoint URL --model MODEL"
 
+_AGAIN = "run the rollout again; where it happens again,"
+_SMALLER = (
+    "ask for less in one answer: fewer tokens or choices, no top_logprobs, prompt_logprobs or routed experts"
+)
+
 _CURES: Mapping[str, str] = {
+    # what came of the exchange
+    "no_response": _PROBE,
+    "http_error": _PROBE,
+    "no_choices": _PROBE,
+    "malformed": _PROBE,
+    "connection_broken": f"{_AGAIN} look for a proxy that limits how long or how large an answer may be",
+    "timed_out": "give the client a longer timeout, as OpenAI(timeout=…), or ask for fewer tokens: max_tokens=…",
+    "error_answer": "agl show ROLLOUT --call N shows the error; the server's own log may say more",
+    "stream_error": "agl show ROLLOUT --call N shows the error; the server's own log may say more",
+    "partial": f"{_AGAIN} the log of the server or of a proxy says who ended the answer",
+    "recording_ended": "read answers to their end inside of the rollout, before the tracer's lifespan ends",
+    "body_truncated": f"{_LOST}; {_SMALLER}",
+    "too_costly": f"{_LOST}; {_SMALLER}",
+    "encoding": f"{_LOST}; let the client ask for another one: Accept-Encoding: gzip",
+    "foreign_span": (
+        "make the call in the traced process, with a client that is watched: httpx, requests, urllib3, http.client, "
+        "aiohttp"
+    ),
+    "finish_reason_absent": (
+        f"{_NOTHING} where the engine was stopped for new weights; else look for a gateway that drops it"
+    ),
+    "finish_reason_unknown": f"{_NOTHING}: the server's own word is kept as finish_reason_raw",
+    "tokens_say_all": f"{_NOTHING}: the answer is trained where the agent went on with it",
+    # what does not agree
+    "logprob_missing": _PROBE,
+    "logprob_not_finite": f"{_LOST}; the engine computes it: look at its log, its precision and newer releases",
+    "logprob_positive": f"{_LOST}; the engine computes it: look at its log, its precision and newer releases",
+    "logprob_sentinel": f"{_LOST}; the engine had no number for a token that it sampled: look for newer releases",
+    "token_id_type": f"{_LOST}; look for a gateway or an exporter that rewrites ids",
+    "prompt_ids_differ": f"{_LOST}; ask with n=1",
+    "versions": f"{_LOST}; look for a gateway that merges or drops chunks, or a newer release of the server",
+    "other_call": f"{_LOST}; turn the other instrumentation of the client off, or await one call before the next",
+    "prompt_logprobs_unreadable": f"{_NOTHING}: only the log-probabilities of the prompt are left out",
+    # what was sent
+    "request_unreadable": "send the request as one JSON object",
+    "message_unreadable": "send each message as an object; agl show ROLLOUT --call N shows those that were read",
+    "attribute_unreadable": "look who writes the attribute: its value has not the type that its name promises",
+    "event_unreadable": "look for a gateway that writes something else than JSON into the stream",
+    "role_inferred": f"{_NOTHING}; a message that names its role leaves nothing to be inferred",
+    "added_fields_visible": (
+        f"{_NOTHING} where the agent looks at no field that it did not ask for; else ask for the ids in its own "
+        "request, and record with capture_tokens='observe'"
+    ),
+    # whether anybody asked
     "only_observed": f"{_ASK} -- PROGRAM",
     "endpoint_not_named": f"{_ASK} --endpoint URL -- PROGRAM",
     "request_fixed": "send it unsigned, uncompressed, whole and without an Idempotency-Key",
@@ -405,7 +457,8 @@ _CURES: Mapping[str, str] = {
     "text_mismatch": _PROBE,
     "choice_index": "look for a gateway or server that gives all answers one index; ask with n=1",
     "choice_count": "ask with n=1 where the server does not know n; look for a gateway that picks among answers",
-    "finish_reason_absent": "none where the engine was stopped for new weights; else look for a gateway that drops it",
+    # of what the log-probabilities are
+    "sampling_assumed": "run the rollout again: this version assumes nothing",
     "sampling_unknown": (
         "say what the server applies, on the endpoint's resource or in AGL_SAMPLING_DEFAULTS: {} where it is started "
         "with --generation-config vllm, else what its generation_config.json says"
@@ -414,7 +467,7 @@ _CURES: Mapping[str, str] = {
         "serve log-probabilities of the distribution that is sampled from (vLLM: --logprobs-mode processed_logprobs) "
         "and say so: logprob_kind='processed'; or sample at temperature 1"
     ),
-    "temperature_zero": "none where greedy answers are wanted; else sample at a temperature above 0",
+    "temperature_zero": f"{_NOTHING} where greedy answers are wanted; else sample at a temperature above 0",
     "truncated_sampling": "sample with top_p=1, top_k=0, min_p=0, or let the trainer recompute them",
     "penalised_sampling": "sample without penalties, biases and minimum lengths, or let the trainer recompute them",
     "constrained_sampling": "sample without a grammar, or let the trainer recompute them",
@@ -436,7 +489,9 @@ def explained(code: str) -> Code:
         member = next((member for member in kind if member.code == code), None)
         if member is not None:
             return Code(member.code, member.sentence, member.cure)
-    return Code(code, CODES.get(code, f"marked {code!r}"), _CURES.get(code, ""))
+    if code not in CODES:  # the user's own word, as the value of `agentlightning.untrainable`
+        return Code(code, f"marked {code!r}", CallReason.MARKED.cure)
+    return Code(code, CODES[code], _CURES[code])
 
 
 def with_detail(code: str, detail: str = "") -> Code:

@@ -232,6 +232,21 @@ def test_an_explanation_is_json() -> None:
     assert document["reasons"][0]["cure"].startswith("see the code of each call")
 
 
-def test_every_code_has_a_sentence() -> None:
+def test_every_code_has_a_sentence_and_says_what_to_do_or_that_nothing_can_be_done() -> None:
     assert all(each.sentence for each in ALL_CODES.values())
     assert all(code == each.code for code, each in ALL_CODES.items())
+    assert [code for code, each in ALL_CODES.items() if not each.cure or each.cure.startswith("none")] == []
+    nothing = {each.cure for each in ALL_CODES.values() if each.cure.startswith("nothing")}
+    begins = ("nothing needs to be done", "nothing can be done for these calls; ")
+    assert [cure for cure in nothing if not cure.startswith(begins)] == []
+
+
+@pytest.mark.parametrize("code", ["no_response", "http_error"])
+def test_a_call_that_nobody_answered_is_told_with_the_command_that_asks_its_endpoint(code: str) -> None:
+    record = ModelCall(
+        endpoint="http://127.0.0.1:8123/v1/chat/completions", request_model="policy", token_capture=none(code)
+    )
+    (verdict,) = explain([call("a", 1.0, record), REWARD]).calls
+    assert verdict.code == code
+    assert verdict.cure == "agl doctor --endpoint http://127.0.0.1:8123/v1 --model policy"
+    assert "http://127.0.0.1:8123/v1" in verdict.sentence

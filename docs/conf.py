@@ -29,6 +29,7 @@ PACKAGES = (
         "types",
         "rows",
         "adapter",
+        "exchange",
         "training",
         "training.trl",
         "verify",

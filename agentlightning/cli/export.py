@@ -1,19 +1,11 @@
-"""``agl export``: training rows or spans as JSON Lines or Parquet.
-
-The file appears whole or not at all: rows go to a file beside it, which takes the name when all are written.
-"""
+"""``agl export``: training rows or spans as JSON Lines or Parquet, or trajectories in a format that others read."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import IO, Protocol
 
 from ..adapter import TracerTraceToTriplet
 from ..errors import UsageError
@@ -22,42 +14,22 @@ from ..store.base import LightningStore
 from ..store.primitives import packed_spans
 from ..store.sealing import resources_of
 from ..types import Attempt, Rollout
-from . import lookup, options, output, selection, send
+from . import documents, lookup, options, output, selection, send
 from .columns import (
     SPAN_COLUMNS,
     TRAINING_COLUMNS,
     TRIPLET_COLUMNS,
-    Kind,
     Row,
     span_rows,
     training_rows,
     triplet_rows,
 )
 from .entry import DONE, NEGATIVE
-
-STDOUT = "-"
+from .whole_file import STDOUT, whole_file
 
 _ENDINGS = {".jsonl": "jsonl", ".parquet": "parquet"}
 """Ending of a file → its format."""
 _COLUMNS = {"rows": TRAINING_COLUMNS, "triplets": TRIPLET_COLUMNS, "spans": SPAN_COLUMNS}
-
-
-class Writer(Protocol):
-    """Takes rows one by one."""
-
-    def write(self, row: Row) -> None:
-        """Add one row."""
-
-
-class JsonLines:
-    """Writes a row as one line of JSON."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-
-    def write(self, row: Row) -> None:
-        """Add one line."""
-        self._file.write(output.to_json(row) + "\n")
 
 
 def add_parser(subparsers: options.Subparsers) -> None:
@@ -79,8 +51,10 @@ def add_parser(subparsers: options.Subparsers) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=tuple(_ENDINGS.values()),
-        help="default: by the ending of the file, jsonl where it has none",
+        choices=(*_ENDINGS.values(), *documents.FORMATS),
+        help="default: by the ending of the file, jsonl where it has none. atif: trajectories for Harbor, "
+        "Terminal-Bench and others (Agent Trajectory Interchange Format); sts: sessions for Hugging Face's trace "
+        "viewer. Both are masked, and go to a file or, with one for each, to a FOLDER/",
     )
     parser.add_argument(
         "--what",
@@ -106,6 +80,10 @@ def run(args: argparse.Namespace) -> int:
         return asyncio.run(send.run(args))
     if alone := send.given(args):
         raise UsageError(f"{alone} is of what --to sends; add --to otlp ENDPOINT, or leave it out")
+    if args.format in documents.FORMATS:
+        if args.model or args.what:
+            raise UsageError(f"--format {args.format} writes whole attempts; leave --model and --what out")
+        return asyncio.run(documents.run(args))
     args.what = args.what or "rows"
     wanted = args.format or _format_of(args.output)
     if wanted == "parquet" and args.output == STDOUT:
@@ -179,88 +157,6 @@ async def _rows(
                 rows += triplet_rows(rollout, attempt.attempt_id, adapter.adapt(spans))
         # One rollout at a time: what is in memory does not grow with the store.
         yield rows
-
-
-class Keep(Protocol):
-    """Decides whether the file takes its name."""
-
-    def __call__(self, wanted: bool, /) -> None:
-        """The file is kept if ``wanted``."""
-
-
-@contextmanager
-def whole_file(name: str, wanted: str, columns: Mapping[str, Kind]) -> Iterator[tuple[Writer, Keep]]:
-    """Yield what takes rows, and what decides at the end whether the file takes its name.
-
-    Without that word, or where the body raises, a file that was there before stays as it was.
-    """
-    kept = False
-
-    def keep(value: bool, /) -> None:
-        nonlocal kept
-        kept = value
-
-    target = Path(name)
-    if name == STDOUT:
-        yield JsonLines(sys.stdout), keep
-        sys.stdout.flush()  # a closed pipe shows here, before anything is said of what was written
-        return
-    if target.is_dir():
-        raise UsageError(f"{target} is a directory; name a file in it")
-    if target.exists() and not target.is_file():  # a pipe or a device: there is nothing to replace
-        with _writer(target, wanted, columns) as writer:
-            yield writer, keep
-        return
-    beside = _name_beside(target)
-    try:
-        with _writer(beside, wanted, columns) as writer:
-            yield writer, keep
-        # On disk before it has its name: after a crash of the machine, a name without its bytes would look
-        # like an empty file.
-        if kept:
-            _sync(beside)
-            beside.replace(target)
-    finally:
-        # After ``replace`` it has another name already.
-        beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writer(path: Path, wanted: str, columns: Mapping[str, Kind]) -> Iterator[Writer]:
-    if wanted == "parquet":
-        from .parquet import ParquetWriter
-
-        with ParquetWriter(path, columns) as writer:
-            yield writer
-    else:
-        # ``to_json`` escapes all else, so a file has the same bytes in every locale.
-        with path.open("w", encoding="ascii") as file:
-            yield JsonLines(file)
-
-
-def _name_beside(target: Path) -> Path:
-    """Return a new empty file in the folder of ``target``, with the permissions of any new file.
-
-    Raises:
-        OSError: The folder takes none; of the name that was asked for, not of this one.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        if not target.parent.exists():
-            raise UsageError(f"there is no folder {target.parent}; run: mkdir -p {target.parent}") from error
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    # mkstemp makes files that only their owner reads; the umask can be read only by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    os.fchmod(handle, 0o666 & ~mask)
-    os.close(handle)
-    return Path(name)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _tell(args: argparse.Namespace, written: int, without: int, rollouts: int) -> int:

@@ -13,7 +13,7 @@ from ..dialects.conventions import CONVENTIONS, conventions_of
 from ..dialects.spans.copies import Copying
 from ..errors import UsageError
 from ..exporters.otlp import OtlpSender, copies
-from ..pipeline.policy import RedactionPolicy, redaction_policy
+from ..pipeline.policy import mask_of, redaction_policy
 from ..store.base import LightningStore
 from ..types import Attempt, Rollout, Span
 from . import lookup, options, output, selection
@@ -83,7 +83,7 @@ async def run(args: argparse.Namespace) -> int:
         raise UsageError(f"nothing is sent to {kind!r}; write: --to otlp ENDPOINT")
     copying = Copying(conventions_of(args.conventions), tokens=args.tokens)
     headers = {**headers_of_environment(), **dict(args.header)}
-    empty, copied = 0, partial(copies, copying=copying, mask=_mask())
+    empty, copied = 0, partial(copies, copying=copying, mask=mask_of(redaction_policy()))
     async with lookup.open_existing(args.store) as store:
         rollouts = list(reversed((await selection.matching(store, args, to_read=True)).rollouts))
         with (
@@ -105,14 +105,6 @@ async def run(args: argparse.Namespace) -> int:
     for sentence in sent.said:
         output.say(printable(sentence))
     return DONE if sent.spans and not sent.rejected else NEGATIVE
-
-
-def _mask() -> Callable[[Span], Span] | None:
-    if redaction_policy() is RedactionPolicy.OFF:
-        return None
-    from ..pipeline.redact import Redactor  # its import compiles the rules
-
-    return Redactor().span
 
 
 async def _send(

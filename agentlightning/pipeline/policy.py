@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import ConfigurationError
 from .chain import Stage
+
+if TYPE_CHECKING:
+    from ..types import Span
 
 
 class RedactionPolicy(str, Enum):
@@ -42,3 +47,12 @@ def stages_of(policy: RedactionPolicy) -> tuple[Stage, ...]:
     from .redact import Redactor  # its import compiles the rules
 
     return (Redactor(),)
+
+
+def mask_of(policy: RedactionPolicy) -> Callable[[Span], Span] | None:
+    """Return what a span passes before a copy of it leaves for another party; ``None`` = nothing is masked."""
+    if policy is RedactionPolicy.OFF:
+        return None
+    from .redact import Redactor  # its import compiles the rules
+
+    return Redactor().span

@@ -13,8 +13,8 @@ import pytest
 from cli_sample import Sample, agl, build
 
 from agentlightning.cli.columns import SPAN_COLUMNS, TRAINING_COLUMNS, TRIPLET_COLUMNS
-from agentlightning.cli.export import whole_file
 from agentlightning.cli.parquet import ParquetWriter
+from agentlightning.cli.whole_file import whole_file
 from agentlightning.types import Span
 
 JSON_COLUMNS = [
@@ -35,6 +35,42 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [
         {name: json.loads(v) if name in JSON_COLUMNS and v else v for name, v in row.items()} for row in rows
     ]
+
+
+def test_attempts_are_written_as_documents_of_other_tools(sample: Sample, tmp_path: Path) -> None:
+    store = ("--store", sample.url)
+    done = agl("export", "--format", "atif", "-o", str(tmp_path / "trajectory.json"), *store)
+    assert (done.code, done.out) == (0, "")
+    assert "1 trajectory document to" in done.err
+    assert "2 attempts gave none, for no call of a model was recorded" in done.err
+    document = json.loads((tmp_path / "trajectory.json").read_text())
+    assert document["session_id"] == sample.solved
+    assert document["extra"]["agentlightning"]["reward"] == 1.0
+    assert agl("export", "--format", "atif", *store).out == json.dumps(document) + "\n"
+    # Each of its two calls asks the same question anew, so the sample has two conversations.
+    done = agl("export", "--format", "sts", "-o", f"{tmp_path}/sessions/", *store)
+    assert (done.code, done.err.splitlines()[0]) == (0, f"2 sessions to {tmp_path}/sessions/")
+    names = sorted(path.name for path in (tmp_path / "sessions").iterdir())
+    assert names == [f"{sample.solved}.2.jsonl", f"{sample.solved}.jsonl"]
+    header, *lines = [
+        json.loads(line) for line in (tmp_path / "sessions" / names[1]).read_text().splitlines()
+    ]
+    assert (header["type"], header["name"]) == ("session", "What is 2 + 3?")
+    assert [line["message"]["content"] for line in lines] == ["What is 2 + 3?", "add(2, 3)"]
+
+
+def test_a_file_that_takes_one_document_is_not_written_where_there_are_several(
+    sample: Sample, tmp_path: Path
+) -> None:
+    done = agl("export", "--format", "sts", "-o", str(tmp_path / "all.jsonl"), "--store", sample.url)
+    assert done.code == 2
+    assert "all.jsonl takes one; name a folder, which gets a file for each: -o" in done.err
+    assert list(tmp_path.iterdir()) == []
+    done = agl("export", "--format", "atif", "--what", "rows", "--store", sample.url)
+    assert (done.code, done.err) == (
+        2,
+        "agl export: --format atif writes whole attempts; leave --model and --what out\n",
+    )
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

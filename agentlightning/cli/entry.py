@@ -60,6 +60,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     try:
         # Everything is inside, so that Ctrl-C while a command is still being imported shows no traceback either.
         try:
+            arguments, store = _without_store(arguments)
             parser = build_parser(_chosen(arguments))
             _check_order(parser, arguments)
             if absent := _absent.command(arguments):
@@ -67,6 +68,10 @@ def main(argv: Iterable[str] | None = None) -> int:
                 return BAD_INPUT
             args = parser.parse_args(arguments)
             name = args.prog
+            if store is not None:
+                if "store" not in args:
+                    parser.error(f"{name} opens no store, so that --store says nothing to it")
+                args.store = args.store or store
             with _logging(args.log_level):
                 return _run(args)
         finally:
@@ -187,8 +192,16 @@ def _chosen(arguments: list[str]) -> str | None:
     return next((word for word in arguments if not word.startswith("-")), None)
 
 
+def _without_store(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Return the arguments without a ``--store`` that stands before the command, and what that names."""
+    option, is_one_word, value = (arguments[0] if arguments else "").partition("=")
+    if option != "--store" or (not is_one_word and len(arguments) < 2):
+        return arguments, None
+    return (arguments[1:], value) if is_one_word else (arguments[2:], arguments[1])
+
+
 def _check_order(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
-    """Tell who writes ``agl --store URL rollouts``; argparse would say that the URL is no command."""
+    """Tell who writes ``agl --log-level DEBUG rollouts``; argparse would say that the level is no command."""
     first = arguments[0] if arguments else ""
     if first.startswith("--") and not any(each.startswith(first) for each in ("--help", "--version")):
         parser.error(f"options such as {first} come after the command: agl COMMAND {first} ...")

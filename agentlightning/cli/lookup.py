@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from ..env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
 from ..errors import AttemptNotFound, RolloutNotFound, StoreFileError, UsageError
 from ..store.base import FINISHED, LightningStore
-from ..store.registry import open_store
+from ..store.registry import open_store, url_of_file
 from ..types import Attempt, Rollout, RolloutStatus
 
 LATEST = "latest"
@@ -21,13 +21,25 @@ BEGUN: Final[tuple[RolloutStatus, ...]] = (*UNDER_WAY, *sorted(FINISHED))
 """Statuses of rollouts that have something to read; those that only wait in a queue are newer, and have nothing."""
 
 
-def store_url(given: str | None) -> str:
+def meant_url(given: str | None) -> str:
     """Return the URL that is meant: ``--store``, ``AGL_STORE``, the project's setting, or the default.
+
+    Args:
+        given: What ``--store`` says: a URL, or the path of a SQLite file.
+    """
+    # What is nearly a URL is a slip, and no name of a file.
+    if given and "://" not in given and not given.startswith(("sqlite:", "memory:")):
+        given = url_of_file(given)
+    return resolve_setting(LightningEnvVar.AGL_STORE, given, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
+
+
+def store_url(given: str | None) -> str:
+    """Return the URL that is meant, as :func:`meant_url`, of a store that one can look into.
 
     Raises:
         UsageError: It is ``memory://``, which no other process can look into.
     """
-    url = resolve_setting(LightningEnvVar.AGL_STORE, given, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
+    url = meant_url(given)
     # It would open, empty, and every answer would be "there is nothing".
     if url.startswith("memory:") or url.partition("?")[0] == "sqlite:///:memory:":
         raise UsageError(

@@ -66,7 +66,9 @@ def described(
     # ``prog`` is the name in messages: "agl store check", which ``args.command`` alone does not have.
     parser.set_defaults(run=run, prog=parser.prog)
     parser.add_argument(
-        "--store", metavar="URL", help=f"store to open (default: $AGL_STORE, else {DEFAULT_STORE_URL})"
+        "--store",
+        metavar="URL",
+        help=f"store to open, or the path of a SQLite file (default: $AGL_STORE, else {DEFAULT_STORE_URL})",
     )
     parser.add_argument(
         "--log-level",

@@ -81,9 +81,10 @@ def test_an_unknown_option_is_told_by_the_command_that_got_it(command: str) -> N
 
 
 def test_an_option_before_the_command_is_told_where_it_belongs() -> None:
-    one_line(
-        agl("--store", "sqlite:///runs.db", "rollouts"), "options such as --store come after the command"
-    )
+    one_line(agl("--log-level", "DEBUG", "rollouts"), "options such as --log-level come after the command")
+    one_line(agl("--store", "runs.db"), "COMMAND")
+    one_line(agl("--store"), "options such as --store come after the command")
+    one_line(agl("--store", "runs.db", "fake-model"), "agl fake-model opens no store")
 
 
 @pytest.mark.parametrize(
@@ -115,8 +116,9 @@ def test_a_file_of_input_that_is_no_text_is_one_line(sample: Sample, tmp_path: P
 
 @pytest.mark.parametrize("command", [["backup", "copy.db"], ["restore", "copy.db"], ["store", "migrate"]])
 def test_what_needs_a_file_says_which_url_is_one(command: list[str], tmp_path: Path) -> None:
-    one_line(agl(*command, "--store", "runs.db"), "did you mean sqlite:///runs.db")
-    one_line(agl(*command, "--store", f"sqlite:///{tmp_path}"), "is a folder; name a file in it")
+    one_line(agl(*command, "--store", "redis://runs"), "only sqlite:/// stores are")
+    for folder in (f"sqlite:///{tmp_path}", f"{tmp_path}"):
+        one_line(agl(*command, "--store", folder), "is a folder; name a file in it")
 
 
 def test_an_empty_store_says_how_to_fill_it(tmp_path: Path) -> None:

@@ -213,7 +213,8 @@ def test_the_debug_log_has_the_traceback(sample: Sample) -> None:
     ("url", "words"),
     [
         ("sqlite:///no/such/place.db", "there is no store at no/such/place.db"),
-        ("what.db", "Did you mean sqlite:///what.db"),
+        ("no/such/place.db", "there is no store at no/such/place.db"),
+        ("sqlite:what.db", "Did you mean sqlite:///"),
         ("redis://localhost", "installed schemes: memory://, sqlite://"),
         ("memory://", "lives in the process that opened it"),
     ],
@@ -223,6 +224,24 @@ def test_a_bad_store_url_is_one_sentence_and_exit_code_2(url: str, words: str) -
     assert (done.code, done.out) == (2, "")
     assert words in done.err
     assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["runs.db", "100% sure? #1.db"])
+def test_a_store_is_named_by_its_path_too_before_the_command_or_after_it(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    assert agl("backup", f"runs/{name}", "--store", sample.url).code == 0
+    expected = agl("rollouts", "--json", "--store", sample.url).out
+    for path in (f"runs/{name}", f"{tmp_path}/runs/{name}", f"./runs/{name}"):
+        for words in (
+            ["--store", path, "rollouts"],
+            [f"--store={path}", "rollouts"],
+            ["rollouts", "--store", path],
+        ):
+            done = agl(*words, "--json")
+            assert (done.code, done.out, done.err) == (0, expected, "")
 
 
 def test_a_file_of_another_program_is_left_alone(tmp_path: Path) -> None:

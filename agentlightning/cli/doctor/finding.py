@@ -13,7 +13,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from ..._printable import without_password
-from ...env_var import DEFAULT_STORE_URL, LightningEnvVar, resolve_setting
+from ...env_var import LightningEnvVar, resolve_setting
 from ...pipeline.redact import Redactor
 from ...pipeline.rules import KEY_RULES
 from ...recorder.spool import spool_dir_for
@@ -76,7 +76,7 @@ Check = Callable[[Subject], Iterable[Finding]]
 
 def subject(store: str | None) -> Subject:
     """Return what ``--store``, ``AGL_STORE``, the project's setting or the default mean; opens nothing."""
-    url = resolve_setting(LightningEnvVar.AGL_STORE, store, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
+    url = lookup.meant_url(store)
     path = lookup.sqlite_path(url)
     if path is None:
         return Subject(url)

@@ -339,7 +339,7 @@ def test_dropped_spans_and_locks_that_do_not_lock_are_missed_and_a_newer_store_i
         connection.execute("PRAGMA user_version = 99")
     done = doctor(tmp_path, "--json", startup=DROPPING + WRONG_YEAR)
     assert done.code == 1
-    assert "pip install --upgrade agentlightning-otel" in done.bad("store")
+    assert "Install a newer agentlightning-otel" in done.bad("store")
     assert "while one process held them, another got flock yes, lockf no, sqlite busy" in done.bad("locks")
     assert "streamed: 0 spans in place of one" in done.bad("canary")
     assert "the clock says that this is the year 1970" in done.bad("clock")

@@ -48,7 +48,7 @@ from ..recorder.settings import WriterSettings
 from ..recorder.store_writes import within
 from ..semconv import AGL_ANNOTATION, SpanFlagAttributes
 from ..store.base import awaited_store
-from ..types.attributes import attributes_of, to_attributes
+from ..types.attributes import attributes_of, name_of, to_attributes
 from ..types.ids import new_attempt_id, new_rollout_id
 from .base import context_with_active_tracer
 from .contexts import TraceContext
@@ -508,7 +508,7 @@ class OtelSpanRecordingContext:
         """Return what is recorded so far."""
         span: Any = self._span
         return types.SpanCoreFields(
-            name=getattr(span, "name", ""),
+            name=name_of(span),
             status=types.TraceStatus.from_opentelemetry(span.status)
             if hasattr(span, "status")
             else types.TraceStatus(status_code="UNSET"),
@@ -689,6 +689,7 @@ class _TraceContext(TraceContext):
         context = context_with_active_tracer(self._tracer, context_with_scope(self._scope, before))
         links = [trace.Link(outer)] if outer.is_valid else []
         self._worker.session.follow()
+        self._scope.task = None if self._opened.rollout is None else self._opened.rollout.input
         self._root = self._worker.session.tracer.start_span(self._name, context=context, links=links)
         if self._root.is_recording():
             processor.routing.remember_trace(self._root.get_span_context().trace_id, self._scope)

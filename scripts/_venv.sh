@@ -93,15 +93,24 @@ install_uv() {
         return
     fi
     make_venv "$folder" "$(find_python)"
+    say "installing uv, which installs the rest, into .venv-tools (once)"
     "$folder/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r scripts/locks/tools.txt
     mark_installed "$folder" tools
 }
 
-# uv_pip COMMAND FOLDER ARGUMENT...
+show_progress="" # whether uv_pip says how far it is
+
+# uv_pip COMMAND FOLDER ARGUMENT...: a terminal gets uv's own display; a log only lines, without that of each package.
 uv_pip() {
     local command="$1" folder="$2"
     shift 2
-    "$uv" pip "$command" -q --python "$folder/bin/python" "$@"
+    if [[ -z "$show_progress" ]]; then
+        "$uv" pip "$command" -q --python "$folder/bin/python" "$@"
+    elif [[ -t 2 ]]; then
+        "$uv" pip "$command" --python "$folder/bin/python" "$@"
+    else
+        "$uv" pip "$command" --python "$folder/bin/python" "$@" 2>&1 | sed '/^Using /d; /^ [-+~] /d' >&2
+    fi
 }
 
 # The project as it lies here, without what it depends on, built by what the lock "build" names.
@@ -163,14 +172,14 @@ prepare() {
 
 # What somebody has installed into .venv by hand stays.
 install_main() {
-    local folder="$root/.venv"
+    local folder="$root/.venv" show_progress=yes
     # The lock "test" holds all of the others of this environment, in the same releases.
     if is_installed "$folder" "$1" || is_installed "$folder" test; then
         return
     fi
     install_uv
     make_venv "$folder" "$(find_python)"
-    say "installing the lock $1 into .venv (once)"
+    say "installing what scripts/locks/$1.txt names into .venv (once)"
     rm -f "$folder"/.installed*
     install_lock "$folder" "$1"
     install_project "$folder"

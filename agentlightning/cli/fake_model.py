@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import signal
 
 from ..errors import ConfigurationError
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             ) from error
         try:
             where = server.base_url.replace("127.0.0.1", "localhost")
-            print(f"a fake model answers at {where}; stop it with Ctrl-C, or: kill {os.getpid()}", flush=True)
+            print(f"A fake model answers at {where}; stop it with Ctrl-C.", flush=True)
             signal.sigwait(ENDING)
         finally:
             server.close()

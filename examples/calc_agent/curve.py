@@ -1,4 +1,4 @@
-"""The learning curve: a line for the terminal, a picture for the eyes."""
+"""The learning curve as a picture."""
 
 from __future__ import annotations
 
@@ -10,24 +10,11 @@ mpl.use("Agg")  # draws into files, needs no screen
 
 from matplotlib import pyplot as plt
 
-from .train import Point, Result
-
-WIDTH = 40
-"""Characters of a bar of reward 1."""
-
-HEADING = f"{'iteration':>9} {'rollouts':>9} {'train':>6} {'test':>6}"
-
-
-def line(point: Point) -> str:
-    """Return one point of the curve as a line of text with a bar for the test reward."""
-    train = "" if point.train is None else f"{point.train:.2f}"
-    bar = "█" * round(point.test * WIDTH) or "▏"
-    return f"{point.iteration:>9} {point.rollouts:>9,} {train:>6} {point.test:>6.2f}  {bar}"
+from .train import Result
 
 
 def draw(result: Result, path: Path) -> None:
     """Write the curve as a picture; the ending of ``path`` chooses the format."""
-    rollouts = [point.rollouts for point in result.curve]
     trained = [(point.rollouts, point.train) for point in result.curve if point.train is not None]
     what = (
         "control: rewards given to the wrong rollouts"
@@ -36,8 +23,9 @@ def draw(result: Result, path: Path) -> None:
     )
 
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    axes.plot(*zip(*trained, strict=True), color="tab:orange", linewidth=1, label="training tasks")
-    axes.plot(rollouts, [point.test for point in result.curve], marker="o", label="tasks never trained on")
+    if trained:
+        axes.plot(*zip(*trained, strict=True), color="tab:orange", linewidth=1, label="training tasks")
+    axes.plot(*zip(*result.tests, strict=True), marker="o", label="tasks never trained on")
     axes.axhline(result.chance, color="grey", linestyle="--", label=f"untrained policy: {result.chance:.2f}")
     axes.axhline(0.9, color="tab:green", linestyle=":", label="goal: 0.90")
     axes.set(

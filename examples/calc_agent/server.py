@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -104,6 +105,11 @@ class _Http(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.policy_server = server
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has gone; the base class prints the traceback of everything."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     """``PolicyServer.chat`` over HTTP."""
@@ -113,7 +119,12 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # header and body leave in one packet
 
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client has gone, as at ctrl-C
+            self.close_connection = True
+            return
+        request = json.loads(body)
         refused = refusal(request)
         if self.path != "/v1/chat/completions":
             self._refuse(HTTPStatus.NOT_FOUND, f"there is no {self.path}")

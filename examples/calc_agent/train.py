@@ -30,6 +30,7 @@ from .agent import solve
 from .learning import Learner, Row, self_check
 from .policy import Policy
 from .server import PolicyServer
+from .settings import Settings
 from .tasks import Task, score, some_of_each, split
 
 EQUAL = 1e-9
@@ -37,34 +38,16 @@ EQUAL = 1e-9
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a run depends on. Runs that differ in nothing but ``at_once`` have the same curve."""
-
-    seed: int = 0
-    control: bool = False
-    """Whether rewards are given to the wrong rollouts."""
-    iterations: int = 24
-    tasks: int = 12
-    """Tasks in an iteration, a third of them for each tool."""
-    samples: int = 10
-    """Rollouts of each task: the group whose mean is its baseline."""
-    test_every: int = 4
-    """Iterations from one test to the next."""
-    at_once: int = 16
-    """Rollouts that are under way at the same time."""
-
-
-@dataclass(frozen=True)
 class Point:
-    """One point of the learning curve."""
+    """One point of the learning curve: an iteration, or 0 for what was there before the first."""
 
     iteration: int
     rollouts: int
     """Rollouts that were learnt from so far."""
     train: float | None
-    """Mean reward of the iteration before, on the tasks that were trained on; ``None`` at the start."""
-    test: float
-    """Mean reward on tasks that are never trained on."""
+    """Mean reward of this iteration, on the tasks that were trained on; ``None`` at the start."""
+    test: float | None
+    """Mean reward after it, on tasks that are never trained on; ``None`` where that was not asked."""
 
 
 @dataclass
@@ -80,14 +63,19 @@ class Result:
     """Spans started, stored, dropped and open, over all attempts."""
 
     @property
+    def tests(self) -> list[tuple[int, float]]:
+        """(training rollouts so far, test reward) of each test."""
+        return [(point.rollouts, point.test) for point in self.curve if point.test is not None]
+
+    @property
     def chance(self) -> float:
         """Test reward of the untrained policy."""
-        return self.curve[0].test
+        return self.tests[0][1]
 
     @property
     def final(self) -> float:
         """Test reward of the policy at the end."""
-        return self.curve[-1].test
+        return self.tests[-1][1]
 
 
 async def train(store: LightningStore, settings: Settings, report: Callable[[Point], None]) -> Result:
@@ -109,24 +97,24 @@ async def iterate(
     store, result, learner = player.store, Result(settings), Learner(policy)
     train_tasks, test_tasks = split(settings.seed)
     drawn, dealt = random.Random(settings.seed), random.Random(settings.seed)
-    train_reward: float | None = None
 
     for iteration in range(settings.iterations + 1):
-        is_last = iteration == settings.iterations
-        if is_last or iteration % settings.test_every == 0:
-            tested = await player.play(test_tasks, 1, "test", iteration)
-            learnt_from = iteration * settings.tasks * settings.samples
-            test_reward = mean_reward(await read_rows(store, tested))
-            result.curve.append(Point(iteration, learnt_from, train_reward, test_reward))
-            report(result.curve[-1])
-        if is_last:
-            break
+        train_reward: float | None = None
+        if iteration:
+            tasks = some_of_each(train_tasks, settings.tasks, drawn)
+            rows = await read_rows(store, await player.play(tasks, settings.samples, "train", iteration))
+            train_reward = mean_reward(rows)
+            result.self_check = max(result.self_check, checked(policy, rows))
+            learner.learn(dealt_anew(rows, dealt) if settings.control else rows)
 
-        tasks = some_of_each(train_tasks, settings.tasks, drawn)
-        rows = await read_rows(store, await player.play(tasks, settings.samples, "train", iteration))
-        train_reward = mean_reward(rows)
-        result.self_check = max(result.self_check, checked(policy, rows))
-        learner.learn(dealt_anew(rows, dealt) if settings.control else rows)
+        test_reward: float | None = None
+        if iteration % settings.test_every == 0 or iteration == settings.iterations:
+            test_reward = mean_reward(
+                await read_rows(store, await player.play(test_tasks, 1, "test", iteration))
+            )
+        learnt_from = iteration * settings.tasks * settings.samples
+        result.curve.append(Point(iteration, learnt_from, train_reward, test_reward))
+        report(result.curve[-1])
 
     result.attempts = len(player.rollout_ids)
     result.receipts = await receipt_totals(store, player.rollout_ids)

@@ -34,10 +34,12 @@ from agentlightning import (
 )
 
 from ..calc_agent.agent import Solution
-from ..calc_agent.curve import HEADING, line
+from ..calc_agent.options import at_least
 from ..calc_agent.policy import Policy, decode
+from ..calc_agent.screen import Screen
+from ..calc_agent.settings import Settings
 from ..calc_agent.tasks import Task, score, split
-from ..calc_agent.train import Player, Point, Settings, iterate
+from ..calc_agent.train import Player, Point, iterate
 from .agent import Answer, solve
 from .server import CalculatorPolicyServer, read
 
@@ -214,26 +216,14 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers that are not smaller."""
-
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
-        return int(text)
-
-    return number
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     options = parser().parse_args(arguments)
     training = Settings(seed=options.seed, iterations=options.train, at_once=options.at_once)
+    screen = Screen(training)
     if training.iterations:
-        print(HEADING)
-    rollouts = asyncio.run(
-        play(options.out_db, options.rollouts, training, lambda point: print(line(point), flush=True))
-    )
+        screen.begin()
+    rollouts = asyncio.run(play(options.out_db, options.rollouts, training, screen))
     if training.iterations:
         print()
     print(table(rollouts))

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
+import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +21,17 @@ import pytest
 from openai import APIStatusError, OpenAI
 
 from agentlightning import open_store
+from agentlightning.testing import wait_until
 from examples.calc_agent.__main__ import main
 from examples.calc_agent.agent import TOOLS, Solution, describe
 from examples.calc_agent.curve import draw
 from examples.calc_agent.learning import Learner, Row, advantages, self_check
 from examples.calc_agent.policy import END, IDS, VOCABULARY, Policy, decode, read_call, render, view
+from examples.calc_agent.screen import HEADING, Screen
 from examples.calc_agent.server import PolicyServer
+from examples.calc_agent.settings import Settings
 from examples.calc_agent.tasks import all_tasks, score, some_of_each, split
-from examples.calc_agent.train import Point, Result, Settings, dealt_anew, train
+from examples.calc_agent.train import Point, Result, dealt_anew, train
 
 FIVE_SEEDS = range(5)
 
@@ -74,8 +83,8 @@ def printed_by(
 # ------------------------------------------------------------------ the loop
 
 
-SHORT = Settings(seed=0, iterations=4, tasks=6, test_every=4)
-"""A tenth of what is played until a policy has learnt all; this learns a third of it."""
+SHORT = Settings(seed=0, iterations=4, samples=10, test_every=4)
+"""An eighth of what is played until a policy has learnt all; this learns a third of it."""
 
 
 @pytest.mark.long
@@ -113,7 +122,9 @@ def test_five_of_five_controls_learn_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
 ) -> None:
     result, _ = printed_by(tmp_path, capsys, "--seed", str(seed), "--control", status=0)
-    assert max(point["test"] for point in result["curve"]) < result["chance"] + 0.1
+    assert (
+        max(point["test"] for point in result["curve"] if point["test"] is not None) < result["chance"] + 0.1
+    )
 
 
 @pytest.mark.long
@@ -123,6 +134,122 @@ def test_one_seed_gives_one_curve_however_the_rollouts_interleave_and_whatever_i
     short = Settings(seed=3, iterations=1, tasks=6, samples=4, test_every=1)
     first = played(tmp_path, replace(short, at_once=1))
     assert played(tmp_path, replace(short, at_once=40)).curve == first.curve
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_ctrl_c_leaves_a_store_that_the_next_run_adds_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = tmp_path / "quick start.db"
+    files = ["--out-db", str(database), "--picture", str(tmp_path / "curve.png")]
+
+    def succeeded() -> int:
+        with (
+            suppress(sqlite3.OperationalError),
+            closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as opened,
+        ):
+            ended = opened.execute("SELECT count(*) FROM rollouts WHERE status = 'succeeded'")
+            return int(ended.fetchone()[0])
+        return 0  # the file, or its table, is still to come
+
+    def interrupt() -> None:
+        wait_until(succeeded)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pressing = threading.Thread(target=interrupt)
+    pressing.start()
+    assert main(["--at-once", "1", *files]) == 130
+    pressing.join()
+    said = capsys.readouterr()
+    assert said.err.startswith("stopped")
+    assert "Traceback" not in said.err
+    with open_store(database) as store:
+        stored = store.query_rollouts()
+    assert {each.status for each in stored} <= {"succeeded", "cancelled"}
+
+    assert main(["--iterations", "0", *files]) == 1
+    printed = capsys.readouterr().out
+    assert f"{database} has {len(stored)} rollouts of earlier runs; this run adds its own" in printed
+    assert f"--store 'sqlite:///{database}'" in printed
+    assert not set(printed) & {"\r", "\x1b"}  # captured is no terminal
+
+
+def test_what_cannot_be_the_store_of_a_run_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "quickstart.db").write_text("not a database, and long enough to be looked at\n" * 50)
+    assert command(tmp_path) == 1
+    assert "quickstart.db cannot be the store of this run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--picture", "curve.bmp"],
+        ["--picture", "no/such/folder/curve.png"],
+        ["--out-db", "no/such/folder/quickstart.db"],
+        ["--at-once", "0"],
+        ["--iterations", "-1"],
+    ],
+)
+def test_what_would_fail_at_the_end_fails_at_once(
+    wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(wrong)
+    assert f"argument {wrong[0]}" in capsys.readouterr().err
+
+
+class Output(StringIO):
+    """A terminal, or a file, that can encode some characters."""
+
+    def __init__(self, encoding: str = "utf-8", *, is_terminal: bool = False) -> None:
+        super().__init__()
+        self.is_terminal, self.can = is_terminal, encoding
+
+    encoding = property(lambda self: self.can)
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+
+def shown(output: Output) -> str:
+    screen = Screen(Settings(iterations=2), output)
+    screen.begin()
+    for point in (Point(0, 0, None, 0.02), Point(1, 48, 0.5, None), Point(2, 96, 0.75, 1.0)):
+        screen(point)
+    screen.close()
+    return output.getvalue()
+
+
+def test_a_log_gets_lines_and_a_terminal_a_last_line_that_is_taken_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    heading, first, last = shown(Output()).strip().splitlines()
+    assert heading.split() == ["iteration", "rollouts", "train", "test", "left"]
+    assert first.split() == ["0", "0", "0.02", "?", "█"]
+    assert last.split()[:4] == ["2", "96", "0.75", "1.00"]
+
+    terminal = shown(Output(is_terminal=True))
+    assert "\riteration 2 of 2, reward 0.50 in training" in terminal
+    # What is written over is followed by what stays, and nothing stays below the last test.
+    stays = [line.rsplit("\r", 1)[-1].split() for line in terminal.split("\n")]
+    assert stays == [[], heading.split(), first.split(), last.split(), []]
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 200])
+def test_no_line_is_wider_than_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for line in shown(Output(is_terminal=True)).replace("\r", "\n").splitlines():
+        assert len(line) <= max(columns, len(HEADING))
+
+
+def test_bars_are_made_of_what_the_output_can_encode() -> None:
+    assert "█" in shown(Output("utf-8"))
+    assert shown(Output("ascii")).isascii()
 
 
 # ------------------------------------------------------------------ the server

@@ -21,8 +21,9 @@ from agentlightning import LightningStore, OtelTracer, Span, find_final_reward, 
 from agentlightning.cli import main as agl
 from agentlightning.testing import Answer, AnswerChoice, FakeOpenAI, ToolCallAnswer, tokens_of
 from examples.calc_agent.policy import Policy
+from examples.calc_agent.settings import Settings
 from examples.calc_agent.tasks import all_tasks
-from examples.calc_agent.train import Point, Settings
+from examples.calc_agent.train import Point
 from examples.calc_x.agent import Answer as AgentAnswer
 from examples.calc_x.agent import solve
 from examples.calc_x.calculator import LONGEST, calculate, server
@@ -307,6 +308,7 @@ def test_the_quickstarts_trainer_takes_these_rollouts(tmp_path: Path) -> None:
 def test_five_of_five_seeds_learn_to_use_the_calculator(tmp_path: Path, seed: int) -> None:
     points: list[Point] = []
     rollouts = asyncio.run(play(tmp_path / "calc_x.db", 20, replace(Settings(), seed=seed), points.append))
-    assert points[0].test < 0.05
-    assert points[-1].test > 0.9
+    tests = [point.test for point in points if point.test is not None]
+    assert tests[0] < 0.05
+    assert tests[-1] > 0.9
     assert np.mean([each.reward for each in rollouts]) > 0.8

@@ -28,36 +28,26 @@ def is_content(name: str) -> bool:
 
 
 def attributes_of_copy(
-    call: ModelCall | None, attributes: Mapping[str, Any], *, kind: str, work: tuple[Any, Any]
+    call: ModelCall | None, attributes: Mapping[str, Any], *, is_root: bool
 ) -> dict[str, AttributeValue]:
-    """Return what OpenInference has beside the attributes of a span; a span that has a kind already keeps its own.
-
-    Args:
-        call: The model call that it records, where it does.
-        attributes: Those of the span.
-        kind: Its kind, where it is no model call and no reward.
-        work: What it was given, and what came of it; ``None``: that was not recorded.
-    """
+    """Return what OpenInference has beside the attributes of a span; a span that has a kind already keeps its own."""
     if KIND in attributes:
         return {}
-    found: dict[str, AttributeValue] = {KIND: _kind(call, attributes, kind)}
+    found: dict[str, AttributeValue] = {KIND: _kind(call, attributes, is_root=is_root)}
     if call is not None:
         found.update(_call(call))
-    for name, value in zip(("input", "output"), work, strict=True):
-        if value is not None:
-            is_text = isinstance(value, str)
-            found[f"{name}.value"] = value if is_text else dumped(value)
-            found[f"{name}.mime_type"] = "text/plain" if is_text else "application/json"
     body = attributes.get(LightningSpanAttributes.MESSAGE_BODY.value)
     if isinstance(body, str):
         found["output.value"] = body
     return found
 
 
-def _kind(call: ModelCall | None, attributes: Mapping[str, Any], otherwise: str) -> str:
+def _kind(call: ModelCall | None, attributes: Mapping[str, Any], *, is_root: bool) -> str:
     if call is not None:
         return "LLM"
-    return "EVALUATOR" if _REWARD_VALUE in attributes else otherwise
+    if _REWARD_VALUE in attributes:
+        return "EVALUATOR"
+    return "AGENT" if is_root else "CHAIN"
 
 
 def _call(call: ModelCall) -> dict[str, AttributeValue]:

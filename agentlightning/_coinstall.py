@@ -29,6 +29,6 @@ def refuse_namesake() -> None:
             if name.startswith("agentlightning-") and name.endswith(".dist-info"):
                 raise ImportError(
                     f"the distributions 'agentlightning-otel' and 'agentlightning' ({name}, in {folder}) share one "
-                    "import name; run: pip uninstall -y agentlightning agentlightning-otel && "
-                    "pip install agentlightning-otel"
+                    "import name; run: pip uninstall -y agentlightning agentlightning-otel, and install the one that "
+                    "you want again"
                 )

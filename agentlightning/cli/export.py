@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from ..adapter import TracerTraceToTriplet
@@ -111,6 +112,7 @@ def _format_of(name: str) -> str:
 async def _run(args: argparse.Namespace, wanted: str) -> int:
     columns = _COLUMNS[args.what]
     written, without = 0, 0
+    unproven: Counter[str] = Counter()
     async with lookup.open_existing(args.store) as store:
         # ``matching`` gives the newest first, so that ``--limit`` means those; files are in the order of
         # time.
@@ -124,11 +126,12 @@ async def _run(args: argparse.Namespace, wanted: str) -> int:
             ):
                 for row in rows:
                     writer.write(row)
+                    unproven.update(row.get("unproven") or ())
                 written += len(rows)
                 without += not rows
                 advance()
             keep(written > 0)
-    return _tell(args, written, without, len(rollouts))
+    return _tell(args, written, without, len(rollouts), unproven)
 
 
 async def _rows(
@@ -159,7 +162,9 @@ async def _rows(
         yield rows
 
 
-def _tell(args: argparse.Namespace, written: int, without: int, rollouts: int) -> int:
+def _tell(
+    args: argparse.Namespace, written: int, without: int, rollouts: int, unproven: Mapping[str, int]
+) -> int:
     where = "" if args.output == STDOUT else f" to {args.output}"
     if written:
         output.say(f"{output.count(written, 'row')} of {output.count(rollouts - without, 'rollout')}{where}")
@@ -169,5 +174,11 @@ def _tell(args: argparse.Namespace, written: int, without: int, rollouts: int) -
         noun = "span" if args.what == "spans" else "row"
         output.say(
             f"{output.count(without, 'rollout')} gave no {noun}; agl explain ROLLOUT{options.again(args)} says why"
+        )
+    if unproven:
+        causes = ", ".join(f"{code}: {output.count(count, 'row')}" for code, count in unproven.items())
+        output.say(
+            f"log-probabilities that are not proven are left out ({causes}); "
+            f"agl explain ROLLOUT{options.again(args)} says what to add"
         )
     return DONE if written else NEGATIVE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import signal
 
 from ..errors import ConfigurationError
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             ) from error
         try:
             where = server.base_url.replace("127.0.0.1", "localhost")
-            print(f"A fake model answers at {where}; stop it with Ctrl-C.", flush=True)
+            print(f"a fake model answers at {where}; stop it with Ctrl-C, or: kill {os.getpid()}", flush=True)
             signal.sigwait(ENDING)
         finally:
             server.close()

@@ -111,7 +111,7 @@ async def _send(
     store: LightningStore,
     rollout: Rollout,
     sender: OtlpSender,
-    copied: Callable[[Sequence[Span]], Iterator[Span]],
+    copied: Callable[..., Iterator[Span]],
     *,
     all_attempts: bool,
 ) -> bool:
@@ -121,5 +121,5 @@ async def _send(
     for attempt in attempts if all_attempts else attempts[-1:]:
         spans: Sequence[Span] = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
         found = found or bool(spans)
-        sender.send(copied(spans))
+        sender.send(copied(spans, task=rollout.input))
     return found

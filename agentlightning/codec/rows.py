@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from ..types import Event, Link, OtelResource, Span, SpanContext, StatusCode, TraceStatus
-from ..types.attributes import events_of, has_links, to_attribute_value, to_attributes
+from ..types.attributes import events_of, links_of, name_of, to_attribute_value, to_attributes
 from ..types.tracer import build
 from .json_text import Slot, dump_bytes, dumps, is_utf8, loads
 from .numbered import Gathered, gather, is_numbered, spread
@@ -252,13 +252,13 @@ def _encode_recorded(span: RecordedSpan, packed: bool) -> SpanRow:
     ):
         extra["parent"] = {**_context(SpanContext.from_opentelemetry(parent)), "span_id": span.parent_id}
     events = [_event(Event.from_opentelemetry(event)) for event in events_of(source)]
-    links = [_link(Link.from_opentelemetry(link)) for link in source.links] if has_links(source) else ()
+    links = [_link(Link.from_opentelemetry(link)) for link in links_of(source)]
     start, end = source.start_time, source.end_time
     return SpanRow(
         span.trace_id,
         span.span_id,
         span.parent_id,
-        _text("name", source.name, extra) or "",
+        _text("name", name_of(source), extra) or "",
         span.status_code,
         _text("status_description", span.status_description, extra),
         None if start is None else start / _NS_PER_SECOND,

@@ -17,14 +17,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
 
 from .._printable import without_password
 from ..codec.otlp_request import encode_request, has_ids_of_otlp, read_partial_success
-from ..dialects.spans.copies import EVALUATION_EVENT, Copying, copy_of, evaluations
+from ..dialects.spans.copies import (
+    EVALUATION_EVENT,
+    TASK,
+    Copying,
+    copy_of,
+    evaluations,
+    name_of_copy,
+    task_text,
+)
 from ..dialects.spans.genai import read_call
 from ..errors import ExportRefused
 from ..remote.session import open_session
@@ -63,11 +71,20 @@ def traces_url(endpoint: str) -> str:
     return urlunsplit(parts._replace(path=path if path.endswith(PATH) else path + PATH))
 
 
-def copies(spans: Sequence[Span], copying: Copying, mask: Callable[[Span], Span] | None) -> Iterator[Span]:
-    """Yield the copies of the spans of an attempt, each masked before anything is written of it."""
+def copies(
+    spans: Sequence[Span], copying: Copying, mask: Callable[[Span], Span] | None, task: Any = None
+) -> Iterator[Span]:
+    """Yield the copies of the spans of an attempt, each masked before anything is written of it.
+
+    ``task``: the input of the rollout.
+    """
     for span in spans:
-        kept = span if mask is None else mask(span)
+        given = span
+        if task is not None and span.parent_id is None:
+            given = span.model_copy(update={"attributes": {**span.attributes, TASK: task_text(task)}})
+        kept = given if mask is None else mask(given)
         attributes = copy_of(
+            kept.name,
             kept.attributes,
             read_call(kept),
             copying,
@@ -80,7 +97,8 @@ def copies(spans: Sequence[Span], copying: Copying, mask: Callable[[Span], Span]
                 Event(name=EVALUATION_EVENT, attributes=each, timestamp=span.start_time)
                 for each in evaluations(kept.attributes)
             ]
-        yield kept.model_copy(update={"attributes": attributes, "events": events})
+        name = name_of_copy(kept.name, kept.attributes)
+        yield kept.model_copy(update={"name": name, "attributes": attributes, "events": events})
 
 
 class OtlpSender:

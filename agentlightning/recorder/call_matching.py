@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 
 from ..dialects.spans.foreign import is_model_call, request_model
-from ..types.attributes import attributes_of
+from ..types.attributes import attributes_of, name_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -181,7 +181,7 @@ def _asks_beside(span: SdkSpan, other: SdkSpan) -> bool:
 
 
 def _looks_like(span: SdkSpan, other: SdkSpan) -> bool:
-    return span.name == other.name and span.instrumentation_scope == other.instrumentation_scope
+    return name_of(span) == name_of(other) and span.instrumentation_scope == other.instrumentation_scope
 
 
 def _asked(span: SdkSpan) -> dict[str, Any]:

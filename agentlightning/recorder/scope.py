@@ -259,6 +259,8 @@ class Scope:
         """Model endpoints among the rollout's resources, which are asked for token ids; ``None`` where none is."""
         self.described: list[Endpoint] | None = None
         """The same, as the writer's thread has found them; ``None`` until it has looked."""
+        self.task: Any = None
+        """The input of its rollout, where the tracer that opened it has started that."""
         self.trace = Trace()
         self.body = Body()
         self.standing = Standing()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from ..types.attributes import attributes_of, events_of, has_events, has_links
+from ..types.attributes import attributes_of, events_of, has_events, links_of, name_of
 
 if TYPE_CHECKING:
     from ..dialects.raw_call import RawCall
@@ -32,14 +32,15 @@ def kept_of(span: ReadableSpan, calls: Sequence[RawCall] | None) -> tuple[Readab
     """
     attributes = attributes_of(span)
     events = tuple(events_of(span)) if has_events(span) else ()
-    links = span.links if has_links(span) else ()
-    size = _size_of_parts(span.name, attributes, (*events, *links) if events or links else ())
+    links = links_of(span)
+    name = name_of(span)
+    size = _size_of_parts(name, attributes, (*events, *links) if events or links else ())
     for call in calls or ():
         size += len(call.request_body) + len(call.response_body)
     if span.dropped_attributes:  # the SDK's container of attributes has their number
         return span, size
     kept = ReadableSpan(
-        span.name,
+        name,
         span.get_span_context(),
         span.parent,
         span.resource,
@@ -55,7 +56,7 @@ def kept_of(span: ReadableSpan, calls: Sequence[RawCall] | None) -> tuple[Readab
 
 def size_of(span: ReadableSpan) -> int:
     """Estimate the bytes that a finished span occupies."""
-    return _size_of_parts(span.name, attributes_of(span), (*events_of(span), *span.links))
+    return _size_of_parts(name_of(span), attributes_of(span), (*events_of(span), *links_of(span)))
 
 
 def _size_of_parts(name: str, attributes: Mapping[str, Any], parts: Sequence[object]) -> int:

@@ -117,9 +117,11 @@ class Tracer(ParallelWorkerBase):
         A status that somebody else has set meanwhile stands, and an attempt that the store has given up, or after which
         another one has begun, cancels no rollout. What is at work when recording ends stays as it is.
 
-        The functions that it decorates may be plain ones, coroutines, generators and asynchronous generators, and plain
-        ones that return one of these: the rollout then ends with what they return. The rollout of a generator begins
-        with its first step. A decorated function may be defined before ``init_worker``.
+        The functions that it decorates may be plain ones, coroutines, generators and asynchronous generators, and
+        plain ones that return one of these, a task or a future: the rollout then ends with what they return. One that
+        is never done, and that everybody has forgotten, is ``cancelled``. The rollout of a generator begins with its
+        first step. Where a plain function returns an awaitable of another kind, the rollout ends before that is
+        awaited, and a warning says so. A decorated function may be defined before ``init_worker``.
 
         Args:
             task: What the rollout is about: its ``input``. Default: of a function, its only argument, or its arguments

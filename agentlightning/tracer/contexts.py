@@ -15,5 +15,8 @@ class TraceContext(AbstractContextManager["Any"], AbstractAsyncContextManager["A
     def rest(self) -> None:
         """Put back what was current before it, and stay open: what it is for goes on later, elsewhere."""
 
+    def goes_on_until(self, future: Any) -> None:
+        """Note that what it is for is done when this future is, in contexts that were copied while it was current."""
+
     def goes_on_in(self, frame: FrameType) -> None:
         """Note that from now on it is current only while this frame runs, in a context that nothing else has."""

@@ -57,6 +57,19 @@ def ending_of(error: BaseException | None, opened_by: object = None) -> Ending:
     return "failed"
 
 
+def error_of(future: Any) -> BaseException | None:
+    """Return what a future that is done has ended by; it stays one whose exception nobody has asked for.
+
+    Args:
+        future: Of ``asyncio``, a task, or of ``concurrent.futures``.
+    """
+    if future.cancelled():
+        return asyncio.CancelledError()
+    # Public ways note that the exception was seen, and asyncio would never tell of one that the agent forgets.
+    error: BaseException | None = getattr(future, "_exception", None)
+    return error
+
+
 def _is_reader_cancelled(opened_by: object) -> bool:
     """Whether a generator is closed because the task that reads it is, or was, cancelled."""
     try:

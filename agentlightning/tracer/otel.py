@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
@@ -48,11 +49,11 @@ from ..recorder.settings import WriterSettings
 from ..recorder.store_writes import within
 from ..semconv import AGL_ANNOTATION, SpanFlagAttributes
 from ..store.base import awaited_store
-from ..types.attributes import attributes_of, to_attributes
+from ..types.attributes import attributes_of, name_of, to_attributes
 from ..types.ids import new_attempt_id, new_rollout_id
 from .base import context_with_active_tracer
 from .contexts import TraceContext
-from .endings import Ending, end_attempt, ending_of
+from .endings import Ending, end_attempt, ending_of, error_of
 from .event_loops import in_event_loop, wait_for_future
 from .generators import waits_at_yield
 from .known_endpoints import RESOURCES_TIMEOUT, Endpoints, KnownEndpoints, resource_endpoints
@@ -508,7 +509,7 @@ class OtelSpanRecordingContext:
         """Return what is recorded so far."""
         span: Any = self._span
         return types.SpanCoreFields(
-            name=getattr(span, "name", ""),
+            name=name_of(span),
             status=types.TraceStatus.from_opentelemetry(span.status)
             if hasattr(span, "status")
             else types.TraceStatus(status_code="UNSET"),
@@ -549,6 +550,8 @@ class _TraceContext(TraceContext):
         self._sealing = sealing
         self._owns_attempt = self._start is not None
         self._is_left = self._is_resting = False
+        self._future: Callable[[], Any] = lambda: None
+        """Returns the future with which it ends, while there is one."""
         self._pid = os.getpid()
 
     def __enter__(self) -> TraceHandle:
@@ -689,6 +692,7 @@ class _TraceContext(TraceContext):
         context = context_with_active_tracer(self._tracer, context_with_scope(self._scope, before))
         links = [trace.Link(outer)] if outer.is_valid else []
         self._worker.session.follow()
+        self._scope.task = None if self._opened.rollout is None else self._opened.rollout.input
         self._root = self._worker.session.tracer.start_span(self._name, context=context, links=links)
         if self._root.is_recording():
             processor.routing.remember_trace(self._root.get_span_context().trace_id, self._scope)
@@ -709,8 +713,11 @@ class _TraceContext(TraceContext):
         """End it where its generator waits for somebody to ask for more, and recording ends: nobody will."""
         if self._pid != os.getpid():
             return
-        generator = self._scope.body.generator
-        if self._is_resting:  # not a step of it was ever asked for
+        generator, future = self._scope.body.generator, self._future()
+        if future is not None:
+            if future.done():  # in another thread, whose callback has not come so far
+                self._close(error_of(future))
+        elif self._is_resting:  # not a step of it was ever asked for
             self._close(asyncio.CancelledError())
         elif generator is not None and waits_at_yield(generator):
             self._close(GeneratorExit())
@@ -721,6 +728,11 @@ class _TraceContext(TraceContext):
         processor.leave_scope(self._scope)
         processor.routing.closed(self._scope)  # a generator that has called it works for itself meanwhile
         self._is_resting = True
+
+    def goes_on_until(self, future: Any) -> None:
+        """Note with what it ends; see :meth:`TraceContext.goes_on_until`."""
+        self._is_resting = False
+        self._future = weakref.ref(future)
 
     def goes_on_in(self, frame: FrameType) -> None:
         """Note whose steps alone are its own; see :meth:`TraceContext.goes_on_in`."""

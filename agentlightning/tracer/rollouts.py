@@ -6,9 +6,11 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import logging
 import sys
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -17,9 +19,12 @@ from ..errors import ContextArgumentsError
 from ..semconv import GROUP_ID
 from ..store.base import UNSET
 from .contexts import TraceContext
+from .endings import error_of
 
 if TYPE_CHECKING:
     from ..store.sealing import Sealing
+
+_log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -221,7 +226,13 @@ def _coroutine(fn: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
 
 
 def _going_on(result: Any, context: TraceContext) -> Any:
-    """Return what stands for a result whose work is still to be done, and ends the rollout then; else ``None``."""
+    """Return what stands for a result whose work is still to be done, and ends the rollout then; else ``None``.
+
+    A future stands for itself: whoever made it, and whoever waits for it, has this very object.
+    """
+    if asyncio.isfuture(result) or isinstance(result, Future):
+        _Steps(context, is_open=True).end_with(result)
+        return result
     kinds: dict[Callable[[Any], bool], Callable[..., Any]] = {
         inspect.iscoroutine: _awaited,
         inspect.isgenerator: _generator,
@@ -229,12 +240,29 @@ def _going_on(result: Any, context: TraceContext) -> Any:
     }
     resume = next((resume for is_kind, resume in kinds.items() if is_kind(result)), None)
     if resume is None:
+        if inspect.isawaitable(result):
+            _say_that_it_is_not_awaited(type(result))
         return None
     steps = _Steps(context, is_open=True)
     going_on = resume(lambda: result, lambda *_: steps)()
     # Nothing of it may ever be asked for; then its body does not run, and cannot end anything.
     weakref.finalize(going_on, steps.end_unasked)
     return going_on
+
+
+def _say_that_it_is_not_awaited(kind: type) -> None:
+    if kind not in _not_awaited:
+        _not_awaited.add(kind)
+        _log.warning(
+            "a rollout has ended when its function returned a %s.%s, and what is awaited of that is no part of it: "
+            "decorate a coroutine, or return a coroutine, task or future",
+            kind.__module__,
+            kind.__qualname__,
+        )
+
+
+_not_awaited: weakref.WeakSet[type] = weakref.WeakSet()
+"""Types of results that this has been said of."""
 
 
 class _Steps:
@@ -282,6 +310,19 @@ class _Steps:
     async def end_async(self, error: BaseException | None) -> None:
         """The same in an event loop."""
         await self.in_step(self._context.__aexit__(*_raised(error)))
+
+    def end_with(self, future: Any) -> None:
+        """End the rollout when a future is done; one that everybody has forgotten before that was given up."""
+        self._context.goes_on_until(future)
+        if future.done():
+            self._is_done(future)
+            return
+        weakref.finalize(future, self.end_unasked).atexit = False
+        future.add_done_callback(self._is_done)
+
+    def _is_done(self, future: Any) -> None:
+        self._is_asked = True
+        self.end(error_of(future))
 
     def end_unasked(self) -> None:
         """End a rollout of which no step was ever taken: nobody wanted it."""

@@ -9,21 +9,22 @@ reads what was recorded (``types.attributes``), and stores the same spans whoeve
 A span of another instrumentation keeps what that has written, and gets the ids.
 
 OpenTelemetry calls the processors of a provider in the order in which they were added, with one object for the span.
-So what others shall see is put into the object itself: its containers of attributes and events are replaced, at its
-start, by ones that hold what was recorded and show what others may see; so is each status that it is given. Where the
-SDK has other containers, nothing is replaced. A span's name and its links are seen as they were given.
+So what others shall see is put into the object itself: its containers of attributes, events and links are replaced, at
+its start, by ones that hold what was recorded and show what others may see; so is each status that it is given, and its
+name once it has ended. Where the SDK has other containers, nothing is replaced.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk.trace import Event, _Span
+from opentelemetry.sdk.trace import Event, ReadableSpan, _Span
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import Status, StatusCode
 
@@ -34,17 +35,19 @@ from ..dialects.openai.reading import decode
 from ..dialects.spans import genai
 from ..dialects.spans.copies import (
     EVALUATION_EVENT,
+    TASK,
     Copying,
     copy_of,
     evaluations,
     ids_of_copy,
+    name_of_copy,
+    task_text,
 )
 from ..pipeline.chain import NO_STAGES, Chain
 from ..types.attributes import description_of
 from .provider import TRACER_NAME
 
 if TYPE_CHECKING:
-    from opentelemetry import trace
     from opentelemetry.sdk.trace import Span as SdkSpan
 
     from ..dialects.raw_call import RawCall
@@ -95,20 +98,24 @@ class Sharing:
             self._processors = processors
         if not self._is_seen:
             return
-        held, events = getattr(span, "_attributes", None), getattr(span, "_events", None)
-        if type(held) is not BoundedAttributes or type(events) is not BoundedList:
+        held, events, links = (getattr(span, name, None) for name in ("_attributes", "_events", "_links"))
+        if (
+            type(held) is not BoundedAttributes
+            or type(events) is not BoundedList
+            or type(links) is not BoundedList
+        ):
             return
         named = span.instrumentation_scope
         is_ours = named is not None and named.name == TRACER_NAME
         if scope is None and not is_ours:
             return
-        ids = ("", "") if scope is None else (scope.rollout_id, scope.attempt_id)
-        recorded = _Recorded(held, events)
-        shown = _Shown(self, span, ids, recorded, is_ours=is_ours)
+        recorded = _Recorded(span.name, held, events, links)
+        shown = _Shown(self, span, scope, recorded, is_ours=is_ours)
         fields = vars(span)
         fields["_attributes"] = _SharedAttributes.around(held, shown)
         if is_ours:
-            fields["_events"] = _SharedEvents.around(events, shown)
+            fields["_events"] = _SharedList.around(events, lambda: shown.now().events)
+            fields["_links"] = _SharedList.around(links, lambda: shown.now().links)
             if type(span) is _Span:
                 span.__class__ = _SharedSpan
 
@@ -146,9 +153,17 @@ def _is_ours(processor: object) -> bool:
 class _Recorded:
     """What has been recorded of one span: what is set on it arrives here, too."""
 
-    def __init__(self, attributes: BoundedAttributes, events: BoundedList[Event]) -> None:
+    def __init__(
+        self,
+        name: str,
+        attributes: BoundedAttributes,
+        events: BoundedList[Event],
+        links: BoundedList[trace.Link],
+    ) -> None:
+        self.name = name
         self._attributes = attributes
         self._events = events
+        self._links = links
         self.longest_value: int | None = attributes.max_value_len
         """Characters of an attribute's value; ``None``: it is not cut."""
         self.description: str | None = None
@@ -164,16 +179,27 @@ class _Recorded:
     @property
     def events(self) -> tuple[Event, ...]:
         """The events until now."""
-        fields = vars(self._events)
-        with fields["_lock"]:  # the SDK appends under it
-            return tuple(fields["_dq"])
+        return _items_of(self._events)
+
+    @property
+    def links(self) -> tuple[trace.Link, ...]:
+        """The links until now."""
+        return _items_of(self._links)
+
+
+def _items_of(held: BoundedList[Any]) -> tuple[Any, ...]:
+    fields = vars(held)
+    with fields["_lock"]:  # the SDK appends under it
+        return tuple(fields["_dq"])
 
 
 class _View(NamedTuple):
     """What others see of a span."""
 
+    name: str
     attributes: dict[str, Any]
     events: Sequence[Event] = ()
+    links: Sequence[trace.Link] = ()
     description: str | None = None
 
 
@@ -181,13 +207,13 @@ class _Shown:
     """What others see of one span."""
 
     def __init__(
-        self, sharing: Sharing, span: SdkSpan, ids: tuple[str, str], recorded: _Recorded, *, is_ours: bool
+        self, sharing: Sharing, span: SdkSpan, scope: Scope | None, recorded: _Recorded, *, is_ours: bool
     ) -> None:
         self._sharing = sharing
-        self._name = span.name
-        self._ids = ids
+        self._ids = ("", "") if scope is None else (scope.rollout_id, scope.attempt_id)
         self._is_ours = is_ours
-        self._is_root = span.parent is None
+        self._is_root = scope is not None and span.parent is None
+        self._task = scope.task if scope is not None and self._is_root else None
         self._started_ns = span.start_time
         self.recorded = recorded
         self._made: tuple[tuple[Any, ...], _View] | None = None
@@ -199,50 +225,66 @@ class _Shown:
         Several threads may ask at once, and make the same.
         """
         recorded, made = self.recorded, self._made
-        call, events, description = recorded.call, recorded.events, recorded.description
+        others = recorded.name, recorded.call, recorded.events, recorded.links, recorded.description
         # The dict is compared before it is copied: a span is read many times, and most of them after it has ended.
-        if made is not None and made[0] == (recorded.attributes, call, events, description):
+        if made is not None and made[0] == (recorded.attributes, *others):
             return made[1]
         attributes = dict(recorded.attributes)
         try:
-            view = self._make(attributes, call, events, description)
+            view = self._make(attributes, *others)
         except Exception as error:  # noqa: BLE001 - what cannot be judged does not leave
             _log.warning("what a span says was not shown to other exporters: %s", type(error).__name__)
-            view = _View({})
-        self._made = (attributes, call, events, description), view
+            view = _View("", {})
+        self._made = (attributes, *others), view
         return view
 
     def _make(
         self,
         recorded: dict[str, Any],
+        name: str,
         call: RawCall | None,
         events: tuple[Event, ...],
+        links: tuple[trace.Link, ...],
         description: str | None,
     ) -> _View:
         copying = self._sharing.copying
         if not self._is_ours:
-            return _View({**ids_of_copy(self._ids, copying), **recorded})
+            return _View(name, {**ids_of_copy(self._ids, copying), **recorded})
         decoded = None if call is None else decode(call)
         whole = recorded if decoded is None else {**recorded, **genai.call_attributes(decoded)}
-        span = self._as_span(whole)
+        if self._task is not None:
+            whole = {**whole, TASK: task_text(self._task)}
+        span = self._as_span(name, whole)
         span.events = [types.Event.from_opentelemetry(each) for each in events]
+        span.links = [types.Link.from_opentelemetry(each) for each in links]
         if description is not None:
             span.status = types.TraceStatus(status_code="ERROR", description=description)
         masked = self._sharing.masked(span)
         if masked is None:
-            return _View(ids_of_copy(self._ids, copying))
-        decoded = None if decoded is None else genai.read_call(self._as_span(masked.attributes))
-        found = copy_of(masked.attributes, decoded, copying, ids=self._ids, is_root=self._is_root)
+            return _View("", ids_of_copy(self._ids, copying))
+        decoded = None if decoded is None else genai.read_call(self._as_span(masked.name, masked.attributes))
+        found = copy_of(
+            masked.name, masked.attributes, decoded, copying, ids=self._ids, is_root=self._is_root
+        )
         limit = self.recorded.longest_value
         if limit is not None:
             found = {key: _cut(value, limit) for key, value in found.items()}
         rewards = [Event(EVALUATION_EVENT, each, self._started_ns) for each in evaluations(found)]
-        return _View(found, [*_sdk_events(masked, events), *rewards], masked.status.description)
+        return _View(
+            name_of_copy(masked.name, masked.attributes),
+            found,
+            [*_sdk_events(masked, events), *rewards],
+            [
+                trace.Link(old.context, dict(new.attributes or {}))
+                for old, new in zip(links, masked.links, strict=True)
+            ],
+            masked.status.description,
+        )
 
-    def _as_span(self, attributes: dict[str, Any]) -> types.Span:
+    def _as_span(self, name: str, attributes: dict[str, Any]) -> types.Span:
         rollout_id, attempt_id = self._ids
         return types.Span.from_attributes(
-            name=self._name, rollout_id=rollout_id, attempt_id=attempt_id, attributes=attributes
+            name=name, rollout_id=rollout_id, attempt_id=attempt_id, attributes=attributes
         )
 
 
@@ -300,28 +342,25 @@ class _SharedAttributes(BoundedAttributes):
         return dict(self._seen())
 
 
-class _SharedEvents(BoundedList):  # type: ignore[type-arg]  # it has no arguments when it runs
-    """The events of a span, and behind them one for each reward."""
+class _SharedList(BoundedList):  # type: ignore[type-arg]  # it has no arguments when it runs
+    """The events or links of a span: what is added is recorded, and what is read is what others see."""
 
-    shown: _Shown
+    _seen: Callable[[], Sequence[Any]]
 
     @classmethod
-    def around(cls, held: BoundedList[Event], shown: _Shown) -> _SharedEvents:
-        """Return events that have the place of others, which nobody uses from then on."""
+    def around(cls, held: BoundedList[Any], seen: Callable[[], Sequence[Any]]) -> _SharedList:
+        """Return a list that has the place of another, which nobody uses from then on."""
         made = cls.__new__(cls)
         vars(made).update(vars(held))
-        made.shown = shown
+        vars(made)["_seen"] = seen
         return made
 
     @property
-    def recorded(self) -> tuple[Event, ...]:
+    def recorded(self) -> tuple[Any, ...]:
         """What our recorder reads."""
-        return self.shown.recorded.events
+        return _items_of(self)
 
-    def _seen(self) -> Sequence[Event]:
-        return self.shown.now().events
-
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._seen())
 
     def __len__(self) -> int:
@@ -333,7 +372,7 @@ class _SharedEvents(BoundedList):  # type: ignore[type-arg]  # it has no argumen
     def __repr__(self) -> str:
         return repr(self._seen())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> BoundedList[Event]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> BoundedList[Any]:
         return BoundedList.from_seq(None, self._seen())
 
 
@@ -355,8 +394,37 @@ class _SharedStatus(Status):
         return Status, (self.status_code, self.description)
 
 
+class _SharedReadableSpan(ReadableSpan):
+    """A span that has ended, whose name is read as others see it."""
+
+    @property
+    def name(self) -> str:
+        """What others see of it."""
+        attributes = self._attributes
+        return attributes.shown.now().name if isinstance(attributes, _SharedAttributes) else self._name
+
+    def to_json(self, indent: int | None = 4) -> str:
+        """Return the span as others see it, in JSON; see ``ReadableSpan.to_json``, which reads the field."""
+        shown = ReadableSpan.__new__(ReadableSpan)
+        vars(shown).update(vars(self), _name=self.name)
+        text: str = shown.to_json(indent)
+        return text
+
+
 class _SharedSpan(_Span):
-    """A span that has a ``_SharedStatus`` where it is given one with a description."""
+    """A span whose status, where it has a description, and whose name at its end are read as others see them."""
+
+    def update_name(self, name: str) -> None:
+        """Change the name; see ``opentelemetry.trace.Span.update_name``."""
+        super().update_name(name)
+        if isinstance(self._attributes, _SharedAttributes):
+            self._attributes.shown.recorded.name = self._name
+
+    def _readable_span(self) -> ReadableSpan:
+        made = super()._readable_span()
+        if type(made) is ReadableSpan:
+            made.__class__ = _SharedReadableSpan
+        return made
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Set the status; see ``opentelemetry.trace.Span.set_status``."""

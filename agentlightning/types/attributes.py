@@ -101,7 +101,17 @@ def description_of(status: Any) -> str | None:
     return description
 
 
-def has_links(src: Any) -> bool:
-    """Whether an OpenTelemetry span has links."""
+def name_of(src: Any) -> str:
+    """Return the name of an OpenTelemetry span as it was recorded; see ``events_of``."""
+    held: str | None = getattr(src, "_name", None)
+    return src.name if held is None else held
+
+
+def links_of(src: Any) -> Iterable[Any]:
+    """Return the links of an OpenTelemetry span as they were recorded; see ``events_of``."""
     held = getattr(src, "_links", True)
-    return bool(getattr(held, "_dq", held))
+    if not getattr(held, "_dq", held):
+        return ()
+    recorded: Iterable[Any] | None = getattr(held, "recorded", None)
+    given: Iterable[Any] = src.links if recorded is None else recorded
+    return given

@@ -113,6 +113,8 @@ ENVIRONMENTS: dict[str, Environment] = {
     "frameworks": Environment(
         (*_FRAMEWORK_TESTS, "opentelemetry-exporter-otlp-proto-http", *_SHARED_FRAMEWORKS)
     ),
+    # README's way from nothing to training rows.
+    "first-hour": Environment(("langgraph", "langchain-openai"), ("parquet",), like="frameworks"),
     "frameworks-agno": Environment((*_FRAMEWORK_TESTS, "agno", "openai")),
     # 1.0 is another library, without the module that AgentOps knows.
     "frameworks-ag2": Environment((*_FRAMEWORK_TESTS, "ag2[openai]<1")),

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import json
 import os
+import re
 import resource
 import shutil
 import sqlite3
@@ -20,9 +21,10 @@ from typing import Any
 import pytest
 from warm import Warm
 
-from agentlightning.cli.doctor.finding import subject
+from agentlightning.cli.doctor.finding import Finding, Subject, findings_of, subject
 from agentlightning.cli.doctor.machine import file_system
 from agentlightning.cli.doctor.places import places
+from agentlightning.cli.doctor.report import conclusion
 from agentlightning.semconv import AGL_UNCAPTURED, SpanFlagAttributes
 from agentlightning.store import open_store
 from agentlightning.store.base import new_writer_id
@@ -190,6 +192,7 @@ def test_a_sound_machine_is_sound_and_stays_as_it_was(tmp_path: Path) -> None:
     assert done.code == 0, done.out
     assert done.out.splitlines()[-1].startswith("This machine records correctly")
     assert "one span each, every token id and log-probability" in " ".join(done.out.split())
+    assert re.search(r"- took \d+\.\d s", done.out)
     assert "✗" not in done.out
     assert [line for line in done.out.splitlines() if len(line) > 80 and str(tmp_path) not in line] == []
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -339,7 +342,7 @@ def test_dropped_spans_and_locks_that_do_not_lock_are_missed_and_a_newer_store_i
         connection.execute("PRAGMA user_version = 99")
     done = doctor(tmp_path, "--json", startup=DROPPING + WRONG_YEAR)
     assert done.code == 1
-    assert "pip install --upgrade agentlightning-otel" in done.bad("store")
+    assert "Install a newer agentlightning-otel" in done.bad("store")
     assert "while one process held them, another got flock yes, lockf no, sqlite busy" in done.bad("locks")
     assert "streamed: 0 spans in place of one" in done.bad("canary")
     assert "the clock says that this is the year 1970" in done.bad("clock")
@@ -385,6 +388,20 @@ def test_a_broken_package_breaks_one_check_and_not_the_command(tmp_path: Path) -
     assert "could not be checked: RuntimeError: gone" in done.bad("conflicts")
     assert done.levels()["canary"] == {"fail"}
     assert done.levels()["disk"] == {"ok"}
+
+
+def test_a_machine_that_is_too_slow_is_not_called_broken() -> None:
+    def slow(_: Subject) -> Iterator[Finding]:
+        subprocess.run(["tail", "-f", os.devnull], timeout=0.01, check=True)  # which never ends
+        yield Finding("ok", "canary", "it ended")
+
+    (found,) = findings_of("canary", slow, subject(None), "fail")
+    assert (found.level, found.check, found.unknown) == ("warn", "canary", True)
+    assert re.search(r"was stopped after \d+ s, so what it would have shown is not known", found.sentence)
+    said = conclusion([found])
+    assert said == "Whether this machine records correctly is not known: canary took too long; 1 warning."
+    (found,) = findings_of("locks", slow, subject(None), "warn")
+    assert conclusion([found]) == "This machine records correctly; 1 warning."
 
 
 def test_a_store_that_another_process_holds_is_a_warning(recording: Warm, tmp_path: Path) -> None:

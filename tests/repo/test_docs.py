@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blocks import blocks
 from warm import Warm
 
 from agentlightning import LightningEnvVar, SqliteLightningStore, errors
@@ -23,12 +24,9 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md")) + [
     ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 ]
-BLOCK = re.compile(
-    r"^```(?P<lang>\w+) (?P<what>run|file=(?P<name>\S+))\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
-)
 LINK = re.compile(r"\]\((?!https?://)(?P<target>[^)\s]+)\)")
 HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
-RUNNABLE = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
+RUNNABLE = [page for page in PAGES if any(block.what == "run" for block in blocks(page))]
 
 
 ONLY_PYTEST = re.compile(r"pytest (?P<arguments>[\w. -]+)\n")
@@ -83,10 +81,7 @@ def test_every_setting_and_every_error_code_is_in_the_reference() -> None:
 
 
 def test_a_test_that_traces_an_agent_and_asserts_on_its_rows_has_fifteen_lines() -> None:
-    blocks = {
-        block["name"]: block["text"] for block in BLOCK.finditer((ROOT / "README.md").read_text("utf-8"))
-    }
-    sample = blocks["test_capital.py"]
+    (sample,) = (block.text for block in blocks(ROOT / "README.md") if block.name == "test_capital.py")
     assert "captured_spans.triplets()" in sample
     assert len(sample.splitlines()) <= 15
     assert max(map(len, sample.splitlines())) <= 110
@@ -101,31 +96,32 @@ def query_empty_store(statement: str, path: Path) -> None:
 @pytest.mark.parametrize("page", RUNNABLE, ids=page_id)
 def test_marked_code_runs(calling: Warm, page: Path, tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        if block["name"]:
-            (tmp_path / block["name"]).write_text(block["text"], encoding="utf-8")
+    for block in blocks(page):
+        if block.what == "file":
+            (tmp_path / block.name).write_text(block.text, encoding="utf-8")
+        if block.what != "run":
             continue
-        if block["lang"] == "sql":
-            query_empty_store(block["text"], tmp_path / "docs.db")
+        if block.lang == "sql":
+            query_empty_store(block.text, tmp_path / "docs.db")
             continue
         env = {**os.environ, "PATH": path}
-        arguments = ["-W", "error", "-c", block["text"]]
-        only_pytest = ONLY_PYTEST.fullmatch(block["text"])
-        if block["lang"] == "python" and page not in READ_FIRST:
+        arguments = ["-W", "error", "-c", block.text]
+        only_pytest = ONLY_PYTEST.fullmatch(block.text)
+        if block.lang == "python" and page not in READ_FIRST:
             done = calling.run(arguments, cwd=tmp_path, env=env)
         elif only_pytest and page not in READ_FIRST:
             done = calling.run(["-m", "pytest", *only_pytest["arguments"].split()], cwd=tmp_path, env=env)
         else:
-            shell = ["bash", "-euo", "pipefail", "-c", block["text"]]
+            shell = ["bash", "-euo", "pipefail", "-c", block.text]
             done = subprocess.run(
-                [sys.executable, *arguments] if block["lang"] == "python" else shell,
+                [sys.executable, *arguments] if block.lang == "python" else shell,
                 cwd=tmp_path,
                 env=env,
                 capture_output=True,
                 text=True,
                 check=False,
             )
-        assert done.returncode == 0, f"{block['text']}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{block.text}\n{done.stdout}{done.stderr}"
 
 
 def test_the_page_on_frameworks_gives_rows_as_printed(

@@ -129,6 +129,38 @@ def test_what_an_extra_is_tried_with_needs_something_that_it_installs(extra: str
     assert named & {MODULES.get(each, each) for each in installed}
 
 
+LOADED_BY_OTHERS = {
+    **dict.fromkeys(
+        ("cachetools", "fastapi", "uvicorn", "TransferQueue"), "verl imports it, and does not declare it"
+    ),
+    **dict.fromkeys(("pytest-randomly", "pytest-timeout", "pytest-xdist"), "pytest loads it"),
+    **dict.fromkeys(("ruff", "mypy"), "scripts/check runs it"),
+    "types-requests": "mypy reads it",
+    "opentelemetry-distro": "opentelemetry-instrument loads it",
+}
+"""Distribution → why nothing here imports it."""
+OTHER_MODULES = {
+    **MODULES,
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry.exporter.otlp.proto.http",
+}
+
+
+def test_every_package_of_an_extra_is_imported_somewhere() -> None:
+    places = ("agentlightning", "examples", "scripts", "tests", "docs")
+    files = [path for place in places for path in (ROOT / place).rglob("*.py") if path != Path(__file__)]
+    everything = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    wanted = {Requirement(each).name for needs in EXTRAS.values() for each in needs} - {"agentlightning-otel"}
+
+    def is_imported(name: str) -> bool:
+        module = re.escape(OTHER_MODULES.get(name, name.replace("-", "_")))
+        by_statement = rf"^ *(?:import|from) {module}\b"
+        by_name = rf"(?:import_module|importorskip|find_spec|__import__)\(\s*\"{module}\b"
+        in_settings = rf"^\w+ = .*\"{module}\""  # docs/conf.py names Sphinx's theme and extensions
+        return bool(re.search(f"{by_statement}|{by_name}|{in_settings}", everything, re.MULTILINE))
+
+    assert {name for name in wanted if not is_imported(name)} == LOADED_BY_OTHERS.keys()
+
+
 @pytest.mark.parametrize(
     ("page", "name"), [(release.FIRST_ROLLOUT, "first.py"), (release.README, "test_capital.py")]
 )

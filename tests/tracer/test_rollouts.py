@@ -10,6 +10,8 @@ from collections import UserDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from operator import is_
+from threading import Event
 from typing import Any
 
 import pytest
@@ -382,6 +384,119 @@ async def test_a_coroutine_that_a_plain_function_returns_and_nobody_awaits_is_ca
     inner.close()
     del going_on
     assert await stored(tracer, store) == [("cancelled", "unawaited", [])]
+
+
+@pytest.mark.asyncio
+async def test_a_future_that_a_plain_function_returns_is_the_same_one_and_ends_the_rollout_when_it_is_done(
+    tracer: OtelTracer, store: LightningStore
+) -> None:
+    go_on, made = asyncio.Event(), list[Any]()
+
+    async def work(task: str) -> str:
+        say(f"{task} begins")
+        await go_on.wait()
+        if task == "fails":
+            raise ValueError(task)
+        return say(task)
+
+    def task_of(task: str) -> Any:
+        made.append(asyncio.create_task(work(task)))
+        return made[-1]
+
+    def all_of(task: str) -> Any:
+        made.append(asyncio.gather(work(task), work("b")))
+        return made[-1]
+
+    def already(task: str) -> Any:
+        made.append(asyncio.get_running_loop().create_future())
+        made[-1].set_result(say(task))
+        return made[-1]
+
+    running = [tracer.rollout(task_of)(task) for task in ("a", "fails", "cancelled")]
+    running += [tracer.rollout(all_of)("all"), tracer.rollout(already)("already")]
+    assert all(map(is_, running, made))
+    await asyncio.sleep(0)
+    say("of nobody")  # nothing of theirs is current here
+    running[2].cancel()
+    await asyncio.wait(running[2:3])
+    statuses = [status for status, _, _ in await stored(tracer, store)]
+    assert statuses == ["running", "running", "cancelled", "running", "succeeded"]
+    go_on.set()
+    await asyncio.wait(running)
+    assert running[1].exception() is not None
+    assert [(status, task, sorted(said)) for status, task, said in await stored(tracer, store)] == [
+        ("succeeded", "a", ["a", "a begins"]),
+        ("failed", "fails", ["fails begins"]),
+        ("cancelled", "cancelled", ["cancelled begins"]),
+        ("succeeded", "all", ["all", "all begins", "b", "b begins"]),
+        ("succeeded", "already", ["already"]),
+    ]
+
+
+@pytest.mark.asyncio
+async def test_an_exception_of_a_future_that_nobody_asks_for_is_told_as_without_us(
+    tracer: OtelTracer,
+) -> None:
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+
+    def agent() -> Any:
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(ValueError("forgotten"))
+        return future
+
+    for function in (agent, tracer.rollout("forgotten")(agent)):
+        function()
+        gc.collect()
+    assert told == ["Future exception was never retrieved"] * 2
+
+
+def test_work_of_a_pool_ends_its_rollout_when_it_is_done(tracer: OtelTracer, store: LightningStore) -> None:
+    go_on = Event()
+
+    @tracer.rollout
+    def submit(task: str) -> Any:
+        return pool.submit(lambda: (go_on.wait(60), say(task))[1])
+
+    with ThreadPoolExecutor(1) as pool:
+        future = submit("work")
+        ((status, _, _),) = asyncio.run(stored(tracer, store))
+        go_on.set()
+        assert (status, future.result(60)) == ("running", "WORK")
+    assert asyncio.run(stored(tracer, store)) == [("succeeded", "work", ["work"])]
+
+
+@pytest.mark.asyncio
+async def test_a_future_that_everybody_forgets_is_cancelled_and_one_under_way_stays_as_it_is(
+    store: LightningStore,
+) -> None:
+    tracer = OtelTracer()
+    with tracer.lifespan(store):
+        tracer.rollout("forgotten")(lambda: asyncio.get_running_loop().create_future())()
+        kept = tracer.rollout("kept")(lambda: asyncio.get_running_loop().create_future())()
+        gc.collect()
+        tracer.teardown_worker(0)
+        kept.set_result(None)
+        await asyncio.sleep(0)
+        ended = {str(each.input): each.status for each in await store.query_rollouts()}
+    assert ended["forgotten"] == "cancelled"
+    assert ended["kept"] not in {"cancelled", "failed"}
+
+
+@pytest.mark.asyncio
+async def test_a_rollout_that_ends_before_what_its_function_returns_is_awaited_says_so(
+    tracer: OtelTracer, store: LightningStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Request:
+        def __await__(self) -> Any:
+            return say_later("later").__await__()
+
+    for _ in range(2):
+        assert await tracer.rollout("asked")(Request)() == "LATER"
+    assert [status for status, _, _ in await stored(tracer, store)] == ["succeeded"] * 2
+    said = [record.message for record in caplog.records if "no part of it" in record.message]
+    assert len(said) == 1
+    assert "Request, and what is awaited of that" in said[0]
 
 
 def test_arguments_of_any_kind_leave_the_agent_alone(tracer: OtelTracer, store: LightningStore) -> None:

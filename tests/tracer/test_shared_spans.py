@@ -113,6 +113,62 @@ def test_another_exporter_sees_the_whole_call_by_the_genai_conventions() -> None
     assert first["agentlightning.token_capture"] == "valid"
 
 
+def test_the_root_says_what_was_asked_and_a_function_has_its_own_name() -> None:
+    theirs, out = InMemorySpanExporter(), io.StringIO()
+    tracer = agl.OtelTracer(conventions="openinference")
+
+    @agl.operation(kind="tool")
+    def search(words: str, limits: dict[str, int]) -> str:
+        return f"found {words} {limits['most']}"
+
+    @agl.operation
+    def think(how: str) -> None:
+        del how
+
+    with exporting(theirs, ConsoleSpanExporter(out=out)), tracer.lifespan(InMemoryLightningStore()):
+        with tracer.rollout({"question": f"Where is {SECRET}?"}) as rollout:
+            search("it", {"most": 3})
+            think("hard")
+        stored = {span.name for span in rollout.spans()}
+    assert stored == {"rollout", "agentlightning.operation"}
+    root, tool, step = (attributes_of(seen(theirs, name)[0]) for name in ("rollout", "search", "think"))
+    asked = "Where is [redacted:openai_key]?"
+    assert root["gen_ai.operation.name"] == "invoke_agent"
+    assert json.loads(root["gen_ai.input.messages"]) == [
+        {"role": "user", "parts": [{"type": "text", "content": asked}]}
+    ]
+    assert (root["openinference.span.kind"], root["input.value"]) == ("AGENT", asked)
+    assert "agentlightning.task" not in root
+    assert (tool["gen_ai.operation.name"], tool["gen_ai.tool.name"]) == ("execute_tool", "search")
+    assert json.loads(tool["gen_ai.tool.call.arguments"]) == {"words": "it", "limits": {"most": 3}}
+    assert tool["gen_ai.tool.call.result"] == tool["output.value"] == "found it 3"
+    assert tool["openinference.span.kind"] == "TOOL"
+    assert "gen_ai.operation.name" not in step
+    assert (step["openinference.span.kind"], json.loads(step["input.value"])) == ("CHAIN", {"how": "hard"})
+    assert '"name": "search"' in out.getvalue()
+
+
+def test_names_and_links_are_masked_and_stored_as_they_are() -> None:
+    theirs, out = InMemorySpanExporter(), io.StringIO()
+    tracer = agl.OtelTracer()
+    with exporting(theirs, ConsoleSpanExporter(out=out)), tracer.lifespan(InMemoryLightningStore()):
+        with tracer.trace_context() as handle:
+            link = trace.Link(trace.get_current_span().get_span_context(), {"why": SECRET})
+            with handle.start_as_current_span("before", links=[link]) as span:
+                span.update_name(f"of {SECRET}")
+                span.add_link(link.context, {"also": SECRET})
+        stored = next(span for span in handle.spans() if span.links)
+    (shown,) = [span for span in theirs.get_finished_spans() if span.links]
+    assert shown.name == "of [redacted:openai_key]"
+    assert [dict(each.attributes or {}) for each in shown.links] == [
+        {"why": "[redacted:openai_key]"},
+        {"also": "[redacted:openai_key]"},
+    ]
+    assert SECRET not in out.getvalue() + str(copy.deepcopy(shown._links))
+    assert stored.name == f"of {SECRET}"
+    assert [each.attributes for each in stored.links] == [{"why": SECRET}, {"also": SECRET}]
+
+
 def test_a_reward_is_an_evaluation_and_one_that_is_unscored_has_no_score() -> None:
     theirs = InMemorySpanExporter()
     with exporting(theirs):

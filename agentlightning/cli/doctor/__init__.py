@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         from . import report
     except Exception as error:  # noqa: BLE001 - what every check needs may be what is broken
         sentence = f"agentlightning itself cannot be loaded: {type(error).__name__}: {error}"
-        cure = "pip install --force-reinstall agentlightning-otel"
+        cure = "pip uninstall -y agentlightning-otel, and install it again as you did before"
         output.say(f"agl doctor: {sentence}\n  {cure}")
         return NEGATIVE
     return report.run(args)

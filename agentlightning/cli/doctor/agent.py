@@ -27,8 +27,10 @@ from ...testing.fake_openai import FakeOpenAI
 from ...tracer.otel import OtelTracer
 from .calls import ASYNC, QUESTION, SYNC, TOOL, Call
 
-MAX_WAIT_TIME = 30_000
+MAX_WAIT_TIME = 300_000
 """Milliseconds; a busy machine is not a broken one."""
+_TIMEOUT = 300.0
+"""Seconds for an answer of the model, for the same reason."""
 
 
 class _Log(logging.Handler):
@@ -87,11 +89,11 @@ class _Http:
         self._url = f"{server.base_url}/chat/completions"
 
     def ask(self, *, stream: bool) -> str:
-        with self._library.Client(trust_env=False) as client:
+        with self._library.Client(trust_env=False, timeout=_TIMEOUT) as client:
             return _of_http(client.post(self._url, json={**QUESTION, "stream": stream}).text, stream=stream)
 
     async def ask_async(self, *, stream: bool) -> str:
-        async with self._library.AsyncClient(trust_env=False) as client:
+        async with self._library.AsyncClient(trust_env=False, timeout=_TIMEOUT) as client:
             answer = await client.post(self._url, json={**QUESTION, "stream": stream})
             return _of_http(answer.text, stream=stream)
 

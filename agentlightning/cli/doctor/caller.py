@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from typing import Any
 
 HOSTS = ("127.0.0.1", "localhost")
+TIMEOUT = 60.0
+"""Seconds; the server is on this machine and answers at once, but the machine may be slow."""
 LIBRARIES = ("httpx", "httpx2", "requests")
 
 
@@ -23,7 +25,7 @@ def clients() -> Iterator[tuple[str, Any]]:
             continue
         library: Any = import_module(name)
         try:
-            yield name, library.Session() if name == "requests" else library.Client(timeout=5.0)
+            yield name, library.Session() if name == "requests" else library.Client(timeout=TIMEOUT)
         except Exception as error:  # noqa: BLE001 - such as a SOCKS proxy without its package
             yield name, error
 
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         # Both names, as libraries treat them differently in NO_PROXY.
         for host in HOSTS if arguments[0] == "calls" else ():
             with contextlib.suppress(Exception):  # what counts is who was asked
-                client.post(f"http://{host}:{arguments[1]}/v1/chat/completions", json={}, timeout=5.0)
+                client.post(f"http://{host}:{arguments[1]}/v1/chat/completions", json={}, timeout=TIMEOUT)
         client.close()
 
 

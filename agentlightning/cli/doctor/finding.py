@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +39,8 @@ class Finding:
     cure: str = ""
     """What to do; empty only where ``level`` is ``ok``."""
     details: tuple[str, ...] = ()
+    unknown: bool = False
+    """The check took too long, and without it nobody knows whether this machine records correctly."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,19 @@ def subject(store: str | None) -> Subject:
 
 
 def findings_of(name: str, check: Check, subject: Subject, unchecked: Level) -> list[Finding]:
-    """Run a check; what it raises is a finding of the level ``unchecked``. Keys and passwords are masked."""
+    """Run a check; what it raises is a finding of the level ``unchecked``. Keys and passwords are masked.
+
+    That a check takes too long says that the machine is slow, and not that anything is broken.
+    """
     found: list[Finding] = []
+    begun = time.monotonic()
     try:
         found += check(subject)
+    except (TimeoutError, subprocess.TimeoutExpired):
+        took = time.monotonic() - begun
+        sentence = f"this was stopped after {took:.0f} s, so what it would have shown is not known"
+        cure = "run agl doctor again when this machine has less to do"
+        found.append(Finding("warn", name, sentence, cure, unknown=unchecked == "fail"))
     except Exception as error:  # noqa: BLE001 - a machine may be broken in any way
         _log.debug("check %s failed", name, exc_info=True)
         sentence = f"this could not be checked: {type(error).__name__}: {error}"

@@ -161,7 +161,7 @@ def namesakes(_: Subject) -> Iterator[Finding]:
     owners = set(importlib.metadata.packages_distributions().get("agentlightning", ())) - {OURS}
     for owner in sorted(owners):
         sentence = f"the distribution {owner!r} also installs the import name 'agentlightning'"
-        cure = f"pip uninstall -y {owner} {OURS} && pip install {OURS}"
+        cure = f"pip uninstall -y {owner} {OURS}, and install {OURS} again as you did before"
         yield Finding("fail", "namesakes", sentence, cure)
     shadows = list(_shadows(Path.cwd()))
     for shadow, real in shadows:

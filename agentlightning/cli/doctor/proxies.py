@@ -18,8 +18,8 @@ from .finding import Finding, Subject, program_environment
 
 VARIABLES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 LOOPBACK = "127.0.0.1,localhost,::1"
-TIMEOUT = 60.0
-"""Seconds for the process; its calls are answered at once."""
+TIMEOUT = 300.0
+"""Seconds for the process; its calls are answered at once, but the machine may be slow."""
 
 
 def proxies(_: Subject) -> Iterator[Finding]:

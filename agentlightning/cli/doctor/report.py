@@ -80,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
             ]
             advance()
     findings = [finding for _, finding in done]
-    failed = any(finding.level == "fail" for finding in findings)
     if args.json:
         _print_json(meant, findings, with_table=args.all)
     else:
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         if args.all:
             _print_table()
         _say(f"\n{conclusion(findings)}")
-    return NEGATIVE if failed else DONE
+    return DONE if _sound(findings) else NEGATIVE
 
 
 def _run_endpoints(args: argparse.Namespace) -> int:
@@ -101,7 +100,7 @@ def _run_endpoints(args: argparse.Namespace) -> int:
         for finding in findings_of("endpoint", _probe(url, args.model, args.api_key_env), meant, "fail")
     ]
     findings = [finding for _, finding in done]
-    sound = not any(finding.level == "fail" for finding in findings)
+    sound = _sound(findings)
     if args.json:
         output.print_json(
             {"sound": sound, "findings": [{"endpoint": url, **asdict(each)} for url, each in done]}
@@ -122,6 +121,11 @@ def _probe(url: str, model: str | None, key_variable: str | None) -> Check:
     return check
 
 
+def _sound(findings: Sequence[Finding]) -> bool:
+    """Whether it is known that this machine records correctly."""
+    return not any(finding.level == "fail" or finding.unknown for finding in findings)
+
+
 def conclusion(findings: Sequence[Finding]) -> str:
     """Return the sentence at the end."""
     failed = sum(finding.level == "fail" for finding in findings)
@@ -129,12 +133,14 @@ def conclusion(findings: Sequence[Finding]) -> str:
     notes = f"; {output.count(warned, 'warning')}" if warned else ""
     if failed:
         return f"This machine does not record correctly: {output.count(failed, 'problem')}{notes}."
+    if unknown := [finding.check for finding in findings if finding.unknown]:
+        return f"Whether this machine records correctly is not known: {' and '.join(unknown)} took too long{notes}."
     return f"This machine records correctly{notes}."
 
 
 def _print_json(meant: Subject, findings: Sequence[Finding], *, with_table: bool) -> None:
     document = {
-        "sound": not any(finding.level == "fail" for finding in findings),
+        "sound": _sound(findings),
         "store": meant.name,
         "findings": [asdict(finding) for finding in findings],
     }

@@ -29,7 +29,9 @@ NETWORK = frozenset(
 MOUNTS = Path("/proc/mounts")
 LOCAL = "put the store on a local disk: AGL_STORE=sqlite:////path/on/a/local/disk.db"
 TIMEOUT = 30.0
-"""Seconds for one question to the second process, or to a store elsewhere."""
+"""Seconds for one question to a store elsewhere."""
+_PROCESS_TIMEOUT = 120.0
+"""Seconds for the second process, which imports little; a slow machine is not a broken one."""
 
 
 def store(subject: Subject) -> Iterator[Finding]:
@@ -176,7 +178,7 @@ def _ask(folder: Path) -> dict[str, Any]:
     """
     # Isolated: nothing of the user's environment is needed, so nothing of it can break this.
     command = [sys.executable, "-I", str(Path(__file__).with_name("neighbour.py")), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)  # noqa: S603 - ours
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_PROCESS_TIMEOUT, check=False)  # noqa: S603 - ours
     if done.returncode:
         raise RuntimeError(f"the second process failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     found: dict[str, Any] = json.loads(done.stdout)

@@ -1,8 +1,9 @@
 """Spans as another party's viewer reads them: what a store keeps in our own words becomes the conventions' words.
 
-A copy says what the span says and nothing more: a count, a usage or a finish reason that is not known is absent. It
-leaves out what is kept of each token (ids, log-probabilities, masks, experts, versions), which no viewer shows and
-which is most of a span's bytes, unless it is asked for.
+A copy says what the span says and nothing more: a count, a usage or a finish reason that is not known is absent. The
+root of an attempt is the invocation of an agent, whose message is the rollout's task; a function's span has the
+function's name. It leaves out what is kept of each token (ids, log-probabilities, masks, experts, versions), which no
+viewer shows and which is most of a span's bytes, unless it is asked for.
 
 Formats: OpenTelemetry's semantic conventions for generative AI, 0.1.0 (``gen_ai.*``; the JSON schemas of
 ``gen_ai.input.messages``, ``gen_ai.output.messages`` and ``gen_ai.tool.definitions``; the event
@@ -17,20 +18,39 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from ...codec import json_values
-from ...semconv import LightningResourceAttributes, LightningSpanAttributes, LinkAttributes, RewardAttributes
+from ...codec.attributes import attributes_below, unflatten_attributes
+from ...semconv import (
+    AGL_OPERATION,
+    AGL_REWARD,
+    LightningResourceAttributes,
+    LightningSpanAttributes,
+    LinkAttributes,
+    RewardAttributes,
+)
 from ...types.attributes import AttributeValue
 from ..conventions import Conventions
 from ..model_call import ModelCall
 from . import openinference
 from .attribute_values import dumped
-from .genai import FINISH_REASONS, INPUT_MESSAGES, OUTPUT_MESSAGES, RESPONSE_ID, TOOL_DEFINITIONS
+from .genai import (
+    FINISH_REASONS,
+    INPUT_MESSAGES,
+    OPERATION_NAME,
+    OUTPUT_MESSAGES,
+    RESPONSE_ID,
+    TOOL_DEFINITIONS,
+)
 from .messages import ORIGINAL
 
 EVALUATION_EVENT = "gen_ai.evaluation.result"
 EVALUATION_NAME = "gen_ai.evaluation.name"
 EVALUATION_SCORE = "gen_ai.evaluation.score.value"
 
-CONTENT = (INPUT_MESSAGES, OUTPUT_MESSAGES, TOOL_DEFINITIONS)
+TASK = "agentlightning.task"
+"""Given with the attributes of a root that is to be copied: the task of its rollout as a text. It is on no span."""
+
+_ARGUMENTS, _RESULT = "gen_ai.tool.call.arguments", "gen_ai.tool.call.result"
+CONTENT = (INPUT_MESSAGES, OUTPUT_MESSAGES, TOOL_DEFINITIONS, _ARGUMENTS, _RESULT)
 """Attributes that hold what was said."""
 _EMITTED = (
     LightningSpanAttributes.MESSAGE_BODY.value,
@@ -48,6 +68,10 @@ _PER_TOKEN = re.compile(
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?:;[^,]*)?;base64,(?P<data>.*)", re.DOTALL)
 _REWARD = LightningSpanAttributes.REWARD.value
 _LINK = LightningSpanAttributes.LINK.value
+_OPERATION = LightningSpanAttributes.OPERATION_NAME.value
+_OURS = "agentlightning."
+_TOOL_WORDS = ("kind", "type")
+"""Attributes in which users of ``operation`` write what it is: ``@operation(kind="tool")``."""
 
 
 class Copying(NamedTuple):
@@ -60,7 +84,25 @@ class Copying(NamedTuple):
     """Whether ids, log-probabilities and the like of each token are in it."""
 
 
+def task_text(task: Any) -> str:
+    """Return a rollout's input as a text; a mapping with one text is that text. Empty where there is none."""
+    if isinstance(task, Mapping):
+        texts = [value for value in task.values() if isinstance(value, str)]
+        if len(texts) == 1:
+            return texts[0]
+    if task is None or isinstance(task, str):
+        return task or ""
+    return dumped(task)
+
+
+def name_of_copy(name: str, attributes: Mapping[str, Any]) -> str:
+    """Return what the copy of a span is called: an operation by its own name, such as that of its function."""
+    own = attributes.get(_OPERATION) if name == AGL_OPERATION else None
+    return own if isinstance(own, str) and own and own != AGL_REWARD else name
+
+
 def copy_of(
+    name: str,
     attributes: Mapping[str, Any],
     call: ModelCall | None,
     copying: Copying,
@@ -71,24 +113,78 @@ def copy_of(
     """Return the attributes of the copy of a span.
 
     Args:
-        attributes: Those of the span, as a store keeps them.
+        name: That of the span.
+        attributes: Those of the span, as a store keeps them; of a root also ``TASK``.
         call: The model call that they record, where they do.
         copying: What the copy has.
         ids: Rollout and attempt; empty ones are left out.
         is_root: Whether the span is the first of its attempt.
     """
     found = {
-        name: value for name, value in attributes.items() if copying.tokens or not _PER_TOKEN.fullmatch(name)
+        key: value for key, value in attributes.items() if copying.tokens or not _PER_TOKEN.fullmatch(key)
     }
+    task = found.pop(TASK, None)
+    work = _work_of(name, attributes)
+    # Another library's root, that of a web server for one, says itself what it is.
+    is_agent = (
+        is_root
+        and call is None
+        and not name.startswith(_OURS)
+        and all(key.startswith(_OURS) for key in found)
+    )
     found.update(ids_of_copy(ids, copying))
     _put_plain(found, call)
+    if is_agent:
+        found[OPERATION_NAME] = "invoke_agent"
+        if task and task != name:
+            found[INPUT_MESSAGES] = dumped([{"role": "user", "parts": [{"type": "text", "content": task}]}])
+    if work is not None and work.is_tool:
+        found.update(_tool_call(work))
     evaluated = evaluations(attributes)
     if evaluated:  # for viewers that show no events; the first is the primary one
         found.update(evaluated[0])
     if copying.conventions == "openinference":
-        found |= openinference.attributes_of_copy(call, found, is_root=is_root)
+        kind = "AGENT" if is_agent else "TOOL" if work is not None and work.is_tool else "CHAIN"
+        given = (task if is_agent else None, None) if work is None else (work.given, work.result)
+        found |= openinference.attributes_of_copy(call, found, kind=kind, work=given)
     if not copying.content:
-        found = {name: value for name, value in found.items() if not _says_something(name)}
+        found = {key: value for key, value in found.items() if not _says_something(key)}
+    return found
+
+
+class _Work(NamedTuple):
+    """What an operation was given, and what came of it; ``None``: that was not recorded."""
+
+    name: str
+    given: Any
+    result: Any
+    is_tool: bool
+
+
+def _work_of(name: str, attributes: Mapping[str, Any]) -> _Work | None:
+    if name != AGL_OPERATION:
+        return None
+    given, result = (
+        attributes[prefix] if prefix in attributes else _nested(attributes_below(attributes, prefix))
+        for prefix in (
+            LightningSpanAttributes.OPERATION_INPUT.value,
+            LightningSpanAttributes.OPERATION_OUTPUT.value,
+        )
+    )
+    is_tool = any(str(attributes.get(key)).lower() == "tool" for key in _TOOL_WORDS)
+    return _Work(name_of_copy(name, attributes), given, result, is_tool)
+
+
+def _nested(below: Mapping[str, Any]) -> Any:
+    return unflatten_attributes(below) if below else None
+
+
+def _tool_call(work: _Work) -> dict[str, AttributeValue]:
+    """Return the attributes of a span ``execute_tool``."""
+    found: dict[str, AttributeValue] = {OPERATION_NAME: "execute_tool", "gen_ai.tool.name": work.name}
+    for key, value in ((_ARGUMENTS, work.given), (_RESULT, work.result)):
+        if value is not None:
+            found[key] = value if isinstance(value, str) else dumped(value)
     return found
 
 

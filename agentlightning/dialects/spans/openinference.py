@@ -28,26 +28,36 @@ def is_content(name: str) -> bool:
 
 
 def attributes_of_copy(
-    call: ModelCall | None, attributes: Mapping[str, Any], *, is_root: bool
+    call: ModelCall | None, attributes: Mapping[str, Any], *, kind: str, work: tuple[Any, Any]
 ) -> dict[str, AttributeValue]:
-    """Return what OpenInference has beside the attributes of a span; a span that has a kind already keeps its own."""
+    """Return what OpenInference has beside the attributes of a span; a span that has a kind already keeps its own.
+
+    Args:
+        call: The model call that it records, where it does.
+        attributes: Those of the span.
+        kind: Its kind, where it is no model call and no reward.
+        work: What it was given, and what came of it; ``None``: that was not recorded.
+    """
     if KIND in attributes:
         return {}
-    found: dict[str, AttributeValue] = {KIND: _kind(call, attributes, is_root=is_root)}
+    found: dict[str, AttributeValue] = {KIND: _kind(call, attributes, kind)}
     if call is not None:
         found.update(_call(call))
+    for name, value in zip(("input", "output"), work, strict=True):
+        if value is not None:
+            is_text = isinstance(value, str)
+            found[f"{name}.value"] = value if is_text else dumped(value)
+            found[f"{name}.mime_type"] = "text/plain" if is_text else "application/json"
     body = attributes.get(LightningSpanAttributes.MESSAGE_BODY.value)
     if isinstance(body, str):
         found["output.value"] = body
     return found
 
 
-def _kind(call: ModelCall | None, attributes: Mapping[str, Any], *, is_root: bool) -> str:
+def _kind(call: ModelCall | None, attributes: Mapping[str, Any], otherwise: str) -> str:
     if call is not None:
         return "LLM"
-    if _REWARD_VALUE in attributes:
-        return "EVALUATOR"
-    return "AGENT" if is_root else "CHAIN"
+    return "EVALUATOR" if _REWARD_VALUE in attributes else otherwise
 
 
 def _call(call: ModelCall) -> dict[str, AttributeValue]:

@@ -374,7 +374,7 @@ def too_new(path: Path, version: int) -> SchemaTooNew:
     """Return the error that says that a newer version wrote, or has just migrated, the file."""
     return SchemaTooNew(
         f"{path} has schema {version}, this agentlightning knows up to {len(MIGRATIONS)}; "
-        "it was left untouched. Run: pip install --upgrade agentlightning-otel"
+        "it was left untouched. Install a newer agentlightning-otel"
     )
 
 

@@ -354,7 +354,8 @@ class OtelTracer(RecordingTracer):
         if "nobody waits" not in self._said:
             self._said.add("nobody waits")
             _log.warning(
-                "'with trace_context()' in a running event loop only starts the flush; 'async with' waits for it"
+                "a 'with' block of a rollout that ends in a running event loop (a coroutine, a notebook) does not wait "
+                "until its spans are stored; 'async with', and the end of lifespan, do"
             )
 
     def _say_that_workers_live_on(self, rollout_id: str, names: list[str]) -> None:

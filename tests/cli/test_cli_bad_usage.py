@@ -161,6 +161,11 @@ def test_help_fits_into_a_narrow_terminal(command: str) -> None:
     assert max(len(line) for line in text.splitlines() if "{" not in line) <= 60
 
 
+def test_the_package_is_the_command(recording: Warm) -> None:
+    done = recording.run(["-m", "agentlightning", "rollouts", "--store", "nowhere"])
+    assert (done.returncode, done.stderr.split(":")[0]) == (2, "agl rollouts")
+
+
 def test_a_defect_is_one_line_that_asks_for_a_report(recording: Warm) -> None:
     broken = "import agentlightning.cli.stats as stats\ndef run(args): return {}['key']\nstats.run = run"
     done = forked(recording, "stats", before=broken)

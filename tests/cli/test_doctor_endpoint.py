@@ -242,6 +242,17 @@ def test_nobody_there_is_said_and_text_has_the_command_on_one_line() -> None:
     assert "nobody answers" in gone.out
 
 
+def test_a_proxy_that_keeps_agents_from_a_local_engine_is_told_beside_what_the_engine_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
+    done, found, _ = examine(answer, "vllm")
+    assert done.code == 0
+    assert found["ids"]["level"] == "ok"
+    assert "would go to the proxy and not arrive" in found["proxies"]["sentence"]
+    assert found["proxies"]["cure"].startswith("export NO_PROXY=127.0.0.1,localhost,::1")
+
+
 def test_a_provider_without_token_ids_is_not_asked() -> None:
     done = agl("doctor", "--endpoint", "https://api.openai.com/v1", "--model", "gpt-5")
     assert done.code == 1

@@ -345,7 +345,7 @@ def test_a_schema_of_the_future_is_left_untouched(tmp_path: Path) -> None:
     execute(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     before = content(tmp_path)
 
-    with pytest.raises(SchemaTooNew, match="pip install --upgrade"):
+    with pytest.raises(SchemaTooNew, match="Install a newer agentlightning-otel"):
         SqliteLightningStore(path)
 
     assert content(tmp_path) == before
@@ -356,6 +356,8 @@ def test_a_place_that_cannot_hold_a_store_is_named_with_a_cure(tmp_path: Path) -
         SqliteLightningStore(tmp_path)
     with pytest.raises(StoreFileError, match="mkdir -p"):
         SqliteLightningStore(tmp_path / "missing" / "store.db")
+    with pytest.raises(StoreFileError, match=r"name too long; name another place, as in AGL_STORE="):
+        SqliteLightningStore(tmp_path / f"{'x' * 250}.db")
     (tmp_path / "file").touch()
     with pytest.raises(StoreFileError):
         SqliteLightningStore(tmp_path / "file" / "store.db")

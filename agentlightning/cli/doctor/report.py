@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Final
 
 from ..._printable import printable
+from ...dialects.endpoint_urls import is_local
 from ...integrations.agentops.probe import probe
 from ...integrations.agentops.table import TABLE, row_of
 from .. import output
@@ -99,6 +100,7 @@ def _run_endpoints(args: argparse.Namespace) -> int:
         for url in args.endpoint
         for finding in findings_of("endpoint", _probe(url, args.model, args.api_key_env), meant, "fail")
     ]
+    done = [*_led_astray(args.endpoint, meant), *done]
     findings = [finding for _, finding in done]
     sound = _sound(findings)
     if args.json:
@@ -110,6 +112,15 @@ def _run_endpoints(args: argparse.Namespace) -> int:
         said = "Rows can be made of what is given." if sound else "No rows can be made of what is given."
         _say(f"\n{said}")
     return DONE if sound else NEGATIVE
+
+
+def _led_astray(urls: Sequence[str], meant: Subject) -> list[tuple[str, Finding]]:
+    """Return what keeps agents from an endpoint on this machine, which the doctor itself asks without any proxy."""
+    local = [url for url in urls if is_local(url)]
+    if not local:
+        return []
+    found = findings_of("proxies", loaded("proxies", "proxies"), meant, "warn")
+    return [(local[0], finding) for finding in found if finding.level != "ok"]
 
 
 def _probe(url: str, model: str | None, key_variable: str | None) -> Check:

@@ -472,7 +472,11 @@ def _create(path: Path) -> None:
     try:
         os.close(create_file(temporary))
     except OSError as error:
-        raise StoreFileError(f"{path} cannot be created: {error}") from error
+        # Without the temporary name, which nobody has chosen.
+        raise StoreFileError(
+            f"{path} cannot be created: {error.strerror}; name another place, as in "
+            "AGL_STORE=sqlite:////tmp/agentlightning.db"
+        ) from error
     try:
         with suppress(FileExistsError):
             path.hardlink_to(temporary)

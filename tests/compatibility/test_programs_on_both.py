@@ -18,6 +18,9 @@ import pytest
 FOLDER = Path(__file__).parent
 PROGRAMS = sorted(path.stem for path in (FOLDER / "programs").glob("with_*.py"))
 RESULTS = FOLDER / "results_of_0_3.json"
+PEER = os.environ.get("AGL_PEER_PYTHON")
+"""The interpreter of an environment with 0.3.0. Read here: while a test runs, no setting of the caller's is there."""
+IS_STORED_ANEW = "AGL_PEER_STORE" in os.environ
 SETTINGS = {
     "AGL_SPAN_NAMES": "0.3",  # model calls are called openai.chat.completion
     "AGL_SAMPLING_DEFAULTS": "{}",  # the model adds nothing to what a request says of sampling
@@ -51,8 +54,9 @@ def our_facts() -> dict[str, Any]:
 
 def facts_of_0_3(program: str) -> Any:
     """Return what one program prints on 0.3.0, which asks the network for a price list unless it is told not to."""
+    assert PEER is not None
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    command = [os.environ["AGL_PEER_PYTHON"], str(FOLDER / "programs" / f"{program}.py")]
+    command = [PEER, str(FOLDER / "programs" / f"{program}.py")]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -67,11 +71,11 @@ def test_programs_of_0_3_say_the_same_here() -> None:
         assert found[program] == stored(program) | DIFFERENCES.get(program, {})
 
 
-@pytest.mark.skipif("AGL_PEER_PYTHON" not in os.environ, reason="scripts/matrix-peer runs it")
+@pytest.mark.skipif(PEER is None, reason="scripts/matrix-peer runs it")
 def test_0_3_itself_says_what_is_stored() -> None:
     """In one test, so that a store of new results is whole."""
     found = {program: facts_of_0_3(program) for program in PROGRAMS}
-    if os.environ.get("AGL_PEER_STORE"):
+    if IS_STORED_ANEW:
         RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     assert found == {program: stored(program) for program in PROGRAMS}
     for program, facts in DIFFERENCES.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -29,7 +30,7 @@ HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 RUNNABLE = [page for page in PAGES if any(block.what == "run" for block in blocks(page))]
 
 
-ONLY_PYTEST = re.compile(r"pytest (?P<arguments>[\w. -]+)\n")
+PROGRAM = re.compile(r"(?P<program>agl|pytest|python) (?P<arguments>[^|&;<>$`]+)")
 READ_FIRST = (ROOT / "README.md", DOCS / "tutorial" / "first-rollout.md")
 """Their programs have an interpreter of their own, which imports everything anew."""
 
@@ -67,7 +68,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "README.md").read_text(encoding="utf-8")
     linked = {(DOCS / match["target"].partition("#")[0]).resolve() for match in LINK.finditer(index)}
-    assert {page for page in DOCS.rglob("*.md") if page.name not in {"README.md", "index.md"}} == linked
+    pages = {page for page in DOCS.rglob("*.md") if page.name not in {"README.md", "index.md"}}
+    assert pages == {target for target in linked if target.suffix == ".md"}
 
 
 def test_every_setting_and_every_error_code_is_in_the_reference() -> None:
@@ -85,6 +87,17 @@ def test_a_test_that_traces_an_agent_and_asserts_on_its_rows_has_fifteen_lines()
     assert "captured_spans.triplets()" in sample
     assert len(sample.splitlines()) <= 15
     assert max(map(len, sample.splitlines())) <= 110
+
+
+def programs(text: str) -> list[list[str]]:
+    """Return the arguments of ``python`` for each line of a block of shell; nothing where one line needs a shell."""
+    begins = {"agl": ["-m", "agentlightning.cli"], "pytest": ["-m", "pytest"], "python": []}
+    found = []
+    for line in text.splitlines():
+        if not (match := PROGRAM.fullmatch(line)):
+            return []
+        found.append(begins[match["program"]] + shlex.split(match["arguments"], comments=True))
+    return found
 
 
 def query_empty_store(statement: str, path: Path) -> None:
@@ -106,11 +119,12 @@ def test_marked_code_runs(calling: Warm, page: Path, tmp_path: Path) -> None:
             continue
         env = {**os.environ, "PATH": path}
         arguments = ["-W", "error", "-c", block.text]
-        only_pytest = ONLY_PYTEST.fullmatch(block.text)
-        if block.lang == "python" and page not in READ_FIRST:
-            done = calling.run(arguments, cwd=tmp_path, env=env)
-        elif only_pytest and page not in READ_FIRST:
-            done = calling.run(["-m", "pytest", *only_pytest["arguments"].split()], cwd=tmp_path, env=env)
+        told = programs(block.text) if block.lang == "sh" else [arguments]
+        if told and page not in READ_FIRST:
+            for number, each in enumerate(told):
+                done = calling.run(each, cwd=tmp_path, env=env)
+                if number + 1 < len(told):
+                    assert done.returncode == 0, f"{each}\n{done.stdout}{done.stderr}"
         else:
             shell = ["bash", "-euo", "pipefail", "-c", block.text]
             done = subprocess.run(

@@ -1,0 +1,148 @@
+"""Each block of code on a page is run by a test, or says in a comment what it needs; none has a mistake that parsing finds."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import pytest
+
+from agentlightning.cli.entry import build_parser
+from agentlightning.cli.options import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if page.name != "index.md"))
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
+)
+NEEDS = re.compile(r"^# Needs: \S.*\.$", re.MULTILINE)
+FROM = re.compile(r"^# From (?P<file>examples/\S+\.py)$", re.MULTILINE)
+"""A part of an example, which has tests of its own."""
+INSTALLS = re.compile(r"^(pip|uv|poetry) (un)?(install|add|wheel) \S.*$")
+"""``scripts/release`` installs the distribution, with each extra, in an empty environment."""
+TOUR = ROOT / "README.md"
+"""``tests/first_hour`` follows it, and compares what is printed."""
+LANGUAGES = {"python", "sh", "sql", "toml"}
+OUTPUT = {"", "text"}
+"""Pictures of output, which are no code."""
+SHELL = {"|", "||", "&&", "&", ";"}
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    language: str
+    marked: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks() -> Iterator[Block]:
+    for page in PAGES:
+        source = page.read_text(encoding="utf-8")
+        for match in FENCE.finditer(source):
+            language, _, mark = match["info"].partition(" ")
+            text = re.sub(f"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
+            yield Block(page, source[: match.start()].count("\n") + 1, language, bool(mark), text)
+
+
+BLOCKS = list(blocks())
+
+
+def test_each_block_is_run_or_says_what_it_needs() -> None:
+    missing = []
+    for block in BLOCKS:
+        lines = [line.split("  #")[0].strip() for line in block.text.splitlines()]
+        part = FROM.search(block.text)
+        done = (
+            block.marked
+            or block.language in OUTPUT
+            or NEEDS.search(block.text)
+            or block.page == TOUR
+            or (part and (ROOT / part["file"]).exists())
+            or (block.language == "sh" and all(INSTALLS.match(line) for line in lines))
+            or (block.language == "toml" and tomllib.loads(block.text))
+        )
+        if not done:
+            missing.append(str(block))
+    assert missing == [], "mark it `run`, or begin it with `# Needs: …`"
+    assert {block.language for block in BLOCKS} <= LANGUAGES | OUTPUT
+
+
+def test_a_block_of_python_uses_no_name_that_the_page_does_not_explain() -> None:
+    unknown = []
+    for block in BLOCKS:
+        if block.language != "python" or not (needs := NEEDS.search(block.text)):
+            continue
+        before = [each.text for each in BLOCKS if each.page == block.page and each.line < block.line]
+        explained = {name for text in before if (code := parsed(text)) for name in bound(code)}
+        explained |= set(re.findall(r"`(\w+)`", needs[0]))
+        code = parsed(block.text)
+        assert code, block
+        used = {each.id for each in ast.walk(code) if isinstance(each, ast.Name)}
+        left = used - bound(code) - explained - set(dir(builtins))
+        unknown += [f"{block}: {name}" for name in sorted(left)]
+    assert unknown == []
+
+
+def parsed(text: str) -> ast.Module | None:
+    try:
+        code = compile(text, "<page>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except SyntaxError:
+        return None
+    return cast("ast.Module", code)
+
+
+def bound(code: ast.Module) -> set[str]:
+    """Return the names that a block defines anywhere."""
+    names: set[str] = set()
+    for each in ast.walk(code):
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
+            names.add(each.id)
+        elif isinstance(each, ast.arg):
+            names.add(each.arg)
+        elif isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(each.name)
+        elif isinstance(each, (ast.Import, ast.ImportFrom)):
+            names.update((alias.asname or alias.name).partition(".")[0] for alias in each.names)
+    return names
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the arguments of each ``agl`` of a block of shell."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+        words.whitespace_split = True
+        command: list[str] = []
+        for word in [*words, ";"]:
+            if word not in SHELL:
+                command.append(word)
+                continue
+            while command and re.match(r"^\w+=", command[0]):
+                del command[0]
+            if command[:1] == ["agl"]:
+                yield command[1 : command.index(">") if ">" in command else None]
+            command = []
+
+
+def test_commands_of_agl_have_arguments_that_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = []
+    found = [(block, args) for block in BLOCKS if block.language == "sh" for args in commands(block.text)]
+    for block, args in found:
+        assert args[0] in COMMANDS, f"{block}: agl {args[0]}"
+        try:
+            build_parser(args[0]).parse_args(args)
+        except SystemExit as end:
+            if end.code:
+                wrong.append(f"{block}: agl {shlex.join(args)}: {capsys.readouterr().err}")
+    assert wrong == []
+    assert len(found) > 40

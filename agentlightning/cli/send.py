@@ -1,17 +1,18 @@
-"""``agl export --to otlp ENDPOINT``: stored spans to whoever takes OTLP over HTTP."""
+"""``agl export --to otlp ENDPOINT``: stored spans and rewards to whoever takes OTLP over HTTP, Phoenix or MLflow."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from urllib.parse import unquote
 
 from .._printable import printable
-from ..dialects.conventions import CONVENTIONS, conventions_of
+from ..dialects.conventions import CONVENTIONS, Conventions, conventions_of
 from ..dialects.spans.copies import Copying
 from ..errors import UsageError
+from ..exporters.evaluations import RECEIVERS, evaluations_of
 from ..exporters.otlp import OtlpSender, copies
 from ..pipeline.policy import mask_of, redaction_policy
 from ..store.base import LightningStore
@@ -29,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--to",
         nargs=2,
-        metavar=("otlp", "ENDPOINT"),
-        help="send spans, masked, to Phoenix, Langfuse, MLflow, a collector, …: the base URL, or that of /v1/traces",
+        metavar=("{otlp,phoenix,mlflow}", "ENDPOINT"),
+        help="send spans, masked, and rewards as evaluations; otlp: to Langfuse, Logfire, a collector, …. "
+        "The base URL, or that of /v1/traces",
     )
     group.add_argument(
         "--header",
@@ -41,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of the requests, such as a key (also from ${HEADERS[1]}, where no other user of this machine sees it)",
     )
     group.add_argument(
-        "--conventions", choices=CONVENTIONS, help="of model calls (default: $AGL_CONVENTIONS, else gen_ai)"
+        "--conventions",
+        choices=CONVENTIONS,
+        help="of model calls (default: $AGL_CONVENTIONS, else gen_ai, and for phoenix openinference)",
     )
     group.add_argument(
         "--tokens", action="store_true", help="also ids and log-probabilities: most of a span's bytes"
@@ -72,54 +76,64 @@ def headers_of_environment() -> dict[str, str]:
 
 
 async def run(args: argparse.Namespace) -> int:
-    """Send the spans.
+    """Send the spans, and rewards as evaluations.
 
     Raises:
-        UsageError: ``--to`` names something else than ``otlp``, or a file is named as well.
+        UsageError: ``--to`` names a receiver that is not known, or a file is named as well.
         ExportRefused: The endpoint refuses, or does not answer.
     """
     kind, endpoint = args.to
-    if kind != "otlp":
-        raise UsageError(f"nothing is sent to {kind!r}; write: --to otlp ENDPOINT")
-    copying = Copying(conventions_of(args.conventions), tokens=args.tokens)
-    headers = {**headers_of_environment(), **dict(args.header)}
-    empty, copied = 0, partial(copies, copying=copying, mask=mask_of(redaction_policy()))
+    if kind not in RECEIVERS:
+        raise UsageError(f"nothing is sent to {kind!r}; write: --to otlp ENDPOINT, or phoenix, or mlflow")
+    copying = Copying(conventions_of(args.conventions, _CONVENTIONS.get(kind, "gen_ai")), tokens=args.tokens)
+    copied = partial(copies, copying=copying, mask=mask_of(redaction_policy()))
+    headers, empty = _headers_of(args, kind), 0
     async with lookup.open_existing(args.store) as store:
         rollouts = list(reversed((await selection.matching(store, args, to_read=True)).rollouts))
         with (
             OtlpSender(endpoint, headers=headers, allow_insecure=args.allow_insecure) as sender,
+            RECEIVERS[kind](endpoint, headers=headers, allow_insecure=args.allow_insecure) as evaluations,
             output.progress(len(rollouts), "sending") as advance,
         ):
             for rollout in rollouts:
-                empty += not await _send(store, rollout, sender, copied, all_attempts=args.all_attempts)
+                is_empty = True
+                async for spans in _attempts(store, rollout, all_attempts=args.all_attempts):
+                    is_empty = is_empty and not spans
+                    attempt = list(copied(spans, task=rollout.input))
+                    sender.send(attempt)
+                    evaluations.send(evaluations_of(attempt))
+                empty += is_empty
                 advance()
     sent = sender.sent
     if rollouts:
-        output.say(
-            f"{output.count(sent.spans, 'span')} of {output.count(len(rollouts) - empty, 'rollout')} to {sender.name}"
-        )
+        given = f" and {output.count(evaluations.sent, 'evaluation')}" if evaluations.sent else ""
+        of = output.count(len(rollouts) - empty, "rollout")
+        output.say(f"{output.count(sent.spans, 'span')}{given} of {of} to {sender.name}")
     else:
         output.say(f"no rollout matches; agl rollouts{options.again(args)} lists what there is")
     if sent.rejected:
         output.say(f"{output.count(sent.rejected, 'span')} not taken")
-    for sentence in sent.said:
+    for sentence in (*sent.said, *([evaluations.said] if evaluations.said else ())):
         output.say(printable(sentence))
     return DONE if sent.spans and not sent.rejected else NEGATIVE
 
 
-async def _send(
-    store: LightningStore,
-    rollout: Rollout,
-    sender: OtlpSender,
-    copied: Callable[..., Iterator[Span]],
-    *,
-    all_attempts: bool,
-) -> bool:
-    """Send the spans of a rollout; false where it has none."""
-    attempts: list[Attempt] = list(await store.query_attempts(rollout.rollout_id))
-    found = False
-    for attempt in attempts if all_attempts else attempts[-1:]:
-        spans: Sequence[Span] = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
-        found = found or bool(spans)
-        sender.send(copied(spans, task=rollout.input))
+_CONVENTIONS: dict[str, Conventions] = {"phoenix": "openinference"}
+"""Kind of receiver → what it shows most of; default: ``gen_ai``."""
+_EXPERIMENT = "x-mlflow-experiment-id"
+
+
+def _headers_of(args: argparse.Namespace, kind: str) -> dict[str, str]:
+    found = {**headers_of_environment(), **dict(args.header)}
+    if kind == "mlflow" and _EXPERIMENT not in map(str.lower, found):
+        found[_EXPERIMENT] = "0"  # that which every MLflow has
     return found
+
+
+async def _attempts(
+    store: LightningStore, rollout: Rollout, *, all_attempts: bool
+) -> AsyncIterator[Sequence[Span]]:
+    """Yield the spans of each attempt that is meant."""
+    attempts: list[Attempt] = list(await store.query_attempts(rollout.rollout_id))
+    for attempt in attempts if all_attempts else attempts[-1:]:
+        yield await store.query_spans(rollout.rollout_id, attempt.attempt_id)

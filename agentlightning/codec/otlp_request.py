@@ -1,6 +1,6 @@
-"""Spans → OTLP trace export requests in protobuf, which ``codec.otlp`` reads back.
+"""Spans → OTLP trace export requests in protobuf, which ``codec.otlp`` reads back; events → requests of log records.
 
-Format: OpenTelemetry protocol 1.x, ``opentelemetry/proto/trace/v1/trace.proto``.
+Format: OpenTelemetry protocol 1.x, ``opentelemetry/proto/trace/v1/trace.proto`` and ``…/logs/v1/logs.proto``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import MissingExtra
 from ..semconv import ModelCallAttributes
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from ..types import Span, SpanContext
 
 try:
+    from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
     from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
     from opentelemetry.proto.common.v1 import common_pb2
+    from opentelemetry.proto.logs.v1 import logs_pb2
     from opentelemetry.proto.resource.v1 import resource_pb2
     from opentelemetry.proto.trace.v1 import trace_pb2
 
@@ -56,6 +58,43 @@ def encode_request(spans: Sequence[Span]) -> bytes:
             group = found.scope_spans.add()
             group.scope.name = SCOPE
         group.spans.append(_span(span))
+    return bytes(request.SerializeToString())
+
+
+class LogEvent(NamedTuple):
+    """An event of OpenTelemetry's: a log record with a name, beneath a span."""
+
+    name: str
+    attributes: Mapping[str, Any]
+    trace_id: str
+    span_id: str
+    time: float | None
+    """Seconds since the epoch."""
+
+
+def encode_events(events: Sequence[LogEvent]) -> bytes:
+    """Return the export request of log records that holds these events, in their order.
+
+    Raises:
+        MissingExtra: ``opentelemetry-proto`` is not installed.
+    """
+    if not can_encode:
+        raise MissingExtra("opentelemetry-proto", "agentops")
+    request = logs_service_pb2.ExportLogsServiceRequest()
+    group = request.resource_logs.add().scope_logs.add()
+    group.scope.name = SCOPE
+    for event in events:
+        group.log_records.append(
+            logs_pb2.LogRecord(
+                event_name=_text(event.name),
+                severity_number=logs_pb2.SEVERITY_NUMBER_INFO,
+                time_unix_nano=_nanoseconds(event.time),
+                observed_time_unix_nano=_nanoseconds(event.time),
+                trace_id=bytes.fromhex(event.trace_id),
+                span_id=bytes.fromhex(event.span_id),
+                attributes=_pairs(event.attributes),
+            )
+        )
     return bytes(request.SerializeToString())
 
 

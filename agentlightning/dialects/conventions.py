@@ -12,13 +12,13 @@ Conventions = Literal["gen_ai", "openinference"]
 CONVENTIONS: tuple[Conventions, ...] = ("gen_ai", "openinference")
 
 
-def conventions_of(given: str | None = None) -> Conventions:
-    """Return the conventions that were given, else those of ``AGL_CONVENTIONS``, else ``gen_ai``.
+def conventions_of(given: str | None = None, otherwise: Conventions = "gen_ai") -> Conventions:
+    """Return the conventions that were given, else those of ``AGL_CONVENTIONS``, else ``otherwise``.
 
     Raises:
         ConfigurationError: There are none of that name.
     """
-    name = resolve_setting(LightningEnvVar.AGL_CONVENTIONS, given, "gen_ai")
+    name = resolve_setting(LightningEnvVar.AGL_CONVENTIONS, given, otherwise)
     if name not in CONVENTIONS:
         raise ConfigurationError(
             f"conventions (AGL_CONVENTIONS) are one of {', '.join(CONVENTIONS)}, not {name!r}"

@@ -4,10 +4,8 @@ What is sent is a copy in the conventions' words (``dialects.spans.copies``), ma
 and span ids are those that were recorded, so a receiver that knows a span by its id has it once, however often it is
 sent.
 
-Protocol: OTLP/HTTP 1.x (opentelemetry.io/docs/specs/otlp): gzip; 429, 502, 503 and 504 and a connection that breaks are
-tried again, after the time that ``Retry-After`` names or twice as long each time; a batch that is too large (413; a
-collector says it with 400) is halved; any other answer is final. A redirect is not followed: it would become a GET of a
-login page, whose answer looks like success, and keys in headers would go to another host.
+Protocol: OTLP/HTTP 1.x (opentelemetry.io/docs/specs/otlp): gzip; a batch that is too large (413; a collector says it
+with 400) is halved; what is tried again, ``posting`` says; any other answer is final.
 """
 
 from __future__ import annotations
@@ -15,12 +13,8 @@ from __future__ import annotations
 import gzip
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urljoin, urlsplit, urlunsplit
-
-import requests
 
 from .._printable import without_password
 from ..codec.otlp_request import encode_request, has_ids_of_otlp, read_partial_success
@@ -34,11 +28,12 @@ from ..dialects.spans.copies import (
     task_text,
 )
 from ..dialects.spans.genai import read_call
-from ..errors import ExportRefused
-from ..remote.session import open_session
 from ..types import Event
+from .posting import Poster, beside_traces, refusal_of
 
 if TYPE_CHECKING:
+    import requests
+
     from ..types import Span
 
 PATH = "/v1/traces"
@@ -46,10 +41,7 @@ BATCH = 256
 """Spans in a request, before its size halves it."""
 MAX_BYTES = 4 * 1024 * 1024
 """Of a request before compression; several receivers take no more."""
-TRIES = 6
-_AGAIN = frozenset({429, 502, 503, 504})
-_LONGEST_WAIT = 30.0
-_TIMEOUT = 30.0
+_HEADERS = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
 
 
 @dataclass
@@ -66,9 +58,7 @@ class Sent:
 
 def traces_url(endpoint: str) -> str:
     """Return where an endpoint takes traces: its own path if that is one for traces, else ``/v1/traces`` below it."""
-    parts = urlsplit(endpoint)
-    path = parts.path.rstrip("/")
-    return urlunsplit(parts._replace(path=path if path.endswith(PATH) else path + PATH))
+    return beside_traces(endpoint, PATH)
 
 
 def copies(
@@ -124,13 +114,7 @@ class OtlpSender:
     ) -> None:
         self.url = traces_url(endpoint)
         self.sent = Sent()
-        self._session = open_session(self.url, allow_insecure=allow_insecure)
-        self._headers = {
-            "Content-Type": "application/x-protobuf",
-            "Content-Encoding": "gzip",
-            **(headers or {}),
-        }
-        self._sleep = sleep
+        self._poster = Poster(self.url, headers=headers, allow_insecure=allow_insecure, sleep=sleep)
 
     @property
     def name(self) -> str:
@@ -141,7 +125,7 @@ class OtlpSender:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._session.close()
+        self._poster.close()
 
     def send(self, spans: Iterable[Span]) -> None:
         """Send spans in batches; ``sent`` says what became of them.
@@ -170,22 +154,13 @@ class OtlpSender:
         if len(body) > MAX_BYTES and len(batch) > 1:
             self._halve(batch)
             return
-        answer = self._post(body)
+        answer = self._poster.ask(self.url, gzip.compress(body, 5, mtime=0), _HEADERS)
         if answer.status_code == 413 or (answer.status_code == 400 and "too large" in answer.text):
             self._too_large(batch, len(body))
-        elif 300 <= answer.status_code < 400:
-            raise ExportRefused(self.name, answer.status_code, self._leads_to(answer))
-        elif not 200 <= answer.status_code < 300:
-            raise ExportRefused(self.name, answer.status_code, answer.text)
-        elif "text/html" in answer.headers.get("Content-Type", ""):
-            raise ExportRefused(self.name, answer.status_code, "it is a web page")
+        elif (refusal := refusal_of(self.url, answer)) is not None:
+            raise refusal
         else:
             self._count(len(batch), answer)
-
-    def _leads_to(self, answer: requests.Response) -> str:
-        """Return where a redirect leads, without its query, which may hold what is secret."""
-        location = urlsplit(urljoin(self.url, answer.headers.get("Location", "")))
-        return without_password(urlunsplit(location._replace(query="", fragment="")))
 
     def _halve(self, batch: Sequence[Span]) -> None:
         middle = len(batch) // 2
@@ -211,33 +186,6 @@ class OtlpSender:
         if sentence not in self.sent.said:
             self.sent.said.append(sentence)
 
-    def _post(self, body: bytes) -> requests.Response:
-        packed = gzip.compress(body, 5, mtime=0)
-        wait = 1.0
-        for left in reversed(range(TRIES)):
-            try:
-                answer = self._session.post(
-                    self.url, data=packed, headers=self._headers, timeout=_TIMEOUT, allow_redirects=False
-                )
-            except (requests.ConnectionError, requests.Timeout) as error:
-                if not left:
-                    raise ExportRefused(self.name, None, type(error).__name__) from error
-            else:
-                if answer.status_code not in _AGAIN or not left:
-                    return answer
-                wait = _retry_after(answer, wait)
-            self._sleep(min(wait, _LONGEST_WAIT))
-            wait *= 2
-        raise AssertionError("the last try returns or raises")
-
 
 def _is_protobuf(answer: requests.Response) -> bool:
     return "json" not in answer.headers.get("Content-Type", "")
-
-
-def _retry_after(answer: requests.Response, otherwise: float) -> float:
-    with suppress(ValueError):
-        return (
-            max(0.0, float(answer.headers["Retry-After"])) if "Retry-After" in answer.headers else otherwise
-        )
-    return otherwise

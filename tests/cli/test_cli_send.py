@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +12,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
 )
+from otlp_receiver import Receiver
 
 import agentlightning as agl
 from agentlightning.cli import main
-from agentlightning.codec.otlp import decode_spans
 from agentlightning.errors import ExportRefused
 from agentlightning.exporters.otlp import OtlpSender, traces_url
 from agentlightning.store.registry import open_store
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI
 from agentlightning.tracer.event_loops import run_sync
+from agentlightning.utils.otel import make_link_attributes
 
 SECRET = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCD"
-
-
-class Receiver:
-    """A receiver of OTLP over HTTP on loopback, whose answers are written down before it is asked."""
-
-    def __init__(self) -> None:
-        self.answers: list[tuple[int, dict[str, str], bytes]] = []
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-                status, headers, answer = outer.answers.pop(0) if outer.answers else (200, {}, b"")
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(answer)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        """Stop."""
-        self._server.shutdown()
-        self._server.server_close()
-
-    def spans(self, request: int = -1) -> list[agl.Span]:
-        """Return the spans of a request."""
-        return decode_spans(gzip.decompress(self.requests[request][2]))
 
 
 @pytest.fixture
@@ -97,10 +59,11 @@ def test_what_is_stored_arrives_masked_and_a_second_time_has_the_same_ids(
     for _ in range(2):
         command = ["export", "--store", url, "--to", "otlp", receiver.url, "--header", "x-key: 1"]
         assert main([*command, "--conventions", "openinference"]) == 0
-    assert len(receiver.requests) == 3  # the first of them was tried again
-    path, headers, _ = receiver.requests[0]
-    assert (path, headers["x-key"], headers["content-encoding"]) == ("/v1/traces", "1", "gzip")
-    first, second = receiver.spans(1), receiver.spans(2)
+    sent_to = [path for path, _, _ in receiver.requests]  # the first of them was tried again
+    assert sent_to == ["/v1/traces", "/v1/traces", "/v1/logs", "/v1/traces", "/v1/logs"]
+    _, headers, _ = receiver.requests[0]
+    assert (headers["x-key"], headers["content-encoding"]) == ("1", "gzip")
+    first, second = receiver.spans(1), receiver.spans(3)
     assert {(span.trace_id, span.span_id, span.parent_id) for span in first} == {
         (span.trace_id, span.span_id, span.parent_id) for span in spans
     }
@@ -122,7 +85,77 @@ def test_what_is_stored_arrives_masked_and_a_second_time_has_the_same_ids(
     (reward,) = [span for span in first if span.events]
     assert [event.name for event in reward.events] == ["gen_ai.evaluation.result"]
     assert reward.events[0].attributes["gen_ai.evaluation.score.value"] == 0.5
-    assert "3 spans of 1 rollout" in capsys.readouterr().err
+    assert "3 spans and 1 evaluation of 1 rollout" in capsys.readouterr().err
+
+
+def test_a_reward_is_a_log_record_beneath_what_it_is_about(
+    stored: tuple[str, list[agl.Span]], receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--store", stored[0], "--to", "otlp", receiver.url]
+    assert main(command) == 0
+    (record,) = receiver.log_records()
+    spans = {span.name: span for span in stored[1]}
+    root, reward = spans["rollout"], spans["agentlightning.annotation"]
+    assert record.event_name == "gen_ai.evaluation.result"
+    assert (record.trace_id.hex(), record.span_id.hex()) == (root.trace_id, root.span_id)
+    found = {each.key: each.value for each in record.attributes}
+    assert found["gen_ai.evaluation.name"].string_value == "primary"
+    assert found["gen_ai.evaluation.score.value"].double_value == 0.5
+    assert found["agentlightning.rollout_id"].string_value == reward.rollout_id
+    capsys.readouterr()
+    for status in (404, 405, 501, 302):  # traces alone are taken: said once, and no failure
+        receiver.answers = [(200, {}, b""), (status, {"Location": "/login"}, b"")]
+        assert main(command) == 0
+        said = capsys.readouterr().err
+        assert "3 spans of 1 rollout" in said
+        assert f"/v1/logs answers with HTTP status {status}" in said
+
+
+def test_a_reward_that_is_linked_to_a_response_is_about_its_call_in_phoenix(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    with agl.open_store(url) as store, FakeOpenAI() as server:
+        server.enqueue(Answer.of("Hello", id="chatcmpl-7"))
+        tracer = agl.OtelTracer(capture_tokens="request")
+        with tracer.lifespan(store), server.client(max_retries=0) as client, tracer.rollout("a") as handle:
+            client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "a"}])
+            linked = make_link_attributes({"gen_ai.response.id": "chatcmpl-7"})
+            agl.emit_reward({"right": 1.0, "short": float("nan")}, primary_key="right", attributes=linked)
+    assert main(["export", "--store", url, "--to", "phoenix", f"{receiver.url}/v1/traces"]) == 0
+    path, headers, body = receiver.requests[-1]
+    assert (path, headers["content-type"]) == ("/v1/span_annotations", "application/json")
+    spans = {span.name: span for span in handle.spans()}
+    given_by = spans["agentlightning.annotation"].span_id
+    assert [
+        (each["name"], each["span_id"], each["identifier"], each["result"])
+        for each in json.loads(body)["data"]
+    ] == [
+        ("right", spans["chat policy"].span_id, given_by, {"score": 1.0}),
+        ("short", spans["chat policy"].span_id, given_by, {"label": "unscored"}),
+    ]
+    (call,) = [span for span in receiver.spans() if span.name == "chat policy"]
+    assert call.attributes["openinference.span.kind"] == "LLM"  # what Phoenix shows most of
+
+
+def test_mlflow_gets_an_assessment_that_it_has_not_yet(
+    stored: tuple[str, list[agl.Span]], receiver: Receiver
+) -> None:
+    command = ["export", "--store", stored[0], "--to", "mlflow", receiver.url]
+    reward = next(span for span in stored[1] if span.name == "agentlightning.annotation")
+    trace = f"/api/3.0/mlflow/traces/tr-{reward.trace_id}"
+    none: dict[str, Any] = {"trace": {"trace_info": {}}}
+    receiver.answers = [(200, {}, b""), (200, {}, json.dumps(none).encode())]
+    assert main(command) == 0
+    assert [path for path, _, _ in receiver.requests] == ["/v1/traces", trace, f"{trace}/assessments"]
+    assert receiver.requests[0][1]["x-mlflow-experiment-id"] == "0"
+    sent = json.loads(receiver.requests[-1][2])["assessment"]
+    assert (sent["assessment_name"], sent["feedback"]) == ("primary", {"value": 0.5})
+    there = {"trace": {"trace_info": {"assessments": [sent]}}}
+    receiver.answers = [(200, {}, b""), (200, {}, json.dumps(there).encode())]
+    assert main([*command, "--header", "X-MLflow-Experiment-Id: 7"]) == 0
+    assert [path for path, _, _ in receiver.requests[3:]] == ["/v1/traces", trace]
+    assert receiver.requests[3][1]["x-mlflow-experiment-id"] == "7"
 
 
 def test_tokens_where_they_are_asked_for(
@@ -177,7 +210,7 @@ def test_a_login_page_takes_no_spans_and_gets_no_key(
     assert "takes no spans, and answers with HTTP status 200: it is a web page" in capsys.readouterr().err
     assert main(command) == 0
     said = capsys.readouterr().err
-    assert "3 spans of 1 rollout to http://[redacted]@" in said
+    assert "3 spans and 1 evaluation of 1 rollout to http://[redacted]@" in said
     assert "t0psecret" not in said
 
 

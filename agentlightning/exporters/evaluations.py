@@ -1,0 +1,249 @@
+"""Rewards as evaluations of what they are about, in the form in which a receiver takes them.
+
+Receivers of spans show a reward as what stands on its span. As an evaluation of a trace they take it
+
+* by OpenTelemetry's GenAI conventions (0.1.0): an event ``gen_ai.evaluation.result``, a log record beneath the
+  span that is evaluated (OTLP/HTTP, ``/v1/logs``);
+* Phoenix (20): an annotation of a span (``POST /v1/span_annotations``), one for each name, span and ``identifier``;
+* MLflow (3.17): an assessment of a trace (``POST /api/3.0/mlflow/traces/{trace_id}/assessments``), which is written
+  once more each time that it is sent, so those that the trace has are asked for before.
+
+What is evaluated is the model call whose response a reward is linked to, else the attempt: its first span.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+from .._printable import without_password
+from ..codec.otlp_request import LogEvent, encode_events, has_ids_of_otlp
+from ..dialects.spans.copies import EVALUATION_EVENT, EVALUATION_NAME, EVALUATION_SCORE, evaluations
+from ..dialects.spans.genai import RESPONSE_ID
+from ..errors import ExportRefused
+from .posting import Poster, beside_traces, refusal_of
+
+if TYPE_CHECKING:
+    import requests
+
+    from ..types import Span
+
+_JSON = {"Content-Type": "application/json"}
+_PROTOBUF = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
+_SOURCE = "agentlightning"
+_GIVEN_BY = "agentlightning.span_id"
+_UNSCORED = "unscored"
+
+
+class Evaluation(NamedTuple):
+    """One dimension of a reward."""
+
+    attributes: Mapping[str, Any]
+    """Those of the event ``gen_ai.evaluation.result``."""
+    given_by: Span
+    """The copy of the span of the reward."""
+    of: Span
+    """The copy of the span that is evaluated."""
+
+    @property
+    def name(self) -> str:
+        """That of the dimension."""
+        return str(self.attributes[EVALUATION_NAME])
+
+    @property
+    def score(self) -> float | None:
+        """``None``: the reward is unscored."""
+        return self.attributes.get(EVALUATION_SCORE)
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What tells where it comes from."""
+        span = self.given_by
+        return {
+            _GIVEN_BY: span.span_id,
+            "agentlightning.rollout_id": span.rollout_id,
+            "agentlightning.attempt_id": span.attempt_id,
+        }
+
+
+def evaluations_of(copies: Sequence[Span]) -> list[Evaluation]:
+    """Return the evaluations of an attempt, given the copies of its spans, in their order."""
+    sent = [span for span in copies if has_ids_of_otlp(span)]
+    calls = {span.attributes[RESPONSE_ID]: span for span in sent if _is_call(span)}
+    first = next((span for span in sent if span.parent_id is None), None)
+    return [
+        Evaluation(each, span, calls.get(each.get(RESPONSE_ID)) or first or span)
+        for span in sent
+        for each in evaluations(span.attributes)
+    ]
+
+
+def _is_call(span: Span) -> bool:
+    return RESPONSE_ID in span.attributes and EVALUATION_NAME not in span.attributes
+
+
+class EvaluationSender:
+    """Sends evaluations to one receiver; a context manager. Of what they are about, the spans have been sent before.
+
+    Args:
+        endpoint: Base URL, or the URL that takes traces.
+        headers: Such as an API key.
+        allow_insecure: Whether plain http may go to another machine.
+        sleep: Waits between two tries.
+
+    Raises:
+        InsecureEndpoint, ConfigurationError: The rule of ``remote`` does not allow the address.
+    """
+
+    path: ClassVar[str]
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        allow_insecure: bool = False,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._endpoint = endpoint
+        self._poster = Poster(endpoint, headers=headers, allow_insecure=allow_insecure, sleep=sleep)
+        self.sent = 0
+        """How many the receiver has taken."""
+        self.said: str | None = None
+        """What is to be said of those that it does not take."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._poster.close()
+
+    def send(self, found: Sequence[Evaluation]) -> None:
+        """Send evaluations; ``sent`` counts them.
+
+        Raises:
+            ExportRefused: The receiver refuses them, or does not answer.
+        """
+        raise NotImplementedError
+
+    def _post(self, path: str, value: Any) -> requests.Response:
+        url = beside_traces(self._endpoint, path)
+        answer = self._poster.ask(url, json.dumps(value).encode(), _JSON)
+        if (refusal := refusal_of(url, answer)) is not None:
+            raise refusal
+        return answer
+
+
+class LogRecords(EvaluationSender):
+    """Evaluations as log records. A receiver of spans may take none: that is said, and the rewards are in its spans."""
+
+    path = "/v1/logs"
+
+    def send(self, found: Sequence[Evaluation]) -> None:
+        """Send evaluations, until the receiver refuses some; never raises for that."""
+        if not found or self.said:
+            return
+        url = beside_traces(self._endpoint, self.path)
+        records = [
+            LogEvent(
+                EVALUATION_EVENT,
+                {**each.attributes, **each.ids},
+                each.of.trace_id,
+                each.of.span_id,
+                each.given_by.start_time,
+            )
+            for each in found
+        ]
+        body = gzip.compress(encode_events(records), 5, mtime=0)
+        status: int | None = None
+        with suppress(ExportRefused):
+            answer = self._poster.ask(url, body, _PROTOBUF)
+            status = answer.status_code
+            if refusal_of(url, answer) is None:
+                self.sent += len(found)
+                return
+        what = "does not answer" if status is None else f"answers with HTTP status {status}"
+        self.said = f"{without_password(url)} {what}: rewards are on their spans, and not sent as log records"
+
+
+class PhoenixAnnotations(EvaluationSender):
+    """Evaluations as annotations of spans in Phoenix."""
+
+    path = "/v1/span_annotations"
+
+    def send(self, found: Sequence[Evaluation]) -> None:
+        """Send evaluations; a second time changes nothing.
+
+        Raises:
+            ExportRefused: Phoenix refuses them, or does not answer.
+        """
+        if not found:
+            return
+        data = [
+            {
+                "span_id": each.of.span_id,
+                "name": each.name,
+                "annotator_kind": "CODE",
+                "identifier": each.given_by.span_id,
+                "result": {"label": _UNSCORED} if each.score is None else {"score": each.score},
+                "metadata": each.ids,
+            }
+            for each in found
+        ]
+        self._post(self.path, {"data": data})
+        self.sent += len(found)
+
+
+class MlflowAssessments(EvaluationSender):
+    """Evaluations as assessments of traces in MLflow."""
+
+    path = "/api/3.0/mlflow/traces"
+
+    def send(self, found: Sequence[Evaluation]) -> None:
+        """Send the evaluations of an attempt that its traces do not have yet.
+
+        Raises:
+            ExportRefused: MLflow refuses them, or does not answer.
+        """
+        present = {trace_id: self._present(trace_id) for trace_id in {each.of.trace_id for each in found}}
+        for each in found:
+            if (each.given_by.span_id, each.name) not in present[each.of.trace_id]:
+                trace = f"tr-{each.of.trace_id}"
+                self._post(f"{self.path}/{trace}/assessments", {"assessment": _assessment(each, trace)})
+            self.sent += 1
+
+    def _present(self, trace_id: str) -> set[tuple[str, str]]:
+        """Return what an MLflow has already: span of the reward and name of the dimension."""
+        url = beside_traces(self._endpoint, f"{self.path}/tr-{trace_id}")
+        answer = self._poster.ask(url, None, {}, method="GET")
+        if (refusal := refusal_of(url, answer)) is not None:
+            raise refusal
+        info = answer.json()["trace"]["trace_info"]
+        return {
+            (each.get("metadata", {}).get(_GIVEN_BY, ""), each["assessment_name"])
+            for each in info.get("assessments", ())
+        }
+
+
+def _assessment(each: Evaluation, trace: str) -> dict[str, Any]:
+    unscored = {"error": {"error_code": "UNSCORED", "error_message": "the reward is no finite number"}}
+    return {
+        "assessment_name": each.name,
+        "trace_id": trace,
+        "span_id": each.of.span_id,
+        "source": {"source_type": "CODE", "source_id": _SOURCE},
+        "feedback": {"value": each.score, **({} if each.score is not None else unscored)},
+        "metadata": each.ids,
+    }
+
+
+RECEIVERS: dict[str, type[EvaluationSender]] = {
+    "otlp": LogRecords,
+    "phoenix": PhoenixAnnotations,
+    "mlflow": MlflowAssessments,
+}
+"""Kind of receiver → how it takes evaluations."""

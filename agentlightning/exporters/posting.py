@@ -1,0 +1,114 @@
+"""Requests to a receiver: tried again where that may help, never led elsewhere.
+
+429, 502, 503 and 504 and a connection that breaks are tried again, after the time that ``Retry-After`` names or twice
+as long each time. A redirect is not followed: it would become a GET of a login page, whose answer looks like success,
+and keys in headers would go to another host.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import requests
+
+from .._printable import without_password
+from ..errors import ExportRefused
+from ..remote.session import open_session
+
+TRIES = 6
+_AGAIN = frozenset({429, 502, 503, 504})
+_LONGEST_WAIT = 30.0
+_TIMEOUT = 30.0
+
+
+class Poster:
+    """Asks one server; a session that its owner closes.
+
+    Args:
+        url: Of the server; requests go to this scheme alone.
+        headers: Of every request, such as an API key.
+        allow_insecure: Whether plain http may go to another machine.
+        sleep: Waits between two tries.
+
+    Raises:
+        InsecureEndpoint, ConfigurationError: The rule of ``remote`` does not allow the address.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        allow_insecure: bool = False,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._session = open_session(url, allow_insecure=allow_insecure)
+        self._headers = dict(headers or {})
+        self._sleep = sleep
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._session.close()
+
+    def ask(
+        self, url: str, body: bytes | None, headers: Mapping[str, str], *, method: str = "POST"
+    ) -> requests.Response:
+        """Return the first answer that another try would not change.
+
+        Raises:
+            ExportRefused: There is no answer in ``TRIES`` tries.
+        """
+        wait = 1.0
+        for left in reversed(range(TRIES)):
+            try:
+                answer = self._session.request(
+                    method,
+                    url,
+                    data=body,
+                    headers={**headers, **self._headers},
+                    timeout=_TIMEOUT,
+                    allow_redirects=False,
+                )
+            except (requests.ConnectionError, requests.Timeout) as error:
+                if not left:
+                    raise ExportRefused(without_password(url), None, type(error).__name__) from error
+            else:
+                if answer.status_code not in _AGAIN or not left:
+                    return answer
+                wait = _retry_after(answer, wait)
+            self._sleep(min(wait, _LONGEST_WAIT))
+            wait *= 2
+        raise AssertionError("the last try returns or raises")
+
+
+def refusal_of(url: str, answer: requests.Response) -> ExportRefused | None:
+    """Return what an answer refuses, or ``None`` where it says that it took what it was sent."""
+    name = without_password(url)
+    if 300 <= answer.status_code < 400:
+        # Without its query, which may hold what is secret.
+        location = urlsplit(urljoin(url, answer.headers.get("Location", "")))
+        leads_to = without_password(urlunsplit(location._replace(query="", fragment="")))
+        return ExportRefused(name, answer.status_code, leads_to)
+    if not 200 <= answer.status_code < 300:
+        return ExportRefused(name, answer.status_code, answer.text)
+    if "text/html" in answer.headers.get("Content-Type", ""):
+        return ExportRefused(name, answer.status_code, "it is a web page")
+    return None
+
+
+def beside_traces(endpoint: str, path: str) -> str:
+    """Return the URL of a path at an endpoint, which is a base URL or that of ``/v1/traces``; its query stays."""
+    parts = urlsplit(endpoint)
+    base = parts.path.rstrip("/").removesuffix("/v1/traces")
+    return urlunsplit(parts._replace(path=base + path))
+
+
+def _retry_after(answer: requests.Response, otherwise: float) -> float:
+    with suppress(ValueError):
+        return (
+            max(0.0, float(answer.headers["Retry-After"])) if "Retry-After" in answer.headers else otherwise
+        )
+    return otherwise

@@ -200,9 +200,11 @@ class Body:
 
 
 class Standing:
-    """What is known of whether the store has an attempt."""
+    """What is known of an attempt from its store: whether it is there, and what it is about."""
 
     def __init__(self) -> None:
+        self.task: Any = None
+        """The input of its rollout, where the store has just started that."""
         self.named_by_ids = False
         """Nobody but a span's attributes or baggage named it: the store may not know it."""
         self.is_known = False
@@ -259,8 +261,6 @@ class Scope:
         """Model endpoints among the rollout's resources, which are asked for token ids; ``None`` where none is."""
         self.described: list[Endpoint] | None = None
         """The same, as the writer's thread has found them; ``None`` until it has looked."""
-        self.task: Any = None
-        """The input of its rollout, where the tracer that opened it has started that."""
         self.trace = Trace()
         self.body = Body()
         self.standing = Standing()

@@ -693,7 +693,7 @@ class _TraceContext(TraceContext):
         context = context_with_active_tracer(self._tracer, context_with_scope(self._scope, before))
         links = [trace.Link(outer)] if outer.is_valid else []
         self._worker.session.follow()
-        self._scope.task = None if self._opened.rollout is None else self._opened.rollout.input
+        self._scope.standing.task = None if self._opened.rollout is None else self._opened.rollout.input
         self._root = self._worker.session.tracer.start_span(self._name, context=context, links=links)
         if self._root.is_recording():
             processor.routing.remember_trace(self._root.get_span_context().trace_id, self._scope)

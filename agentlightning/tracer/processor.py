@@ -75,8 +75,6 @@ class LightningSpanProcessor(SpanProcessor):
         endpoint_of: Says what is known of the endpoint of a call whose span is made; ``None``: what was known when it
             began.
         sharing: Shows what is recorded to the other exporters of a provider; ``None``: they see what stands on spans.
-        stops_with_provider: Whether it stops when its provider is shut down. A tracer's does not: a program may shut
-            down the provider that it shares with others, Logfire's for one, and begin its next rollout after that.
     """
 
     def __init__(
@@ -90,10 +88,8 @@ class LightningSpanProcessor(SpanProcessor):
         write_0_3: bool = False,
         endpoint_of: EndpointOf | None = None,
         sharing: Sharing | None = None,
-        stops_with_provider: bool = True,
     ) -> None:
         self._sharing = sharing
-        self._stops_with_provider = stops_with_provider
         self.write_0_3 = write_0_3
         self.disable_store_submission = disable_store_submission
         self.routing = Routing(self.new_scope, self.close_scope, accept_context=accept_context)
@@ -197,13 +193,7 @@ class LightningSpanProcessor(SpanProcessor):
             self._kept_aside.add(span)
 
     def shutdown(self) -> None:
-        """Write what is queued, for at most 5 s, and stop; what cannot be written waits in the spool.
-
-        A tracer's processor only writes: see ``stops_with_provider``.
-        """
-        if not self._stops_with_provider:
-            self.force_flush(5_000)
-            return
+        """Write what is queued, for at most 5 s, and stop; what cannot be written waits in the spool."""
         self._armed = False
         self.call_matching.release()
         self.writer.shutdown(5.0)

@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from .shared_spans import Sharing
 
 
+class _SharedProcessor(LightningSpanProcessor):
+    """A tracer's processor, which does not end with a provider that the program shares with others.
+
+    A program may shut that down, Logfire's for one, and begin its next rollout after it.
+    """
+
+    def shutdown(self) -> None:
+        """Write what is queued, for at most 5 s; ``Recording.close`` ends it."""
+        self.force_flush(5_000)
+
+
 class OpenContext(Protocol):
     """A ``trace_context`` that was entered and not left."""
 
@@ -73,7 +84,7 @@ class Recording:
         write_0_3: bool,
         sharing: Sharing,
     ) -> None:
-        self.processor = LightningSpanProcessor(
+        self.processor = _SharedProcessor(
             settings=settings,
             chain=chain,
             policy=policy,
@@ -81,7 +92,6 @@ class Recording:
             write_0_3=write_0_3,
             endpoint_of=endpoint_of,
             sharing=sharing,
-            stops_with_provider=False,
         )
         self.processor.routing.default_store = store
         self.questions = Questions()

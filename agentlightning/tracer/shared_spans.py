@@ -213,7 +213,7 @@ class _Shown:
         self._ids = ("", "") if scope is None else (scope.rollout_id, scope.attempt_id)
         self._is_ours = is_ours
         self._is_root = scope is not None and span.parent is None
-        self._task = scope.task if scope is not None and self._is_root else None
+        self._task = scope.standing.task if scope is not None and self._is_root else None
         self._started_ns = span.start_time
         self.recorded = recorded
         self._made: tuple[tuple[Any, ...], _View] | None = None

@@ -7,7 +7,7 @@ import asyncio
 import time
 from typing import Any
 
-from ..emitter import find_final_reward
+from ..rows.rewards import find_final_reward
 from ..store.base import LightningStore, receipt_of
 from ..types import Rollout
 from . import lookup, options, output, receipts, selection

@@ -14,8 +14,8 @@ from enum import Enum
 from typing import Any
 
 from ..codec.attributes import attributes_below
+from ..codec.emitted import get_message_value, get_object_value
 from ..dialects.model_call import ModelCall
-from ..emitter import get_message_value, get_object_value
 from ..rows.rewards import PRIMARY, read_reward
 from ..rows.tree import agent_name_of
 from ..semconv import (

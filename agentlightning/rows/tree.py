@@ -8,10 +8,9 @@ is opened at its first span. Nothing here recurses: traces may be nested deeper 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
-
-from opentelemetry.sdk.trace import ReadableSpan
 
 from ..semconv import LightningResourceAttributes
 from ..types import OtelResource, Span, SpanContext, SpanLike, SpanNames, TraceStatus
@@ -56,7 +55,9 @@ def as_spans(source: Iterable[SpanLike]) -> list[Span]:
 
 
 def _converted(span: Any) -> Span | None:
-    if not isinstance(span, ReadableSpan):
+    # Who has a span of the SDK has loaded the SDK; who reads a store need not.
+    sdk = sys.modules.get("opentelemetry.sdk.trace")
+    if sdk is None or not isinstance(span, sdk.ReadableSpan):
         return None
     known = {**dict(span.resource.attributes), **dict(span.attributes or {})}
     ids = (LightningResourceAttributes.ROLLOUT_ID, LightningResourceAttributes.ATTEMPT_ID)

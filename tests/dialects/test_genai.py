@@ -458,6 +458,21 @@ def test_settings_that_calls_have_in_common_are_read_once() -> None:
     assert first.tools is second.tools
 
 
+def test_a_seed_of_its_own_costs_a_call_nothing_but_its_sampling() -> None:
+    reader = CallReader()
+    call = ModelCall(token_capture=VALID, sampling_effective={"top_p": 1.0}, tools=({"type": "function"},))
+    spans = [
+        chat(call_attributes(dataclasses.replace(call, sampling_requested={"seed": seed}))) for seed in (1, 2)
+    ]
+    first, second = map(reader.read, spans)
+
+    assert first is not None
+    assert second is not None
+    assert (first.sampling_requested, second.sampling_requested) == ({"seed": 1}, {"seed": 2})
+    assert first.sampling_effective is second.sampling_effective
+    assert first.tools is second.tools
+
+
 @pytest.mark.parametrize(
     ("one", "other"), [(1, True), (0, False), ([1], [True]), (None, 0), ("[", "[")], ids=repr
 )

@@ -74,7 +74,8 @@ def loaded_by(statement: str) -> set[str]:
         ("from agentlightning import TracerTraceToTriplet", {"msgspec", "opentelemetry", "pydantic"}),
         ("from agentlightning import emit_reward", {"opentelemetry", "pydantic"}),
         ("import agentlightning.cli.stats", {"pydantic"}),
-        ("import agentlightning.cli.rollouts", {"msgspec", "opentelemetry", "pydantic", "setproctitle"}),
+        ("import agentlightning.cli.rollouts", {"pydantic"}),
+        ("import agentlightning.cli.show", {"msgspec", "pydantic"}),
         ("import agentlightning.cli.run", {"pydantic"}),
     ],
 )

@@ -75,11 +75,13 @@ _STREAM = Ours.STREAM.value
 _TOKEN_CAPTURE = Ours.TOKEN_CAPTURE.value
 
 _SETTLED = (
-    OPERATION_NAME, _ENDPOINT, REQUEST_MODEL, RESPONSE_MODEL, _STREAM, TOOL_DEFINITIONS, _SAMPLING_REQUESTED,
-    _SAMPLING_EFFECTIVE, _SAMPLING_DEFAULTS, _ANSWER_VERSIONS, _LOGPROB_KIND, _PARTIAL, _ISSUES, _CAPTURE_SOURCE,
-    _HTTP_STATUS, ERROR_TYPE, ERROR_MESSAGE, RESEND_COUNT, _PROMPT_LOGPROBS,
+    OPERATION_NAME, _ENDPOINT, REQUEST_MODEL, RESPONSE_MODEL, _STREAM, TOOL_DEFINITIONS, _SAMPLING_DEFAULTS,
+    _ANSWER_VERSIONS, _LOGPROB_KIND, _PARTIAL, _ISSUES, _CAPTURE_SOURCE, _HTTP_STATUS, ERROR_TYPE, ERROR_MESSAGE,
+    RESEND_COUNT, _PROMPT_LOGPROBS,
 )  # fmt: skip
 """Attributes that mostly say the same on all calls of an attempt."""
+_SAMPLING = {"sampling_requested": _SAMPLING_REQUESTED, "sampling_effective": _SAMPLING_EFFECTIVE}
+"""Field of a :class:`ModelCall` → its attribute. An agent that seeds its calls has another one on each."""
 _new_call, _new_choice, _new_usage = maker(ModelCall), maker(Choice), maker(Usage)
 _UNCHANGING = frozenset({str, int, bool, type(None)})
 """Types of values of which equal ones of one type are the same."""
@@ -198,6 +200,8 @@ class CallReader:
         """Their types: ``True == 1``, and a span may have either."""
         self._settled: dict[str, Any] = {}
         """The fields of a :class:`ModelCall` that they make."""
+        self._samplings: dict[str, tuple[str, Any]] = {}
+        """Field of ``_SAMPLING`` → its text that was read last, and what that says."""
 
     def read(self, span: SpanLike) -> ModelCall | None:
         """Return the model call that ``span`` records, or ``None`` where it records none.
@@ -222,6 +226,9 @@ class CallReader:
     def _read(self, attributes: Mapping[str, Any], issues: list[Issue]) -> ModelCall:
         unreadable: list[Issue] = []
         settled = self._settled_fields(attributes, unreadable)
+        sampling = {
+            name: self._sampled(name, attributes.get(key), unreadable) for name, key in _SAMPLING.items()
+        }
         operation: Operation = settled["operation"]
         asked = self._messages(attributes.get(INPUT_MESSAGES), issues)
         verdict = _verdict(attributes[_TOKEN_CAPTURE], issues)
@@ -244,6 +251,7 @@ class CallReader:
             usage=_read_usage(attributes),
             token_capture=verdict,
             first_chunk_seconds=_seconds(attributes.get(TIME_TO_FIRST_CHUNK)),
+            **sampling,
             **settled,
         )
 
@@ -257,6 +265,17 @@ class CallReader:
         # Lists may be changed, and what could not be read is an issue of each call anew.
         if not issues and _UNCHANGING.issuperset(kinds):
             self._said, self._kinds, self._settled = said, kinds, found
+        return found
+
+    def _sampled(self, name: str, value: Any, issues: list[Issue]) -> Any:
+        """Return one of the fields ``_SAMPLING``, which nobody changes."""
+        said, found = self._samplings.get(name, ("", {}))
+        if isinstance(value, str) and value == said:
+            return found
+        before = len(issues)
+        found = _load(value, issues, {})
+        if isinstance(value, str) and len(issues) == before:
+            self._samplings[name] = value, found
         return found
 
     def _messages(self, value: Any, issues: list[Issue]) -> tuple[Any, ...]:
@@ -389,8 +408,6 @@ def _read_settled(attributes: Mapping[str, Any], issues: list[Issue]) -> dict[st
         "stream": bool(attributes.get(_STREAM)),
         "tools": tuple(each for each in tools if isinstance(each, dict)),
         "prompt_logprobs": _prompt_logprobs(attributes, issues),
-        "sampling_requested": _load(attributes.get(_SAMPLING_REQUESTED), issues, {}),
-        "sampling_effective": _load(attributes.get(_SAMPLING_EFFECTIVE), issues, {}),
         "sampling_defaults": _defaults(attributes.get(_SAMPLING_DEFAULTS), issues),
         "answer_versions": tuple(map(str, attributes.get(_ANSWER_VERSIONS) or ())),
         "logprob_kind": _logprob_kind(attributes.get(_LOGPROB_KIND)),

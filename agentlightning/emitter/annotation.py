@@ -11,9 +11,9 @@ import contextvars
 import functools
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from types import NoneType, TracebackType
+from types import FrameType, NoneType, TracebackType
 from typing import Any, Self, TypeVar, cast, overload
 
 from opentelemetry import context as otel_context
@@ -22,12 +22,14 @@ from ..codec.attributes import flatten_attributes, sanitize_attributes
 from ..env_var import LightningEnvVar, resolve_bool_env_var
 from ..semconv import AGL_ANNOTATION, AGL_OPERATION, LightningSpanAttributes
 from ..tracer.dummy import DummySpanRecordingContext, DummyTracer
+from ..tracer.steps import Steps, async_generator, generator, raised
 from ..types import SpanCoreFields, SpanRecordingContext, TraceStatus
 from .provider import guard, tracer_in_use
 
 logger = logging.getLogger(__name__)
 
 FnType = TypeVar("FnType", bound=Callable[..., Any])
+T = TypeVar("T")
 Observer = Callable[[SpanRecordingContext, Any], None]
 """Called with the recording and what the wrapped function returned."""
 
@@ -327,40 +329,42 @@ def _without_instance(arguments: dict[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- decorated functions
 
 
-class _SuspendableRecording:
-    """A recording that is current only while a generator runs, and not while it waits for its consumer.
+class _Steps(Steps):
+    """The steps of a generator, whose span is current only while it runs, and not while it waits for its consumer.
 
     The span is begun and ended inside a copy of the context: a generator may be continued from several
     contexts and closed from yet another, where a context token of the first would be refused.
     """
 
-    def __init__(self, recording_context: AbstractContextManager[SpanRecordingContext]) -> None:
-        self._recording_context = recording_context
+    def __init__(self, recorded: AbstractContextManager[SpanRecordingContext], observe: Observer) -> None:
+        self._recorded = recorded
+        self._observe = observe
         self._context = contextvars.copy_context()
 
-    def __enter__(self) -> Self:
-        self.recording = self._context.run(self._recording_context.__enter__)
+    def begin(self, frame: FrameType) -> None:
+        """Begin the span."""
+        del frame
+        self._recording = self._context.run(self._recorded.__enter__)
         # The context with this span as the current one, to be put in force for each step.
         self._inside = self._context.run(otel_context.get_current)
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if isinstance(exc, GeneratorExit):  # a consumer that stops early is no error
-            exc_type = exc = tb = None
-        self._context.run(self._recording_context.__exit__, exc_type, exc, tb)
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
+    def run(self, step: Callable[..., T], *args: Any) -> T:
+        """Take a step; of what its driver has in the context, only OpenTelemetry's own is another one."""
         token = otel_context.attach(self._inside)
         try:
-            yield
+            return step(*args)
         finally:
             otel_context.detach(token)
+
+    def returned(self, result: Any) -> None:
+        """Take note of what the generator has returned."""
+        self._observe(self._recording, result)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the span."""
+        if isinstance(error, GeneratorExit):  # a consumer that stops early is no error
+            error = None
+        self._context.run(self._recorded.__exit__, *raised(error))
 
 
 Recorder = Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[SpanRecordingContext]]
@@ -396,13 +400,11 @@ def traced(
             yield recording
 
     # Functions that return a coroutine or a generator without being one are timed until they return it.
-    wrap: Callable[[Any, Recorder, Observer], Any] = _function
     if inspect.isasyncgenfunction(fn):
-        wrap = _async_generator
-    elif inspect.isgeneratorfunction(fn):
-        wrap = _generator
-    elif inspect.iscoroutinefunction(fn):
-        wrap = _coroutine
+        return cast("FnType", async_generator(fn, lambda *call: _Steps(recorded(*call), observe)))
+    if inspect.isgeneratorfunction(fn):
+        return cast("FnType", generator(fn, lambda *call: _Steps(recorded(*call), observe)))
+    wrap = _coroutine if inspect.iscoroutinefunction(fn) else _function
     return cast("FnType", wrap(fn, recorded, observe))
 
 
@@ -424,59 +426,5 @@ def _coroutine(fn: Callable[..., Any], recorded: Recorder, observe: Observer) ->
             result = await fn(*args, **kwargs)
             observe(recording, result)
             return result
-
-    return wrapper
-
-
-def _generator(fn: Callable[..., Any], recorded: Recorder, observe: Observer) -> Callable[..., Any]:
-    @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with _SuspendableRecording(recorded(args, kwargs)) as recorded_steps:
-            steps = fn(*args, **kwargs)
-            # PEP 380 by hand, since between two steps the context has to be given back: values,
-            # exceptions and ``close`` go to the inner generator, as ``yield from`` would have it.
-            step, value = steps.send, None
-            while True:
-                try:
-                    with recorded_steps.current():
-                        item = step(value)
-                except StopIteration as stop:
-                    observe(recorded_steps.recording, stop.value)
-                    return stop.value
-                try:
-                    step, value = steps.send, (yield item)
-                except GeneratorExit:
-                    with recorded_steps.current():
-                        steps.close()
-                    raise
-                except BaseException as thrown:  # noqa: BLE001 - it belongs to the generator
-                    step, value = steps.throw, thrown
-
-    return wrapper
-
-
-def _async_generator(fn: Callable[..., Any], recorded: Recorder, observe: Observer) -> Callable[..., Any]:
-    del observe  # an asynchronous generator returns nothing
-
-    @functools.wraps(fn)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        with _SuspendableRecording(recorded(args, kwargs)) as recorded_steps:
-            steps = fn(*args, **kwargs)
-            # As above; there is no ``yield from`` for asynchronous generators.
-            step, value = steps.asend, None
-            while True:
-                try:
-                    with recorded_steps.current():
-                        item = await step(value)
-                except StopAsyncIteration:
-                    return
-                try:
-                    step, value = steps.asend, (yield item)
-                except GeneratorExit:
-                    with recorded_steps.current():
-                        await steps.aclose()
-                    raise
-                except BaseException as thrown:  # noqa: BLE001 - it belongs to the generator
-                    step, value = steps.athrow, thrown
 
     return wrapper

@@ -7,19 +7,19 @@ import contextvars
 import functools
 import inspect
 import logging
-import sys
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import ContextArgumentsError
 from ..semconv import GROUP_ID
 from ..store.base import UNSET
 from .contexts import TraceContext
 from .endings import error_of
+from .steps import Steps, async_generator, awaited, generator, raised
 
 if TYPE_CHECKING:
     from ..store.sealing import Sealing
@@ -145,9 +145,9 @@ def _decorated(fn: Callable[..., Any], opened: OpenRollout, given: Any) -> Calla
     # ``iscoroutinefunction`` and its like look through ``functools.partial``, and not at an object's ``__call__``.
     kind: Any = fn if inspect.isroutine(fn) or isinstance(fn, functools.partial) else type(fn).__call__
     if inspect.isasyncgenfunction(kind):
-        return _async_generator(fn, lambda *call: _Steps(begin(*call)))
+        return async_generator(fn, lambda *call: _Steps(begin(*call)))
     if inspect.isgeneratorfunction(kind):
-        return _generator(fn, lambda *call: _Steps(begin(*call)))
+        return generator(fn, lambda *call: _Steps(begin(*call)))
     return (_coroutine if inspect.iscoroutinefunction(kind) else _function)(fn, begin)
 
 
@@ -234,9 +234,9 @@ def _going_on(result: Any, context: TraceContext) -> Any:
         _Steps(context, is_open=True).end_with(result)
         return result
     kinds: dict[Callable[[Any], bool], Callable[..., Any]] = {
-        inspect.iscoroutine: _awaited,
-        inspect.isgenerator: _generator,
-        inspect.isasyncgen: _async_generator,
+        inspect.iscoroutine: awaited,
+        inspect.isgenerator: generator,
+        inspect.isasyncgen: async_generator,
     }
     resume = next((resume for is_kind, resume in kinds.items() if is_kind(result)), None)
     if resume is None:
@@ -265,7 +265,7 @@ _not_awaited: weakref.WeakSet[type] = weakref.WeakSet()
 """Types of results that this has been said of."""
 
 
-class _Steps:
+class _Steps(Steps):
     """The steps of one rollout that rests between them, in a context that only they have.
 
     Args:
@@ -299,17 +299,13 @@ class _Steps:
         """Take a step."""
         return self._inside.run(step, *args)
 
-    def in_step(self, work: Awaitable[T]) -> Awaitable[T]:
-        """Return something that does a piece of work in as many steps as it needs."""
-        return _InStep(self, work)
-
     def end(self, error: BaseException | None) -> None:
         """End the rollout."""
-        self.run(self._context.__exit__, *_raised(error))
+        self.run(self._context.__exit__, *raised(error))
 
     async def end_async(self, error: BaseException | None) -> None:
         """The same in an event loop."""
-        await self.in_step(self._context.__aexit__(*_raised(error)))
+        await self.in_step(self._context.__aexit__(*raised(error)))
 
     def end_with(self, future: Any) -> None:
         """End the rollout when a future is done; one that everybody has forgotten before that was given up."""
@@ -329,102 +325,3 @@ class _Steps:
         if not self._is_asked:
             self._is_asked = True
             self.end(asyncio.CancelledError())
-
-
-def _raised(error: BaseException | None) -> tuple[Any, Any, Any]:
-    """Return an exception as ``__exit__`` takes it."""
-    return (None, None, None) if error is None else (type(error), error, error.__traceback__)
-
-
-class _InStep(Generic[T]):
-    """Something to be awaited, each of whose steps is a step of a rollout."""
-
-    def __init__(self, steps: _Steps, work: Awaitable[T]) -> None:
-        self._steps = steps
-        self._work = work
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        return (yield from _stepped(self._steps, self._work.__await__()))
-
-
-def _stepped(steps: _Steps, inner: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Do as ``yield from inner`` does (PEP 380), but with each step in the context of ``steps``."""
-    step: Callable[..., Any] = next
-    given: tuple[Any, ...] = (inner,)
-    while True:
-        try:
-            item = steps.run(step, *given)
-        except StopIteration as stop:
-            return cast("T", stop.value)
-        try:
-            value = yield item
-        except GeneratorExit:
-            steps.run(inner.close)
-            raise
-        except BaseException as thrown:  # noqa: BLE001 - it belongs to the inner one
-            step, given = inner.throw, (thrown,)
-        else:
-            step, given = (next, (inner,)) if value is None else (inner.send, (value,))
-
-
-def _awaited(fn: Callable[..., Any], begin: Callable[..., _Steps]) -> Callable[..., Any]:
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        steps = begin(args, kwargs)
-        await steps.begin_async(sys._getframe())  # noqa: SLF001 - what `inspect` wraps
-        error: BaseException | None = None
-        try:
-            return await steps.in_step(fn(*args, **kwargs))
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            await steps.end_async(error)
-
-    return wrapper
-
-
-def _generator(fn: Callable[..., Any], begin: Callable[..., _Steps]) -> Callable[..., Any]:
-    @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        steps = begin(args, kwargs)
-        steps.begin(sys._getframe())  # noqa: SLF001 - what `inspect` wraps
-        error: BaseException | None = None
-        try:
-            return (yield from _stepped(steps, fn(*args, **kwargs)))
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            steps.end(error)
-
-    return wrapper
-
-
-def _async_generator(fn: Callable[..., Any], begin: Callable[..., _Steps]) -> Callable[..., Any]:
-    @functools.wraps(fn)
-    async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        steps = begin(args, kwargs)
-        await steps.begin_async(sys._getframe())  # noqa: SLF001 - what `inspect` wraps
-        error: BaseException | None = None
-        try:
-            inner = fn(*args, **kwargs)
-            step, value = inner.asend, None
-            while True:
-                try:
-                    item = await steps.in_step(step(value))
-                except StopAsyncIteration:
-                    return
-                try:
-                    step, value = inner.asend, (yield item)
-                except GeneratorExit:
-                    await steps.in_step(inner.aclose())
-                    raise
-                except BaseException as thrown:  # noqa: BLE001 - it belongs to the inner one
-                    step, value = inner.athrow, thrown
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            await steps.end_async(error)
-
-    return wrapper

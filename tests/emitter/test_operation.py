@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import inspect
 import subprocess
@@ -202,6 +203,29 @@ def test_an_asynchronous_generator_is_recorded_and_keeps_its_protocol(tracer: Ot
     assert {span.parent_id for span in spans if span not in operations} == {
         span.span_id for span in operations
     }
+
+
+def test_an_asynchronous_generator_that_waits_inside_a_step_may_be_stopped_from_another_context(
+    tracer: OtelTracer, caplog: pytest.LogCaptureFixture
+) -> None:
+    @operation
+    async def stream() -> AsyncIterator[int]:
+        await asyncio.sleep(0)
+        yield 1
+
+    async def main() -> None:
+        async with tracer.trace_context():
+            around = trace.get_current_span()
+            generator: Any = stream()
+            step = generator.asend(None)
+            step.send(None)  # as far as the sleep
+            assert trace.get_current_span() is around
+            with pytest.raises(asyncio.CancelledError):
+                contextvars.copy_context().run(step.throw, asyncio.CancelledError())
+
+    asyncio.run(main())
+    assert [span.name for span in spans_of(tracer)] == ["agentlightning.operation"]
+    assert not caplog.records
 
 
 def test_a_generator_that_is_forgotten_is_closed_and_recorded(tracer: OtelTracer) -> None:

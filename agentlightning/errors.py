@@ -241,7 +241,7 @@ class NotExportable(LightningError, ValueError):
 
 
 class MisalignedWriteBack(LightningError, ValueError):
-    """What a trainer hands back does not fit the row that it names; nothing was written."""
+    """The values of a trainer do not fit the row that they are for; nothing was written."""
 
     code = "misaligned_write_back"
 
@@ -271,7 +271,7 @@ class ConfigurationError(LightningError, ValueError):
 
 
 class InsecureEndpoint(ConfigurationError):
-    """Plain http to another machine, which nobody allowed."""
+    """Plain http to another machine, which was not allowed."""
 
     code = "insecure_endpoint"
 

@@ -81,7 +81,7 @@ class LinkAttributes(Enum):
 
 
 class ModelCallAttributes(str, Enum):
-    """What the wire capture adds to a model call's span, beside OpenTelemetry's ``gen_ai.*``.
+    """What our capture adds to a model call's span, beside OpenTelemetry's ``gen_ai.*``.
 
     Members with ``{i}`` are templates: the index of the choice goes there.
     """
@@ -98,7 +98,7 @@ class ModelCallAttributes(str, Enum):
     FINISH_REASON_RAW = "agentlightning.choice.{i}.finish_reason_raw"
     """str; the finish reason in the server's own word."""
     BROKEN_OFF = "agentlightning.choice.{i}.broken_off"
-    """True where the server does not say why the answer ended, and nobody brought it to an end."""
+    """True where the server gave no finish reason: the agent left, or the engine or connection broke off."""
     TOKEN_CAPTURE = "agentlightning.token_capture"  # noqa: S105 - an attribute name
     """``valid``, ``none(<code>)`` or ``invalid(<code>)``; only ``valid`` is ever trained on."""
     CHOICE_TOKEN_CAPTURE = "agentlightning.choice.{i}.token_capture"  # noqa: S105 - an attribute name
@@ -111,7 +111,7 @@ class ModelCallAttributes(str, Enum):
     """JSON object: the settings that are known to have been in force: the answer's word, else requested, else
     ``agentlightning.sampling.defaults``."""
     SAMPLING_DEFAULTS = "agentlightning.sampling.defaults"
-    """JSON object: what the server applies where a request names nothing; absent where nobody said."""
+    """JSON object: the settings that the server applies where a request names none; absent if not stated."""
     PROMPT_LOGPROBS = "agentlightning.prompt_logprobs"
     """JSON list: one log-probability for each prompt id, ``null`` for the first."""
     ROUTED_EXPERTS = "agentlightning.choice.{i}.routed_experts"
@@ -171,13 +171,13 @@ class SpanFlagAttributes(str, Enum):
 
 
 class WriteBackAttributes(str, Enum):
-    """What a trainer handed back for one sampled answer; lists have one entry per sampled token."""
+    """What a trainer stored for one sampled answer; lists have one entry per sampled token."""
 
     RUN_ID = "agentlightning.write_back.run_id"
     STEP = "agentlightning.write_back.step"
     """The optimiser step, from 0."""
     TOKEN_IDS = "agentlightning.write_back.token_ids"  # noqa: S105 - an attribute name
-    """list[int]: the answer, for whoever reads the span alone."""
+    """list[int]: the ids of the answer, so that the span can be read alone."""
     MASK = "agentlightning.write_back.mask"
     """list[int]: 1 where the trainer trained the token."""
     ADVANTAGES = "agentlightning.write_back.advantages"

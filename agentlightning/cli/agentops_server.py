@@ -39,7 +39,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: 127.0.0.1); others need --allow-remote",
+        help="address to listen on (default: 127.0.0.1); any other needs --allow-remote",
     )
     parser.add_argument(
         "--port",
@@ -53,7 +53,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="print the port, and nothing else, on stdout when it answers",
     )
     parser.add_argument(
-        "--daemon", action="store_true", help="run it in the background, and end when it answers"
+        "--daemon", action="store_true", help="start it in the background, and return when it answers"
     )
     parser.add_argument(
         "--allow-remote",

@@ -65,7 +65,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
     )
     options.add_model(parser)
     parser.add_argument(
-        "--all-attempts", action="store_true", help="also those that were retried (default: the latest)"
+        "--all-attempts", action="store_true", help="also earlier attempts (default: the latest)"
     )
     options.add_filters(parser, limit=-1)
     send.add_arguments(parser)

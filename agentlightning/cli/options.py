@@ -15,10 +15,10 @@ from ..errors import ConfigurationError
 
 COMMANDS = {
     "run": "Run a program as one attempt of a rollout, and record it.",
-    "rollouts": "List rollouts: status, reward, group, spans, receipt, and what each is about.",
+    "rollouts": "List rollouts: status, reward, group, spans, receipt, and input.",
     "show": "Show what happened in an attempt, as a tree, or what was said in its model calls.",
-    "tail": "Follow what happens in a store: a line for each model call, with its tokens a second.",
-    "diff": "Show two rollouts beside each other, and where they part.",
+    "tail": "Follow what happens in a store: a line for each model call, with its tokens per second.",
+    "diff": "Show two rollouts side by side, and where they differ first.",
     "triplets": "Show the model calls of an attempt as triplets.",
     "rows": "Show the training rows of an attempt, and what became of each model call.",
     "verify": "Tell whether recorded log-probabilities are those of a model, and if not, why.",
@@ -27,7 +27,7 @@ COMMANDS = {
     "stats": "Count what a store holds, and show rewards over time and why calls were refused.",
     "store": "Check or migrate a store.",
     "backup": "Copy a SQLite store as it is at one moment, also while it is in use.",
-    "restore": "Put a copy of a backup in the place of a SQLite store that nobody has open.",
+    "restore": "Replace a SQLite store, which no process has open, by a copy of a backup.",
     "doctor": "Tell whether this machine will record correctly.",
     "agentops": "Run a local AgentOps server: agentops sends to it, and nothing leaves the machine.",
     "fake-model": "Run a fake model server: an agent can be tried without a GPU, a key or a download.",

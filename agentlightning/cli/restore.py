@@ -21,9 +21,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
         details="The backup is checked and stays as it is. A store that any process has open is not touched.",
     )
     parser.add_argument("file", type=options.not_empty, metavar="FILE", help="the backup")
-    parser.add_argument(
-        "--replace", action="store_true", help="a store that is there gets another name, and is kept"
-    )
+    parser.add_argument("--replace", action="store_true", help="an existing store is kept under another name")
     options.add_json(parser)
 
 

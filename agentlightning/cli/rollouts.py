@@ -29,7 +29,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
         default=selection.NEWEST,
         help="the newest, best or longest first; group and name by their letters (default: newest)",
     )
-    parser.add_argument("--reverse", action="store_true", help="the other way round")
+    parser.add_argument("--reverse", action="store_true", help="in reverse order")
     options.add_json(parser)
 
 

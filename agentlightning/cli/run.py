@@ -80,7 +80,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
         "--attempt",
         type=options.not_empty,
         metavar="ID",
-        help="join this attempt; whoever started it ends it",
+        help="join this attempt; the program that started it ends it",
     )
     parser.add_argument(
         "--capture-tokens",

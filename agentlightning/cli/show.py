@@ -55,7 +55,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
     )
     options.add_rollout(parser)
     parser.add_argument(
-        "--messages", action="store_true", help="what was said in each model call, in place of the tree"
+        "--messages", action="store_true", help="what was said in each model call, instead of the tree"
     )
     parser.add_argument(
         "--call", type=int, metavar="N", help="model call N in full: messages, tools, settings, tokens"

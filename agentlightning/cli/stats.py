@@ -18,9 +18,9 @@ def add_parser(subparsers: options.Subparsers) -> None:
         subparsers,
         "stats",
         run,
-        details="Counts the store, then reads rollouts, the 200 newest where nothing else is said: their rewards, "
-        "oldest on the left; the mean reward of each version of the weights; and why how many model calls give no "
-        "row.",
+        details="Counts the store, then reads rollouts (by default the 200 newest): their rewards, oldest on the left; "
+        "the mean reward of each version of the weights; and the reasons why model calls give no row, with their "
+        "numbers.",
     )
     options.add_filters(parser, limit=200)
     options.add_model(parser)

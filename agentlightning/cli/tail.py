@@ -23,9 +23,9 @@ def add_parser(subparsers: options.Subparsers) -> None:
         subparsers,
         "tail",
         run,
-        details="A line for each model call (tokens of its prompt → of its answer, how long it took, tokens of the "
-        "answer a second), reward and failure, and for each rollout that starts and ends; the times are those at which "
-        "things were over. Waits for a store that is not there yet. Ctrl-C ends it with a summary and exit code 0.",
+        details="Prints a line for each model call (tokens of its prompt → of its answer, duration, answer tokens "
+        "per second), reward and failure, and for each rollout that starts and ends. The time is that of the end. "
+        "Waits for a store that does not exist yet. Ctrl-C ends it with a summary and exit code 0.",
     )
     parser.add_argument(
         "rollouts",

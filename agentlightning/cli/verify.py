@@ -41,7 +41,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
         type=float,
         default=TOLERANCE,
         metavar="NATS",
-        help=f"a smaller difference is none (default: {TOLERANCE:g})",
+        help=f"ignore smaller differences (default: {TOLERANCE:g})",
     )
     parser.add_argument(
         "--version",

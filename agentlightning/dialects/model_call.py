@@ -75,10 +75,10 @@ CODES: Mapping[str, str] = MappingProxyType(
         "choice_index": "two answers came under one index, and nothing tells them apart",
         "choice_count": "the response has another number of choices than was asked for",
         "chunk_without_ids": "text came without token ids in a stream whose other chunks have them",
-        "text_mismatch": "the answer says what none of its tokens says",
+        "text_mismatch": "the answer has text that none of its tokens has",
         "versions": "the policy versions do not cover each sampled token once",
         "sources_disagree": "two fields of the response name different ids",
-        "other_call": "the span that claimed this call names another response",
+        "other_call": "the span that this call was put into names another response",
         # unproven()
         "no_logprobs": "the response holds no log-probabilities",
         "temperature": "log-probabilities that may be raw are comparable only at temperature 1",
@@ -88,8 +88,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "constrained_sampling": "a grammar, schema or forced tool constrained the distribution",
         "beam_search": "the answer was selected from several candidates",
         "sampling_unreadable": "a sampling setting is not a number",
-        "sampling_assumed": "settings that nobody named were taken from the API's defaults; earlier versions did so",
-        "sampling_unknown": "what the request does not name is the server's own, and nobody said what that is",
+        "sampling_assumed": "settings that were not stated were taken from the API's defaults; earlier versions did so",
+        "sampling_unknown": "settings that the request does not name are the server's own, and they were not stated",
         "setting_unknown": "a setting was asked for whose effect on the distribution is not known",
         # forced_tokens()
         "forced_unknown": "a grammar or a budget may have forced tokens, and nothing tells which",
@@ -104,11 +104,11 @@ CODES: Mapping[str, str] = MappingProxyType(
         "message_unreadable": "a message could not be read and is left out",
         "attribute_unreadable": "an attribute could not be read and is left out",
         "role_inferred": "a message named no role",
-        "recording_ended": "the tracer was taken down while the answer came",
+        "recording_ended": "the tracer ended while the answer came",
         "finish_reason_absent": "the answer does not say why it ended, so it counts as broken off",
         "finish_reason_unknown": "the finish reason is not one of the known ones",
         # issues that say why there are no token ids, or why the number of those that came is not known
-        ONLY_OBSERVED: "nobody asked for token ids: the tracer only observes, and the agent did not ask itself",
+        ONLY_OBSERVED: "no token ids were asked for: the tracer only observes, and the agent did not ask itself",
         ENDPOINT_NOT_NAMED: (
             "the endpoint was not asked for token ids: it is not on loopback, no resource of the rollout names it, and "
             "nobody else did"

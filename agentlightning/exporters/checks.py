@@ -15,11 +15,11 @@ Unit = tuple[str, str]
 """``(rollout_id, attempt_id)``."""
 
 Weights = Literal["rows", "rollouts"]
-"""What counts as one where advantages are handed on: each row, or each rollout, whose rows then share it (1/N each)."""
+"""What counts as one where advantages are passed on: each row, or each rollout, whose rows then share it (1/N each)."""
 
 
 Rewards = Literal["rollout", "steps"]
-"""Whose rewards are handed on: the one of the rollout, or those of its answers as well."""
+"""Whose rewards are passed on: the one of the rollout, or those of its answers as well."""
 
 
 def exportable(rows: Iterable[TrainingRow]) -> list[TrainingRow]:

@@ -160,7 +160,7 @@ class PaddedBatch:
     """Of each row, where they are wanted."""
     temperature: float | None
     """At which verl is to compute log-probabilities: the one that was given, else the only one at which the rows were
-    sampled; ``None`` where they were sampled at several, or at one that nobody knows."""
+    sampled; ``None`` where they were sampled at several, or at an unknown one."""
 
 
 def padded_batch(

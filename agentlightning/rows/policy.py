@@ -57,8 +57,8 @@ class RowPolicy:
     exclude_llm_call_in_reward: bool = True
     """Whether calls made while a reward was computed are left out."""
     abandoned: Literal["skip", "train"] = "skip"
-    """What to do with an answer that is not the agent's answer to its prompt: it was given up for another one, asked
-    again after it was broken off, broken off and not gone on with, or nobody can tell which of them counts."""
+    """What to do with an answer that the agent did not use: it used another one, asked again after the answer was
+    broken off, did not continue a broken one, or it is not known which of several answers counts."""
     require_logprobs: bool = False
     """Whether answers without proven log-probabilities are context only. By default they are trained and have ``None``
     for each: right for a trainer that recomputes them; what needs them refuses such rows."""

@@ -105,7 +105,7 @@ class TraceReason(Explained):
     UNTRAINABLE = (
         "untrainable",
         "every call was marked as not to be trained on",
-        "look who sets agentlightning.untrainable: redaction of the store does, for calls with a match",
+        "find out what sets agentlightning.untrainable: redaction of the store does, for calls with a match",
     )
     NO_TRAINABLE_CALLS = (
         "no_trainable_calls",
@@ -156,7 +156,7 @@ class TraceReason(Explained):
     )
     SPANS_UNATTRIBUTED = (
         "spans_unattributed",
-        "spans that nobody could place started in the process while this attempt was open, which could have made them",
+        "spans of an unknown attempt started in the process while this one was open, so they may belong to it",
         "carry the context to where the work is done: docs/how-to/async-and-threads.md",
     )
     SPANS_OPEN = (
@@ -192,7 +192,7 @@ class TraceReason(Explained):
     SEVERAL_ATTEMPTS = (
         "several_attempts",
         "the spans are of several attempts; each gives rows of its own",
-        "query with attempt_id='latest' to leave superseded attempts out",
+        "query with attempt_id='latest' to leave earlier attempts out",
     )
 
 
@@ -247,22 +247,22 @@ class CallReason(Explained):
     MARKED = (
         "untrainable",
         "the call was marked as not to be trained on",
-        "look who sets agentlightning.untrainable",
+        "find out what sets agentlightning.untrainable",
     )
     LATE = (
         "late",
-        "the call was made after the trace_context of its attempt had closed, so that nobody can tell whose it is",
+        "the call was made after the trace_context of its attempt had closed, so its attempt is not known",
         "wait for tasks and threads inside the trace_context; RowPolicy(late=True) takes such calls",
     )
     ALTERNATES = (
         "alternates",
-        "two rollouts were at work by turns in one context, and nothing tells their calls apart",
+        "two rollouts took turns in one context, so their calls cannot be told apart",
         "leave the inner trace_context before the outer one, or give each rollout a task, thread or generator",
     )
     SHARED_WORKER = (
         "shared_worker",
-        "a thread or task that outlived the rollout made the call while another rollout was open, so that nobody can "
-        "tell for which",
+        "a thread or task that outlived the rollout made the call while another rollout was open, so it is not "
+        "known for which",
         "end such workers inside the trace_context; or start them before the first rollout, and open a trace_context "
         "around each item",
     )
@@ -430,9 +430,9 @@ _CURES: Mapping[str, str] = {
     # what was sent
     "request_unreadable": "send the request as one JSON object",
     "message_unreadable": "send each message as an object; agl show ROLLOUT --call N shows those that were read",
-    "attribute_unreadable": "look who writes the attribute: its value has not the type that its name promises",
+    "attribute_unreadable": "find out what writes the attribute: its value has another type than its name says",
     "event_unreadable": "look for a gateway that writes something else than JSON into the stream",
-    "role_inferred": f"{_NOTHING}; a message that names its role leaves nothing to be inferred",
+    "role_inferred": f"{_NOTHING}; send each message with its role",
     "added_fields_visible": (
         f"{_NOTHING} where the agent looks at no field that it did not ask for; else ask for the ids in its own "
         "request, and record with capture_tokens='observe'"

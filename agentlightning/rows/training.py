@@ -64,12 +64,12 @@ class Segment:
 
     @property
     def temperature(self) -> float | None:
-        """The temperature that the tokens were sampled at; 0 = greedily, ``None`` = nobody knows."""
+        """The temperature that the tokens were sampled at; 0 = greedily, ``None`` = unknown."""
         return None if self.call.record is None else temperature_of(self.call.record)
 
     @property
     def truncation(self) -> Mapping[str, float] | None:
-        """What cut the distribution, such as ``{"top_p": 0.9}``; empty = it was whole, ``None`` = nobody knows."""
+        """What cut the distribution, such as ``{"top_p": 0.9}``; empty = it was whole, ``None`` = unknown."""
         return None if self.call.record is None else truncation_of(self.call.record)
 
     @property
@@ -205,7 +205,7 @@ class RowSet(Sequence[TrainingRow]):
     decisions: tuple[Decision, ...] = ()
     """One for each sampled answer, and one for each call without usable token ids; by start time."""
     unknown_rewards: tuple[RewardMatch, ...] = ()
-    """Rewards for targets that do not exist: each is an error of whoever gave it."""
+    """Rewards for targets that do not exist."""
     step_rewards: tuple[StepReward, ...] = ()
     """What single answers were worth, also those that no row trains."""
     outcome: Outcome = field(default_factory=Outcome)

@@ -1,6 +1,6 @@
 """What a trainer did with the tokens of a row, as spans beside the spans that the tokens come from.
 
-A trainer hands back, for each token of a row, its advantage, the log-probability that its own weights give it, and
+A trainer stores, for each token of a row, its advantage, the log-probability that its own weights give it, and
 the mask that it used. :func:`write_back_spans` cuts that at the borders of the sampled answers and makes one span for
 each trained one, linked to the span of its call. A hand-back that does not fit its row is refused: a training run
 whose tokens are not those of the row has gone wrong, and must not look right afterwards.
@@ -28,7 +28,7 @@ PerToken = float | Sequence[float | None]
 
 @dataclass(frozen=True, slots=True)
 class WriteBack:
-    """What was handed back for one sampled answer; lists have one entry per sampled token."""
+    """What a trainer stored for one sampled answer; lists have one entry per sampled token."""
 
     call: str
     """Span id of the call."""
@@ -78,7 +78,7 @@ def write_back_spans(
 
 
 def read_write_backs(spans: Iterable[SpanLike]) -> list[WriteBack]:
-    """Return what was handed back for an attempt, by step; what is no hand-back is passed over."""
+    """Return what trainers stored for an attempt, by step; other spans are passed over."""
     found = [_read(span) for span in as_spans(spans) if span.name == AGL_WRITE_BACK]
     return sorted((each for each in found if each is not None), key=lambda each: (each.run_id, each.step))
 

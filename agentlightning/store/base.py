@@ -606,7 +606,7 @@ class LightningStore:
     async def query_late_spans(self, rollout_id: str, attempt_id: str | None = None) -> Sequence[Span]:
         """List the late spans that are kept beside the attempts, each attempt's in the order in which they were stored.
 
-        They started in the context of a ``trace_context`` that had closed; nobody knows whose they are. None in a store
+        They started in the context of a ``trace_context`` that had closed; their attempt is not known. None in a store
         that keeps none (``capabilities['receipts']`` is not true).
         """
         return await self.do_query_late_spans(SpansOf(rollout_id, attempt_id))

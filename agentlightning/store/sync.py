@@ -24,7 +24,7 @@ THREAD_NAME = "agl-sync-store"
 class SyncStore:
     """What ``with open_store(…) as store`` yields; from any thread, also where an event loop is running, as in Jupyter.
 
-    What a store is asked runs on a thread of its own, and whoever asks waits for it: in an event loop, everything
+    Each call runs on a thread of its own, and the caller waits for it: in an event loop, everything
     waits. Leaving the ``with`` closes the store.
     """
 

@@ -44,7 +44,7 @@ class CapturedSpans(Sequence[Span]):
         return [span for span in self if span.name == name]
 
     def model_calls(self) -> list[Span]:
-        """Return the spans that record a model call, whoever instrumented it."""
+        """Return the spans that record a model call, whichever library made them."""
         return [span for span in self if read_call(span) is not None]
 
     def triplets(self, **options: Any) -> list[Triplet]:

@@ -105,17 +105,17 @@ class Tracer(ParallelWorkerBase):
 
         ``with tracer.rollout(task) as rollout:``, ``async with tracer.rollout(task) as rollout:``, ``@tracer.rollout``,
         ``@tracer.rollout(group="7", mode="train")``. The rollout is started in the store, what starts inside is
-        recorded under its attempt as :meth:`trace_context` says, and its status tells how the body was left:
+        recorded under its attempt (see :meth:`trace_context`), and its status says how the body was left:
 
-        * ``succeeded`` at its end, by ``return``, ``break`` or ``sys.exit()`` with code 0, and where whoever reads a
+        * ``succeeded`` at its end, by ``return``, ``break`` or ``sys.exit()`` with code 0, and where the reader of a
           generator stops early;
-        * ``failed`` by an exception, which goes on, and by ``sys.exit`` with another code. Where ``config`` grants a
-          retry, the rollout is queued again;
+        * ``failed`` by an exception, which is not swallowed, and by ``sys.exit`` with another code. Where ``config``
+          allows a retry, the rollout is queued again;
         * ``cancelled`` where its task, or the one that reads a generator, is cancelled, by ``KeyboardInterrupt``, and
-          where nobody asks for a step of what a plain function has returned.
+          where the iterator or awaitable that a plain function has returned is never used.
 
-        A status that somebody else has set meanwhile stands, and an attempt that the store has given up, or after which
-        another one has begun, cancels no rollout. What is at work when recording ends stays as it is.
+        A status that was set meanwhile by other code is kept, and an attempt that the store has given up, or after
+        which another one has begun, cancels no rollout. Rollouts that run when recording ends keep their status.
 
         The functions that it decorates may be plain ones, coroutines, generators and asynchronous generators, and
         plain ones that return one of these, a task or a future: the rollout then ends with what they return. One that

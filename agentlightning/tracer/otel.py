@@ -438,8 +438,8 @@ class TraceHandle(trace.Tracer):
     ) -> None:
         """Record a reward of this attempt, also inside of another one's block and from any thread.
 
-        It only puts a span into the queue, so there is nothing to await, in ``async with`` either: a coroutine that
-        somebody forgets to await would be a reward that is lost.
+        It only puts a span into the queue, so there is nothing to await, in ``async with`` either. (If it were a
+        coroutine, forgetting to await it would lose the reward.)
 
         Args:
             reward: A number, or name → number; see ``emit_reward``.

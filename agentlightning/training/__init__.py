@@ -1,4 +1,4 @@
-"""Between a store and a trainer: rollouts that are run and recorded, sealed when complete, scored late, handed back."""
+"""Between a store and a trainer: record rollouts, seal complete ones, add late rewards, store what was trained."""
 
 from __future__ import annotations
 

@@ -2,15 +2,15 @@
 
 ``started = stored + dropped{reason} + open`` for every attempt. Each *writer* (one background writer of one
 process) keeps an :class:`Account` per attempt and commits it in the transaction that stores the batch it
-describes, so that after ``kill -9`` the identity holds over what was committed. The store adds the accounts
+describes, so that after ``kill -9`` the equation holds for what was committed. The store adds the accounts
 up and counts the rows itself; a receipt therefore compares two independent counts.
 
 A span that was added without a tracer is in no account. To count it once, the store marks each span, stored or
 open, as *declared* when a call that carries it also carries an account of its attempt: that account counts it.
 The mark is made also when the span itself was there already (a batch that is sent again, a spool that is
 delivered by another process with the accounts of the writer it speaks for), and a span that ends keeps the mark
-of its start. ``started`` is what the accounts say plus the spans without the mark. So whoever writes in a
-writer's name sends that writer's account along, and two writers do not both count one span.
+of its start. ``started`` is what the accounts say plus the spans without the mark. So a process that delivers for
+another writer sends that writer's account along, and two writers do not both count one span.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Account(Model):
     late_dropped: dict[str, int] = Field(default_factory=dict)
     """Reason → late spans that are not stored."""
     unattributed: int = 0
-    """Spans of the same process that nobody could place, and that started while the ``trace_context`` was open: this
+    """Spans of the same process whose attempt is not known, and that started while the ``trace_context`` was open: this
     attempt could have made them. ``started`` does not count them."""
     closed: bool = False
     """True where the writer has nothing of this attempt in flight or open."""

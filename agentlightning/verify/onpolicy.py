@@ -62,7 +62,7 @@ class Verification:
     total: Agreement
     rows: tuple[RowVerification, ...] = field(repr=False)
     tolerance: float
-    """In nats; a smaller difference is none."""
+    """In nats; smaller differences are ignored."""
     dtype: str
     """What the model calculated in."""
 
@@ -138,7 +138,7 @@ def verify_onpolicy(
         rows: Rows of one or several attempts (``build_rows``).
         model: A causal language model in the manner of Hugging Face, or a callable that takes token ids
             ``[1, length]`` and returns logits or log-probabilities ``[1, length, vocabulary]``.
-        tolerance: In nats; a smaller difference is none.
+        tolerance: In nats; smaller differences are ignored.
         temperature: That the tokens were sampled at, in place of the recorded one.
         version: Of the model's weights, as the engine names it: with it, stale answers are told for sure.
         batch_size: Rows in a forward pass; of rows shorter than 512 tokens, more.

@@ -85,7 +85,7 @@ def judge(
 
     Args:
         rows: The rows that were trained together: values may have been exchanged among them.
-        tolerance: In nats; a smaller difference is none.
+        tolerance: In nats; smaller differences are ignored.
         explanations: Row → causes that the model was asked for, the first that fits counts.
         version: Of the weights that the values were recomputed with.
     """

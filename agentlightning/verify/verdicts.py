@@ -48,7 +48,7 @@ class Verdict(Explained):
     DROPPED_TOKEN = (
         "dropped_token",
         "with one token more in the row the values fit: a token that the engine saw is missing",
-        "look for a client or proxy that drops chunks of a stream without text; record below it, at the wire",
+        "look for a client or proxy that drops chunks of a stream without text; record the HTTP response below it",
     )
     WRONG_TEMPLATE = (
         "wrong_template",

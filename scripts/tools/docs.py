@@ -212,7 +212,7 @@ def kept_lines(page: str) -> list[dict[str, Any]]:
 
 def agentops_matrix() -> str:
     """Return what came of each cell: a line for each agentops and OpenTelemetry, a column for each openai."""
-    said = {"captured": "exact", "absent": "exact, at the wire", "refused": "refused"}
+    said = {"captured": "exact", "absent": "exact, by our capture alone", "refused": "refused"}
     found = {tuple(told["cell"]): told for told in kept_lines("agentops-matrix")}
     columns = dict.fromkeys(openai for _, _, openai in found)
     lines = []

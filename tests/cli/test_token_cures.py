@@ -116,7 +116,7 @@ def test_who_only_observes_is_told_to_ask(shell: Shell, monkeypatch: pytest.Monk
     url = shell.serve(said)
     monkeypatch.setenv("MODEL_URLS", url)
     sentence = (
-        f"nobody asked for token ids: the tracer only observes, and the agent did not ask itself ({url})"
+        f"no token ids were asked for: the tracer only observes, and the agent did not ask itself ({url})"
     )
     summary = shell.run(f"agl run --name 'a b' -- {shell.program}")
     assert f"1 of 1 model call has {EMPTY}: {sentence}" in summary

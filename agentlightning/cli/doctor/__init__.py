@@ -22,7 +22,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
         "doctor",
         run,
         details="Makes real model calls to a model on this machine and reads them back; nothing leaves it, and no "
-        "store is created or changed. With --endpoint, asks that endpoint and nobody else. Exit code 1: a training run "
+        "store is created or changed. With --endpoint, asks only that endpoint. Exit code 1: a training run "
         "would lose or corrupt data.",
     )
     parser.add_argument(

@@ -77,8 +77,8 @@ _METRICS = (
 )
 _OWN_METRICS = "so do its own of openai; TRACELOOP_METRICS_ENABLED=false stops those"
 _SINCE_0416 = (_STREAMS, _HANGS, _HELPERS, _GRAPHS, _PROCESSORS, _METRICS)
-_EVENTS = "its events become spans; model calls are seen at the wire"
-_GUEST = "its decorators, traces and sessions become spans; model calls are seen at the wire"
+_EVENTS = "its events become spans; model calls are recorded from the HTTP response"
+_GUEST = "its decorators, traces and sessions become spans; model calls are recorded from the HTTP response"
 
 KEPT_OFF: Final[Mapping[str, str]] = {
     "google.adk": (
@@ -101,7 +101,8 @@ TABLE: Final[tuple[Row, ...]] = (
         "none",
         _in_range("none"),
         Support(
-            "absent", "agentops is not installed; model calls are seen at the wire, nothing else is lost"
+            "absent",
+            "agentops is not installed; model calls are recorded from the HTTP response; nothing else is lost",
         ),
     ),
     Row(
@@ -177,7 +178,7 @@ TABLE: Final[tuple[Row, ...]] = (
             "captured",
             _GUEST,
             (
-                "streamed chat is not recorded by it; the wire capture completes its span",
+                "streamed chat is not recorded by it; our capture completes its span",
                 _HELPERS,
                 _PROCESSORS,
                 _METRICS,

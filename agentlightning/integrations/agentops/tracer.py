@@ -39,21 +39,21 @@ _log = logging.getLogger(__name__)
 class AgentOpsTracer(OtelTracer):
     """Records an agent that uses ``agentops``, or does not.
 
-    Model calls are captured at the wire in every case. What AgentOps adds are its decorators, traces, sessions and
-    legacy events, and its instrumentations of agent frameworks. Where no ``agentops`` is installed, or one that no
-    probe knows, the wire capture works alone; that is said once.
+    Model calls are always recorded from their HTTP responses. AgentOps adds its decorators, traces, sessions and
+    legacy events, and its instrumentations of agent frameworks. Where no ``agentops`` is installed, or an unknown
+    release, only the model calls are recorded, and the log says so once.
 
     Args:
-        agentops_managed: Start a local server that stands in for AgentOps' cloud, point the environment at it, and
-            start AgentOps as a guest of this tracer: nothing leaves the machine, and the default processor of
+        agentops_managed: Start a local server in place of AgentOps' cloud, point the environment at it, and let
+            AgentOps record into this tracer: nothing leaves the machine, and the default processor of
             openai-agents sends nothing to OpenAI, whether AgentOps is installed or not. With ``False`` the user's own
             set-up of AgentOps keeps working and gets its spans, and the store gets them too.
-        instrument_managed: Record model calls and touch AgentOps at all. With ``False`` only spans that somebody else
-            makes are recorded.
+        instrument_managed: Record model calls and AgentOps. With ``False``, only spans of your program and of other
+            libraries are recorded.
         daemon: Whether the local server ends with this process.
-        strict: Raise where AgentOps cannot be recorded, instead of saying so.
+        strict: Raise an error where AgentOps cannot be recorded, instead of logging it.
         server: A local server that runs already: its manager, or its URL.
-        export_to_server: Whether the local server gets a copy of the spans, to be looked at.
+        export_to_server: Whether the local server gets a copy of the spans, for its web page.
         allow_insecure: Whether a ``server`` on another machine may be talked to without TLS.
         **options: Those of :class:`~agentlightning.tracer.OtelTracer`.
 
@@ -265,5 +265,5 @@ def _check_names(options: Mapping[str, Any]) -> None:
 def _sentence(found: Found, error: Exception) -> str:
     return (
         f"agentops {found.version} does not start here ({type(error).__name__}: {error}); model calls are "
-        "recorded at the wire"
+        "recorded from the HTTP response"
     )

@@ -14,11 +14,12 @@ from typing import Any
 
 from ..dialects.model_call import ModelCall
 from ..dialects.spans.genai import read_call
-from ..rows.rewards import find_final_reward, read_reward
+from ..rows.rewards import read_reward
 from ..store.base import FINISHED, LightningStore
 from ..types import Attempt, Rollout, Span
 from . import lookup, output, selection
 from .call_numbers import tokens_of
+from .final_reward import final_reward
 from .span_labels import Kind, label_of, preview_of
 
 _ENDED_AT_ONCE = 100
@@ -194,7 +195,7 @@ class Tail:
         if rollout.status in FINISHED:
             if not followed.ended:
                 followed.ended = True
-                reward = find_final_reward(await self._store.query_spans(rollout.rollout_id, "latest"))
+                reward = (await final_reward(self._store, rollout.rollout_id)).value
                 words = (
                     rollout.status if reward is None else f"{rollout.status}, reward {output.number(reward)}"
                 )

@@ -7,10 +7,10 @@ import asyncio
 import time
 from typing import Any
 
-from ..rows.rewards import find_final_reward
 from ..store.base import LightningStore, receipt_of
 from ..types import Rollout
 from . import lookup, options, output, receipts, selection
+from .final_reward import final_reward
 
 
 def add_parser(subparsers: options.Subparsers) -> None:
@@ -99,13 +99,13 @@ async def describe(store: LightningStore, rollout: Rollout) -> dict[str, Any]:
     }
     if attempts:
         latest = attempts[-1]
-        spans = await store.query_spans(rollout.rollout_id, latest.attempt_id)
+        reward = await final_reward(store, rollout.rollout_id, latest.attempt_id)
         receipt = await receipt_of(store, rollout.rollout_id, latest.attempt_id)
         row |= {
             "attempt_id": latest.attempt_id,
             "attempt_status": latest.status,
-            "reward": find_final_reward(spans),
-            "spans": len(spans),
+            "reward": reward.value,
+            "spans": reward.spans,
             "receipt": receipt and receipt.model_dump(),
             "receipt_state": receipts.state(receipt),
         }

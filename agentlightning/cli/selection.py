@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..rows.rewards import find_final_reward
 from ..semconv import GROUP_ID
 from ..store.base import LightningStore
-from ..store.primitives import packed_spans
 from ..types import Attempt, Rollout
 from . import output
+from .final_reward import final_reward
 from .lookup import BEGUN, find_rollout
 
 NEWEST = "newest"
@@ -88,9 +87,7 @@ async def _rewards(store: LightningStore, rollouts: Sequence[Rollout]) -> dict[s
     found: dict[str, float | None] = {}
     with output.progress(len(rollouts), "reading rewards") as advance:
         for rollout in rollouts:
-            found[rollout.rollout_id] = find_final_reward(
-                await packed_spans(store, rollout.rollout_id, "latest")
-            )
+            found[rollout.rollout_id] = (await final_reward(store, rollout.rollout_id)).value
             advance()
     return found
 

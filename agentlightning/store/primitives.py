@@ -144,6 +144,15 @@ async def packed_spans(
     return found
 
 
+async def newest_spans(store: LightningStore, rollout_id: str, attempt_id: str, most: int) -> Sequence[Span]:
+    """Return the last spans of an attempt, the last one first, as :func:`packed_spans`."""
+    query = SpanQuery(
+        rollout_id, attempt_id, limit=most, sort_by="sequence_id", sort_order="desc", packed=True
+    )
+    found: Sequence[Span] = await perform(store, PRIMITIVES["query_spans"], query)
+    return found
+
+
 def perform(store: LightningStore, primitive: Primitive, value: Any = None) -> Awaitable[Any]:
     """Ask any store for a primitive, also one that was written for 0.3's contract.
 

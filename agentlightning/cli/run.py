@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     # Whoever joins an attempt does not end it: that is for whoever has started it.
     ended = asyncio.run(_finish_attempt(url, rollout_id, attempt_id, None if args.attempt else code))
     if not args.quiet:
-        _tell(rollout_id, *ended, options.again(args), (_shown(program), _options(args)))
+        _tell(rollout_id, *ended, options.again(args), (_shown(program), _options(args)), code)
     return code
 
 
@@ -334,6 +334,22 @@ async def _uncaptured(store: LightningStore, rollout_id: str, attempt_id: str) -
     ]
 
 
+def _why_nothing(code: int) -> str:
+    """Return what may be the cause where no process of a program has written anything."""
+    causes = [
+        "it is no Python program",
+        "it runs a Python in which agentlightning is not installed or that ignores PYTHONPATH (-I, -E, -S)",
+        "it called no model and made no span",
+    ]
+    # The account of a process is written with its first spans: of one that was killed before, nobody knows whether it
+    # had any.
+    if code > SIGNALLED:
+        causes.insert(0, f"signal {code - SIGNALLED} ended it before its first spans were written")
+    else:
+        causes.append("it ended by os._exit() before its first spans were written")
+    return ", or ".join(causes)
+
+
 def _tell(
     rollout_id: str,
     receipt: Receipt | None,
@@ -341,8 +357,9 @@ def _tell(
     spans: Sequence[Span],
     option: str,
     again: tuple[str, str],
+    code: int,
 ) -> None:
-    """Print the summary; ``again`` is the program, and the options with which it is run again."""
+    """Print the summary; ``again`` is the program and the options with which to run it again, ``code`` how it ended."""
     from ..rows.cures import agl_run
     from ..rows.reasons import TraceReason
     from .tokens import TokenReport
@@ -361,8 +378,4 @@ def _tell(
     if receipt is None or receipt.started:
         output.say(f"agl: next: agl show {printable(rollout_id)}{option}")
     else:
-        output.say(
-            "agl: the program recorded nothing: it is no Python program, or it runs a Python in which "
-            "agentlightning is not installed or that ignores PYTHONPATH (-I, -E, -S), or it called no model "
-            "and made no span"
-        )
+        output.say(f"agl: the program recorded nothing: {_why_nothing(code)}")

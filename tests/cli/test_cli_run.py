@@ -150,6 +150,15 @@ def test_a_program_that_is_not_python_runs_and_records_nothing(recording: Warm, 
     assert recorded(url)[0][1].status == "failed"
 
 
+def test_of_a_program_that_was_killed_it_is_not_said_that_it_made_no_span(recording: Warm, url: str) -> None:
+    done = run(recording, url, program=["sh", "-c", "kill -9 $$"])
+    assert done.returncode == 137
+    assert (
+        "the program recorded nothing: signal 9 ended it before its first spans were written, or"
+        in done.stderr
+    )
+
+
 def test_an_isolated_python_runs_and_records_nothing(recording: Warm, url: str) -> None:
     done = run(recording, url, program=[sys.executable, "-I", "-c", "print('alone')"])
     assert (done.returncode, done.stdout) == (0, "alone\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ from ..types import Attempt, Rollout, RolloutStatus
 
 LATEST = "latest"
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
+
 UNDER_WAY: Final[tuple[RolloutStatus, ...]] = ("preparing", "running", "requeuing")
 """Statuses of rollouts that have begun and not ended."""
 BEGUN: Final[tuple[RolloutStatus, ...]] = (*UNDER_WAY, *sorted(FINISHED))
@@ -27,8 +30,8 @@ def meant_url(given: str | None) -> str:
     Args:
         given: What ``--store`` says: a URL, or the path of a SQLite file.
     """
-    # What is nearly a URL is a slip, and no name of a file.
-    if given and "://" not in given and not given.startswith(("sqlite:", "memory:")):
+    # What begins as a URL is a slip (`sqlite:runs.db`, `file:runs.db`), unless there is a file of that name.
+    if given and "://" not in given and (not _SCHEME.match(given) or Path(given).exists()):
         given = url_of_file(given)
     return resolve_setting(LightningEnvVar.AGL_STORE, given, DEFAULT_STORE_URL) or DEFAULT_STORE_URL
 

@@ -8,6 +8,7 @@ imports none of them.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 GROUP = "agentlightning.stores"
 DISTRIBUTION = "agentlightning-otel"
+_NEARLY_A_URL = re.compile(r"^(sqlite|file):")
 
 
 def open_store(url: str | os.PathLike[str] | None = None) -> LightningStore:
@@ -49,7 +51,7 @@ def open_store(url: str | os.PathLike[str] | None = None) -> LightningStore:
     from importlib.metadata import entry_points
 
     known = ", ".join(sorted({f"{each.name}://" for each in entry_points(group=GROUP)})) or "none"
-    hint = "" if separator else f" Did you mean sqlite:///{address} ?"
+    hint = "" if separator else f" Did you mean sqlite:///{_NEARLY_A_URL.sub('', address)} ?"
     shown = without_password(address)
     raise UnknownStoreScheme(f"no store is registered for {shown!r}; installed schemes: {known}.{hint}")
 

@@ -214,7 +214,8 @@ def test_the_debug_log_has_the_traceback(sample: Sample) -> None:
     [
         ("sqlite:///no/such/place.db", "there is no store at no/such/place.db"),
         ("no/such/place.db", "there is no store at no/such/place.db"),
-        ("sqlite:what.db", "Did you mean sqlite:///"),
+        ("sqlite:what.db", "Did you mean sqlite:///what.db ?"),
+        ("file:./what.db", "Did you mean sqlite:///./what.db ?"),
         ("redis://localhost", "installed schemes: memory://, sqlite://"),
         ("memory://", "lives in the process that opened it"),
     ],
@@ -226,7 +227,7 @@ def test_a_bad_store_url_is_one_sentence_and_exit_code_2(url: str, words: str) -
     assert len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["runs.db", "100% sure? #1.db"])
+@pytest.mark.parametrize("name", ["runs.db", "100% sure? #1.db", "run:1.db"])
 def test_a_store_is_named_by_its_path_too_before_the_command_or_after_it(
     sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

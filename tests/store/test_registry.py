@@ -159,9 +159,10 @@ def test_an_unknown_scheme_is_refused_with_the_known_ones(url: str) -> None:
         open_store(url)
 
 
-def test_a_path_is_no_url_and_the_message_gives_the_url() -> None:
-    with pytest.raises(UnknownStoreScheme, match=r"Did you mean sqlite:///runs/store\.db"):
-        open_store("runs/store.db")
+@pytest.mark.parametrize("url", ["runs/store.db", "sqlite:runs/store.db", "file:runs/store.db"])
+def test_a_path_is_no_url_and_the_message_gives_the_url(url: str) -> None:
+    with pytest.raises(UnknownStoreScheme, match=r"Did you mean sqlite:///runs/store\.db \?"):
+        open_store(url)
 
 
 def test_a_directory_is_no_store(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@
     ├── NotVerifiable (ValueError)
     ├── ContextArgumentsError (ValueError)
     ├── NotAnExportRequest (ValueError)
+    ├── NotADocument (ValueError)
+    ├── DocumentDiffers (ValueError)
     ├── ConfigurationError (ValueError)
     │   └── InsecureEndpoint
     ├── UsageError (ValueError)
@@ -262,6 +264,35 @@ class NotAnExportRequest(LightningError, ValueError):
     """These bytes are no OTLP trace export request; nothing of them was taken."""
 
     code = "not_an_export_request"
+
+
+class NotADocument(LightningError, ValueError):
+    """A file, or a place in it, is not what a format of trajectories allows; nothing of it was imported."""
+
+    code = "not_a_document"
+
+    def __init__(self, place: str, sentence: str) -> None:
+        self.place, self.sentence = place, sentence
+        super().__init__(f"{place}: {sentence}")
+
+    def __reduce__(self) -> tuple[type[NotADocument], tuple[str, str]]:
+        return type(self), (self.place, self.sentence)
+
+
+class DocumentDiffers(LightningError, ValueError):
+    """Another document with the same id says something else; nothing was written."""
+
+    code = "document_differs"
+
+    def __init__(self, own_id: str, rollout_id: str) -> None:
+        self.own_id, self.rollout_id = own_id, rollout_id
+        super().__init__(
+            f"another document with the id {own_id!r} says something else, and is or would be rollout {rollout_id}; "
+            "import one of them into another store, or give it another id"
+        )
+
+    def __reduce__(self) -> tuple[type[DocumentDiffers], tuple[str, str]]:
+        return type(self), (self.own_id, self.rollout_id)
 
 
 class ConfigurationError(LightningError, ValueError):

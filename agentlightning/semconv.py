@@ -170,6 +170,21 @@ class SpanFlagAttributes(str, Enum):
     """In which role a call was made: ``agent``, ``auxiliary``, ``judge`` or a word of the user's; absent = agent."""
 
 
+class ExchangeAttributes(str, Enum):
+    """What stands on the spans of an attempt that was imported from a document of another tool."""
+
+    FORMAT = "agentlightning.exchange.format"
+    """On the span of a document, or of one that is embedded in it: ``ATIF-v1.7``, ``STS`` …"""
+    PART = "agentlightning.exchange.part"
+    """Which part of the document a span stands for: ``document``, ``step``, ``result``, ``message`` or ``reward``."""
+    SOURCE = "agentlightning.exchange.source"
+    """Who said it, in the document's word: ``user``, ``system``, ``agent`` …"""
+    PLACE = "agentlightning.exchange.place"
+    """int; the place of an embedded document among its siblings, from 0."""
+    REST = "agentlightning.exchange.rest"
+    """JSON: what the part says and no other attribute does, so that the document can be written again as it was."""
+
+
 class WriteBackAttributes(str, Enum):
     """What a trainer stored for one sampled answer; lists have one entry per sampled token."""
 

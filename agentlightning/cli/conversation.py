@@ -14,7 +14,7 @@ from typing import Any
 from rich.text import Text
 
 from .._printable import printable
-from ..dialects.model_call import CODES, VALID, Choice, ModelCall
+from ..dialects.model_call import CODES, IMPORTED, VALID, Choice, ModelCall
 from . import output
 from .call_numbers import NumberedCall, tokens_of
 from .span_labels import Kind, label_of
@@ -86,10 +86,14 @@ def _heading(call: NumberedCall, begin: float) -> Iterator[Text]:
         facts.append(f"{used[0]:,} → {used[1]:,} tokens")
     text.append("".join(f"  {fact}" for fact in facts), style=QUIET)
     if call.record is not None and call.record.token_capture != VALID:
-        text.append(
-            f"  {'no ids' if call.record.token_capture.startswith('none(') else 'ids refused'}", style=DOUBT
-        )
+        text.append(f"  {_doubt(call.record)}", style=DOUBT)
     yield text
+
+
+def _doubt(record: ModelCall) -> str:
+    if record.capture_code == IMPORTED:
+        return "imported"
+    return "no ids" if record.token_capture.startswith("none(") else "ids refused"
 
 
 def _asked(record: ModelCall) -> list[Mapping[str, Any]]:
@@ -150,7 +154,8 @@ def _answers(record: ModelCall, most: int | None, number: int) -> Iterator[Text]
         if len(record.choices) > 1:
             yield Text(f"{'':{GUTTER}}answer {choice.index}", style=QUIET)
         yield from _message(choice.message(), most, number)
-        if choice.finish_reason not in {"stop", "tool_calls"}:
+        # Documents of other tools do not say how an answer ended.
+        if choice.finish_reason not in {"stop", "tool_calls"} and record.capture_code != IMPORTED:
             yield Text(f"{'':{GUTTER}}ends: {_end(choice)}", style=DOUBT)
 
 

@@ -23,7 +23,7 @@ from .._printable import PrintableFormatter, printable
 from ..env_var import LightningEnvVar, resolve_setting
 from ..errors import LightningError
 from . import output
-from .options import COMMANDS
+from .options import COMMANDS, MODULES
 
 DONE, NEGATIVE, BAD_INPUT, DEFECT, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 """As ``grep`` has them: 1 answers "no", 2 is trouble. 70 is EX_SOFTWARE of ``sysexits.h``; 130 and 141 are 128 + SIGINT
@@ -181,7 +181,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     # Only the module of the chosen command is imported: with all of them, ``agl --help`` would take seconds.
     for name, summary in COMMANDS.items():
         if name == chosen:
-            import_module(f".{name.replace('-', '_')}", __package__).add_parser(subparsers)
+            import_module(f".{MODULES.get(name, name).replace('-', '_')}", __package__).add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=summary, add_help=False)
     return parser

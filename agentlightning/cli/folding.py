@@ -64,8 +64,13 @@ def tree(ended: Sequence[Span], opened: Sequence[Span]) -> list[Node]:
 
     Parents that form a circle, as broken data may, are opened at their first span.
     """
-    # By time, then by number: an open span has no number yet (0).
-    spans = sorted([*ended, *opened], key=lambda span: (span.start_time or 0.0, span.sequence_id))
+    # By time, then by number: an open span has no number yet (0). One without a time stands behind the one that was
+    # stored before it.
+    moments: dict[int, float] = {}
+    last = 0.0
+    for span in sorted([*ended, *opened], key=lambda span: span.sequence_id):
+        last = moments[id(span)] = span.start_time or last
+    spans = sorted([*ended, *opened], key=lambda span: (moments[id(span)], span.sequence_id))
     is_open = {span.span_id for span in opened}
     nodes: dict[str, Node] = {}
     for span in spans:

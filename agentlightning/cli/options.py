@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": "Tell whether recorded log-probabilities are those of a model, and if not, why.",
     "explain": "Say why an attempt gives the rows that it gives, or none.",
     "export": "Write training rows or spans to a JSON Lines or Parquet file.",
+    "import": "Store trajectories and sessions of other tools: ATIF (Harbor), Hugging Face's STS-Format.",
     "stats": "Count what a store holds, and show rewards over time and why calls were refused.",
     "store": "Check or migrate a store.",
     "backup": "Copy a SQLite store as it is at one moment, also while it is in use.",
@@ -33,6 +34,9 @@ COMMANDS = {
     "fake-model": "Run a fake model server: an agent can be tried without a GPU, a key or a download.",
 }
 """Command → summary. The module of the same name, with ``_`` for ``-``, has the rest."""
+
+MODULES = {"import": "importing"}
+"""Command → its module, where the command's name cannot be one of Python's."""
 
 Subparsers = Any
 """What ``ArgumentParser.add_subparsers`` returns; its class is private to argparse."""

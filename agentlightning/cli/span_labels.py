@@ -26,6 +26,7 @@ from ..semconv import (
     AGL_OPERATION,
     AGL_UNCAPTURED,
     AGL_WRITE_BACK,
+    ExchangeAttributes,
     LightningSpanAttributes,
     SpanFlagAttributes,
     WriteBackAttributes,
@@ -37,6 +38,7 @@ LONGEST_NAME = 60
 _ARGUMENT = 40
 """Characters of one argument that a preview shows."""
 
+_SAID_BY = ExchangeAttributes.SOURCE.value
 _OPERATION = LightningSpanAttributes.OPERATION_NAME.value
 _INPUT = LightningSpanAttributes.OPERATION_INPUT.value
 _OUTPUT = LightningSpanAttributes.OPERATION_OUTPUT.value
@@ -109,7 +111,8 @@ def _kind_and_name(span: Span, record: ModelCall | None) -> tuple[Kind, str | No
     if name == AGL_EXCEPTION:
         return Kind.EXCEPTION, str(attributes.get("exception.type") or "exception")
     if name in {AGL_MESSAGE, AGL_OBJECT, AGL_ANNOTATION}:
-        return Kind.NOTE, name.rpartition(".")[2]
+        said_by = attributes.get(_SAID_BY)  # of a message that was imported
+        return Kind.NOTE, said_by if isinstance(said_by, str) and said_by else name.rpartition(".")[2]
     if name == AGL_WRITE_BACK:
         return Kind.NOTE, f"trained in step {attributes.get(WriteBackAttributes.STEP.value, '?')}"
     if name == AGL_UNCAPTURED:

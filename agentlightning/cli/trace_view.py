@@ -17,7 +17,7 @@ from rich.text import Text
 
 from .._printable import printable
 from ..codec.attributes import is_late
-from ..dialects.model_call import VALID, ModelCall
+from ..dialects.model_call import IMPORTED, VALID, ModelCall
 from ..rows.rewards import read_reward
 from ..semconv import LightningSpanAttributes, SpanFlagAttributes
 from ..types import Span
@@ -53,6 +53,7 @@ _WORDS: Mapping[str, str] = {
     "redacted": "the redaction rules masked something in it",
     "no ids": "no token ids came with the answer, so it cannot be trained",
     "ids refused": "the token ids that came do not agree with what else is known, so they are not trained",
+    "imported": "it is from a document of another tool: nobody here saw its tokens sampled, so it is not trained",
     "not trained": "it was marked so; the code in brackets says by what",
     "attributes lost": "OpenTelemetry's limit on attributes dropped them before they were recorded",
 }
@@ -271,7 +272,9 @@ class View:
         words += ["late"] if is_late(attributes) or attributes.get(flags.LATE.value) else []
         if record is not None:
             words += ["cut off"] if record.partial else []
-            if record.token_capture != VALID:
+            if record.capture_code == IMPORTED:
+                words += ["imported"]
+            elif record.token_capture != VALID:
                 words += ["no ids"] if record.token_capture.startswith("none(") else ["ids refused"]
         words += ["redacted"] if attributes.get(flags.REDACTED.value) else []
         words += ["not trained"] if attributes.get(flags.UNTRAINABLE.value) else []

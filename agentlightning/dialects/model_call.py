@@ -30,6 +30,9 @@ tell whether the agent went on with what they say."""
 TOKENS_SAY_ALL = "tokens_say_all"
 """Issue of such a call whose tokens, as the engine spelled them, say exactly the text that came."""
 
+IMPORTED = "imported"
+"""Code in ``token_capture`` of a call that stands in a document which was imported."""
+
 ONLY_OBSERVED = "only_observed"
 ENDPOINT_NOT_NAMED = "endpoint_not_named"
 REQUEST_FIXED = "request_fixed"
@@ -78,6 +81,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "text_mismatch": "the answer has text that none of its tokens has",
         "versions": "the policy versions do not cover each sampled token once",
         "sources_disagree": "two fields of the response name different ids",
+        IMPORTED: "the call stands in a document that was imported: nobody here saw its tokens sampled",
         "other_call": "the span that this call was put into names another response",
         # unproven()
         "no_logprobs": "the response holds no log-probabilities",
@@ -96,6 +100,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "forced_tokens": "a grammar or a budget forced some of the tokens",
         # issues beside a verdict
         "prompt_logprobs_unreadable": "the log-probabilities of the prompt are not one for each of its ids",
+        "request_rebuilt": "the request is what stands before the answer in a document; what was sent is not known",
         TOKENS_SAY_ALL: "the agent left the answer, and the tokens that came say all of its text",
         "usage_absent": "the response has no usage, so nothing says how many tokens were sampled",
         "stream_error": "the stream carried an error",

@@ -23,7 +23,7 @@ from ..rows.matching import RewardMatchPolicy
 from ..rows.outcome import Outcome, StepReward, rewards_of
 from ..rows.policy import RowPolicy
 from ..rows.reasons import CallReason
-from ..rows.tree import agent_name_of
+from ..rows.tree import agent_name_of, as_spans
 from ..types import Span, SpanLike
 
 Message = Mapping[str, Any]
@@ -101,16 +101,20 @@ class Recorded:
     attempt_id: str
 
 
-def recorded(spans: Iterable[SpanLike], *, mask: Mask | None = None) -> Recorded | None:
+def masked(spans: Iterable[SpanLike], mask: Mask | None) -> list[Span]:
+    """Return spans as ours, each masked before anything of it is read."""
+    kept = [span if isinstance(span, Span) else each for span in spans for each in as_spans([span])]
+    return kept if mask is None else [mask(span) for span in kept]
+
+
+def recorded(spans: Iterable[Span]) -> Recorded | None:
     """Return the conversations of one attempt, or ``None`` where no call of a model was recorded.
 
     Args:
         spans: Those of one attempt that have ended, in any order.
-        mask: What each span passes before anything of it is read.
     """
     policy = RowPolicy()
-    kept = [mask(span) if mask is not None and isinstance(span, Span) else span for span in spans]
-    analyses = analyse(kept, policy.rules(), RewardMatchPolicy.FIRST_OCCURRENCE)
+    analyses = analyse(spans, policy.rules(), RewardMatchPolicy.FIRST_OCCURRENCE)
     if not analyses:
         return None
     analysis = analyses[0]

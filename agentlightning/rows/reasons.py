@@ -478,6 +478,8 @@ _CURES: Mapping[str, str] = {
         "serve log-probabilities of the distribution that is sampled from, in which a forced token has 0 (vLLM: "
         "--logprobs-mode processed_logprobs), and say so: logprob_kind='processed'"
     ),
+    "imported": "agl run -- PROGRAM records the agent itself; what it samples then can be trained",
+    "request_rebuilt": f"{_NOTHING}; the file says what came before the answer, and not how it was asked",
     "forced_tokens": "build_rows has rows with a mask in which forced tokens are context; triplets have none",
 }
 """What to do about a code that the record of a call gives."""

@@ -331,6 +331,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "model-call-attributes": names("ModelCallAttributes"),
     "flag-attributes": names("SpanFlagAttributes"),
     "emitter-attributes": names("LightningSpanAttributes"),
+    "exchange-attributes": names("ExchangeAttributes"),
     "place-attributes": names("LightningResourceAttributes"),
     "span-names": span_names,
     "triplet-columns": columns("TRIPLET_COLUMNS"),

@@ -30,6 +30,8 @@ def _example(kind: type[LightningError]) -> LightningError:
         return kind("torch", "trl")
     if issubclass(kind, ExportRefused):
         return kind("http://localhost:4318", 404, "not found")
+    if issubclass(kind, (errors.NotADocument, errors.DocumentDiffers)):
+        return kind("steps[3]", "what is wrong there")
     return kind("what to do about it")
 
 

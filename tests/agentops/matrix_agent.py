@@ -215,6 +215,9 @@ async def outcome_of(style: Callable[[Any], Any], client: Any) -> Outcome:
 async def run_all(model: FakeOpenAI, around: Callable[[Style], Callable[[Any], Any]]) -> dict[str, Outcome]:
     """Call in every style; ``around`` says what a step of the agent is wrapped in."""
     found = {}
+    # Of what is searched for garbage after each style, all that is imported would be nearly everything.
+    gc.collect()
+    gc.freeze()
     with model.client(max_retries=0) as client:
         async with model.async_client(max_retries=0) as later_client:
             for style in STYLES:

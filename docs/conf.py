@@ -6,6 +6,7 @@ made of the links of ``README.md``, and the pages of the API, which are made of 
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -46,6 +47,10 @@ DOCUMENTED = (*PACKAGES, *(f"exporters.{name}" for name in TRAINERS))
 
 SECTION = re.compile(r"^\*\*(?P<title>[\w ]+)\*\*$")
 LINK = re.compile(r"\]\((?P<page>[\w/.-]+)\.md\)")
+
+# Nodes of a page refer to each other, and nearly all stay until the end: a search for garbage finds none, and takes a
+# quarter of the time of a build.
+gc.disable()
 
 project = "agentlightning"
 author = "The agentlightning founders"

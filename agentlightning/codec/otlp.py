@@ -95,7 +95,7 @@ def decode_spans(
 
 
 def can_decode_protobuf() -> bool:
-    """Whether ``opentelemetry-proto``, which ``agentops`` and the OTLP exporter bring, is installed."""
+    """Whether ``opentelemetry-proto`` is installed: by the extra ``otlp``, ``agentops`` or the OTLP exporter."""
     return ExportTraceServiceRequest is not None
 
 
@@ -284,7 +284,7 @@ def _seconds(nanoseconds: int) -> float | None:
 
 def _from_protobuf(plain: bytes) -> Iterator[tuple[_Raw, OtelResource]]:
     if ExportTraceServiceRequest is None:
-        raise MissingExtra("opentelemetry-proto", "agentops")
+        raise MissingExtra("opentelemetry-proto", "otlp")
     request = ExportTraceServiceRequest()
     try:
         request.ParseFromString(plain)

@@ -46,7 +46,7 @@ def encode_request(spans: Sequence[Span]) -> bytes:
         MissingExtra: ``opentelemetry-proto`` is not installed.
     """
     if not can_encode:
-        raise MissingExtra("opentelemetry-proto", "agentops")
+        raise MissingExtra("opentelemetry-proto", "otlp")
     request = trace_service_pb2.ExportTraceServiceRequest()
     before, group = None, None
     for span in spans:
@@ -79,7 +79,7 @@ def encode_events(events: Sequence[LogEvent]) -> bytes:
         MissingExtra: ``opentelemetry-proto`` is not installed.
     """
     if not can_encode:
-        raise MissingExtra("opentelemetry-proto", "agentops")
+        raise MissingExtra("opentelemetry-proto", "otlp")
     request = logs_service_pb2.ExportLogsServiceRequest()
     group = request.resource_logs.add().scope_logs.add()
     group.scope.name = SCOPE

@@ -55,6 +55,10 @@ INSTALLS: dict[str, Install] = {
         "import agentlightning as a; a.OtelTracer, a.SqliteLightningStore, a.build_rows",
     ),
     "parquet": Install("`agl export --format parquet`", "import pyarrow.parquet"),
+    "otlp": Install(
+        "`agl export --to otlp`, and protobuf in the local AgentOps server",
+        "import agentlightning.exporters.otlp, opentelemetry.proto.trace.v1.trace_pb2",
+    ),
     "pytest": Install("the fixtures, and clients of `openai` for them", "import pytest, openai"),
     "agentops": Install("agents that use AgentOps", "import agentops"),
     "tinker": Install("rows for Tinker", "import agentlightning.exporters.tinker, tinker, numpy"),

@@ -23,6 +23,7 @@ release: Any = importlib.import_module("release")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 MODULES = {
+    "opentelemetry-proto": "trace_pb2",
     "pytest-xdist": "xdist",
     "import-linter": "importlinter",
     "myst-parser": "myst_parser",
@@ -141,6 +142,7 @@ LOADED_BY_OTHERS = {
 """Distribution → why nothing here imports it."""
 OTHER_MODULES = {
     **MODULES,
+    "opentelemetry-proto": "opentelemetry.proto",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry.exporter.otlp.proto.http",
 }
 

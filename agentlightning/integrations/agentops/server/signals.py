@@ -61,7 +61,7 @@ def records(signal: str, body: bytes, content_type: str, content_encoding: str) 
 def _from_protobuf(signal: str, plain: bytes) -> Any:
     kind = ExportMetricsServiceRequest if signal == "metrics" else ExportLogsServiceRequest
     if kind is None:
-        raise MissingExtra("opentelemetry-proto", "agentops")
+        raise MissingExtra("opentelemetry-proto", "otlp")
     request = kind()
     try:
         request.ParseFromString(plain)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 from server_sample import send
 
+from agentlightning.integrations.agentops.span_mirror import SpanMirror
 from agentlightning.semconv import LightningResourceAttributes
 from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.testing import wait_until
 from agentlightning.testing.agentops_server import AgentOpsServer
 from agentlightning.tracer import AgentOpsTracer
 
@@ -66,3 +73,74 @@ def test_a_copy_keeps_what_its_span_has(agentops_server: AgentOpsServer) -> None
     )
     fields = {"attributes", "events", "links", "status", "start_time", "end_time", "parent_id", "resource"}
     assert copy.model_dump(include=fields) == stored.model_dump(include=fields)
+
+
+@contextmanager
+def redirecting() -> Iterator[tuple[str, list[str]]]:
+    """A server that sends everybody elsewhere: its URL, and what it was asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer(302)
+
+        def do_GET(self) -> None:
+            self.answer(200)
+
+        def answer(self, status: int) -> None:
+            asked.append(f"{self.command} {self.path}")
+            self.send_response(status)
+            self.send_header("Location", "/login")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def end_a_span(copies: SpanMirror) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(copies)
+    provider.get_tracer("agent").start_span("step").end()
+
+
+def test_a_redirect_is_not_followed_and_is_no_success(caplog: pytest.LogCaptureFixture) -> None:
+    with redirecting() as (url, asked):
+        copies = SpanMirror(url)
+        end_a_span(copies)
+        wait_until(lambda: caplog.records)
+        copies.shutdown()
+    assert asked == ["POST /v1/traces"]
+    assert "takes no copies of spans (status 302)" in caplog.text
+
+
+def test_a_server_that_has_gone_costs_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with redirecting() as (url, _):
+        pass
+    copies = SpanMirror(url)
+    end_a_span(copies)
+    wait_until(lambda: caplog.records)
+    end_a_span(copies)
+    copies.shutdown()
+    (line,) = caplog.records
+    assert "takes no copies of spans" in line.getMessage()
+    assert "the store has all of them" in line.getMessage()
+
+
+def test_copies_that_wait_for_a_server_that_has_gone_are_dropped_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with redirecting() as (url, _):
+        pass
+    copies = SpanMirror(url)
+    end_a_span(copies)
+    copies.shutdown()
+    assert not caplog.records

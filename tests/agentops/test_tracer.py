@@ -140,7 +140,7 @@ async def test_a_context_that_cannot_wait_in_a_running_loop_says_so(
 ) -> None:
     with recorder.trace_context():
         pass
-    assert "'async with' waits for it" in caplog.text
+    assert "'async with', and the end of lifespan, do" in caplog.text
 
 
 @pytest.mark.asyncio

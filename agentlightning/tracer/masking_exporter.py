@@ -66,6 +66,7 @@ class MaskingExporter(SpanExporter):
 def _as_others_see(span: ReadableSpan) -> Span:
     """Return a span by its public properties: one of ours shows more there than is recorded in it."""
     plain = types.Span.from_opentelemetry(span, "", "")
+    plain.name = span.name
     plain.attributes = to_attributes(span.attributes)
     plain.events = [types.Event.from_opentelemetry(each) for each in span.events]
     plain.status.description = span.status.description

@@ -78,6 +78,13 @@ def test_each_block_is_run_or_says_what_it_needs() -> None:
     assert {block.language for block in BLOCKS} <= LANGUAGES | OUTPUT
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*/*.md")), ids=lambda page: page.stem)
+def test_a_page_begins_with_what_it_is_for(page: Path) -> None:
+    title, _, text = page.read_text(encoding="utf-8").partition("\n\n")
+    assert re.fullmatch(r"# .+", title)
+    assert re.match(r"[A-Z`\[]", text), "a sentence, before any list, table or block"
+
+
 def test_a_block_of_python_uses_no_name_that_the_page_does_not_explain() -> None:
     unknown = []
     for block in BLOCKS:

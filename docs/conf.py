@@ -72,6 +72,7 @@ html_theme_options = {
 }
 
 myst_heading_anchors = 4
+smartquotes = False  # they make a dash of the two hyphens of an option, and copied commands fail
 
 toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"

@@ -53,6 +53,11 @@ def test_every_package_of_the_api_is_there() -> None:
         assert place.is_dir() or place.with_suffix(".py").is_file(), name
 
 
+def test_commands_in_sentences_and_tables_can_be_copied() -> None:
+    """Sphinx makes ``--endpoint`` a dash and a word, and quotes round ones, unless it is told not to."""
+    assert runpy.run_path(str(ROOT / "docs" / "conf.py"))["smartquotes"] is False
+
+
 def test_a_colon_in_the_text_under_a_field_makes_no_type_of_the_words_before_it() -> None:
     """Napoleon reads ``type: text`` there; our fields say their type themselves."""
     napoleon = pytest.importorskip("sphinx.ext.napoleon", reason="the extra `check` has it")

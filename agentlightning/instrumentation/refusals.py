@@ -8,7 +8,8 @@ failures are passed on instead, because a second request would make them worse: 
 Clients that follow redirects by themselves, with the body that they were given, do not follow that of a changed
 request: where it leads, nobody has agreed to being asked. It counts as a refusal.
 
-A refusal is remembered for an hour by endpoint, model and kind of request. A status of 4xx is remembered at once; what
+A refusal is remembered for an hour by endpoint, model, kind of request, and the way in which it asked: where there is
+another way (SGLang's, in streams), the next request takes that. A status of 4xx is remembered at once; what
 may have been an accident of the server (5xx, an error in a body of status 200, a broken connection) only when it
 happens twice in a row.
 """
@@ -53,10 +54,12 @@ class RequestKind(NamedTuple):
     tools: bool
     response_format: bool
     several: bool
+    way: str
+    """The field by which ids are asked for, one of ``token_request.ways``: a server may refuse one and take another."""
 
 
-def request_kind(endpoint: str, operation: str, request: Mapping[str, Any]) -> RequestKind:
-    """Return the kind of a request; it holds no content of the request but the model's name."""
+def request_kind(endpoint: str, operation: str, request: Mapping[str, Any], way: str) -> RequestKind:
+    """Return the kind of a request that asks in this way; it holds no content of the request but the model's name."""
     model, choices = request.get("model"), request.get("n")
     return RequestKind(
         endpoint=endpoint,
@@ -66,6 +69,7 @@ def request_kind(endpoint: str, operation: str, request: Mapping[str, Any]) -> R
         tools=bool(request.get("tools") or request.get("functions")),
         response_format=bool(request.get("response_format")),
         several=isinstance(choices, int) and choices > 1,
+        way=way,
     )
 
 

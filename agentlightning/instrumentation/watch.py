@@ -172,17 +172,19 @@ class CallWatch:
             asked = request.json()
             if asked is None or is_fixed(request.headers, request.query):
                 return None
-            kind = request_kind(exchange.endpoint.url, exchange.start.operation, asked)
-            if self._refusals.applies_to(kind):
-                exchange.notes.append(ASKING_REFUSED)
-                return None
-            body, added = token_request.ask(asked, exchange.start.operation)
-            exchange.not_asked = ""
-            if not added:
-                return None
-            exchange.added = added
-            exchange.kind = kind
-            return body
+            url, operation = exchange.endpoint.url, exchange.start.operation
+            for way in token_request.ways(asked, operation):
+                kind = request_kind(url, operation, asked, way)
+                if self._refusals.applies_to(kind):
+                    continue
+                body, added = token_request.ask(asked, operation, way)
+                exchange.not_asked = ""
+                if not added:
+                    return None
+                exchange.added = added
+                exchange.kind = kind
+                return body
+            exchange.notes.append(ASKING_REFUSED)
         return None
 
     def is_refusal(self, status: int, headers: Mapping[str, str]) -> bool:

@@ -73,10 +73,20 @@ def test_where_one_token_is_certain_nothing_is_said_of_the_kind() -> None:
     assert "AGL_LOGPROB_KIND" not in found["use"]["cure"]
 
 
-def test_an_engine_that_gives_ids_of_whole_answers_only_is_used_without_streams() -> None:
+def test_an_engine_that_gives_ids_of_streams_in_another_way_is_asked_in_that() -> None:
     done, found, _ = examine(partial(answer, dialect="sglang"), "sglang")
     assert done.code == 0
     assert "SGLang" in found["endpoint"]["sentence"]
+    assert (
+        "a streamed answer has the ids of its prompt (3) and of what was sampled (2)"
+        in found["ids_streamed"]["sentence"]
+    )
+
+
+def test_an_engine_that_gives_ids_of_whole_answers_only_is_used_without_streams() -> None:
+    old = frozenset({"return_output_ids_in_sglext"})  # a release that does not take it
+    done, found, _ = examine(partial(answer, dialect="sglang", refuses=old), "sglang")
+    assert done.code == 0
     assert found["ids"]["level"] == "ok"
     assert found["ids_streamed"]["level"] == "warn"
     assert "refuses return_token_ids (HTTP 400" in found["ids_streamed"]["sentence"]

@@ -14,9 +14,11 @@ from agentlightning.dialects.openai.token_request import (
     INCLUDE_USAGE,
     LOGPROBS,
     RETURN_TOKEN_IDS,
+    SGLEXT,
     AnswerStripper,
     ask,
     strip_body,
+    ways,
 )
 
 ALL = frozenset({RETURN_TOKEN_IDS, LOGPROBS, INCLUDE_USAGE})
@@ -141,3 +143,45 @@ def test_only_what_the_agent_did_not_ask_for_is_added(
     assert request_ == before
     if body is not None:
         assert json.loads(asking) == body
+
+
+def test_sglext_is_taken_out_and_the_chunk_that_came_for_it_does_not_pass() -> None:
+    ids = {"input_ids": [1], "output_ids": [[2]]}
+    word: dict[str, Any] = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
+    usage: dict[str, Any] = {"id": "1", "choices": [], "usage": {"completion_tokens": 1}}
+    alone: dict[str, Any] = {"id": "1", "choices": [], "sglext": ids, "usage": None}
+    chunks = [word, {**word, "sglext": ids}, alone, {**usage, "sglext": ids}, usage]
+
+    def passed(added: frozenset[str]) -> list[Any]:
+        stripper = AnswerStripper(added, stream=True)
+        fed = (
+            stripper.feed(b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in chunks))
+            + stripper.finish()
+        )
+        return [json.loads(line[6:]) for line in fed.splitlines() if line]
+
+    assert passed(frozenset({SGLEXT})) == [word, word, usage, usage]
+    assert passed(frozenset({SGLEXT, INCLUDE_USAGE})) == [word, word]
+    without_usage = [{key: value for key, value in each.items() if key != "usage"} for each in chunks[:4]]
+    assert passed(frozenset({INCLUDE_USAGE})) == without_usage
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({}, [RETURN_TOKEN_IDS]),
+        ({"stream": True}, [RETURN_TOKEN_IDS, SGLEXT]),
+        ({"stream": True, "return_token_ids": True}, [RETURN_TOKEN_IDS]),
+        ({"stream": True, "return_routed_experts": True}, [RETURN_TOKEN_IDS]),
+        ({"stream": True, "return_output_ids_in_sglext": True}, [RETURN_TOKEN_IDS]),
+    ],
+)
+def test_there_is_another_way_for_streams_of_chats_alone(
+    request_: dict[str, Any], expected: list[str]
+) -> None:
+    assert list(ways(request_, "chat")) == expected
+    assert list(ways(request_, "text_completion")) == [RETURN_TOKEN_IDS]
+    for way in expected:
+        body, added = ask(request_, "chat", way)
+        assert (way in added) == (way not in request_)
+        assert not {"return_token_ids"} & json.loads(body).keys() or way == RETURN_TOKEN_IDS

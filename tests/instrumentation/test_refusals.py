@@ -255,7 +255,10 @@ def test_a_signed_request_leaves_as_the_agent_made_it(sink: RecordedCalls) -> No
 
 def test_the_table_of_refusals_is_bounded() -> None:
     refusals = Refusals(lambda: 0.0)
-    kinds = [RequestKind("e", str(number), "chat", False, False, False, False) for number in range(10_001)]
+    kinds = [
+        RequestKind("e", str(number), "chat", False, False, False, False, "return_token_ids")
+        for number in range(10_001)
+    ]
     for kind in kinds:
         refusals.refused(kind, 400)
     assert not refusals.applies_to(kinds[0])

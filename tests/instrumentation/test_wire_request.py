@@ -38,6 +38,8 @@ CHOICES = (
         finish_reason="tool_calls",
     ),
 )
+WORDS = CHOICES[1:]
+"""Each of its tokens has a text, so that a server which is not asked for ids sends a chunk for it, too."""
 IDS = [tuple(token.id for token in choice.tokens) for choice in CHOICES]
 
 
@@ -205,36 +207,79 @@ def test_a6_the_events_pass_one_by_one_while_the_server_still_holds_the_rest(ser
 def test_a_server_that_refuses_what_was_added_is_asked_again_and_then_left_alone(
     server: FakeOpenAI, refused: str
 ) -> None:
-    answer = Answer(CHOICES, refuses=frozenset({refused}))
-    server.enqueue(*[answer] * 5)
+    other = {"return_input_ids_in_sglext", "return_output_ids_in_sglext"}
+    answer = Answer(CHOICES, refuses=frozenset({refused, *other}))
+    server.enqueue(*[answer] * 6)
     without = run(server, stream)
     sink = RecordedCalls()
     patch = asking(sink, server)
     try:
-        assert run(server, stream) == without
-        assert run(server, stream) == without
+        for _ in range(3):
+            assert run(server, stream) == without
     finally:
         patch.undo()
-    assert [call.token_capture for call in sink.calls(2)] == ["none(no_token_ids)"] * 2
-    plainly, refusal, again, left_alone = (request.json() for request in server.requests)
+    assert [call.token_capture for call in sink.calls(3)] == ["none(no_token_ids)"] * 3
+    plainly, refusal, again, other_way, once_more, left_alone = (
+        request.json() for request in server.requests
+    )
     assert refused in refusal
-    assert plainly == again == left_alone
+    assert other <= other_way.keys()
+    assert "return_token_ids" not in other_way
+    assert plainly == again == once_more == left_alone
     assert all(raw.added == frozenset() for raw in sink.raw)
 
 
-def test_sglang_is_asked_in_plain_chats_and_left_alone_in_streamed_ones(server: FakeOpenAI) -> None:
-    answer = Answer(CHOICES, dialect="sglang")
-    server.enqueue(*[answer] * 8)
-    without = run(server, stream), run(server, plain)
+@pytest.mark.parametrize("act", [stream, stream_bytes])
+@pytest.mark.parametrize("usage", [{}, {"stream_options": {"include_usage": True}}])
+def test_a_stream_whose_ids_were_refused_is_asked_in_the_other_way_next_time(
+    server: FakeOpenAI, act: Callable[..., Any], usage: dict[str, Any]
+) -> None:
+    answer = Answer(WORDS, dialect="sglang")
+    server.enqueue(*[answer] * 5)
+    without = run(server, act, n=len(WORDS), **usage)
     sink = RecordedCalls()
     patch = asking(sink, server)
     try:
-        assert (run(server, stream), run(server, plain)) == without
-        assert (run(server, stream), run(server, plain)) == without
+        for _ in range(3):
+            assert run(server, act, n=len(WORDS), **usage) == without
+    finally:
+        patch.undo()
+    calls = sink.calls(3)
+    assert [call.token_capture for call in calls] == ["none(no_token_ids)", VALID, VALID]
+    assert calls[1].prompt_token_ids
+    assert calls[1].choices[0].logprobs
+    plainly, _, again, *asked = (request.json() for request in server.requests)
+    assert plainly == again
+    assert all(each["return_output_ids_in_sglext"] and "return_token_ids" not in each for each in asked)
+
+
+def test_what_the_agent_asks_of_sglang_itself_is_not_mixed_with_what_was_added(server: FakeOpenAI) -> None:
+    answer = Answer(CHOICES, dialect="sglang")
+    server.enqueue(*[answer] * 5)
+    own = {"extra_body": {"return_output_ids_in_sglext": True}}
+    without = run(server, stream, **own)
+    sink = RecordedCalls()
+    patch = asking(sink, server)
+    try:
+        assert [run(server, stream, **own) for _ in range(2)] == [without] * 2
+    finally:
+        patch.undo()
+    assert all(request.json().get("return_input_ids_in_sglext") is None for request in server.requests)
+
+
+def test_sglang_is_asked_in_plain_chats_and_in_streams_by_its_own_way(server: FakeOpenAI) -> None:
+    answer = Answer(WORDS, dialect="sglang")
+    server.enqueue(*[answer] * 8)
+    without = run(server, stream, n=len(WORDS)), run(server, plain, n=len(WORDS))
+    sink = RecordedCalls()
+    patch = asking(sink, server)
+    try:
+        assert (run(server, stream, n=len(WORDS)), run(server, plain, n=len(WORDS))) == without
+        assert (run(server, stream, n=len(WORDS)), run(server, plain, n=len(WORDS))) == without
     finally:
         patch.undo()
     verdicts = [call.token_capture for call in sink.calls(4)]
-    assert verdicts == ["none(no_token_ids)", VALID, "none(no_token_ids)", VALID]
+    assert verdicts == ["none(no_token_ids)", VALID, VALID, VALID]
 
 
 @pytest.mark.parametrize("act", [plain, stream])

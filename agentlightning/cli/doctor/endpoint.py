@@ -100,13 +100,23 @@ class Conversation:
         """
         return self._send(urllib.request.Request(url, headers=self._headers))  # noqa: S310 - a URL that was checked
 
-    def chat(self, model: str, fields: Mapping[str, Any], *, ask: bool = False) -> tuple[Reply, ModelCall]:
+    def ask(self, model: str, fields: Mapping[str, Any]) -> tuple[Reply, ModelCall]:
+        """Return the answer to a chat that asks for ids as a recorder does: in each way, until one is not refused."""
+        first, *others = token_request.ways(fields, "chat")
+        asked = self.chat(model, fields, way=first)
+        for way in others if asked[0].status >= 400 else ():
+            again = self.chat(model, fields, way=way)
+            if again[0].status < 400:
+                return again
+        return asked
+
+    def chat(self, model: str, fields: Mapping[str, Any], *, way: str = "") -> tuple[Reply, ModelCall]:
         """Return the answer to a short chat, and what a recorder reads of it.
 
         Args:
             model: Whom to ask.
             fields: Of the request, beside model, message and limit.
-            ask: Whether to add what ``capture_tokens='request'`` adds.
+            way: In which ``capture_tokens='request'`` asks for ids, of ``token_request.ways``; empty: it does not.
 
         Raises:
             Unreachable: There is no answer.
@@ -121,8 +131,8 @@ class Conversation:
         }
         own, added = json.dumps(request).encode(), frozenset[str]()
         body = own
-        if ask:
-            body, added = token_request.ask(request, "chat")
+        if way:
+            body, added = token_request.ask(request, "chat", way)
         url = f"{self.base}/chat/completions"
         reply = self._send(urllib.request.Request(url, body, self._headers))  # noqa: S310 - as above
         start = CallStart("chat", url, model, bool(fields.get("stream")))
@@ -200,14 +210,14 @@ class _Examination:
             sentence = f"{self._base} lists no model"
             yield Finding("fail", "endpoint", sentence, f"{self._again('NAME')}")
             return
-        reply, call = self._talk.chat(model, {}, ask=True)
+        reply, call = self._talk.ask(model, {})
         own, _ = (reply, call) if reply.status < 400 else self._talk.chat(model, {})
         if own.status >= 400:
             yield self._no_chat(own, model, listed)
             return
         yield Finding("ok", "endpoint", f"{self._base} answers: {self._name()}, model {model}")
         plain = yield from self._ids("ids", "a plain answer", model, {}, reply, call)
-        streamed, streamed_call = self._talk.chat(model, {"stream": True}, ask=True)
+        streamed, streamed_call = self._talk.ask(model, {"stream": True})
         yield from self._ids(
             "ids_streamed", "a streamed answer", model, {"stream": True}, streamed, streamed_call, plain=plain
         )

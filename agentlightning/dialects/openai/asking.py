@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from ..model_call import ASKED_IN_VAIN, ASKING_REFUSED, PROVIDER_GIVES_NONE, none
 from ..raw_call import RawCall
-from .token_request import INCLUDE_USAGE, RETURN_TOKEN_IDS
+from .token_request import INCLUDE_USAGE, RETURN_TOKEN_IDS, SGLEXT
 
 _FIELDS = (
     "return_token_ids",
@@ -38,7 +38,7 @@ def why_not_proven(raw: RawCall, request: Mapping[str, Any], verdict: str) -> st
     if ASKING_REFUSED in raw.notes:  # which is noted already
         return None
     if verdict == none("no_token_ids"):
-        if RETURN_TOKEN_IDS in raw.added or any(request.get(name) for name in _FIELDS):
+        if raw.added & {RETURN_TOKEN_IDS, SGLEXT} or any(request.get(name) for name in _FIELDS):
             return ASKED_IN_VAIN
         return PROVIDER_GIVES_NONE if gives_no_ids(raw.start.url) else raw.not_asked or None
     if verdict in _UNCOUNTED and INCLUDE_USAGE not in raw.added:

@@ -16,16 +16,43 @@ from ..raw_call import Operation
 RETURN_TOKEN_IDS = "return_token_ids"  # noqa: S105 - a request field of vLLM and SGLang
 LOGPROBS = "logprobs"
 INCLUDE_USAGE = "stream_options.include_usage"
+SGLEXT = "sglext"
+"""Stands for SGLang's ``return_input_ids_in_sglext`` and ``return_output_ids_in_sglext``."""
+
+_OF_SGLEXT = ("return_input_ids_in_sglext", "return_output_ids_in_sglext", "return_routed_experts")
+"""Fields of requests whose answers have an ``sglext``."""
 
 
-def ask(request: Mapping[str, Any], operation: Operation) -> tuple[bytes, frozenset[str]]:
+def ways(request: Mapping[str, Any], operation: Operation) -> tuple[str, ...]:
+    """Return the names of the fields by which ids can be asked for, the usual one first; each may be refused.
+
+    SGLang refuses ``return_token_ids`` in streams of chats, and tells the ids there in ``sglext``. Where the agent asks
+    for ids itself, or for something that comes in that, there is no other way: its own could not be told from ours.
+    """
+    has_own = request.get(RETURN_TOKEN_IDS) or any(request.get(name) for name in _OF_SGLEXT)
+    if operation != "chat" or not request.get("stream") or has_own:
+        return (RETURN_TOKEN_IDS,)
+    return RETURN_TOKEN_IDS, SGLEXT
+
+
+def ask(
+    request: Mapping[str, Any], operation: Operation, way: str = RETURN_TOKEN_IDS
+) -> tuple[bytes, frozenset[str]]:
     """Return the body with the fields that the agent did not ask for itself, and their names.
+
+    Args:
+        request: What the agent asks.
+        operation: Of the request.
+        way: One of :func:`ways`.
 
     Raises:
         ValueError: The request holds a number that JSON does not have.
     """
     body, added = dict(request), set()
-    if not body.get("return_token_ids"):
+    if way == SGLEXT:
+        body.update(return_input_ids_in_sglext=True, return_output_ids_in_sglext=True)
+        added.add(SGLEXT)
+    elif not body.get("return_token_ids"):
         body["return_token_ids"] = True
         added.add(RETURN_TOKEN_IDS)
     asked = body.get("logprobs")
@@ -162,8 +189,9 @@ class _EventEditor:
         if not isinstance(found, dict) or not isinstance(found.get("choices"), list):
             return False
         if not found["choices"]:
-            extra = found.keys() - _CHUNK_FIELDS
-            return INCLUDE_USAGE in self._added and isinstance(found.get("usage"), dict) and not extra
+            said = {name for name in ("usage", SGLEXT) if isinstance(found.get(name), dict)}
+            ours = {name for name, why in (("usage", INCLUDE_USAGE), (SGLEXT, SGLEXT)) if why in self._added}
+            return bool(said) and said <= ours and not found.keys() - _CHUNK_FIELDS - said
         return RETURN_TOKEN_IDS in self._added and all(map(_has_ids_only, found["choices"]))
 
 
@@ -216,6 +244,8 @@ def _rules(added: frozenset[str]) -> dict[str, _Rule]:
         choice["logprobs"] = _NULL  # what vLLM, SGLang and OpenAI write where nobody asks
     if INCLUDE_USAGE in added:
         rules["usage"] = _DROP
+    if SGLEXT in added:
+        rules["sglext"] = _DROP
     rules["choices"] = _Each(choice)
     return rules
 

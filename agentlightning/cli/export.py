@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -73,6 +74,11 @@ def add_parser(subparsers: options.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file, or send the spans."""
+    for name in args.rollouts:
+        if Path(name).suffix.lower() in _ENDINGS:
+            raise UsageError(
+                f"{name} is no rollout; a file is named with -o: agl export -o {shlex.quote(name)}"
+            )
     if args.to:
         if args.output != STDOUT or args.format:
             raise UsageError("--to sends spans and writes no file; leave -o and --format out")

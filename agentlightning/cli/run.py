@@ -338,7 +338,8 @@ def _why_nothing(code: int) -> str:
     """Return what may be the cause where no process of a program has written anything."""
     causes = [
         "it is no Python program",
-        "it runs a Python in which agentlightning is not installed or that ignores PYTHONPATH (-I, -E, -S)",
+        "it runs a Python in which agentlightning is not installed, that ignores PYTHONPATH (-I, -E, -S) or that was "
+        "given another PYTHONPATH or none (a container)",
         "it called no model and made no span",
     ]
     # The account of a process is written with its first spans: of one that was killed before, nobody knows whether it

@@ -122,6 +122,12 @@ def of_tokens(record: ModelCall, asking: AskingCommand) -> Code | None:
     return told(explained(code), record, asking) if code in _TOLD else None
 
 
+def of_answer(record: ModelCall, asking: AskingCommand) -> Code | None:
+    """Return why a call came to nothing, with the command that asks its endpoint; ``None`` where it was answered."""
+    code = why_without_ids(record) or record.capture_code
+    return told(explained(code), record, asking) if code in _UNANSWERED else None
+
+
 def lines_to_add(record: ModelCall, code: str) -> tuple[str, ...]:
     """Return what to write for an endpoint whose log-probabilities are unproven because of ``code``.
 

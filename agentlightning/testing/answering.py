@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..dialects.openai.errors import written_error
 from .fake_openai import (
     Answer,
     AnswerChoice,
@@ -38,9 +39,13 @@ def fake_model(request: ReceivedRequest) -> Answer | Fault:
 
     Settings that matter here: ``tools``, ``tool_choice``, ``response_format``, ``n``, and the largest number of tokens.
     """
-    asked = request.json()
+    try:
+        asked = request.json()
+    except ValueError:
+        asked = None
     if not isinstance(asked, dict):
-        return Fault(400)
+        error = written_error("the body is no JSON object", kind="invalid_request_error", code=400)
+        return Fault(400, body=json.dumps(error).encode())
     messages = [each for each in asked.get("messages") or () if isinstance(each, dict)]
     question = _words(next((each for each in reversed(messages) if each.get("role") == "user"), {}))
     name, parameters = _tool(asked, messages)

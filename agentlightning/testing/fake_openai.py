@@ -598,7 +598,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(scripted, Reset):
             self._reset()
             return
-        asked = request.json()
+        asked = {} if isinstance(scripted, Fault) else request.json()  # an error may be about what is no JSON
         refusal = _refusal(scripted, asked, chat=chat)
         if refusal is not None:
             scripted = refusal

@@ -101,6 +101,12 @@ def test_both_formats_hold_the_same(sample: Sample, tmp_path: Path) -> None:
         assert found[0] == found[1]
 
 
+def test_a_file_that_is_named_without_its_option_is_told(sample: Sample) -> None:
+    done = agl("export", "rows.parquet", "--store", sample.url)
+    assert done.code == 2
+    assert "rows.parquet is no rollout; a file is named with -o: agl export -o rows.parquet" in done.err
+
+
 def test_spans_read_back_as_they_were_stored(sample: Sample, tmp_path: Path) -> None:
     path = tmp_path / "spans.parquet"
     assert (

@@ -32,6 +32,12 @@ for url in os.environ["MODEL_URLS"].split():
     request = urllib.request.Request(url + "/chat/completions", json.dumps(body).encode())
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).read()
 """
+CLIENT = """
+import openai, os
+http = openai.DefaultHttpxClient(trust_env=False)
+client = openai.OpenAI(base_url=os.environ["MODEL_URLS"], api_key="x", http_client=http, max_retries=0)
+client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "Hi"}])
+"""
 EMPTY = "no token ids to train on"
 
 
@@ -127,6 +133,20 @@ def test_who_only_observes_is_told_to_ask(shell: Shell, monkeypatch: pytest.Monk
     assert cures(explained) == [f"agl run --capture-tokens request -- {shell.program}"]
     assert EMPTY not in shell.run(cure)
     assert "1 row of 1 model call" in shell.run("agl explain latest")
+
+
+def test_an_agent_whose_engine_is_not_there_is_led_to_the_doctor(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeOpenAI() as engine:
+        url = engine.base_url
+    monkeypatch.setenv("MODEL_URLS", url)
+    agent = f"{shlex.quote(sys.executable)} -c {shlex.quote(CLIENT)}"
+    summary = shell.run(f"agl run --capture-tokens request -- {agent}")
+    assert f"1 of 1 model call came to nothing: no response came ({url})" in summary
+    (cure,) = cures(summary)
+    assert cure == f"agl doctor --endpoint {url} --model policy"
+    assert f"nobody answers at {url}" in shell.run(cure)
 
 
 def test_of_four_endpoints_each_is_cured_by_the_command_that_is_printed(

@@ -117,6 +117,14 @@ def test_a_path_that_is_not_served_is_told(server: FakeOpenAI) -> None:
     caught.value.close()
 
 
+def test_a_request_that_is_no_json_is_refused_with_a_sentence(server: FakeOpenAI) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        post(f"{server.base_url}/chat/completions", b"{'model': 'm'}")
+    assert caught.value.code == 400
+    assert json.load(caught.value)["error"]["message"] == "the body is no JSON object"
+    caught.value.close()
+
+
 def test_the_command_serves_until_it_is_told_to_end_and_names_a_port_that_is_taken() -> None:
     command = [sys.executable, "-m", "agentlightning.cli", "fake-model", "--port"]
     with subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as serving:

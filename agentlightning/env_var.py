@@ -69,8 +69,8 @@ class LightningEnvVar(Enum):
     beside ours (``gen_ai.prompt.<i>.*``, ``response_token_ids``, …). Default: ours alone."""
 
     AGL_CONVENTIONS = "AGL_CONVENTIONS"
-    """What other exporters of the same provider see model calls in: ``gen_ai`` (default), OpenTelemetry's conventions,
-    or ``openinference`` beside them."""
+    """The conventions in which other exporters of the same provider see model calls: ``gen_ai`` (default),
+    OpenTelemetry's, or ``openinference`` beside them."""
 
     AGL_REDACTION = "AGL_REDACTION"
     """``egress`` (default): the store keeps everything, copies for others are masked. ``ingest``: what is stored is

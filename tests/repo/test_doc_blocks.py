@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
+from agentlightning import OtelTracer, open_store
 from agentlightning.cli.entry import build_parser
 from agentlightning.cli.options import COMMANDS
+from agentlightning.testing import FakeOpenAI
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -153,3 +156,42 @@ def test_commands_of_agl_have_arguments_that_it_takes(capsys: pytest.CaptureFixt
                 wrong.append(f"{block}: agl {shlex.join(args)}: {capsys.readouterr().err}")
     assert wrong == []
     assert len(found) > 40
+
+
+def needing(page: str) -> list[str]:
+    """Return the blocks of Python of a page that need something."""
+    python = [block for block in BLOCKS if block.page.name == page and block.language == "python"]
+    return [block.text for block in python if NEEDS.search(block.text)]
+
+
+async def run(text: str, **names: Any) -> dict[str, Any]:
+    """Run a block, with ``await`` where it has one; return the names that it leaves."""
+    found = eval(compile(text, "<page>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    if inspect.isawaitable(found):
+        await found
+    return names
+
+
+@pytest.mark.asyncio
+async def test_blocks_that_need_a_rollout_run_with_one() -> None:
+    rewards, wait, hand_back = needing("training-rows.md")
+    in_a_program = [text for text in needing("export.md") if "rollout_id" in text.partition("\n")[0]]
+    tracer = OtelTracer(capture_tokens="request")
+    with FakeOpenAI() as model:
+        model.enqueue("one two three four five six seven eight")
+        async with open_store("memory://") as store, model.async_client() as client:
+            with tracer.lifespan(store):
+                async with tracer.rollout("a task") as rollout:
+                    response = await client.chat.completions.create(
+                        model="policy", messages=[{"role": "user", "content": "count"}], temperature=1.0
+                    )
+                    await run(rewards, response=response, store=store, rollout_id=rollout.rollout_id)
+                made = await run(wait, store=store, rollout_ids=[rollout.rollout_id], policy=None)
+                (row,) = made["rows"]
+                assert [reward.value for reward in row.segments[-1].rewards] == [0.5, -1.0]
+                assert row.rewards == {"style": 0.25}
+                values = {"ids": row.token_ids, "new_logprobs": [0.0] * len(row)}
+                await run(hand_back, store=store, row=row, **values)
+                assert len(in_a_program) == 2
+                for text in in_a_program:
+                    await run(text, store=store, rollout_id=rollout.rollout_id)

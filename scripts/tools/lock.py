@@ -124,6 +124,10 @@ ENVIRONMENTS: dict[str, Environment] = {
     "frameworks-google-adk": Environment((*_FRAMEWORK_TESTS, "google-adk>=2", "litellm", "mcp")),
     "frameworks-haystack": Environment((*_FRAMEWORK_TESTS, "haystack-ai")),
     "frameworks-smolagents": Environment((*_FRAMEWORK_TESTS, "smolagents[openai]")),
+    # Observability SDKs that share a process with ours; and two viewers that are started as users start them.
+    "viewers": Environment((*_TRAINER_TESTS, "langfuse", "logfire"), ("pytest",)),
+    "viewers-phoenix": Environment(("arize-phoenix",), project=False),
+    "viewers-mlflow": Environment(("mlflow",), project=False),
     # The releases beside which scripts/bench measures. What a fresh install brings beyond these breaks both: their
     # exporter writes to a private field that OpenTelemetry 1.45 moved, a server imports pkg_resources, and newer
     # releases of FastAPI and openai change what they patch.

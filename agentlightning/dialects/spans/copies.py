@@ -70,6 +70,11 @@ _REWARD = LightningSpanAttributes.REWARD.value
 _LINK = LightningSpanAttributes.LINK.value
 _OPERATION = LightningSpanAttributes.OPERATION_NAME.value
 _OURS = "agentlightning."
+_OF_LIBRARIES = (
+    *("http.", "url.", "rpc.", "db.", "messaging.", "faas.", "graphql."),
+    *("gen_ai.", "llm.", "openinference.", "traceloop.", "agentops."),
+)
+"""Beginnings of attributes by OpenTelemetry's conventions, and by others' for agents."""
 _TOOL_WORDS = ("kind", "type")
 """Attributes in which users of ``operation`` write what it is: ``@operation(kind="tool")``."""
 
@@ -125,12 +130,8 @@ def copy_of(
     }
     task = found.pop(TASK, None)
     work = _work_of(name, attributes)
-    # Another library's root, that of a web server for one, says itself what it is.
     is_agent = (
-        is_root
-        and call is None
-        and not name.startswith(_OURS)
-        and all(key.startswith(_OURS) for key in found)
+        is_root and call is None and not name.startswith(_OURS) and not any(map(_says_what_it_is, found))
     )
     found.update(ids_of_copy(ids, copying))
     _put_plain(found, call)
@@ -232,6 +233,11 @@ def _linked_response(attributes: Mapping[str, Any]) -> str | None:
             return str(attributes.get(f"{_LINK}.{index}.{LinkAttributes.VALUE_MATCH.value}"))
         index += 1
     return None
+
+
+def _says_what_it_is(name: str) -> bool:
+    """Whether an attribute belongs to a library's span of its own, such as that of a web server or of a framework."""
+    return name.startswith(_OF_LIBRARIES)
 
 
 def _says_something(name: str) -> bool:

@@ -1,0 +1,84 @@
+"""Two rollouts with another party's SDK in the process: ``sdk_beside.py URL SDK FIRST DOWN``; prints what is stored.
+
+``FIRST`` and ``DOWN`` are ``theirs`` or ``ours``: whose start comes first, and whose end. Where theirs ends first, that
+is between the rollouts. ``SDK`` is ``langfuse``, ``langfuse-all`` (with a filter that lets every span of a rollout through) or
+``logfire``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from viewer_agent import work
+
+import agentlightning as agl
+from agentlightning.testing.fake_openai import FakeOpenAI
+
+Shutdown = Callable[[], Any]
+
+
+def langfuse(url: str, **options: Any) -> Any:
+    """Start Langfuse's SDK as its documentation says; return what ends it."""
+    from langfuse import Langfuse
+
+    return Langfuse(public_key="pk", secret_key="sk", base_url=url, **options).shutdown
+
+
+def is_of_a_rollout(span: Any) -> bool:
+    """Let through what docs/how-to/foreign-provider.md says."""
+    return "agentlightning.rollout_id" in (span.attributes or {})
+
+
+def logfire(url: str) -> Any:
+    """Start Logfire's SDK, with an exporter of OTLP in the place of its own; return what ends it."""
+    import logfire
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    exporting = BatchSpanProcessor(OTLPSpanExporter(f"{url}/v1/traces"))
+    logfire.configure(send_to_logfire=False, console=False, additional_span_processors=[exporting])
+    return logfire.shutdown
+
+
+def main(url: str, sdk: str, first: str, down: str) -> None:
+    """See the module's docstring."""
+    start: dict[str, Callable[[], Shutdown]] = {
+        "langfuse": lambda: langfuse(url),
+        "langfuse-all": lambda: langfuse(url, should_export_span=is_of_a_rollout),
+        "logfire": lambda: logfire(url),
+    }
+    tracer = agl.OtelTracer(capture_tokens="request")
+    ended: list[Any] = []
+    with FakeOpenAI() as server, agl.open_store("memory://") as store:
+        shutdown = start[sdk]() if first == "theirs" else None
+        with tracer.lifespan(store):
+            shutdown = shutdown or start[sdk]()
+            handles = [work(tracer, server)]
+            if down == "theirs":
+                ended.append(shutdown())
+            handles.append(work(tracer, server))
+        if down == "ours":
+            shutdown()
+        stored = [
+            {
+                "ids": [handle.rollout_id, handle.attempt_id],
+                "names": sorted(
+                    span.name for span in store.query_spans(handle.rollout_id, handle.attempt_id)
+                ),
+                "captured": [
+                    span.attributes["agentlightning.token_capture"]
+                    for span in store.query_spans(handle.rollout_id, handle.attempt_id)
+                    if span.name == "chat policy"
+                ],
+                "whole": store.get_receipt(handle.rollout_id, handle.attempt_id).whole,
+            }
+            for handle in handles
+        ]
+    print(json.dumps(stored))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -16,7 +16,7 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -154,6 +154,8 @@ class Body:
         """The context that its ``trace_context`` was opened in; what it encloses may outlive it."""
         self.generator: FrameType | None = None
         """The generator whose ``with`` opened it, where one did; ``None`` once it is over."""
+        self.future: Callable[[], Any] = lambda: None
+        """Returns the future with which it ends, while there is one."""
         self.is_mixed = False
         """Opened by a generator while another one was open around it: their context may have been handed to threads and
         tasks by either."""

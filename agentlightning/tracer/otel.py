@@ -551,8 +551,6 @@ class _TraceContext(TraceContext):
         self._sealing = sealing
         self._owns_attempt = self._start is not None
         self._is_left = self._is_resting = False
-        self._future: Callable[[], Any] = lambda: None
-        """Returns the future with which it ends, while there is one."""
         self._pid = os.getpid()
 
     def __enter__(self) -> TraceHandle:
@@ -714,7 +712,7 @@ class _TraceContext(TraceContext):
         """End it where its generator waits for somebody to ask for more, and recording ends: nobody will."""
         if self._pid != os.getpid():
             return
-        generator, future = self._scope.body.generator, self._future()
+        generator, future = self._scope.body.generator, self._scope.body.future()
         if future is not None:
             if future.done():  # in another thread, whose callback has not come so far
                 self._close(error_of(future))
@@ -733,7 +731,7 @@ class _TraceContext(TraceContext):
     def goes_on_until(self, future: Any) -> None:
         """Note with what it ends; see :meth:`TraceContext.goes_on_until`."""
         self._is_resting = False
-        self._future = weakref.ref(future)
+        self._scope.body.future = weakref.ref(future)
 
     def goes_on_in(self, frame: FrameType) -> None:
         """Note whose steps alone are its own; see :meth:`TraceContext.goes_on_in`."""

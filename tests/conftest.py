@@ -57,7 +57,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # took longer than the rest of its test: here it finds none.
     os.environ.pop("SSL_CERT_FILE", None)
     os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
-    config.addinivalue_line("markers", "long: takes more than ten seconds of a processor, and begins first")
+    config.addinivalue_line(
+        "markers", "long: its file takes more than five seconds of a processor, and begins first"
+    )
     if not config.option.markexpr:
         config.option.markexpr = "not soak"
     settings.load_profile("soak" if config.option.markexpr.startswith("soak") else "test")
@@ -75,8 +77,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what is marked ``long``, in whatever order the rest is: no worker waits for it at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    """Begin with files that are marked ``long``, in whatever order the rest is: no worker waits for one at the end."""
+    long = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_collection_finish() -> None:

@@ -31,6 +31,8 @@ from agentlightning.integrations.agentops.server import AgentOpsServerManager
 from agentlightning.integrations.agentops.server.process import TITLE
 from agentlightning.testing import start_child, wait_until
 
+pytestmark = pytest.mark.long
+
 DEAD_PROXY = "http://127.0.0.1:9"
 
 

@@ -15,6 +15,8 @@ from warm import CALLING, Warm, warm
 from agentlightning.integrations.agentops import AgentOpsServerManager
 from agentlightning.integrations.agentops.probe import probe
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("agentops")
 if probe().legacy:
     pytest.skip("events of 0.2 and 0.3 have tests of their own", allow_module_level=True)

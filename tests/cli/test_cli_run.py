@@ -22,6 +22,8 @@ from agentlightning.store.registry import open_store
 from agentlightning.testing import wait_until
 from agentlightning.types import Attempt, Receipt, Rollout
 
+pytestmark = pytest.mark.long
+
 SPAN = "from opentelemetry import trace; trace.get_tracer('t').start_span('mine').end()"
 
 

@@ -31,6 +31,8 @@ from agentlightning.store.base import new_writer_id
 from agentlightning.store.sqlite import SqliteLightningStore
 from agentlightning.testing import account_of, span_of
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("openai")
 
 AUDIT = """

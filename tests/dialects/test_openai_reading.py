@@ -31,6 +31,8 @@ from agentlightning.testing.fake_openai import (
 )
 from agentlightning.types import Span
 
+pytestmark = pytest.mark.long
+
 ASKED: dict[str, Any] = {
     "model": "m",
     "messages": [{"role": "user", "content": "hi"}],

@@ -33,6 +33,8 @@ from examples.calc_agent.settings import Settings
 from examples.calc_agent.tasks import all_tasks, score, some_of_each, split
 from examples.calc_agent.train import Point, Result, dealt_anew, train
 
+pytestmark = pytest.mark.long
+
 FIVE_SEEDS = range(5)
 
 
@@ -87,7 +89,6 @@ SHORT = Settings(seed=0, iterations=4, samples=10, test_every=4)
 """An eighth of what is played until a policy has learnt all; this learns a third of it."""
 
 
-@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_one_seed_learns(tmp_path: Path) -> None:
     result = played(tmp_path, SHORT)
@@ -95,7 +96,6 @@ def test_one_seed_learns(tmp_path: Path) -> None:
     assert result.final > 0.25
 
 
-@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_one_seed_learns_nothing_when_rewards_go_to_the_wrong_rollouts(tmp_path: Path) -> None:
     result = played(tmp_path, replace(SHORT, control=True))
@@ -127,7 +127,6 @@ def test_five_of_five_controls_learn_nothing(
     )
 
 
-@pytest.mark.long
 def test_one_seed_gives_one_curve_however_the_rollouts_interleave_and_whatever_is_in_the_store(
     tmp_path: Path,
 ) -> None:

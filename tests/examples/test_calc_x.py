@@ -30,6 +30,8 @@ from examples.calc_x.calculator import LONGEST, calculate, server
 from examples.calc_x.run import calculator, main, play, reward
 from examples.calc_x.server import CalculatorPolicyServer, read, to_calculator, to_words
 
+pytestmark = pytest.mark.long
+
 # ------------------------------------------------------------------ the calculator
 
 

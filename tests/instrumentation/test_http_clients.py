@@ -28,6 +28,8 @@ from agentlightning.testing import wait_until
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI, Fault, ReceivedRequest, Reset, Scripted
 from agentlightning.testing.recorded_calls import RecordedCalls
 
+pytestmark = pytest.mark.long
+
 ANSWER = Answer.of("one two three", show_usage="asked")
 IDS = tuple(token.id for token in ANSWER.choices[0].tokens)
 ASKS = {"return_token_ids": True, "logprobs": True, "stream_options": {"include_usage": True}}

@@ -20,6 +20,8 @@ from warm import Warm
 from agentlightning import LightningEnvVar, SqliteLightningStore, errors
 from agentlightning.testing import FakeOpenAI
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md")) + [

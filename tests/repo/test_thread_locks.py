@@ -9,8 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 import agentlightning
 
 PACKAGE = Path(agentlightning.__file__).parent
@@ -106,10 +104,6 @@ def names_in_tests() -> Counter[str]:
                     if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.lock":
                         found[ast.literal_eval(mark.args[0])] += 1
     return found
-
-
-# One worker parses the package once.
-pytestmark = pytest.mark.xdist_group("locks of the package")
 
 
 def test_every_lock_has_two_tests() -> None:

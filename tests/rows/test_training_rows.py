@@ -33,6 +33,8 @@ from hypothesis import strategies as st
 from agentlightning.rows import RowPolicy, RowSet, TrainingRow, Use, build_rows
 from agentlightning.types import Span
 
+pytestmark = pytest.mark.long
+
 some = settings(max_examples=40)
 anything = stories | lookalikes
 ROOT = work(ROOT_ID, None, 0.0, 1000.0)

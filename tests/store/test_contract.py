@@ -26,6 +26,8 @@ from agentlightning.store.base import LightningStoreCapabilities
 from agentlightning.testing import FaultyStore, ManualClock, StoreContract
 from agentlightning.testing.store_contract.base import Clock, ContractBase
 
+pytestmark = pytest.mark.long
+
 
 class FileContract(StoreContract):
     """A store in a file of this test."""

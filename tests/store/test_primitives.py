@@ -32,6 +32,8 @@ from agentlightning.testing.store_contract.base import Clock
 from agentlightning.testing.store_contract.life import everything
 from agentlightning.types import LLM, Account, Attempt, AttemptedRollout, EnqueueRolloutRequest, Rollout, Span
 
+pytestmark = pytest.mark.long
+
 CONVENIENCES = {
     "enqueue_rollout",
     "dequeue_rollout",

@@ -11,7 +11,7 @@ import pytest
 from plugin_sample import ASYNCIO, NOT_NEEDED, SYNC_TESTS, WATCHING_CONFTEST, assert_passed, run_pytest
 from warm import Warm
 
-pytestmark = pytest.mark.timeout(300)  # whole runs of pytest inside of one test
+pytestmark = pytest.mark.long  # whole runs of pytest inside of one test
 
 OURS = {"agentlightning", "agentlightning._lazy", "agentlightning._coinstall", "agentlightning.pytest_plugin"}
 

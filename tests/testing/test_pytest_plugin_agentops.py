@@ -13,7 +13,7 @@ from warm import Warm
 from agentlightning.store.base import process_start_ticks
 from agentlightning.testing import AgentOpsServer
 
-pytestmark = pytest.mark.timeout(300)  # whole runs of pytest inside of one test
+pytestmark = pytest.mark.long  # whole runs of pytest inside of one test
 
 SERVER_TESTS = """
     from pathlib import Path

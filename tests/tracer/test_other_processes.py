@@ -23,6 +23,8 @@ from agentlightning.store import LightningStore, open_store
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Receipt
 
+pytestmark = pytest.mark.long
+
 
 def call(name: str) -> int:
     """An agent knows nothing of us: it uses the global API."""

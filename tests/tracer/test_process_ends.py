@@ -17,6 +17,8 @@ from agentlightning.testing import ChildProcess, StartMethod, start_child
 from agentlightning.tracer import OtelTracer
 from agentlightning.types import Receipt, Span
 
+pytestmark = pytest.mark.long
+
 SPANS = 200
 
 WORKER = """
@@ -68,7 +70,16 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("end", ["return", "exception", "sigterm"])
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver", "subprocess"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "fork",
+        "spawn",
+        # A child of a fork server ends as a fork does, and one of subprocess as a spawned one.
+        pytest.param("forkserver", marks=pytest.mark.soak),
+        pytest.param("subprocess", marks=pytest.mark.soak),
+    ],
+)
 def test_a_worker_loses_no_span_however_it_ends(url: str, method: StartMethod, end: str) -> None:
     ids = attempt_in(url)
     with start_child(
@@ -126,13 +137,13 @@ threading.Event().wait(10 if 0 < args["moment"] <= seen else 0)
 @pytest.mark.parametrize("idle", [True, False])
 @pytest.mark.parametrize("files", ["recorder/writer.py", "sdk/trace/__init__.py", "threading.py"])
 def test_sigterm_in_the_middle_of_code_that_holds_a_lock_loses_no_span(
-    url: str, files: str, idle: bool
+    recording: Warm, url: str, files: str, idle: bool
 ) -> None:
     moment, step = 0, 1
     while True:
         ids = attempt_in(url)
         arguments = {"url": url, "ids": ids, "files": files, "moment": moment, "idle": idle}
-        with start_child(INTERRUPTED, args=arguments, method="fork") as child:
+        with recording.start_child(INTERRUPTED, args=arguments) as child:
             code = child.wait()
         stored, _, receipt = asyncio.run(outcome(url, ids))
         assert [span.name for span in stored][:5] == [f"s{number}" for number in range(5)], moment

@@ -104,6 +104,16 @@ def test_a_block_of_python_uses_no_name_that_the_page_does_not_explain() -> None
     assert unknown == []
 
 
+def test_a_part_of_an_example_says_what_the_example_says() -> None:
+    """Word by word; a page may leave lines out, and break them elsewhere."""
+    shown = [(block, part) for block in BLOCKS if (part := FROM.search(block.text))]
+    assert shown
+    for block, part in shown:
+        words = set(re.findall(r"\w+", block.text.replace(part[0], "")))
+        example = set(re.findall(r"\w+", (ROOT / part["file"]).read_text(encoding="utf-8")))
+        assert words <= example, f"{block}: {words - example}"
+
+
 def parsed(text: str) -> ast.Module | None:
     try:
         code = compile(text, "<page>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -12,9 +12,10 @@ from typing import Any, Self
 
 from ..errors import UsageError
 from ..exchange import to_atif, to_sessions
-from ..pipeline.policy import mask_of, redaction_policy
+from ..pipeline.policy import redaction_policy, redactor_of
 from ..store.base import LightningStore
-from ..types import Attempt, Rollout, Span
+from ..store.primitives import packed_spans
+from ..types import Attempt, Rollout
 from . import lookup, options, output, selection
 from .entry import DONE, NEGATIVE
 from .whole_file import STDOUT, whole_file
@@ -22,7 +23,6 @@ from .whole_file import STDOUT, whole_file
 FORMATS = ("atif", "sts")
 
 Line = Mapping[str, Any]
-Mask = Callable[[Span], Span] | None
 
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 _LONGEST_NAME = 100
@@ -126,28 +126,26 @@ async def _documents(
     store: LightningStore, rollouts: Sequence[Rollout], args: argparse.Namespace
 ) -> AsyncIterator[tuple[Rollout, int | None, list[Sequence[Line]]]]:
     """Yield each attempt that is meant: its rollout, its number where several are meant, and its documents."""
-    mask = mask_of(redaction_policy())
+    redactor = redactor_of(redaction_policy())
+    mask = None if redactor is None else redactor.value
     for rollout in rollouts:
         attempts: list[Attempt] = list(await store.query_attempts(rollout.rollout_id))
         if not attempts:
             yield rollout, None, []
         for attempt in attempts if args.all_attempts else attempts[-1:]:
-            spans = await store.query_spans(rollout.rollout_id, attempt.attempt_id)
+            spans = await packed_spans(store, rollout.rollout_id, attempt.attempt_id)
             number = attempt.sequence_id if args.all_attempts else None
             if args.format == "sts":
-                found = to_sessions(spans, rollout=rollout, name=_title(rollout, mask), mask=mask)
+                found = to_sessions(spans, rollout=rollout, name=_title(rollout), mask=mask)
                 yield rollout, number, list(found)
             else:
                 document = to_atif(spans, rollout=rollout, attempt=attempt, mask=mask)
                 yield rollout, number, [] if document is None else [[document]]
 
 
-def _title(rollout: Rollout, mask: Mask) -> str | None:
-    """Return what a person calls a rollout; its text is masked as that of a span is."""
-    title = output.one_line(selection.title(rollout), 120)
-    if mask is None or not title:
-        return title or None
-    return str(mask(Span.from_attributes(attributes={}, name=title)).name)
+def _title(rollout: Rollout) -> str | None:
+    """Return what a person calls a rollout."""
+    return output.one_line(selection.title(rollout), 120) or None
 
 
 def _tell(args: argparse.Namespace, documents: int, rollouts: int, without: int) -> int:

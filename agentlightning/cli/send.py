@@ -14,7 +14,7 @@ from ..dialects.spans.copies import Copying
 from ..errors import UsageError
 from ..exporters.evaluations import RECEIVERS, evaluations_of
 from ..exporters.otlp import OtlpSender, copies
-from ..pipeline.policy import mask_of, redaction_policy
+from ..pipeline.policy import redaction_policy, redactor_of
 from ..store.base import LightningStore
 from ..types import Attempt, Rollout, Span
 from . import lookup, options, output, selection
@@ -86,7 +86,8 @@ async def run(args: argparse.Namespace) -> int:
     if kind not in RECEIVERS:
         raise UsageError(f"nothing is sent to {kind!r}; write: --to otlp ENDPOINT, or phoenix, or mlflow")
     copying = Copying(conventions_of(args.conventions, _CONVENTIONS.get(kind, "gen_ai")), tokens=args.tokens)
-    copied = partial(copies, copying=copying, mask=mask_of(redaction_policy()))
+    redactor = redactor_of(redaction_policy())
+    copied = partial(copies, copying=copying, mask=None if redactor is None else redactor.span)
     headers, empty = _headers_of(args, kind), 0
     async with lookup.open_existing(args.store) as store:
         rollouts = list(reversed((await selection.matching(store, args, to_read=True)).rollouts))

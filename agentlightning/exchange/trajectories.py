@@ -11,7 +11,7 @@ Pure functions: the spans stay as they are, and no trace makes them raise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,6 @@ from ..rows.tree import agent_name_of, as_spans
 from ..types import Span, SpanLike
 
 Message = Mapping[str, Any]
-Mask = Callable[[Span], Span]
 
 _COUNTED_ELSEWHERE = frozenset({CallReason.DUPLICATE_RESPONSE.code, CallReason.NESTED_CALL.code})
 _TOOL_CALL_ID = "gen_ai.tool.call.id"
@@ -101,10 +100,9 @@ class Recorded:
     attempt_id: str
 
 
-def masked(spans: Iterable[SpanLike], mask: Mask | None) -> list[Span]:
-    """Return spans as ours, each masked before anything of it is read."""
-    kept = [span if isinstance(span, Span) else each for span in spans for each in as_spans([span])]
-    return kept if mask is None else [mask(span) for span in kept]
+def as_ours(spans: Iterable[SpanLike]) -> list[Span]:
+    """Return spans as ours, in the order in which they come."""
+    return [each for span in spans for each in as_spans([span])]
 
 
 def recorded(spans: Iterable[Span]) -> Recorded | None:

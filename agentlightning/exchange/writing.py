@@ -7,7 +7,8 @@ from typing import Any
 
 from ..types import Attempt, Rollout, SpanLike
 from . import atif_reading, atif_writing, sts_reading, sts_writing
-from .trajectories import Mask, masked, recorded
+from .masking import MaskValue, masked_document, masked_session
+from .trajectories import as_ours, recorded
 
 
 def to_atif(
@@ -15,7 +16,7 @@ def to_atif(
     *,
     rollout: Rollout | None = None,
     attempt: Attempt | None = None,
-    mask: Mask | None = None,
+    mask: MaskValue | None = None,
 ) -> dict[str, Any] | None:
     """Return the ATIF document of an attempt, ready for ``json.dumps``; ``None`` where no call of a model was recorded.
 
@@ -25,14 +26,14 @@ def to_atif(
         spans: Those of one attempt that have ended, as a store gives them. Of several attempts, the first is written.
         rollout: Its rollout, for mode, group and status.
         attempt: The attempt itself, for how it ended.
-        mask: What each span passes first, such as ``Redactor().span``. A call in which something is masked loses its
-            token ids.
+        mask: Masks a JSON value, such as ``Redactor().value``. Token ids that decode to what is masked are left out.
     """
-    kept = masked(spans, mask)
+    kept = as_ours(spans)
     found = recorded(kept)
-    return atif_reading.document_of(kept, found) or (
-        None if found is None else atif_writing.to_document(found, rollout=rollout, attempt=attempt)
-    )
+    document = atif_reading.document_of(kept, found)
+    if document is None and found is not None:
+        document = atif_writing.to_document(found, rollout=rollout, attempt=attempt)
+    return document if mask is None or document is None else masked_document(document, mask)
 
 
 def to_sessions(
@@ -40,7 +41,7 @@ def to_sessions(
     *,
     rollout: Rollout | None = None,
     name: str | None = None,
-    mask: Mask | None = None,
+    mask: MaskValue | None = None,
 ) -> Sequence[list[dict[str, Any]]]:
     """Return the sessions of an attempt in Hugging Face's STS-Format, each as the lines of its file.
 
@@ -53,9 +54,9 @@ def to_sessions(
         name: A title for a person.
         mask: As for :func:`to_atif`.
     """
-    kept = masked(spans, mask)
+    kept = as_ours(spans)
     session = sts_reading.session_of(kept)
-    if session is not None:
-        return [session]
-    found = recorded(kept)
-    return [] if found is None else sts_writing.to_sessions(found, rollout=rollout, name=name)
+    sessions = [] if session is None else [session]
+    if session is None and (found := recorded(kept)) is not None:
+        sessions = sts_writing.to_sessions(found, rollout=rollout, name=name)
+    return sessions if mask is None else [masked_session(each, mask) for each in sessions]

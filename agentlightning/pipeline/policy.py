@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from ..errors import ConfigurationError
 from .chain import Stage
 
 if TYPE_CHECKING:
-    from ..types import Span
+    from .redact import Redactor
 
 
 class RedactionPolicy(str, Enum):
@@ -49,10 +48,10 @@ def stages_of(policy: RedactionPolicy) -> tuple[Stage, ...]:
     return (Redactor(),)
 
 
-def mask_of(policy: RedactionPolicy) -> Callable[[Span], Span] | None:
-    """Return what a span passes before a copy of it leaves for another party; ``None`` = nothing is masked."""
+def redactor_of(policy: RedactionPolicy) -> Redactor | None:
+    """Return what masks a copy before it leaves for another party; ``None`` = nothing is masked."""
     if policy is RedactionPolicy.OFF:
         return None
     from .redact import Redactor  # its import compiles the rules
 
-    return Redactor().span
+    return Redactor()

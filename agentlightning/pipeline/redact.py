@@ -393,7 +393,7 @@ def _says_what_it_sampled(choice: Choice) -> bool:
 
 def _untrainable(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Take every token id and log-probability out of a call's span, and mark it."""
-    without = _without_tokens(fields["attributes"], top=True)
+    without = without_tokens(fields["attributes"], top=True)
     # A capture's own field is absent where nothing is known, and never a text that has to be read.
     attributes = {
         key: value for key, value in without.items() if value != TOKENS_MARKER or not key.startswith(_OWN)
@@ -403,32 +403,38 @@ def _untrainable(fields: Mapping[str, Any]) -> dict[str, Any]:
         ModelCallAttributes.TOKEN_CAPTURE.value: invalid(REDACTED),
     }
     events = [
-        event.model_copy(update={"attributes": _without_tokens(event.attributes)})
+        event.model_copy(update={"attributes": without_tokens(event.attributes)})
         for event in fields["events"]
     ]
     links = [
-        link.model_copy(update={"attributes": _without_tokens(link.attributes)}) for link in fields["links"]
+        link.model_copy(update={"attributes": without_tokens(link.attributes)}) for link in fields["links"]
     ]
     return {**fields, "attributes": attributes, "events": events, "links": links}
 
 
-def _without_tokens(value: Any, *, top: bool = False) -> Any:
+def without_tokens(value: Any, *, top: bool = False) -> Any:
+    """Return a value without token ids and what is kept of each token.
+
+    Args:
+        value: A JSON value.
+        top: Whether it is the attributes of a span, whose settings are not looked at.
+    """
     if isinstance(value, Mapping):
         return {
             key: item
             if top and key.startswith(_SETTINGS)
             else _emptied(item)
             if _TOKEN_KEY.search(key)
-            else _without_tokens(item)
+            else without_tokens(item)
             for key, item in value.items()
         }
     if isinstance(value, list):
         # A prompt may be sent as ids: whatever is a list of whole numbers may be one.
-        return [] if value and set(map(type, value)) == {int} else [_without_tokens(item) for item in value]
+        return [] if value and set(map(type, value)) == {int} else [without_tokens(item) for item in value]
     if isinstance(value, str):
         nested = _parsed(value)
         if nested is not None:
-            without = _without_tokens(nested)
+            without = without_tokens(nested)
             return value if without == nested else _dumped(without)
         if _TOKEN_TEXT.search(value):
             return TOKENS_MARKER

@@ -77,11 +77,46 @@ def test_token_ids_are_written_where_they_are_vouched_for_and_nowhere_else() -> 
     assert ours(second)["token_capture"] == "invalid(prompt_length)"
 
 
-def test_a_call_in_which_something_is_masked_loses_its_token_ids() -> None:
+def test_what_is_masked_takes_the_token_ids_with_it_that_decode_to_it() -> None:
     key = "sk-proj-" + "a1B2" * 12
-    document = atif(captured(1, [user(f"use {key}")], "done"), mask=Redactor().span)
+    asked = [user("hello")]
+    secret = [*asked, says("hi").message(), user(f"use {key}")]
+    later = [*secret, says("done").message(), user("thanks")]
+    spans = [captured(1, asked, "hi"), captured(2, secret, "done"), captured(3, later, "bye")]
+    document = atif(*spans, mask=Redactor().value)
     assert key not in str(document)
-    assert "prompt_token_ids" not in document["steps"][1].get("metrics", {})
+    assert "[redacted:" in document["steps"][2]["message"]
+    first, second, third = [step for step in document["steps"] if step["source"] == "agent"]
+    assert first == atif(*spans)["steps"][1]
+    for step in (second, third):
+        assert not {"prompt_token_ids", "completion_token_ids", "logprobs"} & step["metrics"].keys()
+        assert step["metrics"]["completion_tokens"] == 3
+        assert ours(step)["token_capture"] == "invalid(redacted)"
+    (session,) = to_sessions(spans, mask=Redactor().value)
+    assert key not in str(session)
+
+
+def test_ids_and_times_stay_where_they_are_ids_and_times_and_nowhere_else() -> None:
+    answer = asks(
+        "mail",
+        arguments='{"id": "jane@example.com", "span_id": "jane@example.com", "timestamp": "jane@example.com"}',
+    )
+    spans = [call(1, [user("a")], answer)]
+    document = atif(*spans, mask=Redactor().value)
+    assert "jane@example.com" not in str(document)
+    assert document["trajectory_id"] == "ro-1/at-1"
+    assert document["steps"][1]["timestamp"] == "2023-11-14T22:13:21Z"
+    (session,) = to_sessions(spans, mask=Redactor().value)
+    assert "jane@example.com" not in str(session)
+    assert session[2]["message"]["timestamp"] == 1_700_000_001_000
+
+
+def test_ids_without_a_text_cannot_be_checked_and_are_left_out() -> None:
+    silent = call(
+        1, [], says("", token_ids=(1,), token_capture=VALID), prompt_token_ids=(2,), token_capture=VALID
+    )
+    assert "prompt_token_ids" in atif(silent)["steps"][0]["metrics"]
+    assert "prompt_token_ids" not in atif(silent, mask=Redactor().value)["steps"][0]["metrics"]
 
 
 def test_sub_agents_are_inside_and_named_where_their_work_came_back() -> None:

@@ -102,14 +102,14 @@ class ProviderSession:
             self._joined = [self.provider]
             self._followed = self.provider
             _sessions.append(self)
-        self.provider.add_span_processor(processor)
+        add_processor(self.provider, processor)
         self.tracer = self.provider.get_tracer(TRACER_NAME)
         """Makes our spans, on the provider that the program uses now; see ``follow``."""
 
     def join(self, provider: Any) -> None:
         """Record the spans of one more provider, until the stay ends; a second time changes nothing."""
         if isinstance(provider, TracerProvider) and all(each is not provider for each in self._joined):
-            provider.add_span_processor(self._processor)
+            add_processor(provider, self._processor)
             self._joined.append(provider)
 
     def follow(self) -> None:
@@ -208,6 +208,15 @@ def _unset_global() -> bool:
     setattr(trace, _GLOBAL, None)
     vars(once)["_done"] = False
     return True
+
+
+def add_processor(provider: TracerProvider, processor: SpanProcessor) -> None:
+    """Add a processor beside those that a provider has.
+
+    By the SDK's own method: a subclass may replace what is there. Phoenix's takes its exporter out at the first
+    processor that somebody adds.
+    """
+    TracerProvider.add_span_processor(provider, processor)
 
 
 def remove_processor(provider: TracerProvider, processor: SpanProcessor) -> bool:

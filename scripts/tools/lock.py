@@ -125,7 +125,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     "frameworks-haystack": Environment((*_FRAMEWORK_TESTS, "haystack-ai")),
     "frameworks-smolagents": Environment((*_FRAMEWORK_TESTS, "smolagents[openai]")),
     # Observability SDKs that share a process with ours; and two viewers that are started as users start them.
-    "viewers": Environment((*_TRAINER_TESTS, "langfuse", "logfire"), ("pytest",)),
+    "viewers": Environment((*_TRAINER_TESTS, "langfuse", "logfire", "arize-phoenix-otel"), ("pytest",)),
     "viewers-phoenix": Environment(("arize-phoenix",), project=False),
     "viewers-mlflow": Environment(("mlflow",), project=False),
     # The releases beside which scripts/bench measures. What a fresh install brings beyond these breaks both: their

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -268,6 +268,37 @@ def test_a_provider_that_is_installed_later_sees_the_calls_of_the_next_rollout(
         trace._TRACER_PROVIDER, trace._TRACER_PROVIDER_SET_ONCE._done = None, False
     assert stored == {span.name for span in theirs.get_finished_spans()} == {"rollout", "step", "chat policy"}
     assert "gen_ai.output.messages" in attributes_of(seen(theirs, "chat policy")[0])
+
+
+class ReplacingProvider(TracerProvider):
+    """A provider whose first exporter goes at the next that is added, as Phoenix's does."""
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        for each in list(self._active_span_processor._span_processors):
+            remove_processor(self, each)
+        super().add_span_processor(span_processor)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_joining_a_provider_takes_no_exporter_of_its_own_out(
+    is_first: bool, store: LightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, provider = InMemorySpanExporter(), ReplacingProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(theirs))
+    if is_first:
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    tracer = agl.OtelTracer()
+    try:
+        with tracer.lifespan(store):
+            if not is_first:
+                trace.set_tracer_provider(provider)
+            with tracer.trace_context() as handle:
+                trace.get_tracer("another.library").start_span("step").end()
+            stored = {span.name for span in handle.spans()}
+    finally:
+        if not is_first:
+            trace._TRACER_PROVIDER, trace._TRACER_PROVIDER_SET_ONCE._done = None, False
+    assert stored == {span.name for span in theirs.get_finished_spans()} == {"rollout", "step"}
 
 
 def test_a_provider_that_is_shut_down_does_not_end_our_recording(

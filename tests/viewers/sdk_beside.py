@@ -1,8 +1,8 @@
 """Two rollouts with another party's SDK in the process: ``sdk_beside.py URL SDK FIRST DOWN``; prints what is stored.
 
 ``FIRST`` and ``DOWN`` are ``theirs`` or ``ours``: whose start comes first, and whose end. Where theirs ends first, that
-is between the rollouts. ``SDK`` is ``langfuse``, ``langfuse-all`` (with a filter that lets every span of a rollout through) or
-``logfire``.
+is between the rollouts. ``SDK`` is ``langfuse``, ``langfuse-all`` (with a filter that lets every span of a rollout
+through), ``logfire`` or ``phoenix`` (its package ``arize-phoenix-otel``).
 """
 
 from __future__ import annotations
@@ -27,6 +27,14 @@ def langfuse(url: str, **options: Any) -> Any:
     return Langfuse(public_key="pk", secret_key="sk", base_url=url, **options).shutdown
 
 
+def phoenix(url: str) -> Any:
+    """Register a provider as Phoenix's documentation says; return what ends it."""
+    from phoenix.otel import register
+
+    options: dict[str, Any] = {"protocol": "http/protobuf", "project_name": "agents", "verbose": False}
+    return register(endpoint=f"{url}/v1/traces", batch=True, **options).shutdown
+
+
 def is_of_a_rollout(span: Any) -> bool:
     """Let through what docs/how-to/foreign-provider.md says."""
     return "agentlightning.rollout_id" in (span.attributes or {})
@@ -49,6 +57,7 @@ def main(url: str, sdk: str, first: str, down: str) -> None:
         "langfuse": lambda: langfuse(url),
         "langfuse-all": lambda: langfuse(url, should_export_span=is_of_a_rollout),
         "logfire": lambda: logfire(url),
+        "phoenix": lambda: phoenix(url),
     }
     tracer = agl.OtelTracer(capture_tokens="request")
     ended: list[Any] = []

@@ -1,7 +1,7 @@
-"""Langfuse's and Logfire's SDKs in one process with ours: our store is whole, and their side gets the calls whole.
+"""The SDKs of Langfuse, Logfire and Phoenix in one process with ours: our store is whole, and their side gets the calls whole.
 
 Which of both starts first, and which ends first, makes no difference. What is not installed is skipped;
-``scripts/matrix-viewers`` has both.
+``scripts/matrix-viewers`` has all.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from agentlightning.types import Span
 
 PROGRAM = Path(__file__).parent / "sdk_beside.py"
 LANGFUSE = pytest.mark.skipif(find_spec("langfuse") is None, reason="not installed: langfuse")
+PHOENIX = pytest.mark.skipif(find_spec("phoenix") is None, reason="not installed: arize-phoenix-otel")
 LOGFIRE = pytest.mark.skipif(find_spec("logfire") is None, reason="not installed: logfire")
 
 WHOLE = {"rollout", "step", "add", "chat policy", "agentlightning.annotation"}
 """What is to be seen of a rollout."""
-PASSED = {"langfuse": WHOLE - {"step"}, "langfuse-all": WHOLE, "logfire": WHOLE}
+PASSED = {"langfuse": WHOLE - {"step"}, "langfuse-all": WHOLE, "logfire": WHOLE, "phoenix": WHOLE}
 """What each SDK lets through; Langfuse's own filter drops other libraries' spans that are none of GenAI."""
 
 
@@ -37,11 +38,13 @@ PASSED = {"langfuse": WHOLE - {"step"}, "langfuse-all": WHOLE, "logfire": WHOLE}
         pytest.param("langfuse-all", "ours", "theirs", marks=LANGFUSE),
         pytest.param("logfire", "theirs", "theirs", marks=LOGFIRE),
         pytest.param("logfire", "ours", "ours", marks=LOGFIRE),
-        # The other half shows the same of the pieces that are shown above.
+        pytest.param("phoenix", "theirs", "ours", marks=PHOENIX),
+        # The others show the same of the pieces that are shown above.
         pytest.param("langfuse", "theirs", "theirs", marks=[LANGFUSE, pytest.mark.soak]),
         pytest.param("langfuse", "ours", "ours", marks=[LANGFUSE, pytest.mark.soak]),
         pytest.param("logfire", "theirs", "ours", marks=[LOGFIRE, pytest.mark.soak]),
         pytest.param("logfire", "ours", "theirs", marks=[LOGFIRE, pytest.mark.soak]),
+        pytest.param("phoenix", "ours", "theirs", marks=[PHOENIX, pytest.mark.soak]),
     ],
 )
 def test_both_sides_are_whole(sdk: str, first: str, down: str) -> None:

@@ -17,7 +17,7 @@ from ...pipeline.policy import RedactionPolicy
 from ...remote.rule import checked_url
 from ...tracer.otel import OtelTracer
 from ...tracer.processor import LightningSpanProcessor
-from ...tracer.provider import remove_processor
+from ...tracer.provider import add_processor, remove_processor
 from . import attach
 from .attach import instrument_all, uninstrument_all
 from .environment import around_proxies, set_environment
@@ -237,7 +237,7 @@ class AgentOpsTracer(OtelTracer):
             _log.debug("no OTLP exporter is installed, so the local AgentOps server gets no spans")
             return
         provider = self._ready().session.provider
-        provider.add_span_processor(copies)
+        add_processor(provider, copies)
         self._undo.callback(copies.shutdown)
         self._undo.callback(remove_processor, provider, copies)
 

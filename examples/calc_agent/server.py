@@ -38,7 +38,9 @@ class PolicyServer:
         self.policy = policy
         self.run_seed = run_seed
         self._http = _Http(self)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), name="policy-server")
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, args=(0.05,), name="policy-server", daemon=True
+        )
 
     @property
     def url(self) -> str:

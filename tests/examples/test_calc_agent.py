@@ -8,6 +8,8 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
@@ -173,6 +175,25 @@ def test_ctrl_c_leaves_a_store_that_the_next_run_adds_to(
     assert f"{database} has {len(stored)} rollouts of earlier runs; this run adds its own" in printed
     assert f"--store 'sqlite:///{database}'" in printed
     assert not set(printed) & {"\r", "\x1b"}  # captured is no terminal
+
+
+@pytest.mark.soak
+def test_ctrl_c_pressed_again_and_again_ends_the_process(tmp_path: Path) -> None:
+    files = ["--out-db", str(tmp_path / "store.db"), "--picture", str(tmp_path / "curve.png")]
+    command = [sys.executable, "-m", "examples.calc_agent", *files]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.lstrip().startswith("0 "):  # the first test: it is at work
+                break
+
+        def pressed() -> bool:
+            process.send_signal(signal.SIGINT)
+            return process.poll() is not None
+
+        wait_until(pressed)
+        assert process.stderr is not None
+        assert "stopped after" in process.stderr.read()
 
 
 def test_what_cannot_be_the_store_of_a_run_is_said(

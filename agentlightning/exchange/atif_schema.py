@@ -268,6 +268,12 @@ def _faults_of_content(
                 (*place, index),
                 f"a part of type {part.type!r} has {'text' if is_text else 'source'}, and no other",
             )
+        elif (
+            part.source is not None
+            and part.type != "audio"
+            and "duration_sec" in part.source.model_fields_set
+        ):
+            yield (*place, index, "source", "duration_sec"), "ATIF has no such field of an image"
         elif part.source is not None and not part.source.media_type.startswith(f"{part.type}/"):
             yield (*place, index, "source", "media_type"), f"{part.source.media_type} is no {part.type}"
 

@@ -46,6 +46,7 @@ _SKYRL_IMPORTS = (
     "jaxtyping",
     "polars",
 )
+_PYDANTIC = ("pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection")
 _SHARED_FRAMEWORKS = ("openai", "langchain", "langchain-openai", "langgraph", "openai-agents", "litellm")
 _OLDEST_OTEL = (
     *(f"opentelemetry-{name}==1.35.0" for name in ("api", "sdk", "exporter-otlp-proto-http")),
@@ -128,6 +129,10 @@ ENVIRONMENTS: dict[str, Environment] = {
     "viewers": Environment((*_TRAINER_TESTS, "langfuse", "logfire", "arize-phoenix-otel"), ("pytest",)),
     "viewers-phoenix": Environment(("arize-phoenix",), project=False),
     "viewers-mlflow": Environment(("mlflow",), project=False),
+    # Harbor's models of ATIF alone, and what they need: all that harbor brings beside them is 114 packages.
+    "harbor": Environment(
+        ("harbor==0.26.0; python_version >= '3.12'", *_PYDANTIC), project=False, like="test", alone=True
+    ),
     # The releases beside which scripts/bench measures. What a fresh install brings beyond these breaks both: their
     # exporter writes to a private field that OpenTelemetry 1.45 moved, a server imports pkg_resources, and newer
     # releases of FastAPI and openai change what they patch.

@@ -40,16 +40,17 @@ def _and(
     return st.builds(lambda one, other: {**other, **one}, st.fixed_dictionaries(needed), more)
 
 
-def _source(kind: str, types: tuple[str, ...]) -> st.SearchStrategy[dict[str, Any]]:
-    found = _and({"media_type": st.sampled_from(types), "path": st.just("a.png") | TEXT}, st.just({}))
-    timed = _and({"media_type": st.sampled_from(types), "path": TEXT}, _maybe(duration_sec=st.floats(0, 1e9)))
-    return st.fixed_dictionaries({"type": st.just(kind), "source": found | timed})
+def _source(
+    kind: str, types: tuple[str, ...], more: st.SearchStrategy[dict[str, Any]]
+) -> st.SearchStrategy[dict[str, Any]]:
+    found = _and({"media_type": st.sampled_from(types), "path": st.just("a.png") | TEXT}, more)
+    return st.fixed_dictionaries({"type": st.just(kind), "source": found})
 
 
 PARTS = (
     st.fixed_dictionaries({"type": st.just("text"), "text": TEXT})
-    | _source("image", ("image/png", "image/jpeg"))
-    | _source("audio", ("audio/wav", "audio/mpeg"))
+    | _source("image", ("image/png", "image/jpeg"), st.just({}))
+    | _source("audio", ("audio/wav", "audio/mpeg"), _maybe(duration_sec=st.floats(0, 1e9)))
 )
 CONTENT = TEXT | st.lists(PARTS, max_size=3)
 TOOL_CALL = _and(

@@ -6,8 +6,8 @@ to that span, which *claims* the call, and no second span is made:
 
 * The newest span of this context that is open, looks like a model call, has claimed none, and lies in the
   current trace is the one. Whether it is *current* does not matter: several instrumentations never make theirs so.
-* A span that starts without a word and says only then what it is (AgentOps 0.4.15, Google's ADK) is looked at when a
-  call leaves.
+* A span that starts without a word and says only then what it is (AgentOps 0.4.15, Google's ADK, Langfuse's SDK) is
+  looked at when a call leaves.
 * A span that ends before its call (a stream that is read later) waits for it, as an open span.
 * A span that nobody ends although its call is over (a stream that was left half way) ends with its
   ``trace_context``, or at once where that has ended.
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from ..dialects.spans.foreign import is_model_call, request_model
+from ..dialects.spans.foreign import is_model_call, request_model, says_later
 from ..types.attributes import attributes_of, name_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,10 @@ class CallMatching:
         """Look at a span that starts under an attempt, with these attributes; cheap for all that are no model calls."""
         is_sure = bool(attributes)
         if is_sure and not is_model_call(attributes):
-            return
+            scope = span.instrumentation_scope
+            if scope is None or not says_later(scope.name):
+                return
+            is_sure = False
         before = _free(_offer.get())
         if is_sure and before is not None and _is_inside(span, before.span):
             self._ledger.replace(record, before.record)

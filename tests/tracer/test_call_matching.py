@@ -297,6 +297,29 @@ async def test_a_span_that_says_late_that_it_is_a_model_call_gets_the_tokens(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("at_start", [{}, {"langfuse.internal.is_app_root": True, "session.id": "s"}])
+async def test_a_generation_of_langfuses_openai_is_the_call_whatever_its_processor_has_set_before(
+    store: LightningStore, tracer: OtelTracer, client: openai.OpenAI, at_start: dict[str, Any]
+) -> None:
+    """Its span is never current, and says what it is after its start; its processor says something of its own before."""
+    attempt = await new_attempt(store)
+    async with tracer.trace_context(rollout_id=attempt[0], attempt_id=attempt[1]):
+        langfuse = trace.get_tracer("langfuse-sdk")
+        with langfuse.start_as_current_span("plan", attributes=at_start) as plan:
+            plan.set_attribute("langfuse.observation.type", "span")
+            generation = langfuse.start_span("OpenAI-generation", attributes=at_start)
+            generation.set_attributes(
+                {"langfuse.observation.type": "generation", "langfuse.observation.model.name": "policy"}
+            )
+            client.chat.completions.create(**ASK)
+            generation.end()
+            client.chat.completions.create(**ASK)
+    calls = [span for span in await spans_of(store, attempt) if CAPTURE in span.attributes]
+    assert [call.name for call in calls] == ["OpenAI-generation", "chat policy"]
+    assert [call.attributes[PROMPT_IDS] for call in calls] == [list(IDS)] * 2
+
+
+@pytest.mark.asyncio
 async def test_a_silent_span_that_is_no_model_call_gets_none(
     store: LightningStore, tracer: OtelTracer, client: openai.OpenAI
 ) -> None:

@@ -2,7 +2,8 @@
 
 ``FIRST`` and ``DOWN`` are ``theirs`` or ``ours``: whose start comes first, and whose end. Where theirs ends first, that
 is between the rollouts. ``SDK`` is ``langfuse``, ``langfuse-all`` (with a filter that lets every span of a rollout
-through), ``logfire`` or ``phoenix`` (its package ``arize-phoenix-otel``).
+through), ``langfuse-openai`` (with its client in place of openai's), ``logfire`` or ``phoenix`` (its package
+``arize-phoenix-otel``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from viewer_agent import work
@@ -40,6 +42,13 @@ def is_of_a_rollout(span: Any) -> bool:
     return "agentlightning.rollout_id" in (span.attributes or {})
 
 
+def langfuse_client(base_url: str, **options: Any) -> Any:
+    """Return Langfuse's client, which makes spans of its own."""
+    from langfuse.openai import OpenAI
+
+    return OpenAI(base_url=base_url, api_key="none", **options)
+
+
 def logfire(url: str) -> Any:
     """Start Logfire's SDK, with an exporter of OTLP in the place of its own; return what ends it."""
     import logfire
@@ -55,6 +64,7 @@ def main(url: str, sdk: str, first: str, down: str) -> None:
     """See the module's docstring."""
     start: dict[str, Callable[[], Shutdown]] = {
         "langfuse": lambda: langfuse(url),
+        "langfuse-openai": lambda: langfuse(url),
         "langfuse-all": lambda: langfuse(url, should_export_span=is_of_a_rollout),
         "logfire": lambda: logfire(url),
         "phoenix": lambda: phoenix(url),
@@ -62,13 +72,14 @@ def main(url: str, sdk: str, first: str, down: str) -> None:
     tracer = agl.OtelTracer(capture_tokens="request")
     ended: list[Any] = []
     with FakeOpenAI() as server, agl.open_store("memory://") as store:
+        make_client = partial(langfuse_client, server.base_url) if sdk == "langfuse-openai" else None
         shutdown = start[sdk]() if first == "theirs" else None
         with tracer.lifespan(store):
             shutdown = shutdown or start[sdk]()
-            handles = [work(tracer, server)]
+            handles = [work(tracer, server, make_client)]
             if down == "theirs":
                 ended.append(shutdown())
-            handles.append(work(tracer, server))
+            handles.append(work(tracer, server, make_client))
         if down == "ours":
             shutdown()
         stored = [
@@ -80,7 +91,7 @@ def main(url: str, sdk: str, first: str, down: str) -> None:
                 "captured": [
                     span.attributes["agentlightning.token_capture"]
                     for span in store.query_spans(handle.rollout_id, handle.attempt_id)
-                    if span.name == "chat policy"
+                    if "agentlightning.token_capture" in span.attributes
                 ],
                 "whole": store.get_receipt(handle.rollout_id, handle.attempt_id).whole,
             }

@@ -48,8 +48,37 @@ PASSED = {"langfuse": WHOLE - {"step"}, "langfuse-all": WHOLE, "logfire": WHOLE,
     ],
 )
 def test_both_sides_are_whole(sdk: str, first: str, down: str) -> None:
+    stored, receiver = beside(sdk, first, down)
+    for rollout in stored:
+        assert set(rollout["names"]) == NAMES
+        assert len(rollout["names"]) == 6  # both calls, each once
+        assert rollout["captured"] == ["valid", "valid"]
+        assert rollout["whole"]
+    spans = receiver.all_spans()
+    seen_whole(spans, stored[0]["ids"], PASSED[sdk])
+    if down == "ours":  # else their exporter had stopped before
+        seen_whole(spans, stored[1]["ids"], PASSED[sdk])
+    assert SECRET not in str([body for *_, body in receiver.requests]) + str(spans)
+    assert all(path.endswith("/v1/traces") for path, *_ in receiver.requests)
+
+
+@pytest.mark.soak
+@LANGFUSE
+def test_a_call_of_langfuses_client_is_one_span_on_both_sides() -> None:
+    stored, receiver = beside("langfuse-openai", "theirs", "ours")
+    for rollout in stored:
+        assert set(rollout["names"]) == (NAMES - {"chat policy"}) | {"OpenAI-generation"}
+        assert len(rollout["names"]) == 6
+        assert rollout["captured"] == ["valid", "valid"]
+    names = [span.name for span in receiver.all_spans()]
+    assert names.count("OpenAI-generation") == 4
+    assert "chat policy" not in names
+
+
+def beside(sdk: str, first: str, down: str) -> tuple[list[dict[str, Any]], Receiver]:
+    """Return what the program has stored, and what the SDK has sent."""
     receiver = Receiver()
-    # A name of another host would be looked for, and a proxy asked, where the SDK read the machine's settings.
+    # No setting of the machine names another host.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("LANGFUSE_", "LOGFIRE_"))
     }
@@ -65,18 +94,7 @@ def test_both_sides_are_whole(sdk: str, first: str, down: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "Overriding of current" not in done.stderr
     assert "Traceback" not in done.stderr
-    stored = json.loads(done.stdout)
-    for rollout in stored:
-        assert set(rollout["names"]) == NAMES
-        assert len(rollout["names"]) == 6  # both calls, each once
-        assert rollout["captured"] == ["valid", "valid"]
-        assert rollout["whole"]
-    spans = receiver.all_spans()
-    seen_whole(spans, stored[0]["ids"], PASSED[sdk])
-    if down == "ours":  # else their exporter had stopped before
-        seen_whole(spans, stored[1]["ids"], PASSED[sdk])
-    assert SECRET not in str([body for *_, body in receiver.requests]) + str(spans)
-    assert all(path.endswith("/v1/traces") for path, *_ in receiver.requests)
+    return json.loads(done.stdout), receiver
 
 
 def seen_whole(spans: list[Span], ids: list[str], names: set[str]) -> None:

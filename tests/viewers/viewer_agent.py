@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import trace
@@ -46,11 +47,14 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-def work(tracer: agl.OtelTracer, server: FakeOpenAI) -> agl.TraceHandle:
-    """Do one rollout; ``trace.get_tracer`` is that of another library."""
+def work(
+    tracer: agl.OtelTracer, server: FakeOpenAI, make_client: Callable[..., Any] | None = None
+) -> agl.TraceHandle:
+    """Do one rollout; ``trace.get_tracer`` is that of another library. ``make_client``: in place of ``openai.OpenAI``."""
     server.enqueue(*SCRIPT)
     messages: list[Any] = [{"role": "system", "content": RULE}, {"role": "user", "content": TASK}]
-    with server.client(max_retries=0) as client, tracer.rollout(TASK) as rollout:
+    made = make_client or server.client
+    with made(max_retries=0) as client, tracer.rollout(TASK) as rollout:
         with trace.get_tracer("another.library").start_as_current_span("step"):
             reply = client.chat.completions.create(model="policy", messages=messages, tools=TOOLS)
         called: Any = reply.choices[0].message.tool_calls

@@ -34,10 +34,16 @@ _OPERATIONS = frozenset(
     {"chat", "text_completion", "generate_content", "completion", "acompletion", "atext_completion"}
 )
 _OPERATION = ("gen_ai.operation.name", "llm.request.type", "gen_ai.request.type")
-_DECIDING = (*_IDS, *_OPERATION, "openinference.span.kind", "agentops.span.kind")
+_LANGFUSE_KIND = "langfuse.observation.type"
+_DECIDING = (*_IDS, *_OPERATION, "openinference.span.kind", "agentops.span.kind", _LANGFUSE_KIND)
 """Attributes one of which says that a span is a model call, or is none."""
 
-_MODEL = ("gen_ai.request.model", "llm.request.model_name", "llm.model_name")
+_MODEL = (
+    "gen_ai.request.model",
+    "llm.request.model_name",
+    "llm.model_name",
+    "langfuse.observation.model.name",
+)
 _RESPONSE_MODEL = ("gen_ai.response.model", "llm.response.model_name")
 _INPUT_TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
 _OUTPUT_TOKENS = (
@@ -146,6 +152,8 @@ def is_model_call(attributes: Mapping[str, Any]) -> bool:
     kind = attributes.get("openinference.span.kind")
     if kind is not None:
         return bool(kind == "LLM")
+    if _LANGFUSE_KIND in attributes:
+        return bool(attributes[_LANGFUSE_KIND] == "generation")
     operation = first(attributes, _OPERATION)
     if operation is not None:
         return isinstance(operation, str) and operation in _OPERATIONS
@@ -154,6 +162,11 @@ def is_model_call(attributes: Mapping[str, Any]) -> bool:
     if attributes.get("agentops.span.kind") == "llm" and "agentops.event.id" not in attributes:
         return True
     return _has_messages(attributes)
+
+
+def says_later(scope_name: str | None) -> bool:
+    """Whether a library's spans say what they are after they have started, whatever attributes they have before."""
+    return scope_name == "langfuse-sdk"
 
 
 def _has_messages(attributes: Mapping[str, Any]) -> bool:

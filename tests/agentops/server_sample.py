@@ -36,7 +36,7 @@ def send(
 ) -> tuple[int, dict[str, str], bytes]:
     """One request on a connection of its own: status, headers, body."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
     try:
         connection.request(method, target, body, dict(headers))
         response = connection.getresponse()
@@ -56,7 +56,7 @@ def send_bytes(url: str, data: bytes, *, hang_up: bool = True) -> bytes:
     """Send bytes that may be no HTTP at all; return what comes until the server closes."""
     parts = urlsplit(url)
     received: list[bytes] = []
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20) as connection:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=120) as connection:
         try:
             connection.sendall(data)
             if hang_up:

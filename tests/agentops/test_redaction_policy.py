@@ -28,7 +28,7 @@ PLACES = {
 
 
 def recorded(url: str) -> str:
-    with urllib.request.urlopen(f"{url}/_recorded", timeout=30) as answer:
+    with urllib.request.urlopen(f"{url}/_recorded", timeout=120) as answer:
         return str(answer.read().decode())
 
 

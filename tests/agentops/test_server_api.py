@@ -255,7 +255,7 @@ def test_pages_of_other_sites_cannot_reach_the_record(server: AgentOpsServerMana
 
 def test_a_connection_is_kept_open_over_many_requests(server: AgentOpsServerManager) -> None:
     parts = urlsplit(server.url)
-    connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=120)
     connection.connect()
     before = connection.sock
     for path, body in (
@@ -279,7 +279,7 @@ def test_a_connection_is_kept_open_over_many_requests(server: AgentOpsServerMana
 
 
 def test_a_client_that_waits_before_it_sends_its_body_is_told_to_go_on(server: AgentOpsServerManager) -> None:
-    with socket.create_connection(("127.0.0.1", server.get_port() or 0), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.get_port() or 0), timeout=120) as connection:
         head = "POST /v3/auth/token HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")

@@ -137,7 +137,7 @@ def _small(body_seconds: float = 600.0, max_connections: int = 100) -> Iterator[
 
 @contextmanager
 def _half_sent(server: WsgiServer) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=120) as connection:
         connection.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n")
         connection.sendall(b"x" * 80_000)
         yield connection
@@ -171,7 +171,7 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
 def test_connections_are_bounded_in_number_and_said(caplog: pytest.LogCaptureFixture) -> None:
     with _small(max_connections=3) as server, ExitStack() as idle:
         for _ in range(3):
-            idle.enter_context(socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20))
+            idle.enter_context(socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=120))
         for _ in range(5):
             wait_until(lambda: b" 503 " in send_bytes(_url(server), b"", hang_up=False))
         assert threading.active_count() < 20

@@ -254,7 +254,7 @@ def test_a_signal_is_passed_on_and_cancels_the_rollout(url: str, number: signal.
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        assert process.wait(30) == 128 + number
+        assert process.wait(120) == 128 + number
     (recording,) = recorded(url)
     assert [recording[0].status, recording[1].status] == ["cancelled", "failed"]
 
@@ -276,7 +276,7 @@ def test_ctrl_c_reaches_the_program_once(url: str) -> None:
         read_until(terminal, "caught")
         os.write(terminal, b"\n")
         read_until(terminal, "total 1")
-        status = wait_until(lambda: ended(child), deadline=30)[1]
+        status = wait_until(lambda: ended(child), deadline=120)[1]
     finally:
         os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0

@@ -100,7 +100,7 @@ def handed_over(worker: TraceRolloutWorker, count: int) -> list[Any]:
     """Start a worker, and return its first samples and no more."""
     worker.update_model_version(1)
     worker.start()
-    found = [worker.rollout_buffer.get(timeout=20) for _ in range(count)]
+    found = [worker.rollout_buffer.get(timeout=120) for _ in range(count)]
     wait_until(lambda: worker.ended)
     assert worker.rollout_buffer.empty()
     return found

@@ -25,7 +25,7 @@ REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\
 
 def by_a_socket(server: FakeOpenAI) -> None:
     host, _, port = server.url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
         connection.sendall(REQUEST)
         assert connection.recv(10).startswith(b"HTTP/1.1")
 
@@ -102,7 +102,7 @@ def test_a_name_is_known_by_the_addresses_that_it_was_looked_up_as() -> None:
         connections = Connections(lambda: [f"http://localhost:{port}/v1"], seen.append, Guard(reraise))
         patches = connections.patches()
         try:
-            socket.create_connection(("localhost", port), timeout=30).close()
+            socket.create_connection(("localhost", port), timeout=120).close()
         finally:
             for patch in patches:
                 patch.undo()

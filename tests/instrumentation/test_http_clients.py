@@ -53,7 +53,7 @@ def body_of(*, stream: bool, asks: bool) -> bytes:
 
 def by_requests(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
     headers = {**HEADERS, "accept-encoding": encoding}
-    response = requests.post(f"{server.base_url}/chat/completions", data=body, headers=headers, timeout=30)
+    response = requests.post(f"{server.base_url}/chat/completions", data=body, headers=headers, timeout=120)
     return response.status_code, response.content
 
 
@@ -62,7 +62,7 @@ def by_requests_streamed(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
     with requests.Session() as session:
         session.trust_env = False
         url = f"{server.base_url}/chat/completions"
-        with session.post(url, data=body, headers=headers, stream=True, timeout=30) as response:
+        with session.post(url, data=body, headers=headers, stream=True, timeout=120) as response:
             return response.status_code, list(response.iter_lines())
 
 
@@ -86,7 +86,7 @@ def by_urllib3_streamed(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
 
 @contextmanager
 def connected(server: FakeOpenAI) -> Iterator[http.client.HTTPConnection]:
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=120)
     try:
         yield connection
     finally:
@@ -123,7 +123,7 @@ def by_urllib(server: FakeOpenAI, body: bytes, encoding: str) -> Any:
     request = urllib.request.Request(url, body, {**HEADERS, "accept-encoding": encoding})
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            request, timeout=30
+            request, timeout=120
         ) as response:
             return response.status, inflated(response.read(), response.headers.get("content-encoding"))
     except urllib.error.HTTPError as error:
@@ -519,7 +519,7 @@ def test_an_answer_that_is_left_ends_its_call() -> None:
     with FakeOpenAI(answer) as server:
         with watching("observe") as sink:
             url = f"{server.base_url}/chat/completions"
-            with requests.post(url, data=body, headers=HEADERS, stream=True, timeout=30) as response:
+            with requests.post(url, data=body, headers=HEADERS, stream=True, timeout=120) as response:
                 next(response.iter_lines())
             with connected(server) as connection:
                 connection.request("POST", "/v1/chat/completions", body, HEADERS)

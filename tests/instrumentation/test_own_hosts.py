@@ -168,7 +168,7 @@ def test_an_instrumentation_that_wraps_send_after_us_injects_no_baggage_of_ours(
     requests.Session.send = injecting  # type: ignore[method-assign]
     try:
         with FakeOpenAI() as server:
-            assert requests.get(f"{server.base_url}/models", timeout=10).status_code == 200
+            assert requests.get(f"{server.base_url}/models", timeout=120).status_code == 200
     finally:
         requests.Session.send = ours  # type: ignore[method-assign]
         patch.undo()

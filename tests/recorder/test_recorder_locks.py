@@ -224,7 +224,7 @@ def test_files_of_bodies_go_with_the_last_body_that_is_needed_of_them(tmp_path: 
             moved.extend([(b"", None)] * 3)  # the end, for each who reads
             return
         while True:
-            body, calls = wait_until(take, deadline=20)
+            body, calls = wait_until(take, deadline=120)
             if calls is None:
                 return
             (call,) = calls.read()

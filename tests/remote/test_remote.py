@@ -45,7 +45,7 @@ def _no_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def get(url: str, *, verify: bool = True) -> int:
     with open_session(url) as session:
-        return session.get(f"{url}/x", timeout=30, verify=verify).status_code
+        return session.get(f"{url}/x", timeout=120, verify=verify).status_code
 
 
 # ---------------------------------------------------------------------- which address
@@ -127,10 +127,10 @@ def test_a_redirect_to_a_place_that_the_rule_forbids_is_not_followed() -> None:
     with serve() as served, open_session(served.url) as session:
         served.redirect = "http://192.0.2.1/elsewhere"
         with pytest.raises(InsecureEndpoint, match=r"http://192.0.2.1 is another machine"):
-            session.get(served.url, timeout=30)
+            session.get(served.url, timeout=120)
         served.redirect = "https://127.0.0.1:9/"
         with pytest.raises(requests.exceptions.InvalidSchema):
-            session.get(served.url, timeout=30)
+            session.get(served.url, timeout=120)
         assert served.requests == ["GET /"] * 2
 
 
@@ -139,7 +139,7 @@ def test_no_proxy_stands_between_this_machine_and_itself(monkeypatch: pytest.Mon
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("http_proxy", proxy.url)
         assert get(served.url) == 200
-        assert requests.get(f"{served.url}/theirs", timeout=30).status_code == 200
+        assert requests.get(f"{served.url}/theirs", timeout=120).status_code == 200
         assert served.requests == ["GET /x"]
         assert proxy.requests == [f"GET {served.url}/theirs"]
 
@@ -153,7 +153,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(server: Served, verify
     with pytest.raises(requests.exceptions.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
         get(server.url, verify=verify)
     assert server.requests == []
-    assert requests.get(server.url, verify=False, timeout=30).status_code == 200  # it does answer
+    assert requests.get(server.url, verify=False, timeout=120).status_code == 200  # it does answer
 
 
 @pytest.mark.parametrize("name", ["AGL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
@@ -182,7 +182,7 @@ def test_authorities_of_ones_own_stay_the_only_ones_when_a_session_is_used(
 ) -> None:
     monkeypatch.setenv("AGL_CA_BUNDLE", str(authority.bundle))
     with open_session(server.url) as session:
-        assert session.get(server.url, timeout=30).status_code == 200
+        assert session.get(server.url, timeout=120).status_code == 200
         adapter: Any = session.get_adapter(server.url)
         assert adapter._context.cert_store_stats()["x509_ca"] == 1
         assert adapter._context.minimum_version == ssl.TLSVersion.TLSv1_2

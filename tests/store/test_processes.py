@@ -249,7 +249,7 @@ USER = """
             await store.add_many_spans([span_of(attempted) for _ in range(3)])
         own = await store.start_rollout("child")
         await store.update_attempt(own.rollout_id, "latest", status="succeeded")
-        (finished,) = await store.wait_for_rollouts(rollout_ids=[own.rollout_id], timeout=10)
+        (finished,) = await store.wait_for_rollouts(rollout_ids=[own.rollout_id], timeout=120)
         report((own.rollout_id, finished.status, len(await store.query_spans(attempted.rollout_id))))
         await store.close()
 

@@ -83,7 +83,7 @@ async def test_a_requeued_attempt_is_superseded_by_the_next_claim(tmp_path: Path
     async with store:
         first = await store.start_rollout("x", config=SILENT, worker_id="gone")
         sentinel = await store.start_rollout("y", config=RolloutConfig(unresponsive_seconds=0.2))
-        await store.wait_for_rollouts(rollout_ids=[sentinel.rollout_id], timeout=20)
+        await store.wait_for_rollouts(rollout_ids=[sentinel.rollout_id], timeout=120)
         second = await store.dequeue_rollout("fresh")
         assert second is not None
         assert (second.rollout_id, second.attempt.sequence_id) == (first.rollout_id, 2)
@@ -129,7 +129,7 @@ async def test_many_deadlines_come_up_in_order(tmp_path: Path) -> None:
             await store.start_rollout(seconds, config=RolloutConfig(timeout_seconds=seconds))
             for seconds in order
         ]
-        found = await store.wait_for_rollouts(rollout_ids=[r.rollout_id for r in begun], timeout=20)
+        found = await store.wait_for_rollouts(rollout_ids=[r.rollout_id for r in begun], timeout=120)
         ends = [rollout.end_time or 0.0 for rollout in found]
         assert [rollout.status for rollout in found] == ["failed"] * 3
         assert ends[1] <= ends[2] <= ends[0]

@@ -121,7 +121,7 @@ def test_a_worker_that_was_started_in_the_first_rollout_serves_no_later_one(
             done = threading.Event()
             handed.append((f"call-{number}", done))
             ready.release()
-            assert done.wait(20)
+            assert done.wait(120)
     thread.join()
     assert tracer.processor.force_flush(20_000)
     assert [names(store, each) for each in ids] == [["call-0"], [], []]
@@ -352,7 +352,7 @@ def _rollout_thread(
             while name := go.get():
                 done = threading.Event()
                 work.put((name, done))
-                assert done.wait(20)
+                assert done.wait(120)
                 go.task_done()
 
     thread = threading.Thread(target=rollout)

@@ -182,7 +182,7 @@ def test_a_job_that_found_no_room_at_first_is_of_whoever_put_it(
     job = object()
 
     def serve() -> None:
-        assert work.get(timeout=20) is job
+        assert work.get(timeout=120) is job
         call("for the other one")
 
     worker = threading.Thread(target=serve)

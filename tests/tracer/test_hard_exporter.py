@@ -67,7 +67,7 @@ def test_export_is_no_success_where_there_was_no_room(
 ) -> None:
     stuck = FaultyStore(store, only={"add_many_spans"})
     exporter = LightningSpanExporter(
-        stuck, settings=WriterSettings(max_queue_size=2, block_timeout=0), timeout=10
+        stuck, settings=WriterSettings(max_queue_size=2, block_timeout=0), timeout=120
     )
     stuck.hold()
     ids = asyncio.run(new_attempt(store))

@@ -124,7 +124,7 @@ def test_what_a_forked_process_inherits_ends_with_its_rollout(
         process.start()
         here.recv()
     here.send("go on")
-    process.join(30)
+    process.join(120)
     assert process.exitcode == 0
     assert names(kept, ids) == ["in time"]
     assert [span.name for span in asyncio.run(late(kept, ids))] == ["late"]
@@ -160,7 +160,7 @@ def test_a_process_that_lives_on_does_the_work_of_whoever_put_it_on_the_queue(
         # What it did is stored before its result is there.
         assert names(kept, ids[number]) == [f"{number}a", f"{number}b"] or not number
     work.put("")
-    process.join(30)
+    process.join(120)
     assert process.exitcode == 0
     assert [names(kept, each) for each in ids] == [[f"{number}a", f"{number}b"] for number in range(3)]
     for each in ids:
@@ -194,7 +194,7 @@ def test_a_process_of_an_open_rollout_does_nothing_for_it_that_others_have_put(
         outside.run(ask, "of nobody")
         ask("own again")
         work.put("")
-        process.join(30)
+        process.join(120)
     assert [names(kept, each) for each in (ids, others)] == [["own", "own again"], []]
     assert asyncio.run(receipt(kept, ids)).unattributed == 2
     assert asyncio.run(receipt(kept, others)).unattributed == 1
@@ -223,7 +223,7 @@ def test_an_item_comes_out_as_it_was_put_also_where_nothing_is_recorded(
         work.put(Thing("a thing"))
         assert results.get() == ("Thing", "a thing")
         work.put(None)
-        process.join(30)
+        process.join(120)
     assert process.exitcode == 0
 
 
@@ -263,7 +263,7 @@ def test_a_forked_process_tells_its_rollout_from_others_that_are_open(
         with recorder.trace_context(store=kept, rollout_id=other[0], attempt_id=other[1]):
             context.run(process.start)
             here.recv()
-            process.join(30)
+            process.join(120)
     assert [names(kept, each) for each in (ids, other)] == [["while both are open"], []]
 
 

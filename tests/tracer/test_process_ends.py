@@ -130,7 +130,7 @@ helper.start()
 helper.join()
 sys.settrace(None)
 report(seen)
-threading.Event().wait(10 if 0 < args["moment"] <= seen else 0)
+threading.Event().wait(120 if 0 < args["moment"] <= seen else 0)
 """
 
 
@@ -195,7 +195,7 @@ args["when"] = in_shutdown if args["where"] == "teardown" else lambda tracer: Tr
 threading.Thread(target=interrupt, daemon=True).start()
 if args["where"] == "teardown":
     tracers[-1].teardown_worker(0)
-threading.Event().wait(10)
+threading.Event().wait(120)
 """
 
 
@@ -294,7 +294,7 @@ def test_a_process_whose_store_died_ends_soon_and_the_next_start_delivers(
         assert child.next_report() == "traced"
         began = time.monotonic()
         assert child.wait() == 0
-        assert time.monotonic() - began < 20  # aim 2 s; the bound here only says that it does not hang
+        assert time.monotonic() - began < 120  # aim 2 s; the bound here only says that it does not hang
     assert str(spool) in capfd.readouterr().err
     assert asyncio.run(outcome(url, ids))[0] == []
     healthy = {"url": url, "ids": attempt_in(url), "spans": 1, "end": "return"}

@@ -145,7 +145,7 @@ async def test_a_bare_thread_gives_unattributed_spans(store: LightningStore, tra
     go = threading.Event()
 
     def bare() -> None:
-        go.wait(10)
+        go.wait(120)
         agent_span(9, 9)
 
     thread = threading.Thread(target=bare)

@@ -72,7 +72,7 @@ def works():
         answers.append(tracer.processor.force_flush(20_000) or True)
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    asking.join(30)
+    asking.join(120)
     return bool(answers)
 
 tracer.init()

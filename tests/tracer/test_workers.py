@@ -61,7 +61,7 @@ class Server:
             self.thread.start()
         done = threading.Event()
         self.work.put((work, done))
-        assert done.wait(20)
+        assert done.wait(120)
 
     def end(self) -> None:
         self.work.put(None)

@@ -207,7 +207,7 @@ def test_a_thread_without_a_loop_waits_for_room_but_not_for_ever(store: Lightnin
         thread.start()
         wait_until(lambda: stuck.held > 0)
         stuck.release()
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive()
     assert len(asyncio.run(read(store, ids))) == 101
 

@@ -83,9 +83,13 @@ def test_an_interrupted_wait_ends_and_the_store_goes_on() -> None:
     try:
         with open_store("memory://") as store:
             waiting = store.enqueue_rollout("for ever").rollout_id
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            with pytest.raises(KeyboardInterrupt):
+
+            def wait() -> None:
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
                 store.wait_for_rollouts(rollout_ids=[waiting])
+
+            with pytest.raises(KeyboardInterrupt):
+                wait()
             assert store.statistics()["total_rollouts"] == 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -29,11 +29,13 @@ def statuses(store: LightningStore) -> list[str]:
 
 
 @contextmanager
-def alarm() -> Iterator[None]:
-    """Raise KeyboardInterrupt in this thread soon."""
+def interrupted(when: Callable[[], bool]) -> Iterator[None]:
+    """Raise KeyboardInterrupt in this thread, once, soon after ``when`` is true."""
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        if when():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
@@ -217,7 +219,7 @@ def test_interrupting_the_entering_cancels_the_rollout() -> None:
     tracer = OtelTracer()
     with tracer.lifespan(faulty):
         faulty.hold()
-        with pytest.raises(KeyboardInterrupt), alarm():
+        with pytest.raises(KeyboardInterrupt), interrupted(lambda: faulty.held == 1):
             with tracer.trace_context("task"):
                 pass
         faulty.release()

@@ -2,7 +2,8 @@
 
 Source: Harbor's RFC 0001 and ``harbor.models.trajectories`` in ``harbor`` 0.26.0, versions 1.0 to 1.8. A field that the
 format does not know is refused, as there: what is not understood would be lost to whoever reads the attempt. Beyond
-that, here a token id is at least 0, and sub-agents must not work for each other in a circle.
+that, here a token id is at least 0, and sub-agents must not work for each other in a circle. In documents before 1.7 a
+sub-agent may be named by its session alone, as the RFC had it then.
 """
 
 from __future__ import annotations
@@ -148,6 +149,7 @@ class Trajectory(_Part):
     subagent_trajectories: list[Trajectory] | None = None
 
 
+_BEFORE_TRAJECTORY_IDS = frozenset(VERSIONS[:7])
 _ONLY_AGENT = ("model_name", "reasoning_effort", "reasoning_content", "tool_calls", "metrics")
 _ONLY_MODEL = ("metrics", "reasoning_content")
 
@@ -219,7 +221,7 @@ def _faults(each: Trajectory, path: tuple[Any, ...]) -> Iterator[tuple[str, str]
             f"{each.schema_version!r} is none of the versions read here, {VERSIONS[0]} to {VERSIONS[-1]}",
         )
     for index, step in enumerate(each.steps):
-        for name, sentence in _faults_of_step(step, index + 1):
+        for name, sentence in _faults_of_step(step, index + 1, each.schema_version):
             yield place_of((*path, "steps", index, *name)), sentence
     seen: set[str] = set()
     for index, inner in enumerate(each.subagent_trajectories or ()):
@@ -232,7 +234,7 @@ def _faults(each: Trajectory, path: tuple[Any, ...]) -> Iterator[tuple[str, str]
         yield from _faults(inner, below)
 
 
-def _faults_of_step(step: Step, number: int) -> Iterator[tuple[tuple[Any, ...], str]]:
+def _faults_of_step(step: Step, number: int, version: str) -> Iterator[tuple[tuple[Any, ...], str]]:
     if step.step_id != number:
         yield ("step_id",), f"steps are numbered from 1, so it is {number}, not {step.step_id}"
     if step.timestamp is not None and seconds_of(step.timestamp) is None:
@@ -251,7 +253,9 @@ def _faults_of_step(step: Step, number: int) -> Iterator[tuple[tuple[Any, ...], 
             yield (*place, "source_call_id"), f"the step has no tool call {result.source_call_id!r}"
         yield from _faults_of_content(result.content, (*place, "content"))
         for at, ref in enumerate(result.subagent_trajectory_ref or ()):
-            if ref.trajectory_id is None and ref.trajectory_path is None:
+            # Before 1.7 there was no trajectory_id, and a sub-agent was named by its session.
+            is_named = ref.session_id is not None and version in _BEFORE_TRAJECTORY_IDS
+            if ref.trajectory_id is None and ref.trajectory_path is None and not is_named:
                 yield (
                     (*place, "subagent_trajectory_ref", at),
                     "it has neither trajectory_id nor trajectory_path",

@@ -100,6 +100,18 @@ def test_a_document_is_refused_with_the_place(
     assert refusal(tmp_path / "t.json", json.dumps(bad)).startswith(said)
 
 
+def test_what_older_versions_allow_is_read(tmp_path: Path) -> None:
+    result = {"source_call_id": "c", "subagent_trajectory_ref": [{"session_id": "s-1"}]}
+    asked = [{"tool_call_id": "c", "function_name": "delegate", "arguments": {}}]
+    old = document(schema_version="ATIF-v1.4", session_id="s", extra={})
+    old["steps"][1] |= {"tool_calls": asked, "observation": {"results": [result]}}
+    # The lengths should be those of the counts, says the RFC, and in its own example they are not.
+    old["steps"][1]["metrics"] = {"completion_tokens": 3, "completion_token_ids": [1, 2], "logprobs": [-0.1]}
+    assert found_in(tmp_path / "t.json", old).format == "ATIF-v1.4"
+    said = refusal(tmp_path / "t.json", json.dumps({**old, "schema_version": "ATIF-v1.7"}))
+    assert "subagent_trajectory_ref[0]: it has neither trajectory_id nor trajectory_path" in said
+
+
 def test_sub_agents_that_work_for_each_other_in_a_circle_are_refused(tmp_path: Path) -> None:
     def naming(other: str) -> dict[str, Any]:
         observation = {"results": [{"subagent_trajectory_ref": [{"trajectory_id": other}]}]}

@@ -45,9 +45,8 @@ def run(settings: Settings, options: argparse.Namespace, points: list[Point]) ->
             screen.close()
     seconds = time.monotonic() - started
 
-    from .curve import (
-        draw,
-    )  # matplotlib takes a second to load, and longer the first time, when it looks for fonts
+    # Not before: matplotlib takes a second to load, and longer the first time, when it looks for fonts.
+    from .curve import draw
 
     draw(result, options.picture)
     succeeded = is_flat(result) if settings.control else result.final > GOAL

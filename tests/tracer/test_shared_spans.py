@@ -350,11 +350,11 @@ def test_the_variable_of_opentelemetry_keeps_what_was_said_to_us(monkeypatch: py
     with exporting(theirs):
         record(SAYS, conventions="openinference")
         tracer = agl.OtelTracer()
-        with tracer.lifespan(InMemoryLightningStore()), tracer.trace_context() as handle:
+        with tracer.lifespan(InMemoryLightningStore()), tracer.rollout("said aloud") as handle:
             agl.emit_message("said aloud")
             agl.emit_object({"thing": "said aloud"})
             agl.emit_object("said aloud")
-            with agl.operation(name="work") as work:
+            with agl.operation(name="work", kind="tool") as work:
                 work.set_input("said aloud", why="said aloud")
                 work.set_output(["said aloud"])
             assert str(handle.spans()).count("said aloud") == 6

@@ -73,10 +73,10 @@ class Evaluation(NamedTuple):
 def evaluations_of(copies: Sequence[Span]) -> list[Evaluation]:
     """Return the evaluations of an attempt, given the copies of its spans, in their order."""
     sent = [span for span in copies if has_ids_of_otlp(span)]
-    calls = {span.attributes[RESPONSE_ID]: span for span in sent if _is_call(span)}
+    calls = {str(span.attributes[RESPONSE_ID]): span for span in sent if _is_call(span)}
     first = next((span for span in sent if span.parent_id is None), None)
     return [
-        Evaluation(each, span, calls.get(each.get(RESPONSE_ID)) or first or span)
+        Evaluation(each, span, calls.get(str(each.get(RESPONSE_ID))) or first or span)
         for span in sent
         for each in evaluations(span.attributes)
     ]
@@ -222,11 +222,12 @@ class MlflowAssessments(EvaluationSender):
         answer = self._poster.ask(url, None, {}, method="GET")
         if (refusal := refusal_of(url, answer)) is not None:
             raise refusal
-        info = answer.json()["trace"]["trace_info"]
-        return {
-            (each.get("metadata", {}).get(_GIVEN_BY, ""), each["assessment_name"])
-            for each in info.get("assessments", ())
-        }
+        try:
+            found = answer.json()["trace"]["trace_info"].get("assessments", ())
+            return {(each.get("metadata", {}).get(_GIVEN_BY, ""), each["assessment_name"]) for each in found}
+        except (ValueError, LookupError, TypeError, AttributeError):
+            said = "this is not what MLflow says of a trace"
+            raise ExportRefused(without_password(url), answer.status_code, said) from None
 
 
 def _assessment(each: Evaluation, trace: str) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def test_a_reward_that_is_linked_to_a_response_is_about_its_call_in_phoenix(
 
 
 def test_mlflow_gets_an_assessment_that_it_has_not_yet(
-    stored: tuple[str, list[agl.Span]], receiver: Receiver
+    stored: tuple[str, list[agl.Span]], receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["export", "--store", stored[0], "--to", "mlflow", receiver.url]
     reward = next(span for span in stored[1] if span.name == "agentlightning.annotation")
@@ -156,6 +156,11 @@ def test_mlflow_gets_an_assessment_that_it_has_not_yet(
     assert main([*command, "--header", "X-MLflow-Experiment-Id: 7"]) == 0
     assert [path for path, _, _ in receiver.requests[3:]] == ["/v1/traces", trace]
     assert receiver.requests[3][1]["x-mlflow-experiment-id"] == "7"
+    for answer in (b"", b"[]", b'{"trace": {"trace_info": {"assessments": [1]}}}'):  # of another program
+        receiver.answers = [(200, {}, b""), (200, {}, answer)]
+        capsys.readouterr()
+        assert main(command) == 2
+        assert "this is not what MLflow says" in capsys.readouterr().err
 
 
 def test_tokens_where_they_are_asked_for(

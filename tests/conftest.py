@@ -20,7 +20,8 @@ from agentlightning.tracer import OtelTracer
 
 # A slow machine is not a failing example; the whole run has a time limit of its own.
 # The short run draws the same examples each time, so that it fails for a change and not by chance, and half as many as
-# Hypothesis would; the long one draws new ones, and three times as many.
+# Hypothesis would; the long one draws new ones, and three times as many. (The same, but for constants that Hypothesis
+# finds in those of our modules that are imported by then.)
 settings.register_profile(
     "soak",
     deadline=None,

@@ -11,12 +11,14 @@ declare -A beside=() # name -> process group
 # state: prints what stands for all files that git knows, or would add: the commit and what differs from it. Nothing
 # where there is no git.
 state() {
-    {
+    local told
+    told="$({
         git rev-parse HEAD &&
             git diff --binary --no-ext-diff HEAD &&
             git ls-files --others --exclude-standard &&
             git ls-files --others --exclude-standard | git hash-object --stdin-paths
-    } 2>/dev/null | git hash-object --stdin 2>/dev/null || true
+    } 2>/dev/null)" || return 0
+    git hash-object --stdin <<<"$told"
 }
 
 # choose NAME...: these alone
@@ -27,6 +29,7 @@ choose() {
     for name in "$@"; do
         if [[ " ${parts[*]} " != *" $name "* ]]; then
             say "there is no part \"$name\"; there are: ${parts[*]}"
+            chosen=()
             exit 2
         fi
         chosen[$name]=yes

@@ -166,6 +166,7 @@ def test_the_parts_of_the_tests_can_be_listed_and_run_alone(repository: Path) ->
     for wrong in (["--part"], ["--part", "checks", "none"]):
         code, called, said = run_test(repository, *wrong)
         assert (code, called) == (2, [])
+        assert "FAILED" not in said
         assert " ".join(names) in said
 
 
@@ -220,6 +221,12 @@ def test_what_has_passed_with_other_files_has_not_passed(repository: Path, chang
     if change == "new file":
         assert run_test(repository, "--resume")[:2] == (0, [])
         (repository / "new file").write_text("2", encoding="utf-8")
+        assert run_test(repository, "--resume")[:2] == (0, ALL)
+
+
+def test_where_there_is_no_git_nothing_is_remembered(repository: Path) -> None:
+    shutil.rmtree(repository / ".git")
+    for _ in range(2):
         assert run_test(repository, "--resume")[:2] == (0, ALL)
 
 

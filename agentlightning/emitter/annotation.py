@@ -345,15 +345,19 @@ class _Steps(Steps):
         """Begin the span."""
         del frame
         self._recording = self._context.run(self._recorded.__enter__)
-        # The context with this span as the current one, to be put in force for each step.
+        # The context with this span as the current one, to be put in force for the first step.
         self._inside = self._context.run(otel_context.get_current)
 
     def run(self, step: Callable[..., T], *args: Any) -> T:
-        """Take a step; of what its driver has in the context, only OpenTelemetry's own is another one."""
+        """Take a step; of what its driver has in the context, only OpenTelemetry's own is another one.
+
+        What the body has made current, as a span or a rollout of its own, is current again in its next step.
+        """
         token = otel_context.attach(self._inside)
         try:
             return step(*args)
         finally:
+            self._inside = otel_context.get_current()
             otel_context.detach(token)
 
     def returned(self, result: Any) -> None:

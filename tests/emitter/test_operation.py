@@ -205,6 +205,52 @@ def test_an_asynchronous_generator_is_recorded_and_keeps_its_protocol(tracer: Ot
     }
 
 
+def test_what_a_generator_makes_current_stays_current_in_its_later_steps(tracer: OtelTracer) -> None:
+    @operation
+    def steps() -> Iterator[int]:
+        with trace.get_tracer("agent").start_as_current_span("inner"):
+            emit_message("inner")
+            yield 1
+            emit_message("inner")
+        emit_message("operation")
+
+    async def rollout(task: str) -> Any:
+        async with tracer.rollout(task) as rollout:
+            await asyncio.sleep(0)
+            emit_message("of a rollout inside")
+        return rollout
+
+    @operation
+    async def stream() -> AsyncIterator[Any]:
+        with trace.get_tracer("agent").start_as_current_span("inner"):
+            emit_message("inner")
+            await asyncio.sleep(0)
+            emit_message("inner")
+            yield None
+            emit_message("inner")
+        emit_message("operation")
+        yield await rollout("inside")
+
+    async def main() -> Any:
+        async with tracer.trace_context():
+            around = trace.get_current_span()
+            for _ in steps():
+                assert trace.get_current_span() is around
+            made: list[Any] = []
+            async for item in stream():
+                assert trace.get_current_span() is around
+                made.append(item)
+        return made[-1]
+
+    inside = asyncio.run(main())
+    spans = {span.span_id: span for span in tracer.get_last_trace()}
+    messages = [span for span in spans.values() if span.name == "agentlightning.message"]
+    parents = [spans[str(message.parent_id)].name.rpartition(".")[2] for message in messages]
+    assert parents == [message.attributes["agentlightning.message.body"] for message in messages]
+    assert len(parents) == 7
+    assert [span.name for span in inside.spans()] == ["agentlightning.message", "rollout"]
+
+
 def test_an_asynchronous_generator_that_waits_inside_a_step_may_be_stopped_from_another_context(
     tracer: OtelTracer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -120,7 +120,7 @@ PROGRAMS = {
     "matrix-two": 'echo "matrix-two $*"; [[ ! -e .venv/broken ]]\n',
     "matrix-newest": "exit 1\n",
     "trainers": 'echo "trainers $*"\n',
-    "../.venv/pytest": 'echo "pytest $*"; [[ ! -e .venv/red ]]\n',
+    "../.venv/pytest": 'echo "pytest $*"; [[ ! -e .venv/red || "$*" == *--collect-only* ]]\n',
 }
 """Each says that it was called; two of them fail where a file tells them to."""
 

@@ -86,8 +86,7 @@ async def run(args: argparse.Namespace) -> int:
     if kind not in RECEIVERS:
         raise UsageError(f"nothing is sent to {kind!r}; write: --to otlp ENDPOINT, or phoenix, or mlflow")
     copying = Copying(conventions_of(args.conventions, _CONVENTIONS.get(kind, "gen_ai")), tokens=args.tokens)
-    redactor = redactor_of(redaction_policy())
-    copied = partial(copies, copying=copying, mask=None if redactor is None else redactor.span)
+    copied = partial(copies, copying=copying, redactor=redactor_of(redaction_policy()))
     headers, empty = _headers_of(args, kind), 0
     async with lookup.open_existing(args.store) as store:
         rollouts = list(reversed((await selection.matching(store, args, to_read=True)).rollouts))

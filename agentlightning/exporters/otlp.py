@@ -20,7 +20,6 @@ from .._printable import without_password
 from ..codec.otlp_request import encode_request, has_ids_of_otlp, read_partial_success
 from ..dialects.spans.copies import (
     EVALUATION_EVENT,
-    TASK,
     Copying,
     copy_of,
     evaluations,
@@ -34,6 +33,7 @@ from .posting import Poster, beside_traces, refusal_of
 if TYPE_CHECKING:
     import requests
 
+    from ..pipeline.redact import Redactor
     from ..types import Span
 
 PATH = "/v1/traces"
@@ -62,17 +62,15 @@ def traces_url(endpoint: str) -> str:
 
 
 def copies(
-    spans: Sequence[Span], copying: Copying, mask: Callable[[Span], Span] | None, task: Any = None
+    spans: Sequence[Span], copying: Copying, redactor: Redactor | None, task: Any = None
 ) -> Iterator[Span]:
     """Yield the copies of the spans of an attempt, each masked before anything is written of it.
 
-    ``task``: the input of the rollout.
+    ``task``: the input of the rollout, which is masked as a value: a key may be all that tells a secret.
     """
+    asked = task_text(task if redactor is None else redactor.value(task))
     for span in spans:
-        given = span
-        if task is not None and span.parent_id is None:
-            given = span.model_copy(update={"attributes": {**span.attributes, TASK: task_text(task)}})
-        kept = given if mask is None else mask(given)
+        kept = span if redactor is None else redactor.span(span)
         attributes = copy_of(
             kept.name,
             kept.attributes,
@@ -80,6 +78,7 @@ def copies(
             copying,
             ids=(span.rollout_id, span.attempt_id),
             is_root=span.parent_id is None,
+            task=asked,
         )
         events = list(kept.events)
         if not any(event.name == EVALUATION_EVENT for event in events):

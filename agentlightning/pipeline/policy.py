@@ -41,17 +41,19 @@ def redaction_policy(given: RedactionPolicy | str | None = None) -> RedactionPol
 
 def stages_of(policy: RedactionPolicy) -> tuple[Stage, ...]:
     """Return the stages that a span passes, last of all, before it is stored."""
-    if policy is not RedactionPolicy.INGEST:
-        return ()
-    from .redact import Redactor  # its import compiles the rules
-
-    return (Redactor(),)
+    return (new_redactor(),) if policy is RedactionPolicy.INGEST else ()
 
 
 def redactor_of(policy: RedactionPolicy) -> Redactor | None:
     """Return what masks a copy before it leaves for another party; ``None`` = nothing is masked."""
-    if policy is RedactionPolicy.OFF:
-        return None
-    from .redact import Redactor  # its import compiles the rules
+    return None if policy is RedactionPolicy.OFF else new_redactor()
+
+
+def new_redactor() -> Redactor:
+    """Return what masks by our rules and those of installed packages.
+
+    The first one compiles the rules and reads the entry points of packages: not for an agent's thread.
+    """
+    from .redact import Redactor
 
     return Redactor()

@@ -202,11 +202,9 @@ class Body:
 
 
 class Standing:
-    """What is known of an attempt from its store: whether it is there, and what it is about."""
+    """What is known of an attempt from its store: whether it is there."""
 
     def __init__(self) -> None:
-        self.task: Any = None
-        """The input of its rollout, where the store has just started that."""
         self.named_by_ids = False
         """Nobody but a span's attributes or baggage named it: the store may not know it."""
         self.is_known = False

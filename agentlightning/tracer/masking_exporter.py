@@ -18,7 +18,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from .. import types
 from ..codec.attributes import sanitize_attributes
+from ..pipeline.policy import new_redactor
 from ..types.attributes import to_attributes
+from .sdk_links import sdk_links
 
 if TYPE_CHECKING:
     from ..pipeline.redact import Redactor
@@ -35,10 +37,7 @@ class MaskingExporter(SpanExporter):
 
     @cached_property
     def _redactor(self) -> Redactor:
-        # Its import compiles the rules, and it reads the entry points of packages: not for the agent's thread.
-        from ..pipeline.redact import Redactor
-
-        return Redactor()
+        return new_redactor()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Mask and export."""
@@ -69,6 +68,7 @@ def _as_others_see(span: ReadableSpan) -> Span:
     plain.name = span.name
     plain.attributes = to_attributes(span.attributes)
     plain.events = [types.Event.from_opentelemetry(each) for each in span.events]
+    plain.links = [types.Link.from_opentelemetry(each) for each in span.links]
     plain.status.description = span.status.description
     return plain
 
@@ -85,10 +85,7 @@ class _Masked(ReadableSpan):
             resource=Resource(_attributes(resource.attributes), resource.schema_url),
             attributes=_attributes(masked.attributes),
             events=_events(span, masked),
-            links=[
-                trace.Link(link.context, _attributes(clean.attributes or {}))
-                for link, clean in zip(span.links, masked.links, strict=True)
-            ],
+            links=sdk_links(masked.links, span.links),
             kind=span.kind,
             status=trace.Status(span.status.status_code, masked.status.description),
             start_time=span.start_time,

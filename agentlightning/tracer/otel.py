@@ -59,6 +59,7 @@ from .generators import waits_at_yield
 from .known_endpoints import RESOURCES_TIMEOUT, Endpoints, KnownEndpoints, resource_endpoints
 from .opening import Opened, Opening, patience
 from .other_processes import RecordingTracer
+from .root_task import context_with_task
 from .workers import (
     SPANS_REMEMBERED,
     let_tasks_end,
@@ -203,9 +204,7 @@ class OtelTracer(RecordingTracer):
                 chain=self._chain,
                 accept_context=self._accept_context,
                 write_0_3=self._writes_0_3,
-                sharing=Sharing(
-                    self._conventions, self._chain, masks=self._redaction is RedactionPolicy.EGRESS
-                ),
+                sharing=Sharing(self._conventions, self._chain, self._redaction),
             )
         _say_what_gevent_does()
         if self._fallback_attempt is not None:
@@ -691,8 +690,12 @@ class _TraceContext(TraceContext):
         context = context_with_active_tracer(self._tracer, context_with_scope(self._scope, before))
         links = [trace.Link(outer)] if outer.is_valid else []
         self._worker.session.follow()
-        self._scope.standing.task = None if self._opened.rollout is None else self._opened.rollout.input
-        self._root = self._worker.session.tracer.start_span(self._name, context=context, links=links)
+        started = self._opened.rollout
+        self._root = self._worker.session.tracer.start_span(
+            self._name,
+            context=context if started is None else context_with_task(started.input, context),
+            links=links,
+        )
         if self._root.is_recording():
             processor.routing.remember_trace(self._root.get_span_context().trace_id, self._scope)
         else:

@@ -141,7 +141,7 @@ class LightningSpanProcessor(SpanProcessor):
                     self._said.add(kind)
                     _say_where_it_is(span, late_of)
                 if self._sharing is not None:
-                    self._sharing.start(span, None)
+                    self._sharing.start(span, None, started_in)
                 if late_of is None:
                     return
                 scope = self.ledger.late_of(late_of)
@@ -151,7 +151,7 @@ class LightningSpanProcessor(SpanProcessor):
             if live is not None:
                 note_span(scope, started_in, context)
                 if self._sharing is not None:
-                    self._sharing.start(span, scope)
+                    self._sharing.start(span, scope, started_in)
             self.ledger.start(record, live)
             if scope.store is not None and self.writer.thread.is_idle:
                 self.writer.thread.wake()

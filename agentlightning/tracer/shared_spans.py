@@ -16,9 +16,10 @@ name once it has ended. Where the SDK has other containers, nothing is replaced.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -35,7 +36,6 @@ from ..dialects.openai.reading import decode
 from ..dialects.spans import genai
 from ..dialects.spans.copies import (
     EVALUATION_EVENT,
-    TASK,
     Copying,
     copy_of,
     evaluations,
@@ -43,11 +43,16 @@ from ..dialects.spans.copies import (
     name_of_copy,
     task_text,
 )
-from ..pipeline.chain import NO_STAGES, Chain
+from ..pipeline.chain import NO_STAGES, Chain, Stage
+from ..pipeline.policy import RedactionPolicy, redactor_of
+from ..semconv import LightningSpanAttributes
 from ..types.attributes import description_of
 from .provider import TRACER_NAME
+from .root_task import task_in
+from .sdk_links import sdk_links
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Span as SdkSpan
 
     from ..dialects.raw_call import RawCall
@@ -60,6 +65,7 @@ CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 """OpenTelemetry's own variable; with one of ``_NO_CONTENT`` no span that others see says what was said."""
 _NO_CONTENT = frozenset({"false", "0", "no_content", "event_only"})
 _OURS = __name__.partition(".")[0]
+_OPERATION = LightningSpanAttributes.OPERATION_NAME.value
 _NS_PER_SECOND = 1_000_000_000
 
 
@@ -69,28 +75,32 @@ class Sharing:
     Args:
         conventions: What model calls are written in.
         chain: Stages that a span passes before it is stored; what others see of it passes them, too.
-        masks: Whether secrets are masked behind those stages.
+        policy: Whether secrets are masked behind those stages.
     """
 
     def __init__(
         self,
         conventions: Conventions = "gen_ai",
         chain: Chain = NO_STAGES,
-        *,
-        masks: bool = True,
+        policy: RedactionPolicy = RedactionPolicy.EGRESS,
     ) -> None:
         self._conventions = conventions
         self._chain = chain
-        self._masks = masks
+        self._policy = policy
+        self.has_foreign_stages = not all(map(_is_ours, _stages_of(chain)))
+        """Whether one of the stages is the user's: only it knows what it looks at."""
         self._processors: tuple[Any, ...] = ()
         """Those that were there when it was last asked."""
         self._is_seen = False
         """Whether one of them is another party's."""
 
-    def start(self, span: SdkSpan, scope: Scope | None) -> None:
+    def start(self, span: SdkSpan, scope: Scope | None, started_in: Context) -> None:
         """Let others see whose span it is, where there are others; called when it starts.
 
-        One of ours that belongs to no attempt (``None``) is masked as any other; it names none.
+        Args:
+            span: One that has just started.
+            scope: Of its attempt. One of ours that belongs to none is masked as any other; it names none.
+            started_in: The context that it starts in, which has the task of a root.
         """
         processors = getattr(getattr(span, "_span_processor", None), "_span_processors", ())
         if processors is not self._processors:  # the SDK replaces the tuple
@@ -110,7 +120,8 @@ class Sharing:
         if scope is None and not is_ours:
             return
         recorded = _Recorded(span.name, held, events, links)
-        shown = _Shown(self, span, scope, recorded, is_ours=is_ours)
+        task = task_in(started_in) if is_ours else None
+        shown = _Shown(self, span, scope, recorded, task, is_ours=is_ours)
         fields = vars(span)
         fields["_attributes"] = _SharedAttributes.around(held, shown)
         if is_ours:
@@ -133,21 +144,34 @@ class Sharing:
 
     @cached_property
     def _redactor(self) -> Redactor | None:
-        if not self._masks:
-            return None
-        # Its import compiles the rules, and it reads the entry points of packages: not for the agent's thread.
-        from ..pipeline.redact import Redactor
-
-        return Redactor()
+        return redactor_of(self._policy)
 
     def masked(self, span: types.Span) -> types.Span | None:
         """Return a span as our pipeline and the policy leave it; ``None`` where they take it out."""
         kept = self._chain(span) if self._chain else span
         return kept if kept is None or self._redactor is None else self._redactor.span(kept)
 
+    def masked_task(self, task: Any) -> str:
+        """Return a rollout's input as a masked text; empty where a stage is the user's, which judges spans alone."""
+        if task is None or self.has_foreign_stages:
+            return ""
+        from ..pipeline.redact import Redactor
 
-def _is_ours(processor: object) -> bool:
-    return type(processor).__module__.partition(".")[0] == _OURS
+        # A redactor that the user has made is a stage; its rules hold for what is asked, too.
+        for stage in (*_stages_of(self._chain), self._redactor):
+            task = stage.value(task) if isinstance(stage, Redactor) else task
+        return task_text(task)
+
+
+def _stages_of(chain: Chain) -> Iterator[Stage]:
+    """Yield the stages of a chain and of those that are stages of it."""
+    for stage in chain.stages:
+        yield from _stages_of(stage) if isinstance(stage, Chain) else (stage,)
+
+
+def _is_ours(part: object) -> bool:
+    """Whether a processor or a stage is this package's."""
+    return type(part).__module__.partition(".")[0] == _OURS
 
 
 class _Recorded:
@@ -207,17 +231,52 @@ class _Shown:
     """What others see of one span."""
 
     def __init__(
-        self, sharing: Sharing, span: SdkSpan, scope: Scope | None, recorded: _Recorded, *, is_ours: bool
+        self,
+        sharing: Sharing,
+        span: SdkSpan,
+        scope: Scope | None,
+        recorded: _Recorded,
+        task: Any,
+        *,
+        is_ours: bool,
     ) -> None:
         self._sharing = sharing
         self._ids = ("", "") if scope is None else (scope.rollout_id, scope.attempt_id)
         self._is_ours = is_ours
         self._is_root = scope is not None and span.parent is None
-        self._task = scope.standing.task if scope is not None and self._is_root else None
+        self._task = task
         self._started_ns = span.start_time
         self.recorded = recorded
         self._made: tuple[tuple[Any, ...], _View] | None = None
         """What was recorded when it was last asked, and what was made of it."""
+        self._named: tuple[tuple[Any, ...], str] | None = None
+        """The same for the name alone."""
+
+    def name(self) -> str:
+        """Return what the span of ours is called now; never raises.
+
+        Made without the rest, which may be long: filters read the name alone, on the agent's thread.
+        """
+        if self._sharing.has_foreign_stages:  # they may change it by whatever the span says
+            return self.now().name
+        named = self._named
+        operation = self.recorded.attributes.get(_OPERATION)
+        of = self.recorded.name, operation
+        if named is None or named[0] != of:
+            try:
+                masked = self._sharing.masked(
+                    self._as_span(of[0], {} if operation is None else {_OPERATION: operation})
+                )
+                name = "" if masked is None else name_of_copy(masked.name, masked.attributes)
+            except Exception as error:  # noqa: BLE001 - what cannot be judged does not leave
+                _log.warning("the name of a span was not shown to other exporters: %s", type(error).__name__)
+                name = ""
+            self._named = named = of, name
+        return named[1]
+
+    @cached_property
+    def _asked(self) -> str:
+        return self._sharing.masked_task(self._task)
 
     def now(self) -> _View:
         """Return what is seen of the span now; never raises.
@@ -252,8 +311,6 @@ class _Shown:
             return _View(name, {**ids_of_copy(self._ids, copying), **recorded})
         decoded = None if call is None else decode(call)
         whole = recorded if decoded is None else {**recorded, **genai.call_attributes(decoded)}
-        if self._task is not None:
-            whole = {**whole, TASK: task_text(self._task)}
         span = self._as_span(name, whole)
         span.events = [types.Event.from_opentelemetry(each) for each in events]
         span.links = [types.Link.from_opentelemetry(each) for each in links]
@@ -264,7 +321,13 @@ class _Shown:
             return _View("", ids_of_copy(self._ids, copying))
         decoded = None if decoded is None else genai.read_call(self._as_span(masked.name, masked.attributes))
         found = copy_of(
-            masked.name, masked.attributes, decoded, copying, ids=self._ids, is_root=self._is_root
+            masked.name,
+            masked.attributes,
+            decoded,
+            copying,
+            ids=self._ids,
+            is_root=self._is_root,
+            task=self._asked,
         )
         limit = self.recorded.longest_value
         if limit is not None:
@@ -274,10 +337,7 @@ class _Shown:
             name_of_copy(masked.name, masked.attributes),
             found,
             [*_sdk_events(masked, events), *rewards],
-            [
-                trace.Link(old.context, dict(new.attributes or {}))
-                for old, new in zip(links, masked.links, strict=True)
-            ],
+            sdk_links(masked.links, links),
             masked.status.description,
         )
 
@@ -398,17 +458,29 @@ class _SharedReadableSpan(ReadableSpan):
     """A span that has ended, whose name is read as others see it."""
 
     @property
+    def recorded_name(self) -> str:
+        """What our recorder reads."""
+        return self._name
+
+    @property
     def name(self) -> str:
         """What others see of it."""
         attributes = self._attributes
-        return attributes.shown.now().name if isinstance(attributes, _SharedAttributes) else self._name
+        return attributes.shown.name() if isinstance(attributes, _SharedAttributes) else self._name
 
     def to_json(self, indent: int | None = 4) -> str:
         """Return the span as others see it, in JSON; see ``ReadableSpan.to_json``, which reads the field."""
-        shown = ReadableSpan.__new__(ReadableSpan)
-        vars(shown).update(vars(self), _name=self.name)
-        text: str = shown.to_json(indent)
+        text: str = self._plain(vars(self)).to_json(indent)
         return text
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReadableSpan:
+        """Return the span as others see it: its parts are copied as they show, so the name is, too."""
+        return self._plain({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
+
+    def _plain(self, fields: Mapping[str, Any]) -> ReadableSpan:
+        shown = ReadableSpan.__new__(ReadableSpan)
+        vars(shown).update(fields, _name=self.name)
+        return shown
 
 
 class _SharedSpan(_Span):

@@ -103,8 +103,9 @@ def description_of(status: Any) -> str | None:
 
 def name_of(src: Any) -> str:
     """Return the name of an OpenTelemetry span as it was recorded; see ``events_of``."""
-    held: str | None = getattr(src, "_name", None)
-    return src.name if held is None else held
+    recorded: str | None = getattr(src, "recorded_name", None)
+    shown: str = src.name if recorded is None else recorded
+    return shown
 
 
 def links_of(src: Any) -> Iterable[Any]:

@@ -88,6 +88,18 @@ def test_what_is_stored_arrives_masked_and_a_second_time_has_the_same_ids(
     assert "3 spans and 1 evaluation of 1 rollout" in capsys.readouterr().err
 
 
+def test_the_task_of_a_root_is_masked_as_a_value(tmp_path: Path, receiver: Receiver) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    tracer = agl.OtelTracer()
+    with agl.open_store(url) as store, tracer.lifespan(store):
+        with tracer.rollout({"password": "hunter2-hunter2", "n": 3}):
+            pass
+    assert main(["export", "--store", url, "--to", "otlp", receiver.url]) == 0
+    (root,) = receiver.spans()
+    (said,) = json.loads(root.attributes["gen_ai.input.messages"])
+    assert said["parts"] == [{"type": "text", "content": "[redacted:key]"}]
+
+
 def test_a_reward_is_a_log_record_beneath_what_it_is_about(
     stored: tuple[str, list[agl.Span]], receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import contextvars
 import copy
 import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,6 +19,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import agentlightning as agl
 from agentlightning.errors import ConfigurationError
+from agentlightning.pipeline.chain import Chain
+from agentlightning.pipeline.redact import Redactor
+from agentlightning.pipeline.rules import RedactionRule
 from agentlightning.store import LightningStore
 from agentlightning.store.memory import InMemoryLightningStore
 from agentlightning.testing.fake_openai import Answer, AnswerChoice, FakeOpenAI, Token, ToolCallAnswer
@@ -164,9 +168,112 @@ def test_names_and_links_are_masked_and_stored_as_they_are() -> None:
         {"why": "[redacted:openai_key]"},
         {"also": "[redacted:openai_key]"},
     ]
-    assert SECRET not in out.getvalue() + str(copy.deepcopy(shown._links))
+    copied = copy.deepcopy(shown)
+    assert copied.name == shown.name
+    assert SECRET not in out.getvalue() + copied.to_json() + str(vars(copied))
     assert stored.name == f"of {SECRET}"
     assert [each.attributes for each in stored.links] == [{"why": SECRET}, {"also": SECRET}]
+
+
+def without_words_of_links(span: agl.Span) -> agl.Span:
+    """Mask the attributes of links, and take out those that say that they are to go."""
+    kept = [link for link in span.links if "go" not in (link.attributes or {})]
+    masked = [
+        link.model_copy(update={"attributes": dict.fromkeys(link.attributes or {}, "***")}) for link in kept
+    ]
+    return span.model_copy(update={"links": masked})
+
+
+def test_every_exporter_sees_the_links_that_a_stage_leaves() -> None:
+    theirs, masking = InMemorySpanExporter(), InMemorySpanExporter()
+    tracer = agl.OtelTracer(chain=Chain((without_words_of_links,)))
+    state = trace.TraceState([("vendor", "1")])
+    gone, stays = (
+        trace.SpanContext(1, number, is_remote=True, trace_flags=trace.TraceFlags(1), trace_state=state)
+        for number in (2, 3)
+    )
+    with exporting(theirs, MaskingExporter(masking)), tracer.lifespan(InMemoryLightningStore()):
+        with tracer.trace_context() as handle:
+            links = [trace.Link(gone, {"go": "ACME"}), trace.Link(stays, {"customer": "ACME", "key": SECRET})]
+            handle.start_span("linked", attributes={"key": SECRET}, links=links).end()
+    for exporter in (theirs, masking):
+        (span,) = seen(exporter, "linked")
+        assert attributes_of(span)["key"] == "[redacted:openai_key]"
+        (link,) = span.links
+        assert (link.context, link.context.trace_state) == (stays, state)
+        assert dict(link.attributes or {}) == {"customer": "***", "key": "***"}
+
+
+def test_a_secret_that_only_its_key_tells_is_masked_in_the_task() -> None:
+    theirs, tracer = InMemorySpanExporter(), agl.OtelTracer()
+    with exporting(theirs), tracer.lifespan(InMemoryLightningStore()):
+        with tracer.rollout({"password": "hunter2-hunter2", "n": 3}):
+            pass
+        with tracer.rollout({"password": "hunter2-hunter2", "user": "bob"}):
+            pass
+    first, second = (attributes_of(span)["gen_ai.input.messages"] for span in seen(theirs, "rollout"))
+    assert "hunter2" not in str((first, second))
+    assert "[redacted:" in str(first)
+    assert "bob" in str(second)
+
+
+def test_stages_judge_spans_and_a_task_is_masked_by_redactors_alone() -> None:
+    rule = RedactionRule("customer", re.compile("ACME"))
+    met: list[str] = []
+
+    def looking(span: agl.Span) -> agl.Span:
+        met.append(str(span.attributes))
+        return span
+
+    shown = []
+    for stages in ((Chain((Redactor((rule,)),)),), (looking,)):
+        theirs, tracer = InMemorySpanExporter(), agl.OtelTracer(chain=Chain(stages))
+        with exporting(theirs), tracer.lifespan(InMemoryLightningStore()), tracer.rollout("pay ACME"):
+            pass
+        shown.append(attributes_of(seen(theirs, "rollout")[0]))
+    masked, without = shown
+    assert "pay [redacted:customer]" in masked["gen_ai.input.messages"]
+    assert (without["gen_ai.operation.name"], "gen_ai.input.messages" in without) == ("invoke_agent", False)
+    assert met
+    assert "ACME" not in str(met)
+
+
+class ReadingNames(SpanProcessor):
+    """Reads the name of each span that ends, as filters do."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Read it."""
+        self.names.append(span.name)
+
+
+def test_who_reads_a_name_alone_has_nothing_else_masked() -> None:
+    looked_at: list[str] = []
+
+    def look(text: str) -> bool:
+        looked_at.append(text)
+        return False
+
+    rule = RedactionRule("any", re.compile("needle.*"), check=look)
+    tracer, reader = agl.OtelTracer(chain=Chain((Redactor((rule,)),))), ReadingNames()
+    own_provider().add_span_processor(reader)
+    try:
+        with tracer.lifespan(), tracer.trace_context():
+
+            @agl.operation(name=f"search for {SECRET}")
+            def search(words: str) -> str:
+                return words
+
+            search("needle in a call")
+            with tracer.operation_context("needle in a name"):
+                pass
+            while_it_runs = list(looked_at)
+    finally:
+        remove_processor(own_provider(), reader)
+    assert reader.names[:2] == ["search for [redacted:openai_key]", "needle in a name"]
+    assert set(while_it_runs) == {"needle in a name"}
 
 
 def test_a_reward_is_an_evaluation_and_one_that_is_unscored_has_no_score() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from agentlightning.types import OtelResource, Span, SpanContext
 from agentlightning.types.tracer import build
@@ -36,6 +36,24 @@ def test_built_models_share_no_change() -> None:
     assert other.schema_url == ""
     assert one.model_fields_set == other.model_fields_set == set(OtelResource.model_fields)
     assert pickle.loads(pickle.dumps(one)) == copy.deepcopy(one) == one != other
+
+
+class Renamed(ReadableSpan):
+    """A program's own span, which shows another name than the SDK's fields hold."""
+
+    def __init__(self, of: ReadableSpan) -> None:
+        vars(self).update(vars(of))
+
+    @property
+    def name(self) -> str:
+        """The name."""
+        return "masked"
+
+
+def test_the_name_of_a_strangers_span_is_the_one_that_it_shows() -> None:
+    span: Any = TracerProvider(shutdown_on_exit=False).get_tracer("t").start_span("a secret")
+    span.end()
+    assert Span.from_opentelemetry(Renamed(span), "ro", "at").name == "masked"
 
 
 def test_a_copied_span_survives_validation_unchanged() -> None:

@@ -46,9 +46,6 @@ EVALUATION_EVENT = "gen_ai.evaluation.result"
 EVALUATION_NAME = "gen_ai.evaluation.name"
 EVALUATION_SCORE = "gen_ai.evaluation.score.value"
 
-TASK = "agentlightning.task"
-"""Given with the attributes of a root that is to be copied: the task of its rollout as a text. It is on no span."""
-
 _ARGUMENTS, _RESULT = "gen_ai.tool.call.arguments", "gen_ai.tool.call.result"
 CONTENT = (INPUT_MESSAGES, OUTPUT_MESSAGES, TOOL_DEFINITIONS, _ARGUMENTS, _RESULT)
 """Attributes that hold what was said."""
@@ -90,7 +87,10 @@ class Copying(NamedTuple):
 
 
 def task_text(task: Any) -> str:
-    """Return a rollout's input as a text; a mapping with one text is that text. Empty where there is none."""
+    """Return a rollout's input as a text; a mapping with one text is that text. Empty where there is none.
+
+    The keys of a mapping may be lost, and with them what says that a value is a secret: it is masked before this.
+    """
     if isinstance(task, Mapping):
         texts = [value for value in task.values() if isinstance(value, str)]
         if len(texts) == 1:
@@ -114,21 +114,22 @@ def copy_of(
     *,
     ids: tuple[str, str] = ("", ""),
     is_root: bool = False,
+    task: str = "",
 ) -> dict[str, AttributeValue]:
     """Return the attributes of the copy of a span.
 
     Args:
         name: That of the span.
-        attributes: Those of the span, as a store keeps them; of a root also ``TASK``.
+        attributes: Those of the span, as a store keeps them.
         call: The model call that they record, where they do.
         copying: What the copy has.
         ids: Rollout and attempt; empty ones are left out.
         is_root: Whether the span is the first of its attempt.
+        task: What a root was asked: the rollout's input, masked as the attributes are, by :func:`task_text`.
     """
     found = {
         key: value for key, value in attributes.items() if copying.tokens or not _PER_TOKEN.fullmatch(key)
     }
-    task = found.pop(TASK, None)
     work = _work_of(name, attributes)
     is_agent = (
         is_root and call is None and not name.startswith(_OURS) and not any(map(_says_what_it_is, found))
@@ -146,7 +147,7 @@ def copy_of(
         found.update(evaluated[0])
     if copying.conventions == "openinference":
         kind = "AGENT" if is_agent else "TOOL" if work is not None and work.is_tool else "CHAIN"
-        given = (task if is_agent else None, None) if work is None else (work.given, work.result)
+        given = (task or None if is_agent else None, None) if work is None else (work.given, work.result)
         found |= openinference.attributes_of_copy(call, found, kind=kind, work=given)
     if not copying.content:
         found = {key: value for key, value in found.items() if not _says_something(key)}

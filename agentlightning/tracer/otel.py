@@ -689,7 +689,8 @@ class _TraceContext(TraceContext):
         outer = trace.get_current_span(before).get_span_context()
         context = context_with_active_tracer(self._tracer, context_with_scope(self._scope, before))
         links = [trace.Link(outer)] if outer.is_valid else []
-        self._worker.session.follow()
+        with self._worker.guard("following the program's tracer provider"):
+            self._worker.session.follow()
         started = self._opened.rollout
         self._root = self._worker.session.tracer.start_span(
             self._name,

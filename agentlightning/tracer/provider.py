@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import weakref
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final
@@ -99,8 +100,9 @@ class ProviderSession:
             else:
                 self.provider = own_provider()
                 self._become_global(present)
-            self._joined = [self.provider]
-            self._followed = self.provider
+            self._joined = [weakref.ref(self.provider)]
+            """Weakly: one that the program has replaced, with its exporters, is not kept by us."""
+            self._followed = self._joined[0]
             _sessions.append(self)
         add_processor(self.provider, processor)
         self.tracer = self.provider.get_tracer(TRACER_NAME)
@@ -108,9 +110,10 @@ class ProviderSession:
 
     def join(self, provider: Any) -> None:
         """Record the spans of one more provider, until the stay ends; a second time changes nothing."""
-        if isinstance(provider, TracerProvider) and all(each is not provider for each in self._joined):
+        if isinstance(provider, TracerProvider) and all(each() is not provider for each in self._joined):
             add_processor(provider, self._processor)
-            self._joined.append(provider)
+            self._joined = [each for each in self._joined if each() is not None]
+            self._joined.append(weakref.ref(provider))
 
     def follow(self) -> None:
         """Go over to the provider that the program uses now, if it has installed another one since.
@@ -119,11 +122,11 @@ class ProviderSession:
         installed: Logfire's does each time that it is configured.
         """
         provider = _sdk_provider(_global_provider())
-        if provider is None or provider is self._followed or provider in _own:
+        if provider is None or provider is self._followed() or provider in _own:
             return
         with _lock:
             self.join(provider)
-            self._followed = provider
+            self._followed = weakref.ref(provider)
             self.tracer = provider.get_tracer(TRACER_NAME)
 
     def _become_global(self, present: Any) -> None:
@@ -176,8 +179,9 @@ class ProviderSession:
                     _unset_global()
                 else:
                     heir.keep_global()
-        for provider in self._joined:
-            if not remove_processor(provider, self._processor):
+        for each in self._joined:
+            provider = each()
+            if provider is not None and not remove_processor(provider, self._processor):
                 _log.info("our span processor stays on %s as an inert object", type(provider).__name__)
 
 
@@ -197,7 +201,11 @@ def _global_provider() -> Any:
 
 def _sdk_provider(present: Any) -> TracerProvider | None:
     """Return the SDK's provider that was set, or that a wrapper (Logfire's) holds; ``None``: there is none."""
-    inner = present if isinstance(present, TracerProvider) else getattr(present, "provider", None)
+    try:
+        inner = present if isinstance(present, TracerProvider) else getattr(present, "provider", None)
+    except Exception as error:  # noqa: BLE001 - a stranger's property may raise anything
+        _log.debug("the tracer provider inside of %s is not known: %r", type(present).__name__, error)
+        return None
     return inner if isinstance(inner, TracerProvider) else None
 
 

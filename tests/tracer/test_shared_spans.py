@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import gc
 import io
 import json
 import re
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -375,6 +377,43 @@ def test_a_provider_that_is_installed_later_sees_the_calls_of_the_next_rollout(
         trace._TRACER_PROVIDER, trace._TRACER_PROVIDER_SET_ONCE._done = None, False
     assert stored == {span.name for span in theirs.get_finished_spans()} == {"rollout", "step", "chat policy"}
     assert "gen_ai.output.messages" in attributes_of(seen(theirs, "chat policy")[0])
+
+
+def test_a_provider_that_a_wrapper_has_left_is_not_kept_and_one_that_raises_breaks_nothing(
+    store: LightningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(WrappedProvider):
+        """Not configured."""
+
+        @property
+        def provider(self) -> Any:
+            raise RuntimeError("not configured")
+
+        @provider.setter
+        def provider(self, _: Any) -> None:
+            """Take it."""
+
+    first, last = TracerProvider(shutdown_on_exit=False), TracerProvider(shutdown_on_exit=False)
+    wrapper = WrappedProvider(first)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", wrapper)
+    tracer, left = agl.OtelTracer(), []
+    with tracer.lifespan(store):
+        for _ in range(2):
+            wrapper.provider = TracerProvider(shutdown_on_exit=False)
+            left.append(weakref.ref(wrapper.provider))
+            with tracer.trace_context():
+                pass
+        wrapper.provider = last
+        with tracer.trace_context():
+            pass
+        gc.collect()
+        assert [each() for each in left] == [None, None]
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", Broken(first))
+        with tracer.trace_context() as handle:
+            agl.emit_reward(1.0)
+    assert len(handle.spans()) == 2
+    for provider in (first, last):  # our processor has left both
+        assert not provider._active_span_processor._span_processors
 
 
 class ReplacingProvider(TracerProvider):

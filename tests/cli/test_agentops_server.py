@@ -22,6 +22,8 @@ from warm import Warm
 
 from agentlightning.testing import wait_until
 
+pytestmark = pytest.mark.long
+
 NAMES = {
     "module": [sys.executable, "-m", "agentlightning.cli.agentops_server"],
     "agl": [sys.executable, "-m", "agentlightning.cli", "agentops"],

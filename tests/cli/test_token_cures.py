@@ -25,6 +25,8 @@ from agentlightning.cli.doctor.tokens import tokens
 from agentlightning.testing import Answer, FakeOpenAI
 from agentlightning.testing.fake_openai import ReceivedRequest, Script
 
+pytestmark = pytest.mark.long
+
 AGENT = """
 import json, os, urllib.request
 for url in os.environ["MODEL_URLS"].split():

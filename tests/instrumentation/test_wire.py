@@ -32,6 +32,8 @@ from agentlightning.testing.fake_openai import (
 )
 from agentlightning.testing.recorded_calls import RecordedCalls
 
+pytestmark = pytest.mark.long
+
 MESSAGES: Any = [{"role": "user", "content": "What is 2 + 2?"}]
 ASK = {"return_token_ids": True}
 JSON_ANSWER = AnswerChoice((Token('{"answer"', 11, -0.1), Token(": 4", 12, -0.2), Token("}", 13, -0.3)))

@@ -6,6 +6,7 @@ import copy
 import random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
@@ -22,6 +23,8 @@ from agentlightning.rows import (
 )
 from agentlightning.rows.flat import training_row, triplet_of_row, triplet_row
 from agentlightning.types import Span, TraceStatus
+
+pytestmark = pytest.mark.long
 
 garbage: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

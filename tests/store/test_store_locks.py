@@ -49,6 +49,8 @@ from agentlightning.store.wrapper import StoreWrapper
 from agentlightning.testing import ManualClock, span_of, wait_until
 from agentlightning.types import Span
 
+pytestmark = pytest.mark.long
+
 LOOK = 20.0
 """Seconds after which a test gives up to wait for what a lost change would have brought about."""
 

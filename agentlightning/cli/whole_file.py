@@ -1,6 +1,7 @@
 """Files that ``agl export`` writes: each appears whole or not at all.
 
-What is written goes to a file beside it, which takes the name when all is written.
+What is written goes to a file beside it, which takes the name when all is written. A link stays, and what it leads to
+is replaced. A process that is killed leaves that file, named ``.NAME.`` and eight characters: it can be deleted.
 """
 
 from __future__ import annotations
@@ -57,11 +58,13 @@ def whole_file(name: str, wanted: str, columns: Mapping[str, Kind]) -> Iterator[
         nonlocal kept
         kept = value
 
-    target = Path(name)
     if name == STDOUT:
         yield JsonLines(sys.stdout), keep
         sys.stdout.flush()  # a closed pipe shows here, before anything is said of what was written
         return
+    target = Path(name)
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
     if target.is_dir():
         raise UsageError(f"{target} is a directory; name a file in it")
     if target.exists() and not target.is_file():  # a pipe or a device: there is nothing to replace

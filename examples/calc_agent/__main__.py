@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import next_command, parser
+from .options import next_command, options_of
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -19,17 +19,17 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 if the loop learnt, or the control did not."""
-    options = parser().parse_args(arguments)
+    options = options_of(arguments)
     settings = Settings(
         seed=options.seed,
         control=options.control,
         iterations=options.iterations,
         at_once=options.at_once,
     )
-    if not (options.quiet or options.json):
-        print(prologue(settings), flush=True)
     points: list[Point] = []
     try:
+        if not (options.quiet or options.json):
+            print(prologue(settings), flush=True)
         # After the first line: numpy and openai take seconds to load.
         from .command import run
 

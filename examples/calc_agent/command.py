@@ -1,4 +1,4 @@
-"""What the command does once all that it needs is loaded: train, draw, and say what came of it."""
+"""What the command does once all that it needs is loaded: train, say what came of it, and draw it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAT = 0.1
 
 
 def run(settings: Settings, options: argparse.Namespace, points: list[Point]) -> int:
-    """Run the loop and report it; 0 if it learnt, or the control did not.
+    """Run the loop and report it; 0 if it learnt, or the control did not, and the curve is drawn.
 
     Args:
         settings: Of the run.
@@ -44,20 +44,28 @@ def run(settings: Settings, options: argparse.Namespace, points: list[Point]) ->
         if screen:
             screen.close()
     seconds = time.monotonic() - started
-
-    # Not before: matplotlib takes a second to load, and longer the first time, when it looks for fonts.
-    from .curve import draw
-
-    draw(result, options.picture)
     succeeded = is_flat(result) if settings.control else result.final > GOAL
     if options.json:
-        print(json.dumps(summary(result, seconds) | {"succeeded": succeeded}, indent=2))
+        print(json.dumps(summary(result, seconds) | {"succeeded": succeeded}, indent=2), flush=True)
     elif screen:
         screen.say(epilogue(result, seconds, options.out_db, options.picture))
     if not succeeded:
         promise = f"stays near {result.chance:.2f}" if settings.control else f"ends above {GOAL}"
         print(f"not as promised: the test reward {promise}; it ended at {result.final:.2f}", file=sys.stderr)
-    return 0 if succeeded else 1
+    return 0 if drawn(result, options.picture) and succeeded else 1
+
+
+def drawn(result: Result, picture: Path) -> bool:
+    """Draw the curve; return whether it could be written, and say it if not."""
+    # Not before: matplotlib takes a second to load, and longer the first time, when it looks for fonts.
+    from .curve import draw
+
+    try:
+        draw(result, picture)
+    except OSError as error:
+        print(f"the curve could not be written to {picture}: {error.strerror or error}", file=sys.stderr)
+        return False
+    return True
 
 
 async def learn(settings: Settings, database: Path, points: list[Point], screen: Screen | None) -> Result:

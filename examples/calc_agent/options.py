@@ -6,12 +6,21 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .settings import Settings
 
 PICTURES = (".png", ".svg", ".pdf")
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options that were given; ends the process, with one sentence, where they cannot be used."""
+    found = parser()
+    options = found.parse_args(arguments)
+    if is_same(options.out_db, options.picture):
+        found.error(f"--out-db and --picture are one file: {options.picture} would replace the store")
+    return options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,13 +43,13 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--out-db",
         type=file,
-        default=Path("quickstart.db"),
+        default="quickstart.db",
         help="the store; a run adds to it (default: quickstart.db)",
     )
     found.add_argument(
         "--picture",
         type=picture,
-        default=Path("quickstart.png"),
+        default="quickstart.png",
         help="the curve (default: quickstart.png)",
     )
     found.add_argument(
@@ -77,10 +86,28 @@ def picture(text: str) -> Path:
     """Return the path of a file whose ending says what kind of picture it is."""
     if Path(text).suffix not in PICTURES:
         raise argparse.ArgumentTypeError(f"{text} ends in none of {', '.join(PICTURES)}")
-    return file(text)
+    path = file(text)
+    target = Path(os.path.realpath(path))
+    is_new = not target.exists()
+    try:
+        # Tried, because the permissions do not tell: nothing can be made in some folders, whoever asks.
+        with target.open("ab"):
+            pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {error.strerror}") from None
+    if is_new:
+        target.unlink()
+    return path
+
+
+def is_same(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file, through links too, which may not be there yet."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def next_command(database: Path) -> str:
-    """Return what to type after a run, to see what it has recorded."""
-    agl = Path(os.path.relpath(Path(sys.executable).with_name("agl")))
-    return shlex.join([str(agl), "show", "--store", f"sqlite:///{database}"])
+    """Return what to type after a run, in the same folder, to see what it has recorded."""
+    agl = str(Path(sys.executable).with_name("agl"))
+    return shlex.join([min(os.path.relpath(agl), agl, key=len), "show", "--store", f"sqlite:///{database}"])

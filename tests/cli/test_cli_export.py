@@ -177,6 +177,17 @@ def test_a_file_that_is_there_is_replaced_whole(sample: Sample, tmp_path: Path) 
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+def test_a_link_stays_and_the_file_it_leads_to_is_replaced(sample: Sample, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "real.jsonl", tmp_path / "rows.jsonl"
+    target.write_text("old", encoding="utf-8")
+    link.symlink_to("elsewhere/real.jsonl")
+    assert agl("export", "-o", str(link), "--store", sample.url).code == 0
+    assert link.is_symlink()
+    assert len(read(target)) == 1
+    assert [file.name for file in target.parent.iterdir()] == ["real.jsonl"]
+
+
 @pytest.mark.parametrize("wanted", ["jsonl", "parquet"])
 def test_a_failure_half_way_leaves_the_old_file(tmp_path: Path, wanted: str) -> None:
     path = tmp_path / "rows"

@@ -209,6 +209,7 @@ def test_what_cannot_be_the_store_of_a_run_is_said(
     [
         ["--picture", "curve.bmp"],
         ["--picture", "no/such/folder/curve.png"],
+        ["--picture", "/proc/curve.png"],
         ["--out-db", "no/such/folder/quickstart.db"],
         ["--at-once", "0"],
         ["--iterations", "-1"],
@@ -220,6 +221,35 @@ def test_what_would_fail_at_the_end_fails_at_once(
     with pytest.raises(SystemExit):
         main(wrong)
     assert f"argument {wrong[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["one name", "symbolic link", "link to what is not there", "hard link"])
+def test_the_picture_does_not_replace_the_store(
+    how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database, picture = tmp_path / "runs.png", tmp_path / "curve.png"
+    if how != "link to what is not there":
+        database.write_text("a store", encoding="utf-8")
+    if how == "hard link":
+        picture.hardlink_to(database)
+    elif how == "one name":
+        picture = tmp_path / ".." / tmp_path.name / database.name
+    else:
+        picture.symlink_to(database)
+    with pytest.raises(SystemExit):
+        main(["--out-db", str(database), "--picture", str(picture)])
+    assert "--out-db and --picture are one file" in capsys.readouterr().err
+    assert not database.exists() or database.read_text(encoding="utf-8") == "a store"
+
+
+def test_a_picture_that_cannot_be_written_does_not_cost_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "quickstart.png").symlink_to("/dev/full")
+    assert command(tmp_path, "--iterations", "0") == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["attempts"] > 0
+    assert "the curve could not be written to" in printed.err
 
 
 class Output(StringIO):

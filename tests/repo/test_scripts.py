@@ -237,6 +237,25 @@ def test_what_changed_while_a_part_ran_has_not_passed(repository: Path) -> None:
     assert "check" in run_test(repository, "--resume")[1]
 
 
+def test_the_quickstart_keeps_to_the_folder_it_is_called_from(repository: Path, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "scripts" / "quickstart", repository / "scripts")
+    example, elsewhere = repository / "examples" / "calc_agent", tmp_path / "elsewhere"
+    example.mkdir(parents=True)
+    (example / "__main__.py").write_text(
+        "import os, sys; print(os.getcwd(), *sys.argv[1:])", encoding="utf-8"
+    )
+    (elsewhere / "examples").mkdir(parents=True)
+    (elsewhere / "examples" / "__init__.py").write_text("raise SystemExit('not ours')", encoding="utf-8")
+    done = subprocess.run(
+        [repository / "scripts" / "quickstart", "--out-db", "a.db"],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{elsewhere} --out-db a.db\n"
+
+
 @pytest.mark.parametrize(
     "script", sorted(path.name for path in (ROOT / "scripts").glob("[!_]*") if path.is_file())
 )

@@ -145,6 +145,16 @@ def test_only_what_the_agent_did_not_ask_for_is_added(
         assert json.loads(asking) == body
 
 
+def passed(added: set[str], *chunks: Any) -> list[Any]:
+    """Return the chunks of a stream that the agent gets."""
+    stripper = AnswerStripper(frozenset(added), stream=True)
+    fed = (
+        stripper.feed(b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in chunks))
+        + stripper.finish()
+    )
+    return [json.loads(line[6:]) for line in fed.splitlines() if line]
+
+
 def test_sglext_is_taken_out_and_the_chunk_that_came_for_it_does_not_pass() -> None:
     ids = {"input_ids": [1], "output_ids": [[2]]}
     word: dict[str, Any] = {"choices": [{"index": 0, "delta": {"content": "a"}}]}
@@ -152,18 +162,33 @@ def test_sglext_is_taken_out_and_the_chunk_that_came_for_it_does_not_pass() -> N
     alone: dict[str, Any] = {"id": "1", "choices": [], "sglext": ids, "usage": None}
     chunks = [word, {**word, "sglext": ids}, alone, {**usage, "sglext": ids}, usage]
 
-    def passed(added: frozenset[str]) -> list[Any]:
-        stripper = AnswerStripper(added, stream=True)
-        fed = (
-            stripper.feed(b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in chunks))
-            + stripper.finish()
-        )
-        return [json.loads(line[6:]) for line in fed.splitlines() if line]
-
-    assert passed(frozenset({SGLEXT})) == [word, word, usage, usage]
-    assert passed(frozenset({SGLEXT, INCLUDE_USAGE})) == [word, word]
+    assert passed({SGLEXT}, *chunks) == [word, word, usage, usage]
+    assert passed({SGLEXT, INCLUDE_USAGE}, *chunks) == [word, word]
     without_usage = [{key: value for key, value in each.items() if key != "usage"} for each in chunks[:4]]
-    assert passed(frozenset({INCLUDE_USAGE})) == without_usage
+    assert passed({INCLUDE_USAGE}, *chunks) == without_usage
+
+
+def test_what_the_agent_asks_sglang_for_itself_stays_in_sglext() -> None:
+    details = {"cached_tokens_details": {"device": 7}, "routed_experts": "AA=="}
+    ids = {"input_ids": [1], "output_ids": [[2]]}
+    chunk: dict[str, Any] = {"id": "1", "choices": [], "usage": {"completion_tokens": 1}}
+    for whole in ({**ids, **details}, {**details, **ids}):
+        assert passed({SGLEXT}, {**chunk, "sglext": whole}) == [{**chunk, "sglext": details}]
+        without = {key: value for key, value in chunk.items() if key != "usage"}
+        assert passed({SGLEXT, INCLUDE_USAGE}, {**chunk, "sglext": whole}) == [{**without, "sglext": details}]
+    assert passed({SGLEXT}, {**chunk, "sglext": {}}, {**chunk, "sglext": None}) == [
+        {**chunk, "sglext": {}},
+        {**chunk, "sglext": None},
+    ]
+
+
+@pytest.mark.parametrize("beside", [{}, {"timings": {"prompt_n": 1}}, {"x_server": None}])
+def test_a_chunk_without_choices_that_came_for_us_goes_whole_whatever_stands_beside(beside: Any) -> None:
+    filtered: dict[str, Any] = {"choices": [], "prompt_filter_results": [], **beside}  # Azure's first chunk
+    usage: dict[str, Any] = {"choices": [], "usage": {"completion_tokens": 1}, **beside}
+    ids: dict[str, Any] = {"choices": [], "sglext": {"input_ids": [1], "output_ids": [[2]]}, **beside}
+    assert passed({SGLEXT, INCLUDE_USAGE}, filtered, usage, ids, {**usage, **ids}) == [filtered]
+    assert passed({RETURN_TOKEN_IDS}, filtered, usage) == [filtered, usage]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +197,8 @@ def test_sglext_is_taken_out_and_the_chunk_that_came_for_it_does_not_pass() -> N
         ({}, [RETURN_TOKEN_IDS]),
         ({"stream": True}, [RETURN_TOKEN_IDS, SGLEXT]),
         ({"stream": True, "return_token_ids": True}, [RETURN_TOKEN_IDS]),
-        ({"stream": True, "return_routed_experts": True}, [RETURN_TOKEN_IDS]),
+        ({"stream": True, "return_cached_tokens_details": True}, [RETURN_TOKEN_IDS, SGLEXT]),
+        ({"stream": True, "return_routed_experts": True}, [RETURN_TOKEN_IDS, SGLEXT]),
         ({"stream": True, "return_output_ids_in_sglext": True}, [RETURN_TOKEN_IDS]),
     ],
 )

@@ -19,17 +19,20 @@ INCLUDE_USAGE = "stream_options.include_usage"
 SGLEXT = "sglext"
 """Stands for SGLang's ``return_input_ids_in_sglext`` and ``return_output_ids_in_sglext``."""
 
-_OF_SGLEXT = ("return_input_ids_in_sglext", "return_output_ids_in_sglext", "return_routed_experts")
-"""Fields of requests whose answers have an ``sglext``."""
+_IDS_IN_SGLEXT = {
+    "return_input_ids_in_sglext": "input_ids",
+    "return_output_ids_in_sglext": "output_ids",
+}
+"""SGLang's fields of requests → what their answers have in ``sglext``; other fields bring other things there."""
 
 
 def ways(request: Mapping[str, Any], operation: Operation) -> tuple[str, ...]:
     """Return the names of the fields by which ids can be asked for, the usual one first; each may be refused.
 
     SGLang refuses ``return_token_ids`` in streams of chats, and tells the ids there in ``sglext``. Where the agent asks
-    for ids itself, or for something that comes in that, there is no other way: its own could not be told from ours.
+    for ids itself there is no other way: its own could not be told from ours.
     """
-    has_own = request.get(RETURN_TOKEN_IDS) or any(request.get(name) for name in _OF_SGLEXT)
+    has_own = any(request.get(name) for name in (RETURN_TOKEN_IDS, *_IDS_IN_SGLEXT))
     if operation != "chat" or not request.get("stream") or has_own:
         return (RETURN_TOKEN_IDS,)
     return RETURN_TOKEN_IDS, SGLEXT
@@ -50,7 +53,7 @@ def ask(
     """
     body, added = dict(request), set()
     if way == SGLEXT:
-        body.update(return_input_ids_in_sglext=True, return_output_ids_in_sglext=True)
+        body.update(dict.fromkeys(_IDS_IN_SGLEXT, True))
         added.add(SGLEXT)
     elif not body.get("return_token_ids"):
         body["return_token_ids"] = True
@@ -189,25 +192,21 @@ class _EventEditor:
         if not isinstance(found, dict) or not isinstance(found.get("choices"), list):
             return False
         if not found["choices"]:
-            said = {name for name in ("usage", SGLEXT) if isinstance(found.get(name), dict)}
-            ours = {name for name, why in (("usage", INCLUDE_USAGE), (SGLEXT, SGLEXT)) if why in self._added}
-            return bool(said) and said <= ours and not found.keys() - _CHUNK_FIELDS - said
+            return self._came_for_ours(found.get("usage"), found.get(SGLEXT))
         return RETURN_TOKEN_IDS in self._added and all(map(_has_ids_only, found["choices"]))
 
+    def _came_for_ours(self, usage: Any, extension: Any) -> bool:
+        """Whether a chunk without choices came for its usage or ids alone, whatever a server has put beside them.
 
-_CHUNK_FIELDS = frozenset(
-    {
-        "id",
-        "object",
-        "created",
-        "model",
-        "choices",
-        "usage",
-        "system_fingerprint",
-        "service_tier",
-        "obfuscation",
-    }
-)
+        Such a chunk has to go as a whole: agents that expect none read ``choices[0]``.
+        """
+        if isinstance(extension, dict) and (
+            SGLEXT not in self._added or extension.keys() - _IDS_IN_SGLEXT.values()
+        ):
+            return False  # has what the agent has asked for
+        if isinstance(usage, dict):
+            return INCLUDE_USAGE in self._added
+        return isinstance(extension, dict)
 
 
 def _has_ids_only(choice: Any) -> bool:
@@ -224,6 +223,10 @@ _DROP, _NULL = object(), object()
 
 class _Each(dict[str, Any]):
     """Rules for every element of a list."""
+
+
+class _Brought(dict[str, Any]):
+    """Rules for the members of an object that goes, too, where those that are dropped were all that it had."""
 
 
 _Rule = object | dict[str, Any]
@@ -245,7 +248,7 @@ def _rules(added: frozenset[str]) -> dict[str, _Rule]:
     if INCLUDE_USAGE in added:
         rules["usage"] = _DROP
     if SGLEXT in added:
-        rules["sglext"] = _DROP
+        rules[SGLEXT] = _Brought(dict.fromkeys(_IDS_IN_SGLEXT.values(), _DROP))
     rules["choices"] = _Each(choice)
     return rules
 
@@ -284,7 +287,8 @@ def _object(text: str, start: int, rules: Mapping[str, _Rule]) -> tuple[str, int
         position = _skip(text, _skip(text, colon) + 1)
         rule = rules.get(key)
         value, end = _value(text, position, rule)
-        if rule is not _DROP:
+        is_emptied = isinstance(rule, _Brought) and value == "{}" != text[position:end]
+        if rule is not _DROP and not is_emptied:
             # The first member that stays takes the white space of the first one that was there.
             kept += ("," + space if kept else lead) + text[begin:position] + value
         position = _skip(text, end)

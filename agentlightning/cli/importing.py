@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import DocumentDiffers
 from ..exchange import Imported, read_documents
 from ..exchange.documents import FORMATS
-from ..pipeline.policy import redaction_policy, stages_of
+from ..pipeline.policy import RedactionPolicy, new_redactor, redaction_policy
 from ..store.importing import store_document
 from ..store.registry import open_store
 from . import lookup, options, output
@@ -52,13 +52,13 @@ async def _run(args: argparse.Namespace, files: Sequence[Path]) -> int:
             for document in read_documents(file, format=args.format):
                 _check(document, known)
             advance()
-    stages = stages_of(redaction_policy())
+    redactor = new_redactor() if redaction_policy() is RedactionPolicy.INGEST else None
     new = again = 0
     async with open_store(lookup.store_url(args.store)) as store:
         with output.progress(len(files), "importing") as advance:
             for file in files:
                 for document in read_documents(file, format=args.format):
-                    stored = await store_document(store, document, stages=stages)
+                    stored = await store_document(store, document, redactor=redactor)
                     new += stored.is_new
                     again += not stored.is_new
                     if stored.is_new:

@@ -1,9 +1,9 @@
 """Documents without secrets: each step is masked once, and what decodes to a masked text goes with it.
 
 Calls repeat the conversation before them, so masking their spans would look at most of it again for each call. Token
-ids decode to the text: where something of a step was masked, its ids and log-probabilities are left out, and those of
-every later step of the trajectory, whose prompt holds that text. A step that has ids and no text cannot be checked, and
-loses them.
+ids decode to the text: where something of a step or line was masked, its ids and log-probabilities are left out,
+wherever they stand in it, and those of every later one, whose prompt holds that text. One that has ids and no text
+cannot be checked, and loses them. What is said of a document as a whole loses them where anything in it was masked.
 Ids of rollouts, trajectories and spans, and times, are no texts of anybody and stay.
 """
 
@@ -40,6 +40,7 @@ _IN_LINE: tuple[_Path, ...] = (
 """Where ids and times stand. Under the same names elsewhere, as in arguments of tools, there may be anything."""
 _OF_TOKENS = ("prompt_token_ids", "completion_token_ids", "logprobs")
 _SPANNED = ("steps", "subagent_trajectories")
+_WITH_EXTRA = ("extra", "final_metrics")
 
 
 def masked_document(document: Mapping[str, Any], mask: MaskValue) -> dict[str, Any]:
@@ -52,6 +53,8 @@ def masked_document(document: Mapping[str, Any], mask: MaskValue) -> dict[str, A
     for step in document.get("steps") or ():
         made, is_hidden, has_text = _step(step, mask, is_hidden=is_hidden, has_text=has_text)
         steps.append(made)
+    if is_hidden or kept != header:
+        kept = _header_without_tokens(kept)
     found = {name: kept[name] for name in document if name in kept} | kept
     found["steps"] = steps
     if "subagent_trajectories" in document:
@@ -64,7 +67,36 @@ def masked_document(document: Mapping[str, Any], mask: MaskValue) -> dict[str, A
 
 def masked_session(lines: Sequence[Mapping[str, Any]], mask: MaskValue) -> list[dict[str, Any]]:
     """Return the lines of a session without what ``mask`` masks."""
-    return [_masked(line, mask, _IN_LINE) for line in lines]
+    kept, is_hidden = [], False
+    for place, line in enumerate(lines):
+        masked = _masked(line, mask, _IN_LINE)
+        # The first line is of the whole session.
+        is_hidden = is_hidden or masked != line
+        message = line.get("message") or {}
+        says = any(message.get(name) for name in _TEXTS_OF_LINE)
+        kept.append(_line_without_tokens(masked) if place and (is_hidden or not says) else masked)
+    return [_line_without_tokens(kept[0]), *kept[1:]] if is_hidden else kept
+
+
+_TEXTS_OF_LINE = ("content", "reasoningContent", "toolCalls")
+
+
+def _line_without_tokens(line: dict[str, Any]) -> dict[str, Any]:
+    message = line.get("message")
+    found = {name: value for name, value in line.items() if name != "message"}
+    found = dict(without_tokens(found))
+    if isinstance(message, dict):
+        texts = {name: message[name] for name in _TEXTS_OF_LINE if name in message}
+        found["message"] = {**without_tokens({**message, **dict.fromkeys(texts)}), **texts}
+    return {name: found[name] for name in line if name in found}
+
+
+def _header_without_tokens(header: dict[str, Any]) -> dict[str, Any]:
+    found = {**header, **{name: without_tokens(header[name]) for name in _WITH_EXTRA if header.get(name)}}
+    agent = found.get("agent")
+    if isinstance(agent, dict) and agent.get("extra"):
+        found["agent"] = {**agent, "extra": without_tokens(agent["extra"])}
+    return found
 
 
 def _step(
@@ -82,7 +114,7 @@ def _step(
     can_be_read = (has_text or not tokens.get("prompt_token_ids")) and (
         says or not tokens.get("completion_token_ids")
     )
-    if step.get("source") == "agent" and (is_hidden or not can_be_read):
+    if is_hidden or not can_be_read:
         kept = _without_tokens(kept)
     elif tokens:
         kept["metrics"] = dict(metrics)
@@ -92,11 +124,33 @@ def _step(
 def _without_tokens(step: dict[str, Any]) -> dict[str, Any]:
     """Return a step without what else may be kept of each token, and with the verdict that says so."""
     found = {**step, **{name: without_tokens(step[name]) for name in ("metrics", "extra") if step.get(name)}}
+    found |= {"tool_calls": _each_extra(found["tool_calls"])} if found.get("tool_calls") else {}
+    observation = found.get("observation")
+    if isinstance(observation, dict) and observation.get("results"):
+        found["observation"] = {
+            **{name: without_tokens(value) for name, value in observation.items() if name != "results"},
+            "results": _each_extra(observation["results"]),
+        }
     extra: Mapping[str, Any] = found.get("extra") or {}
     ours = extra.get(OURS)
     if isinstance(ours, dict) and "token_capture" in ours:
         found["extra"] = {**extra, OURS: {**ours, "token_capture": invalid(REDACTED)}}
     return found
+
+
+def _each_extra(items: Any) -> Any:
+    """Return tool calls or results without tokens in what is said beside them; arguments and content are texts."""
+    if not isinstance(items, list):
+        return items
+    return [
+        {name: value if name in _SAID else without_tokens(value) for name, value in each.items()}
+        if isinstance(each, dict)
+        else each
+        for each in items
+    ]
+
+
+_SAID = ("arguments", "content")
 
 
 def _masked(value: Mapping[str, Any], mask: MaskValue, identity: tuple[_Path, ...]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A :class:`Redactor` masks texts, JSON values and whole spans. Its invariants:
 * **Token ids are masked too.** They decode to the text. So where something of a model call was masked, all its
   prompt ids, response ids and per-token values (log-probabilities, sampling masks, experts, versions) are removed,
   and the call is marked untrainable. The same happens to a call that has ids and no text, which cannot be checked.
+  A span that was imported and is no call loses those in what else its document says of it.
 * **Fails closed.** A value that cannot be masked is replaced; one value's failure costs no other.
 * **Idempotent.** Masking what is masked changes nothing, and returns the very same span.
 
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..dialects.model_call import Choice, ModelCall, invalid
 from ..dialects.spans.genai import read_call
-from ..semconv import ModelCallAttributes, SpanFlagAttributes
+from ..semconv import ExchangeAttributes, LightningSpanAttributes, ModelCallAttributes, SpanFlagAttributes
 from .rules import KEY_RULES, RedactionRule, default_rules
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ _TOKEN_KEY = re.compile(
 _TOKEN_TEXT = re.compile(r"token_id:[0-9]|(?:token_ids|logprobs?)[\"'\\]*\s*[:=]\s*[\[({-]")
 """Tokens in a text that is no JSON: ``token_id:N`` strings, or Python's ``repr`` of a response."""
 _OWN = "agentlightning."
+_REST = ExchangeAttributes.REST.value
+_IMPORTED_TEXTS = (LightningSpanAttributes.MESSAGE_BODY.value, "gen_ai.tool.call.result")
+"""Attributes that hold the text of an imported part that is no call of a model."""
 _SETTINGS = ("gen_ai.request.", "agentlightning.sampling.")
 """Attributes that hold what was asked for (``logprobs: true``), and no tokens."""
 
@@ -218,6 +222,11 @@ class Redactor:
         call = self._safely(read_call, span, ModelCall())
         if call is not None and (any(name in own for name in changes) or not _can_be_read(call)):
             changes |= _changes(span, _untrainable({**own, **around}))
+        elif call is None and _REST in span.attributes:
+            is_masked = any(name in own for name in changes)
+            if is_masked or not any(span.attributes.get(name) for name in _IMPORTED_TEXTS):
+                without = _rest_without_tokens(own["attributes"], by_name=not is_masked)
+                changes |= _changes(span, {"attributes": without})
         if not changes:
             return span
         attributes = {**changes.get("attributes", span.attributes), SpanFlagAttributes.REDACTED.value: True}
@@ -412,12 +421,24 @@ def _untrainable(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "attributes": attributes, "events": events, "links": links}
 
 
-def without_tokens(value: Any, *, top: bool = False) -> Any:
+def _rest_without_tokens(attributes: Mapping[str, Any], *, by_name: bool = False) -> dict[str, Any]:
+    rest = attributes.get(_REST)
+    return dict(attributes) if rest is None else {**attributes, _REST: without_tokens(rest, by_name=by_name)}
+
+
+def without_imported_tokens(span: Span) -> Span:
+    """Return the span of an imported part without the token ids in its rest, as where an earlier part was masked."""
+    attributes = _rest_without_tokens(span.attributes)
+    return span if attributes == span.attributes else span.model_copy(update={"attributes": attributes})
+
+
+def without_tokens(value: Any, *, top: bool = False, by_name: bool = False) -> Any:
     """Return a value without token ids and what is kept of each token.
 
     Args:
         value: A JSON value.
         top: Whether it is the attributes of a span, whose settings are not looked at.
+        by_name: Whether only what has a name of tokens goes, and other lists of whole numbers stay.
     """
     if isinstance(value, Mapping):
         return {
@@ -425,16 +446,18 @@ def without_tokens(value: Any, *, top: bool = False) -> Any:
             if top and key.startswith(_SETTINGS)
             else _emptied(item)
             if _TOKEN_KEY.search(key)
-            else without_tokens(item)
+            else without_tokens(item, by_name=by_name)
             for key, item in value.items()
         }
     if isinstance(value, list):
         # A prompt may be sent as ids: whatever is a list of whole numbers may be one.
-        return [] if value and set(map(type, value)) == {int} else [without_tokens(item) for item in value]
+        if value and set(map(type, value)) == {int}:
+            return value if by_name else []
+        return [without_tokens(item, by_name=by_name) for item in value]
     if isinstance(value, str):
         nested = _parsed(value)
         if nested is not None:
-            without = without_tokens(nested)
+            without = without_tokens(nested, by_name=by_name)
             return value if without == nested else _dumped(without)
         if _TOKEN_TEXT.search(value):
             return TOKENS_MARKER

@@ -9,13 +9,15 @@ imported. An import that was interrupted, as by the end of its process, is compl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DocumentDiffers, RolloutExists
 from ..exchange.imported import Imported
 from ..pipeline.chain import Stage
-from ..semconv import GROUP_ID
+from ..pipeline.redact import Redactor, without_imported_tokens
+from ..semconv import GROUP_ID, SpanFlagAttributes
 from ..types import Attempt, Rollout, Span
 from .base import LightningStore, add_batch
 from .lifecycle import LIVE_ATTEMPT
@@ -39,25 +41,32 @@ class StoredDocument:
 
 
 async def store_document(
-    store: LightningStore, document: Imported, *, stages: tuple[Stage, ...] = ()
+    store: LightningStore,
+    document: Imported,
+    *,
+    stages: tuple[Stage, ...] = (),
+    redactor: Redactor | None = None,
 ) -> StoredDocument:
     """Store a document, unless it is there.
 
     Args:
         store: Where to.
         document: What to store.
-        stages: What each span passes first, as those of ``pipeline.policy.stages_of``.
+        stages: What each span passes first.
+        redactor: Masks each span, and what is stored beside them (task, name, group); for ``AGL_REDACTION=ingest``.
 
     Raises:
         DocumentDiffers: Another document with its id was imported before; nothing was written.
     """
+    masked: Callable[[Any], Any] = _as_it_is if redactor is None else redactor.value
+    passed = stages if redactor is None else (*stages, redactor)
     rollout = await store.get_rollout_by_id(document.rollout_id)
     if rollout is None:
         try:
             rollout = await store.start_rollout(
-                input=document.task,
+                input=masked(document.task),
                 mode=document.mode if document.mode in ("train", "val", "test") else None,
-                metadata=_metadata(document),
+                metadata=_metadata(document, masked),
                 rollout_id=document.rollout_id,
             )
         except RolloutExists:  # another process imports it, too
@@ -66,14 +75,18 @@ async def store_document(
     if attempt.status not in LIVE_ATTEMPT:
         return StoredDocument(document.rollout_id, is_new=False, spans=0)
     stored = 0
+    is_masked = False
     batch: list[Span] = []
     size = 0
     for made in document.parts(document.rollout_id, attempt.attempt_id):
         span: Span | None = made
-        for stage in stages:
+        for stage in passed:
             span = None if span is None else stage(span)
         if span is None:
             continue
+        # The ids of a later part decode to what was said before it, too.
+        is_masked = is_masked or SpanFlagAttributes.REDACTED.value in span.attributes
+        span = without_imported_tokens(span) if is_masked else span
         batch.append(span)
         size += sum(len(value) for value in span.attributes.values() if isinstance(value, str))
         if size > _BATCH_CHARACTERS:
@@ -86,7 +99,7 @@ async def store_document(
         document.rollout_id,
         attempt.attempt_id,
         status="failed" if document.is_failed else "succeeded",
-        metadata={IMPORTED: document.metadata()},
+        metadata={IMPORTED: _mark(document, masked)},
     )
     return StoredDocument(document.rollout_id, is_new=True, spans=stored)
 
@@ -99,9 +112,16 @@ async def _attempt(store: LightningStore, document: Imported, rollout: Rollout |
     return attempt
 
 
-def _metadata(document: Imported) -> dict[str, Any]:
-    named = {"name": document.name, GROUP_ID: document.group_id}
-    return {
-        IMPORTED: document.metadata(),
-        **{key: value for key, value in named.items() if value is not None},
-    }
+def _metadata(document: Imported, masked: Callable[[Any], Any]) -> dict[str, Any]:
+    said = {"name": document.name, GROUP_ID: document.group_id}
+    named = {key: masked(value) for key, value in said.items() if value is not None}
+    return {IMPORTED: _mark(document, masked), **named}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _mark(document: Imported, masked: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return what is kept of where an attempt came from; a digest is no text, whatever a rule finds in it."""
+    return {**masked(document.metadata()), "sha256": document.digest}

@@ -62,6 +62,9 @@ _PER_TOKEN = re.compile(
     r"agentlightning\.(?:prompt_token_ids|prompt_logprobs|policy_version"
     r"|choice\.[^.]*\.(?:token_ids|logprobs|routed_experts|sampling_mask)|write_back\..*)"
 )
+_EXCHANGE = "agentlightning.exchange."
+"""Beginning of what a document that was imported says beside its spans, token ids among it; to write it again, and for
+no viewer."""
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?:;[^,]*)?;base64,(?P<data>.*)", re.DOTALL)
 _REWARD = LightningSpanAttributes.REWARD.value
 _LINK = LightningSpanAttributes.LINK.value
@@ -128,7 +131,9 @@ def copy_of(
         task: What a root was asked: the rollout's input, masked as the attributes are, by :func:`task_text`.
     """
     found = {
-        key: value for key, value in attributes.items() if copying.tokens or not _PER_TOKEN.fullmatch(key)
+        key: value
+        for key, value in attributes.items()
+        if not key.startswith(_EXCHANGE) and (copying.tokens or not _PER_TOKEN.fullmatch(key))
     }
     work = _work_of(name, attributes)
     is_agent = (

@@ -2,7 +2,7 @@
 
 Those that were registered before stay in force beside it, in their order; undoing restores the list as it was, with
 what the user has added since. The SDK's default processor, which sends traces to OpenAI, takes nothing in managed
-mode, whether AgentOps instruments the SDK or not: then nothing leaves the machine.
+mode, whether AgentOps instruments the SDK or not: only what it has taken before is still sent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from ...instrumentation.guard import Guard
 from ...instrumentation.imports import when_imported
@@ -29,23 +29,40 @@ def nothing_to_openai(guard: Guard) -> Patches:
         for method in ("on_trace_start", "on_span_end"):
             description = "the processor that sends traces to OpenAI takes nothing"
             patches.add(
-                AttributePatch(module.BatchTraceProcessor, method, _unless_default(module), description)
+                AttributePatch(
+                    module.BatchTraceProcessor, method, _unless_default(module, guard), description
+                )
             )
 
     patches.add(when_imported({"agents.tracing.processors": silence}, guard))
     return patches
 
 
-def _unless_default(module: Any) -> Any:
+def _unless_default(module: Any, guard: Guard) -> Any:
     def wrap(original: Any, patch: Patch) -> Any:
         @functools.wraps(original)
-        def take(processor: Any, item: Any) -> None:
-            if not (patch.active and processor is module.default_processor()):
-                original(processor, item)
+        def take(processor: Any, /, *args: Any, **kwargs: Any) -> Any:
+            is_default = False
+            with guard("telling openai-agents' own processor"):
+                is_default = patch.active and processor is _default(module)
+            return None if is_default else original(processor, *args, **kwargs)
 
         return take
 
     return wrap
+
+
+def _default(module: Any) -> Any:
+    """Return the processor that sends to OpenAI; ``None``: there is none so far.
+
+    Its getter makes one in newer releases, and may raise while the process ends. The variable is that of 0.24.0, and of
+    those seen before and after it.
+    """
+    fields = vars(module)
+    return fields[_PROCESSOR] if _PROCESSOR in fields else module.default_processor()
+
+
+_PROCESSOR: Final = "_global_processor"
 
 
 class Processors:

@@ -46,7 +46,7 @@ class AgentOpsTracer(OtelTracer):
     Args:
         agentops_managed: Start a local server in place of AgentOps' cloud, point the environment at it, and let
             AgentOps record into this tracer: nothing leaves the machine, and the default processor of
-            openai-agents sends nothing to OpenAI, whether AgentOps is installed or not. With ``False`` the user's own
+            openai-agents takes nothing for OpenAI, whether AgentOps is installed or not. With ``False`` the user's own
             set-up of AgentOps keeps working and gets its spans, and the store gets them too.
         instrument_managed: Record model calls and AgentOps. With ``False``, only spans of your program and of other
             libraries are recorded.

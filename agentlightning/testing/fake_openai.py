@@ -566,25 +566,35 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(200, {"content-type": "application/json"}, json.dumps(models).encode())
 
     def do_POST(self) -> None:
-        body = self._body()
+        try:
+            body = self._body()
+        except ValueError:
+            self.close_connection = True  # nobody knows where the next request begins
+            self._reply_error(400, "the length of the body is no number", kind="invalid_request_error")
+            return
         raw = bytes(self.reader.seen)
         self.reader.seen.clear()
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = ReceivedRequest(self.command, self.path, headers, body, raw)
         operation = operation_of("POST", urlsplit(self.path).path)
         if operation is None:
-            error = written_error(
-                f"no answer at {self.path}: this server knows chat/completions and completions",
-                kind="fake_error",
-                code=404,
+            self._reply_error(
+                404, f"no answer at {self.path}: this server knows chat/completions and completions"
             )
-            self._reply(404, {"content-type": "application/json"}, json.dumps(error).encode())
             return
-        self._say(self.server.fake.answer_to(request), request, chat=operation == "chat")
+        try:
+            scripted, said = _said_to(request, self.server.fake.answer_to(request), chat=operation == "chat")
+        except Exception as error:  # noqa: BLE001 - a connection that only closes tells nobody why
+            self._reply_error(500, f"no answer could be made: {type(error).__name__}: {error}")
+            return
+        self._say(scripted, said)
 
     def _body(self) -> bytes:
         if self.headers.get("transfer-encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("content-length", 0)))
+            length = int(self.headers.get("content-length", 0))
+            if length < 0:
+                raise ValueError("less than nothing")
+            return self.rfile.read(length)
         chunks = []
         # Chunked transfer coding (RFC 9112, 7.1): a size in hexadecimal, the data, an empty line; size 0
         # ends it.
@@ -594,27 +604,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(chunks)
 
-    def _say(self, scripted: Scripted, request: ReceivedRequest, *, chat: bool) -> None:
+    def _say(self, scripted: Scripted, said: bytes | list[bytes]) -> None:
         if isinstance(scripted, Reset):
             self._reset()
             return
-        asked = {} if isinstance(scripted, Fault) else request.json()  # an error may be about what is no JSON
-        refusal = _refusal(scripted, asked, chat=chat)
-        if refusal is not None:
-            scripted = refusal
         if isinstance(scripted, Fault):
-            error = written_error("scripted", kind="fake_error", code=scripted.status)
-            body = json.dumps(error).encode() if scripted.body is None else scripted.body
-            self._reply(scripted.status, {"content-type": "application/json", **scripted.headers}, body)
+            if scripted.body is None:
+                self._reply_error(scripted.status, "scripted", headers=scripted.headers)
+            else:
+                headers = {"content-type": "application/json", **scripted.headers}
+                self._reply(scripted.status, headers, scripted.body)
             return
         self._wait(scripted, -1)
-        if asked.get("stream"):
-            self._stream(scripted, streamed_answer(scripted, asked, chat=chat))
+        if isinstance(said, list):
+            self._stream(scripted, said)
             return
-        found = plain_answer(scripted, asked, chat=chat)
-        separators = (",", ":") if scripted.indent is None else None
-        text = json.dumps(found, indent=scripted.indent, separators=separators, ensure_ascii=False)
-        body, headers = _encoded(text.encode(), scripted)
+        body, headers = _encoded(said, scripted)
         if scripted.die_after is not None:
             self._reply(
                 200, {"content-type": "application/json", **headers}, body[: len(body) // 2], len(body)
@@ -623,10 +628,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._reply(200, {"content-type": "application/json", **headers}, body)
 
-    def _stream(self, answer: Answer, chunks: Sequence[dict[str, Any]]) -> None:
-        events = [Event("", json.dumps(chunk, separators=(",", ":"))).written() for chunk in chunks]
+    def _stream(self, answer: Answer, events: list[bytes]) -> None:
         if answer.done:
-            events.append(Event("", DONE).written())
+            events = [*events, Event("", DONE).written()]
         if answer.die_after is not None:
             # Half of the next event, so that the client sees a connection that breaks in the middle of
             # one.
@@ -664,6 +668,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _reply_error(
+        self, status: int, message: str, *, kind: str = "fake_error", headers: Mapping[str, str] | None = None
+    ) -> None:
+        body = json.dumps(written_error(message, kind=kind, code=status)).encode()
+        self._reply(status, {"content-type": "application/json", **(headers or {})}, body)
+
     def _break(self) -> None:
         self.close_connection = True
 
@@ -674,9 +684,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
 
-def _refusal(scripted: Scripted, asked: Mapping[str, Any], *, chat: bool) -> Fault | None:
+def _said_to(
+    request: ReceivedRequest, scripted: Scripted, *, chat: bool
+) -> tuple[Scripted, bytes | list[bytes]]:
+    """Return what a request is answered with: the body of a plain answer, or the events of a stream."""
     if not isinstance(scripted, Answer):
-        return None
+        return scripted, b""  # not read: an error may be about what is no JSON
+    asked = request.json()
+    refusal = _refusal(scripted, asked, chat=chat)
+    if refusal is not None:
+        return refusal, b""
+    if asked.get("stream"):
+        chunks = streamed_answer(scripted, asked, chat=chat)
+        return scripted, [Event("", json.dumps(chunk, separators=(",", ":"))).written() for chunk in chunks]
+    found = plain_answer(scripted, asked, chat=chat)
+    separators = (",", ":") if scripted.indent is None else None
+    text = json.dumps(found, indent=scripted.indent, separators=separators, ensure_ascii=False)
+    return scripted, text.encode()
+
+
+def _refusal(scripted: Answer, asked: Mapping[str, Any], *, chat: bool) -> Fault | None:
     refuses = set(scripted.refuses)
     if scripted.dialect == "sglang" and chat and asked.get("stream"):
         refuses.add("return_token_ids")  # as SGLang does

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agentlightning.testing import FakeOpenAI, fake_model, tokens_of
+from agentlightning.testing import Answer, FakeOpenAI, fake_model, tokens_of
 
 SCHEMA = {
     "type": "object",
@@ -123,6 +123,93 @@ def test_a_request_that_is_no_json_is_refused_with_a_sentence(server: FakeOpenAI
     assert caught.value.code == 400
     assert json.load(caught.value)["error"]["message"] == "the body is no JSON object"
     caught.value.close()
+
+
+def refused(server: FakeOpenAI, body: Any) -> tuple[int, str]:
+    """Return the status and the sentence of a refusal."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        post(f"{server.base_url}/chat/completions", body)
+    with caught.value as answer:
+        message: str = json.load(answer)["error"]["message"]
+        return answer.code, message
+
+
+def offering(schema: Any, name: Any = "measure") -> dict[str, Any]:
+    function = {"name": name, "parameters": schema}
+    return {"messages": [ASKED], "tools": [{"type": "function", "function": function}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"messages": 5}, "messages must be a list"),
+        ({"messages": [ASKED], "tools": 5}, "tools must be a list"),
+        ({"messages": [ASKED], "n": 30_000_000}, "n must be a whole number from 1 to 128"),
+        (offering({}, name=["measure"]), "the name of a tool must be a text"),
+        (offering({"properties": ["a"]}), "properties must be an object"),
+        (offering({"required": 5}), "required must be a list"),
+        (offering({"allOf": {"a": 1}}), "allOf must be a list"),
+        (offering({"type": {"a": 1}}), "type must be a name, or a list of names"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "a surrogate without its pair"),
+        (b"[" * 100_000, "the body is no JSON object"),
+    ],
+)
+def test_what_no_model_can_answer_is_refused_with_a_sentence(
+    server: FakeOpenAI, body: Any, said: str
+) -> None:
+    status, sentence = refused(server, body)
+    assert status == 400
+    assert said in sentence
+
+
+def test_a_script_that_raises_is_told_to_its_client() -> None:
+    def script(_: object) -> Answer:
+        raise LookupError("no such answer")
+
+    with FakeOpenAI(script) as broken:
+        assert refused(broken, {"messages": []}) == (
+            500,
+            "no answer could be made: LookupError: no such answer",
+        )
+
+
+def filled(server: FakeOpenAI, question: str, schema: Any) -> Any:
+    body = {**offering(schema), "messages": [{"role": "user", "content": question}]}
+    (choice,) = post(f"{server.base_url}/chat/completions", body)["choices"]
+    return json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])
+
+
+def test_numbers_are_those_of_the_question_to_the_last_digit(server: FakeOpenAI) -> None:
+    schema = {"properties": {"a": {"type": "integer"}, "b": {"type": "number"}}}
+    assert filled(server, "12345678901234567 by 2.5", schema) == {"a": 12345678901234567, "b": 2.5}
+    assert filled(server, "9" * 400, schema) == {"a": 1, "b": 1.0}  # too large for most readers
+
+
+def test_a_schema_that_names_itself_or_a_name_with_a_slash_is_filled(server: FakeOpenAI) -> None:
+    schema = {"properties": {"a": {"$ref": "#/$defs/A~1B%20C"}}, "$defs": {"A/B C": {"type": "integer"}}}
+    assert filled(server, "6", schema) == {"a": 6}
+    wide: dict[str, Any] = {
+        "type": "object",
+        "properties": {f"p{number}": {"$ref": "#"} for number in range(50)},
+    }
+    assert list(filled(server, "6", wide)) == [*wide["properties"]]
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [{"role": "tool", "tool_call_id": "call_1", "content": "45"}, {"role": "user", "content": "Go on."}],
+        [{"role": "user", "content": "45"}],
+    ],
+)
+def test_a_result_is_repeated_also_where_a_user_speaks_after_it(
+    server: FakeOpenAI, results: list[Any]
+) -> None:
+    called = chat(server, ASKED, tools=TOOLS)["choices"][0]["message"]
+    said = chat(server, ASKED, called, *results, tools=TOOLS)["choices"][0]["message"]
+    assert said["content"] == "The answer is 45."
+    again = chat(server, ASKED, called, *results, said, ASKED, tools=TOOLS)["choices"][0]
+    assert again["finish_reason"] == "tool_calls"
 
 
 def test_the_command_serves_until_it_is_told_to_end_and_names_a_port_that_is_taken() -> None:

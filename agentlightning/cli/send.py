@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from urllib.parse import unquote
@@ -88,6 +89,7 @@ async def run(args: argparse.Namespace) -> int:
     copying = Copying(conventions_of(args.conventions, _CONVENTIONS.get(kind, "gen_ai")), tokens=args.tokens)
     copied = partial(copies, copying=copying, redactor=redactor_of(redaction_policy()))
     headers, empty = _headers_of(args, kind), 0
+    refused: Counter[str] = Counter()
     async with lookup.open_existing(args.store) as store:
         rollouts = list(reversed((await selection.matching(store, args, to_read=True)).rollouts))
         with (
@@ -101,7 +103,10 @@ async def run(args: argparse.Namespace) -> int:
                     is_empty = is_empty and not spans
                     attempt = list(copied(spans, task=rollout.input))
                     sender.send(attempt)
-                    evaluations.send(evaluations_of(attempt))
+                    of_attempt = evaluations_of(attempt, spans)
+                    evaluations.send(of_attempt.found)
+                    if of_attempt.left_out:
+                        refused[rollout.rollout_id] += len(of_attempt.left_out)
                 empty += is_empty
                 advance()
     sent = sender.sent
@@ -113,6 +118,12 @@ async def run(args: argparse.Namespace) -> int:
         output.say(f"no rollout matches; agl rollouts{options.again(args)} lists what there is")
     if sent.rejected:
         output.say(f"{output.count(sent.rejected, 'span')} not taken")
+    if total := refused.total():
+        word, them = ("an evaluation", "it") if total == 1 else ("evaluations", "them")
+        output.say(
+            f"{output.count(total, 'reward')} not sent as {word}: rows refuse {them}, too; agl explain "
+            f"{next(iter(refused))}{options.again(args)} says why"
+        )
     for sentence in (*sent.said, *([evaluations.said] if evaluations.said else ())):
         output.say(printable(sentence))
     return DONE if sent.spans and not sent.rejected else NEGATIVE

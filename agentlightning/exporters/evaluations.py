@@ -8,7 +8,8 @@ Receivers of spans show a reward as what stands on its span. As an evaluation of
 * MLflow (3.17): an assessment of a trace (``POST /api/3.0/mlflow/traces/{trace_id}/assessments``), which is written
   once more each time that it is sent, so those that the trace has are asked for before.
 
-What is evaluated is the model call whose response a reward is linked to, else the attempt: its first span.
+What is evaluated is the model call that a reward is linked to, by the rule that rows follow, else the attempt: its
+first span. A reward that rows refuse is left out.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from .._printable import without_password
 from ..codec.otlp_request import LogEvent, encode_events, has_ids_of_otlp
 from ..dialects.spans.copies import EVALUATION_EVENT, EVALUATION_NAME, EVALUATION_SCORE, evaluations
-from ..dialects.spans.genai import RESPONSE_ID
 from ..errors import ExportRefused
+from ..rows.analysis import analyse
+from ..rows.matching import RewardMatchPolicy, is_for_rollout
+from ..rows.outcome import rewards_of
+from ..rows.policy import RowPolicy
 from .posting import Poster, beside_traces, refusal_of
 
 if TYPE_CHECKING:
@@ -70,20 +74,56 @@ class Evaluation(NamedTuple):
         }
 
 
-def evaluations_of(copies: Sequence[Span]) -> list[Evaluation]:
-    """Return the evaluations of an attempt, given the copies of its spans, in their order."""
-    sent = [span for span in copies if has_ids_of_otlp(span)]
-    calls = {str(span.attributes[RESPONSE_ID]): span for span in sent if _is_call(span)}
-    first = next((span for span in sent if span.parent_id is None), None)
-    return [
-        Evaluation(each, span, calls.get(str(each.get(RESPONSE_ID))) or first or span)
-        for span in sent
-        for each in evaluations(span.attributes)
-    ]
+class Evaluations(NamedTuple):
+    """Those of an attempt."""
+
+    found: list[Evaluation]
+    left_out: tuple[str, ...]
+    """Span ids of rewards that rows refuse as well: of an unknown or ambiguous target, or replaced by a later one."""
 
 
-def _is_call(span: Span) -> bool:
-    return RESPONSE_ID in span.attributes and EVALUATION_NAME not in span.attributes
+def evaluations_of(copies: Sequence[Span], spans: Sequence[Span]) -> Evaluations:
+    """Return the evaluations of an attempt; what each is about is decided as for rows (``rows.matching``).
+
+    Args:
+        copies: The copies of its spans, in their order.
+        spans: The spans themselves.
+    """
+    sent = {span.span_id: span for span in copies if has_ids_of_otlp(span)}
+    first = next((span for span in sent.values() if span.parent_id is None), None)
+    targets = _targets(spans)
+    found: list[Evaluation] = []
+    left_out: list[str] = []
+    for span in sent.values():
+        given = evaluations(span.attributes)
+        if not given:
+            continue
+        call = targets.get(span.span_id, _REFUSED)
+        of = (first or span) if call is None else sent.get(call)
+        if of is None:
+            left_out.append(span.span_id)
+        else:
+            found += [Evaluation(each, span, of) for each in given]
+    return Evaluations(found, tuple(left_out))
+
+
+_REFUSED = ""
+
+
+def _targets(spans: Sequence[Span]) -> dict[str, str | None]:
+    """Return span id of each reward that counts → that of the call that it is for; ``None`` = the attempt."""
+    policy = RowPolicy()
+    targets: dict[str, str | None] = {}
+    for analysis in analyse(spans, policy.rules(), RewardMatchPolicy.FIRST_OCCURRENCE):
+        rewards = rewards_of(analysis, policy)
+        refused = {match.span.span_id for match in rewards.unknown}
+        for match in analysis.rewards:
+            if match.span.span_id not in refused and (
+                not match.reward.links or is_for_rollout(match.reward.links)
+            ):
+                targets[match.span.span_id] = None
+        targets |= {step.span_id: step.call for step in rewards.steps}
+    return targets
 
 
 class EvaluationSender:

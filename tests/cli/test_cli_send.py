@@ -18,6 +18,11 @@ import agentlightning as agl
 from agentlightning.cli import main
 from agentlightning.errors import ExportRefused
 from agentlightning.exporters.otlp import OtlpSender, traces_url
+from agentlightning.rows import RowPolicy
+from agentlightning.rows.analysis import analyse
+from agentlightning.rows.matching import RewardMatchPolicy
+from agentlightning.rows.outcome import StepReward, rewards_of
+from agentlightning.rows.rewards import reward_target
 from agentlightning.store.registry import open_store
 from agentlightning.testing.fake_openai import Answer, FakeOpenAI
 from agentlightning.tracer.event_loops import run_sync
@@ -148,6 +153,44 @@ def test_a_reward_that_is_linked_to_a_response_is_about_its_call_in_phoenix(
     ]
     (call,) = [span for span in receiver.spans() if span.name == "chat policy"]
     assert call.attributes["openinference.span.kind"] == "LLM"  # what Phoenix shows most of
+
+
+def test_a_reward_is_sent_for_the_call_that_rows_give_it_to_or_not_at_all(
+    tmp_path: Path, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    with agl.open_store(url) as store, FakeOpenAI() as server:
+        ids = ("chatcmpl-6", "chatcmpl-7", "chatcmpl-7")
+        server.enqueue(*(Answer.of(f"answer {number}", id=own) for number, own in enumerate(ids)))
+        tracer = agl.OtelTracer(capture_tokens="request")
+        with tracer.lifespan(store), server.client(max_retries=0) as client, tracer.rollout("a") as handle:
+            for number, own in enumerate(ids):
+                asked: Any = [{"role": "user", "content": str(number)}]
+                client.chat.completions.create(model="policy", messages=asked)
+                if number < 2:
+                    agl.emit_reward(0.25 + number, attributes=reward_target(response_id=own))
+            agl.emit_reward(0.5, attributes=reward_target(response_id="nobody's"))
+            agl.emit_reward(0.75, attributes=reward_target(response_id="chatcmpl-6", choice=7))
+            agl.emit_reward(1.0)
+    assert main(["export", "--store", url, "--to", "phoenix", receiver.url]) == 0
+    spans = list(handle.spans())
+    steps = {each.value: each.call for each in rewards_of_attempt(spans)}
+    assert set(steps) == {0.25}
+    root = next(span.span_id for span in spans if span.parent_id is None)
+    sent = json.loads(receiver.requests[-1][2])["data"]
+    assert {each["result"]["score"]: each["span_id"] for each in sent} == {**steps, 1.0: root}
+    said = capsys.readouterr().err
+    assert "2 evaluations of 1 rollout" in said
+    assert (
+        f"3 rewards not sent as evaluations: rows refuse them, too; agl explain {handle.rollout_id}" in said
+    )
+
+
+def rewards_of_attempt(spans: list[agl.Span]) -> tuple[StepReward, ...]:
+    """Return the rewards of single answers, as rows have them."""
+    policy = RowPolicy()
+    (analysis,) = analyse(spans, policy.rules(), RewardMatchPolicy.FIRST_OCCURRENCE)
+    return rewards_of(analysis, policy).steps
 
 
 def test_mlflow_gets_an_assessment_that_it_has_not_yet(

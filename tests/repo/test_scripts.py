@@ -109,6 +109,15 @@ def test_nothing_that_was_started_outlives_the_script(how: str, tmp_path: Path) 
     done = in_parts(f"{job}\nstart job job\nuntil [[ -e {own} ]]; do :; done\n{how}", tmp_path)
     assert done.returncode != 0
     assert "ended: job" in done.stdout
+    word = "FAILED" if how == "false" else "STOPPED"
+    assert done.stdout.splitlines()[-1] == f"-- {word}. To go on with these files: scripts/test"
+    wait_until(lambda: process_start_ticks(int(own.read_text(encoding="utf-8"))) is None)
+
+
+def test_what_ignores_that_it_is_to_end_is_killed(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    job = f"job() {{ trap '' TERM; sleep 300 & echo $! >{own}.new; mv {own}.new {own}; wait; }}"
+    in_parts(f"{job}\nstart job job\nuntil [[ -e {own} ]]; do :; done\nfalse", tmp_path)
     wait_until(lambda: process_start_ticks(int(own.read_text(encoding="utf-8"))) is None)
 
 
@@ -166,8 +175,11 @@ def test_the_parts_of_the_tests_can_be_listed_and_run_alone(repository: Path) ->
     for wrong in (["--part"], ["--part", "checks", "none"]):
         code, called, said = run_test(repository, *wrong)
         assert (code, called) == (2, [])
-        assert "FAILED" not in said
+        assert "To go on" not in said
+        assert "no name" not in said
         assert " ".join(names) in said
+    for alone in ("--list", "--resume"):
+        assert run_test(repository, alone, "checks") == (2, [], f"-- {alone} takes no arguments\n")
 
 
 def test_other_arguments_are_for_pytest_alone(repository: Path) -> None:
@@ -224,10 +236,51 @@ def test_what_has_passed_with_other_files_has_not_passed(repository: Path, chang
         assert run_test(repository, "--resume")[:2] == (0, ALL)
 
 
-def test_where_there_is_no_git_nothing_is_remembered(repository: Path) -> None:
-    shutil.rmtree(repository / ".git")
+def state(repository: Path) -> str:
+    """Return what stands for all files of a repository, by which a part that has passed is known."""
+    program = 'set -euo pipefail; root=.; cd "$1"; source scripts/_parts.sh; state'
+    return subprocess.run(
+        ["bash", "-c", program, "bash", str(repository)], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_each_change_of_a_new_file_is_seen(repository: Path) -> None:
+    new, link = repository / "a new\nfile", repository / "0 link"
+    states = [state(repository)]
+
+    def changed() -> None:
+        states.append(state(repository))
+
+    link.symlink_to("nowhere")  # comes before the others, and leads to nothing
+    changed()
+    new.write_text("1", encoding="utf-8")
+    changed()
+    new.write_text("2", encoding="utf-8")
+    changed()
+    new.chmod(0o755)
+    changed()
+    link.unlink()
+    link.symlink_to("elsewhere")
+    changed()
+    (repository / "scripts" / "check").chmod(0o644)
+    changed()
+    assert len(set(states)) == len(states)
+    assert all(states)
+    assert state(repository) == states[-1]
+
+
+@pytest.mark.parametrize("what", ["no git", "a repository inside"])
+def test_where_changes_cannot_be_told_nothing_is_remembered(repository: Path, what: str) -> None:
+    if what == "no git":
+        shutil.rmtree(repository / ".git")
+    else:
+        subprocess.run(["git", "init", "inside"], cwd=repository, check=True, capture_output=True)
+        (repository / "inside" / "file").touch()
     for _ in range(2):
-        assert run_test(repository, "--resume")[:2] == (0, ALL)
+        code, called, said = run_test(repository, "--resume")
+        assert (code, called) == (0, ALL)
+        assert "all parts are run" in said
+    assert [*(repository / ".venv").glob(".passed-*")] == []
 
 
 def test_what_changed_while_a_part_ran_has_not_passed(repository: Path) -> None:

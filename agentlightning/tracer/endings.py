@@ -112,6 +112,8 @@ async def end_attempt(
         if attempts and attempts[-1].attempt_id == attempt_id and attempts[-1].status in _AT_WORK:
             with suppress(InvalidTransition):
                 await store.update_rollout(rollout_id, status="cancelled")
+            # Metadata is written whole: what others have written meanwhile is read again, to stay.
+            attempts = await store.query_attempts(rollout_id)
         for each in attempts:
             if each.attempt_id == attempt_id and each.status not in _ENDED:
                 note = {"metadata": {**(each.metadata or {}), CANCELLED: True}}

@@ -20,7 +20,7 @@ from opentelemetry import trace
 
 from agentlightning import emit_message, emit_reward
 from agentlightning.errors import ContextArgumentsError, InvalidArgument, RolloutEnded, RolloutExists
-from agentlightning.store import LightningStore, SqliteLightningStore
+from agentlightning.store import InMemoryLightningStore, LightningStore, SqliteLightningStore
 from agentlightning.testing import FakeOpenAI, FaultyStore
 from agentlightning.tracer import DummyTracer, OtelTracer
 from agentlightning.types import RolloutConfig
@@ -90,6 +90,25 @@ async def test_what_somebody_has_said_of_a_rollout_stands(tracer: OtelTracer, st
         assert attempt is not None
         assert (attempt.status, attempt.was_cancelled, attempt.metadata) == (said, False, None)
     assert [status for status, _, _ in await stored(tracer, store)] == ["succeeded", "failed"]
+
+
+class Watched(InMemoryLightningStore):
+    """Somebody writes a note on each attempt when its rollout's status changes."""
+
+    async def update_rollout(self, rollout_id: str, *fields: Any, **more: Any) -> Any:
+        await self.update_attempt(rollout_id, "latest", metadata={"note": more["status"]})
+        return await super().update_rollout(rollout_id, *fields, **more)
+
+
+@pytest.mark.asyncio
+async def test_what_somebody_writes_on_an_attempt_that_is_being_cancelled_stays() -> None:
+    store, tracer = Watched(), OtelTracer()
+    with tracer.lifespan(store), suppress(asyncio.CancelledError):
+        async with tracer.rollout(1) as rollout:
+            raise asyncio.CancelledError
+    attempt = await store.get_latest_attempt(rollout.rollout_id)
+    assert attempt is not None
+    assert (attempt.was_cancelled, attempt.metadata and attempt.metadata["note"]) == (True, "cancelled")
 
 
 @pytest.mark.asyncio

@@ -67,6 +67,10 @@ class Future(Generic[T]):
         """Begin to work; ``False`` where it was cancelled before."""
         return self._claim()
 
+    def is_begun(self) -> bool:
+        """Whether somebody works on it, has settled it, or has cancelled it."""
+        return not self._unclaimed
+
     def cancel(self) -> bool:
         """Cancel what nobody works on yet; return whether that was in time."""
         if not self._claim():

@@ -154,7 +154,7 @@ class Body:
         """The context that its ``trace_context`` was opened in; what it encloses may outlive it."""
         self.generator: FrameType | None = None
         """The generator whose ``with`` opened it, where one did; ``None`` once it is over."""
-        self.future: Callable[[], Any] = lambda: None
+        self.future: Callable[[], Any] = _no_future
         """Returns the future with which it ends, while there is one."""
         self.is_mixed = False
         """Opened by a generator while another one was open around it: their context may have been handed to threads and
@@ -199,6 +199,11 @@ class Body:
             _free_slots.append(self._slot)
             self._slot = 0
         self.generator = self.opened_by = None
+        self.future = _no_future
+
+
+def _no_future() -> None:
+    return None
 
 
 class Standing:

@@ -15,8 +15,17 @@ class TraceContext(AbstractContextManager["Any"], AbstractAsyncContextManager["A
     def rest(self) -> None:
         """Put back what was current before it, and stay open: what it is for goes on later, elsewhere."""
 
-    def goes_on_until(self, future: Any) -> None:
-        """Note that what it is for is done when this future is, in contexts that were copied while it was current."""
+    def goes_on_until(self, future: Any) -> bool:
+        """Put back what was current before it, and end with a future, whose work has contexts copied while it was.
+
+        Returns:
+            Whether it can be told when that is done; if not, it is for the caller to end it.
+        """
+        del future
+        return True
+
+    def give_up(self) -> None:
+        """End it if it still rests: nobody is left to go on with it. The garbage collector may call this anywhere."""
 
     def goes_on_in(self, frame: FrameType) -> None:
         """Note that from now on it is current only while this frame runs, in a context that nothing else has."""

@@ -66,7 +66,13 @@ def error_of(future: Any) -> BaseException | None:
     if future.cancelled():
         return asyncio.CancelledError()
     # Public ways note that the exception was seen, and asyncio would never tell of one that the agent forgets.
-    error: BaseException | None = getattr(future, "_exception", None)
+    try:
+        error: BaseException | None = future._exception  # noqa: SLF001
+    except AttributeError:  # somebody else's, which behaves like one of asyncio
+        try:
+            error = future.exception()
+        except BaseException as raised:  # noqa: BLE001 - as those do that were cancelled
+            error = raised
     return error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 import sys
@@ -60,6 +61,7 @@ from .known_endpoints import RESOURCES_TIMEOUT, Endpoints, KnownEndpoints, resou
 from .opening import Opened, Opening, patience
 from .other_processes import RecordingTracer
 from .root_task import context_with_task
+from .steps import raised
 from .workers import (
     SPANS_REMEMBERED,
     let_tasks_end,
@@ -549,7 +551,9 @@ class _TraceContext(TraceContext):
         self._refused = refused
         self._sealing = sealing
         self._owns_attempt = self._start is not None
-        self._is_left = self._is_resting = False
+        self._is_resting = False
+        self._closing: Future[Future[bool]] = Future()
+        """Claimed by the one who ends it; then the flush that was asked for."""
         self._pid = os.getpid()
 
     def __enter__(self) -> TraceHandle:
@@ -582,7 +586,7 @@ class _TraceContext(TraceContext):
         tb: TracebackType | None,
         /,
     ) -> None:
-        if self._is_left:
+        if self._closing.is_begun():
             return
         try:
             if not in_event_loop():
@@ -607,7 +611,7 @@ class _TraceContext(TraceContext):
         tb: TracebackType | None,
         /,
     ) -> None:
-        if self._is_left:
+        if self._closing.is_begun():
             return
         try:
             if in_event_loop():
@@ -712,18 +716,27 @@ class _TraceContext(TraceContext):
         )
         return self._handle
 
-    def end_unread(self) -> None:
-        """End it where its generator waits for somebody to ask for more, and recording ends: nobody will."""
+    def end_unread(self) -> Future[Any] | None:
+        """End it where its generator waits for somebody to ask for more, and recording ends: nobody will.
+
+        Returns:
+            What is done when it has ended, by whichever thread; ``None``: it goes on.
+        """
         if self._pid != os.getpid():
-            return
+            return None
         generator, future = self._scope.body.generator, self._scope.body.future()
-        if future is not None:
-            if future.done():  # in another thread, whose callback has not come so far
-                self._close(error_of(future))
-        elif self._is_resting:  # not a step of it was ever asked for
-            self._close(asyncio.CancelledError())
-        elif generator is not None and waits_at_yield(generator):
-            self._close(GeneratorExit())
+        if not self._closing.is_begun():
+            if future is not None:
+                if not future.done():
+                    return None
+                self._close(error_of(future))  # done in another thread, whose callback has not come so far
+            elif self._is_resting:  # not a step of it was ever asked for
+                self._close(asyncio.CancelledError())
+            elif generator is not None and waits_at_yield(generator):
+                self._close(GeneratorExit())
+            else:
+                return None
+        return self._closing
 
     def rest(self) -> None:
         """Put back what was current before it, and stay open; see :meth:`TraceContext.rest`."""
@@ -731,25 +744,85 @@ class _TraceContext(TraceContext):
         processor.leave_scope(self._scope)
         processor.routing.closed(self._scope)  # a generator that has called it works for itself meanwhile
         self._is_resting = True
+        self._worker.questions.begin()  # for ``give_up``
 
-    def goes_on_until(self, future: Any) -> None:
-        """Note with what it ends; see :meth:`TraceContext.goes_on_until`."""
+    def goes_on_until(self, future: Any) -> bool:
+        """Rest, and end with a future; see :meth:`TraceContext.goes_on_until`."""
+        self.rest()
         self._is_resting = False
-        self._scope.body.future = weakref.ref(future)
+        try:
+            self._scope.body.future = weakref.ref(future, self._is_forgotten)
+            if future.done():
+                self._is_done(future)
+            else:  # of this context nothing is kept: a future that is among its variables could never be forgotten
+                contextvars.Context().run(future.add_done_callback, self._is_done)
+        except Exception:  # noqa: BLE001 - somebody else's future lacks what those of asyncio have
+            return False
+        return True
+
+    def _is_done(self, future: Any) -> None:
+        """End it on whatever thread its future is done, which has work of its own, and waits only to seal."""
+        if self._pid != os.getpid():
+            return
+        with self._worker.guard("ending the rollout of a future"):
+            error = error_of(future)
+            if self._is_to_be_sealed(error):
+                contextvars.Context().run(self.__exit__, *raised(error))
+            else:
+                self._end_without_waiting(error)
+
+    def _is_forgotten(self, future: weakref.ref[Any]) -> None:
+        """Give it up: its future is gone, and was not done."""
+        del future
+        self._is_resting = True
+        self.give_up()
+
+    def give_up(self) -> None:
+        """Have a thread of ours end it; see :meth:`TraceContext.give_up`."""
+        if self._is_resting and not self._closing.is_begun() and self._pid == os.getpid():
+            self._worker.questions.remind(self._end_given_up)
+
+    async def _end_given_up(self) -> None:
+        with self._worker.guard("ending a rollout that was given up"):
+            self._end_without_waiting(asyncio.CancelledError())
+
+    def _end_without_waiting(self, error: BaseException | None) -> None:
+        """End it in a context that holds nothing else; the log is told of spans that cannot be stored."""
+        flush = contextvars.Context().run(self._close, error)
+        flush.add_done_callback(lambda: self._report(flush.result(0)))
 
     def goes_on_in(self, frame: FrameType) -> None:
         """Note whose steps alone are its own; see :meth:`TraceContext.goes_on_in`."""
         self._is_resting = False
-        if not self._is_left:  # recording may have ended meanwhile
+        if not self._closing.is_begun():  # recording may have ended meanwhile
             self._worker.processor.routing.goes_on_in(self._scope, frame)
 
     def _close(self, error: BaseException | None) -> Future[bool]:
-        """End the root span, restore the context, and ask for the flush."""
+        """End the root span, restore the context, and ask for the flush.
+
+        One of those who come to it does so, on whatever threads they are; the flush is the same for all.
+        """
+        if self._closing.set_running_or_notify_cancel():
+            try:
+                self._end(error)
+            finally:
+                self._closing.set_result(self._worker.processor.writer.flush(self._scope))
+                self._worker.open_contexts.discard(self)
+        if self._closing.done():
+            return self._closing.result(0)
+        flushed: Future[bool] = Future()
+
+        def follow() -> None:
+            flush = self._closing.result(0)
+            flush.add_done_callback(lambda: flushed.set_result(flush.result(0)))
+
+        self._closing.add_done_callback(follow)
+        return flushed
+
+    def _end(self, error: BaseException | None) -> None:
         in_this_process = self._pid == os.getpid()  # a forked child may unwind through its parent's block
         processor = self._worker.processor
         processor.leave_scope(self._scope)
-        self._is_left = True
-        self._worker.open_contexts.discard(self)
         ending = ending_of(error, self._scope.body.opened_by)
         if in_this_process:
             if error is not None and ending != "succeeded":
@@ -764,14 +837,13 @@ class _TraceContext(TraceContext):
                 self._root.set_attribute(SpanFlagAttributes.ALTERNATES.value, True)
             self._root.end()
         if not in_this_process:
-            return processor.writer.flush(self._scope)
+            return
         processor.close_scope(self._scope, doubted=doubted)
         self._tracer._last, previous = self._handle, self._tracer._last
         if previous is not None:
             previous._scope.trace.spans = None  # the handle keeps its own list
         if self._owns_attempt:  # after its last span is stored: whoever sees the status may read the attempt
             processor.writer.after(self._scope, *self._end_of_attempt(ending))
-        return processor.writer.flush(self._scope)
 
     def _inside(self) -> otel_context.Context:
         """Return the current context with this scope and its root span, also after they were left."""

@@ -111,6 +111,22 @@ class Questions:
             self.add_thread()
         return question
 
+    def begin(self) -> None:
+        """Have a thread that stays, for those who cannot start one."""
+        if not any(thread.stays for thread in self._alive()):
+            self.add_thread()
+
+    def remind(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Have a coroutine run after :meth:`begin`; of no use after :meth:`close`.
+
+        The garbage collector may call this in the middle of whatever the program does. Who starts a thread waits for it
+        and takes locks of ``threading``, which this thread may hold; so none is started here.
+        """
+        self._waiting.append(Question(self, work))
+        for thread in self._alive():
+            if thread.stays:
+                thread.wake()
+
     def add_thread(self) -> None:
         """Start a thread for the questions that wait; from now on it answers in place of the others."""
         # The new thread is known before the others are told to end: whoever asks meanwhile finds one that stays.

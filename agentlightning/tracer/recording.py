@@ -7,11 +7,13 @@ tracer and never records loads none of it.
 from __future__ import annotations
 
 import contextvars
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from .._handover import Future
 from ..instrumentation.connections import Connections
 from ..instrumentation.guard import Guard, Policy
 from ..instrumentation.own_hosts import IsOwnHost, is_loopback
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from .shared_spans import Sharing
 
 
-class _SharedProcessor(LightningSpanProcessor):
+class _LastingProcessor(LightningSpanProcessor):
     """A tracer's processor, which does not end with a provider that the program shares with others.
 
     A program may shut that down, Logfire's for one, and begin its next rollout after it.
@@ -48,8 +50,12 @@ class _SharedProcessor(LightningSpanProcessor):
 class OpenContext(Protocol):
     """A ``trace_context`` that was entered and not left."""
 
-    def end_unread(self) -> None:
-        """End it where it waits for a reader who will never come."""
+    def end_unread(self) -> Future[Any] | None:
+        """End it where it waits for a reader who will never come.
+
+        Returns:
+            What is done when it has ended, by whichever thread; ``None``: it goes on.
+        """
 
 
 class Recording:
@@ -84,7 +90,7 @@ class Recording:
         write_0_3: bool,
         sharing: Sharing,
     ) -> None:
-        self.processor = _SharedProcessor(
+        self.processor = _LastingProcessor(
             settings=settings,
             chain=chain,
             policy=policy,
@@ -101,10 +107,11 @@ class Recording:
         with ExitStack() as undo:  # what raises half way leaves nothing behind
             undo.callback(self.questions.close)
             # First in, last out: it watches until all is written.
-            undo.callback(ProcessEnd(lambda: self._finish(EXIT_TIMEOUT)).close)
+            undo.callback(ProcessEnd(self._finish_at_exit).close)
             undo.callback(self._finish, 5.0)
             self.session = ProviderSession(self.processor)
             undo.callback(self.session.close)
+            undo.callback(self._end_unread, 5.0)  # while the provider still tells our processor of ends
             undo.callback(carry_handed_work())
             undo.callback(register(tracer))
             self.guard = Guard(policy)
@@ -131,22 +138,31 @@ class Recording:
                 self.processor.writer.deliver_spool(store)
             self.close = undo.pop_all().close
 
+    def _finish_at_exit(self) -> None:
+        # Before anything is torn down: a generator that is never asked for more is closed by Python after that.
+        self._end_unread(EXIT_TIMEOUT / 2)
+        self._finish(EXIT_TIMEOUT)
+
     def _finish(self, timeout: float) -> None:
         if self.processor.routing.fallback is not None:
             with self.guard("naming model servers"):
                 self.recorder.name_uncaptured(self.processor.routing.fallback)
             self.processor.close_scope(self.processor.routing.fallback)
-        # Before anything is torn down: a generator that is never asked for more is closed by Python after that.
-        contextvars.Context().run(self._end_unread)
         if self._calls is not None:
             self._calls.leave()
         self.processor.call_matching.release()
         self.processor.writer.shutdown(timeout)
 
-    def _end_unread(self) -> None:
+    def _end_unread(self, timeout: float) -> None:
+        give_up = time.monotonic() + timeout
+        closing: list[Future[Any] | None] = []
         for context in list(self.open_contexts):
             with self.guard("ending a rollout that nobody reads"):
-                context.end_unread()
+                closing.append(contextvars.Context().run(context.end_unread))
+        for each in closing:
+            if each is not None:
+                with suppress(TimeoutError):
+                    each.result(max(0.0, give_up - time.monotonic()))
 
 
 def _is_own_host(endpoints: KnownEndpoints) -> IsOwnHost:

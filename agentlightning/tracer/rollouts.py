@@ -18,7 +18,6 @@ from ..errors import ContextArgumentsError
 from ..semconv import GROUP_ID
 from ..store.base import UNSET
 from .contexts import TraceContext
-from .endings import error_of
 from .steps import Steps, async_generator, awaited, generator, raised
 
 if TYPE_CHECKING:
@@ -230,8 +229,8 @@ def _going_on(result: Any, context: TraceContext) -> Any:
 
     A future stands for itself: whoever made it, and whoever waits for it, has this very object.
     """
-    if asyncio.isfuture(result) or isinstance(result, Future):
-        _Steps(context, is_open=True).end_with(result)
+    is_future = asyncio.isfuture(result) or isinstance(result, Future)
+    if is_future and context.goes_on_until(result):
         return result
     kinds: dict[Callable[[Any], bool], Callable[..., Any]] = {
         inspect.iscoroutine: awaited,
@@ -240,13 +239,13 @@ def _going_on(result: Any, context: TraceContext) -> Any:
     }
     resume = next((resume for is_kind, resume in kinds.items() if is_kind(result)), None)
     if resume is None:
-        if inspect.isawaitable(result):
+        if is_future or inspect.isawaitable(result):
             _say_that_it_is_not_awaited(type(result))
         return None
     steps = _Steps(context, is_open=True)
     going_on = resume(lambda: result, lambda *_: steps)()
     # Nothing of it may ever be asked for; then its body does not run, and cannot end anything.
-    weakref.finalize(going_on, steps.end_unasked)
+    weakref.finalize(going_on, context.give_up).atexit = False
     return going_on
 
 
@@ -276,21 +275,18 @@ class _Steps(Steps):
     def __init__(self, context: TraceContext, *, is_open: bool = False) -> None:
         self._context = context
         self._is_open = is_open
-        self._is_asked = False
         self._inside = contextvars.copy_context()
         if is_open:
             context.rest()
 
     def begin(self, frame: FrameType) -> None:
         """Open the rollout; its steps are taken by this frame."""
-        self._is_asked = True
         if not self._is_open:
             self._inside.run(self._context.__enter__)
         self._context.goes_on_in(frame)
 
     async def begin_async(self, frame: FrameType) -> None:
         """The same in an event loop."""
-        self._is_asked = True
         if not self._is_open:
             await self.in_step(self._context.__aenter__())
         self._context.goes_on_in(frame)
@@ -306,22 +302,3 @@ class _Steps(Steps):
     async def end_async(self, error: BaseException | None) -> None:
         """The same in an event loop."""
         await self.in_step(self._context.__aexit__(*raised(error)))
-
-    def end_with(self, future: Any) -> None:
-        """End the rollout when a future is done; one that everybody has forgotten before that was given up."""
-        self._context.goes_on_until(future)
-        if future.done():
-            self._is_done(future)
-            return
-        weakref.finalize(future, self.end_unasked).atexit = False
-        future.add_done_callback(self._is_done)
-
-    def _is_done(self, future: Any) -> None:
-        self._is_asked = True
-        self.end(error_of(future))
-
-    def end_unasked(self) -> None:
-        """End a rollout of which no step was ever taken: nobody wanted it."""
-        if not self._is_asked:
-            self._is_asked = True
-            self.end(asyncio.CancelledError())

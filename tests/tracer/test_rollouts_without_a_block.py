@@ -1,0 +1,195 @@
+"""How a rollout ends that no block is left for: with a future, with what everybody forgets, and with the recording."""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+
+from agentlightning.store import InMemoryLightningStore, LightningStore
+from agentlightning.testing import FaultyStore, wait_until
+from agentlightning.tracer import OtelTracer
+from agentlightning.tracer.event_loops import run_sync
+from agentlightning.tracer.provider import own_provider, remove_processor
+
+
+def ended(store: LightningStore) -> dict[str, str]:
+    """Return what each rollout is about, and its status."""
+    return {str(each.input): each.status for each in run_sync(store.query_rollouts())}
+
+
+def counted(store: LightningStore) -> list[tuple[int, int, int]]:
+    """Return how many spans of each rollout were started, are stored, and are open."""
+    ids = [each.rollout_id for each in run_sync(store.query_rollouts())]
+    receipts = [run_sync(store.get_receipt(each, "latest")) for each in ids]
+    return [(each.started, each.stored, each.open) for each in receipts]
+
+
+class OnEnd(SpanProcessor):
+    """Another exporter of the program."""
+
+    def __init__(self, do: Callable[[str], None]) -> None:
+        self._do = do
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self._do(span.name)
+
+
+@contextmanager
+def exporting(do: Callable[[str], None]) -> Iterator[None]:
+    """Have another exporter on the provider that the tracer will join, and before it."""
+    processor = OnEnd(do)
+    own_provider().add_span_processor(processor)
+    try:
+        yield
+    finally:
+        remove_processor(own_provider(), processor)
+
+
+def test_who_resolves_a_future_or_forgets_it_does_not_wait_for_the_store(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = FaultyStore(InMemoryLightningStore(), only={"add_many_spans"})
+    tracer = OtelTracer(max_wait_time=50)
+    with tracer.lifespan(store):
+        futures: list[Any] = [tracer.rollout(task)(Future)() for task in ("done", "forgotten")]
+        store.hold()
+        futures[0].set_result(None)
+        futures.clear()
+        wait_until(lambda: store.held)
+        store.release()
+        wait_until(lambda: ended(store) == {"done": "succeeded", "forgotten": "cancelled"})
+    assert counted(store) == [(1, 1, 0)] * 2
+    assert [record.message for record in caplog.records] == []  # such as that the flush took too long
+
+
+def test_a_future_that_the_garbage_collector_finds_is_no_work_of_the_thread_that_it_interrupts() -> None:
+    store, inside, is_interrupted = InMemoryLightningStore(), list[str](), list[str]()
+
+    def export(name: str) -> None:
+        here = threading.current_thread().name
+        if here in inside:  # with a lock, it would wait for itself
+            is_interrupted.append(name)
+        inside.append(here)
+        if name == "agent's":
+            gc.collect()
+        inside.remove(here)
+
+    tracer = OtelTracer()
+    with exporting(export), tracer.lifespan(store):
+        for make in (Future, lambda: (letter for letter in "ab")):
+            forgotten: Any = tracer.rollout("forgotten")(make)()
+            cycle = [forgotten]
+            cycle.append(cycle)
+            del forgotten, cycle
+        with trace.get_tracer("agent").start_as_current_span("agent's"):
+            pass
+        wait_until(lambda: ended(store) == {"forgotten": "cancelled"})
+    assert is_interrupted == []
+    assert counted(store) == [(1, 1, 0)] * 2
+
+
+def test_a_future_that_its_function_keeps_in_a_context_variable_is_forgotten_with_the_context() -> None:
+    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
+    store, tracer = InMemoryLightningStore(), OtelTracer()
+
+    @tracer.rollout("kept in its context")
+    def agent() -> Any:
+        future: Future[None] = Future()
+        variable.set(future)
+        return future
+
+    with tracer.lifespan(store):
+        contextvars.copy_context().run(agent)
+        gc.collect()
+        wait_until(lambda: ended(store) == {"kept in its context": "cancelled"})
+
+
+class Alike:
+    """A future by ``asyncio.isfuture``, of another library."""
+
+    _asyncio_future_blocking = False
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self.callbacks: list[Any] = []
+
+    def done(self) -> bool:
+        return self.error is not None
+
+    def cancelled(self) -> bool:
+        return False
+
+    def exception(self) -> BaseException | None:
+        return self.error
+
+    def add_done_callback(self, callback: Any) -> None:
+        self.callbacks.append(callback)
+
+
+class Slotted:
+    """One that nothing can refer to weakly."""
+
+    __slots__ = ()
+    _asyncio_future_blocking = False
+
+
+def test_futures_of_other_libraries_end_their_rollout_or_are_said_not_to(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, tracer = InMemoryLightningStore(), OtelTracer()
+    with tracer.lifespan(store):
+        future, slotted = Alike(), Slotted()
+        assert tracer.rollout("fails")(lambda: future)() is future
+        assert tracer.rollout("slotted")(lambda: slotted)() is slotted
+        assert not trace.get_current_span().get_span_context().is_valid
+        future.error = ValueError("failed")
+        for callback in future.callbacks:
+            callback(future)
+    assert ended(store) == {"fails": "failed", "slotted": "succeeded"}
+    (said,) = [record.message for record in caplog.records]
+    assert "returned a test_rollouts_without_a_block.Slotted" in said
+
+
+def test_recording_that_ends_while_another_thread_ends_a_rollout_waits_for_its_last_span(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, tracer = InMemoryLightningStore(), OtelTracer()
+    is_ending, is_torn_down = threading.Event(), threading.Event()
+    future: Future[None] = Future()
+
+    def export(name: str) -> None:
+        if name == "agent":
+            is_ending.set()
+            is_torn_down.wait(60)
+
+    @tracer.rollout
+    def agent() -> Any:
+        return future
+
+    def leave(*_: Any) -> None:
+        is_torn_down.set()
+
+    with exporting(export):
+        resolving = threading.Thread(target=future.set_result, args=(None,))
+        with tracer.lifespan(store):
+            agent()
+            resolving.start()
+            is_ending.wait(60)
+            # Recording ends other rollouts, too; this one lets the thread go on, while the end of recording is under way.
+            with exporting(leave):
+                unread = tracer.rollout("unread")(lambda: (letter for letter in "ab"))()
+                tracer.teardown_worker(0)
+        resolving.join()
+    del unread
+    assert counted(store) == [(1, 1, 0)] * 2
+    assert ended(store) == {"{}": "succeeded", "unread": "cancelled"}
+    assert [record.message for record in caplog.records] == []

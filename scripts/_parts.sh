@@ -128,6 +128,7 @@ end_groups() {
             sleep 0.1
         done
         kill -KILL -- "-$number" 2>/dev/null || true
+        wait "$number" 2>/dev/null || true # its end is reported here, and not among the last words
     done
 }
 

@@ -49,7 +49,10 @@ def add_parser(subparsers: options.Subparsers) -> None:
         type=options.not_empty,
         metavar="FILE",
         default=STDOUT,
-        help="default: standard output",
+        help=(
+            "default: standard output; a file has its name when all is written, and an export that is killed before "
+            "leaves .FILE. with eight more characters beside it, to be deleted"
+        ),
     )
     parser.add_argument(
         "--format",

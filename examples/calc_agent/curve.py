@@ -44,5 +44,7 @@ def draw(result: Result, path: Path) -> None:
         color="grey",
         horizontalalignment="right",
     )
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=120)
+    finally:
+        plt.close(figure)

@@ -15,7 +15,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from agentlightning.store import InMemoryLightningStore, LightningStore
-from agentlightning.testing import FaultyStore, wait_until
+from agentlightning.store.sealing import Sealing
+from agentlightning.testing import FakeOpenAI, FaultyStore, wait_until
 from agentlightning.tracer import OtelTracer
 from agentlightning.tracer.event_loops import run_sync
 from agentlightning.tracer.provider import own_provider, remove_processor
@@ -69,6 +70,22 @@ def test_who_resolves_a_future_or_forgets_it_does_not_wait_for_the_store(
         wait_until(lambda: ended(store) == {"done": "succeeded", "forgotten": "cancelled"})
     assert counted(store) == [(1, 1, 0)] * 2
     assert [record.message for record in caplog.records] == []  # such as that the flush took too long
+
+
+def test_an_attempt_is_sealed_before_the_line_after_the_one_that_resolves_its_future() -> None:
+    store, tracer = InMemoryLightningStore(), OtelTracer(capture_tokens="request")
+    with FakeOpenAI() as server, server.client() as client, tracer.lifespan(store):
+        server.enqueue("one")
+
+        @tracer.rollout("sealed", seal=Sealing(reward="optional"))
+        def agent() -> Any:
+            client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "1?"}])
+            return Future[None]()
+
+        agent().set_result(None)
+        (rollout,) = run_sync(store.query_rollouts())
+        (attempt,) = run_sync(store.query_attempts(rollout.rollout_id))
+    assert (attempt.status, attempt.seal is not None) == ("succeeded", True)
 
 
 def test_a_future_that_the_garbage_collector_finds_is_no_work_of_the_thread_that_it_interrupts() -> None:

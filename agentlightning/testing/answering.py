@@ -3,10 +3,10 @@
     with FakeOpenAI(fake_model) as server:
         ...
 
-Where tools are offered, it calls one, with numbers and words of the question as arguments; it repeats what the tool
-has said, or the question where there is no tool. The same request always gets the same answer. Its answers have what a
-trainer needs of an engine, in vLLM's fields: token ids, log-probabilities, and prompts that go on where the answer
-before them ended. There is nothing to learn from them.
+Where tools are offered, it calls the first, with numbers and words of the question as arguments; it repeats what the
+tool has said, or the question where there is no tool. Where a call is required after a result, it calls the last. The
+same request always gets the same answer. Its answers have what a trainer needs of an engine, in vLLM's fields: token
+ids, log-probabilities, and prompts that go on where the answer before them ended. There is nothing to learn from them.
 
 Of a JSON Schema it keeps ``type``, ``properties``, ``required``, ``items``, ``enum``, ``const``, ``$ref`` within the
 schema, and the first of ``anyOf``, ``oneOf`` and ``allOf``. It does not keep what narrows a value (``minimum``,
@@ -122,16 +122,25 @@ def _object(found: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _result(messages: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return what came of the tool that was called last, or ``None`` where the next thing is to call one.
+    """Return what came of the last call of a tool, or ``None`` where the question has had none.
 
-    It is not always the last message: some agents put one of the user behind each result.
+    It is not always the last message: some agents put one of their own behind each result, or tell it as the user.
     """
-    asking = [at for at, message in enumerate(messages) if message.get("role") == "assistant"]
-    later = messages[asking[-1] + 1 :] if asking else messages
-    results = [message for message in later if message.get("role") == "tool"]
-    if not results and asking and messages[asking[-1]].get("tool_calls"):
-        results = later  # of an agent that tells results as another role
+    begins, called = 0, None
+    for at, message in enumerate(messages):
+        if message.get("tool_calls") or message.get("function_call"):
+            called = at
+        elif message.get("role") == "user" and at and _is_answer(messages[at - 1]):
+            begins, called = at, None  # a question of its own
+    results = [each for each in messages[begins:] if each.get("role") in {"tool", "function"}]
+    if not results and called is not None:
+        results = messages[called + 1 :]
     return results[-1] if results else None
+
+
+def _is_answer(message: Mapping[str, Any]) -> bool:
+    is_call = message.get("tool_calls") or message.get("function_call")
+    return message.get("role") == "assistant" and not is_call
 
 
 def _words(message: Mapping[str, Any]) -> str:
@@ -152,9 +161,11 @@ def _tool(asked: Mapping[str, Any], messages: list[dict[str, Any]]) -> tuple[str
         named = wanted.get("function")
         name = str(named.get("name")) if isinstance(named, dict) else ""
         return (name, tools[name]) if name in tools else ("", {})
-    if not tools or wanted == "none" or (_result(messages) and wanted != "required"):
+    is_answered = _result(messages) is not None
+    if not tools or wanted == "none" or (is_answered and wanted != "required"):
         return "", {}
-    return next(iter(tools.items()))
+    # Agents that require a call each time end by one of them: smolagents offers ``final_answer`` as the last.
+    return [*tools.items()][-1 if is_answered else 0]
 
 
 def _answer_schema(asked: Mapping[str, Any]) -> Any:

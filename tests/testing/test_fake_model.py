@@ -103,6 +103,16 @@ def test_a_tool_that_is_named_is_called_again_and_again(server: FakeOpenAI) -> N
     }
 
 
+def test_a_call_that_is_always_required_is_of_the_last_tool_once_there_is_a_result(
+    server: FakeOpenAI,
+) -> None:
+    tools = [*TOOLS, {"type": "function", "function": {"name": "final_answer"}}]
+    first = chat(server, ASKED, tools=tools, tool_choice="required")["choices"][0]["message"]
+    then = chat(server, ASKED, first, RESULT, tools=tools, tool_choice="required")["choices"][0]["message"]
+    names = [each["tool_calls"][0]["function"]["name"] for each in (first, then)]
+    assert names == ["measure", "final_answer"]
+
+
 def test_several_choices_and_completions(server: FakeOpenAI) -> None:
     assert len(chat(server, ASKED, n=3)["choices"]) == 3
     found = post(f"{server.base_url}/completions", {"model": "m", "prompt": "Say hello"})
@@ -195,14 +205,19 @@ def test_a_schema_that_names_itself_or_a_name_with_a_slash_is_filled(server: Fak
     assert list(filled(server, "6", wide)) == [*wide["properties"]]
 
 
+RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "45"}
+
+
 @pytest.mark.parametrize(
     "results",
     [
-        [{"role": "tool", "tool_call_id": "call_1", "content": "45"}, {"role": "user", "content": "Go on."}],
+        [RESULT, {"role": "user", "content": "Go on."}],
+        [RESULT, {"role": "assistant", "content": "I see:"}],
         [{"role": "user", "content": "45"}],
+        [{"role": "function", "name": "measure", "content": "45"}],
     ],
 )
-def test_a_result_is_repeated_also_where_a_user_speaks_after_it(
+def test_a_result_is_repeated_also_where_something_is_said_after_it_or_in_another_role(
     server: FakeOpenAI, results: list[Any]
 ) -> None:
     called = chat(server, ASKED, tools=TOOLS)["choices"][0]["message"]

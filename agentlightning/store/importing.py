@@ -59,7 +59,7 @@ async def store_document(
         DocumentDiffers: Another document with its id was imported before; nothing was written.
     """
     masked: Callable[[Any], Any] = _as_it_is if redactor is None else redactor.value
-    passed = stages if redactor is None else (*stages, redactor)
+    passed: tuple[Stage, ...] = stages if redactor is None else (*stages, redactor)
     rollout = await store.get_rollout_by_id(document.rollout_id)
     if rollout is None:
         try:

@@ -108,11 +108,11 @@ def name_of(src: Any) -> str:
     return shown
 
 
-def links_of(src: Any) -> Iterable[Any]:
+def links_of(src: Any) -> Sequence[Any]:
     """Return the links of an OpenTelemetry span as they were recorded; see ``events_of``."""
     held = getattr(src, "_links", True)
     if not getattr(held, "_dq", held):
         return ()
-    recorded: Iterable[Any] | None = getattr(held, "recorded", None)
-    given: Iterable[Any] = src.links if recorded is None else recorded
+    recorded: Sequence[Any] | None = getattr(held, "recorded", None)
+    given: Sequence[Any] = src.links if recorded is None else recorded
     return given

@@ -92,7 +92,7 @@ def test_one_bad_file_leaves_the_store_as_it_was(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/s.db"
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     good.write_text(json.dumps(DOCUMENT))
-    bad.write_text(json.dumps({**DOCUMENT, "steps": [{**DOCUMENT["steps"][0], "step_id": 7}]}))  # type: ignore[dict-item, index]
+    bad.write_text(json.dumps({**DOCUMENT, "steps": [{**DOCUMENT["steps"][0], "step_id": 7}]}))  # type: ignore[index]
     done = agl("import", str(good), str(bad), "--store", store)
     assert (done.code, done.out) == (2, "")
     assert done.err == (

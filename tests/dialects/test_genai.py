@@ -119,9 +119,11 @@ def test_a_finish_reason_that_no_server_said_is_read_as_none(word: str) -> None:
     found = call_attributes(ModelCall(choices=(Choice(content="4", finish_reason_raw="Aborted"),)))
     said, ours = "agentlightning.choice.0.finish_reason_raw", "agentlightning.choice.0.finish_reason"
     call = read_call(span_of({**found, ours: word}))
+    assert call is not None
     assert (call.choices[0].finish_reason, call.choices[0].broken_off) == (word, False)
     del found[said]  # as 0.2.0 stored an answer that was broken off
     call = read_call(span_of({**found, ours: word}))
+    assert call is not None
     assert (call.choices[0].finish_reason, call.choices[0].broken_off) == (None, True)
 
 

@@ -82,7 +82,7 @@ def test_a_child_that_is_forked_while_a_thread_patches_can_take_its_patches_off(
 
 
 def kind_of(model: str) -> RequestKind:
-    return request_kind("http://model/v1", "chat", {"model": model})
+    return request_kind("http://model/v1", "chat", {"model": model}, "return_token_ids")
 
 
 @pytest.mark.lock("instrumentation.refusals:Refusals._lock")

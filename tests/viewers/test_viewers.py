@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import servers
+import viewer_servers
 from viewer_agent import MASKED, NAMES, REWARD, SECRET, TASK, TOOLS, work
 
 import agentlightning as agl
@@ -24,7 +24,9 @@ from agentlightning.testing.fake_openai import FakeOpenAI
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not (servers.PHOENIX and servers.MLFLOW), reason="scripts/matrix-viewers runs it"),
+    pytest.mark.skipif(
+        not (viewer_servers.PHOENIX and viewer_servers.MLFLOW), reason="scripts/matrix-viewers runs it"
+    ),
 ]
 AGENT = Path(__file__).with_name("viewer_agent.py")
 SHOWN = (NAMES - {"agentlightning.operation"}) | {"add"}
@@ -66,13 +68,13 @@ def send(way: str, kind: str, url: str, folder: Path) -> Sent:
 
 @pytest.fixture(scope="module")
 def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with servers.phoenix(tmp_path_factory.mktemp("phoenix")) as url:
+    with viewer_servers.phoenix(tmp_path_factory.mktemp("phoenix")) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with servers.mlflow(tmp_path_factory.mktemp("mlflow")) as url:
+    with viewer_servers.mlflow(tmp_path_factory.mktemp("mlflow")) as url:
         yield url
 
 
@@ -87,7 +89,7 @@ def test_phoenix_shows_it_whole(phoenix: str, way: str, tmp_path: Path) -> None:
     sent = send(way, "phoenix", phoenix, tmp_path / "agent")
 
     def arrived() -> list[dict[str, Any]]:  # it answers before it has written
-        found = of_rollout(servers.phoenix_spans(phoenix), sent.ids)
+        found = of_rollout(viewer_servers.phoenix_spans(phoenix), sent.ids)
         return found if len(found) >= 6 else []
 
     spans = wait_until(arrived)
@@ -124,17 +126,17 @@ def test_phoenix_shows_it_whole(phoenix: str, way: str, tmp_path: Path) -> None:
     for _ in range(2):
         sent.again("phoenix")
     root = by_name["rollout"]["context"]["span_id"]
-    given = wait_until(lambda: servers.phoenix_annotations(phoenix, [root]))
+    given = wait_until(lambda: viewer_servers.phoenix_annotations(phoenix, [root]))
     assert {each["name"]: each["result"]["score"] for each in given} == REWARD
     assert len(given) == len(REWARD)
     assert {each["metadata"]["agentlightning.rollout_id"] for each in given} == {sent.ids[0]}
-    assert len(of_rollout(servers.phoenix_spans(phoenix), sent.ids)) == 6
+    assert len(of_rollout(viewer_servers.phoenix_spans(phoenix), sent.ids)) == 6
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_mlflow_shows_it_whole(mlflow: str, way: str, tmp_path: Path) -> None:
     sent = send(way, "mlflow", mlflow, tmp_path / "agent")
-    (shown,) = [each for each in servers.mlflow_traces(mlflow) if of_rollout(each["spans"], sent.ids)]
+    (shown,) = [each for each in viewer_servers.mlflow_traces(mlflow) if of_rollout(each["spans"], sent.ids)]
     assert TASK in shown["request"]
     assert shown["usage"] == {"input_tokens": 7, "output_tokens": 4, "total_tokens": 11}
     spans = of_rollout(shown["spans"], sent.ids)
@@ -164,7 +166,7 @@ def test_mlflow_shows_it_whole(mlflow: str, way: str, tmp_path: Path) -> None:
 
     for _ in range(2):
         sent.again("mlflow")
-    (after,) = [each for each in servers.mlflow_traces(mlflow) if each["id"] == shown["id"]]
+    (after,) = [each for each in viewer_servers.mlflow_traces(mlflow) if each["id"] == shown["id"]]
     assert {each["name"]: each["value"] for each in after["assessments"]} == REWARD
     assert len(after["assessments"]) == len(REWARD)
     assert {each["span"] for each in after["assessments"]} == {by_name["rollout"]["id"]}

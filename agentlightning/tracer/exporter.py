@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -141,7 +142,9 @@ class LightningSpanExporter(SpanExporter):
         known = self._own_attempt
         if known is not None:
             return known
-        started = run_sync(self._store.start_rollout(input={"command": sys.argv, "pid": os.getpid()}))
+        program = sys.argv[:1]  # what follows may be a secret
+        about = {"command": program, "pid": os.getpid()}
+        started = run_sync(self._store.start_rollout(input=about, metadata={"name": Path(*program).name}))
         known = self._own_attempt
         if known is not None:  # a signal handler of this thread has exported meanwhile, and started another
             run_sync(self._store.update_rollout(started.rollout_id, status="cancelled"))

@@ -58,16 +58,22 @@ def url(tmp_path: Path) -> str:
 
 
 def test_a_stock_program_writes_into_a_store_when_it_is_started_as_the_page_says(tmp_path: Path) -> None:
-    """With the distribution's own defaults for all that the page does not set."""
+    """With the distribution's own defaults for all that the page does not set, and a secret among its arguments."""
     page = (ROOT / "docs" / "how-to" / "trace-an-existing-program.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```sh\n([^`]*opentelemetry-instrument[^`]*)```$", page, re.MULTILINE)
     lines = [line for line in block.splitlines() if not line.startswith("pip install")]
     (tmp_path / "app.py").write_text(PROGRAM)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = run(["bash", "-euc", "\n".join(lines)], cwd=tmp_path, PATH=path)
+    done = run(
+        ["bash", "-euc", "\n".join([*lines[:-1], f"{lines[-1]} --api-key sk-hidden"])],
+        cwd=tmp_path,
+        PATH=path,
+    )
     assert done.returncode == 0, done.stderr
     rollouts, spans = asyncio.run(everything_in(f"sqlite:///{tmp_path / 'runs.db'}"))
-    assert [rollout.status for rollout in rollouts] == ["succeeded"]
+    (rollout,) = rollouts
+    assert (rollout.status, rollout.metadata) == ("succeeded", {"name": "app.py"})
+    assert "sk-hidden" not in rollout.model_dump_json()
     assert [span.name for span in spans] == ["inner", "outer"]
 
 

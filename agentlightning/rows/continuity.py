@@ -210,7 +210,7 @@ def _relation(prompt: bytes, call: Call, past: PastCall) -> Continuity:
 
 
 def _cause(found: Continuity, response_at: int, past: PastCall, record: ModelCall | None) -> Cause | None:
-    """Return why a prompt breaks, or ``None`` where it is another conversation: no message is common."""
+    """Return why a prompt breaks, or ``None`` where it is another conversation."""
     before = past.call.record
     if before is None or record is None or not before.request_messages or not record.request_messages:
         return Cause.TRUNCATION if found.kind in _SHORTER else Cause.UNKNOWN
@@ -221,12 +221,21 @@ def _cause(found: Continuity, response_at: int, past: PastCall, record: ModelCal
         inside = found.position >= response_at and found.kind is Prefix.RESPONSE_REWRITTEN
         return Cause.RETOKENISATION if inside else Cause.TEMPLATE
     common = [message for message in says if message in said]
-    if not common:
+    if not common or _is_another_agents(said, says, common):
         return None
     # Every conversation of an agent has the same system message: it tells nothing.
     if all(message[0] in _SYSTEM for message in common):
         return Cause.UNKNOWN
     return Cause.TRUNCATION if _is_shorter(said, says, common) else Cause.EDITED_HISTORY
+
+
+def _is_another_agents(said: list[Saying], says: list[Saying], common: list[Saying]) -> bool:
+    """Whether the prompt is that of another agent that was given the same task.
+
+    Its system message is another one, and nothing that a model said is common.
+    """
+    both_instructed = said[0][0] in _SYSTEM and says[0][0] in _SYSTEM
+    return both_instructed and said[0] != says[0] and all(message[0] != "assistant" for message in common)
 
 
 _SYSTEM = frozenset({"system", "developer"})

@@ -104,6 +104,7 @@ SAID: list[dict[str, Any]] = [
 ]
 ANSWERED = Choice(content="4", token_ids=RESPONSE)
 REPLY: dict[str, Any] = {"role": "assistant", "content": "4"}
+CRITIC: dict[str, Any] = {"role": "system", "content": "find mistakes"}
 MORE: dict[str, Any] = {"role": "user", "content": "sure?"}
 
 
@@ -121,6 +122,13 @@ MORE: dict[str, Any] = {"role": "user", "content": "sure?"}
         pytest.param((*SYSTEM, 901, *NEXT), [SAID[0], REPLY], Cause.TRUNCATION, id="compacted"),
         pytest.param((*SYSTEM, 901, *NEXT), [SAID[0], MORE], Cause.UNKNOWN, id="only the system's"),
         pytest.param((*SYSTEM, 901, *NEXT), [MORE], None, id="another conversation"),
+        pytest.param((*SYSTEM, 901, *NEXT), [CRITIC, SAID[1]], None, id="another agent, asked the same"),
+        pytest.param(
+            (*SYSTEM, 901, *NEXT),
+            [CRITIC, SAID[1], REPLY, MORE],
+            Cause.EDITED_HISTORY,
+            id="the system's edited",
+        ),
         pytest.param(
             (*SYSTEM, 902, *NEXT),
             [SAID[0], {"role": "user", "content": "3 + 3?"}, REPLY, MORE],

@@ -147,6 +147,11 @@ def count(value: int, noun: str) -> str:
     return f"{value:,} {noun}{'' if value == 1 else plural}"
 
 
+def none_matches(total: int) -> str:
+    """Return what is said where filters leave none of ``total`` rollouts."""
+    return f"none of {count(total, 'rollout')} matches; leave out a filter"
+
+
 def one_line(value: object, width: int = 60) -> str:
     """Return the beginning of a text on one line, without control characters."""
     # Cut before it is cleaned: a prompt may have megabytes.

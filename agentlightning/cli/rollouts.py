@@ -58,7 +58,7 @@ async def _run(args: argparse.Namespace) -> int:
 def _print(rows: list[dict[str, Any]], matches: int, total: int, args: argparse.Namespace) -> None:
     again = options.again(args)
     if not rows and total:
-        output.say(f"none of {output.count(total, 'rollout')} matches; leave out a filter")
+        output.say(output.none_matches(total))
     elif not rows:
         output.say(f"the store is empty; record a program with: agl run{again} -- python agent.py")
     else:

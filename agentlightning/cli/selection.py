@@ -127,9 +127,26 @@ def _is_meant(rollout: Rollout, args: argparse.Namespace) -> bool:
 
 
 def title(rollout: Rollout) -> str:
-    """Return what a person calls a rollout: the name that it was given, else what it is about, else its id."""
+    """Return what a person calls a rollout: the name that it was given, else what it is about, else its id.
+
+    What a rollout is about whose input is messages of a chat, is what the user asked last.
+    """
     name = (rollout.metadata or {}).get("name")
-    return name if isinstance(name, str) and name.strip() else task(rollout) or rollout.rollout_id
+    if isinstance(name, str) and name.strip():
+        return name
+    return _asked_last(rollout.input) or task(rollout) or rollout.rollout_id
+
+
+def _asked_last(given: Any) -> str:
+    """Return the text of the last message of a user, in messages or a mapping that has them; else nothing."""
+    messages = given.get("messages") if isinstance(given, dict) else given
+    if not isinstance(messages, list):
+        return ""
+    for message in reversed(messages):
+        if isinstance(message, dict) and message.get("role") == "user":
+            text = message.get("content")
+            return text if isinstance(text, str) else ""
+    return ""
 
 
 def task(rollout: Rollout) -> str:

@@ -52,7 +52,10 @@ async def _run(args: argparse.Namespace) -> int:
         output.print_json({**counts, "outcomes": outcomes.as_json()})
     else:
         _print(counts)
-        _print_outcomes(outcomes, meant.total)
+        if meant.rollouts:
+            _print_outcomes(outcomes, meant.total)
+        elif total := counts.get("total_rollouts"):
+            output.say(output.none_matches(total))
     return 0
 
 

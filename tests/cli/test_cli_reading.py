@@ -10,6 +10,7 @@ import pytest
 from cli_sample import Sample, agl, build
 
 from agentlightning.cli import rollout_list
+from agentlightning.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,22 @@ def test_rollouts_are_named_sorted_and_counted(sample: Sample) -> None:
     assert "3 of 4 rollouts" in agl("rollouts", "--limit", "3", "--store", sample.url).err
     for bad in ("", "..", "much", "nan"):
         assert agl("rollouts", "--reward", bad, "--store", sample.url).code == 2
+
+
+def test_a_rollout_of_chat_messages_is_called_by_what_the_user_asked_last(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/chats.db"
+    chat = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "sure?"},
+    ]
+    with open_store(url) as store:
+        for given in (chat, {"messages": chat}, chat[:1], [1, 2]):
+            store.enqueue_rollout(given)
+    listed = json.loads(agl("rollouts", "--json", "--store", url).out)
+    assert [row["name"] for row in listed[::-1]] == ["sure?", "sure?", json.dumps(chat[:1]), "[1, 2]"]
+    assert len(json.loads(agl("rollouts", "--json", "--name", "be brief", "--store", url).out)) == 3
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -49,6 +49,8 @@ def test_rewards_and_refusals_are_told_of_the_rollouts_that_are_meant(tmp_path: 
     assert refused.code == 0
     assert "2 of 2 model calls give no row:" in refused.out
     assert "(other_model)" in refused.out
+    none = agl("stats", "--name", "no such", "--store", sample.url)
+    assert (none.code, none.err) == (0, "none of 4 rollouts matches; leave out a filter\n")
     outcomes = json.loads(agl("stats", "--json", sample.solved, "--store", sample.url).out)["outcomes"]
     assert outcomes["rewards"] == [1.0]
     assert outcomes["by_version"] == {"unknown": {"rollouts": 1, "mean": 1.0}}

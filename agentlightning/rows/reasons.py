@@ -41,7 +41,8 @@ class TraceReason(Explained):
     NO_SPANS = (
         "no_spans",
         "nothing was recorded",
-        "run the agent inside tracer.rollout(…) of a tracer that was given a store",
+        "run the agent inside tracer.rollout(…) of a tracer that was given a store; where agl run started it: with a "
+        "Python in which agentlightning is installed, and a call of a model or a span of its own",
     )
     AGENT_FAILED = (
         "agent_failed",

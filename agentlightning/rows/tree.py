@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
-from ..semconv import LightningResourceAttributes
+from ..semconv import AGL_OPERATION, LightningResourceAttributes, LightningSpanAttributes
 from ..types import OtelResource, Span, SpanContext, SpanLike, SpanNames, TraceStatus
 from ..types.tracer import build
 
@@ -210,13 +210,17 @@ def _virtual(span_id: str, name: str | None, children: Sequence[Tree]) -> Span:
 _NAMING = frozenset(
     {
         "gen_ai.agent.name", "agent.name", "operation.name", "recipient_agent_type", "langchain.chain.type",
-        "executor.id", "agentlightning.operation.input.name", "lc_name",
+        "executor.id", "agentlightning.operation.input.name", "lc_name", "kind",
     }
 )  # fmt: skip
+_OPERATION_NAME = LightningSpanAttributes.OPERATION_NAME.value
 
 
 def agent_name_of(span: Span) -> str | None:
-    """Return the agent's name in the forms of GenAI, OpenAI Agents, AgentOps, AutoGen, LangGraph and others."""
+    """Return the agent's name in the forms of GenAI, OpenAI Agents, AgentOps, AutoGen, LangGraph and others.
+
+    An ``operation`` of kind ``agent`` is the agent of its function's name.
+    """
     attributes = span.attributes
     if _NAMING.isdisjoint(attributes):  # as for most spans
         return None
@@ -229,5 +233,8 @@ def agent_name_of(span: Span) -> str | None:
         attributes.get("executor.id"),
         attributes.get("agentlightning.operation.input.name") if attributes.get("type") == "agent" else None,
         attributes.get("lc_name") if str(span.name).startswith("langchain.Chain.") else None,
+        attributes.get(_OPERATION_NAME)
+        if attributes.get("kind") == "agent" and span.name == AGL_OPERATION
+        else None,
     ]
     return next((name for name in candidates if isinstance(name, str) and name), None)

@@ -358,6 +358,23 @@ def test_agent_match_selects_by_the_nearest_agent() -> None:
     assert row.metadata["agent_name"] == "planner"
 
 
+def test_an_operation_of_kind_agent_is_the_agent_of_its_name() -> None:
+    def operation(span_id: str, name: str, kind: str, parent: str) -> Span:
+        attributes = {"agentlightning.operation.name": name, "kind": kind}
+        return span(span_id, 1.0, 9.0, name="agentlightning.operation", parent=parent, attributes=attributes)
+
+    spans = [
+        ROOT,
+        operation("a", "planner", "agent", "root"),
+        operation("b", "search", "tool", "a"),
+        call("c1", 2.0, parent="b"),
+        call("c2", 20.0),
+    ]
+
+    assert codes_of(spans, agent_match="planner") == {"c1": None, "c2": "other_agent"}
+    assert [row.metadata["agent_name"] for row in TracerTraceToTriplet().adapt(spans)] == ["planner", "*"]
+
+
 def test_a_call_that_lost_its_agent_is_put_under_it_by_time() -> None:
     spans = [ROOT, agent("a", "planner", 1.0, 9.0), agent("b", "critic", 10.0, 11.0), call("c1", 4.0)]
 

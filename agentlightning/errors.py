@@ -267,7 +267,7 @@ class NotAnExportRequest(LightningError, ValueError):
 
 
 class NotADocument(LightningError, ValueError):
-    """A file, or a place in it, is not what a format of trajectories allows; nothing of it was imported."""
+    """A file, or a place in it, is not what a format of trajectories allows."""
 
     code = "not_a_document"
 
@@ -280,7 +280,7 @@ class NotADocument(LightningError, ValueError):
 
 
 class DocumentDiffers(LightningError, ValueError):
-    """Another document with the same id says something else; nothing was written."""
+    """Another document with the same id says something else; nothing of this one was written."""
 
     code = "document_differs"
 
@@ -293,6 +293,20 @@ class DocumentDiffers(LightningError, ValueError):
 
     def __reduce__(self) -> tuple[type[DocumentDiffers], tuple[str, str]]:
         return type(self), (self.own_id, self.rollout_id)
+
+
+class ImportBrokeOff(LightningError):
+    """An import ended before all documents were stored; those before it stay, and the next import goes on."""
+
+    code = "import_broke_off"
+
+    def __init__(self, documents: int, why: str) -> None:
+        self.documents, self.why = documents, why
+        stored = "1 document was" if documents == 1 else f"{documents:,} documents were"
+        super().__init__(f"{why}. {stored} imported before that; run the command again for the rest")
+
+    def __reduce__(self) -> tuple[type[ImportBrokeOff], tuple[int, str]]:
+        return type(self), (self.documents, self.why)
 
 
 class ConfigurationError(LightningError, ValueError):

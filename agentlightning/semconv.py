@@ -25,6 +25,9 @@ CANCELLED = "agentlightning.cancelled"
 """Key of an attempt's metadata: ``True`` where the attempt was cancelled, which no status of an attempt says."""
 GROUP_ID = "group_id"
 """Key in ``Rollout.metadata``: rollouts with the same value are samples of one task, and share a baseline."""
+IMPORTED_FROM = "imported"
+"""Key in the metadata of rollouts and attempts that were imported: format, own id and digest of the document, and what
+it says of the whole. An attempt has it once all of the document is stored."""
 
 
 class LightningResourceAttributes(Enum):

@@ -13,6 +13,7 @@ from typing import Any, Self
 from ..errors import UsageError
 from ..exchange import to_atif, to_sessions
 from ..pipeline.policy import redaction_policy, redactor_of
+from ..semconv import ExchangeAttributes
 from ..store.base import LightningStore
 from ..store.primitives import packed_spans
 from ..types import Attempt, Rollout
@@ -20,7 +21,7 @@ from . import lookup, options, output, selection
 from .entry import DONE, NEGATIVE
 from .whole_file import STDOUT, whole_file
 
-FORMATS = ("atif", "sts")
+PART = ExchangeAttributes.PART.value
 
 Line = Mapping[str, Any]
 
@@ -36,20 +37,21 @@ async def run(args: argparse.Namespace) -> int:
     """
     is_folder = args.output != STDOUT and (args.output.endswith("/") or Path(args.output).is_dir())
     documents, without = 0, 0
+    halves: list[str] = []
     async with lookup.open_existing(args.store) as store:
         rollouts = list(reversed((await selection.matching(store, args, to_read=True)).rollouts))
         with (
             _Target(args, is_folder=is_folder) as target,
             output.progress(len(rollouts), "exporting") as advance,
         ):
-            async for rollout, number, found in _documents(store, rollouts, args):
+            async for rollout, number, found in _documents(store, rollouts, args, halves):
                 for lines in found:
                     target.write(_name(rollout, number), lines)
                 documents += len(found)
                 without += not found
                 advance()
             target.keep()
-    return _tell(args, documents, len(rollouts), without)
+    return _tell(args, documents, len(rollouts), without - len(halves), halves)
 
 
 class _Target:
@@ -123,9 +125,12 @@ def _name(rollout: Rollout, number: int | None) -> str:
 
 
 async def _documents(
-    store: LightningStore, rollouts: Sequence[Rollout], args: argparse.Namespace
+    store: LightningStore, rollouts: Sequence[Rollout], args: argparse.Namespace, halves: list[str]
 ) -> AsyncIterator[tuple[Rollout, int | None, list[Sequence[Line]]]]:
-    """Yield each attempt that is meant: its rollout, its number where several are meant, and its documents."""
+    """Yield each attempt that is meant: its rollout, its number where several are meant, and its documents.
+
+    ``halves`` gets the rollouts whose import broke off: as documents they would look whole, and are not.
+    """
     redactor = redactor_of(redaction_policy())
     mask = None if redactor is None else redactor.value
     for rollout in rollouts:
@@ -135,6 +140,10 @@ async def _documents(
         for attempt in attempts if args.all_attempts else attempts[-1:]:
             spans = await packed_spans(store, rollout.rollout_id, attempt.attempt_id)
             number = attempt.sequence_id if args.all_attempts else None
+            if selection.import_of(attempt) is None and any(PART in span.attributes for span in spans):
+                halves.append(rollout.rollout_id)
+                yield rollout, number, []
+                continue
             if args.format == "sts":
                 found = to_sessions(spans, rollout=rollout, name=_title(rollout), mask=mask)
                 yield rollout, number, list(found)
@@ -148,7 +157,9 @@ def _title(rollout: Rollout) -> str | None:
     return output.one_line(selection.title(rollout), 120) or None
 
 
-def _tell(args: argparse.Namespace, documents: int, rollouts: int, without: int) -> int:
+def _tell(
+    args: argparse.Namespace, documents: int, rollouts: int, without: int, halves: Sequence[str]
+) -> int:
     where = "" if args.output == STDOUT else f" to {args.output}"
     noun = "session" if args.format == "sts" else "trajectory document"
     if documents:
@@ -160,4 +171,10 @@ def _tell(args: argparse.Namespace, documents: int, rollouts: int, without: int)
             f"{output.count(without, 'attempt')} gave none, for no call of a model was recorded; agl show "
             f"ROLLOUT{options.again(args)} shows what was"
         )
-    return DONE if documents else NEGATIVE
+    if halves:
+        first = f"{halves[0]}{', …' if len(halves) > 1 else ''}"
+        output.say(
+            f"{output.count(len(halves), 'attempt')} left out ({first}): the import broke off, so the document is not "
+            "whole; agl import FILE of the same document completes it"
+        )
+    return DONE if documents and not halves else NEGATIVE

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..adapter import TracerTraceToTriplet
 from ..errors import UsageError
+from ..exchange.documents import FORMATS
 from ..rows import RowPolicy, build_rows
 from ..store.base import LightningStore
 from ..store.primitives import packed_spans
@@ -56,7 +57,7 @@ def add_parser(subparsers: options.Subparsers) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=(*_ENDINGS.values(), *documents.FORMATS),
+        choices=(*_ENDINGS.values(), *FORMATS),
         help="default: by the ending of the file, jsonl where it has none. atif: trajectories for Harbor, "
         "Terminal-Bench and others (Agent Trajectory Interchange Format); sts: sessions for Hugging Face's trace "
         "viewer. Both are masked, and go to a file or, with one for each, to a FOLDER/",
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         return asyncio.run(send.run(args))
     if alone := send.given(args):
         raise UsageError(f"{alone} is of what --to sends; add --to otlp ENDPOINT, or leave it out")
-    if args.format in documents.FORMATS:
+    if args.format in FORMATS:
         if args.model or args.what:
             raise UsageError(f"--format {args.format} writes whole attempts; leave --model and --what out")
         return asyncio.run(documents.run(args))

@@ -8,13 +8,25 @@ from typing import Any
 from rich.text import Text
 
 from .._printable import printable
-from . import output
+from . import output, selection
 from .terminal import STYLES
 from .trace_view import QUIET, joined
 
 _SHORTEST_TASK = 20
 """Columns that a task needs beside the other columns; with fewer, it gets a line of its own."""
-_COLUMNS = ("rollout", "status", "reward", "group", "mode", "tries", "spans", "took", "age", "receipt")
+_COLUMNS = (
+    "rollout",
+    "status",
+    "from",
+    "reward",
+    "group",
+    "mode",
+    "tries",
+    "spans",
+    "took",
+    "age",
+    "receipt",
+)
 _RIGHT = frozenset({"reward", "tries", "spans", "took", "age"})
 _STYLES = {"reward": "bold yellow", "age": QUIET, "took": QUIET, "spans": QUIET, "tries": QUIET}
 _FIRST_LINE = ("rollout", "status", "reward", "took", "age")
@@ -49,10 +61,16 @@ def lines(rows: Sequence[Mapping[str, Any]], width: int | None, now: float) -> I
 
 
 def _cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
+    document = row["imported"]
     began, end = row["began"], row["end_time"]
+    begin: float | None = row["start_time"]
+    if document is not None:  # times are those that it says, where it does
+        begin = began = document.get("began")
+        end = document.get("ended")
     return {
         "rollout": printable(row["rollout_id"]),
-        "status": row["status"],
+        "status": selection.ending_of(row["status"], document),
+        "from": "" if document is None else printable(str(document.get("format"))),
         "reward": output.number(row["reward"]),
         "group": output.one_line(row["group"] or "", 24),
         "mode": row["mode"] or "",
@@ -60,7 +78,7 @@ def _cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
         "spans": f"{row['spans']:,}",
         "took": "" if end is None or began is None else output.seconds(end - began),
         # Clocks of other machines may be ahead.
-        "age": output.seconds(max(0.0, now - row["start_time"])),
+        "age": "" if begin is None else output.seconds(max(0.0, now - begin)),
         "receipt": row["receipt_state"],
         "task": output.one_line(row["name"], 200),
     }

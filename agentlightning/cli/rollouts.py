@@ -83,6 +83,7 @@ async def describe(store: LightningStore, rollout: Rollout) -> dict[str, Any]:
         "input": rollout.input,
         "group": selection.group_of(rollout) or None,
         "status": rollout.status,
+        "imported": selection.import_of(rollout),
         "mode": rollout.mode,
         "tags": rollout.tags,
         "attempts": len(attempts),

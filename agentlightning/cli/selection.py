@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..semconv import GROUP_ID
+from ..semconv import GROUP_ID, IMPORTED_FROM
 from ..store.base import LightningStore
 from ..types import Attempt, Rollout
 from . import output
@@ -93,7 +93,36 @@ async def _rewards(store: LightningStore, rollouts: Sequence[Rollout]) -> dict[s
 
 
 def _longest_first(rollout: Rollout, began: float | None) -> float | None:
-    return None if began is None or rollout.end_time is None else began - rollout.end_time
+    began, ended = times_of(rollout, began)
+    return None if began is None or ended is None else began - ended
+
+
+def import_of(rollout: Rollout | Attempt) -> Mapping[str, Any] | None:
+    """Return what is kept of the document that a rollout or attempt was imported from; ``None`` where it was not."""
+    found = (rollout.metadata or {}).get(IMPORTED_FROM)
+    return found if isinstance(found, Mapping) else None
+
+
+def times_of(rollout: Rollout, began: float | None) -> tuple[float | None, float | None]:
+    """Return when a rollout began and ended; of one that was imported, as its document says it, where it does.
+
+    Args:
+        rollout: The rollout.
+        began: When its first attempt started here.
+    """
+    document = import_of(rollout)
+    return (began, rollout.end_time) if document is None else (document.get("began"), document.get("ended"))
+
+
+def ending_of(status: str, document: Mapping[str, Any] | None) -> str:
+    """Return the status of a rollout for a person; a document of another tool may not say how it ended.
+
+    Args:
+        status: The store's word.
+        document: What ``import_of`` gives.
+    """
+    said = None if document is None or status != "succeeded" else document.get("ending")
+    return status if said is None else f"ending {said}"
 
 
 async def _beginnings(store: LightningStore, rollouts: Sequence[Rollout]) -> dict[str, float | None]:

@@ -163,11 +163,14 @@ def heading(found: Found, width: int | None) -> Iterator[Text]:
     rollout, status = found.rollout, selection.status_of(found.attempt)
     yield Text(output.one_line(selection.title(rollout), 200), style="bold")
     reward = find_final_reward(found.ended)
+    document = selection.import_of(rollout)
+    ending = selection.ending_of(rollout.status, document)
     used = [pair for call in found.calls if call.record is not None and (pair := tokens_of(call.record))]
     group = selection.group_of(rollout)
     style = terminal.STYLES.get
     parts = [
-        (rollout.status, style(rollout.status, "")),
+        (ending, style(ending, "")),
+        ("" if document is None else f"imported from {document.get('format')}", ""),
         (_reward(found, reward), "bold yellow"),
         (rollout.mode or "", ""),
         (f"group {group}" if group else "", ""),

@@ -24,7 +24,7 @@ from ..types import Span
 from . import imported as parts
 from .atif_schema import fault_of
 from .content import OURS, from_atif, iso, seconds_of, text_of, to_atif, without_nothing, writable
-from .imported import Imported, SpanMaker, digest_of, with_rest, with_rest_of
+from .imported import Ending, Imported, SpanMaker, digest_of, with_rest, with_rest_of
 from .trajectories import Recorded
 
 KIND = "ATIF"
@@ -48,10 +48,12 @@ def read(document: Any) -> Imported:
         task=next(
             (text_of(step["message"])[0] for step in document["steps"] if step["source"] == "user"), None
         ),
-        is_failed=ours.get("attempt_status") in {"failed", "timeout", "unresponsive"},
+        ending=_ending(ours),
+        times=_times(document),
         reward=_rewards(ours),
+        recorded_as=parts.recorded_as(ours),
         mode=ours.get("mode"),
-        group_id=ours.get(GROUP_ID),
+        group_id=ours[GROUP_ID] if isinstance(ours.get(GROUP_ID), str) else None,
     )
     return replace(found, parts=lambda *ids: _spans(document, found, SpanMaker(found, SOURCE, ids)))
 
@@ -61,16 +63,41 @@ def _ours(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
+_ENDINGS: Mapping[str, Ending] = {
+    "succeeded": "succeeded",
+    **dict.fromkeys(("failed", "timeout", "unresponsive"), "failed"),
+}
+"""Status of an attempt or rollout of ours → how it ended; of any other, it had not."""
+
+
+def _ending(ours: Mapping[str, Any]) -> Ending | None:
+    """Return how an attempt of ours had ended when it was written; other tools do not say it."""
+    said = [
+        each for each in (ours.get("rollout_status"), ours.get("attempt_status")) if isinstance(each, str)
+    ]
+    if "cancelled" in said:
+        return "cancelled"
+    return _ENDINGS.get(said[-1]) if said else None
+
+
 def _rewards(ours: Mapping[str, Any]) -> dict[str, float]:
     """Return the rewards that an attempt of ours was written with, the primary one first."""
     given = ours.get("rewards")
     found = {
-        name: float(value)
+        name: number
         for name, value in (given.items() if isinstance(given, Mapping) else ())
-        if type(value) in (int, float)
+        if type(value) in (int, float) and (number := _float(value)) is not None
     }
     primary = next((name for name, value in found.items() if value == ours.get("reward")), None)
     return {**({primary: found[primary]} if primary is not None else {}), **found}
+
+
+def _float(value: float) -> float | None:
+    """Return a number of JSON; ``None`` where it is a whole one that no float holds."""
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 # ---------------------------------------------------------------------- to spans
@@ -209,10 +236,10 @@ def _results(
 ) -> Iterator[tuple[Span, Sequence[Mapping[str, Any]]]]:
     """Yield the span of each result, and the trajectories that it names."""
     at = None if step.get("timestamp") is None else seconds_of(step["timestamp"])
-    calls = {call["tool_call_id"]: call for call in step.get("tool_calls") or ()}
+    calls = parts.by_id((call["tool_call_id"], call) for call in step.get("tool_calls") or ())
     for result in _results_of(step):
         content = result.get("content")
-        call = calls.get(result.get("source_call_id") or "")
+        call = calls.get(result.get("source_call_id"))
         if call is None:
             content = "" if content is None else from_atif(content)
             span = maker.message(content, "result", "observation", parent=parent, at=at)

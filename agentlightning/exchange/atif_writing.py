@@ -24,13 +24,13 @@ from ..rows.reasons import CallReason
 from ..semconv import GROUP_ID
 from ..types import Attempt, Rollout
 from .content import OURS, iso, to_atif, without_nothing, writable
+from .imported import COST
 from .trajectories import Recorded, Result, Step, Trajectory, tool_calls_of
 
 VERSION = "ATIF-v1.7"
 VERSION_WITH_SOUND = "ATIF-v1.8"
 UNKNOWN = "unknown"
 
-_COST = "gen_ai.usage.cost"
 _OF_NOBODY = frozenset({CallReason.ALTERNATES.code, CallReason.SHARED_WORKER.code})
 
 
@@ -267,7 +267,7 @@ def _metrics(call: Call, record: ModelCall, choice: Choice | None) -> dict[str, 
     logprobs = (
         list(choice.logprobs) if choice is not None and vouched and choice.logprobs is not None else None
     )
-    cost = call.span.attributes.get(_COST)
+    cost = call.span.attributes.get(COST)
     output = usage.output_tokens if usage is not None and is_only else None if ids is None else len(ids)
     said: list[tuple[str, Any]] = [
         ("prompt_tokens", usage.input_tokens if usage is not None and is_first else None),

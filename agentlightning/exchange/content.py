@@ -37,7 +37,8 @@ SOUNDS = {
 """Format of a sound in the OpenAI API → type of a sound that ATIF has."""
 
 _DATA_URL = re.compile(r"data:(?P<type>[^;,]*)")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character, which no text in JSON can hold as it is."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -69,7 +70,7 @@ def writable(value: Any) -> Any:
     """
     if isinstance(value, str):
         return (
-            _SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", value)
+            SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", value)
             if not value.isascii()
             else value
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,27 @@ from ..codec.json_copy import DEEPEST
 from ..errors import NotADocument
 from . import atif_reading, sts_reading
 from .atif_schema import place_of
+from .content import SURROGATE
 from .imported import Imported
 
 FORMATS = ("atif", "sts")
 
 _DIGITS = 1_000
 """Of a whole number; Python reads some thousands, and no count has as many."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def read_documents(path: Path, *, format: str | None = None) -> Iterator[Imported]:  # noqa: A002 - the option's name
+def read_documents(
+    path: Path,
+    *,
+    format: str | None = None,  # noqa: A002 - the option's name
+    name: str | None = None,
+) -> Iterator[Imported]:
     """Yield the documents of a file, each checked; the format is recognised unless it is given.
 
     Args:
         path: A file of one ATIF document, of one a line, or of one session in STS-Format.
         format: ``atif`` or ``sts``; ``None`` = by what it holds.
+        name: What errors call the file; default: ``path``.
 
     Raises:
         NotADocument: It is none of these, or something in it is not allowed; with the file and the place.
@@ -41,7 +46,8 @@ def read_documents(path: Path, *, format: str | None = None) -> Iterator[Importe
     try:
         yield from _documents(_text_of(path), format)
     except NotADocument as error:
-        place = f"{path}: {error.place}" if error.place else str(path)
+        file = name or str(path)
+        place = f"{file}: {error.place}" if error.place else file
         raise NotADocument(place, error.sentence) from None
 
 
@@ -170,7 +176,7 @@ def _strange(value: Any) -> tuple[str, str] | None:
     while pending:
         each, path = pending.pop()
         if isinstance(each, str):
-            if not each.isascii() and _SURROGATE.search(each):
+            if not each.isascii() and SURROGATE.search(each):
                 return place_of(path), "it has half of a character (a lone surrogate)"
         elif isinstance(each, float):
             if not math.isfinite(each):

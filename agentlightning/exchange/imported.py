@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ from .content import text_of
 from .difference import applied, difference
 
 Part = Literal["document", "step", "result", "message", "reward"]
+Ending = Literal["succeeded", "failed", "cancelled"]
+NOT_SAID = "not said"
 Attributes = dict[str, Any]
 
 FORMAT = ExchangeAttributes.FORMAT.value
@@ -64,10 +66,14 @@ class Imported:
     """The first message of a user."""
     name: str | None = None
     """What a person calls it."""
-    is_failed: bool = False
-    """Whether it says of itself that the attempt failed."""
+    ending: Ending | None = None
+    """How it says that the attempt ended; ``None`` = it does not say."""
+    times: tuple[float | None, float | None] = (None, None)
+    """Of its first and its last step that have one, in seconds since the epoch."""
     reward: Mapping[str, Any] = field(default_factory=dict)
     """Name → value of the rewards that it has as we write them, the primary one first."""
+    recorded_as: tuple[str, str] | None = None
+    """Rollout and attempt that it was written from, where it says so."""
     mode: Any = None
     group_id: Any = None
     parts: Callable[[str, str], Iterator[Span]] = field(repr=False, default=lambda *_: iter(()))
@@ -81,8 +87,37 @@ class Imported:
         return f"{kind}-{_hex(kind, self.own_id or self.digest, size=8)}"
 
     def metadata(self) -> dict[str, Any]:
-        """Return what is kept of where an attempt came from."""
-        return {"format": self.format, "id": self.own_id, "sha256": self.digest}
+        """Return what is kept of where an attempt came from, and of what the document says of the whole.
+
+        ``ending`` is ``not said`` where the document has none; ``began`` and ``ended`` are there where it has times.
+        """
+        said = dict(zip(("began", "ended"), self.times, strict=True))
+        return {
+            "format": self.format,
+            "id": self.own_id,
+            "sha256": self.digest,
+            **({} if self.ending is not None else {"ending": NOT_SAID}),
+            **{name: at for name, at in said.items() if at is not None},
+        }
+
+
+def recorded_as(ours: Any) -> tuple[str, str] | None:
+    """Return the rollout and the attempt that what is ours in a document names."""
+    found = ours if isinstance(ours, Mapping) else {}
+    rollout_id, attempt_id = found.get("rollout_id"), found.get("attempt_id")
+    if isinstance(rollout_id, str) and isinstance(attempt_id, str):
+        return rollout_id, attempt_id
+    return None
+
+
+def by_id(
+    calls: Iterable[tuple[str, Mapping[str, Any]]],
+) -> dict[str | None, Mapping[str, Any] | None]:
+    """Return id → tool call; an id that several calls have names none, as their results could be any one's."""
+    found: dict[str | None, Mapping[str, Any] | None] = {}
+    for own, call in calls:
+        found[own] = None if own in found else call
+    return found
 
 
 def digest_of(value: Any) -> str:

@@ -18,7 +18,7 @@ from ..errors import NotADocument
 from ..semconv import AGL_MESSAGE
 from ..types import Span
 from . import imported as parts
-from .content import without_nothing
+from .content import OURS, without_nothing
 from .imported import Imported, SpanMaker, digest_of, with_rest, with_rest_of
 
 KIND = "STS"
@@ -53,6 +53,8 @@ def read(lines: Sequence[Any], numbers: Sequence[int]) -> Imported:
         digest=digest_of(lines),
         task=next((message["content"] for message in said if message["role"] == "user"), None),
         name=header.get("name"),
+        times=_times(lines),
+        recorded_as=parts.recorded_as(header.get(OURS)),
     )
     return replace(found, parts=lambda *ids: _spans(lines, SpanMaker(found, SOURCE, ids)))
 
@@ -116,24 +118,32 @@ def _spans(lines: Sequence[Line], maker: SpanMaker) -> Iterator[Span]:
         parts.AGENT_NAME: header["harness"],
         parts.FORMAT: KIND,
     }
-    times = [at for line in lines[1:] if (at := _seconds(line["message"])) is not None]
-    begin, end = (min(times), max(times)) if times else (None, None)
+    begin, end = _times(lines)
     name = f"invoke_agent {header['harness']}".rstrip()
     root = maker.make(name, "document", attributes, parent=None, at=begin)
     root.end_time = end
     yield with_rest(root, _header_of(root), header)
-    calls: dict[str, Mapping[str, Any]] = {}
+    calls: dict[str | None, Mapping[str, Any] | None] = {}
     reader = CallReader()
     for line in lines[1:]:
         message = line["message"]
         span = _span(message, calls, maker, root.span_id)
         maker.heard(_openai(message))
-        calls |= {call["id"]: call for call in message.get("toolCalls") or ()}
+        calls |= parts.by_id((call["id"], call) for call in message.get("toolCalls") or ())
         yield with_rest(span, _line_of(span, reader), line)
 
 
+def _times(lines: Sequence[Line]) -> tuple[float | None, float | None]:
+    """Return the times of the first and the last message that have one."""
+    known = [at for line in lines[1:] if (at := _seconds(line["message"])) is not None]
+    return (min(known), max(known)) if known else (None, None)
+
+
 def _span(
-    message: Mapping[str, Any], calls: Mapping[str, Mapping[str, Any]], maker: SpanMaker, parent: str
+    message: Mapping[str, Any],
+    calls: Mapping[str | None, Mapping[str, Any] | None],
+    maker: SpanMaker,
+    parent: str,
 ) -> Span:
     at, content = _seconds(message), message["content"]
     if message["role"] == "assistant":
@@ -145,7 +155,7 @@ def _span(
         )
         record = ModelCall(request_model=message.get("model"), choices=(choice,))
         return maker.call(record, "message", parent=parent, at=at)
-    call = calls.get(message.get("toolCallId") or "") if message["role"] == "tool" else None
+    call = calls.get(message.get("toolCallId")) if message["role"] == "tool" else None
     if call is None:
         return maker.message(content, "message", message["role"], parent=parent, at=at)
     function = call["function"]

@@ -25,13 +25,11 @@ from ..rows.policy import RowPolicy
 from ..rows.reasons import CallReason
 from ..rows.tree import agent_name_of, as_spans
 from ..types import Span, SpanLike
+from .imported import AGENT_VERSION, TOOL_CALL_ID, TOOL_RESULT
 
 Message = Mapping[str, Any]
 
 _COUNTED_ELSEWHERE = frozenset({CallReason.DUPLICATE_RESPONSE.code, CallReason.NESTED_CALL.code})
-_TOOL_CALL_ID = "gen_ai.tool.call.id"
-_TOOL_RESULT = "gen_ai.tool.call.result"
-_AGENT_VERSION = "gen_ai.agent.version"
 
 
 @dataclass(slots=True)
@@ -177,7 +175,7 @@ class _Numbers:
 def _threads(analysis: Analysis) -> list[_Thread]:
     threads: list[_Thread] = []
     numbers = _Numbers()
-    versions = {span.span_id: span.attributes.get(_AGENT_VERSION) for span in analysis.spans}
+    versions = {span.span_id: span.attributes.get(AGENT_VERSION) for span in analysis.spans}
     for call in analysis.calls:
         if call.reason in _COUNTED_ELSEWHERE:
             continue
@@ -273,9 +271,9 @@ def _joined(threads: list[_Thread], analysis: Analysis) -> Trajectory:
 def _add_results_of_tools(threads: list[_Thread], spans: Mapping[str, Span]) -> None:
     """Add what tools returned that no later request shows: those of the last step, as their spans have it."""
     by_id = {
-        str(span.attributes[_TOOL_CALL_ID]): span.attributes[_TOOL_RESULT]
+        str(span.attributes[TOOL_CALL_ID]): span.attributes[TOOL_RESULT]
         for span in spans.values()
-        if _TOOL_CALL_ID in span.attributes and _TOOL_RESULT in span.attributes
+        if TOOL_CALL_ID in span.attributes and TOOL_RESULT in span.attributes
     }
     for thread in threads if by_id else ():
         for call_id, step in thread.tool_calls.items():
@@ -290,7 +288,7 @@ def _parent(index: int, threads: list[_Thread], spans: Mapping[str, Span]) -> tu
     """
     own = threads[index].first
     for span in _around(own.span, spans):
-        call_id = span.attributes.get(_TOOL_CALL_ID)
+        call_id = span.attributes.get(TOOL_CALL_ID)
         for thread in reversed(threads[:index]):
             if isinstance(call_id, str) and call_id in thread.tool_calls:
                 return thread, _result(thread.tool_calls[call_id], call_id)

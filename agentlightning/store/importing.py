@@ -9,21 +9,19 @@ imported. An import that was interrupted, as by the end of its process, is compl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DocumentDiffers, RolloutExists
+from ..errors import DocumentDiffers, InvalidTransition, RolloutExists
 from ..exchange.imported import Imported
 from ..pipeline.chain import Stage
 from ..pipeline.redact import Redactor, without_imported_tokens
-from ..semconv import GROUP_ID, SpanFlagAttributes
-from ..types import Attempt, Rollout, Span
+from ..semconv import CANCELLED, GROUP_ID, IMPORTED_FROM, SpanFlagAttributes
+from ..types import Attempt, AttemptStatus, Rollout, Span
 from .base import LightningStore, add_batch
-from .lifecycle import LIVE_ATTEMPT
-
-IMPORTED = "imported"
-"""Key in the metadata of rollouts and attempts that were imported: format, own id and digest of the document."""
+from .lifecycle import ENDED_ATTEMPT
 
 _BATCH_CHARACTERS = 16 * 1024 * 1024
 """Of a batch of spans: each call repeats the messages before it, so all of them may be many times the document."""
@@ -56,8 +54,10 @@ async def store_document(
         redactor: Masks each span, and what is stored beside them (task, name, group); for ``AGL_REDACTION=ingest``.
 
     Raises:
-        DocumentDiffers: Another document with its id was imported before; nothing was written.
+        DocumentDiffers: Another document with its id was imported before; nothing of this one was written.
     """
+    if document.recorded_as is not None and await _has(store, *document.recorded_as):
+        return StoredDocument(document.recorded_as[0], is_new=False, spans=0)
     masked: Callable[[Any], Any] = _as_it_is if redactor is None else redactor.value
     passed: tuple[Stage, ...] = stages if redactor is None else (*stages, redactor)
     rollout = await store.get_rollout_by_id(document.rollout_id)
@@ -71,9 +71,13 @@ async def store_document(
             )
         except RolloutExists:  # another process imports it, too
             rollout = await store.get_rollout_by_id(document.rollout_id)
-    attempt = await _attempt(store, document, rollout)
-    if attempt.status not in LIVE_ATTEMPT:
+    if rollout is not None:
+        _check(rollout, document.digest)
+    attempts = await store.query_attempts(document.rollout_id)
+    # The mark alone says that all was stored: somebody may have ended an attempt that was imported by half.
+    if any(IMPORTED_FROM in (each.metadata or {}) for each in attempts):
         return StoredDocument(document.rollout_id, is_new=False, spans=0)
+    attempt = attempts[-1]
     stored = 0
     is_masked = False
     batch: list[Span] = []
@@ -94,28 +98,60 @@ async def store_document(
             batch, size = [], 0
     if batch:
         stored += len(await add_batch(store, batch) or ())
-    # Last: until then, the next import goes on.
-    await store.update_attempt(
-        document.rollout_id,
-        attempt.attempt_id,
-        status="failed" if document.is_failed else "succeeded",
-        metadata={IMPORTED: _mark(document, masked)},
-    )
-    return StoredDocument(document.rollout_id, is_new=True, spans=stored)
+    await _end(store, document, attempt, _mark(document, masked))
+    # Another process may have stored all of it meanwhile.
+    return StoredDocument(document.rollout_id, is_new=stored > 0, spans=stored)
 
 
-async def _attempt(store: LightningStore, document: Imported, rollout: Rollout | None) -> Attempt:
-    known = ((rollout.metadata if rollout is not None else None) or {}).get(IMPORTED)
-    attempt = await store.get_latest_attempt(document.rollout_id)
-    if not isinstance(known, dict) or known.get("sha256") != document.digest or attempt is None:
-        raise DocumentDiffers(document.own_id or document.digest, document.rollout_id)
-    return attempt
+async def _has(store: LightningStore, rollout_id: str, attempt_id: str) -> bool:
+    """Whether a store has the attempt that a document was written from: stored again, it would count twice."""
+    if await store.get_rollout_by_id(rollout_id) is None:
+        return False
+    return any(each.attempt_id == attempt_id for each in await store.query_attempts(rollout_id))
+
+
+async def check_imports(store: LightningStore, digests: Mapping[str, str]) -> None:
+    """Look whether documents can be stored; writes nothing.
+
+    Args:
+        store: Where they are to be stored.
+        digests: Rollout id → digest of each.
+
+    Raises:
+        DocumentDiffers: Another document with the id of one was imported before.
+    """
+    for rollout_id, digest in digests.items():
+        rollout = await store.get_rollout_by_id(rollout_id)
+        if rollout is not None:
+            _check(rollout, digest)
+
+
+def _check(rollout: Rollout, digest: str) -> None:
+    known = (rollout.metadata or {}).get(IMPORTED_FROM)
+    said = known if isinstance(known, dict) else {}
+    if said.get("sha256") != digest:
+        raise DocumentDiffers(said.get("id") or digest, rollout.rollout_id)
+
+
+async def _end(store: LightningStore, document: Imported, attempt: Attempt, mark: dict[str, Any]) -> None:
+    """Write down how the attempt ended, and last the mark that it is whole: until then, the next import goes on."""
+    ending = document.ending or "succeeded"
+    metadata = {**(attempt.metadata or {}), IMPORTED_FROM: mark}
+    if ending == "cancelled":
+        # First the rollout: attempts know no such word, and their ``failed`` would be the rollout's.
+        with suppress(InvalidTransition):
+            await store.update_rollout(document.rollout_id, status="cancelled")
+        metadata[CANCELLED] = True
+    status: AttemptStatus = "succeeded" if ending == "succeeded" else "failed"
+    if attempt.status in ENDED_ATTEMPT:  # somebody has said it before
+        status = attempt.status
+    await store.update_attempt(document.rollout_id, attempt.attempt_id, status=status, metadata=metadata)
 
 
 def _metadata(document: Imported, masked: Callable[[Any], Any]) -> dict[str, Any]:
     said = {"name": document.name, GROUP_ID: document.group_id}
     named = {key: masked(value) for key, value in said.items() if value is not None}
-    return {IMPORTED: _mark(document, masked), **named}
+    return {IMPORTED_FROM: _mark(document, masked), **named}
 
 
 def _as_it_is(value: Any) -> Any:

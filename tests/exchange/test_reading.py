@@ -200,7 +200,8 @@ async def test_a_document_is_imported_once_and_another_with_its_id_is_refused(tm
         assert [each.rollout_id for each in rollouts] == [first.rollout_id]
         (attempt,) = await store.query_attempts(first.rollout_id)
         assert (rollouts[0].status, attempt.status) == ("succeeded", "succeeded")
-        assert attempt.metadata == {"imported": {"format": "ATIF-v1.7", "id": "t", "sha256": one.digest}}
+        said = {"format": "ATIF-v1.7", "id": "t", "sha256": one.digest, "ending": "not said"}
+        assert attempt.metadata == {"imported": said}
         # Without an id of its own it is known by what it says; a session's id may be several documents'.
         for text in ("x", "y", "x"):
             await store_document(store, found_in(tmp_path / "d.json", document(session_id="s", notes=text)))
@@ -223,3 +224,38 @@ async def test_an_import_that_broke_off_is_completed_by_the_next(tmp_path: Path)
         stored = await store_document(store, one)
         assert (stored.is_new, stored.spans) == (True, 3)
         assert [each.status for each in await store.query_rollouts()] == ["succeeded"]
+
+
+def test_a_result_is_of_a_call_that_alone_has_its_id(tmp_path: Path) -> None:
+    def tools(calls: list[str], results: list[dict[str, Any]]) -> list[str]:
+        asked = [
+            {"tool_call_id": own, "function_name": f"tool-{number}", "arguments": {}}
+            for number, own in enumerate(calls)
+        ]
+        step = {
+            "step_id": 1,
+            "source": "agent",
+            "message": "",
+            "tool_calls": asked,
+            "observation": {"results": results},
+        }
+        found = found_in(tmp_path / "a.json", document(steps=[step]))
+        return [span.name for span in found.parts("r", "a")][2:]
+
+    one, message = {"source_call_id": "c", "content": "x"}, "agentlightning.message"
+    assert tools(["c", "d"], [one, one]) == ["execute_tool tool-0"] * 2
+    assert tools(["c", "c"], [one, one]) == [message, message]
+    assert tools([""], [{"content": "of nobody"}, {"source_call_id": "", "content": "x"}]) == [
+        message,
+        "execute_tool tool-0",
+    ]
+    function = {"name": "f", "arguments": "{}"}
+    lines = [
+        {"type": "session", "harness": "h", "id": "i"},
+        {"type": "message", "message": {"role": "assistant", "content": "", "toolCalls": [{"id": "", "function": function}]}},
+        {"type": "message", "message": {"role": "tool", "content": "of nobody"}},
+    ]  # fmt: skip
+    path = tmp_path / "s.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    (session,) = read_documents(path)
+    assert [span.name for span in session.parts("r", "a")][2:] == [message]

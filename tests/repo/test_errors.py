@@ -32,6 +32,8 @@ def _example(kind: type[LightningError]) -> LightningError:
         return kind("http://localhost:4318", 404, "not found")
     if issubclass(kind, (errors.NotADocument, errors.DocumentDiffers)):
         return kind("steps[3]", "what is wrong there")
+    if issubclass(kind, errors.ImportBrokeOff):
+        return kind(2, "no room left")
     return kind("what to do about it")
 
 

@@ -205,8 +205,8 @@ def patiently(
                 return None
             if time.monotonic() >= give_up:
                 raise StoreBusy(
-                    f"{path} was held by another process for more than {busy_timeout:g} s; nothing was written. "
-                    "Look for a process that keeps a transaction open, such as a database browser"
+                    f"{path} was held by another process for more than {busy_timeout:g} s; this change was not "
+                    "written. Look for a process that keeps a transaction open, such as a database browser"
                 ) from error
         time.sleep(random.uniform(_POLL_SECONDS / 10, _POLL_SECONDS))  # noqa: S311 - jitter
 
@@ -217,9 +217,11 @@ def translated(error: sqlite3.Error, path: Path) -> StoreError:
     if is_busy(error):
         return StoreBusy(f"{path} is held by another process; try again")
     if code == sqlite3.SQLITE_FULL:
-        return StoreUnavailable(f"no room left for {path}; nothing was written. Make room and try again")
+        return StoreUnavailable(
+            f"no room left for {path}; this change was not written. Make room and try again"
+        )
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM):
-        return StoreUnavailable(f"{path} could not be read or written ({error}); nothing was written")
+        return StoreUnavailable(f"{path} could not be read or written ({error}); this change was not written")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreFileError(
             f"{path} is damaged ({error}). Keep a copy; `sqlite3 {path.name} .recover | sqlite3 new.db` saves what "

@@ -250,6 +250,25 @@ def test_clients_that_are_not_captured_and_servers_that_were_reached_by_them_are
     )
 
 
+def test_parts_of_opentelemetry_of_two_releases_are_updated_together(recording: Warm, tmp_path: Path) -> None:
+    folder = tmp_path / "site" / "opentelemetry_instrumentation-0.1b0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: opentelemetry-instrumentation\nVersion: 0.1b0\n", encoding="utf-8"
+    )
+    env = {**os.environ, "PYTHONPATH": str(folder.parent)}
+    ran = recording.run(
+        ["-c", CHECKS, f"sqlite:///{tmp_path / 'none.db'}", "conflicts"], cwd=tmp_path, env=env
+    )
+    findings = Outcome(ran.returncode, ran.stdout, ran.stderr).findings
+    assert {found["level"] for found in findings} == {"warn"}
+    found = next(each for each in findings if "instrumentation-threading" in each["sentence"])
+    named = set(found["cure"].partition(",")[0].split())
+    assert named >= {
+        "opentelemetry-instrumentation", "opentelemetry-instrumentation-threading", "opentelemetry-sdk",
+    }  # fmt: skip
+
+
 def test_settings_that_lose_nothing_but_surprise_are_warnings_and_nothing_leaves_the_machine(
     tmp_path: Path,
 ) -> None:

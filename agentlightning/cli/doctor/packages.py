@@ -129,9 +129,24 @@ def conflicts(_: Subject) -> Iterator[Finding]:
                 broken.setdefault(name, []).append(unmet)
     for name, unmets in broken.items():
         sentence = f"{name} {installed_version(name)} {'; '.join(unmets)}"
-        yield Finding("warn", "conflicts", sentence, f"pip install -U {name}, and pip check for the rest")
+        yield Finding("warn", "conflicts", sentence, f"{_update(name)}, and pip check for the rest")
     if not broken:
         yield Finding("ok", "conflicts", "no installed package contradicts another one that records")
+
+
+def _update(name: str) -> str:
+    """Return the command that updates a package; those of OpenTelemetry together, as each needs the others' release."""
+    names = {name}
+    if name.startswith(_FAMILY):
+        installed = (
+            str(found.metadata["Name"]).lower().replace("_", "-")
+            for found in importlib.metadata.distributions()
+        )
+        names.update(each for each in installed if each.startswith(_FAMILY))
+    return f"pip install -U {' '.join(sorted(names))}"
+
+
+_FAMILY = "opentelemetry-"
 
 
 def _requirements(name: str) -> list[str]:

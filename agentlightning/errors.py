@@ -329,14 +329,18 @@ class ExportRefused(LightningError, ConnectionError):
     def __init__(self, url: str, status: int | None, said: str) -> None:
         self.url, self.status, self.said = url, status, said
         text = " ".join(said.split())[:300]
+        is_otlp = url.partition("?")[0].rstrip("/").endswith(("/v1/traces", "/v1/logs"))
         cure = _CURES_OF_REFUSALS.get(status, "")
+        if status in (404, 405, 415) and not is_otlp:
+            cure = _OTHER_RECEIVER
         if status is None:
             what = "does not answer"
         elif status < 400:
-            what = (
-                f"{'redirects' if status >= 300 else 'takes no spans, and answers'} with HTTP status {status}"
-            )
+            answers = "takes no spans, and answers" if is_otlp else "answers"
+            what = f"{'redirects' if status >= 300 else answers} with HTTP status {status}"
             cure = "; give the URL of its OTLP receiver, or its key: --header 'Authorization: …'"
+            if not is_otlp:
+                cure = _OTHER_RECEIVER
         else:
             what = f"refuses with HTTP status {status}"
         super().__init__(f"{url} {what}{f': {text}' if text else ''}{cure}")
@@ -345,6 +349,9 @@ class ExportRefused(LightningError, ConnectionError):
         return type(self), (self.url, self.status, self.said)
 
 
+_OTHER_RECEIVER = (
+    "; is this the address of the receiver that --to names, and is its version one that takes this?"
+)
 _CURES_OF_REFUSALS = {
     None: "; is it running, and is this its address?",
     401: "; give its key: --header 'Authorization: …', or OTEL_EXPORTER_OTLP_HEADERS",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -64,16 +65,37 @@ def given(args: argparse.Namespace) -> str | None:
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise argparse.ArgumentTypeError(f"{options.not_empty(name)!r} is no header; write 'NAME: VALUE'")
-    return name.strip(), value.strip()
+    name, value = name.strip(), value.strip()
+    # The value may be a key, and is not shown.
+    if not colon:
+        raise argparse.ArgumentTypeError("a header has a colon; write 'NAME: VALUE'")
+    if not _NAME.fullmatch(name):
+        raise argparse.ArgumentTypeError(f"{name[:40]!r} is no name of a header; write 'NAME: VALUE'")
+    if not _VALUE.fullmatch(value):
+        raise argparse.ArgumentTypeError(f"the value of {name} has characters that no header can have")
+    if name.lower() in _SET_HERE:
+        raise argparse.ArgumentTypeError(f"{name} says what is sent, and is set here; leave it out")
+    return name, value
+
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+"""A header's name is ASCII, and its value Latin-1 without control characters (RFC 9110)."""
+_SET_HERE = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding", "host"})
 
 
 def headers_of_environment() -> dict[str, str]:
-    """Return the headers that OpenTelemetry's own exporters would send."""
+    """Return the headers that OpenTelemetry's own exporters would send.
+
+    Raises:
+        UsageError: One of them is no header.
+    """
     text = next((value for name in HEADERS if (value := os.environ.get(name))), "")
     pairs = (each.partition("=") for each in text.split(",") if "=" in each)
-    return {unquote(name).strip(): unquote(value).strip() for name, _, value in pairs}
+    try:
+        return dict(_header(f"{unquote(name)}: {unquote(value)}") for name, _, value in pairs)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{' or '.join(HEADERS)}: {error}") from None
 
 
 async def run(args: argparse.Namespace) -> int:

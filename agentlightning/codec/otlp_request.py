@@ -111,12 +111,17 @@ def has_ids_of_otlp(span: Span) -> bool:
 
 
 def read_partial_success(body: bytes) -> tuple[int, str]:
-    """Return how many spans an answer to a request says were rejected, and why; an answer that is none says nothing."""
+    """Return how many spans or log records an answer to a request says were rejected, and why.
+
+    Raises:
+        ValueError: The answer is none of OTLP.
+    """
+    # The answers of both signals have the same fields under the same numbers.
     answer = trace_service_pb2.ExportTraceServiceResponse()
     try:
         answer.ParseFromString(body)
-    except Exception:  # noqa: BLE001 - each implementation of protobuf has errors of its own
-        return 0, ""
+    except Exception as error:  # each implementation of protobuf has errors of its own
+        raise ValueError("this is no answer of OTLP") from error
     return answer.partial_success.rejected_spans, answer.partial_success.error_message
 
 

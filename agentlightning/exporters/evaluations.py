@@ -29,7 +29,7 @@ from ..rows.analysis import analyse
 from ..rows.matching import RewardMatchPolicy, is_for_rollout
 from ..rows.outcome import rewards_of
 from ..rows.policy import RowPolicy
-from .posting import Poster, beside_traces, refusal_of
+from .posting import Poster, beside_traces, refusal_of, rejected_of
 
 if TYPE_CHECKING:
     import requests
@@ -204,7 +204,12 @@ class LogRecords(EvaluationSender):
             answer = self._poster.ask(url, body, _PROTOBUF)
             status = answer.status_code
             if refusal_of(url, answer) is None:
-                self.sent += len(found)
+                rejected, why = rejected_of(url, answer, len(found))
+                self.sent += len(found) - rejected
+                if rejected or why:
+                    not_taken = f"{rejected} of {len(found)} rewards were not taken as log records"
+                    said = f": {why}" if why else ""
+                    self.said = f"{without_password(url)} {not_taken if rejected else 'answers'}{said}"
                 return
         what = "does not answer" if status is None else f"answers with HTTP status {status}"
         self.said = f"{without_password(url)} {what}: rewards are on their spans, and not sent as log records"
@@ -263,7 +268,7 @@ class MlflowAssessments(EvaluationSender):
         if (refusal := refusal_of(url, answer)) is not None:
             raise refusal
         try:
-            found = answer.json()["trace"]["trace_info"].get("assessments", ())
+            found = answer.json()["trace"]["trace_info"].get("assessments") or ()
             return {(each.get("metadata", {}).get(_GIVEN_BY, ""), each["assessment_name"]) for each in found}
         except (ValueError, LookupError, TypeError, AttributeError):
             said = "this is not what MLflow says of a trace"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from .._printable import without_password
-from ..codec.otlp_request import encode_request, has_ids_of_otlp, read_partial_success
+from ..codec.otlp_request import encode_request, has_ids_of_otlp
 from ..dialects.spans.copies import (
     EVALUATION_EVENT,
     Copying,
@@ -27,8 +27,9 @@ from ..dialects.spans.copies import (
     task_text,
 )
 from ..dialects.spans.genai import read_call
+from ..remote.rule import checked_url
 from ..types import Event
-from .posting import Poster, beside_traces, refusal_of
+from .posting import Poster, beside_traces, refusal_of, rejected_of
 
 if TYPE_CHECKING:
     import requests
@@ -111,7 +112,7 @@ class OtlpSender:
         allow_insecure: bool = False,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self.url = traces_url(endpoint)
+        self.url = traces_url(checked_url(endpoint, allow_insecure=allow_insecure))
         self.sent = Sent()
         self._poster = Poster(self.url, headers=headers, allow_insecure=allow_insecure, sleep=sleep)
 
@@ -174,8 +175,7 @@ class OtlpSender:
         self._say(f"span {batch[0].span_id} ({batch[0].name}) is too large for it: {size:,} bytes")
 
     def _count(self, number: int, answer: requests.Response) -> None:
-        rejected, why = read_partial_success(answer.content) if _is_protobuf(answer) else (0, "")
-        rejected = min(max(rejected, 0), number)
+        rejected, why = rejected_of(self.url, answer, number)
         self.sent.rejected += rejected
         self.sent.spans += number - rejected
         if why:
@@ -184,7 +184,3 @@ class OtlpSender:
     def _say(self, sentence: str) -> None:
         if sentence not in self.sent.said:
             self.sent.said.append(sentence)
-
-
-def _is_protobuf(answer: requests.Response) -> bool:
-    return "json" not in answer.headers.get("Content-Type", "")

@@ -1,8 +1,8 @@
 """Requests to a receiver: tried again where that may help, never led elsewhere.
 
-429, 502, 503 and 504 and a connection that breaks are tried again, after the time that ``Retry-After`` names or twice
-as long each time. A redirect is not followed: it would become a GET of a login page, whose answer looks like success,
-and keys in headers would go to another host.
+429, 502, 503 and 504, a connection that breaks and an answer that breaks off are tried again, after the time that
+``Retry-After`` names or twice as long each time. A redirect is not followed: it would become a GET of a login page,
+whose answer looks like success, and keys in headers would go to another host.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 import requests
 
 from .._printable import without_password
+from ..codec.otlp_request import read_partial_success
 from ..errors import ExportRefused
 from ..remote.session import open_session
 
 TRIES = 6
 _AGAIN = frozenset({429, 502, 503, 504})
+_HALF_READ = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
+_HALF = "its answer broke off or cannot be read"
+_BROKEN = (requests.ConnectionError, requests.Timeout, *_HALF_READ)
+"""What another try may change."""
 _LONGEST_WAIT = 30.0
 _TIMEOUT = 30.0
 
@@ -72,9 +77,10 @@ class Poster:
                     timeout=_TIMEOUT,
                     allow_redirects=False,
                 )
-            except (requests.ConnectionError, requests.Timeout) as error:
-                if not left:
-                    raise ExportRefused(without_password(url), None, type(error).__name__) from error
+            except requests.RequestException as error:
+                if not left or not isinstance(error, _BROKEN):
+                    said = _HALF if isinstance(error, _HALF_READ) else type(error).__name__
+                    raise ExportRefused(without_password(url), None, said) from error
             else:
                 if answer.status_code not in _AGAIN or not left:
                     return answer
@@ -99,10 +105,28 @@ def refusal_of(url: str, answer: requests.Response) -> ExportRefused | None:
     return None
 
 
+def rejected_of(url: str, answer: requests.Response, number: int) -> tuple[int, str]:
+    """Return how many of ``number`` spans or log records a receiver of OTLP has not taken, and why.
+
+    Raises:
+        ExportRefused: It says that it answers in protobuf, and what it says is none.
+    """
+    kind = answer.headers.get("Content-Type", "")
+    if "json" in kind:
+        return 0, ""
+    try:
+        rejected, why = read_partial_success(answer.content)
+    except ValueError as error:
+        if "protobuf" in kind:
+            raise ExportRefused(without_password(url), answer.status_code, str(error)) from error
+        return 0, ""  # such as the word "ok": it has taken them by its status
+    return min(max(rejected, 0), number), why
+
+
 def beside_traces(endpoint: str, path: str) -> str:
-    """Return the URL of a path at an endpoint, which is a base URL or that of ``/v1/traces``; its query stays."""
+    """Return the URL of a path at an endpoint: a base URL or that of one of OTLP's signals; its query stays."""
     parts = urlsplit(endpoint)
-    base = parts.path.rstrip("/").removesuffix("/v1/traces")
+    base = parts.path.rstrip("/").removesuffix("/v1/traces").removesuffix("/v1/logs")
     return urlunsplit(parts._replace(path=base + path))
 
 

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsPartialSuccess,
+    ExportLogsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
@@ -249,6 +253,63 @@ def test_what_the_receiver_refuses_is_said(
     assert main(["export", "--store", stored[0], "--to", "grpc", receiver.url]) == 2
 
 
+def test_an_answer_that_breaks_off_is_tried_again_and_one_of_another_program_is_told(
+    stored: tuple[str, list[agl.Span]], receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--store", stored[0], "--to", "otlp", receiver.url]
+    protobuf = {"Content-Type": "application/x-protobuf"}
+    cut = {**protobuf, "Content-Length": "500", "Connection": "close", "Retry-After": "0"}
+    receiver.answers = [(200, {**protobuf, "Content-Encoding": "gzip"}, b"no gzip"), (200, cut, b"abc")]
+    waits: list[float] = []
+    with OtlpSender(receiver.url, sleep=waits.append) as sender:
+        sender.send(stored[1])
+    assert (sender.sent.spans, waits) == (3, [1.0, 2.0])
+    receiver.answers = [(200, protobuf, b"\xff\xfe\x01garbage")]
+    assert main(command) == 2
+    assert "answers with HTTP status 200: this is no answer of OTLP" in capsys.readouterr().err
+    refused = ExportLogsServiceResponse(
+        partial_success=ExportLogsPartialSuccess(rejected_log_records=9, error_message="no logs here")
+    )
+    receiver.answers = [(200, {}, b""), (200, protobuf, refused.SerializeToString())]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "3 spans of 1 rollout" in said
+    assert "/v1/logs 1 of 1 rewards were not taken as log records: no logs here" in said
+    for kind, answer in (
+        ("phoenix", (404, {}, b"{}")),
+        ("mlflow", (200, {}, b"null")),
+        ("mlflow", (404, {}, b"")),
+    ):
+        receiver.answers = [(200, {}, b""), answer]
+        assert main(["export", "--store", stored[0], "--to", kind, receiver.url]) == 2
+        said = capsys.readouterr().err
+        assert "is this the address of the receiver that --to names" in said
+        assert "OTLP" not in said
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["X: ü€", "é: x", " : x", "X: a\nb", "Content-Type: text/plain", "Content-Length: 3", "my-s3cret"],
+)
+def test_a_header_that_none_can_be_is_refused_before_anything_is_sent(
+    header: str, receiver: Receiver, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "--to", "otlp", receiver.url, "--header", header])
+    said = capsys.readouterr().err
+    assert "argument --header" in said
+    assert "s3cret" not in said
+    assert receiver.requests == []
+
+
+@pytest.mark.parametrize("endpoint", ["http://[::1", "http://", "localhost:1", "", "http://127.0.0.1:99999"])
+def test_an_endpoint_that_is_no_url_is_refused(
+    stored: tuple[str, list[agl.Span]], endpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--store", stored[0], "--to", "otlp", endpoint]) == 2
+    assert "is no address of a server" in capsys.readouterr().err
+
+
 def test_a_login_page_takes_no_spans_and_gets_no_key(
     stored: tuple[str, list[agl.Span]], receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,6 +376,7 @@ def test_a_receiver_that_does_not_answer_is_tried_again_and_then_named(receiver:
     [
         ("http://localhost:6006", "http://localhost:6006/v1/traces"),
         ("http://localhost:6006/v1/traces/", "http://localhost:6006/v1/traces"),
+        ("http://localhost:6006/v1/logs", "http://localhost:6006/v1/traces"),
         ("https://a.example/api/public/otel/", "https://a.example/api/public/otel/v1/traces"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,16 +27,26 @@ PART = ExchangeAttributes.PART.value
 Line = Mapping[str, Any]
 
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
-_LONGEST_NAME = 100
+_LONGEST_NAME = 160
+"""Bytes of an id in a name: file systems take 255, and there is more in a name, above all while it is written."""
+ENDINGS = {"atif": (".json", ".jsonl"), "sts": (".jsonl",)}
+"""Format → endings of a file that takes it; a file may have none."""
 
 
 async def run(args: argparse.Namespace) -> int:
     """Write the documents.
 
     Raises:
-        UsageError: There are more than the one that the file takes; nothing was written.
+        UsageError: The file's ending is of another format, or there are more documents than the one that it takes;
+            nothing was written.
     """
     is_folder = args.output != STDOUT and (args.output.endswith("/") or Path(args.output).is_dir())
+    ending, allowed = Path(args.output).suffix, ENDINGS[args.format]
+    if not is_folder and ending and ending.lower() not in allowed:
+        raise UsageError(
+            f"{args.output}: --format {args.format} writes JSON, and no file that ends with {ending}; take "
+            f"{' or '.join(allowed)}, or name a folder, such as trajectories/"
+        )
     documents, without = 0, 0
     halves: list[str] = []
     async with lookup.open_existing(args.store) as store:
@@ -66,6 +77,8 @@ class _Target:
         self._ending = ".json" if args.format == "atif" else ".jsonl"
         # One ATIF document is a line, and lines can follow each other; a session has several, and a file to itself.
         self._takes_one = args.format == "sts" or Path(args.output).suffix == ".json"
+        self._held: Sequence[Line] = ()
+        """The only document of standard output, which takes back nothing, until all is known."""
         self._taken: set[str] = set()
         self._written = 0
         self._open = ExitStack()
@@ -96,12 +109,17 @@ class _Target:
                 f"for each: -o {Path(self._output).stem if self._output != STDOUT else 'trajectories'}/"
             )
         self._written += 1
+        if self._takes_one and self._output == STDOUT:
+            self._held = lines
+            return
         for line in lines:
             self._writer.write(dict(line))
 
     def keep(self) -> None:
         """Give the file its name, if there is something in it."""
         if not self._is_folder:
+            for line in self._held:
+                self._writer.write(dict(line))
             self._keep(self._written > 0)
 
     def _free(self, name: str) -> str:
@@ -120,7 +138,11 @@ def _named(output_: str) -> str:
 
 def _name(rollout: Rollout, number: int | None) -> str:
     """Return the name of a file without its ending: the rollout's id, and the attempt where several are written."""
-    own = _NOT_IN_NAMES.sub("_", rollout.rollout_id).strip(".")[:_LONGEST_NAME] or "_"
+    own = _NOT_IN_NAMES.sub("_", rollout.rollout_id).strip(".") or "_"
+    data = own.encode(errors="replace")
+    if len(data) > _LONGEST_NAME:  # several ids may begin with what is left
+        digest = hashlib.blake2b(rollout.rollout_id.encode(errors="replace"), digest_size=6).hexdigest()
+        own = f"{data[:_LONGEST_NAME].decode(errors='ignore')}-{digest}"
     return own if number is None else f"{own}.attempt-{number}"
 
 

@@ -23,7 +23,7 @@ COMMANDS = {
     "rows": "Show the training rows of an attempt, and what became of each model call.",
     "verify": "Tell whether recorded log-probabilities are those of a model, and if not, why.",
     "explain": "Say why an attempt gives the rows that it gives, or none.",
-    "export": "Write training rows, spans or whole trajectories to files, or send spans to a viewer.",
+    "export": "Write training rows, spans or trajectories (atif, sts) to files, or send spans to a viewer (--to).",
     "import": "Store trajectories and sessions of other tools: ATIF (Harbor), Hugging Face's STS-Format.",
     "stats": "Count what a store holds, and show rewards over time and why calls were refused.",
     "store": "Check or migrate a store.",

@@ -208,6 +208,10 @@ def _sentence(kind: str, message: str) -> str:
             return "ATIF has no such field"
         case "missing":
             return "it is missing"
+        case "model_type" | "model_attributes_type" | "dict_type" | "dataclass_type":
+            return "it is no JSON object"
+        case "list_type":
+            return "it is no list"
         case "recursion_loop":
             return "it is nested in itself"
         case _:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -15,6 +16,9 @@ from cli_sample import Sample, agl, build
 from agentlightning.cli.columns import SPAN_COLUMNS, TRAINING_COLUMNS, TRIPLET_COLUMNS
 from agentlightning.cli.parquet import ParquetWriter
 from agentlightning.cli.whole_file import whole_file
+from agentlightning.dialects.model_call import Choice, ModelCall
+from agentlightning.dialects.spans.genai import call_attributes
+from agentlightning.store.registry import open_store
 from agentlightning.types import Span
 
 JSON_COLUMNS = [
@@ -66,11 +70,47 @@ def test_a_file_that_takes_one_document_is_not_written_where_there_are_several(
     assert done.code == 2
     assert "all.jsonl takes one; name a folder, which gets a file for each: -o" in done.err
     assert list(tmp_path.iterdir()) == []
+    done = agl("export", "--format", "sts", "--store", sample.url)
+    assert (done.code, done.out) == (2, "")
+    assert "standard output takes one" in done.err
+    for kind, name in (("atif", "x.parquet"), ("atif", "x.csv"), ("sts", "x.json")):
+        done = agl("export", "--format", kind, "-o", str(tmp_path / name), "--store", sample.url)
+        assert done.code == 2
+        assert f"no file that ends with {Path(name).suffix}; take .json" in done.err
+    assert list(tmp_path.iterdir()) == []
     done = agl("export", "--format", "atif", "--what", "rows", "--store", sample.url)
     assert (done.code, done.err) == (
         2,
         "agl export: --format atif writes whole attempts; leave --model and --what out\n",
     )
+
+
+def test_rollouts_with_long_ids_get_files_of_their_own(tmp_path: Path) -> None:
+    url, folder = f"sqlite:///{tmp_path}/s.db", tmp_path / "out"
+    long = "漢" * 100
+    ids = [long, f"{long}a", "a/b", "a:b"]
+    asyncio.run(_with_calls(url, ids))
+    for _ in range(2):
+        done = agl("export", "--format", "atif", "-o", f"{folder}/", "--store", url)
+        assert (done.code, done.err) == (0, f"4 trajectory documents to {folder}/\n")
+        written = [json.loads(path.read_text())["session_id"] for path in folder.iterdir()]
+        assert sorted(written) == sorted(ids)
+
+
+async def _with_calls(url: str, ids: list[str]) -> None:
+    async with open_store(url) as store:
+        for rollout_id in ids:
+            rollout = await store.start_rollout("a", rollout_id=rollout_id)
+            call = ModelCall(
+                request_messages=({"role": "user", "content": "a"},), choices=(Choice(content="b"),)
+            )
+            span = Span.from_attributes(
+                name="chat",
+                attributes=call_attributes(call),
+                rollout_id=rollout_id,
+                attempt_id=rollout.attempt.attempt_id,
+            )
+            await store.add_span(span)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

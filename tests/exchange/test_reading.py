@@ -42,6 +42,8 @@ def refusal(path: Path, content: str | bytes, **options: Any) -> str:
         ),
         (lambda d: d.pop("agent"), "agent: it is missing"),
         (lambda d: d["agent"].pop("version"), "agent.version: it is missing"),
+        (lambda d: d.update(agent=[]), "agent: it is no JSON object"),
+        (lambda d: d.update(steps={"a": 1}), "steps: it is no list"),
         (lambda d: d.update(steps=[]), "steps: list should have at least 1 item"),
         (lambda d: d["steps"][1].update(observations=[]), "steps[1].observations: ATIF has no such field"),
         (

@@ -4,16 +4,18 @@ Calls repeat the conversation before them, so masking their spans would look at 
 ids decode to the text: where something of a step or line was masked, its ids and log-probabilities are left out,
 wherever they stand in it, and those of every later one, whose prompt holds that text. One that has ids and no text
 cannot be checked, and loses them. What is said of a document as a whole loses them where anything in it was masked.
-Ids of rollouts, trajectories and spans, and times, are no texts of anybody and stay.
+Ids of rollouts, trajectories and spans, and times, are no texts of anybody and stay, unless a key stands in one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from ..dialects.model_call import invalid
-from ..pipeline.redact import REDACTED, without_tokens
+from ..pipeline.redact import REDACTED, Redactor, without_tokens
+from ..pipeline.rules import KEY_RULES
 from .content import OURS
 
 MaskValue = Callable[[Any], Any]
@@ -162,10 +164,20 @@ def _masked(value: Mapping[str, Any], mask: MaskValue, identity: tuple[_Path, ..
     return dict(found)
 
 
+@cache
+def _keys() -> Redactor:
+    return Redactor(KEY_RULES)
+
+
+def _is_key(value: Any) -> bool:
+    """Whether there is a key or a password in an id: documents of other tools may have anything there."""
+    return isinstance(value, str) and _keys().text(value) != value
+
+
 def _restored(before: Any, after: Any, path: _Path) -> Any:
     """Return a masked value with what stood at a path, as far as both have it."""
     if not path:
-        return before
+        return after if _is_key(before) else before
     name, rest = path[0], path[1:]
     if name == _EACH and isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         return [_restored(*pair, rest) for pair in zip(before, after, strict=True)]

@@ -11,7 +11,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentlightning.dialects.model_call import Choice, ModelCall
 from agentlightning.dialects.spans.copies import Copying
+from agentlightning.dialects.spans.genai import call_attributes
 from agentlightning.exchange import Imported, read_documents, to_atif, to_sessions
 from agentlightning.exporters.otlp import copies
 from agentlightning.pipeline.redact import Redactor
@@ -175,6 +177,29 @@ def test_what_is_stored_beside_spans_is_masked_with_them() -> None:
     rollout, _ = stored(read("\n".join(map(json.dumps, lines))), REDACTOR)
     assert rollout.metadata is not None
     assert rollout.metadata["name"] == "n [redacted:openai_key]"
+
+
+def test_an_id_stays_unless_a_key_stands_in_it() -> None:
+    value = {**document(["user"], 0, Ids()), "session_id": f"s {SECRET}", "trajectory_id": "jane@example.com"}
+    written = to_atif(stored(read(json.dumps(value)))[1], mask=REDACTOR.value)
+    assert written is not None
+    assert (written["session_id"], written["trajectory_id"]) == (
+        "s [redacted:openai_key]",
+        "jane@example.com",
+    )
+
+
+def test_the_group_of_a_recorded_rollout_is_masked_in_its_document() -> None:
+    rollout = Rollout(
+        rollout_id="r", input="a", start_time=0.0, metadata={"group_id": f"g {SECRET}"}, status="succeeded"
+    )
+    record = ModelCall(request_messages=({"role": "user", "content": "a"},), choices=(Choice(content="b"),))
+    span = Span.from_attributes(
+        name="chat", attributes=call_attributes(record), rollout_id="r", attempt_id="a"
+    )
+    written = to_atif([span], rollout=rollout, mask=REDACTOR.value)
+    assert written is not None
+    assert written["extra"]["agentlightning"]["group_id"] == "g [redacted:openai_key]"
 
 
 def test_copies_for_viewers_have_nothing_of_what_a_document_says_beside() -> None:

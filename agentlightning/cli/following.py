@@ -196,11 +196,13 @@ class Tail:
             if not followed.ended:
                 followed.ended = True
                 reward = (await final_reward(self._store, rollout.rollout_id)).value
-                words = (
-                    rollout.status if reward is None else f"{rollout.status}, reward {output.number(reward)}"
-                )
+                document = selection.import_of(rollout)
+                words = selection.ending_of(rollout.status, document)
+                words += "" if reward is None else f", reward {output.number(reward)}"
                 ended = rollout.end_time or time.time()
-                events.append(Event(ended, rollout, "ended", words, began=followed.began))
+                # An import takes no time that is of interest.
+                began = followed.began if document is None else None
+                events.append(Event(ended, rollout, "ended", words, began=began))
             followed.looks_left -= 1
             if followed.looks_left <= 0:
                 del self._followed[rollout.rollout_id]

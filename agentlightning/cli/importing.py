@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import DocumentDiffers, ImportBrokeOff, LightningError, NotADocument
 from ..exchange import Imported, read_documents
 from ..exchange.documents import FORMATS
-from ..pipeline.policy import RedactionPolicy, new_redactor, redaction_policy
+from ..pipeline.policy import RedactionPolicy, redaction_policy
 from ..store.importing import check_imports, store_document
 from ..store.registry import open_store
 from . import lookup, options, output
 from .entry import DONE
 
 if TYPE_CHECKING:
-    from ..pipeline.redact import Redactor
     from ..store.base import LightningStore
 
 STDIN = "-"
@@ -70,7 +69,7 @@ class _File(NamedTuple):
 
 
 async def _run(args: argparse.Namespace) -> int:
-    redactor = new_redactor() if redaction_policy() is RedactionPolicy.INGEST else None
+    redaction = redaction_policy()
     done = _Done()
     with TemporaryDirectory(prefix="agl-import-") as folder:
         files = [_File(name, _readable_twice(name, Path(folder)), []) for name in args.files]
@@ -87,7 +86,7 @@ async def _run(args: argparse.Namespace) -> int:
             with output.progress(len(files), "importing") as advance:
                 for file in files:
                     try:
-                        await _store(store, file, args, redactor, done)
+                        await _store(store, file, args, redaction, done)
                     except (LightningError, OSError) as error:
                         raise ImportBrokeOff(done.new, str(error)) from error
                     advance()
@@ -102,14 +101,14 @@ class _Done:
 
 
 async def _store(
-    store: LightningStore, file: _File, args: argparse.Namespace, redactor: Redactor | None, done: _Done
+    store: LightningStore, file: _File, args: argparse.Namespace, redaction: RedactionPolicy, done: _Done
 ) -> None:
     checked = iter(file.digests)
     try:
         for document in file.documents(args):
             if document.digest != next(checked, None):
                 raise _changed(file)
-            stored = await store_document(store, document, redactor=redactor)
+            stored = await store_document(store, document, redaction=redaction)
             done.new += stored.is_new
             done.again += not stored.is_new
             if stored.is_new:

@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ..errors import DocumentDiffers, InvalidTransition, RolloutExists
 from ..exchange.imported import Imported
 from ..pipeline.chain import Stage
+from ..pipeline.policy import RedactionPolicy, new_redactor, redaction_policy
 from ..pipeline.redact import Redactor, without_imported_tokens
 from ..semconv import CANCELLED, GROUP_ID, IMPORTED_FROM, SpanFlagAttributes
 from ..types import Attempt, AttemptStatus, Rollout, Span
@@ -43,7 +45,7 @@ async def store_document(
     document: Imported,
     *,
     stages: tuple[Stage, ...] = (),
-    redactor: Redactor | None = None,
+    redaction: RedactionPolicy | str | None = None,
 ) -> StoredDocument:
     """Store a document, unless it is there.
 
@@ -51,13 +53,16 @@ async def store_document(
         store: Where to.
         document: What to store.
         stages: What each span passes first.
-        redactor: Masks each span, and what is stored beside them (task, name, group); for ``AGL_REDACTION=ingest``.
+        redaction: ``ingest`` masks each span, and what is stored beside them (task, name, group); default:
+            ``AGL_REDACTION``.
 
     Raises:
         DocumentDiffers: Another document with its id was imported before; nothing of this one was written.
+        ConfigurationError: There is no such policy.
     """
     if document.recorded_as is not None and await _has(store, *document.recorded_as):
         return StoredDocument(document.recorded_as[0], is_new=False, spans=0)
+    redactor = _redactor() if redaction_policy(redaction) is RedactionPolicy.INGEST else None
     masked: Callable[[Any], Any] = _as_it_is if redactor is None else redactor.value
     passed: tuple[Stage, ...] = stages if redactor is None else (*stages, redactor)
     rollout = await store.get_rollout_by_id(document.rollout_id)
@@ -152,6 +157,11 @@ def _metadata(document: Imported, masked: Callable[[Any], Any]) -> dict[str, Any
     said = {"name": document.name, GROUP_ID: document.group_id}
     named = {key: masked(value) for key, value in said.items() if value is not None}
     return {IMPORTED_FROM: _mark(document, masked), **named}
+
+
+@cache
+def _redactor() -> Redactor:
+    return new_redactor()
 
 
 def _as_it_is(value: Any) -> Any:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -109,10 +110,10 @@ def read(text: str) -> Imported:
     return found
 
 
-def stored(found: Imported, redactor: Redactor | None = None) -> tuple[Rollout, list[Span]]:
+def stored(found: Imported, redaction: str | None = "egress") -> tuple[Rollout, list[Span]]:
     async def run() -> tuple[Rollout, list[Span]]:
         async with open_store("memory://") as store:
-            made = await store_document(store, found, redactor=redactor)
+            made = await store_document(store, found, redaction=redaction)
             (rollout,) = await store.query_rollouts()
             return rollout, list(await store.query_spans(made.rollout_id))
 
@@ -132,7 +133,7 @@ def test_no_id_survives_in_a_part_that_is_masked_or_behind_one(kinds: list[str],
         "\n".join(map(json.dumps, session(kinds, secret, ids))),
     ):
         found = read(text)
-        _, spans = stored(found, REDACTOR)
+        _, spans = stored(found, "ingest")
         _, plain = stored(found)
         written = [to_atif(plain, mask=REDACTOR.value), to_sessions(plain, mask=REDACTOR.value)]
         leaving = [span for span in plain if SECRET in str(span)]
@@ -147,7 +148,7 @@ def test_no_id_survives_in_a_part_that_is_masked_or_behind_one(kinds: list[str],
 def test_what_is_clean_is_stored_and_written_as_it_was() -> None:
     value = document(["user", "copied", "call"], 0, Ids())
     del value["extra"]  # of the document as a whole: what those ids decode to, nobody can look at
-    _, spans = stored(read(json.dumps(value)), REDACTOR)
+    _, spans = stored(read(json.dumps(value)), "ingest")
     assert to_atif(spans, mask=REDACTOR.value) == value
 
 
@@ -156,17 +157,23 @@ def test_ids_beside_no_text_are_not_stored_where_masking_is_asked_for() -> None:
     value = document(["copied"], 0, ids)
     value["steps"][0]["message"] = ""
     value["extra"] = {"sizes": [1, 2]}
-    _, spans = stored(read(json.dumps(value)), REDACTOR)
+    _, spans = stored(read(json.dumps(value)), "ingest")
     assert not [each for each in ids.from_place(0) if each in str(spans)]
     again = to_atif(spans)
     assert again is not None
     assert again["extra"]["sizes"] == [1, 2]
 
 
+def test_the_environment_asks_for_masking_where_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGL_REDACTION", "ingest")
+    rollout, spans = stored(read(json.dumps(document(["user"], 1, Ids()))), None)
+    assert SECRET not in rollout.model_dump_json() + str(spans)
+
+
 def test_what_is_stored_beside_spans_is_masked_with_them() -> None:
     value = document(["user"], 1, Ids())
     value["extra"] = {"agentlightning": {"group_id": f"g {SECRET}", "mode": "train"}}
-    rollout, _ = stored(read(json.dumps(value)), REDACTOR)
+    rollout, _ = stored(read(json.dumps(value)), "ingest")
     assert SECRET not in rollout.model_dump_json()
     assert (rollout.input, rollout.mode) == ("key [redacted:openai_key]", "train")
     rollout, _ = stored(read(json.dumps(value)))
@@ -174,7 +181,7 @@ def test_what_is_stored_beside_spans_is_masked_with_them() -> None:
     assert rollout.metadata["group_id"] == f"g {SECRET}"
     lines = session(["user"], 0, Ids())
     lines[0]["name"] = f"n {SECRET}"
-    rollout, _ = stored(read("\n".join(map(json.dumps, lines))), REDACTOR)
+    rollout, _ = stored(read("\n".join(map(json.dumps, lines))), "ingest")
     assert rollout.metadata is not None
     assert rollout.metadata["name"] == "n [redacted:openai_key]"
 

@@ -84,7 +84,7 @@ def main(argv: Iterable[str] | None = None) -> int:
         _discard_stdout()
         return BROKEN_PIPE
     except (LightningError, OSError) as error:
-        output.say(f"{name}: {printable(_masked(_sentence(error)))}")
+        output.say(f"{name}: {printable(_masked(sentence(error)))}")
         _discard_what_cannot_be_written()
         return BAD_INPUT
 
@@ -105,7 +105,7 @@ def _run(args: argparse.Namespace) -> int:
         return DEFECT
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """Return an error on one line, with what to do. Errors of ours say it; those of the system name a file at best."""
     if isinstance(error, LightningError) or not isinstance(error, OSError) or not error.strerror:
         return str(error)

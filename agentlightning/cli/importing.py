@@ -24,7 +24,7 @@ from ..pipeline.policy import RedactionPolicy, redaction_policy
 from ..store.importing import check_imports, store_document
 from ..store.registry import open_store
 from . import lookup, options, output
-from .entry import DONE
+from .entry import DONE, sentence
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
@@ -87,8 +87,10 @@ async def _run(args: argparse.Namespace) -> int:
                 for file in files:
                     try:
                         await _store(store, file, args, redaction, done)
+                    except BrokenPipeError:  # whoever reads what is printed wants no more
+                        raise
                     except (LightningError, OSError) as error:
-                        raise ImportBrokeOff(done.new, str(error)) from error
+                        raise ImportBrokeOff(done.new, sentence(error)) from error
                     advance()
     output.say(_told(args, done))
     return DONE

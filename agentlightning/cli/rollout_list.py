@@ -65,8 +65,8 @@ def _cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
     began, end = row["began"], row["end_time"]
     begin: float | None = row["start_time"]
     if document is not None:  # times are those that it says, where it does
-        begin = began = document.get("began")
-        end = document.get("ended")
+        begin = began = selection.time_in(document, "began")
+        end = selection.time_in(document, "ended")
     return {
         "rollout": printable(row["rollout_id"]),
         "status": selection.ending_of(row["status"], document),

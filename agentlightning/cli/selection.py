@@ -111,7 +111,15 @@ def times_of(rollout: Rollout, began: float | None) -> tuple[float | None, float
         began: When its first attempt started here.
     """
     document = import_of(rollout)
-    return (began, rollout.end_time) if document is None else (document.get("began"), document.get("ended"))
+    if document is None:
+        return began, rollout.end_time
+    return time_in(document, "began"), time_in(document, "ended")
+
+
+def time_in(document: Mapping[str, Any], name: str) -> float | None:
+    """Return a time that ``import_of`` gives; metadata are anybody's to write."""
+    found = document.get(name)
+    return found if isinstance(found, (int, float)) else None
 
 
 def ending_of(status: str, document: Mapping[str, Any] | None) -> str:

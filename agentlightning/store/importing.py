@@ -82,6 +82,8 @@ async def store_document(
     # The mark alone says that all was stored: somebody may have ended an attempt that was imported by half.
     if any(IMPORTED_FROM in (each.metadata or {}) for each in attempts):
         return StoredDocument(document.rollout_id, is_new=False, spans=0)
+    if not attempts:  # somebody has made a rollout with this id
+        raise DocumentDiffers(document.own_id or document.digest, document.rollout_id)
     attempt = attempts[-1]
     stored = 0
     is_masked = False
@@ -169,5 +171,5 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _mark(document: Imported, masked: Callable[[Any], Any]) -> dict[str, Any]:
-    """Return what is kept of where an attempt came from; a digest is no text, whatever a rule finds in it."""
-    return {**masked(document.metadata()), "sha256": document.digest}
+    """Return what is kept of where an attempt came from; times and a digest are no texts of anybody."""
+    return {**document.metadata(), "id": masked(document.own_id)}

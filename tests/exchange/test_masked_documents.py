@@ -170,6 +170,14 @@ def test_the_environment_asks_for_masking_where_nothing_else_does(monkeypatch: p
     assert SECRET not in rollout.model_dump_json() + str(spans)
 
 
+def test_times_are_kept_where_masking_is_asked_for() -> None:
+    value = document(["user"], 1, Ids())
+    value["steps"][0]["timestamp"] = "9999-12-31T23:59:59Z"
+    rollout, _ = stored(read(json.dumps(value)), "ingest")
+    assert rollout.metadata is not None
+    assert rollout.metadata["imported"]["began"] == 253402300799.0
+
+
 def test_what_is_stored_beside_spans_is_masked_with_them() -> None:
     value = document(["user"], 1, Ids())
     value["extra"] = {"agentlightning": {"group_id": f"g {SECRET}", "mode": "train"}}

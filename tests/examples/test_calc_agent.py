@@ -140,6 +140,15 @@ def test_one_seed_gives_one_curve_however_the_rollouts_interleave_and_whatever_i
 # ------------------------------------------------------------------ the command
 
 
+@pytest.fixture
+def at_a_terminal() -> Iterator[None]:
+    """Ctrl-C interrupts, as at a terminal: a process that a shell has started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("at_a_terminal")
 def test_ctrl_c_leaves_a_store_that_the_next_run_adds_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -294,6 +294,11 @@ def test_the_quickstart_keeps_to_the_folder_it_is_called_from(repository: Path, 
     shutil.copy(ROOT / "scripts" / "quickstart", repository / "scripts")
     example, elsewhere = repository / "examples" / "calc_agent", tmp_path / "elsewhere"
     example.mkdir(parents=True)
+    for package in (
+        example.parent,
+        example,
+    ):  # else this repository's own, which is installed, would be found first
+        (package / "__init__.py").touch()
     (example / "__main__.py").write_text(
         "import os, sys; print(os.getcwd(), *sys.argv[1:])", encoding="utf-8"
     )

@@ -275,12 +275,13 @@ def test_an_answer_that_breaks_off_is_tried_again_and_one_of_another_program_is_
     said = capsys.readouterr().err
     assert "3 spans of 1 rollout" in said
     assert "/v1/logs 1 of 1 rewards were not taken as log records: no logs here" in said
-    for kind, answer in (
-        ("phoenix", (404, {}, b"{}")),
-        ("mlflow", (200, {}, b"null")),
-        ("mlflow", (404, {}, b"")),
-    ):
-        receiver.answers = [(200, {}, b""), answer]
+    refusals: list[tuple[str, int, bytes]] = [
+        ("phoenix", 404, b"{}"),
+        ("mlflow", 200, b"null"),
+        ("mlflow", 404, b""),
+    ]
+    for kind, status, body in refusals:
+        receiver.answers = [(200, {}, b""), (status, {}, body)]
         assert main(["export", "--store", stored[0], "--to", kind, receiver.url]) == 2
         said = capsys.readouterr().err
         assert "is this the address of the receiver that --to names" in said

@@ -74,8 +74,8 @@ def masked_session(lines: Sequence[Mapping[str, Any]], mask: MaskValue) -> list[
         masked = _masked(line, mask, _IN_LINE)
         # The first line is of the whole session.
         is_hidden = is_hidden or masked != line
-        message = line.get("message") or {}
-        says = any(message.get(name) for name in _TEXTS_OF_LINE)
+        message = line.get("message")
+        says = isinstance(message, Mapping) and any(message.get(name) for name in _TEXTS_OF_LINE)
         kept.append(_line_without_tokens(masked) if place and (is_hidden or not says) else masked)
     return [_line_without_tokens(kept[0]), *kept[1:]] if is_hidden else kept
 

@@ -152,6 +152,14 @@ def test_what_is_clean_is_stored_and_written_as_it_was() -> None:
     assert to_atif(spans, mask=REDACTOR.value) == value
 
 
+def test_a_first_line_may_have_a_message_that_is_a_text() -> None:
+    lines = session(["user"], 0, Ids())
+    lines[0]["message"] = "hello"
+    _, spans = stored(read("\n".join(map(json.dumps, lines))))
+    (written,) = to_sessions(spans, mask=REDACTOR.value)
+    assert written[0]["message"] == "hello"
+
+
 def test_ids_beside_no_text_are_not_stored_where_masking_is_asked_for() -> None:
     ids = Ids()
     value = document(["copied"], 0, ids)

@@ -67,6 +67,7 @@ def _cells(row: Mapping[str, Any], now: float) -> dict[str, str]:
     if document is not None:  # times are those that it says, where it does
         begin = began = selection.time_in(document, "began")
         end = selection.time_in(document, "ended")
+        end = None if end == begin else end  # one time says nothing of how long it took
     return {
         "rollout": printable(row["rollout_id"]),
         "status": selection.ending_of(row["status"], document),

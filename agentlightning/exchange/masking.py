@@ -3,13 +3,15 @@
 Calls repeat the conversation before them, so masking their spans would look at most of it again for each call. Token
 ids decode to the text: where something of a step or line was masked, its ids and log-probabilities are left out,
 wherever they stand in it, and those of every later one, whose prompt holds that text. One that has ids and no text
-cannot be checked, and loses them. What is said of a document as a whole loses them where anything in it was masked.
+cannot be checked: it loses what has a name of tokens, and later ones lose the ids of their prompts. What is said of a
+document as a whole loses them where anything in it was masked, also in a document inside of it.
 Ids of rollouts, trajectories and spans, and times, are no texts of anybody and stay, unless a key stands in one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -32,7 +34,10 @@ _IN_DOCUMENT: tuple[_Path, ...] = (
 _IN_STEP: tuple[_Path, ...] = (
     ("timestamp",),
     ("extra", OURS, "span_id"),
-    ("observation", "results", _EACH, "subagent_trajectory_ref", _EACH, "trajectory_id"),
+    *(
+        ("observation", "results", _EACH, "subagent_trajectory_ref", _EACH, name)
+        for name in ("trajectory_id", "session_id")
+    ),
 )
 _IN_LINE: tuple[_Path, ...] = (
     ("id",),
@@ -40,98 +45,151 @@ _IN_LINE: tuple[_Path, ...] = (
     *((OURS, name) for name in ("rollout_id", "attempt_id", "parent_id")),
 )
 """Where ids and times stand. Under the same names elsewhere, as in arguments of tools, there may be anything."""
-_OF_TOKENS = ("prompt_token_ids", "completion_token_ids", "logprobs")
+_OF_COMPLETION = ("completion_token_ids", "logprobs")
+_OF_TOKENS = ("prompt_token_ids", *_OF_COMPLETION)
 _SPANNED = ("steps", "subagent_trajectories")
 _WITH_EXTRA = ("extra", "final_metrics")
 
 
+@dataclass
+class _Seen:
+    """What was left out of a document so far."""
+
+    is_hidden: bool = False
+    """Whether something of its text is masked: whatever may be token ids goes from here on."""
+    is_unread: bool = False
+    """Whether ids without a text had to go: later prompts hold them, too."""
+
+    @property
+    def loses_ids(self) -> bool:
+        return self.is_hidden or self.is_unread
+
+    def without_tokens(self, value: Any) -> Any:
+        # Lists of whole numbers under any name are suspect only where they may decode to what is masked.
+        return without_tokens(value, by_name=not self.is_hidden)
+
+
 def masked_document(document: Mapping[str, Any], mask: MaskValue) -> dict[str, Any]:
     """Return an ATIF document without what ``mask`` masks, and without token ids that decode to it."""
+    return _document(document, mask)[0]
+
+
+def _document(document: Mapping[str, Any], mask: MaskValue) -> tuple[dict[str, Any], _Seen]:
     header = {name: value for name, value in document.items() if name not in _SPANNED}
     kept = _masked(header, mask, _IN_DOCUMENT)
-    # The prompt of every call holds the definitions of tools.
-    is_hidden = kept.get("agent") != header.get("agent")
+    # The prompt of every call holds the definitions of tools, and nothing else of the header.
+    seen = _Seen(is_hidden=_tools_of(kept) != _tools_of(header))
     steps, has_text = [], False
     for step in document.get("steps") or ():
-        made, is_hidden, has_text = _step(step, mask, is_hidden=is_hidden, has_text=has_text)
+        made, has_text = _step(step, mask, seen, has_text=has_text)
         steps.append(made)
-    if is_hidden or kept != header:
-        kept = _header_without_tokens(kept)
+    inner = [_document(each, mask) for each in document.get("subagent_trajectories") or ()]
+    whole = _Seen(
+        is_hidden=seen.is_hidden or kept != header or any(each.is_hidden for _, each in inner),
+        is_unread=seen.is_unread or any(each.is_unread for _, each in inner),
+    )
+    if whole.loses_ids:
+        kept = _header_without_tokens(kept, whole)
     found = {name: kept[name] for name in document if name in kept} | kept
     found["steps"] = steps
     if "subagent_trajectories" in document:
-        inner = document["subagent_trajectories"]
         found["subagent_trajectories"] = (
-            None if inner is None else [masked_document(each, mask) for each in inner]
+            None if document["subagent_trajectories"] is None else [each for each, _ in inner]
         )
-    return found
+    return found, whole
+
+
+def _tools_of(header: Mapping[str, Any]) -> Any:
+    agent = header.get("agent")
+    return agent.get("tool_definitions") if isinstance(agent, Mapping) else agent
 
 
 def masked_session(lines: Sequence[Mapping[str, Any]], mask: MaskValue) -> list[dict[str, Any]]:
     """Return the lines of a session without what ``mask`` masks."""
-    kept, is_hidden = [], False
+    kept, seen = [], _Seen()
     for place, line in enumerate(lines):
         masked = _masked(line, mask, _IN_LINE)
         # The first line is of the whole session.
-        is_hidden = is_hidden or masked != line
+        seen.is_hidden = seen.is_hidden or masked != line
         message = line.get("message")
         says = isinstance(message, Mapping) and any(message.get(name) for name in _TEXTS_OF_LINE)
-        kept.append(_line_without_tokens(masked) if place and (is_hidden or not says) else masked)
-    return [_line_without_tokens(kept[0]), *kept[1:]] if is_hidden else kept
+        if place and (seen.loses_ids or not says):
+            without = _line_without_tokens(masked, seen)
+            # The format has no place for ids, so nothing tells those of a prompt from others: all go.
+            seen.is_unread = seen.is_unread or (not says and without != masked)
+            masked = without
+        kept.append(masked)
+    return [_line_without_tokens(kept[0], seen), *kept[1:]] if seen.loses_ids else kept
 
 
 _TEXTS_OF_LINE = ("content", "reasoningContent", "toolCalls")
 
 
-def _line_without_tokens(line: dict[str, Any]) -> dict[str, Any]:
+def _line_without_tokens(line: dict[str, Any], seen: _Seen) -> dict[str, Any]:
     message = line.get("message")
     found = {name: value for name, value in line.items() if name != "message"}
-    found = dict(without_tokens(found))
+    found = dict(seen.without_tokens(found))
     if isinstance(message, dict):
         texts = {name: message[name] for name in _TEXTS_OF_LINE if name in message}
-        found["message"] = {**without_tokens({**message, **dict.fromkeys(texts)}), **texts}
+        found["message"] = {**seen.without_tokens({**message, **dict.fromkeys(texts)}), **texts}
+    elif "message" in line:
+        found["message"] = seen.without_tokens(message)
     return {name: found[name] for name in line if name in found}
 
 
-def _header_without_tokens(header: dict[str, Any]) -> dict[str, Any]:
-    found = {**header, **{name: without_tokens(header[name]) for name in _WITH_EXTRA if header.get(name)}}
+def _header_without_tokens(header: dict[str, Any], seen: _Seen) -> dict[str, Any]:
+    found = {
+        **header,
+        **{name: seen.without_tokens(header[name]) for name in _WITH_EXTRA if header.get(name)},
+    }
     agent = found.get("agent")
     if isinstance(agent, dict) and agent.get("extra"):
-        found["agent"] = {**agent, "extra": without_tokens(agent["extra"])}
+        found["agent"] = {**agent, "extra": seen.without_tokens(agent["extra"])}
     return found
 
 
 def _step(
-    step: Mapping[str, Any], mask: MaskValue, *, is_hidden: bool, has_text: bool
-) -> tuple[dict[str, Any], bool, bool]:
-    """Return a step, whether something of the conversation is masked by now, and whether there is text in it."""
+    step: Mapping[str, Any], mask: MaskValue, seen: _Seen, *, has_text: bool
+) -> tuple[dict[str, Any], bool]:
+    """Return a step, and whether there is text up to its end."""
     metrics: Mapping[str, Any] = step.get("metrics") or {}
     tokens = {name: metrics[name] for name in _OF_TOKENS if name in metrics}
     # Thousands of ids need no look.
     rest = {name: value for name, value in metrics.items() if name not in tokens}
     plain = {**step, "metrics": rest} if tokens else step
     kept = _masked(plain, mask, _IN_STEP)
-    is_hidden = is_hidden or kept != plain
+    seen.is_hidden = seen.is_hidden or kept != plain
     says = bool(step.get("message") or step.get("reasoning_content") or step.get("tool_calls"))
     can_be_read = (has_text or not tokens.get("prompt_token_ids")) and (
         says or not tokens.get("completion_token_ids")
     )
-    if is_hidden or not can_be_read:
-        kept = _without_tokens(kept)
+    if seen.is_hidden or not can_be_read:
+        kept = _without_tokens(kept, seen)
+    elif seen.is_unread:
+        # What the model said here has its text beside it.
+        own = {name: value for name, value in tokens.items() if name in _OF_COMPLETION}
+        kept = _without_tokens(kept, seen)
+        if own:
+            left = {**kept["metrics"], **own}
+            kept["metrics"] = {name: left[name] for name in metrics if name in left}
     elif tokens:
         kept["metrics"] = dict(metrics)
-    return kept, is_hidden, has_text or says or bool(step.get("observation"))
+    seen.is_unread = seen.is_unread or not can_be_read
+    return kept, has_text or says or bool(step.get("observation"))
 
 
-def _without_tokens(step: dict[str, Any]) -> dict[str, Any]:
+def _without_tokens(step: dict[str, Any], seen: _Seen) -> dict[str, Any]:
     """Return a step without what else may be kept of each token, and with the verdict that says so."""
-    found = {**step, **{name: without_tokens(step[name]) for name in ("metrics", "extra") if step.get(name)}}
-    found |= {"tool_calls": _each_extra(found["tool_calls"])} if found.get("tool_calls") else {}
+    found = {
+        **step,
+        **{name: seen.without_tokens(step[name]) for name in ("metrics", "extra") if step.get(name)},
+    }
+    found |= {"tool_calls": _each_extra(found["tool_calls"], seen)} if found.get("tool_calls") else {}
     observation = found.get("observation")
     if isinstance(observation, dict) and observation.get("results"):
         found["observation"] = {
-            **{name: without_tokens(value) for name, value in observation.items() if name != "results"},
-            "results": _each_extra(observation["results"]),
+            **{name: seen.without_tokens(value) for name, value in observation.items() if name != "results"},
+            "results": _each_extra(observation["results"], seen),
         }
     extra: Mapping[str, Any] = found.get("extra") or {}
     ours = extra.get(OURS)
@@ -140,12 +198,12 @@ def _without_tokens(step: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _each_extra(items: Any) -> Any:
+def _each_extra(items: Any, seen: _Seen) -> Any:
     """Return tool calls or results without tokens in what is said beside them; arguments and content are texts."""
     if not isinstance(items, list):
         return items
     return [
-        {name: value if name in _SAID else without_tokens(value) for name, value in each.items()}
+        {name: value if name in _SAID else seen.without_tokens(value) for name, value in each.items()}
         if isinstance(each, dict)
         else each
         for each in items

@@ -234,6 +234,15 @@ def test_an_ending_is_that_of_the_document_or_is_said_to_be_unknown(
     assert json.loads(agl("export", "--format", "atif", "--store", store).out) == value
 
 
+def test_one_time_in_a_document_says_nothing_of_how_long_it_took(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/s.db"
+    path = written(tmp_path / "a", {**DOCUMENT, "steps": DOCUMENT["steps"][:1]})
+    assert agl("import", path, "--store", store).code == 0
+    heading, *_ = agl("rollouts", "--store", store).out.splitlines()
+    assert "age" in heading.split()
+    assert "took" not in heading.split()
+
+
 def test_a_document_of_a_rollout_that_the_store_has_is_there_already(tmp_path: Path) -> None:
     sample = build(tmp_path)
     store = ("--store", sample.url)

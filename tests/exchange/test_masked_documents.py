@@ -212,6 +212,88 @@ def test_an_id_stays_unless_a_key_stands_in_it() -> None:
     )
 
 
+def atif(*steps: dict[str, Any], **header: Any) -> dict[str, Any]:
+    numbered = [{"step_id": number, **each} for number, each in enumerate(steps, 1)]
+    return {
+        "schema_version": "ATIF-v1.7",
+        "agent": {"name": "a", "version": "1"},
+        "steps": numbered,
+        **header,
+    }
+
+
+def exported(document: dict[str, Any]) -> dict[str, Any]:
+    written = to_atif(stored(read(json.dumps(document)))[1], mask=REDACTOR.value)
+    assert written is not None
+    return written
+
+
+def test_lists_of_numbers_without_a_text_beside_them_stay() -> None:
+    lines = [
+        {"type": "session", "harness": "h", "id": "x"},
+        {"type": "message", "message": {"role": "user", "content": "hi"}},
+        {"type": "message", "message": {"role": "tool", "content": "", "details": {"rows": [10, 20]}}},
+    ]
+    _, spans = stored(read("\n".join(map(json.dumps, lines))))
+    assert to_sessions(spans, mask=REDACTOR.value) == [lines]
+
+
+def test_ids_that_went_for_want_of_a_text_do_not_come_back_in_later_prompts() -> None:
+    unread = {"prompt_token_ids": [1], "completion_token_ids": [777001]}
+    later = {"prompt_token_ids": [1, 777001, 2], "completion_token_ids": [3]}
+    written = exported(
+        atif(
+            {"source": "user", "message": "q"},
+            {"source": "agent", "message": "", "metrics": unread},
+            {"source": "agent", "message": "ok", "metrics": later, "extra": {"input_ids": [777001]}},
+            extra={"all_token_ids": [777001], "sizes": [4, 5]},
+        )
+    )
+    assert "777001" not in json.dumps(written)
+    assert written["steps"][2]["metrics"] == {"completion_token_ids": [3]}
+    assert written["extra"]["sizes"] == [4, 5]
+    lines = [
+        {"type": "session", "harness": "h", "id": "x"},
+        {"type": "message", "message": {"role": "user", "content": "hi"}},
+        {"type": "message", "message": {"role": "assistant", "content": "", "token_ids": [777001]}},
+        {"type": "message", "message": {"role": "assistant", "content": "ok", "prompt_ids": [777001]}},
+    ]
+    _, spans = stored(read("\n".join(map(json.dumps, lines))))
+    assert "777001" not in json.dumps(to_sessions(spans, mask=REDACTOR.value))
+
+
+def test_a_secret_of_a_sub_agent_takes_the_ids_of_the_document_around_it() -> None:
+    inner = atif({"source": "user", "message": f"key {SECRET}"}, trajectory_id="in")
+    extra = {"all_token_ids": [888001]}
+    outer = atif({"source": "user", "message": "q"}, extra=extra, subagent_trajectories=[inner])
+    written = exported(outer | {"trajectory_id": "out"})
+    assert written["extra"] == {"all_token_ids": []}
+
+
+def test_what_is_masked_beside_the_tools_of_an_agent_leaves_the_ids_of_its_calls() -> None:
+    metrics = {"prompt_token_ids": [1, 2], "completion_token_ids": [3]}
+    document = atif(
+        {"source": "user", "message": "q"}, {"source": "agent", "message": "ok", "metrics": metrics}
+    )
+    document["agent"]["extra"] = {"author": "jane@example.com"}
+    written = exported(document)
+    assert written["agent"]["extra"] == {"author": "[redacted:email]"}
+    assert written["steps"] == document["steps"]
+    document["agent"]["tool_definitions"] = [{"name": f"key {SECRET}"}]
+    assert "prompt_token_ids" not in exported(document)["steps"][1]["metrics"]
+
+
+@pytest.mark.parametrize("own", ["jane@example.com", SECRET])
+def test_the_link_to_a_sub_agent_is_masked_as_the_id_that_it_names(own: str) -> None:
+    link = {"source_call_id": "c", "subagent_trajectory_ref": [{"session_id": own}]}
+    call = {"tool_call_id": "c", "function_name": "f", "arguments": {}}
+    step = {"source": "agent", "message": "x", "tool_calls": [call], "observation": {"results": [link]}}
+    written = exported(atif(step, session_id=own) | {"schema_version": "ATIF-v1.6"})
+    (result,) = written["steps"][0]["observation"]["results"]
+    assert result["subagent_trajectory_ref"] == [{"session_id": written["session_id"]}]
+    assert (written["session_id"] == own) == (own != SECRET)
+
+
 def test_the_group_of_a_recorded_rollout_is_masked_in_its_document() -> None:
     rollout = Rollout(
         rollout_id="r", input="a", start_time=0.0, metadata={"group_id": f"g {SECRET}"}, status="succeeded"

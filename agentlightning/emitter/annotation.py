@@ -329,6 +329,12 @@ def _without_instance(arguments: dict[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- decorated functions
 
 
+_step_ended: contextvars.ContextVar[None] = contextvars.ContextVar(
+    "agentlightning_step_of_generator", default=None
+)
+"""Set at the end of each step of a generator: only in the same context does it let itself be reset before the next."""
+
+
 class _Steps(Steps):
     """The steps of a generator, whose span is current only while it runs, and not while it waits for its consumer.
 
@@ -346,19 +352,29 @@ class _Steps(Steps):
         del frame
         self._recording = self._context.run(self._recorded.__enter__)
         # The context with this span as the current one, to be put in force for the first step.
-        self._inside = self._context.run(otel_context.get_current)
+        self._begun = self._inside = self._context.run(otel_context.get_current)
+        self._step: contextvars.Token[None] | None = None
 
     def run(self, step: Callable[..., T], *args: Any) -> T:
         """Take a step; of what its driver has in the context, only OpenTelemetry's own is another one.
 
-        What the body has made current, as a span or a rollout of its own, is current again in its next step.
+        What the body has made current, as a span or a rollout of its own, is current again in its next step. Where
+        that is taken in another context (a task for each step, as ``asyncio.wait_for`` makes before 3.12), the body
+        could not take it back there, and what is current is the generator's own span.
         """
+        last, self._step = self._step, None
+        if last is not None:
+            try:
+                _step_ended.reset(last)
+            except (ValueError, RuntimeError):  # of another context; or reset by another thread a moment ago
+                self._inside = self._begun
         token = otel_context.attach(self._inside)
         try:
             return step(*args)
         finally:
             self._inside = otel_context.get_current()
             otel_context.detach(token)
+            self._step = _step_ended.set(None)
 
     def returned(self, result: Any) -> None:
         """Take note of what the generator has returned."""

@@ -251,6 +251,47 @@ def test_what_a_generator_makes_current_stays_current_in_its_later_steps(tracer:
     assert [span.name for span in inside.spans()] == ["agentlightning.message", "rollout"]
 
 
+def test_what_a_generator_makes_current_ends_where_each_step_has_another_context(tracer: OtelTracer) -> None:
+    @operation(name="steps")
+    def steps() -> Iterator[int]:
+        with operation(name="before"):
+            yield 1
+        with operation(name="between"):
+            yield 2
+        emit_message("after")
+
+    @operation(name="stream")
+    async def stream() -> AsyncIterator[int]:
+        with operation(name="before"):
+            yield 1
+        with operation(name="between"):
+            yield 2
+        emit_message("after")
+
+    async def main() -> None:
+        async with tracer.trace_context():
+            in_steps = steps()
+            while contextvars.copy_context().run(next, in_steps, None):
+                pass
+            in_stream = stream()
+
+            async def step() -> int | None:
+                return await anext(in_stream, None)
+
+            while await asyncio.create_task(step()):
+                pass
+
+    asyncio.run(main())
+    spans = {span.span_id: span for span in tracer.get_last_trace()}
+    parents = [
+        str(spans[span.parent_id].attributes.get(NAME))
+        for span in spans.values()
+        if span.attributes.get(NAME) in {"before", "between"} or span.name == "agentlightning.message"
+        if span.parent_id is not None
+    ]
+    assert sorted(parents) == ["steps"] * 3 + ["stream"] * 3
+
+
 def test_an_asynchronous_generator_that_waits_inside_a_step_may_be_stopped_from_another_context(
     tracer: OtelTracer, caplog: pytest.LogCaptureFixture
 ) -> None:

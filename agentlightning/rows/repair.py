@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..dialects.spans.genai import read_call
-from ..semconv import AGL_WRITE_BACK
+from ..semconv import AGL_OPERATION, AGL_WRITE_BACK
 from .calls import Rules
 from .rewards import is_reward_span
 from .tree import VIRTUAL_ROOT, Tree, agent_name_of
@@ -29,7 +29,12 @@ def repair(root: Tree, rules: Rules) -> None:
     # Down to the first span that has several children: above it there is nothing to choose from.
     while len(branching.children) == 1:
         branching = branching.children[0]
-    agents = [node for node in branching.walk() if node is not branching and agent_name_of(node.span)]
+    agents = [
+        node
+        for node in branching.walk()
+        # The calls of an operation know their parent: both are recorded by one system.
+        if node is not branching and node.span.name != AGL_OPERATION and agent_name_of(node.span)
+    ]
     for child in list(branching.children) if agents else ():
         if read_call(child.span) is None and not rules.llm_call_match.search(str(child.span.name)):
             continue

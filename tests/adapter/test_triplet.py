@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import math
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 
+from agentlightning import OtelTracer, operation
 from agentlightning.adapter import TracerTraceToTriplet, TraceTree, Transition
 from agentlightning.cli.columns import triplet_rows
 from agentlightning.codec.attributes import make_link_attributes
@@ -380,6 +383,37 @@ def test_a_call_that_lost_its_agent_is_put_under_it_by_time() -> None:
 
     assert codes_of(spans, agent_match="planner") == {"c1": None}
     assert codes_of(spans, agent_match="planner", repair_hierarchy=False) == {"c1": "other_agent"}
+
+
+def test_a_call_beside_an_operation_of_kind_agent_is_not_its_own() -> None:
+    tracer = OtelTracer()
+
+    def call_model() -> None:
+        with trace.get_tracer("agent").start_as_current_span("chat policy") as made:
+            made.set_attributes(call_attributes(record()))
+
+    async def main() -> list[Span]:
+        is_asked = asyncio.Event()
+
+        @operation(kind="agent")
+        async def planner() -> None:
+            call_model()
+            await is_asked.wait()
+
+        async with tracer.rollout("a plan and its title") as rollout:
+            planning = asyncio.create_task(planner())
+            await asyncio.sleep(0)
+            call_model()
+            is_asked.set()
+            await planning
+        return list(rollout.spans())
+
+    with tracer.lifespan():
+        spans = asyncio.run(main())
+
+    rows = TracerTraceToTriplet().adapt(spans)
+    assert sorted(row.metadata["agent_name"] for row in rows) == ["*", "planner"]
+    assert len(TracerTraceToTriplet(agent_match="planner").adapt(spans)) == 1
 
 
 def test_a_call_that_two_overlapping_agents_may_have_made_is_not_guessed_at() -> None:

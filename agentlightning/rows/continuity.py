@@ -221,7 +221,7 @@ def _cause(found: Continuity, response_at: int, past: PastCall, record: ModelCal
         inside = found.position >= response_at and found.kind is Prefix.RESPONSE_REWRITTEN
         return Cause.RETOKENISATION if inside else Cause.TEMPLATE
     common = [message for message in says if message in said]
-    if not common or _is_another_agents(said, says, common):
+    if not common or _is_another_agents(said, says):
         return None
     # Every conversation of an agent has the same system message: it tells nothing.
     if all(message[0] in _SYSTEM for message in common):
@@ -229,16 +229,19 @@ def _cause(found: Continuity, response_at: int, past: PastCall, record: ModelCal
     return Cause.TRUNCATION if _is_shorter(said, says, common) else Cause.EDITED_HISTORY
 
 
-def _is_another_agents(said: list[Saying], says: list[Saying], common: list[Saying]) -> bool:
+def _is_another_agents(said: list[Saying], says: list[Saying]) -> bool:
     """Whether the prompt is that of another agent that was given the same task.
 
-    Its system message is another one, and nothing that a model said is common.
+    Its system message is another one, and the rest is all from the old prompt and from no model or tool.
     """
     both_instructed = said[0][0] in _SYSTEM and says[0][0] in _SYSTEM
-    return both_instructed and said[0] != says[0] and all(message[0] != "assistant" for message in common)
+    if not both_instructed or said[0] == says[0]:
+        return False
+    return all(message in said and message[0] not in _IN_ANSWER for message in says[1:])
 
 
 _SYSTEM = frozenset({"system", "developer"})
+_IN_ANSWER = frozenset({"assistant", "tool", "function"})
 _SHORTER = frozenset({Prefix.HISTORY_CUT, Prefix.HISTORY_SHORTENED})
 
 Saying = tuple[str, str, tuple[tuple[str, str], ...], str]

@@ -130,6 +130,15 @@ MORE: dict[str, Any] = {"role": "user", "content": "sure?"}
             id="the system's edited",
         ),
         pytest.param(
+            (*SYSTEM, 901, *NEXT),
+            [CRITIC, SAID[1], {"role": "assistant", "content": "four"}, MORE],
+            Cause.EDITED_HISTORY,
+            id="the system's and the answer edited",
+        ),
+        pytest.param(
+            (*SYSTEM, 901, *NEXT), [CRITIC, SAID[1], MORE], Cause.TRUNCATION, id="into the system's"
+        ),
+        pytest.param(
             (*SYSTEM, 902, *NEXT),
             [SAID[0], {"role": "user", "content": "3 + 3?"}, REPLY, MORE],
             Cause.EDITED_HISTORY,

@@ -326,14 +326,17 @@ class ExportRefused(LightningError, ConnectionError):
 
     code = "export_refused"
 
-    def __init__(self, url: str, status: int | None, said: str) -> None:
-        self.url, self.status, self.said = url, status, said
+    def __init__(self, url: str, status: int | None, said: str, broke_off: bool = False) -> None:
+        """``status`` is ``None`` where no answer came, or, with ``broke_off``, none that can be read to its end."""
+        self.url, self.status, self.said, self.broke_off = url, status, said, broke_off
         text = " ".join(said.split())[:300]
         is_otlp = url.partition("?")[0].rstrip("/").endswith(("/v1/traces", "/v1/logs"))
         cure = _CURES_OF_REFUSALS.get(status, "")
         if status in (404, 405, 415) and not is_otlp:
             cure = _OTHER_RECEIVER
-        if status is None:
+        if status is None and broke_off:
+            what, cure = "answers, and its answers break off or cannot be read", _HALF
+        elif status is None:
             what = "does not answer"
         elif status < 400:
             answers = "takes no spans, and answers" if is_otlp else "answers"
@@ -345,10 +348,11 @@ class ExportRefused(LightningError, ConnectionError):
             what = f"refuses with HTTP status {status}"
         super().__init__(f"{url} {what}{f': {text}' if text else ''}{cure}")
 
-    def __reduce__(self) -> tuple[type[ExportRefused], tuple[str, int | None, str]]:
-        return type(self), (self.url, self.status, self.said)
+    def __reduce__(self) -> tuple[type[ExportRefused], tuple[str, int | None, str, bool]]:
+        return type(self), (self.url, self.status, self.said, self.broke_off)
 
 
+_HALF = "; it may have taken what it was sent: look there before you send again"
 _OTHER_RECEIVER = (
     "; is this the address of the receiver that --to names, and is its version one that takes this?"
 )

@@ -72,10 +72,14 @@ def _header(text: str) -> tuple[str, str]:
     if not _NAME.fullmatch(name):
         raise argparse.ArgumentTypeError(f"{name[:40]!r} is no name of a header; write 'NAME: VALUE'")
     if not _VALUE.fullmatch(value):
-        raise argparse.ArgumentTypeError(f"the value of {name} has characters that no header can have")
+        raise argparse.ArgumentTypeError(_no_value(name))
     if name.lower() in _SET_HERE:
         raise argparse.ArgumentTypeError(f"{name} says what is sent, and is set here; leave it out")
     return name, value
+
+
+def _no_value(name: str) -> str:
+    return f"the value of {name} has characters that no header can have"
 
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -85,17 +89,27 @@ _SET_HERE = frozenset({"content-type", "content-encoding", "content-length", "tr
 
 
 def headers_of_environment() -> dict[str, str]:
-    """Return the headers that OpenTelemetry's own exporters would send.
+    """Return the headers that OpenTelemetry's own exporters would send; what is set here is left out.
 
     Raises:
         UsageError: One of them is no header.
     """
-    text = next((value for name in HEADERS if (value := os.environ.get(name))), "")
-    pairs = (each.partition("=") for each in text.split(",") if "=" in each)
-    try:
-        return dict(_header(f"{unquote(name)}: {unquote(value)}") for name, _, value in pairs)
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f"{' or '.join(HEADERS)}: {error}") from None
+    variable = next((name for name in HEADERS if os.environ.get(name)), None)
+    found: dict[str, str] = {}
+    for number, each in enumerate(os.environ[variable].split(",") if variable else (), 1):
+        if not each.strip():
+            continue
+        name, equals, value = each.partition("=")
+        name, value = unquote(name).strip(), unquote(value).strip()
+        # Where the name is none, a key may stand in its place, and is not shown.
+        if not equals or not _NAME.fullmatch(name):
+            said = f"its entry {number} does not begin with the name of a header and '='"
+            raise UsageError(f"{variable}: {said}; write NAME=VALUE,NAME=VALUE, percent-encoded")
+        if not _VALUE.fullmatch(value):
+            raise UsageError(f"{variable}: {_no_value(name)}")
+        if name.lower() not in _SET_HERE:  # other programs read the variable, too
+            found[name] = value
+    return found
 
 
 async def run(args: argparse.Namespace) -> int:
@@ -112,6 +126,7 @@ async def run(args: argparse.Namespace) -> int:
     copied = partial(copies, copying=copying, redactor=redactor_of(redaction_policy()))
     headers, empty = _headers_of(args, kind), 0
     refused: Counter[str] = Counter()
+    replaced = 0
     async with lookup.open_existing(args.store) as store:
         rollouts = list(reversed((await selection.matching(store, args, to_read=True)).rollouts))
         with (
@@ -127,6 +142,7 @@ async def run(args: argparse.Namespace) -> int:
                     sender.send(attempt)
                     of_attempt = evaluations_of(attempt, spans)
                     evaluations.send(of_attempt.found)
+                    replaced += len(of_attempt.replaced)
                     if of_attempt.left_out:
                         refused[rollout.rollout_id] += len(of_attempt.left_out)
                 empty += is_empty
@@ -140,15 +156,20 @@ async def run(args: argparse.Namespace) -> int:
         output.say(f"no rollout matches; agl rollouts{options.again(args)} lists what there is")
     if sent.rejected:
         output.say(f"{output.count(sent.rejected, 'span')} not taken")
+    if evaluations.not_taken:
+        output.say(f"{output.count(evaluations.not_taken, 'evaluation')} not taken")
+    if replaced:
+        word = "an evaluation" if replaced == 1 else "evaluations"
+        output.say(f"{output.count(replaced, 'reward')} not sent as {word}: replaced by a later one")
     if total := refused.total():
         word, them = ("an evaluation", "it") if total == 1 else ("evaluations", "them")
         output.say(
             f"{output.count(total, 'reward')} not sent as {word}: rows refuse {them}, too; agl explain "
             f"{next(iter(refused))}{options.again(args)} says why"
         )
-    for sentence in (*sent.said, *([evaluations.said] if evaluations.said else ())):
+    for sentence in (*sent.said, *evaluations.said):
         output.say(printable(sentence))
-    return DONE if sent.spans and not sent.rejected else NEGATIVE
+    return DONE if sent.spans and not sent.rejected and not evaluations.not_taken else NEGATIVE
 
 
 _CONVENTIONS: dict[str, Conventions] = {"phoenix": "openinference"}

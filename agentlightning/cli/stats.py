@@ -55,8 +55,15 @@ async def _run(args: argparse.Namespace) -> int:
         if meant.rollouts:
             _print_outcomes(outcomes, meant.total)
         elif total := counts.get("total_rollouts"):
-            output.say(output.none_matches(total))
+            output.say(
+                output.none_matches(total) if options.is_filtered(args) else _none_has_begun(total, args)
+            )
     return 0
+
+
+def _none_has_begun(total: int, args: argparse.Namespace) -> str:
+    again = options.again(args)
+    return f"none of {output.count(total, 'rollout')} has begun; agl rollouts{again} lists what waits"
 
 
 def _tally(words: list[str]) -> dict[str, int]:

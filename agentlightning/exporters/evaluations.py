@@ -6,7 +6,7 @@ Receivers of spans show a reward as what stands on its span. As an evaluation of
   span that is evaluated (OTLP/HTTP, ``/v1/logs``);
 * Phoenix (20): an annotation of a span (``POST /v1/span_annotations``), one for each name, span and ``identifier``;
 * MLflow (3.17): an assessment of a trace (``POST /api/3.0/mlflow/traces/{trace_id}/assessments``), which is written
-  once more each time that it is sent, so those that the trace has are asked for before.
+  once more each time that it is sent, so those that the trace has are asked for before, and before another try.
 
 What is evaluated is the model call that a reward is linked to, by the rule that rows follow, else the attempt: its
 first span. A reward that rows refuse is left out.
@@ -29,11 +29,10 @@ from ..rows.analysis import analyse
 from ..rows.matching import RewardMatchPolicy, is_for_rollout
 from ..rows.outcome import rewards_of
 from ..rows.policy import RowPolicy
+from ..rows.reasons import RewardReason
 from .posting import Poster, beside_traces, refusal_of, rejected_of
 
 if TYPE_CHECKING:
-    import requests
-
     from ..types import Span
 
 _JSON = {"Content-Type": "application/json"}
@@ -79,7 +78,9 @@ class Evaluations(NamedTuple):
 
     found: list[Evaluation]
     left_out: tuple[str, ...]
-    """Span ids of rewards that rows refuse as well: of an unknown or ambiguous target, or replaced by a later one."""
+    """Span ids of rewards that rows refuse as well: of an unknown or ambiguous target."""
+    replaced: tuple[str, ...] = ()
+    """Span ids of rewards that a later one of the same call replaces, in rows as well."""
 
 
 def evaluations_of(copies: Sequence[Span], spans: Sequence[Span]) -> Evaluations:
@@ -91,12 +92,16 @@ def evaluations_of(copies: Sequence[Span], spans: Sequence[Span]) -> Evaluations
     """
     sent = {span.span_id: span for span in copies if has_ids_of_otlp(span)}
     first = next((span for span in sent.values() if span.parent_id is None), None)
-    targets = _targets(spans)
+    targets, later = _targets(spans)
     found: list[Evaluation] = []
     left_out: list[str] = []
+    replaced: list[str] = []
     for span in sent.values():
         given = evaluations(span.attributes)
         if not given:
+            continue
+        if span.span_id in later:
+            replaced.append(span.span_id)
             continue
         call = targets.get(span.span_id, _REFUSED)
         of = (first or span) if call is None else sent.get(call)
@@ -104,18 +109,23 @@ def evaluations_of(copies: Sequence[Span], spans: Sequence[Span]) -> Evaluations
             left_out.append(span.span_id)
         else:
             found += [Evaluation(each, span, of) for each in given]
-    return Evaluations(found, tuple(left_out))
+    return Evaluations(found, tuple(left_out), tuple(replaced))
 
 
 _REFUSED = ""
 
 
-def _targets(spans: Sequence[Span]) -> dict[str, str | None]:
-    """Return span id of each reward that counts → that of the call that it is for; ``None`` = the attempt."""
+def _targets(spans: Sequence[Span]) -> tuple[dict[str, str | None], set[str]]:
+    """Return span id of each reward that counts → that of the call that it is for, and ids of those replaced.
+
+    ``None`` in place of a call is the attempt.
+    """
     policy = RowPolicy()
     targets: dict[str, str | None] = {}
+    replaced: set[str] = set()
     for analysis in analyse(spans, policy.rules(), RewardMatchPolicy.FIRST_OCCURRENCE):
         rewards = rewards_of(analysis, policy)
+        replaced |= {m.span.span_id for m in analysis.rewards if m.reason is RewardReason.REPLACED}
         refused = {match.span.span_id for match in rewards.unknown}
         for match in analysis.rewards:
             if match.span.span_id not in refused and (
@@ -123,7 +133,7 @@ def _targets(spans: Sequence[Span]) -> dict[str, str | None]:
             ):
                 targets[match.span.span_id] = None
         targets |= {step.span_id: step.call for step in rewards.steps}
-    return targets
+    return targets, replaced
 
 
 class EvaluationSender:
@@ -153,8 +163,10 @@ class EvaluationSender:
         self._poster = Poster(endpoint, headers=headers, allow_insecure=allow_insecure, sleep=sleep)
         self.sent = 0
         """How many the receiver has taken."""
-        self.said: str | None = None
-        """What is to be said of those that it does not take."""
+        self.not_taken = 0
+        """How many it has not taken, or were not sent after it refused some; none where it takes no evaluations."""
+        self.said: list[str] = []
+        """What is to be said of those, and what the receiver says, each sentence once."""
 
     def __enter__(self) -> Self:
         return self
@@ -170,22 +182,34 @@ class EvaluationSender:
         """
         raise NotImplementedError
 
-    def _post(self, path: str, value: Any) -> requests.Response:
+    def _post(self, path: str, value: Any, is_done: Callable[[], bool] = lambda: False) -> None:
         url = beside_traces(self._endpoint, path)
-        answer = self._poster.ask(url, json.dumps(value).encode(), _JSON)
-        if (refusal := refusal_of(url, answer)) is not None:
+        answer = self._poster.ask_unless(is_done, url, json.dumps(value).encode(), _JSON)
+        if answer is not None and (refusal := refusal_of(url, answer)) is not None:
             raise refusal
-        return answer
+
+    def _say(self, sentence: str) -> None:
+        if sentence not in self.said:
+            self.said.append(sentence)
+
+
+_TAKES_NONE = frozenset({404, 405, 501})
+"""How a receiver of traces alone answers log records."""
 
 
 class LogRecords(EvaluationSender):
     """Evaluations as log records. A receiver of spans may take none: that is said, and the rewards are in its spans."""
 
     path = "/v1/logs"
+    _has_refused = False
+    _takes_none = False
 
     def send(self, found: Sequence[Evaluation]) -> None:
-        """Send evaluations, until the receiver refuses some; never raises for that."""
-        if not found or self.said:
+        """Send evaluations, until the receiver refuses a request; never raises for that."""
+        if not found:
+            return
+        if self._has_refused:
+            self.not_taken += 0 if self._takes_none else len(found)
             return
         url = beside_traces(self._endpoint, self.path)
         records = [
@@ -206,13 +230,18 @@ class LogRecords(EvaluationSender):
             if refusal_of(url, answer) is None:
                 rejected, why = rejected_of(url, answer, len(found))
                 self.sent += len(found) - rejected
-                if rejected or why:
-                    not_taken = f"{rejected} of {len(found)} rewards were not taken as log records"
-                    said = f": {why}" if why else ""
-                    self.said = f"{without_password(url)} {not_taken if rejected else 'answers'}{said}"
+                self.not_taken += rejected
+                if why:
+                    self._say(f"{without_password(url)} says: {why}")
                 return
+        self._has_refused = True
+        self._takes_none = status in _TAKES_NONE and not self.sent and not self.not_taken
+        self.not_taken += 0 if self._takes_none else len(found)
         what = "does not answer" if status is None else f"answers with HTTP status {status}"
-        self.said = f"{without_password(url)} {what}: rewards are on their spans, and not sent as log records"
+        more = " any more" if self.sent else ""
+        self._say(
+            f"{without_password(url)} {what}: rewards are on their spans, and not sent as log records{more}"
+        )
 
 
 class PhoenixAnnotations(EvaluationSender):
@@ -256,10 +285,17 @@ class MlflowAssessments(EvaluationSender):
         """
         present = {trace_id: self._present(trace_id) for trace_id in {each.of.trace_id for each in found}}
         for each in found:
-            if (each.given_by.span_id, each.name) not in present[each.of.trace_id]:
-                trace = f"tr-{each.of.trace_id}"
-                self._post(f"{self.path}/{trace}/assessments", {"assessment": _assessment(each, trace)})
+            if not _is_in(present[each.of.trace_id], each):
+                self._write(each)
             self.sent += 1
+
+    def _write(self, each: Evaluation) -> None:
+        trace = f"tr-{each.of.trace_id}"
+        self._post(
+            f"{self.path}/{trace}/assessments",
+            {"assessment": _assessment(each, trace)},
+            is_done=lambda: _is_in(self._present(each.of.trace_id), each),
+        )
 
     def _present(self, trace_id: str) -> set[tuple[str, str]]:
         """Return what an MLflow has already: span of the reward and name of the dimension."""
@@ -273,6 +309,10 @@ class MlflowAssessments(EvaluationSender):
         except (ValueError, LookupError, TypeError, AttributeError):
             said = "this is not what MLflow says of a trace"
             raise ExportRefused(without_password(url), answer.status_code, said) from None
+
+
+def _is_in(present: set[tuple[str, str]], each: Evaluation) -> bool:
+    return (each.given_by.span_id, each.name) in present
 
 
 def _assessment(each: Evaluation, trace: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Requests to a receiver: tried again where that may help, never led elsewhere.
 
 429, 502, 503 and 504, a connection that breaks and an answer that breaks off are tried again, after the time that
-``Retry-After`` names or twice as long each time. A redirect is not followed: it would become a GET of a login page,
+``Retry-After`` names or twice as long each time. The server may have done what it was asked: what would be written
+twice then is sent by ``ask_unless``. A redirect is not followed: it would become a GET of a login page,
 whose answer looks like success, and keys in headers would go to another host.
 """
 
@@ -22,7 +23,6 @@ from ..remote.session import open_session
 TRIES = 6
 _AGAIN = frozenset({429, 502, 503, 504})
 _HALF_READ = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
-_HALF = "its answer broke off or cannot be read"
 _BROKEN = (requests.ConnectionError, requests.Timeout, *_HALF_READ)
 """What another try may change."""
 _LONGEST_WAIT = 30.0
@@ -66,6 +66,31 @@ class Poster:
         Raises:
             ExportRefused: There is no answer in ``TRIES`` tries.
         """
+        answer = self.ask_unless(lambda: False, url, body, headers, method=method)
+        assert answer is not None
+        return answer
+
+    def ask_unless(
+        self,
+        is_done: Callable[[], bool],
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        method: str = "POST",
+    ) -> requests.Response | None:
+        """Return the first answer that another try would not change; ``None`` where an earlier try had done it.
+
+        Args:
+            is_done: Is asked before each try but the first.
+            url: What is asked.
+            body: Of the request.
+            headers: Of this request alone.
+            method: Of HTTP.
+
+        Raises:
+            ExportRefused: There is no answer in ``TRIES`` tries.
+        """
         wait = 1.0
         for left in reversed(range(TRIES)):
             try:
@@ -79,14 +104,17 @@ class Poster:
                 )
             except requests.RequestException as error:
                 if not left or not isinstance(error, _BROKEN):
-                    said = _HALF if isinstance(error, _HALF_READ) else type(error).__name__
-                    raise ExportRefused(without_password(url), None, said) from error
+                    is_half = isinstance(error, _HALF_READ)
+                    said = "" if is_half else type(error).__name__
+                    raise ExportRefused(without_password(url), None, said, broke_off=is_half) from error
             else:
                 if answer.status_code not in _AGAIN or not left:
                     return answer
                 wait = _retry_after(answer, wait)
             self._sleep(min(wait, _LONGEST_WAIT))
             wait *= 2
+            if is_done():
+                return None
         raise AssertionError("the last try returns or raises")
 
 

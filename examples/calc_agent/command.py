@@ -26,7 +26,9 @@ FLAT = 0.1
 
 
 def run(settings: Settings, options: argparse.Namespace, points: list[Point]) -> int:
-    """Run the loop and report it; 0 if it learnt, or the control did not, and the curve is drawn.
+    """Run the loop and report it.
+
+    Returns 0 if it learnt, or the control did not; 1 otherwise; 2 if its store or the curve cannot be written.
 
     Args:
         settings: Of the run.
@@ -39,7 +41,7 @@ def run(settings: Settings, options: argparse.Namespace, points: list[Point]) ->
         result = asyncio.run(learn(settings, options.out_db, points, screen))
     except StoreError as error:
         print(f"{options.out_db} cannot be the store of this run: {error}", file=sys.stderr)
-        return 1
+        return 2
     finally:
         if screen:
             screen.close()
@@ -52,7 +54,9 @@ def run(settings: Settings, options: argparse.Namespace, points: list[Point]) ->
     if not succeeded:
         promise = f"stays near {result.chance:.2f}" if settings.control else f"ends above {GOAL}"
         print(f"not as promised: the test reward {promise}; it ended at {result.final:.2f}", file=sys.stderr)
-    return 0 if drawn(result, options.picture) and succeeded else 1
+    if not drawn(result, options.picture):
+        return 2
+    return 0 if succeeded else 1
 
 
 def drawn(result: Result, picture: Path) -> bool:

@@ -20,8 +20,10 @@ from otlp_receiver import Receiver
 
 import agentlightning as agl
 from agentlightning.cli import main
+from agentlightning.dialects.spans.copies import Copying
 from agentlightning.errors import ExportRefused
-from agentlightning.exporters.otlp import OtlpSender, traces_url
+from agentlightning.exporters.evaluations import MlflowAssessments, evaluations_of
+from agentlightning.exporters.otlp import OtlpSender, copies, traces_url
 from agentlightning.rows import RowPolicy
 from agentlightning.rows.analysis import analyse
 from agentlightning.rows.matching import RewardMatchPolicy
@@ -124,12 +126,47 @@ def test_a_reward_is_a_log_record_beneath_what_it_is_about(
     assert found["gen_ai.evaluation.score.value"].double_value == 0.5
     assert found["agentlightning.rollout_id"].string_value == reward.rollout_id
     capsys.readouterr()
-    for status in (404, 405, 501, 302):  # traces alone are taken: said once, and no failure
+    for status in (404, 405, 501):  # traces alone are taken: said once, and no failure
         receiver.answers = [(200, {}, b""), (status, {"Location": "/login"}, b"")]
         assert main(command) == 0
         said = capsys.readouterr().err
         assert "3 spans of 1 rollout" in said
         assert f"/v1/logs answers with HTTP status {status}" in said
+        assert "not taken" not in said
+    for status in (302, 403):  # it may take them from others
+        receiver.answers = [(200, {}, b""), (status, {"Location": "/login"}, b"")]
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert "1 evaluation not taken" in said
+        assert f"/v1/logs answers with HTTP status {status}" in said
+
+
+def test_rewards_are_counted_over_all_rollouts_whatever_a_receiver_says_of_the_first(
+    tmp_path: Path, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    tracer = agl.OtelTracer()
+    with agl.open_store(url) as store, tracer.lifespan(store):
+        for number in range(3):
+            with tracer.rollout(str(number)) as handle:
+                handle.reward(float(number))
+    taken: Any = (200, {}, b"")
+    ends = [
+        (200, 0, 3, 0, 0, "attribute x is deprecated"),  # a remark
+        (200, 1, 2, 1, 1, "one is too old"),
+        (403, 0, 0, 3, 1, "answers with HTTP status 403"),
+        (404, 0, 0, 0, 0, "answers with HTTP status 404"),  # it takes traces alone
+    ]
+    for status, rejected, sent, not_taken, code, why in ends:
+        partial = ExportLogsPartialSuccess(rejected_log_records=rejected, error_message=why)
+        answer = ExportLogsServiceResponse(partial_success=partial).SerializeToString()
+        receiver.answers = [taken, (status, {"Content-Type": "application/x-protobuf"}, answer)]
+        assert main(["export", "--store", url, "--to", "otlp", receiver.url]) == code
+        said = capsys.readouterr().err
+        assert said.count(why) == 1
+        assert (f"and {sent} evaluations of 3" in said) == bool(sent)
+        assert ("evaluation not taken" in said or "evaluations not taken" in said) == bool(not_taken)
+        assert not not_taken or f"{not_taken} evaluation" in said
 
 
 def test_a_reward_that_is_linked_to_a_response_is_about_its_call_in_phoenix(
@@ -175,6 +212,7 @@ def test_a_reward_is_sent_for_the_call_that_rows_give_it_to_or_not_at_all(
                     agl.emit_reward(0.25 + number, attributes=reward_target(response_id=own))
             agl.emit_reward(0.5, attributes=reward_target(response_id="nobody's"))
             agl.emit_reward(0.75, attributes=reward_target(response_id="chatcmpl-6", choice=7))
+            agl.emit_reward(0.25, attributes=reward_target(response_id="chatcmpl-6"))
             agl.emit_reward(1.0)
     assert main(["export", "--store", url, "--to", "phoenix", receiver.url]) == 0
     spans = list(handle.spans())
@@ -188,6 +226,7 @@ def test_a_reward_is_sent_for_the_call_that_rows_give_it_to_or_not_at_all(
     assert (
         f"3 rewards not sent as evaluations: rows refuse them, too; agl explain {handle.rollout_id}" in said
     )
+    assert "1 reward not sent as an evaluation: replaced by a later one\n" in said
 
 
 def rewards_of_attempt(spans: list[agl.Span]) -> tuple[StepReward, ...]:
@@ -220,6 +259,47 @@ def test_mlflow_gets_an_assessment_that_it_has_not_yet(
         capsys.readouterr()
         assert main(command) == 2
         assert "this is not what MLflow says" in capsys.readouterr().err
+
+
+def test_mlflow_is_asked_what_it_has_before_an_assessment_is_sent_again(
+    stored: tuple[str, list[agl.Span]], receiver: Receiver
+) -> None:
+    _, spans = stored
+    found = evaluations_of(list(copies(spans, Copying(), None)), spans).found
+    cut = {"Content-Length": "50", "Connection": "close"}
+    none = json.dumps({"trace": {"trace_info": {}}}).encode()
+    metadata = {"agentlightning.span_id": found[0].given_by.span_id}
+    one = {"assessment_name": "primary", "metadata": metadata}
+    there = json.dumps({"trace": {"trace_info": {"assessments": [one]}}}).encode()
+    for now, posts in ((there, 1), (none, 2)):
+        receiver.requests.clear()
+        receiver.answers = [(200, {}, none), (200, cut, b"{"), (200, {}, now)]
+        with MlflowAssessments(receiver.url, sleep=lambda _: None) as sender:
+            sender.send(found)
+        assert sender.sent == 1
+        assert sum(path.endswith("/assessments") for path, _, _ in receiver.requests) == posts
+
+
+def test_headers_of_the_environment_are_pairs_and_those_set_here_are_left_out(
+    stored: tuple[str, list[agl.Span]],
+    receiver: Receiver,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = ["export", "--store", stored[0], "--to", "otlp", receiver.url]
+    variable = "OTEL_EXPORTER_OTLP_HEADERS"
+    for text in ("Authorization: Bearer s3cret==", "a=1,s3cret key=1", "s3cret", "a=%0As3cret%0Ab"):
+        monkeypatch.setenv(variable, text)
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert variable in said
+        assert "s3cret" not in said
+        assert "NAME: VALUE" not in said
+    assert receiver.requests == []
+    monkeypatch.setenv(variable, "content-type=text/plain, x-key=a%3Db==,")
+    assert main(command) == 0
+    _, headers, _ = receiver.requests[0]
+    assert (headers["content-type"], headers["x-key"]) == ("application/x-protobuf", "a=b==")
 
 
 def test_tokens_where_they_are_asked_for(
@@ -271,10 +351,18 @@ def test_an_answer_that_breaks_off_is_tried_again_and_one_of_another_program_is_
         partial_success=ExportLogsPartialSuccess(rejected_log_records=9, error_message="no logs here")
     )
     receiver.answers = [(200, {}, b""), (200, protobuf, refused.SerializeToString())]
-    assert main(command) == 0
+    assert main(command) == 1
     said = capsys.readouterr().err
     assert "3 spans of 1 rollout" in said
-    assert "/v1/logs 1 of 1 rewards were not taken as log records: no logs here" in said
+    assert "1 evaluation not taken\n" in said
+    assert "/v1/logs says: no logs here" in said
+    receiver.answers = [(200, cut, b"abc")] * 6
+    with (
+        OtlpSender(receiver.url, sleep=waits.append) as sender,
+        pytest.raises(ExportRefused, match="/v1/traces answers, and its answers break off") as broken,
+    ):
+        sender.send(stored[1])
+    assert "is it running" not in str(broken.value)
     refusals: list[tuple[str, int, bytes]] = [
         ("phoenix", 404, b"{}"),
         ("mlflow", 200, b"null"),

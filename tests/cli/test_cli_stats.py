@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli_sample import agl, build
 
+from agentlightning import open_store
 from agentlightning.cli.outcomes import columns, drawn, versions_in_order
 
 
@@ -51,6 +52,11 @@ def test_rewards_and_refusals_are_told_of_the_rollouts_that_are_meant(tmp_path: 
     assert "(other_model)" in refused.out
     none = agl("stats", "--name", "no such", "--store", sample.url)
     assert (none.code, none.err) == (0, "none of 4 rollouts matches; leave out a filter\n")
+    url = f"sqlite:///{tmp_path / 'queue.db'}"
+    with open_store(url) as queue:
+        queue.enqueue_rollout("a")
+    waits = agl("stats", "--store", url)
+    assert (waits.code, waits.err.partition(";")[0]) == (0, "none of 1 rollout has begun")
     outcomes = json.loads(agl("stats", "--json", sample.solved, "--store", sample.url).out)["outcomes"]
     assert outcomes["rewards"] == [1.0]
     assert outcomes["by_version"] == {"unknown": {"rollouts": 1, "mean": 1.0}}

@@ -209,7 +209,7 @@ def test_what_cannot_be_the_store_of_a_run_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "quickstart.db").write_text("not a database, and long enough to be looked at\n" * 50)
-    assert command(tmp_path) == 1
+    assert command(tmp_path) == 2
     assert "quickstart.db cannot be the store of this run" in capsys.readouterr().err
 
 
@@ -255,7 +255,7 @@ def test_a_picture_that_cannot_be_written_does_not_cost_the_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "quickstart.png").symlink_to("/dev/full")
-    assert command(tmp_path, "--iterations", "0") == 1
+    assert command(tmp_path, "--iterations", "0") == 2
     printed = capsys.readouterr()
     assert json.loads(printed.out)["attempts"] > 0
     assert "the curve could not be written to" in printed.err

@@ -26,8 +26,8 @@ CANCELLED = "agentlightning.cancelled"
 GROUP_ID = "group_id"
 """Key in ``Rollout.metadata``: rollouts with the same value are samples of one task, and share a baseline."""
 IMPORTED_FROM = "imported"
-"""Key in the metadata of rollouts and attempts that were imported: format, own id and digest of the document, and what
-it says of the whole. An attempt has it once all of the document is stored."""
+"""Key in the metadata of rollouts that were imported: format, own id and digest of the document, and what it says of
+the whole."""
 
 
 class LightningResourceAttributes(Enum):

@@ -13,16 +13,14 @@ from typing import Any, Self
 
 from ..errors import UsageError
 from ..exchange import to_atif, to_sessions
+from ..exchange.imported import is_half
 from ..pipeline.policy import redaction_policy, redactor_of
-from ..semconv import ExchangeAttributes
 from ..store.base import LightningStore
 from ..store.primitives import packed_spans
 from ..types import Attempt, Rollout
 from . import lookup, options, output, selection
 from .entry import DONE, NEGATIVE
 from .whole_file import STDOUT, whole_file
-
-PART = ExchangeAttributes.PART.value
 
 Line = Mapping[str, Any]
 
@@ -162,7 +160,7 @@ async def _documents(
         for attempt in attempts if args.all_attempts else attempts[-1:]:
             spans = await packed_spans(store, rollout.rollout_id, attempt.attempt_id)
             number = attempt.sequence_id if args.all_attempts else None
-            if selection.import_of(attempt) is None and any(PART in span.attributes for span in spans):
+            if is_half(spans):
                 halves.append(rollout.rollout_id)
                 yield rollout, number, []
                 continue

@@ -81,7 +81,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _discard_stdout()
+        discard_stdout()
         return BROKEN_PIPE
     except (LightningError, OSError) as error:
         output.say(f"{name}: {printable(_masked(sentence(error)))}")
@@ -249,7 +249,7 @@ def _logging(level: str | None) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _discard_stdout() -> None:
+def discard_stdout() -> None:
     """Point stdout to ``/dev/null``: the interpreter flushes it at exit, which would fail again on the closed pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -259,4 +259,4 @@ def _discard_what_cannot_be_written() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        _discard_stdout()
+        discard_stdout()

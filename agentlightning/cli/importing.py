@@ -24,7 +24,7 @@ from ..pipeline.policy import RedactionPolicy, redaction_policy
 from ..store.importing import check_imports, store_document
 from ..store.registry import open_store
 from . import lookup, options, output
-from .entry import DONE, sentence
+from .entry import BROKEN_PIPE, DONE, discard_stdout, sentence
 
 if TYPE_CHECKING:
     from ..store.base import LightningStore
@@ -87,19 +87,19 @@ async def _run(args: argparse.Namespace) -> int:
                 for file in files:
                     try:
                         await _store(store, file, args, redaction, done)
-                    except BrokenPipeError:  # whoever reads what is printed wants no more
-                        raise
                     except (LightningError, OSError) as error:
                         raise ImportBrokeOff(done.new, sentence(error)) from error
                     advance()
     output.say(_told(args, done))
-    return DONE
+    return DONE if done.is_read else BROKEN_PIPE
 
 
 @dataclass
 class _Done:
     new: int = 0
     again: int = 0
+    is_read: bool = True
+    """Whether somebody still reads what is printed; the import goes on where nobody does."""
 
 
 async def _store(
@@ -114,13 +114,23 @@ async def _store(
             done.new += stored.is_new
             done.again += not stored.is_new
             if stored.is_new:
-                output.out(
-                    f"{stored.rollout_id}  {document.format}, {output.count(stored.spans, 'span')}  {file.name}"
+                _print(
+                    f"{stored.rollout_id}  {document.format}, {output.count(stored.spans, 'span')}  {file.name}",
+                    done,
                 )
     except NotADocument as error:
         raise _changed(file) from error
     if next(checked, None) is not None:
         raise _changed(file)
+
+
+def _print(line: str, done: _Done) -> None:
+    try:
+        output.out(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_stdout()
+        done.is_read = False
 
 
 def _changed(file: _File) -> NotADocument:

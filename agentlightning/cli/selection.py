@@ -97,8 +97,8 @@ def _longest_first(rollout: Rollout, began: float | None) -> float | None:
     return None if began is None or ended is None else began - ended
 
 
-def import_of(rollout: Rollout | Attempt) -> Mapping[str, Any] | None:
-    """Return what is kept of the document that a rollout or attempt was imported from; ``None`` where it was not."""
+def import_of(rollout: Rollout) -> Mapping[str, Any] | None:
+    """Return what is kept of the document that a rollout was imported from; ``None`` where it was not."""
     found = (rollout.metadata or {}).get(IMPORTED_FROM)
     return found if isinstance(found, Mapping) else None
 

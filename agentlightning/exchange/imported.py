@@ -258,12 +258,20 @@ def with_rest_of(span: Span, made: Mapping[str, Any]) -> dict[str, Any]:
     return applied(made, found) if isinstance(found, Mapping) else dict(made)
 
 
+def stands_for_whole(span: Span) -> bool:
+    """Whether a span stands for a whole document, and not for one inside of it, or a part."""
+    return span.attributes.get(PART) == "document" and PLACE not in span.attributes
+
+
+def is_half(spans: Sequence[Span]) -> bool:
+    """Whether spans of an attempt are parts of a document that was not stored to its end: the whole is stored last."""
+    return any(PART in span.attributes for span in spans) and not any(map(stands_for_whole, spans))
+
+
 def documents_among(spans: Sequence[Span], kind: str) -> list[Span]:
     """Return the spans that stand for whole documents of a format and are embedded in none, in order."""
-    found = [
+    return [
         span
         for span in spans
-        if span.attributes.get(PART) == "document"
-        and str(span.attributes.get(FORMAT)).partition("-")[0] == kind
+        if stands_for_whole(span) and str(span.attributes.get(FORMAT)).partition("-")[0] == kind
     ]
-    return [span for span in found if PLACE not in span.attributes]

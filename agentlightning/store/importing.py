@@ -4,7 +4,8 @@
 ...     stored = await store_document(store, document)
 
 A document is known by its own id, or by what it says where it has none: it makes the same rollout whenever it is
-imported. An import that was interrupted, as by the end of its process, is completed by the next one.
+imported. An import that was interrupted, as by the end of its process, is completed by the next one: the span that
+stands for the whole document is stored last, so that an attempt without it is known to be half.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from functools import cache
 from typing import Any
 
 from ..errors import DocumentDiffers, InvalidTransition, RolloutExists
-from ..exchange.imported import Imported
+from ..exchange.imported import Imported, stands_for_whole
 from ..pipeline.chain import Stage
 from ..pipeline.policy import RedactionPolicy, new_redactor, redaction_policy
 from ..pipeline.redact import Redactor, without_imported_tokens
 from ..semconv import CANCELLED, GROUP_ID, IMPORTED_FROM, SpanFlagAttributes
-from ..types import Attempt, AttemptStatus, Rollout, Span
+from ..types import Attempt, Rollout, Span
 from .base import LightningStore, add_batch
 from .lifecycle import ENDED_ATTEMPT
 
@@ -79,13 +80,17 @@ async def store_document(
     if rollout is not None:
         _check(rollout, document.digest)
     attempts = await store.query_attempts(document.rollout_id)
-    # The mark alone says that all was stored: somebody may have ended an attempt that was imported by half.
-    if any(IMPORTED_FROM in (each.metadata or {}) for each in attempts):
-        return StoredDocument(document.rollout_id, is_new=False, spans=0)
     if not attempts:  # somebody has made a rollout with this id
         raise DocumentDiffers(document.own_id or document.digest, document.rollout_id)
     attempt = attempts[-1]
+    for each in attempts:
+        # Its status says nothing: somebody may have ended an attempt that was imported by half.
+        if await _is_whole(store, document, each):
+            if each.status in ENDED_ATTEMPT:
+                return StoredDocument(document.rollout_id, is_new=False, spans=0)
+            attempt = each
     stored = 0
+    whole: Span | None = None
     is_masked = False
     batch: list[Span] = []
     size = 0
@@ -98,16 +103,29 @@ async def store_document(
         # The ids of a later part decode to what was said before it, too.
         is_masked = is_masked or SpanFlagAttributes.REDACTED.value in span.attributes
         span = without_imported_tokens(span) if is_masked else span
+        if stands_for_whole(span):
+            whole = span
+            continue
         batch.append(span)
         size += sum(len(value) for value in span.attributes.values() if isinstance(value, str))
         if size > _BATCH_CHARACTERS:
             stored += len(await add_batch(store, batch) or ())
             batch, size = [], 0
-    if batch:
-        stored += len(await add_batch(store, batch) or ())
-    await _end(store, document, attempt, _mark(document, masked))
+    for rest in (batch, [] if whole is None else [whole]):
+        if rest:
+            stored += len(await add_batch(store, rest) or ())
+    await _end(store, document, attempt)
     # Another process may have stored all of it meanwhile.
     return StoredDocument(document.rollout_id, is_new=stored > 0, spans=stored)
+
+
+async def _is_whole(store: LightningStore, document: Imported, attempt: Attempt) -> bool:
+    """Whether an attempt has the span that is stored last."""
+    ids = attempt.rollout_id, attempt.attempt_id
+    first = next(document.parts(*ids), None)
+    if first is None:
+        return False
+    return bool(await store.query_spans(*ids, span_id=first.span_id, limit=1))
 
 
 async def _has(store: LightningStore, rollout_id: str, attempt_id: str) -> bool:
@@ -140,19 +158,21 @@ def _check(rollout: Rollout, digest: str) -> None:
         raise DocumentDiffers(said.get("id") or digest, rollout.rollout_id)
 
 
-async def _end(store: LightningStore, document: Imported, attempt: Attempt, mark: dict[str, Any]) -> None:
-    """Write down how the attempt ended, and last the mark that it is whole: until then, the next import goes on."""
+async def _end(store: LightningStore, document: Imported, attempt: Attempt) -> None:
+    """Write down how the attempt ended, unless somebody has said it; until then, the next import goes on."""
+    ids = document.rollout_id, attempt.attempt_id
+    # Read again: another process may have imported it meanwhile, and what is in its metadata now is to stay.
+    now = next((each for each in await store.query_attempts(ids[0]) if each.attempt_id == ids[1]), attempt)
+    if now.status in ENDED_ATTEMPT:
+        return
     ending = document.ending or "succeeded"
-    metadata = {**(attempt.metadata or {}), IMPORTED_FROM: mark}
     if ending == "cancelled":
         # First the rollout: attempts know no such word, and their ``failed`` would be the rollout's.
         with suppress(InvalidTransition):
             await store.update_rollout(document.rollout_id, status="cancelled")
-        metadata[CANCELLED] = True
-    status: AttemptStatus = "succeeded" if ending == "succeeded" else "failed"
-    if attempt.status in ENDED_ATTEMPT:  # somebody has said it before
-        status = attempt.status
-    await store.update_attempt(document.rollout_id, attempt.attempt_id, status=status, metadata=metadata)
+        await store.update_attempt(*ids, status="failed", metadata={**(now.metadata or {}), CANCELLED: True})
+        return
+    await store.update_attempt(*ids, status="succeeded" if ending == "succeeded" else "failed")
 
 
 def _metadata(document: Imported, masked: Callable[[Any], Any]) -> dict[str, Any]:

@@ -195,6 +195,33 @@ def test_what_was_imported_by_half_is_no_document_and_is_completed_whatever_its_
         assert json.loads(agl("export", "--format", "atif", "--store", store).out) == DOCUMENT
 
 
+async def _write_metadata(url: str, metadata: dict[str, Any] | None) -> None:
+    async with open_store(url) as store:
+        (rollout,) = await store.query_rollouts()
+        await store.update_attempt(rollout.rollout_id, "latest", metadata=metadata)
+
+
+@pytest.mark.parametrize("metadata", [{"score": 1}, None])
+def test_metadata_that_somebody_writes_leave_an_import_whole(tmp_path: Path, metadata: Any) -> None:
+    store, path = f"sqlite:///{tmp_path}/s.db", written(tmp_path / "a", DOCUMENT)
+    assert agl("import", path, "--store", store).code == 0
+    asyncio.run(_write_metadata(store, metadata))
+    assert json.loads(agl("export", "--format", "atif", "--store", store).out) == DOCUMENT
+    assert agl("import", path, "--store", store).err == "1 was there already\n"
+
+
+def test_an_import_goes_on_where_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/s.db"
+    path = written(tmp_path / "a", *({**DOCUMENT, "trajectory_id": str(number)} for number in range(3)))
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "agentlightning", "import", path, "--store", store]
+    ran = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr.decode().partition(";")[0]) == (141, "3 documents imported")
+    assert len(json.loads(agl("rollouts", "--json", "--store", store).out)) == 3
+
+
 async def _half(url: str, path: Path, status: Any) -> None:
     (document,) = read_documents(path)
     async with open_store(url) as store:
@@ -202,7 +229,7 @@ async def _half(url: str, path: Path, status: Any) -> None:
             document.task, metadata={"imported": document.metadata()}, rollout_id=document.rollout_id
         )
         ids = rollout.rollout_id, rollout.attempt.attempt_id
-        await store.add_many_spans(list(document.parts(*ids))[:3])
+        await store.add_many_spans(list(document.parts(*ids))[1:4])  # the span of the whole comes last
         if status == "cancelled":
             await store.update_rollout(ids[0], status="cancelled")
         elif status:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,9 @@ import pytest
 
 from agentlightning.errors import DocumentDiffers, NotADocument
 from agentlightning.exchange import Imported, read_documents
-from agentlightning.store.importing import store_document
+from agentlightning.store.importing import StoredDocument, store_document
 from agentlightning.store.registry import open_store
-from agentlightning.types import Span
+from agentlightning.types import Attempt, Span
 
 
 def document(**fields: Any) -> dict[str, Any]:
@@ -203,7 +206,7 @@ async def test_a_document_is_imported_once_and_another_with_its_id_is_refused(tm
         (attempt,) = await store.query_attempts(first.rollout_id)
         assert (rollouts[0].status, attempt.status) == ("succeeded", "succeeded")
         said = {"format": "ATIF-v1.7", "id": "t", "sha256": one.digest, "ending": "not said"}
-        assert attempt.metadata == {"imported": said}
+        assert rollouts[0].metadata == {"imported": said}
         # Without an id of its own it is known by what it says; a session's id may be several documents'.
         for text in ("x", "y", "x"):
             await store_document(store, found_in(tmp_path / "d.json", document(session_id="s", notes=text)))
@@ -226,6 +229,47 @@ async def test_an_import_that_broke_off_is_completed_by_the_next(tmp_path: Path)
         stored = await store_document(store, one)
         assert (stored.is_new, stored.spans) == (True, 3)
         assert [each.status for each in await store.query_rollouts()] == ["succeeded"]
+
+
+def test_what_is_written_of_an_attempt_while_a_slower_import_runs_stays(tmp_path: Path) -> None:
+    one = found_in(tmp_path / "a.json", document(extra={"agentlightning": {"rollout_status": "cancelled"}}))
+    url = f"sqlite:///{tmp_path}/s.db"
+    begun, go_on = threading.Event(), threading.Event()
+
+    def waits(span: Span) -> Span:
+        begun.set()
+        assert go_on.wait(60)
+        return span
+
+    async def slower() -> StoredDocument:
+        async with open_store(url) as store:
+            return await store_document(store, one, stages=(waits,))
+
+    async def faster() -> dict[str, Any]:
+        async with open_store(url) as store:
+            first = await store_document(store, one)
+            assert first.is_new
+            (attempt,) = await store.query_attempts(first.rollout_id)
+            said = {**(attempt.metadata or {}), "score": 1}
+            await store.update_attempt(first.rollout_id, attempt.attempt_id, metadata=said)
+            return said
+
+    async def left() -> Attempt:
+        async with open_store(url) as store:
+            (attempt,) = await store.query_attempts(one.rollout_id)
+            return attempt
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(asyncio.run, slower())
+        try:
+            assert begun.wait(60)
+            said = asyncio.run(faster())
+        finally:
+            go_on.set()
+        assert not slow.result(60).is_new
+    attempt = asyncio.run(left())
+    assert attempt.metadata == said
+    assert attempt.was_cancelled
 
 
 def test_a_result_is_of_a_call_that_alone_has_its_id(tmp_path: Path) -> None:

@@ -165,7 +165,8 @@ async def _documents(
                 yield rollout, number, []
                 continue
             if args.format == "sts":
-                found = to_sessions(spans, rollout=rollout, name=_title(rollout), mask=mask)
+                name = _title(rollout)
+                found = to_sessions(spans, rollout=rollout, attempt=attempt, name=name, mask=mask)
                 yield rollout, number, list(found)
             else:
                 document = to_atif(spans, rollout=rollout, attempt=attempt, mask=mask)

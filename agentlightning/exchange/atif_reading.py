@@ -18,13 +18,12 @@ from typing import Any
 from ..dialects.model_call import Choice, ModelCall, ToolCall, Usage
 from ..dialects.spans.genai import CallReader
 from ..errors import NotADocument
-from ..rows.rewards import reward_attributes
-from ..semconv import AGL_ANNOTATION, AGL_MESSAGE, GROUP_ID
+from ..semconv import AGL_MESSAGE
 from ..types import Span
 from . import imported as parts
 from .atif_schema import fault_of
 from .content import OURS, from_atif, iso, seconds_of, text_of, to_atif, without_nothing, writable
-from .imported import Ending, Imported, SpanMaker, digest_of, with_rest, with_rest_of
+from .imported import Imported, SpanMaker, digest_of, with_rest, with_rest_of
 from .trajectories import Recorded
 
 KIND = "ATIF"
@@ -48,12 +47,12 @@ def read(document: Any) -> Imported:
         task=next(
             (text_of(step["message"])[0] for step in document["steps"] if step["source"] == "user"), None
         ),
-        ending=_ending(ours),
+        ending=parts.ending(ours),
         times=_times(document),
-        reward=_rewards(ours),
+        reward=parts.rewards(ours),
         recorded_as=parts.recorded_as(ours),
         mode=ours.get("mode"),
-        group_id=ours[GROUP_ID] if isinstance(ours.get(GROUP_ID), str) else None,
+        group_id=parts.group(ours),
     )
     return replace(found, parts=lambda *ids: _spans(document, found, SpanMaker(found, SOURCE, ids)))
 
@@ -61,43 +60,6 @@ def read(document: Any) -> Imported:
 def _ours(item: Mapping[str, Any]) -> Mapping[str, Any]:
     found = (item.get("extra") or {}).get(OURS)
     return found if isinstance(found, Mapping) else {}
-
-
-_ENDINGS: Mapping[str, Ending] = {
-    "succeeded": "succeeded",
-    **dict.fromkeys(("failed", "timeout", "unresponsive"), "failed"),
-}
-"""Status of an attempt or rollout of ours → how it ended; of any other, it had not."""
-
-
-def _ending(ours: Mapping[str, Any]) -> Ending | None:
-    """Return how an attempt of ours had ended when it was written; other tools do not say it."""
-    said = [
-        each for each in (ours.get("rollout_status"), ours.get("attempt_status")) if isinstance(each, str)
-    ]
-    if "cancelled" in said:
-        return "cancelled"
-    return _ENDINGS.get(said[-1]) if said else None
-
-
-def _rewards(ours: Mapping[str, Any]) -> dict[str, float]:
-    """Return the rewards that an attempt of ours was written with, the primary one first."""
-    given = ours.get("rewards")
-    found = {
-        name: number
-        for name, value in (given.items() if isinstance(given, Mapping) else ())
-        if type(value) in (int, float) and (number := _float(value)) is not None
-    }
-    primary = next((name for name, value in found.items() if value == ours.get("reward")), None)
-    return {**({primary: found[primary]} if primary is not None else {}), **found}
-
-
-def _float(value: float) -> float | None:
-    """Return a number of JSON; ``None`` where it is a whole one that no float holds."""
-    try:
-        return float(value)
-    except OverflowError:
-        return None
 
 
 # ---------------------------------------------------------------------- to spans
@@ -109,8 +71,7 @@ def _spans(document: Mapping[str, Any], found: Imported, maker: SpanMaker) -> It
         root = root or span.span_id
         yield span
     if found.reward:
-        at = _times(document)[1]
-        yield maker.make(AGL_ANNOTATION, "reward", reward_attributes(found.reward), parent=root, at=at)
+        yield maker.reward(found.reward, parent=root, at=_times(document)[1])
 
 
 def _trajectory(
@@ -345,10 +306,8 @@ def document_of(spans: Sequence[Span], found: Recorded | None = None) -> dict[st
     for span in spans:
         below.setdefault(span.parent_id, []).append(span)
     document = _again(roots[0], below)
-    outcome = None if found is None else found.outcome
-    # The document's own reward has a span of its own, so only another one is news.
-    if outcome is not None and dict(outcome.dimensions) != _rewards(_ours(document)):
-        given = {"reward": outcome.value, "rewards": dict(outcome.dimensions)}
+    given = {} if found is None else parts.given_since(_ours(document), found.outcome)
+    if given:
         extra = document.get("extra") or {}
         document["extra"] = writable({**extra, OURS: {**_ours(document), **given}})
     return document

@@ -22,7 +22,16 @@ from ..dialects.model_call import IMPORTED, Issue, ModelCall, invalid, none
 from ..dialects.spans.attribute_values import dumped
 from ..dialects.spans.genai import INPUT_MESSAGES, PROVIDER_NAME, call_attributes
 from ..dialects.spans.messages import to_genai
-from ..semconv import AGL_MESSAGE, ExchangeAttributes, LightningSpanAttributes, ModelCallAttributes
+from ..rows.outcome import Outcome
+from ..rows.rewards import reward_attributes
+from ..semconv import (
+    AGL_ANNOTATION,
+    AGL_MESSAGE,
+    GROUP_ID,
+    ExchangeAttributes,
+    LightningSpanAttributes,
+    ModelCallAttributes,
+)
 from ..types import Span, TraceStatus
 from .content import text_of
 from .difference import applied, difference
@@ -108,6 +117,59 @@ def recorded_as(ours: Any) -> tuple[str, str] | None:
     if isinstance(rollout_id, str) and isinstance(attempt_id, str):
         return rollout_id, attempt_id
     return None
+
+
+_ENDINGS: Mapping[str, Ending] = {
+    "succeeded": "succeeded",
+    **dict.fromkeys(("failed", "timeout", "unresponsive"), "failed"),
+}
+"""Status of an attempt or rollout of ours → how it ended; of any other, it had not."""
+
+
+def ending(ours: Mapping[str, Any]) -> Ending | None:
+    """Return how an attempt of ours had ended when it was written; other tools do not say it."""
+    said = [
+        each for each in (ours.get("rollout_status"), ours.get("attempt_status")) if isinstance(each, str)
+    ]
+    if "cancelled" in said:
+        return "cancelled"
+    return _ENDINGS.get(said[-1]) if said else None
+
+
+def rewards(ours: Mapping[str, Any]) -> dict[str, float]:
+    """Return the rewards that an attempt of ours was written with, the primary one first."""
+    given = ours.get("rewards")
+    found = {
+        name: number
+        for name, value in (given.items() if isinstance(given, Mapping) else ())
+        if type(value) in (int, float) and (number := _float(value)) is not None
+    }
+    primary = next((name for name, value in found.items() if value == ours.get("reward")), None)
+    return {**({primary: found[primary]} if primary is not None else {}), **found}
+
+
+def _float(value: float) -> float | None:
+    """Return a number of JSON; ``None`` where it is a whole one that no float holds."""
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def group(ours: Mapping[str, Any]) -> str | None:
+    """Return the group whose rewards an attempt of ours was compared with."""
+    found = ours.get(GROUP_ID)
+    return found if isinstance(found, str) else None
+
+
+def given_since(ours: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """Return what a document is to say of the rewards of its attempt, where that is another than it says.
+
+    Its own rewards have a span of theirs, so only others are news.
+    """
+    if dict(outcome.dimensions) == rewards(ours):
+        return {}
+    return {"reward": outcome.value, "rewards": dict(outcome.dimensions)}
 
 
 def by_id(
@@ -211,6 +273,10 @@ class SpanMaker:
             parent=parent,
             at=at,
         )
+
+    def reward(self, given: Mapping[str, Any], *, parent: str | None, at: float | None) -> Span:
+        """Return the span of the rewards that the document has, the primary one first."""
+        return self.make(AGL_ANNOTATION, "reward", reward_attributes(given), parent=parent, at=at)
 
     def tool(
         self,

@@ -2,7 +2,7 @@
 
 Format: huggingface.co/docs/hub/session-traces-format. A session is a span of its agent, which is named after the
 harness. Below it stand its messages, in order: the call of a model for what an assistant said, a tool's span for what a
-tool returned, a message for anything else.
+tool returned, a message for anything else. Rewards, an ending, a mode and a group are read where we have written them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from ..errors import NotADocument
 from ..semconv import AGL_MESSAGE
 from ..types import Span
 from . import imported as parts
-from .content import OURS, without_nothing
+from .content import OURS, without_nothing, writable
 from .imported import Imported, SpanMaker, digest_of, with_rest, with_rest_of
+from .trajectories import Recorded
 
 KIND = "STS"
 SOURCE = "sts"
@@ -46,6 +47,7 @@ def read(lines: Sequence[Any], numbers: Sequence[int]) -> Imported:
             place, sentence = fault
             raise NotADocument(f"line {number}{f': {place}' if place else ''}", sentence)
     header = lines[0]
+    ours = _ours(header)
     said = [line["message"] for line in lines[1:]]
     found = Imported(
         format=KIND,
@@ -54,9 +56,18 @@ def read(lines: Sequence[Any], numbers: Sequence[int]) -> Imported:
         task=next((message["content"] for message in said if message["role"] == "user"), None),
         name=header.get("name"),
         times=_times(lines),
-        recorded_as=parts.recorded_as(header.get(OURS)),
+        ending=parts.ending(ours),
+        reward=parts.rewards(ours),
+        recorded_as=parts.recorded_as(ours),
+        mode=ours.get("mode"),
+        group_id=parts.group(ours),
     )
-    return replace(found, parts=lambda *ids: _spans(lines, SpanMaker(found, SOURCE, ids)))
+    return replace(found, parts=lambda *ids: _spans(lines, found, SpanMaker(found, SOURCE, ids)))
+
+
+def _ours(header: Line) -> Mapping[str, Any]:
+    found = header.get(OURS)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _fault(line: Any, *, is_header: bool) -> tuple[str, str] | None:
@@ -111,7 +122,7 @@ def _fault_of(message: Mapping[str, Any]) -> tuple[str, str] | None:
 # ---------------------------------------------------------------------- to spans
 
 
-def _spans(lines: Sequence[Line], maker: SpanMaker) -> Iterator[Span]:
+def _spans(lines: Sequence[Line], found: Imported, maker: SpanMaker) -> Iterator[Span]:
     header = lines[0]
     attributes = {
         parts.OPERATION: "invoke_agent",
@@ -131,6 +142,8 @@ def _spans(lines: Sequence[Line], maker: SpanMaker) -> Iterator[Span]:
         maker.heard(_openai(message))
         calls |= parts.by_id((call["id"], call) for call in message.get("toolCalls") or ())
         yield with_rest(span, _line_of(span, reader), line)
+    if found.reward:
+        yield maker.reward(found.reward, parent=root.span_id, at=end)
 
 
 def _times(lines: Sequence[Line]) -> tuple[float | None, float | None]:
@@ -232,11 +245,12 @@ def _message_of(span: Span, reader: CallReader) -> dict[str, Any]:
     }
 
 
-def session_of(spans: Sequence[Span]) -> list[dict[str, Any]] | None:
+def session_of(spans: Sequence[Span], found: Recorded | None = None) -> list[dict[str, Any]] | None:
     """Return the lines of the session that an attempt was imported from; ``None`` where it was not.
 
     Args:
         spans: Those of the attempt, in the order in which they were stored.
+        found: What is recorded of it, for rewards that it has been given here.
     """
     roots = parts.documents_among(spans, KIND)
     if not roots:
@@ -247,4 +261,8 @@ def session_of(spans: Sequence[Span]) -> list[dict[str, Any]] | None:
         for span in spans
         if span.attributes.get(parts.PART) == "message"
     ]
-    return [with_rest_of(roots[0], _header_of(roots[0])), *messages]
+    header = with_rest_of(roots[0], _header_of(roots[0]))
+    given = {} if found is None else parts.given_since(_ours(header), found.outcome)
+    if given:
+        header[OURS] = writable({**_ours(header), **given})
+    return [header, *messages]

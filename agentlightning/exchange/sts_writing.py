@@ -3,8 +3,8 @@
 Format: huggingface.co/docs/hub/session-traces-format: JSON Lines, one session a file; the first line names the session,
 each of the others is one message with text. The format has places for roles, text, reasoning, tool calls and what they
 answer, times in milliseconds and the model. It has none for images and other parts that are no text (the first line
-says how many were left out), token ids, usage or rewards; any key may stand in the first line, and a reward and the ids
-of rollout and attempt stand there under ``agentlightning``.
+says how many were left out), token ids, usage or rewards; any key may stand in the first line, and rewards, mode,
+group, how it ended and the ids of rollout and attempt stand there under ``agentlightning``, as in ``extra`` of ATIF.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..types import Rollout
+from ..semconv import GROUP_ID
+from ..types import Attempt, Rollout
 from .content import OURS, text_of, without_nothing, writable
 from .trajectories import Recorded, Step, Trajectory, tool_calls_of
 
@@ -26,40 +27,54 @@ _ROLES = {"user": "user", "assistant": "assistant", "tool": "tool", "function": 
 
 
 def to_sessions(
-    found: Recorded, *, rollout: Rollout | None = None, name: str | None = None
+    found: Recorded,
+    *,
+    rollout: Rollout | None = None,
+    attempt: Attempt | None = None,
+    name: str | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Return the sessions of an attempt, each as its lines: the main conversation first, then those of sub-agents.
 
     Args:
         found: Its conversations.
-        rollout: Its rollout, for the status.
+        rollout: Its rollout, for mode, group and status.
+        attempt: The attempt itself, for how it ended.
         name: A title for a person.
     """
     main = found.trajectory
+    outcome = found.outcome
+    of_main = without_nothing(
+        [
+            ("mode", None if rollout is None else rollout.mode),
+            (GROUP_ID, None if rollout is None else (rollout.metadata or {}).get(GROUP_ID)),
+            ("rollout_status", None if rollout is None else rollout.status),
+            ("attempt_status", None if attempt is None else attempt.status),
+            ("reward", outcome.value),
+            ("rewards", dict(outcome.dimensions)),
+        ]
+    )
     return [
-        [dict(writable(line)) for line in _lines(each, main, found, rollout, name)] for each in main.walk()
+        [dict(writable(line)) for line in _lines(each, found, of_main if each is main else None, name)]
+        for each in main.walk()
     ]
 
 
 def _lines(
-    trajectory: Trajectory, main: Trajectory, found: Recorded, rollout: Rollout | None, name: str | None
+    trajectory: Trajectory, found: Recorded, of_main: Mapping[str, Any] | None, name: str | None
 ) -> Iterator[dict[str, Any]]:
     left_out: Counter[str] = Counter()
     messages = [message for step in trajectory.steps for message in _messages(step, left_out)]
-    is_main = trajectory is main
     ours = without_nothing(
         [
             ("rollout_id", found.rollout_id),
             ("attempt_id", found.attempt_id),
             ("agent", trajectory.agent),
-            ("parent_id", None if is_main else main.id),
-            ("rollout_status", rollout.status if is_main and rollout is not None else None),
-            ("reward", found.outcome.value if is_main else None),
-            ("rewards", dict(found.outcome.dimensions) if is_main else None),
+            ("parent_id", found.trajectory.id if of_main is None else None),
+            *(of_main or {}).items(),
             ("left_out", dict(left_out)),
         ]
     )
-    title = name if is_main else trajectory.agent
+    title = trajectory.agent if of_main is None else name
     yield without_nothing(
         [
             ("type", "session"),

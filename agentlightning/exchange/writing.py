@@ -40,23 +40,26 @@ def to_sessions(
     spans: Iterable[SpanLike],
     *,
     rollout: Rollout | None = None,
+    attempt: Attempt | None = None,
     name: str | None = None,
     mask: MaskValue | None = None,
 ) -> Sequence[list[dict[str, Any]]]:
     """Return the sessions of an attempt in Hugging Face's STS-Format, each as the lines of its file.
 
     The main conversation is the first; empty where no call of a model was recorded. One that was imported from such a
-    session is that session.
+    session is that session, with the reward that it has been given here since.
 
     Args:
         spans: As for :func:`to_atif`.
-        rollout: Its rollout, for the status.
+        rollout: As for :func:`to_atif`.
+        attempt: As for :func:`to_atif`.
         name: A title for a person.
         mask: As for :func:`to_atif`.
     """
     kept = as_ours(spans)
-    session = sts_reading.session_of(kept)
+    found = recorded(kept)
+    session = sts_reading.session_of(kept, found)
     sessions = [] if session is None else [session]
-    if session is None and (found := recorded(kept)) is not None:
-        sessions = sts_writing.to_sessions(found, rollout=rollout, name=name)
+    if session is None and found is not None:
+        sessions = sts_writing.to_sessions(found, rollout=rollout, attempt=attempt, name=name)
     return sessions if mask is None else [masked_session(each, mask) for each in sessions]

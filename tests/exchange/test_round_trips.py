@@ -23,7 +23,7 @@ from agentlightning.rows import build_rows
 from agentlightning.rows.rewards import reward_attributes
 from agentlightning.store.importing import store_document
 from agentlightning.store.registry import open_store
-from agentlightning.types import Span
+from agentlightning.types import Rollout, Span
 
 NUMBERS = itertools.count()
 
@@ -131,6 +131,36 @@ def test_recorded_traces_survive_both_formats(folder: Path, name: str) -> None:
         session[0]["id"] = f"{name}-{next(NUMBERS)}"
         (found,) = read_documents(written(folder, session))
         assert list(to_sessions(stored(folder, found))) == [session]
+
+
+@pytest.mark.parametrize("kind", ["atif", "sts"])
+def test_how_an_attempt_of_ours_ended_and_what_it_was_worth_comes_back(folder: Path, kind: str) -> None:
+    given = reward_attributes({"primary": 0.25, "style": -1.0})
+    spans = [
+        call(1, [user("1 + 1?")], says("three")),
+        span(2, "agentlightning.annotation", attributes=given),
+    ]
+    metadata = {"group_id": "g"}
+    rollout = Rollout(
+        rollout_id="ro-1", input="a", start_time=0.0, mode="train", status="failed", metadata=metadata
+    )
+    lines: Sequence[Any] = (
+        [to_atif(spans, rollout=rollout)] if kind == "atif" else to_sessions(spans, rollout=rollout)[0]
+    )
+    lines[0]["trajectory_id" if kind == "atif" else "id"] = f"ours-{kind}"
+    (found,) = read_documents(written(folder, lines))
+    assert (found.ending, found.mode, found.group_id) == ("failed", "train", "g")
+    back = stored(folder, found)
+    again: Any = [to_atif(back)] if kind == "atif" else to_sessions(back)[0]
+    assert again == lines
+    (reward,) = [each for each in back if each.name == "agentlightning.annotation"]
+    assert reward.attributes.items() >= given.items()
+    later = reward.model_copy(
+        update={"span_id": "f" * 16, "sequence_id": 99, "attributes": reward_attributes({"primary": 1.0})}
+    )
+    news: Any = to_atif([*back, later]) if kind == "atif" else to_sessions([*back, later])[0][0]
+    said = (news["extra"] if kind == "atif" else news)["agentlightning"]
+    assert (said["reward"], said["mode"]) == (1.0, "train")
 
 
 def test_a_document_of_one_format_can_be_written_in_the_other(folder: Path) -> None:

@@ -18,7 +18,6 @@ import gzip
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from .._printable import without_password
@@ -197,6 +196,12 @@ _TAKES_NONE = frozenset({404, 405, 501})
 """How a receiver of traces alone answers log records."""
 
 
+_DOES_NOT_ANSWER = "does not answer"
+_BREAKS_OFF = "breaks off its answers"
+_NO_ANSWER_OF_OTLP = "gives no answer of OTLP"
+_UNCLEAR = frozenset({_BREAKS_OFF, _NO_ANSWER_OF_OTLP})
+
+
 class LogRecords(EvaluationSender):
     """Evaluations as log records. A receiver of spans may take none: that is said, and the rewards are in its spans."""
 
@@ -224,24 +229,28 @@ class LogRecords(EvaluationSender):
         ]
         body = gzip.compress(encode_events(records), 5, mtime=0)
         status: int | None = None
-        with suppress(ExportRefused):
+        what = _DOES_NOT_ANSWER
+        try:
             answer = self._poster.ask(url, body, _PROTOBUF)
             status = answer.status_code
+            what = f"answers with HTTP status {status}"
             if refusal_of(url, answer) is None:
+                what = _NO_ANSWER_OF_OTLP
                 rejected, why = rejected_of(url, answer, len(found))
                 self.sent += len(found) - rejected
                 self.not_taken += rejected
                 if why:
                     self._say(f"{without_password(url)} says: {why}")
                 return
+        except ExportRefused as error:
+            what = _BREAKS_OFF if error.broke_off else what
         self._has_refused = True
         self._takes_none = status in _TAKES_NONE and not self.sent and not self.not_taken
         self.not_taken += 0 if self._takes_none else len(found)
-        what = "does not answer" if status is None else f"answers with HTTP status {status}"
-        more = " any more" if self.sent else ""
-        self._say(
-            f"{without_password(url)} {what}: rewards are on their spans, and not sent as log records{more}"
-        )
+        more = "not sent as log records any more" if self.sent else "not sent as log records"
+        if what in _UNCLEAR:
+            more = "it may have taken some as log records"
+        self._say(f"{without_password(url)} {what}: rewards are on their spans, and {more}")
 
 
 class PhoenixAnnotations(EvaluationSender):

@@ -22,7 +22,7 @@ import agentlightning as agl
 from agentlightning.cli import main
 from agentlightning.dialects.spans.copies import Copying
 from agentlightning.errors import ExportRefused
-from agentlightning.exporters.evaluations import MlflowAssessments, evaluations_of
+from agentlightning.exporters.evaluations import LogRecords, MlflowAssessments, evaluations_of
 from agentlightning.exporters.otlp import OtlpSender, copies, traces_url
 from agentlightning.rows import RowPolicy
 from agentlightning.rows.analysis import analyse
@@ -363,6 +363,18 @@ def test_an_answer_that_breaks_off_is_tried_again_and_one_of_another_program_is_
     ):
         sender.send(stored[1])
     assert "is it running" not in str(broken.value)
+    spans = stored[1]
+    found = evaluations_of(list(copies(spans, Copying(), None)), spans).found
+    for answers, why in (
+        ([(200, cut, b"abc")] * 6, "breaks off"),
+        ([(200, protobuf, b"\xff")], "no answer of OTLP"),
+    ):
+        receiver.answers = [*answers]
+        with LogRecords(receiver.url, sleep=waits.append) as rewards:
+            rewards.send(found)
+        assert (rewards.sent, rewards.not_taken) == (0, 1)
+        assert why in rewards.said[0]
+        assert "it may have taken some" in rewards.said[0]
     refusals: list[tuple[str, int, bytes]] = [
         ("phoenix", 404, b"{}"),
         ("mlflow", 200, b"null"),

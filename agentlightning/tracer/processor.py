@@ -192,9 +192,13 @@ class LightningSpanProcessor(SpanProcessor):
         if record.scope.is_late and record.ended:
             self._kept_aside.add(span)
 
+    def disarm(self) -> None:
+        """Take no more spans that start: what was obtained from a provider that is gone may still tell us of them."""
+        self._armed = False
+
     def shutdown(self) -> None:
         """Write what is queued, for at most 5 s, and stop; what cannot be written waits in the spool."""
-        self._armed = False
+        self.disarm()
         self.call_matching.release()
         self.writer.shutdown(5.0)
 

@@ -110,6 +110,7 @@ class Recording:
             undo.callback(ProcessEnd(self._finish_at_exit).close)
             undo.callback(self._finish, 5.0)
             self.session = ProviderSession(self.processor)
+            undo.callback(self.processor.disarm)
             undo.callback(self.session.close)
             undo.callback(self._end_unread, 5.0)  # while the provider still tells our processor of ends
             undo.callback(carry_handed_work())

@@ -401,6 +401,7 @@ def test_a_provider_that_a_wrapper_has_left_is_not_kept_and_one_that_raises_brea
         for _ in range(2):
             wrapper.provider = TracerProvider(shutdown_on_exit=False)
             left.append(weakref.ref(wrapper.provider))
+            kept = wrapper.provider.get_tracer("kept")
             with tracer.trace_context():
                 pass
         wrapper.provider = last
@@ -411,7 +412,10 @@ def test_a_provider_that_a_wrapper_has_left_is_not_kept_and_one_that_raises_brea
         monkeypatch.setattr(trace, "_TRACER_PROVIDER", Broken(first))
         with tracer.trace_context() as handle:
             agl.emit_reward(1.0)
+        processor = tracer.processor
     assert len(handle.spans()) == 2
+    kept.start_span("of a provider that is gone").end()
+    assert processor.unattributed_count == 0
     for provider in (first, last):  # our processor has left both
         assert not provider._active_span_processor._span_processors
 

@@ -44,6 +44,7 @@ from ..recorder.scope import (
     FinishedSpan,
     Scope,
     context_with_scope,
+    current_worker,
     live_context,
 )
 from ..recorder.settings import WriterSettings
@@ -66,6 +67,7 @@ from .workers import (
     SPANS_REMEMBERED,
     let_tasks_end,
     let_threads_end,
+    let_workers_end,
     names_of,
     spans_of_living_workers,
 )
@@ -200,6 +202,7 @@ class OtelTracer(RecordingTracer):
                 endpoint_for=self.endpoint_for,
                 capture_tokens=self._capture_tokens,
                 policy=self._policy,
+                max_wait=self._flush_timeout,
                 # When asking, the rollout's resources are read before its body begins.
                 endpoint_of=self._endpoints.of_call if self._capture_tokens == "observe" else None,
                 settings=self._settings,
@@ -595,6 +598,7 @@ class _TraceContext(TraceContext):
             flush = self._close(exc)
         if in_event_loop():  # waiting here would hold up every task of the loop
             self._tracer._say_that_nobody_waits()
+            self._say_that_it_is_not_sealed(exc, "it ended in a running event loop")
             return
         try:
             written = flush.result(patience(self._tracer._flush_timeout))
@@ -626,6 +630,16 @@ class _TraceContext(TraceContext):
 
     def _is_to_be_sealed(self, error: BaseException | None) -> bool:
         return self._sealing is not None and error is None and self._pid == os.getpid()
+
+    def _say_that_it_is_not_sealed(self, error: BaseException | None, why: str) -> None:
+        if self._is_to_be_sealed(error):
+            _log.warning(
+                "attempt %s of rollout %s is not sealed as seal= asks, since %s, where nobody waits for the store; "
+                "agentlightning.training.seal does it",
+                self._scope.attempt_id,
+                self._scope.rollout_id,
+                why,
+            )
 
     @property
     def _sealing_timeout(self) -> float:
@@ -729,7 +743,9 @@ class _TraceContext(TraceContext):
             if future is not None:
                 if not future.done():
                     return None
-                self._close(error_of(future))  # done in another thread, whose callback has not come so far
+                error = error_of(future)
+                self._close(error)  # done in another thread, whose callback has not come so far
+                self._say_that_it_is_not_sealed(error, "recording ended just then")
             elif self._is_resting:  # not a step of it was ever asked for
                 self._close(asyncio.CancelledError())
             elif generator is not None and waits_at_yield(generator):
@@ -768,6 +784,8 @@ class _TraceContext(TraceContext):
             error = error_of(future)
             if self._is_to_be_sealed(error):
                 contextvars.Context().run(self.__exit__, *raised(error))
+            elif spans_of_living_workers(self._scope):
+                contextvars.Context().run(self._end_after_workers, future, current_worker())
             else:
                 self._end_without_waiting(error)
 
@@ -786,10 +804,29 @@ class _TraceContext(TraceContext):
         with self._worker.guard("ending a rollout that was given up"):
             self._end_without_waiting(asyncio.CancelledError())
 
-    def _end_without_waiting(self, error: BaseException | None) -> None:
+    def _end_after_workers(self, future: Any, ended_by: object) -> None:
+        """Have a thread of ours end it, once threads that are about to end have done so.
+
+        The future is kept until then: one that is forgotten is given up.
+        """
+
+        async def end() -> None:
+            with self._worker.guard("ending the rollout of a future"):
+                await let_workers_end(self._scope, ended_by)
+                self._end_without_waiting(error_of(future), ended_by)
+
+        self._worker.questions.ask(end)
+
+    def _end_without_waiting(self, error: BaseException | None, ended_by: object = None) -> None:
         """End it in a context that holds nothing else; the log is told of spans that cannot be stored."""
-        flush = contextvars.Context().run(self._close, error)
-        flush.add_done_callback(lambda: self._report(flush.result(0)))
+        flush = contextvars.Context().run(self._close, error, ended_by)
+
+        def report() -> None:
+            # On the writer's thread, which everybody waits for; a log filter of the program may raise.
+            with self._worker.guard("reporting what is stored"):
+                self._report(flush.result(0))
+
+        flush.add_done_callback(report)
 
     def goes_on_in(self, frame: FrameType) -> None:
         """Note whose steps alone are its own; see :meth:`TraceContext.goes_on_in`."""
@@ -797,14 +834,15 @@ class _TraceContext(TraceContext):
         if not self._closing.is_begun():  # recording may have ended meanwhile
             self._worker.processor.routing.goes_on_in(self._scope, frame)
 
-    def _close(self, error: BaseException | None) -> Future[bool]:
+    def _close(self, error: BaseException | None, ended_by: object = None) -> Future[bool]:
         """End the root span, restore the context, and ask for the flush.
 
-        One of those who come to it does so, on whatever threads they are; the flush is the same for all.
+        One of those who come to it does so, on whatever threads they are; the flush is the same for all. ``ended_by``:
+        the thread or task on whose behalf it is done; default: this one.
         """
         if self._closing.set_running_or_notify_cancel():
             try:
-                self._end(error)
+                self._end(error, ended_by)
             finally:
                 self._closing.set_result(self._worker.processor.writer.flush(self._scope))
                 self._worker.open_contexts.discard(self)
@@ -819,7 +857,7 @@ class _TraceContext(TraceContext):
         self._closing.add_done_callback(follow)
         return flushed
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None, ended_by: object) -> None:
         in_this_process = self._pid == os.getpid()  # a forked child may unwind through its parent's block
         processor = self._worker.processor
         processor.leave_scope(self._scope)
@@ -832,7 +870,7 @@ class _TraceContext(TraceContext):
             if self._scope.unrecorded:
                 unrecorded = list(self._scope.unrecorded)
                 self._root.set_attribute(SpanFlagAttributes.UNRECORDED_PROCESSES.value, unrecorded)
-            doubted = self._name_shared_workers()
+            doubted = self._name_shared_workers(ended_by)
             if self._scope.alternates:
                 self._root.set_attribute(SpanFlagAttributes.ALTERNATES.value, True)
             self._root.end()
@@ -850,9 +888,9 @@ class _TraceContext(TraceContext):
         inside = context_with_scope(self._scope, otel_context.get_current())
         return trace.set_span_in_context(self._root, inside)
 
-    def _name_shared_workers(self) -> int:
+    def _name_shared_workers(self, ended_by: object) -> int:
         """Name the spans that may be of other rollouts, on the root span; returns their number."""
-        doubted = spans_of_living_workers(self._scope)
+        doubted = spans_of_living_workers(self._scope, ended_by)
         if not doubted:
             return 0
         names = names_of(doubted)

@@ -21,6 +21,7 @@ from ..instrumentation.wire import ModelCallPatches, instrument_model_calls
 from ..pipeline.chain import Chain
 from ..recorder.converter import EndpointOf
 from ..recorder.settings import WriterSettings
+from .event_loops import in_event_loop
 from .handed_work import carry_handed_work
 from .model_calls import ModelCallRecorder
 from .other_processes import RecordingTracer, register
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from ..store.base import LightningStore
     from .known_endpoints import KnownEndpoints
     from .shared_spans import Sharing
+
+
+IN_EVENT_LOOP = 0.1
+"""Seconds that recording that ends in an event loop waits for other threads that are ending rollouts just then."""
 
 
 class _LastingProcessor(LightningSpanProcessor):
@@ -68,6 +73,7 @@ class Recording:
         endpoint_for: URL → what is known of its endpoint.
         capture_tokens: ``None``: model calls are not recorded, and no HTTP client is touched.
         policy: What happens to an error of ours inside user code.
+        max_wait: Seconds that its end may wait for another thread that is about to end a rollout.
         endpoint_of: See :class:`LightningSpanProcessor`, as for ``settings``, ``chain``, ``accept_context``,
             ``write_0_3`` and ``sharing``.
     """
@@ -83,6 +89,7 @@ class Recording:
         endpoint_for: EndpointFor,
         capture_tokens: CaptureTokens | None,
         policy: Policy | None,
+        max_wait: float,
         endpoint_of: EndpointOf | None,
         settings: WriterSettings,
         chain: Chain,
@@ -101,6 +108,7 @@ class Recording:
         )
         self.processor.routing.default_store = store
         self.questions = Questions()
+        self._max_wait = max_wait
         self.open_contexts: set[OpenContext] = set()
         """Those that were entered and not left; changed by single operations alone."""
         self._calls: ModelCallPatches | None = None
@@ -155,7 +163,9 @@ class Recording:
         self.processor.writer.shutdown(timeout)
 
     def _end_unread(self, timeout: float) -> None:
-        give_up = time.monotonic() + timeout
+        # In an event loop every task is held up, and an exporter that hands the other thread's span to it waits for us.
+        allowed = IN_EVENT_LOOP if in_event_loop() else timeout
+        give_up = time.monotonic() + min(allowed, self._max_wait)
         closing: list[Future[Any] | None] = []
         for context in list(self.open_contexts):
             with self.guard("ending a rollout that nobody reads"):

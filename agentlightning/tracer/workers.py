@@ -87,11 +87,16 @@ def forget_spans(scope: Scope) -> None:
     _spans.pop(scope, None)
 
 
-def spans_of_living_workers(scope: Scope) -> dict[int, Worker]:
-    """Return the spans that may be of another rollout, by their ids, and whose work they are."""
+def spans_of_living_workers(scope: Scope, ended_by: object = None) -> dict[int, Worker]:
+    """Return the spans that may be of another rollout, by their ids, and whose work they are.
+
+    Args:
+        scope: The rollout.
+        ended_by: The thread or task that ends it, and so works for it. Default: the one that asks.
+    """
     found: dict[int, Worker] = {}
     spans = _spans.get(scope)
-    asking = current_worker() if spans else None  # ends the rollout, and so works for it
+    asking = (ended_by or current_worker()) if spans else None
     for worker, span_id in spans or ():
         for alive in worker.alive():
             if alive.who is None or alive.who() is not asking:
@@ -116,6 +121,14 @@ def let_threads_end(scope: Scope) -> None:
         if isinstance(thread, threading.Thread) and patience > 0:
             thread.join(patience)
             patience = 0.0 if thread.is_alive() else patience
+
+
+async def let_workers_end(scope: Scope, ended_by: object) -> None:
+    """Wait, on a thread of ours, for threads and tasks of other threads that are about to end."""
+    for _ in range(TURNS):
+        if not spans_of_living_workers(scope, ended_by):
+            return
+        await asyncio.sleep(JOIN_SECONDS / TURNS)
 
 
 def names_of(workers: dict[int, Worker]) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -86,6 +88,85 @@ def test_an_attempt_is_sealed_before_the_line_after_the_one_that_resolves_its_fu
         (rollout,) = run_sync(store.query_rollouts())
         (attempt,) = run_sync(store.query_attempts(rollout.rollout_id))
     assert (attempt.status, attempt.seal is not None) == ("succeeded", True)
+
+
+def test_calls_of_a_thread_that_is_about_to_end_when_its_future_is_done_are_not_in_doubt() -> None:
+    store, tracer = InMemoryLightningStore(), OtelTracer()
+
+    @tracer.rollout("helped")
+    def agent() -> Any:
+        future, is_called, is_done = Future[None](), threading.Event(), threading.Event()
+
+        def call() -> None:
+            with trace.get_tracer("agent").start_as_current_span("helper's"):
+                pass
+            is_called.set()
+            is_done.wait(60)
+
+        def work() -> None:
+            threading.Thread(target=call).start()
+            is_called.wait(60)
+            nonlocal future
+            future.set_result(None)
+            del future  # nobody has it now
+            is_done.set()
+
+        threading.Thread(target=work).start()
+        return future
+
+    with tracer.lifespan(store), tracer.rollout("another"):
+        agent()
+        wait_until(lambda: ended(store)["helped"] == "succeeded")
+        (rollout,) = [each for each in run_sync(store.query_rollouts()) if each.input == "helped"]
+        spans = run_sync(store.query_spans(rollout.rollout_id))
+    assert sorted(span.name for span in spans) == ["agent", "helper's"]
+    assert not [name for span in spans for name in span.attributes if "shared_worker" in name]
+
+
+def test_what_is_not_sealed_where_a_future_ends_in_an_event_loop_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, tracer = InMemoryLightningStore(), OtelTracer()
+
+    with tracer.lifespan(store), closing(asyncio.new_event_loop()) as loop:
+        future = loop.create_future()
+        tracer.rollout("asked for", seal=Sealing(reward="optional"))(lambda: future)()
+        future.set_result(None)
+        loop.run_until_complete(asyncio.sleep(0))
+    assert ended(store) == {"asked for": "succeeded"}
+    assert "is not sealed as seal= asks" in caplog.text
+
+
+def test_a_log_filter_that_raises_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        if "spans stored" in record.msg:
+            raise ValueError("of the program")
+        return True
+
+    log = logging.getLogger("agentlightning.tracer.otel")
+    log.addFilter(refuse)
+    try:
+        store, tracer = InMemoryLightningStore(), OtelTracer()
+        refusing = FaultyStore(
+            store, fail_every=1, only={"add_many_spans"}, error=lambda: ValueError("refused")
+        )
+        with tracer.lifespan(refusing):
+
+            @tracer.rollout
+            def agent() -> Any:
+                return future
+
+            future: Future[None] = Future()
+            agent()
+            future.set_result(None)
+            wait_until(lambda: "reporting what is stored failed with ValueError" in caplog.text)
+            refusing.fail_every = 0
+            with tracer.rollout("next"):
+                pass
+            assert counted(store)[-1] == (1, 1, 0)
+        assert ended(store) == {"{}": "succeeded", "next": "succeeded"}
+    finally:
+        log.removeFilter(refuse)
 
 
 def test_a_future_that_the_garbage_collector_finds_is_no_work_of_the_thread_that_it_interrupts() -> None:

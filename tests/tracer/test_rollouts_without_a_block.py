@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,7 +138,11 @@ def test_what_is_not_sealed_where_a_future_ends_in_an_event_loop_is_said(
     assert "is not sealed as seal= asks" in caplog.text
 
 
-def test_a_log_filter_that_raises_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_filter_that_raises_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AGL_SPOOL_DIR", str(tmp_path / "spool"))
+
     def refuse(record: logging.LogRecord) -> bool:
         if "spans stored" in record.msg:
             raise ValueError("of the program")

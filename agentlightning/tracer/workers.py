@@ -36,6 +36,8 @@ TURNS = 10
 """Turns of the event loop in which tasks that are about to end may do so, before it is said that they live on."""
 JOIN_SECONDS = 0.1
 """The same for threads."""
+_BETWEEN_LOOKS = 0.005
+"""Seconds between two looks whether threads have ended, where nobody may be held up by joining them."""
 
 
 class Worker:
@@ -125,10 +127,10 @@ def let_threads_end(scope: Scope) -> None:
 
 async def let_workers_end(scope: Scope, ended_by: object) -> None:
     """Wait, on a thread of ours, for threads and tasks of other threads that are about to end."""
-    for _ in range(TURNS):
+    for _ in range(round(JOIN_SECONDS / _BETWEEN_LOOKS)):
         if not spans_of_living_workers(scope, ended_by):
             return
-        await asyncio.sleep(JOIN_SECONDS / TURNS)
+        await asyncio.sleep(_BETWEEN_LOOKS)
 
 
 def names_of(workers: dict[int, Worker]) -> list[str]:

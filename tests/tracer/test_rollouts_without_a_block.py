@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from agentlightning.store import InMemoryLightningStore, LightningStore
 from agentlightning.store.sealing import Sealing
 from agentlightning.testing import FakeOpenAI, FaultyStore, wait_until
-from agentlightning.tracer import OtelTracer
+from agentlightning.tracer import OtelTracer, workers
 from agentlightning.tracer.event_loops import run_sync
 from agentlightning.tracer.provider import own_provider, remove_processor
 
@@ -91,7 +91,10 @@ def test_an_attempt_is_sealed_before_the_line_after_the_one_that_resolves_its_fu
     assert (attempt.status, attempt.seal is not None) == ("succeeded", True)
 
 
-def test_calls_of_a_thread_that_is_about_to_end_when_its_future_is_done_are_not_in_doubt() -> None:
+def test_calls_of_a_thread_that_is_about_to_end_when_its_future_is_done_are_not_in_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "JOIN_SECONDS", 60.0)  # a busy machine may not come to the thread any sooner
     store, tracer = InMemoryLightningStore(), OtelTracer()
 
     @tracer.rollout("helped")

@@ -97,29 +97,31 @@ def test_calls_of_a_thread_that_is_about_to_end_when_its_future_is_done_are_not_
     monkeypatch.setattr(workers, "JOIN_SECONDS", 60.0)  # a busy machine may not come to the thread any sooner
     store, tracer = InMemoryLightningStore(), OtelTracer()
 
+    handed: list[Future[None]] = []
+    is_returned, is_called, is_done = threading.Event(), threading.Event(), threading.Event()
+
+    def call() -> None:
+        with trace.get_tracer("agent").start_as_current_span("helper's"):
+            pass
+        is_called.set()
+        is_done.wait(60)
+
+    def work() -> None:
+        threading.Thread(target=call).start()
+        is_called.wait(60)
+        is_returned.wait(60)
+        handed.pop().set_result(None)  # nobody has it after that
+        is_done.set()
+
     @tracer.rollout("helped")
     def agent() -> Any:
-        future, is_called, is_done = Future[None](), threading.Event(), threading.Event()
-
-        def call() -> None:
-            with trace.get_tracer("agent").start_as_current_span("helper's"):
-                pass
-            is_called.set()
-            is_done.wait(60)
-
-        def work() -> None:
-            threading.Thread(target=call).start()
-            is_called.wait(60)
-            nonlocal future
-            future.set_result(None)
-            del future  # nobody has it now
-            is_done.set()
-
+        handed.append(Future())
         threading.Thread(target=work).start()
-        return future
+        return handed[0]
 
     with tracer.lifespan(store), tracer.rollout("another"):
         agent()
+        is_returned.set()
         wait_until(lambda: ended(store)["helped"] == "succeeded")
         (rollout,) = [each for each in run_sync(store.query_rollouts()) if each.input == "helped"]
         spans = run_sync(store.query_spans(rollout.rollout_id))

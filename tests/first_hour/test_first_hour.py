@@ -67,6 +67,8 @@ class Newcomer:
             constraints.write_text("\n".join(re.findall(r"^\S+==\S+", LOCK.read_text(), re.MULTILINE)))
             self.environ["PIP_CONSTRAINT"] = str(constraints)
             self.environ["PIP_CACHE_DIR"] = os.environ["FIRST_HOUR_CACHE"]
+            # That there is a newer pip is said now and then, as pip sees fit.
+            self.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
             return
         subprocess.run([UV, "venv", "-q", "--python", sys.executable, str(venv)], check=True)
         pip = venv / "bin" / "pip"

@@ -147,15 +147,14 @@ async def run(args: argparse.Namespace) -> int:
                         refused[rollout.rollout_id] += len(of_attempt.left_out)
                 empty += is_empty
                 advance()
-    sent = sender.sent
     if rollouts:
         given = f" and {output.count(evaluations.sent, 'evaluation')}" if evaluations.sent else ""
         of = output.count(len(rollouts) - empty, "rollout")
-        output.say(f"{output.count(sent.spans, 'span')}{given} of {of} to {sender.name}")
+        output.say(f"{output.count(sender.sent, 'span')}{given} of {of} to {sender.name}")
     else:
         output.say(f"no rollout matches; agl rollouts{options.again(args)} lists what there is")
-    if sent.rejected:
-        output.say(f"{output.count(sent.rejected, 'span')} not taken")
+    if sender.not_taken:
+        output.say(f"{output.count(sender.not_taken, 'span')} not taken")
     if evaluations.not_taken:
         output.say(f"{output.count(evaluations.not_taken, 'evaluation')} not taken")
     if replaced:
@@ -167,9 +166,9 @@ async def run(args: argparse.Namespace) -> int:
             f"{output.count(total, 'reward')} not sent as {word}: rows refuse {them}, too; agl explain "
             f"{next(iter(refused))}{options.again(args)} says why"
         )
-    for sentence in (*sent.said, *evaluations.said):
+    for sentence in (*sender.said, *evaluations.said):
         output.say(printable(sentence))
-    return DONE if sent.spans and not sent.rejected and not evaluations.not_taken else NEGATIVE
+    return DONE if sender.sent and not sender.not_taken and not evaluations.not_taken else NEGATIVE
 
 
 _CONVENTIONS: dict[str, Conventions] = {"phoenix": "openinference"}

@@ -5,6 +5,7 @@ Format: OpenTelemetry protocol 1.x, ``opentelemetry/proto/trace/v1/trace.proto``
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -123,6 +124,26 @@ def read_partial_success(body: bytes) -> tuple[int, str]:
     except Exception as error:  # each implementation of protobuf has errors of its own
         raise ValueError("this is no answer of OTLP") from error
     return answer.partial_success.rejected_spans, answer.partial_success.error_message
+
+
+def read_partial_success_json(body: bytes) -> tuple[int, str]:
+    """Return the same of an answer in JSON (OTLP/HTTP's mapping: camel case, whole numbers as text or as numbers).
+
+    What is other JSON says nothing of a partial success: ``(0, "")``.
+
+    Raises:
+        ValueError: It is no JSON, or what it says was rejected is no number.
+    """
+    answer = json.loads(body or b"{}")
+    found = answer.get("partialSuccess") if isinstance(answer, dict) else None
+    if not isinstance(found, dict):
+        return 0, ""
+    rejected = found.get("rejectedSpans", found.get("rejectedLogRecords")) or 0
+    try:
+        number = int(rejected)
+    except (TypeError, OverflowError) as error:
+        raise ValueError("this is no answer of OTLP") from error
+    return number, str(found.get("errorMessage") or "")
 
 
 def _span(span: Span) -> Any:

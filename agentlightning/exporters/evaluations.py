@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .._printable import without_password
 from ..codec.otlp_request import LogEvent, encode_events, has_ids_of_otlp
@@ -29,7 +28,7 @@ from ..rows.matching import RewardMatchPolicy, is_for_rollout
 from ..rows.outcome import rewards_of
 from ..rows.policy import RowPolicy
 from ..rows.reasons import RewardReason
-from .posting import Poster, beside_traces, refusal_of, rejected_of
+from .posting import Sender, beside_traces, refusal_of, rejected_of
 
 if TYPE_CHECKING:
     from ..types import Span
@@ -135,43 +134,13 @@ def _targets(spans: Sequence[Span]) -> tuple[dict[str, str | None], set[str]]:
     return targets, replaced
 
 
-class EvaluationSender:
-    """Sends evaluations to one receiver; a context manager. Of what they are about, the spans have been sent before.
+class EvaluationSender(Sender):
+    """Sends evaluations to one receiver. Of what they are about, the spans have been sent before.
 
-    Args:
-        endpoint: Base URL, or the URL that takes traces.
-        headers: Such as an API key.
-        allow_insecure: Whether plain http may go to another machine.
-        sleep: Waits between two tries.
-
-    Raises:
-        InsecureEndpoint, ConfigurationError: The rule of ``remote`` does not allow the address.
+    ``not_taken`` counts none where the receiver takes no evaluations.
     """
 
     path: ClassVar[str]
-
-    def __init__(
-        self,
-        endpoint: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        allow_insecure: bool = False,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self._endpoint = endpoint
-        self._poster = Poster(endpoint, headers=headers, allow_insecure=allow_insecure, sleep=sleep)
-        self.sent = 0
-        """How many the receiver has taken."""
-        self.not_taken = 0
-        """How many it has not taken, or were not sent after it refused some; none where it takes no evaluations."""
-        self.said: list[str] = []
-        """What is to be said of those, and what the receiver says, each sentence once."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._poster.close()
 
     def send(self, found: Sequence[Evaluation]) -> None:
         """Send evaluations; ``sent`` counts them.
@@ -183,13 +152,9 @@ class EvaluationSender:
 
     def _post(self, path: str, value: Any, is_done: Callable[[], bool] = lambda: False) -> None:
         url = beside_traces(self._endpoint, path)
-        answer = self._poster.ask_unless(is_done, url, json.dumps(value).encode(), _JSON)
+        answer = self._ask_unless(is_done, url, json.dumps(value).encode(), _JSON)
         if answer is not None and (refusal := refusal_of(url, answer)) is not None:
             raise refusal
-
-    def _say(self, sentence: str) -> None:
-        if sentence not in self.said:
-            self.said.append(sentence)
 
 
 _TAKES_NONE = frozenset({404, 405, 501})
@@ -231,7 +196,7 @@ class LogRecords(EvaluationSender):
         status: int | None = None
         what = _DOES_NOT_ANSWER
         try:
-            answer = self._poster.ask(url, body, _PROTOBUF)
+            answer = self._ask(url, body, _PROTOBUF)
             status = answer.status_code
             what = f"answers with HTTP status {status}"
             if refusal_of(url, answer) is None:
@@ -309,7 +274,7 @@ class MlflowAssessments(EvaluationSender):
     def _present(self, trace_id: str) -> set[tuple[str, str]]:
         """Return what an MLflow has already: span of the reward and name of the dimension."""
         url = beside_traces(self._endpoint, f"{self.path}/tr-{trace_id}")
-        answer = self._poster.ask(url, None, {}, method="GET")
+        answer = self._ask(url, None, {}, method="GET")
         if (refusal := refusal_of(url, answer)) is not None:
             raise refusal
         try:

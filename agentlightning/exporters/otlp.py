@@ -11,10 +11,8 @@ with 400) is halved; what is tried again, ``posting`` says; any other answer is 
 from __future__ import annotations
 
 import gzip
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .._printable import without_password
 from ..codec.otlp_request import encode_request, has_ids_of_otlp
@@ -27,9 +25,8 @@ from ..dialects.spans.copies import (
     task_text,
 )
 from ..dialects.spans.genai import read_call
-from ..remote.rule import checked_url
 from ..types import Event
-from .posting import Poster, beside_traces, refusal_of, rejected_of
+from .posting import Sender, beside_traces, refusal_of, rejected_of
 
 if TYPE_CHECKING:
     import requests
@@ -43,18 +40,6 @@ BATCH = 256
 MAX_BYTES = 4 * 1024 * 1024
 """Of a request before compression; several receivers take no more."""
 _HEADERS = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
-
-
-@dataclass
-class Sent:
-    """What became of the spans."""
-
-    spans: int = 0
-    """Those that the receiver has taken."""
-    rejected: int = 0
-    """Those that it has not taken, or that cannot be sent."""
-    said: list[str] = field(default_factory=list)
-    """What is to be said of those, each sentence once."""
 
 
 def traces_url(endpoint: str) -> str:
@@ -91,44 +76,21 @@ def copies(
         yield kept.model_copy(update={"name": name, "attributes": attributes, "events": events})
 
 
-class OtlpSender:
-    """Sends spans to one endpoint; a context manager.
+class OtlpSender(Sender):
+    """Sends spans to one endpoint."""
 
-    Args:
-        endpoint: Base URL, or the URL that takes traces.
-        headers: Such as an API key.
-        allow_insecure: Whether plain http may go to another machine.
-        sleep: Waits between two tries.
-
-    Raises:
-        InsecureEndpoint, ConfigurationError: The rule of ``remote`` does not allow the address.
-    """
-
-    def __init__(
-        self,
-        endpoint: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        allow_insecure: bool = False,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self.url = traces_url(checked_url(endpoint, allow_insecure=allow_insecure))
-        self.sent = Sent()
-        self._poster = Poster(self.url, headers=headers, allow_insecure=allow_insecure, sleep=sleep)
+    @property
+    def url(self) -> str:
+        """Where they are sent."""
+        return traces_url(self._endpoint)
 
     @property
     def name(self) -> str:
         """The URL without a password or key, as it is printed."""
         return without_password(self.url)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._poster.close()
-
     def send(self, spans: Iterable[Span]) -> None:
-        """Send spans in batches; ``sent`` says what became of them.
+        """Send spans in batches; ``sent`` and ``not_taken`` count them.
 
         Raises:
             ExportRefused: The endpoint refuses the request, or does not answer.
@@ -137,7 +99,7 @@ class OtlpSender:
         batch: list[Span] = []
         for span in spans:
             if not has_ids_of_otlp(span):
-                self.sent.rejected += 1
+                self.not_taken += 1
                 self._say(
                     f"span {span.span_id} ({span.name}) was not sent: its ids are not those of OpenTelemetry"
                 )
@@ -154,7 +116,7 @@ class OtlpSender:
         if len(body) > MAX_BYTES and len(batch) > 1:
             self._halve(batch)
             return
-        answer = self._poster.ask(self.url, gzip.compress(body, 5, mtime=0), _HEADERS)
+        answer = self._ask(self.url, gzip.compress(body, 5, mtime=0), _HEADERS)
         if answer.status_code == 413 or (answer.status_code == 400 and "too large" in answer.text):
             self._too_large(batch, len(body))
         elif (refusal := refusal_of(self.url, answer)) is not None:
@@ -171,16 +133,12 @@ class OtlpSender:
         if len(batch) > 1:
             self._halve(batch)
             return
-        self.sent.rejected += 1
+        self.not_taken += 1
         self._say(f"span {batch[0].span_id} ({batch[0].name}) is too large for it: {size:,} bytes")
 
     def _count(self, number: int, answer: requests.Response) -> None:
         rejected, why = rejected_of(self.url, answer, number)
-        self.sent.rejected += rejected
-        self.sent.spans += number - rejected
+        self.not_taken += rejected
+        self.sent += number - rejected
         if why:
             self._say(f"the receiver says: {why}")
-
-    def _say(self, sentence: str) -> None:
-        if sentence not in self.sent.said:
-            self.sent.said.append(sentence)

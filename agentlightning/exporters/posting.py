@@ -1,23 +1,24 @@
 """Requests to a receiver: tried again where that may help, never led elsewhere.
 
 429, 502, 503 and 504, a connection that breaks and an answer that breaks off are tried again, after the time that
-``Retry-After`` names or twice as long each time. The server may have done what it was asked: what would be written
-twice then is sent by ``ask_unless``. A redirect is not followed: it would become a GET of a login page,
-whose answer looks like success, and keys in headers would go to another host.
+``Retry-After`` names or twice as long each time. The server may have done what it was asked: MLflow,
+which would write an assessment twice then, is asked what it has before another try. A redirect is not followed: it
+would become a GET of a login page, whose answer looks like success, and keys in headers would go to another host.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from typing import Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import requests
 
 from .._printable import without_password
-from ..codec.otlp_request import read_partial_success
+from ..codec.otlp_request import read_partial_success, read_partial_success_json
 from ..errors import ExportRefused
+from ..remote.rule import checked_url
 from ..remote.session import open_session
 
 TRIES = 6
@@ -29,11 +30,11 @@ _LONGEST_WAIT = 30.0
 _TIMEOUT = 30.0
 
 
-class Poster:
-    """Asks one server; a session that its owner closes.
+class Sender:
+    """Sends to one receiver, and counts what became of it; a context manager.
 
     Args:
-        url: Of the server; requests go to this scheme alone.
+        endpoint: Base URL, or the URL that takes traces; requests go to this scheme alone.
         headers: Of every request, such as an API key.
         allow_insecure: Whether plain http may go to another machine.
         sleep: Waits between two tries.
@@ -44,21 +45,34 @@ class Poster:
 
     def __init__(
         self,
-        url: str,
+        endpoint: str,
         *,
         headers: Mapping[str, str] | None = None,
         allow_insecure: bool = False,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._session = open_session(url, allow_insecure=allow_insecure)
+        self._endpoint = checked_url(endpoint, allow_insecure=allow_insecure)
+        self._session = open_session(self._endpoint, allow_insecure=allow_insecure)
         self._headers = dict(headers or {})
         self._sleep = sleep
+        self.sent = 0
+        """How many spans, or evaluations, the receiver has taken."""
+        self.not_taken = 0
+        """How many it has not taken, or cannot be sent."""
+        self.said: list[str] = []
+        """What is to be said of those, and what the receiver says, each sentence once."""
 
-    def close(self) -> None:
-        """Close its connections."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
         self._session.close()
 
-    def ask(
+    def _say(self, sentence: str) -> None:
+        if sentence not in self.said:
+            self.said.append(sentence)
+
+    def _ask(
         self, url: str, body: bytes | None, headers: Mapping[str, str], *, method: str = "POST"
     ) -> requests.Response:
         """Return the first answer that another try would not change.
@@ -66,11 +80,11 @@ class Poster:
         Raises:
             ExportRefused: There is no answer in ``TRIES`` tries.
         """
-        answer = self.ask_unless(lambda: False, url, body, headers, method=method)
+        answer = self._ask_unless(lambda: False, url, body, headers, method=method)
         assert answer is not None
         return answer
 
-    def ask_unless(
+    def _ask_unless(
         self,
         is_done: Callable[[], bool],
         url: str,
@@ -140,10 +154,9 @@ def rejected_of(url: str, answer: requests.Response, number: int) -> tuple[int, 
         ExportRefused: It says that it answers in protobuf, and what it says is none.
     """
     kind = answer.headers.get("Content-Type", "")
-    if "json" in kind:
-        return 0, ""
     try:
-        rejected, why = read_partial_success(answer.content)
+        read = read_partial_success_json if "json" in kind else read_partial_success
+        rejected, why = read(answer.content)
     except ValueError as error:
         if "protobuf" in kind:
             raise ExportRefused(without_password(url), answer.status_code, str(error)) from error
@@ -159,8 +172,7 @@ def beside_traces(endpoint: str, path: str) -> str:
 
 
 def _retry_after(answer: requests.Response, otherwise: float) -> float:
-    with suppress(ValueError):
-        return (
-            max(0.0, float(answer.headers["Retry-After"])) if "Retry-After" in answer.headers else otherwise
-        )
-    return otherwise
+    try:
+        return max(0.0, float(answer.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return otherwise

@@ -65,14 +65,8 @@ def awaited(fn: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         steps = begin(args, kwargs)
         await steps.begin_async(sys._getframe())  # noqa: SLF001 - what `inspect` wraps
-        error: BaseException | None = None
-        try:
+        async with _Ended(steps):
             return await steps.in_step(fn(*args, **kwargs))
-        except BaseException as failure:
-            error = failure
-            raise
-        finally:
-            await steps.end_async(error)
 
     return wrapper
 
@@ -84,17 +78,10 @@ def generator(fn: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         steps = begin(args, kwargs)
         steps.begin(sys._getframe())  # noqa: SLF001 - what `inspect` wraps
-        error: BaseException | None = None
-        try:
+        with _Ended(steps):
             result = yield from _stepped(steps, fn(*args, **kwargs))
             steps.returned(result)
-        except BaseException as failure:
-            error = failure
-            raise
-        else:
             return result
-        finally:
-            steps.end(error)
 
     return wrapper
 
@@ -106,8 +93,7 @@ def async_generator(fn: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         steps = begin(args, kwargs)
         await steps.begin_async(sys._getframe())  # noqa: SLF001 - what `inspect` wraps
-        error: BaseException | None = None
-        try:
+        async with _Ended(steps):
             inner = fn(*args, **kwargs)
             step, value = inner.asend, None
             while True:
@@ -122,13 +108,25 @@ def async_generator(fn: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
                     raise
                 except BaseException as thrown:  # noqa: BLE001 - it belongs to the inner one
                     step, value = inner.athrow, thrown
-        except BaseException as failure:
-            error = failure
-            raise
-        finally:
-            await steps.end_async(error)
 
     return wrapper
+
+
+class _Ended:
+    """Ends the steps of a call with the block, by what the block raises."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._steps.end(error)
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        await self._steps.end_async(error)
 
 
 class _InStep(Generic[T]):

@@ -343,7 +343,7 @@ def test_an_answer_that_breaks_off_is_tried_again_and_one_of_another_program_is_
     waits: list[float] = []
     with OtlpSender(receiver.url, sleep=waits.append) as sender:
         sender.send(stored[1])
-    assert (sender.sent.spans, waits) == (3, [1.0, 2.0])
+    assert (sender.sent, waits) == (3, [1.0, 2.0])
     receiver.answers = [(200, protobuf, b"\xff\xfe\x01garbage")]
     assert main(command) == 2
     assert "answers with HTTP status 200: this is no answer of OTLP" in capsys.readouterr().err
@@ -375,6 +375,11 @@ def test_an_answer_that_breaks_off_is_tried_again_and_one_of_another_program_is_
         assert (rewards.sent, rewards.not_taken) == (0, 1)
         assert why in rewards.said[0]
         assert "it may have taken some" in rewards.said[0]
+    told = {"partialSuccess": {"rejectedSpans": "1", "errorMessage": "one is too old"}}
+    receiver.answers = [(200, {"Content-Type": "application/json"}, json.dumps(told).encode())]
+    assert main(command) == 1
+    assert "1 span not taken" in (said := capsys.readouterr().err)
+    assert "one is too old" in said
     refusals: list[tuple[str, int, bytes]] = [
         ("phoenix", 404, b"{}"),
         ("mlflow", 200, b"null"),
@@ -442,8 +447,8 @@ def test_a_batch_that_is_too_large_is_halved_and_a_span_that_is_named(
     receiver.answers = [(413, {}, b""), (400, {}, b"http: request body too large")]
     with OtlpSender(receiver.url) as sender:
         sender.send(stored[1])
-    assert (sender.sent.spans, sender.sent.rejected) == (2, 1)
-    assert stored[1][0].span_id in sender.sent.said[0]
+    assert (sender.sent, sender.not_taken) == (2, 1)
+    assert stored[1][0].span_id in sender.said[0]
 
 
 def test_times_and_ids_that_otlp_cannot_hold_end_nothing(receiver: Receiver) -> None:
@@ -456,8 +461,8 @@ def test_times_and_ids_that_otlp_cannot_hold_end_nothing(receiver: Receiver) -> 
         sender.send([*map(made, times), *odd])
     latest = pytest.approx((2**64 - 1) / 1e9)
     assert [span.start_time or 0.0 for span in receiver.spans()] == [latest, latest, 0, 0, 0, times[-1]]
-    assert (sender.sent.spans, sender.sent.rejected) == (6, 3)
-    assert "span mine" in sender.sent.said[0]
+    assert (sender.sent, sender.not_taken) == (6, 3)
+    assert "span mine" in sender.said[0]
 
 
 def test_a_receiver_that_does_not_answer_is_tried_again_and_then_named(receiver: Receiver) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..codec.json_values import only_text
 from ..semconv import GROUP_ID, IMPORTED_FROM
 from ..store.base import LightningStore
 from ..types import Attempt, Rollout
@@ -188,14 +189,8 @@ def _asked_last(given: Any) -> str:
 
 def task(rollout: Rollout) -> str:
     """Return the input of a rollout as a text; a mapping with one text is that text."""
-    given = rollout.input
-    if isinstance(given, dict):
-        texts = [value for value in given.values() if isinstance(value, str)]
-        if len(texts) == 1:
-            return texts[0]
-    if given is None or isinstance(given, str):
-        return given or ""
-    return output.to_json(given)
+    found = only_text(rollout.input)
+    return output.to_json(rollout.input) if found is None else found
 
 
 def status_of(attempt: Attempt) -> str:

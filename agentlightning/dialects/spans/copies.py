@@ -94,13 +94,8 @@ def task_text(task: Any) -> str:
 
     The keys of a mapping may be lost, and with them what says that a value is a secret: it is masked before this.
     """
-    if isinstance(task, Mapping):
-        texts = [value for value in task.values() if isinstance(value, str)]
-        if len(texts) == 1:
-            return texts[0]
-    if task is None or isinstance(task, str):
-        return task or ""
-    return dumped(task)
+    found = json_values.only_text(task)
+    return dumped(task) if found is None else found
 
 
 def name_of_copy(name: str, attributes: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..codec.json_values import only_text
+from ..codec.task_text import only_text
 from ..semconv import GROUP_ID, IMPORTED_FROM
 from ..store.base import LightningStore
 from ..types import Attempt, Rollout

@@ -6,7 +6,6 @@ A text is parsed by a fast parser, and where that refuses by Python's own, which
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -71,16 +70,3 @@ def _key(key: Any) -> str:
     if isinstance(key, (int, float)):
         return int.__repr__(key) if isinstance(key, int) else json.dumps(float(key))
     raise TypeError(f"a key of an object is a text, not a {type(key).__name__}")
-
-
-def only_text(value: Any) -> str | None:
-    """Return what a task says where that is one text: itself, or the only text in a mapping; nothing of ``None``.
-
-    ``None``: it takes JSON to say it.
-    """
-    if isinstance(value, Mapping):
-        texts = [each for each in value.values() if isinstance(each, str)]
-        return texts[0] if len(texts) == 1 else None
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else None

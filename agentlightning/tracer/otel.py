@@ -518,9 +518,8 @@ class OtelSpanRecordingContext:
             status=types.TraceStatus.from_opentelemetry(span.status)
             if hasattr(span, "status")
             else types.TraceStatus(status_code="UNSET"),
-            attributes=dict(
-                attributes_of(span)
-            ),  # as recorded: other exporters' view is not made on this thread
+            # As recorded: what other exporters see is not made on this thread.
+            attributes=dict(attributes_of(span)),
             start_time=_seconds(getattr(span, "start_time", None)),
             end_time=_seconds(getattr(span, "end_time", None)),
         )

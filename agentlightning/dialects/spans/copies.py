@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ...codec import json_values
 from ...codec.attributes import attributes_below, unflatten_attributes
+from ...codec.task_text import only_text
 from ...semconv import (
     AGL_OPERATION,
     AGL_REWARD,
@@ -94,7 +95,7 @@ def task_text(task: Any) -> str:
 
     The keys of a mapping may be lost, and with them what says that a value is a secret: it is masked before this.
     """
-    found = json_values.only_text(task)
+    found = only_text(task)
     return dumped(task) if found is None else found
 
 
